@@ -1,0 +1,202 @@
+//! The configuration: what the TOML file says, checked and with its defaults filled in.
+//!
+//! Values of these types are consistent in themselves: names are unique, pools exist, ranges are disjoint, primes are prime.
+
+use crate::hash::FleetKey;
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The whole file.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[director]`
+    pub director: Director,
+    /// `[[vip]]`, in the order of the file.
+    pub vips: Vec<Vip>,
+    /// `[[pool]]`, in the order of the file.
+    pub pools: Vec<Pool>,
+    /// `[[neighbour]]`: static, for replay and tests.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// `[director]`
+#[derive(Clone, Debug)]
+pub struct Director {
+    /// 1–63 characters of `a-z A-Z 0-9 - _ .`
+    pub name: String,
+    /// Where GRE from routers arrives; the source of GRE to backends. At least one of the two families.
+    pub address: Addresses,
+    /// The fleet's hash key.
+    pub key: FleetKey,
+    /// How packets get in and out.
+    pub io: Io,
+    /// Who may send us GRE.
+    pub routers: Vec<IpNet>,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// What becomes of GRE for an address that is no VIP.
+    pub unmatched: Unmatched,
+    /// What becomes of echo requests to a VIP.
+    pub icmp_echo: Echo,
+    /// Flows that each worker's flow table has room for, 1,024–67,108,864; default 1,048,576.
+    pub flows: usize,
+    /// How long a backend that is no longer in the file keeps its TID range and its flows; default 10 min.
+    pub retire: Duration,
+}
+
+/// At most one address of each family, at least one in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// IPv4
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    /// Whether `address` is one of the two.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(a) => self.v4 == Some(a),
+            IpAddr::V6(a) => self.v6 == Some(a),
+        }
+    }
+
+    /// The one of the same family as `other`.
+    pub fn same_family(&self, other: IpAddr) -> Option<IpAddr> {
+        match other {
+            IpAddr::V4(_) => self.v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.map(IpAddr::V6),
+        }
+    }
+}
+
+/// `[director] io`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// Captures in and out, by `guideway replay` only.
+    Pcap {
+        /// Our link-layer address in the capture.
+        mac: [u8; 6],
+        /// MTU towards the backends in bytes, 1,280–9,216; default 1500.
+        mtu: u16,
+    },
+    /// AF_XDP sockets, one for each receive queue.
+    AfXdp {
+        /// Name of the interface.
+        interface: String,
+        /// CPUs that the workers are pinned to, in the order of the queues; empty: spread over the CPUs that the process may use.
+        cpus: Vec<usize>,
+    },
+    /// A ring-mapped AF_PACKET socket for each worker.
+    AfPacket {
+        /// Name of the interface.
+        interface: String,
+        /// Workers, 1–64; default 1. More than one share the packets by hash.
+        workers: usize,
+        /// As for `AfXdp`.
+        cpus: Vec<usize>,
+    },
+}
+
+/// `[director] unmatched`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unmatched {
+    /// Leave it to the kernel (`"host"`, the default).
+    #[default]
+    Host,
+    /// Drop it (`"drop"`).
+    Drop,
+}
+
+/// `[director] icmp_echo`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Echo {
+    /// To a backend, which answers (`"forward"`, the default).
+    #[default]
+    Forward,
+    /// The director answers itself (`"answer"`).
+    Answer,
+    /// Drop (`"drop"`).
+    Drop,
+}
+
+/// `[[vip]]`
+#[derive(Clone, Debug)]
+pub struct Vip {
+    /// The virtual IP address.
+    pub address: IpAddr,
+    /// What is served there.
+    pub service: Service,
+    /// Name of the pool.
+    pub pool: String,
+    /// A flow that is silent for so long is forgotten, 1 s–12 h; default 60 s.
+    pub idle: Duration,
+    /// Takes no packets at all while true.
+    pub paused: bool,
+}
+
+/// `[[vip]] service`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// `"tftp"`: UDP port 69 and every port from 1024 on.
+    Tftp {
+        /// What the choice of a backend depends on.
+        key: Key,
+    },
+    /// UDP on these ports (sorted, disjoint, inclusive ranges of 1–65535).
+    Udp {
+        /// Inclusive ranges.
+        ports: Vec<(u16, u16)>,
+    },
+    /// TCP on these ports.
+    Tcp {
+        /// Inclusive ranges.
+        ports: Vec<(u16, u16)>,
+    },
+}
+
+/// What a `tftp` service's choice of a backend depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Key {
+    /// Client address and client port (`"flow"`, the default): one transfer.
+    #[default]
+    Flow,
+    /// Client address alone (`"client"`): all requests of one machine go to one server.
+    Client,
+}
+
+/// `[[pool]]`
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Unique, 1–63 characters as for the director's name.
+    pub name: String,
+    /// Size of the Maglev table: prime, at least 100 × backends, at most 5,000,011; default 65537.
+    pub table_size: u32,
+    /// In the order of the file. At most 65,000 in all pools together.
+    pub backends: Vec<Backend>,
+}
+
+/// One of `[[pool]] backends`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Unique in its pool, 1–63 characters as for the director's name.
+    pub name: String,
+    /// Where its GRE goes.
+    pub address: IpAddr,
+    /// 0–1000, default 100; 0 = no new flows.
+    pub weight: u16,
+    /// The server ports that are its own, inclusive, within 1024–65535. All backends of a pool have one or none has.
+    pub tid_range: Option<(u16, u16)>,
+}
+
+/// `[[neighbour]]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// A backend's address, or a gateway's.
+    pub address: IpAddr,
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+}

@@ -1,0 +1,96 @@
+//! A frame in a buffer with room before and after it, so that headers are taken off and put on in place.
+
+use crate::verdict::{Reason, Verdict};
+
+/// Room that every io leaves before a received frame, in bytes: enough to wrap plain IPv4 in GRE over IPv6 (40 + 4), and then some.
+pub const HEADROOM: usize = 64;
+
+/// One received frame, from its Ethernet header on, in place in the buffer of the io that received it.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    buffer: &'a mut [u8],
+    start: usize,
+    end: usize,
+    /// What the path decided. Starts as a drop so that a frame nobody looked at is never sent.
+    pub verdict: Verdict,
+}
+
+impl<'a> Frame<'a> {
+    /// A frame of `len` bytes that starts at `start` in `buffer`. Bounds that do not fit the buffer are cut to it.
+    pub fn new(buffer: &'a mut [u8], start: usize, len: usize) -> Self {
+        let start = start.min(buffer.len());
+        let end = start.saturating_add(len).min(buffer.len());
+        Frame { buffer, start, end, verdict: Verdict::Drop(Reason::Truncated) }
+    }
+
+    /// The bytes of the frame.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// The bytes of the frame, to be changed in place.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start..self.end]
+    }
+
+    /// Where the frame starts in its buffer.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether no byte is left.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Takes `old` bytes off the front and puts `new` in their place (not initialised: the caller writes them all).
+    /// `None`, and nothing changed, when the frame has less than `old` bytes or the buffer too little headroom.
+    #[inline]
+    pub fn replace_front(&mut self, old: usize, new: usize) -> Option<&mut [u8]> {
+        if old > self.len() {
+            return None;
+        }
+        let start = (self.start + old).checked_sub(new)?;
+        self.start = start;
+        Some(&mut self.buffer[start..start + new])
+    }
+
+    /// Cuts the frame to its first `len` bytes; longer than the frame changes nothing.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start.saturating_add(len));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_front_shrinks_and_grows_within_the_headroom() {
+        let mut buffer = [7u8; 20];
+        let mut frame = Frame::new(&mut buffer, 8, 10);
+        assert_eq!(frame.replace_front(4, 6).map(|head| head.len()), Some(6));
+        assert_eq!((frame.start(), frame.len()), (6, 12));
+        assert!(frame.replace_front(0, 7).is_none(), "only 6 bytes of headroom are left");
+        assert!(frame.replace_front(13, 0).is_none(), "the frame has 12 bytes");
+        assert_eq!((frame.start(), frame.len()), (6, 12));
+        frame.truncate(5);
+        assert_eq!(frame.len(), 5);
+    }
+
+    #[test]
+    fn bounds_outside_the_buffer_are_cut_to_it() {
+        let mut buffer = [0u8; 4];
+        assert_eq!(Frame::new(&mut buffer, 2, 9).len(), 2);
+        assert!(Frame::new(&mut buffer, 9, usize::MAX).is_empty());
+    }
+}
