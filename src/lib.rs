@@ -17,9 +17,11 @@
 //! | [`cli`] | the commands |
 
 pub mod config;
+pub mod control_client;
 pub mod frame;
 pub mod hash;
 pub mod io;
+pub mod lab;
 
 pub mod time;
 pub mod verdict;
