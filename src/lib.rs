@@ -17,9 +17,13 @@
 //! | [`cli`] | the commands |
 
 pub mod config;
+pub mod counters;
 pub mod frame;
 pub mod hash;
 pub mod io;
+pub mod maglev;
+pub mod path;
+pub mod tables;
 
 pub mod time;
 pub mod verdict;

@@ -1,0 +1,4 @@
+//! placeholder
+/// t
+#[derive(Debug)]
+pub struct Table;
