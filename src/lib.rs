@@ -27,3 +27,4 @@ pub mod tables;
 
 pub mod time;
 pub mod verdict;
+pub mod wire;
