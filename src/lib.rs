@@ -18,6 +18,7 @@
 
 pub mod config;
 pub mod counters;
+pub mod flow;
 pub mod frame;
 pub mod hash;
 pub mod io;
