@@ -17,9 +17,11 @@
 //! | [`cli`] | the commands |
 
 pub mod config;
+pub mod flow;
 pub mod frame;
 pub mod hash;
 pub mod io;
+pub mod maglev;
 
 pub mod time;
 pub mod verdict;
