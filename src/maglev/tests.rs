@@ -87,7 +87,7 @@ fn hundred_equal_backends_differ_by_at_most_one_entry() {
     }
 }
 
-/// Removes each of a hundred backends in turn: of the rows of the other 99, at most 1 % may change hands. (Seen with 20 keys: at most 0.60 %.)
+/// Removes each of a hundred backends in turn: of the rows of the other 99, at most 1 % may change hands. (Over 20 keys: 0.57 % on average, 0.71 % at most.)
 fn remove_each_of_a_hundred(seed: u8) {
     let names = names(100);
     let all = equal(&names);
