@@ -25,7 +25,6 @@ pub mod io;
 pub mod maglev;
 pub mod path;
 pub mod tables;
-
 pub mod time;
 pub mod verdict;
 pub mod wire;
