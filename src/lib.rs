@@ -28,3 +28,4 @@ pub mod tables;
 
 pub mod time;
 pub mod verdict;
+pub mod wire;

@@ -1,5 +1,7 @@
 //! A backend, and the header that every packet to it gets.
 
+use crate::wire::ethernet::{IPV4, IPV6};
+use crate::wire::gre::{BASE_LEN, PROTOCOL};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,12 +10,6 @@ pub type BackendId = u16;
 
 /// No backend has this number.
 pub const NO_BACKEND: BackendId = BackendId::MAX;
-
-/// GRE's protocol number (IANA), in the outer header.
-pub const PROTOCOL_GRE: u8 = 47;
-
-/// Bytes of the base GRE header (RFC 2784 section 2.1, no checksum).
-pub const GRE_HEADER: usize = 4;
 
 /// Where the frames to a backend go on the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +50,7 @@ impl Backend {
                 bytes[0] = 0x45;
                 // Identification stays 0: with DF set it means nothing (RFC 6864 section 4.1).
                 bytes[6] = 0x40;
-                bytes[9] = PROTOCOL_GRE;
+                bytes[9] = PROTOCOL;
                 bytes[12..16].copy_from_slice(&source.octets());
                 bytes[16..20].copy_from_slice(&destination.octets());
                 let sum = bytes[..20].chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
@@ -63,7 +59,7 @@ impl Backend {
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 let mut bytes = [0u8; 44];
                 bytes[0] = 0x60;
-                bytes[6] = PROTOCOL_GRE;
+                bytes[6] = PROTOCOL;
                 bytes[8..24].copy_from_slice(&source.octets());
                 bytes[24..40].copy_from_slice(&destination.octets());
                 Outer::V6 { bytes }
@@ -86,8 +82,8 @@ impl Backend {
     #[inline]
     pub fn ethertype(&self) -> u16 {
         match self.outer {
-            Outer::V4 { .. } => 0x0800,
-            Outer::V6 { .. } => 0x86dd,
+            Outer::V4 { .. } => IPV4,
+            Outer::V6 { .. } => IPV6,
         }
     }
 
@@ -112,7 +108,7 @@ impl Backend {
                 to.copy_from_slice(bytes);
                 to[0] |= tos >> 4;
                 to[1] = tos << 4;
-                to[4..6].copy_from_slice(&inner_len.saturating_add(GRE_HEADER as u16).to_be_bytes());
+                to[4..6].copy_from_slice(&inner_len.saturating_add(BASE_LEN as u16).to_be_bytes());
                 to[7] = ttl;
                 to[42..44].copy_from_slice(&inner_ethertype.to_be_bytes());
             }

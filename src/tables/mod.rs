@@ -5,10 +5,10 @@ mod routers;
 mod tid;
 mod vips;
 
-pub use backend::{Backend, BackendId, GRE_HEADER, NO_BACKEND, NextHop, PROTOCOL_GRE};
+pub use backend::{Backend, BackendId, NO_BACKEND, NextHop};
 pub use routers::Routers;
 pub use tid::TidMap;
-pub use vips::{ServiceId, TCP, TFTP_PORT, TID_MIN, UDP, Vip, VipTable};
+pub use vips::{ServiceId, TFTP_PORT, TID_MIN, Vip, VipTable};
 
 use crate::config::{Addresses, Echo, Key, Unmatched};
 use crate::hash::PacketHash;

@@ -1,5 +1,6 @@
 //! (destination, protocol, port) → service.
 
+use crate::wire::l4::UDP;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
@@ -7,10 +8,6 @@ use std::net::IpAddr;
 /// Index of a service in its snapshot.
 pub type ServiceId = u16;
 
-/// UDP's protocol number (IANA).
-pub const UDP: u8 = 17;
-/// TCP's protocol number (IANA).
-pub const TCP: u8 = 6;
 /// The port of TFTP requests (RFC 1350 section 4).
 pub const TFTP_PORT: u16 = 69;
 /// Lowest port that a `tftp` service takes besides 69.
@@ -109,6 +106,7 @@ impl Hasher for Multiply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::l4::TCP;
 
     #[test]
     fn an_exact_port_wins_over_tftp_and_tftp_takes_69_and_the_high_ports_of_udp() {
