@@ -17,6 +17,7 @@
 //! | [`cli`] | the commands |
 
 pub mod config;
+pub mod control;
 pub mod counters;
 pub mod flow;
 pub mod frame;
