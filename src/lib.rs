@@ -16,6 +16,7 @@
 //! | [`lab`] | namespaces in which real clients fetch real files |
 //! | [`cli`] | the commands |
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod counters;
@@ -27,5 +28,6 @@ pub mod maglev;
 pub mod path;
 pub mod tables;
 pub mod time;
+pub mod turn;
 pub mod verdict;
 pub mod wire;

@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod fault;
 pub mod interface;
 pub mod memory;
+pub mod pcap;
 mod sys;
 #[cfg(test)]
 mod testing;

@@ -5,6 +5,7 @@
 //! before the second pass reads and writes them.
 
 pub mod encap;
+pub mod explain;
 pub mod fragment;
 pub mod icmp;
 pub mod outbox;
