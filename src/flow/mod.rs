@@ -111,7 +111,7 @@ impl std::fmt::Debug for FlowTable {
 impl FlowTable {
     /// A table with room for `flows` flows (at most [`MAX_FLOWS`]) at 85 % of its entries. All its memory is taken, and touched, here.
     pub fn new(flows: usize) -> FlowTable {
-        let entries = flows.min(MAX_FLOWS).max(8 * WAYS).saturating_mul(100).div_ceil(LOAD);
+        let entries = flows.clamp(8 * WAYS, MAX_FLOWS).saturating_mul(100).div_ceil(LOAD);
         let count = entries.div_ceil(WAYS);
         let mut lines = Vec::with_capacity(count);
         fence::wish_huge_pages(&mut lines);
@@ -282,7 +282,9 @@ impl FlowTable {
             self.place(other, way, Entry { away: true, ..entry });
             return true;
         }
-        if self.used * 100 < self.lines.len() * WAYS * CROWDED && let Some(way) = self.make_way(home, second) {
+        if self.used * 100 < self.lines.len() * WAYS * CROWDED
+            && let Some(way) = self.make_way(home, second)
+        {
             self.place(home, way, entry);
             return true;
         }
