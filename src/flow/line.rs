@@ -1,5 +1,7 @@
 //! One bucket of the flow table: six entries in one cache line.
 
+use super::fence;
+
 /// Entries in a line.
 pub(super) const WAYS: usize = 6;
 const ALL: u8 = (1 << WAYS) - 1;
@@ -45,15 +47,18 @@ pub(super) fn alive(deadline: u16, now: u16) -> bool {
 }
 
 impl Line {
-    /// The way that holds `tag`, dead or alive. All ways are compared without a branch between them: which one it is cannot be predicted.
+    /// The way that holds `tag`, dead or alive. All ways are compared at once by the upper bits, as which one it is cannot be predicted; the lower bits
+    /// then are a formality.
     #[inline]
     pub fn find(&self, tag: u64) -> Option<usize> {
-        let (low, high) = (tag as u32, (tag >> 32) as u16);
-        let mut hits = 0u8;
-        for way in 0..WAYS {
-            hits |= u8::from((self.tag_low[way] == low) & (self.tag_high[way] == high)) << way;
+        let mut hits = fence::equal(&self.tag_high, (tag >> 32) as u16) & self.used;
+        while let Some(way) = first(hits) {
+            if self.tag_low[way] == tag as u32 {
+                return Some(way);
+            }
+            hits &= hits - 1;
         }
-        first(hits & self.used)
+        None
     }
 
     /// A way that is free, or whose entry is dead.

@@ -111,7 +111,7 @@ impl std::fmt::Debug for FlowTable {
 impl FlowTable {
     /// A table with room for `flows` flows (at most [`MAX_FLOWS`]) at 85 % of its entries. All its memory is taken, and touched, here.
     pub fn new(flows: usize) -> FlowTable {
-        let entries = flows.min(MAX_FLOWS).max(8 * WAYS).saturating_mul(100).div_ceil(LOAD);
+        let entries = flows.clamp(8 * WAYS, MAX_FLOWS).saturating_mul(100).div_ceil(LOAD);
         let count = entries.div_ceil(WAYS);
         let mut lines = Vec::with_capacity(count);
         fence::wish_huge_pages(&mut lines);
