@@ -1,5 +1,5 @@
 //! The `guideway` program.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(2)
+    guideway::cli::main()
 }

@@ -1,4 +1,0 @@
-//! placeholder
-/// t
-#[derive(Debug)]
-pub struct Table;
