@@ -99,6 +99,11 @@ impl Counters {
         self.0[Number::ALL.len() + Reason::TransmitFull as usize] += n;
     }
 
+    /// A packet that we made found no room in the transmit ring.
+    pub fn unoriginate(&mut self) {
+        self.0[Number::Originated as usize] -= 1;
+    }
+
     /// Whether every received packet is accounted for.
     pub fn balanced(&self) -> bool {
         let ends = [Number::Transmitted, Number::ToHost, Number::Held].map(|n| self.get(n)).iter().sum::<u64>();

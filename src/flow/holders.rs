@@ -14,7 +14,9 @@ pub struct Holders(Arc<[AtomicU32]>);
 
 impl std::fmt::Debug for Holders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_map().entries(self.0.iter().enumerate().map(|(number, count)| (number, count.load(Ordering::Acquire))).filter(|entry| entry.1 > 0)).finish()
+        f.debug_map()
+            .entries(self.0.iter().enumerate().map(|(number, count)| (number, count.load(Ordering::Acquire))).filter(|entry| entry.1 > 0))
+            .finish()
     }
 }
 

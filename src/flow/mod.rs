@@ -282,7 +282,9 @@ impl FlowTable {
             self.place(other, way, Entry { away: true, ..entry });
             return true;
         }
-        if self.used * 100 < self.lines.len() * WAYS * CROWDED && let Some(way) = self.make_way(home, second) {
+        if self.used * 100 < self.lines.len() * WAYS * CROWDED
+            && let Some(way) = self.make_way(home, second)
+        {
             self.place(home, way, entry);
             return true;
         }

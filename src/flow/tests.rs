@@ -159,7 +159,8 @@ fn fills_to_85_percent() {
         for index in 0..flows {
             table.insert(hash(index), index as u16, at(0), 60);
         }
-        let found = (0..flows).filter(|&index| table.peek(hash(index), at(0)).is_some_and(|flow| flow.backend == index as u16)).count() as u64;
+        let found =
+            (0..flows).filter(|&index| table.peek(hash(index), at(0)).is_some_and(|flow| flow.backend == index as u16)).count() as u64;
         assert!(found * 1000 >= flows * 995, "{found} of {flows}");
         table.audit();
     }

@@ -18,7 +18,8 @@ fn text(size: u32, backends: &[(String, u16)], rows: usize) -> String {
     let borrowed: Vec<(&str, u16)> = backends.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
     let table = Table::build(&key(), size, &borrowed).unwrap();
     let mut text = String::from("# A golden Maglev table; see src/maglev/golden.rs.\n");
-    writeln!(text, "version {VERSION}\nkey 000102030405060708090a0b0c0d0e0f\nsize {size}\nfingerprint {:016x}", table.fingerprint()).unwrap();
+    writeln!(text, "version {VERSION}\nkey 000102030405060708090a0b0c0d0e0f\nsize {size}\nfingerprint {:016x}", table.fingerprint())
+        .unwrap();
     writeln!(text, "# member name weight entries").unwrap();
     for (number, (member, entries)) in table.members().iter().zip(table.entries()).enumerate() {
         writeln!(text, "member {number} {} {} {entries}", member.name, member.weight).unwrap();
@@ -51,7 +52,8 @@ fn two_equal_backends_whole() {
 
 #[test]
 fn five_backends_with_weights_whole() {
-    let backends = [("t1", 100), ("t2", 200), ("ß", 1), ("drained", 0), ("boot.example", 1000)].map(|(name, weight)| (name.to_owned(), weight));
+    let backends =
+        [("t1", 100), ("t2", 200), ("ß", 1), ("drained", 0), ("boot.example", 1000)].map(|(name, weight)| (name.to_owned(), weight));
     compare("maglev-503-five-weighted.txt", &text(503, &backends, 503));
 }
 

@@ -73,7 +73,13 @@ fn assert_shares(table: &Table) {
     let sum: u64 = table.members().iter().map(|member| u64::from(member.weight)).sum();
     for (member, entries) in table.members().iter().zip(table.entries()) {
         let exact = u64::from(table.size()) * u64::from(member.weight);
-        assert!((u64::from(entries) * sum).abs_diff(exact) < sum, "{} owns {entries} of {} with weight {} of {sum}", member.name, table.size(), member.weight);
+        assert!(
+            (u64::from(entries) * sum).abs_diff(exact) < sum,
+            "{} owns {entries} of {} with weight {} of {sum}",
+            member.name,
+            table.size(),
+            member.weight
+        );
     }
 }
 
@@ -166,7 +172,10 @@ fn nobody_has_weight() {
 fn errors_say_what_to_do() {
     let build = |size, backends: &[(&str, u16)]| Table::build(&key(0), size, backends).unwrap_err().to_string();
     assert_eq!(build(65_536, &[("a", 1)]), "Maglev table size 65536 is not a prime number; the next one is 65537");
-    assert_eq!(build(250, &[("a", 1), ("b", 1), ("c", 0)]), "Maglev table size 250 is less than 100 × 3 backends = 300; use the prime 307 or more");
+    assert_eq!(
+        build(250, &[("a", 1), ("b", 1), ("c", 0)]),
+        "Maglev table size 250 is less than 100 × 3 backends = 300; use the prime 307 or more"
+    );
     assert_eq!(build(5_000_021, &[("a", 1)]), "Maglev table size 5000021 is more than 5000011; use 5000011, which is prime, or less");
     assert_eq!(build(251, &[("a", 1001)]), "backend \"a\" has weight 1001; the largest is 1000");
     assert!(build(251, &[("a", 1), ("a", 2)]).contains("two backends are named \"a\""));

@@ -3,15 +3,23 @@
 use crate::frame::{Frame, HEADROOM};
 
 /// Frames that one batch may originate or release.
-pub const SLOTS: usize = 128;
+pub const SLOTS: usize = 256;
 
 /// Frames to be sent after a batch, in order.
 #[derive(Debug)]
 pub struct Outbox {
     bytes: Box<[u8]>,
     slot: usize,
-    /// Start and length of each frame, within its slot.
-    used: Vec<(usize, usize)>,
+    used: Vec<Used>,
+}
+
+/// A frame in a slot.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    start: usize,
+    len: usize,
+    /// Made by us; else a received packet that was held.
+    originated: bool,
 }
 
 impl Outbox {
@@ -21,27 +29,43 @@ impl Outbox {
         Outbox { bytes: vec![0; slot * SLOTS].into_boxed_slice(), slot, used: Vec::with_capacity(SLOTS) }
     }
 
-    /// Makes a frame of `len` bytes by `fill`, which may wrap it further; kept only if `fill` says so.
+    /// How many more frames fit.
+    pub fn room(&self) -> usize {
+        SLOTS - self.used.len()
+    }
+
+    /// Originates a frame of `len` bytes, made by `fill`, which may wrap it further. It is kept only if `fill` succeeds.
     /// `None` when there is no slot, or the frame does not fit one.
-    pub fn push<E>(&mut self, len: usize, fill: impl FnOnce(&mut Frame<'_>) -> Result<(), E>) -> Option<Result<(), E>> {
-        if self.used.len() == SLOTS || HEADROOM + len > self.slot {
+    pub fn originate<E>(&mut self, len: usize, fill: impl FnOnce(&mut Frame<'_>) -> Result<(), E>) -> Option<Result<(), E>> {
+        if self.room() == 0 || HEADROOM + len > self.slot {
             return None;
         }
         let at = self.used.len() * self.slot;
         let mut frame = Frame::new(&mut self.bytes[at..at + self.slot], HEADROOM, len);
         let result = fill(&mut frame);
         if result.is_ok() {
-            let bounds = (frame.start(), frame.len());
-            self.used.push(bounds);
+            let (start, len) = (frame.start(), frame.len());
+            self.used.push(Used { start, len, originated: true });
         }
         Some(result)
     }
 
-    /// Hands every frame to `send` and empties the outbox.
-    pub fn drain(&mut self, mut send: impl FnMut(&[u8])) {
-        for (index, (start, len)) in self.used.drain(..).enumerate() {
-            let at = index * self.slot + start;
-            send(&self.bytes[at..at + len]);
+    /// Takes a copy of a received frame that was held. `false` when there is no room.
+    pub fn release(&mut self, frame: &[u8]) -> bool {
+        if self.room() == 0 || frame.len() > self.slot {
+            return false;
+        }
+        let at = self.used.len() * self.slot;
+        self.bytes[at..at + frame.len()].copy_from_slice(frame);
+        self.used.push(Used { start: 0, len: frame.len(), originated: false });
+        true
+    }
+
+    /// Hands every frame, and whether we originated it, to `send`, and empties the outbox.
+    pub fn drain(&mut self, mut send: impl FnMut(&[u8], bool)) {
+        for (index, used) in self.used.drain(..).enumerate() {
+            let at = index * self.slot + used.start;
+            send(&self.bytes[at..at + used.len], used.originated);
         }
     }
 }

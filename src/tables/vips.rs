@@ -65,6 +65,13 @@ impl Vip {
     }
 }
 
+impl Vip {
+    /// The service that packets without a port (echo requests) go with: `tftp` if there is one.
+    pub fn first(&self) -> Option<ServiceId> {
+        self.tftp.or_else(|| self.ports.first().map(|entry| entry.3))
+    }
+}
+
 /// Hashes the octets of an address by multiplication. The set of VIPs is the operator's, so nobody can aim at this hash.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Multiply(u64);
