@@ -5,6 +5,7 @@
 //! behind safe code. A kind that spreads a batch over several workers does so inside the turn.
 
 pub mod af_packet;
+pub mod af_xdp;
 #[cfg(test)]
 pub mod conformance;
 pub mod fault;

@@ -138,9 +138,10 @@ pub fn socket_error(fd: BorrowedFd<'_>, interface: u32) -> Result<()> {
 
 /// `Err(error)` when the interface is gone for good, `Ok` when it still exists and a retry may mend the error.
 pub fn interface_error(error: Error, interface: u32) -> Result<()> {
+    // nix 0.31 says `Ok` with an empty name where the C library returns no name.
     match nix::net::if_::if_indextoname(interface) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(Error::new(error.kind(), format!("the network interface with index {interface} is gone ({error})"))),
+        Ok(name) if !name.is_empty() => Ok(()),
+        _ => Err(Error::new(error.kind(), format!("the network interface with index {interface} is gone ({error})"))),
     }
 }
 
