@@ -19,7 +19,9 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod control_client;
 pub mod counters;
+pub mod director;
 pub mod flow;
 pub mod frame;
 pub mod hash;

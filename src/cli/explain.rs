@@ -1,6 +1,7 @@
 //! `guideway explain`: where would this packet go, and why?
 
-use super::common::{FAILED, bad, load, print};
+use super::FAILED;
+use super::common::{bad, load, result};
 use crate::config::Config;
 use crate::control::{NextHops, Writer};
 use crate::path::explain::{Explained, explain};
@@ -12,7 +13,6 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::str::FromStr;
 
 /// Where would this packet go, and why? Offline, from the configuration alone.
@@ -59,7 +59,7 @@ impl FromStr for Destination {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: &Args) -> u8 {
     if args.client.is_ipv4() != args.to.address.is_ipv4() {
         return bad(&format!("{} and {} are of different families", args.client, args.to.address));
     }
@@ -71,15 +71,15 @@ pub fn run(args: Args) -> ExitCode {
         Ok(tables) => tables,
         Err(refused) => return bad(&refused.to_string()),
     };
-    let result = explain(&tables, args.to.protocol, args.client, args.to.address);
-    let text = match (&result, args.json) {
-        (Ok(explained), true) => format!("{:#}\n", document(explained, &config, &args)),
-        (Ok(explained), false) => sentence(explained, &config, &args),
-        (Err(reason), true) => format!("{:#}\n", dropped(*reason, &args)),
+    let explained = explain(&tables, args.to.protocol, args.client, args.to.address);
+    let text = match (&explained, args.json) {
+        (Ok(explained), true) => format!("{:#}\n", document(explained, &config, args)),
+        (Ok(explained), false) => sentence(explained, &config, args),
+        (Err(reason), true) => format!("{:#}\n", dropped(*reason, args)),
         (Err(reason), false) => format!("dropped: {} ({})\n", reason.name(), reason.explain()),
     };
-    let printed = print(&text);
-    if result.is_err() { ExitCode::from(FAILED) } else { printed }
+    let printed = result(&text);
+    if explained.is_err() { FAILED } else { printed }
 }
 
 fn tid_range(explained: &Explained<'_>, config: &Config) -> Option<(u16, u16)> {

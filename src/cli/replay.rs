@@ -1,6 +1,7 @@
 //! `guideway replay`: a capture through the real packet path, offline.
 
-use super::common::{FAILED, bad, failed, load, print};
+use super::common::{bad, failed, load, result};
+use super::{FAILED, print};
 use crate::config::{Config, Io as IoKind};
 use crate::control::{NextHops, Writer};
 use crate::counters::{Counters, Number};
@@ -12,7 +13,6 @@ use crate::verdict::Reason;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 /// Frames between two updates of the progress line.
@@ -42,7 +42,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: &Args) -> u8 {
     let config = match load(&args.config) {
         Ok(config) => config,
         Err(code) => return code,
@@ -61,7 +61,7 @@ pub fn run(args: Args) -> ExitCode {
         Ok(pcap) => pcap,
         Err(error) => return failed(&error.to_string()),
     };
-    let (counters, result) = match replay(&config, pcap) {
+    let (counters, end) = match replay(&config, pcap) {
         Ok(done) => done,
         Err(message) => return bad(&message),
     };
@@ -72,12 +72,12 @@ pub fn run(args: Args) -> ExitCode {
     {
         return failed(&format!("{}: {error}", path.display()));
     }
-    let printed = print(&if args.json { document } else { summary(&counters) });
-    match result {
+    let printed = result(&if args.json { document } else { summary(&counters) });
+    match end {
         Ok(()) => printed,
         Err(error) => {
-            eprintln!("guideway: {error}");
-            ExitCode::from(FAILED)
+            print::error(format_args!("guideway: {error}"));
+            FAILED
         }
     }
 }

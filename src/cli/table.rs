@@ -1,12 +1,11 @@
 //! `guideway table`: the Maglev tables of a configuration, and what it would cost to lose a backend.
 
-use super::common::{bad, load, print};
+use super::common::{bad, load, result};
 use crate::config::{Config, Pool, Service};
 use crate::maglev::Table;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Show the Maglev table of every VIP: fingerprint, entries and share of each backend.
 ///
@@ -32,7 +31,7 @@ struct Tables {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: &Args) -> u8 {
     let config = match load(&args.config) {
         Ok(config) => config,
         Err(code) => return code,
@@ -53,10 +52,10 @@ pub fn run(args: Args) -> ExitCode {
     let of = |vip: &crate::config::Vip| config.pools.iter().position(|pool| pool.name == vip.pool).map(|at| &tables[at]);
     if args.json {
         let vips: Vec<Value> = config.vips.iter().filter_map(|vip| Some(document(vip, of(vip)?))).collect();
-        return print(&format!("{:#}\n", Value::Array(vips)));
+        return result(&format!("{:#}\n", Value::Array(vips)));
     }
     let text: Vec<String> = config.vips.iter().filter_map(|vip| Some(lines(vip, of(vip)?))).collect();
-    print(&text.join("\n"))
+    result(&text.join("\n"))
 }
 
 fn build(pool: &Pool, config: &Config, without: Option<&str>) -> Result<Tables, String> {

@@ -119,7 +119,7 @@ pub struct Known {
 }
 
 /// Builds snapshots, and remembers what must stay the same from one to the next.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Writer {
     generation: u64,
     registry: Registry,
