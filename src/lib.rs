@@ -26,6 +26,7 @@ pub mod flow;
 pub mod frame;
 pub mod hash;
 pub mod io;
+pub mod lab;
 pub mod maglev;
 pub mod path;
 pub mod tables;

@@ -11,6 +11,7 @@ mod replay;
 mod status;
 mod table;
 
+use crate::lab;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ enum Command {
     Replay(replay::Args),
     Explain(explain::Args),
     Table(table::Args),
+    Lab(lab::LabArgs),
+    Decap(lab::DecapArgs),
 }
 
 /// Runs the program with the arguments of the process.
@@ -48,6 +51,8 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Table(args) => table::run(&args),
+        Command::Lab(args) => return lab::main(&args),
+        Command::Decap(args) => return lab::decap_main(&args),
     };
     ExitCode::from(code)
 }

@@ -1,0 +1,199 @@
+//! The flags of `guideway lab`.
+
+use super::clients::Client;
+use super::error::Error;
+use super::reload::Reload;
+use super::router::Ecmp;
+use super::servers::Server;
+use std::time::Duration;
+
+/// Fetch real files by real TFTP clients through directors, in network namespaces on this machine.
+///
+/// Builds client — router — fabric with directors and backends, fetches files, checks the SHA-256 of every one, and removes everything
+/// again. Needs no configuration and touches nothing of the machine's own network. Exit code 0: every transfer was verified; 1: one
+/// failed; 2: bad flags; 130: interrupted.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  guideway lab
+  guideway lab --directors 3 --backends 8 --server dnsmasq --client atftp
+  guideway lab --ipv6 --io af_packet --json
+  guideway lab --reload add-backend@30     # a SIGHUP to every director at 30 % of the transfers")]
+pub struct LabArgs {
+    /// Directors, 1–16
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub directors: u8,
+    /// Backends, 1–64
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub backends: u8,
+    /// Transfers in all, 1–1000000
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub transfers: u32,
+    /// Transfers at the same time, 1–500
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub concurrency: u32,
+    /// Size of each file: bytes, or with KiB, MiB, GiB; at most 4GiB
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = parse_size)]
+    pub size: u64,
+    /// Bytes in a block that the client asks for, 8–65464 (default 1428; 512 where the client cannot ask)
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(8..=65464))]
+    pub blksize: Option<u16>,
+    /// How directors get packets in and out (default: af_xdp as root, else af_packet)
+    #[arg(long, value_enum)]
+    pub io: Option<Io>,
+    /// The TFTP server on the backends
+    #[arg(long, value_enum, default_value_t = Server::InTftpd)]
+    pub server: Server,
+    /// The TFTP client
+    #[arg(long, value_enum, default_value_t = Client::Curl)]
+    pub client: Client,
+    /// What the router spreads packets over the directors by
+    #[arg(long, value_enum, default_value_t = Ecmp::FiveTuple)]
+    pub ecmp: Ecmp,
+    /// IPv6 everywhere: client, VIP, router, directors, backends
+    #[arg(long)]
+    pub ipv6: bool,
+    /// Print nothing on stdout but the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Keep the hosts after the transfers, and say how to look into them, until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+    /// During the transfers, at PERCENT of them (default 30), rewrite every director's file and send it a SIGHUP: with one backend more,
+    /// or with a broken file, which must change nothing
+    #[arg(long, value_name = "add-backend|broken[@PERCENT]")]
+    pub reload: Option<Reload>,
+    /// How long one transfer may take: 90s, 2m, 500ms
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// What the files' content is made from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Who unwraps GRE on the backends
+    #[arg(long, value_enum, default_value_t = Unwrap::Auto)]
+    pub decap: Unwrap,
+    /// Leave the directors out: the router sends to the backends itself, by the client's address and port. Shows whether a fault is the
+    /// lab's or the directors'
+    #[arg(long)]
+    pub direct: bool,
+}
+
+/// How directors get packets in and out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Io {
+    /// AF_XDP sockets; needs root
+    #[value(name = "af_xdp")]
+    AfXdp,
+    /// Ring-mapped AF_PACKET sockets
+    #[value(name = "af_packet")]
+    AfPacket,
+}
+
+impl Io {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Io::AfXdp => "af_xdp",
+            Io::AfPacket => "af_packet",
+        }
+    }
+}
+
+/// Who unwraps GRE on the backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Unwrap {
+    /// The kernel where it can, else `guideway decap`
+    Auto,
+    /// A GRE device of the kernel
+    Kernel,
+    /// `guideway decap`
+    User,
+}
+
+impl LabArgs {
+    /// Checks what no single flag shows.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the reason.
+    pub fn check(&self) -> Result<(), Error> {
+        self.client.check(self.ipv6)?;
+        if self.direct && self.reload.is_some() {
+            return Err(Error::Usage("--reload needs directors, and --direct leaves them out: give one of the two".to_owned()));
+        }
+        if self.reload.is_some() && self.backends == 64 {
+            return Err(Error::Usage("--reload needs a spare backend: give at most --backends 63".to_owned()));
+        }
+        // A transfer of lock-step blocks: a server port is busy until its client is gone.
+        let ports = 40_000 / (u32::from(self.backends) + 1);
+        if self.server.has_tid_ranges() && self.concurrency > ports.min(1000) {
+            return Err(Error::Usage(format!(
+                "--concurrency {}: {} backends have about {ports} server ports each",
+                self.concurrency, self.backends
+            )));
+        }
+        Ok(())
+    }
+
+    /// The block size that is asked for, in bytes.
+    pub fn block_size(&self) -> u16 {
+        if self.client.asks_blksize() { self.blksize.unwrap_or(1428) } else { 512 }
+    }
+}
+
+/// A size in bytes: `1048576`, `1MiB`, `64KiB`, `1.5MiB` is not accepted. `k`, `M`, `G` without `iB` mean powers of 1000.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "k" => 1000,
+        "MB" | "M" => 1_000_000,
+        "GB" | "G" => 1_000_000_000,
+        "KiB" | "K" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(format!("`{unit}` is no unit of size: use B, KiB, MiB or GiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| "a size is a whole number with or without a unit, for example 1MiB".to_owned())?;
+    match number.checked_mul(factor) {
+        Some(size) if size <= 4 << 30 => Ok(size),
+        _ => Err("at most 4GiB".to_owned()),
+    }
+}
+
+/// A time: `60s`, `500ms`, `2m`; from 1 ms to 24 hours.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "m" | "min" => 60_000,
+        _ => return Err("a time is a whole number with ms, s or m, for example 60s".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a time is a whole number with ms, s or m, for example 60s".to_owned())?;
+    match number.checked_mul(factor) {
+        Some(ms @ 1..=86_400_000) => Ok(Duration::from_millis(ms)),
+        _ => Err("from 1ms to 24 hours".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_read_as_people_write_them() {
+        assert_eq!(parse_size("1MiB"), Ok(1 << 20));
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("64 KiB"), Ok(65536));
+        assert_eq!(parse_size("4GiB"), Ok(4 << 30));
+        for bad in ["", "MiB", "1.5MiB", "-1", "5GiB", "99999999999999999999", "1TiB"] {
+            assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "60", "0s", "25h", "1441m"] {
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
+}

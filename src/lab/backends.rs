@@ -1,0 +1,109 @@
+//! The backends of the lab: GRE unwrapped by the kernel or by `guideway decap`, the VIP on loopback, and a server behind it.
+
+use super::args::Unwrap;
+use super::decap::{backend_sysctls, host_prefix};
+use super::error::{Doing, Error};
+use super::netlink::Netlink;
+use super::netns::Namespace;
+use super::plan;
+use super::servers::{Server, Task, last_line};
+use std::io::{BufRead, BufReader};
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// Name of the kernel's tunnel on a backend.
+const KERNEL_TUNNEL: &str = "gre-in";
+
+/// A running backend. Its processes end with it.
+#[derive(Debug)]
+pub struct Backend {
+    /// `t1`, …
+    pub name: String,
+    /// `guideway decap`; none where the kernel unwraps.
+    pub decap: Option<Child>,
+    /// The TFTP server.
+    pub server: Child,
+}
+
+/// What all backends have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Common<'a> {
+    /// The VIP.
+    pub vip: IpAddr,
+    /// Who unwraps.
+    pub unwrap: Unwrap,
+    /// The kind of server.
+    pub server: Server,
+    /// What it serves.
+    pub root: &'a Path,
+    /// Where logs go.
+    pub directory: &'a Path,
+}
+
+impl Backend {
+    /// Starts `backend` of the plan on `host`; when this returns it serves.
+    pub fn start(backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<Self, Error> {
+        let decap = match common.unwrap {
+            Unwrap::User => Some(user_decap(backend, host, common)?),
+            Unwrap::Kernel if kernel_decap(backend, host, common.vip)? => None,
+            Unwrap::Kernel => {
+                return Err(Error::Missing {
+                    what: "this kernel has no GRE devices".to_owned(),
+                    mend: "load the module (`modprobe ip_gre`, `modprobe ip6_gre`) or leave --decap out".to_owned(),
+                });
+            }
+            Unwrap::Auto if kernel_decap(backend, host, common.vip)? => None,
+            Unwrap::Auto => Some(user_decap(backend, host, common)?),
+        };
+        let log = common.directory.join(format!("{}.server.log", backend.name));
+        let task = Task { vip: common.vip, tids: backend.tids, root: common.root, log: &log };
+        let server = common.server.start(host, &task)?;
+        Ok(Backend { name: backend.name.clone(), decap, server })
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        // Servers and decap hold nothing that must be put in order.
+        for child in self.decap.iter_mut().chain([&mut self.server]) {
+            let _gone = child.kill();
+            let _collected = child.wait();
+        }
+    }
+}
+
+/// `Ok(false)` when this kernel has no GRE devices for the family.
+fn kernel_decap(backend: &plan::Backend, host: &Namespace, vip: IpAddr) -> Result<bool, Error> {
+    let made = Netlink::within(host, |n| {
+        if !n.add_gre(KERNEL_TUNNEL, backend.address)? {
+            return Ok(false);
+        }
+        n.up(KERNEL_TUNNEL, true)?;
+        n.add_address("lo", vip, host_prefix(vip))?;
+        Ok(true)
+    })?;
+    if made {
+        backend_sysctls(KERNEL_TUNNEL).iter().try_for_each(|(key, value)| host.sysctl(key, value))?;
+    }
+    Ok(made)
+}
+
+fn user_decap(backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<Child, Error> {
+    let log = common.directory.join(format!("{}.decap.log", backend.name));
+    let errors = std::fs::File::create(&log).doing(|| format!("making {}", log.display()))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["decap", "--configure", "--local", &backend.address.to_string(), "--vip", &common.vip.to_string()]);
+    let mut child = host.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors))?;
+    let mut said = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut said).doing(|| format!("waiting for decap on {}", backend.name))?;
+    }
+    if said.starts_with("ready") {
+        return Ok(child);
+    }
+    let _ended = child.kill();
+    let _collected = child.wait();
+    let errors = std::fs::read_to_string(&log).unwrap_or_default();
+    Err(Error::failed(format!("starting guideway decap on {}", backend.name), last_line(&errors)))
+}

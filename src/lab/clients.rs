@@ -1,0 +1,99 @@
+//! The TFTP clients that fetch files. A new kind is one more variant here.
+
+use super::error::Error;
+use super::programs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use tokio::process::Command;
+
+/// A kind of client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Client {
+    /// curl
+    Curl,
+    /// tftp of tftp-hpa; cannot ask for a block size
+    TftpHpa,
+    /// atftp
+    Atftp,
+    /// tftp of busybox
+    Busybox,
+}
+
+/// One file to fetch.
+#[derive(Clone, Debug)]
+pub struct Fetch<'a> {
+    /// From where.
+    pub vip: IpAddr,
+    /// Its name there.
+    pub file: &'a str,
+    /// Where it goes.
+    pub to: &'a Path,
+    /// The block size to ask for, where the client can.
+    pub blksize: u16,
+}
+
+impl Client {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Client::Curl => "curl",
+            Client::TftpHpa => "tftp-hpa",
+            Client::Atftp => "atftp",
+            Client::Busybox => "busybox",
+        }
+    }
+
+    /// Whether it can ask for a block size. Without, transfers have blocks of 512 bytes (RFC 1350).
+    pub fn asks_blksize(self) -> bool {
+        self != Client::TftpHpa
+    }
+
+    /// Where the program is.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when it is not installed.
+    pub fn program(self) -> Result<PathBuf, Error> {
+        match self {
+            Client::Curl => programs::find("curl", "curl"),
+            Client::TftpHpa => programs::find("tftp", "tftp-hpa"),
+            Client::Atftp => programs::find("atftp", "atftp"),
+            Client::Busybox => programs::find("busybox", "busybox"),
+        }
+    }
+
+    /// Whether it can do what is asked.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it cannot.
+    pub fn check(self, ipv6: bool) -> Result<(), Error> {
+        if ipv6 && self == Client::Atftp {
+            return Err(Error::Usage("--client atftp cannot do IPv6: use curl, tftp-hpa or busybox with --ipv6".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The command that fetches one file.
+    pub fn command(self, program: &Path, fetch: &Fetch<'_>) -> Command {
+        let mut command = Command::new(program);
+        let vip = fetch.vip.to_string();
+        match self {
+            Client::Curl => {
+                let host = if fetch.vip.is_ipv6() { format!("[{vip}]") } else { vip };
+                // -q, first: no ~/.curlrc.
+                command.args(["-q", "-sS", "-g", "--noproxy", "*", "--tftp-blksize", &fetch.blksize.to_string(), "-o"]);
+                command.arg(fetch.to).arg(format!("tftp://{host}/{}", fetch.file));
+            }
+            Client::TftpHpa => {
+                command.args(["-m", "binary", &vip, "-c", "get", fetch.file]).arg(fetch.to);
+            }
+            Client::Atftp => {
+                command.args(["--option", &format!("blksize {}", fetch.blksize), "--get", "-r", fetch.file, "-l"]);
+                command.arg(fetch.to).args([&vip, "69"]);
+            }
+            Client::Busybox => {
+                command.args(["tftp", "-g", "-b", &fetch.blksize.to_string(), "-r", fetch.file, "-l"]).arg(fetch.to).args([&vip, "69"]);
+            }
+        }
+        command
+    }
+}

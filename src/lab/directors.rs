@@ -1,0 +1,149 @@
+//! The directors of the lab: `guideway director`, each on its host with its own file, asked over its control socket.
+
+use super::args::Io;
+use super::error::{Doing, Error};
+use super::netns::Namespace;
+use super::plan::{self, Backend, Plan};
+use super::servers::last_line;
+use super::topology::INTERFACE;
+use crate::control_client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a director may take to be ready, and to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running director.
+#[derive(Debug)]
+pub struct Director {
+    /// `d1`, …
+    pub name: String,
+    /// Its configuration.
+    pub config: PathBuf,
+    /// Its control socket.
+    pub socket: PathBuf,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Director {
+    /// Starts director `number` of the plan on `host`; its files go to `directory`. Wait for it with [`Director::wait_ready`].
+    pub fn start(plan: &Plan, number: usize, host: &Namespace, io: Io, directory: &Path) -> Result<Self, Error> {
+        let name = host.name().to_owned();
+        let at = |suffix: &str| directory.join(format!("{name}.{suffix}"));
+        let (config, socket, log) = (at("toml"), at("sock"), at("log"));
+        let text = configuration(plan, number, io, &socket, &plan.backends);
+        std::fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
+        let output = std::fs::File::create(&log).doing(|| format!("making {}", log.display()))?;
+        let both = output.try_clone().doing(|| format!("opening {}", log.display()))?;
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["director", "--config"]).arg(&config).stdin(Stdio::null()).stdout(output).stderr(both);
+        let child = host.spawn(&mut command)?;
+        Ok(Director { name, config, socket, log, child })
+    }
+
+    /// Its process number, inside the lab.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX))
+    }
+
+    /// Waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready within 20 s; with its last words.
+    pub fn wait_ready(&mut self) -> Result<(), Error> {
+        let doing = format!("starting director {}", self.name);
+        let since = Instant::now();
+        loop {
+            let answer = control_client::get(&self.socket, "/v1/status");
+            if answer.as_ref().is_ok_and(|status| status["ready"] == json!(true)) {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait().doing(|| doing.clone())? {
+                return Err(Error::failed(doing, format!("it ended with {status}: {}", last_line(&self.said()))));
+            }
+            if since.elapsed() > PATIENCE {
+                return Err(Error::failed(doing, format!("not ready after {} s: {}", PATIENCE.as_secs(), last_line(&self.said()))));
+            }
+            // It opens its socket whenever it is so far; there is nothing else to wait for.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Everything that it has logged.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What it says of itself: name, generation, counters.
+    pub fn status(&self) -> Result<Value, Error> {
+        control_client::get(&self.socket, "/v1/status").doing(|| format!("asking director {}", self.name))
+    }
+
+    /// Writes its configuration anew and sends SIGHUP.
+    pub fn reload(&self, text: &str) -> Result<(), Error> {
+        std::fs::write(&self.config, text).doing(|| format!("writing {}", self.config.display()))?;
+        kill(self.pid(), Signal::SIGHUP).doing(|| format!("sending SIGHUP to director {}", self.name))
+    }
+
+    /// Ends it by SIGTERM, or by SIGKILL when that does not help within 20 s. The exit status must be 0.
+    pub fn stop(mut self) -> Result<(), Error> {
+        let doing = || format!("ending director {}", self.name);
+        // A process that is gone already shows in its status below.
+        let _gone = kill(self.pid(), Signal::SIGTERM);
+        let since = Instant::now();
+        loop {
+            match self.child.try_wait().doing(doing)? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(Error::failed(doing(), format!("it ended with {status}: {}", last_line(&self.said())))),
+                None if since.elapsed() > PATIENCE => {
+                    let _gone = self.child.kill();
+                    return Err(Error::failed(doing(), format!("it did not end within {} s of SIGTERM", PATIENCE.as_secs())));
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+/// The configuration of director `number` with these backends in the pool.
+pub fn configuration(plan: &Plan, number: usize, io: Io, socket: &Path, backends: &[Backend]) -> String {
+    let director = &plan.directors[number];
+    let router = plan::net(plan.router.0, super::decap::host_prefix(plan.router.0));
+    let mut text = format!(
+        r#"[director]
+name = "{}"
+address = "{}"
+key = "000102030405060708090a0b0c0d0e0f"
+io = {{ kind = "{}", interface = "{INTERFACE}" }}
+routers = ["{router}"]
+socket = "{}"
+
+[[vip]]
+address = "{}"
+service = "tftp"
+pool = "boot"
+
+[[pool]]
+name = "boot"
+backends = [
+"#,
+        director.name,
+        director.address,
+        io.name(),
+        socket.display(),
+        plan.vip
+    );
+    for backend in backends {
+        let range = backend.tids.map(|(first, last)| format!(", tid_range = \"{first}-{last}\"")).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "  {{ name = \"{}\", address = \"{}\"{range} }},", backend.name, backend.address);
+    }
+    text.push_str("]\n");
+    text
+}

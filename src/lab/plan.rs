@@ -1,0 +1,174 @@
+//! The lab on paper: names, addresses and port ranges of every host, worked out from the flags alone.
+
+use super::args::LabArgs;
+use super::decap::host_prefix;
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// MTU between client and router, in bytes.
+pub const MTU: u32 = 1500;
+/// MTU of the fabric: a client's packet in GRE over IPv6 (4 + 40 bytes) fits.
+pub const FABRIC_MTU: u32 = 1600;
+/// The server ports that backends share out, first and last.
+const TIDS: (u16, u16) = (20000, 59999);
+/// Most server ports of one backend.
+const MOST_TIDS: u16 = 1000;
+
+/// A host on the fabric.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Director {
+    /// `d1`, `d2`, …
+    pub name: String,
+    /// Its address on the fabric.
+    pub address: IpAddr,
+}
+
+/// A host on the fabric that serves the VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// `t1`, `t2`, …
+    pub name: String,
+    /// Its address on the fabric.
+    pub address: IpAddr,
+    /// Its server ports, inclusive; none for a server that cannot be told.
+    pub tids: Option<(u16, u16)>,
+}
+
+/// Who is where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The client.
+    pub client: IpAddr,
+    /// The router's address towards the client, and the length of that network's prefix.
+    pub gateway: (IpAddr, u8),
+    /// The router's address on the fabric, and the length of the fabric's prefix.
+    pub router: (IpAddr, u8),
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// Directors; empty when they are left out.
+    pub directors: Vec<Director>,
+    /// Backends in the pool from the start.
+    pub backends: Vec<Backend>,
+    /// A backend that is up and not in the pool yet.
+    pub spare: Option<Backend>,
+}
+
+impl Plan {
+    /// The plan for these flags.
+    pub fn new(args: &LabArgs) -> Self {
+        let v6 = args.ipv6;
+        let host = |net4: [u8; 3], net6: u16, number: u8| -> IpAddr {
+            if v6 {
+                // The number reads the same in both families: …::21 and 10.0.2.21.
+                let digits = u16::from_str_radix(&number.to_string(), 16).unwrap_or(u16::from(number));
+                IpAddr::from([0x2001, 0xdb8, 0xf, net6, 0, 0, 0, digits])
+            } else {
+                IpAddr::from([net4[0], net4[1], net4[2], number])
+            }
+        };
+        let address = |v4: [u8; 4], v6_address: [u16; 8]| if v6 { IpAddr::from(v6_address) } else { IpAddr::from(v4) };
+        let count = args.backends + u8::from(args.reload.is_some());
+        let span = ((TIDS.1 - TIDS.0 + 1) / u16::from(count.max(1))).min(MOST_TIDS);
+        let mut backends: Vec<Backend> = (0..count)
+            .map(|i| {
+                let first = TIDS.0 + u16::from(i) * span;
+                Backend {
+                    name: format!("t{}", i + 1),
+                    address: host([10, 0, 2], 2, 21 + i),
+                    tids: args.server.has_tid_ranges().then_some((first, first + span - 1)),
+                }
+            })
+            .collect();
+        let spare = if args.reload.is_some() { backends.pop() } else { None };
+        let directors = if args.direct { 0 } else { args.directors };
+        Plan {
+            client: address([198, 51, 100, 10], [0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0x10]),
+            gateway: (address([198, 51, 100, 1], [0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1]), if v6 { 64 } else { 24 }),
+            router: (host([10, 0, 0], 0, 1), if v6 { 48 } else { 16 }),
+            vip: address([192, 0, 2, 69], [0x2001, 0xdb8, 0x69, 0, 0, 0, 0, 0x69]),
+            directors: (0..directors).map(|i| Director { name: format!("d{}", i + 1), address: host([10, 0, 1], 1, 11 + i) }).collect(),
+            backends,
+            spare,
+        }
+    }
+
+    /// Every backend, the spare one included.
+    pub fn all_backends(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().chain(&self.spare)
+    }
+
+    /// The VIP as a prefix.
+    pub fn vip_net(&self) -> IpNet {
+        net(self.vip, host_prefix(self.vip))
+    }
+
+    /// Everything.
+    pub fn default_route(&self) -> IpNet {
+        match self.vip {
+            IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+        }
+    }
+
+    /// Where the router sends what is for the VIP.
+    pub fn next_hops(&self) -> Vec<IpAddr> {
+        if self.directors.is_empty() {
+            self.backends.iter().map(|b| b.address).collect()
+        } else {
+            self.directors.iter().map(|d| d.address).collect()
+        }
+    }
+}
+
+/// A prefix; the whole address when the length is not one.
+pub fn net(address: IpAddr, prefix: u8) -> IpNet {
+    IpNet::new(address, prefix).unwrap_or(IpNet::from(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::collections::BTreeSet;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        lab: LabArgs,
+    }
+
+    fn plan(flags: &str) -> Plan {
+        Plan::new(&Line::try_parse_from(std::iter::once("lab").chain(flags.split_whitespace())).unwrap().lab)
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_documentation() {
+        let plan = plan("");
+        assert_eq!((plan.directors[1].address.to_string(), plan.backends[3].address.to_string()), ("10.0.1.12".into(), "10.0.2.24".into()));
+        assert_eq!((plan.vip.to_string(), plan.client.to_string()), ("192.0.2.69".into(), "198.51.100.10".into()));
+        assert_eq!(plan.backends[1].tids, Some((21000, 21999)));
+        let six = self::plan("--ipv6");
+        assert_eq!(six.backends[0].address.to_string(), "2001:db8:f:2::21");
+        assert!(six.all_backends().all(|b| b.address.is_ipv6()) && six.vip.is_ipv6() && six.router.0.is_ipv6());
+    }
+
+    #[test]
+    fn ranges_and_addresses_never_meet() {
+        for flags in ["--backends 64 --directors 16", "--backends 64 --reload add-backend", "--backends 64 --ipv6"] {
+            let plan = plan(flags);
+            let mut last = 1023;
+            for (first, end) in plan.all_backends().filter_map(|b| b.tids) {
+                assert!(first > last && end >= first + 500, "{flags}: {first}-{end}");
+                last = end;
+            }
+            let addresses: BTreeSet<IpAddr> =
+                plan.all_backends().map(|b| b.address).chain(plan.directors.iter().map(|d| d.address)).collect();
+            assert_eq!(addresses.len(), plan.all_backends().count() + plan.directors.len());
+        }
+    }
+
+    #[test]
+    fn servers_without_ranges_get_none() {
+        assert!(plan("--server dnsmasq-single-port").backends.iter().all(|b| b.tids.is_none()));
+    }
+}

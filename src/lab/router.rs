@@ -1,0 +1,283 @@
+//! A test router: takes packets for VIPs out of its kernel by a TUN device, chooses a director by ECMP, and sends them on in GRE.
+
+use super::error::{Doing, Error};
+use super::netlink::{Netlink, Via};
+use super::nexthops::{self, NextHops};
+use super::packet::{self, Flow};
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use siphasher::sip::SipHasher13;
+use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+/// The main routing table.
+pub const MAIN_TABLE: u32 = 254;
+
+/// What the router hashes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ecmp {
+    /// Addresses, protocol and ports: a request and its acknowledgements reach different directors.
+    #[value(name = "5tuple")]
+    FiveTuple,
+    /// Addresses and protocol: one client's packets all reach the same director.
+    #[value(name = "3tuple")]
+    ThreeTuple,
+    /// The client's address and port: one transfer stays together. No router does this; it serves to leave the directors out.
+    #[value(name = "client", hide = true)]
+    Client,
+}
+
+impl Ecmp {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ecmp::FiveTuple => "5tuple",
+            Ecmp::ThreeTuple => "3tuple",
+            Ecmp::Client => "client",
+        }
+    }
+
+    /// The hash of a flow under `key`. A fragment has no ports, so it hashes by what is left.
+    pub fn hash(self, key: &[u8; 16], flow: &Flow) -> u64 {
+        let octets = |a: IpAddr| match a {
+            IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
+            IpAddr::V6(a) => a.octets(),
+        };
+        let mut m = [0u8; 37];
+        m[..16].copy_from_slice(&octets(flow.source));
+        if self != Ecmp::Client {
+            m[16..32].copy_from_slice(&octets(flow.destination));
+            m[32] = flow.protocol;
+        }
+        if let Some((source, destination)) = flow.ports {
+            if self != Ecmp::ThreeTuple {
+                m[33..35].copy_from_slice(&source.to_be_bytes());
+            }
+            if self == Ecmp::FiveTuple {
+                m[35..37].copy_from_slice(&destination.to_be_bytes());
+            }
+        }
+        SipHasher13::new_with_key(key).hash(&m)
+    }
+
+    /// Which of `hops` a flow goes to. Without state: when the set changes, flows move, as they do on a router.
+    pub fn choose(self, key: &[u8; 16], flow: &Flow, hops: &[IpAddr]) -> Option<IpAddr> {
+        let count = hops.len() as u64;
+        (count > 0).then(|| hops[(self.hash(key, flow) % count) as usize])
+    }
+}
+
+/// How a router is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The interface that clients' packets come in on.
+    pub ingress: String,
+    /// What is sent to directors.
+    pub vips: Vec<IpNet>,
+    /// What the choice depends on.
+    pub ecmp: Ecmp,
+    /// The key of the hash.
+    pub key: [u8; 16],
+    /// The outer source address; by the kernel's choice when there is none of the director's family.
+    pub sources: Vec<IpAddr>,
+    /// The routing table whose next hops are the directors.
+    pub directors_table: u32,
+    /// A routing table of its own, and the priority of the rule that leads there.
+    pub divert_table: u32,
+    /// Name of the TUN device.
+    pub tun: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            ingress: "eth0".to_owned(),
+            vips: Vec::new(),
+            ecmp: Ecmp::FiveTuple,
+            key: *b"guideway router.",
+            sources: Vec::new(),
+            directors_table: MAIN_TABLE,
+            divert_table: 4754,
+            tun: "ecmp0".to_owned(),
+        }
+    }
+}
+
+/// What the router counts, in packets.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Read from the TUN device.
+    pub received: AtomicU64,
+    /// Without a director, or no IP packet.
+    pub unroutable: AtomicU64,
+    /// Refused by the kernel when sent.
+    pub refused: AtomicU64,
+    directors: Mutex<BTreeMap<IpAddr, u64>>,
+}
+
+impl Counters {
+    /// Packets sent to each director.
+    pub fn directors(&self) -> BTreeMap<IpAddr, u64> {
+        self.directors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn sent(&self, director: IpAddr) {
+        *self.directors.lock().unwrap_or_else(PoisonError::into_inner).entry(director).or_default() += 1;
+    }
+}
+
+/// A router at work. It ends with the process.
+#[derive(Debug)]
+pub struct Router {
+    /// What it has done.
+    pub counters: Arc<Counters>,
+    /// Its directors now.
+    pub directors: Arc<ArcSwap<NextHops>>,
+}
+
+/// Starts a router in the network namespace of the calling thread. When this returns, packets are taken.
+///
+/// # Errors
+/// When the TUN device, the rule, the routes or the sockets cannot be had.
+pub fn start(settings: Settings) -> Result<Router, Error> {
+    let directors = Arc::new(ArcSwap::from_pointee(NextHops::default()));
+    nexthops::watch(settings.vips.clone(), settings.directors_table, Arc::clone(&directors))?;
+    let tun = open_tun(&settings.tun)?;
+    let sockets = Sockets::open(&settings.sources)?;
+    divert(&settings)?;
+    let counters = Arc::new(Counters::default());
+    let router = Router { counters: Arc::clone(&counters), directors: Arc::clone(&directors) };
+    let body = move || {
+        if let Err(e) = forward(&tun, &sockets, &settings, &directors, &counters) {
+            tracing::error!("the router stopped: {e}");
+        }
+    };
+    std::thread::Builder::new().name("router".to_owned()).spawn(body).doing(|| "starting the router's thread".to_owned())?;
+    Ok(router)
+}
+
+/// Opens a TUN device, switched on.
+pub fn open_tun(name: &str) -> Result<SyncDevice, Error> {
+    check_tun()?;
+    DeviceBuilder::new().name(name).layer(Layer::L3).enable(true).build_sync().doing(|| format!("making the TUN device {name}"))
+}
+
+/// Says what is missing when TUN devices cannot be had.
+pub fn check_tun() -> Result<(), Error> {
+    let missing = |why: &str, mend: &str| Error::Missing { what: format!("/dev/net/tun {why}"), mend: mend.to_owned() };
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(missing("may not be opened", "run as root, or allow it with `chmod 666 /dev/net/tun`"))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(missing("does not exist", "load the module with `modprobe tun`")),
+        Err(e) => Err(missing("cannot be opened", &e.to_string())),
+    }
+}
+
+/// Leads packets for VIPs from the ingress into the TUN device, by a table that nothing else uses.
+fn divert(settings: &Settings) -> Result<(), Error> {
+    let netlink = Netlink::open()?;
+    let tun = Via::Interface(settings.tun.clone());
+    for vip in &settings.vips {
+        netlink.set_route(*vip, &tun, settings.divert_table, None)?;
+        netlink.add_rule(&settings.ingress, *vip, settings.divert_table, settings.divert_table)?;
+    }
+    Ok(())
+}
+
+struct Sockets {
+    v4: Socket,
+    v6: Socket,
+}
+
+impl Sockets {
+    fn open(sources: &[IpAddr]) -> Result<Self, Error> {
+        let open = |domain, v6: bool| {
+            let gre = Protocol::from(i32::from(packet::GRE));
+            let socket = Socket::new(domain, Type::RAW, Some(gre)).doing(|| "opening a raw socket for GRE".to_owned())?;
+            if let Some(source) = sources.iter().find(|s| s.is_ipv6() == v6) {
+                socket.bind(&SockAddr::from(SocketAddr::new(*source, 0))).doing(|| format!("sending GRE from {source}"))?;
+            }
+            // It only sends: BPF_RET 0 lets nothing in, or what arrives would pile up in its buffer.
+            socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]).doing(|| "closing the receiving half".to_owned())?;
+            Ok::<_, Error>(socket)
+        };
+        Ok(Sockets { v4: open(Domain::IPV4, false)?, v6: open(Domain::IPV6, true)? })
+    }
+
+    fn send(&self, director: IpAddr, bytes: &[u8]) -> std::io::Result<usize> {
+        let socket = if director.is_ipv4() { &self.v4 } else { &self.v6 };
+        socket.send_to(bytes, &SockAddr::from(SocketAddr::new(director, 0)))
+    }
+}
+
+fn forward(
+    tun: &SyncDevice,
+    sockets: &Sockets,
+    settings: &Settings,
+    directors: &ArcSwap<NextHops>,
+    counters: &Counters,
+) -> Result<(), Error> {
+    let mut buffer = vec![0u8; 4 + 65536];
+    loop {
+        let length = tun.recv(&mut buffer[4..]).doing(|| "reading from the TUN device".to_owned())?;
+        counters.received.fetch_add(1, Ordering::Relaxed);
+        let inner = &buffer[4..4 + length];
+        let hops = directors.load();
+        let chosen = packet::flow(inner).and_then(|flow| settings.ecmp.choose(&settings.key, &flow, hops.of(flow.destination)));
+        let (Some(director), Some(header)) = (chosen, inner.first().and_then(|b| packet::gre_header(*b))) else {
+            counters.unroutable.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
+        buffer[..4].copy_from_slice(&header);
+        match sockets.send(director, &buffer[..4 + length]) {
+            Ok(_) => counters.sent(director),
+            Err(_) => drop(counters.refused.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &[u8; 16] = b"0123456789abcdef";
+
+    fn flow(source_port: u16, destination_port: u16) -> Flow {
+        Flow {
+            source: "198.51.100.10".parse().unwrap(),
+            destination: "192.0.2.69".parse().unwrap(),
+            protocol: packet::UDP,
+            ports: Some((source_port, destination_port)),
+            payload: 20,
+        }
+    }
+
+    #[test]
+    fn each_kind_of_hash_sees_what_its_name_says() {
+        let same = |ecmp: Ecmp, a: &Flow, b: &Flow| ecmp.hash(KEY, a) == ecmp.hash(KEY, b);
+        let (request, ack, other) = (flow(40000, 69), flow(40000, 20001), flow(40001, 69));
+        assert!(!same(Ecmp::FiveTuple, &request, &ack));
+        assert!(same(Ecmp::ThreeTuple, &request, &ack) && same(Ecmp::ThreeTuple, &request, &other));
+        assert!(same(Ecmp::Client, &request, &ack) && !same(Ecmp::Client, &request, &other));
+        let fragment = Flow { ports: None, ..request };
+        assert!(same(Ecmp::FiveTuple, &fragment, &Flow { ports: None, ..ack }), "fragments of one host go one way");
+    }
+
+    #[test]
+    fn every_director_gets_its_share() {
+        let hops: Vec<IpAddr> = (11..14).map(|n| IpAddr::from([10, 0, 1, n])).collect();
+        let mut counts = BTreeMap::new();
+        for port in 0..3000 {
+            *counts.entry(Ecmp::FiveTuple.choose(KEY, &flow(30000 + port, 69), &hops).unwrap()).or_insert(0) += 1;
+        }
+        // Binomial, n = 3000, p = 1/3: five standard deviations are 129.
+        assert!(counts.len() == 3 && counts.values().all(|n| (871..=1129).contains(n)), "{counts:?}");
+        assert_eq!(Ecmp::FiveTuple.choose(KEY, &flow(1, 69), &[]), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! The TFTP servers that can stand behind the VIP. A new kind is one more variant here.
+
+use super::error::{Doing, Error};
+use super::netns::Namespace;
+use super::programs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A kind of server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Server {
+    /// tftpd-hpa
+    #[value(name = "in.tftpd")]
+    InTftpd,
+    /// dnsmasq, a port of its own for each transfer
+    #[value(name = "dnsmasq")]
+    Dnsmasq,
+    /// dnsmasq, everything from port 69
+    #[value(name = "dnsmasq-single-port")]
+    DnsmasqSinglePort,
+}
+
+/// What one server is told.
+#[derive(Clone, Debug)]
+pub struct Task<'a> {
+    /// The address that it listens on and answers from.
+    pub vip: IpAddr,
+    /// The ports that it may use, inclusive.
+    pub tids: Option<(u16, u16)>,
+    /// The directory that it serves.
+    pub root: &'a Path,
+    /// Where its messages go.
+    pub log: &'a Path,
+}
+
+impl Server {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Server::InTftpd => "in.tftpd",
+            Server::Dnsmasq => "dnsmasq",
+            Server::DnsmasqSinglePort => "dnsmasq-single-port",
+        }
+    }
+
+    /// Whether it can be told which ports to use. A single-port server needs none.
+    pub fn has_tid_ranges(self) -> bool {
+        match self {
+            Server::InTftpd | Server::Dnsmasq => true,
+            Server::DnsmasqSinglePort => false,
+        }
+    }
+
+    /// Where the program is.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when it is not installed.
+    pub fn program(self) -> Result<PathBuf, Error> {
+        match self {
+            Server::InTftpd => programs::find("in.tftpd", "tftpd-hpa"),
+            Server::Dnsmasq | Server::DnsmasqSinglePort => programs::find("dnsmasq", "dnsmasq-base"),
+        }
+    }
+
+    fn command(self, task: &Task<'_>) -> Result<Command, Error> {
+        let mut command = Command::new(self.program()?);
+        match self {
+            Server::InTftpd => {
+                // Version 5.2 answers from the wrong address when it listens on all of them.
+                command.args(["--foreground", "--secure", "--user", "root", "--address"]).arg(SocketAddr::new(task.vip, 69).to_string());
+                if let Some((first, last)) = task.tids {
+                    command.arg("--port-range").arg(format!("{first}:{last}"));
+                }
+                command.arg(task.root);
+            }
+            Server::Dnsmasq | Server::DnsmasqSinglePort => {
+                // Port 0 switches DNS off. Its limit of 50 transfers would make requests wait or be dropped.
+                command.args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--enable-tftp", "--tftp-max=1000", "--bind-interfaces"]);
+                command.args(["--user=root", "--group=root", "--pid-file=", "--no-hosts", "--no-resolv", "--tftp-no-fail"]);
+                command.arg(format!("--listen-address={}", task.vip)).arg(format!("--tftp-root={}", task.root.display()));
+                if self == Server::DnsmasqSinglePort {
+                    command.arg("--tftp-single-port");
+                }
+                if let Some((first, last)) = task.tids {
+                    command.arg(format!("--tftp-port-range={first},{last}"));
+                }
+            }
+        }
+        Ok(command)
+    }
+
+    /// Starts it on `host` and waits until it listens.
+    ///
+    /// # Errors
+    /// When it is not installed, ends at once, or does not listen within 10 s; with what it said.
+    pub fn start(self, host: &Namespace, task: &Task<'_>) -> Result<Child, Error> {
+        let log = std::fs::File::create(task.log).doing(|| format!("making {}", task.log.display()))?;
+        let both = log.try_clone().doing(|| format!("opening {}", task.log.display()))?;
+        let mut command = self.command(task)?;
+        let mut child = host.spawn(command.stdin(Stdio::null()).stdout(log).stderr(both))?;
+        let doing = || format!("starting {} on {}", self.name(), host.name());
+        let since = Instant::now();
+        while !listens(host, task.vip)? {
+            if let Some(status) = child.try_wait().doing(doing)? {
+                let said = std::fs::read_to_string(task.log).unwrap_or_default();
+                return Err(Error::failed(doing(), format!("it ended with {status}: {}", last_line(&said))));
+            }
+            if since.elapsed() > Duration::from_secs(10) {
+                return Err(Error::failed(doing(), "it does not listen on port 69 after 10 s"));
+            }
+            // The kernel has no event for "a socket was bound".
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(child)
+    }
+}
+
+/// The last line that is not empty.
+pub fn last_line(text: &str) -> &str {
+    text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing").trim()
+}
+
+/// Whether something on `host` has UDP port 69 bound.
+fn listens(host: &Namespace, vip: IpAddr) -> Result<bool, Error> {
+    let file = if vip.is_ipv4() { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" };
+    let table = host.run(|| std::fs::read_to_string(file).doing(|| format!("reading {file}")))?;
+    Ok(table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).any(|local| local.ends_with(":0045")))
+}

@@ -1,0 +1,292 @@
+//! One run of the lab: everything up, transfers, report, everything down.
+
+use super::args::{Io, LabArgs};
+use super::backends::{Backend, Common};
+use super::directors::Director;
+use super::error::{Doing, Error};
+use super::files::Files;
+use super::plan::Plan;
+use super::reload;
+use super::report::{self, BackendReport, Counts, Failure, Progress, Report, RouterReport};
+use super::router::{self, Ecmp, Router};
+use super::sandbox::{self, Inside, Role};
+use super::topology::{ROUTER_INGRESS, Topology};
+use super::transfers::{self, Event, Order};
+use super::witness::{self, Served};
+use nix::sys::signal::{SigSet, Signal};
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// A lab that is up: hosts, router, directors, backends. Its parts may be stopped, started and changed while transfers run.
+#[derive(Debug)]
+pub struct Lab {
+    /// Who is where.
+    pub plan: Plan,
+    /// Hosts and links.
+    pub topology: Topology,
+    /// Directors, as in the plan.
+    pub directors: Vec<Director>,
+    /// Backends, as in the plan, the spare one last.
+    pub backends: Vec<Backend>,
+    /// The router.
+    pub router: Router,
+    /// Who served what.
+    pub served: Served,
+    /// What can be fetched.
+    pub files: Files,
+    io: Io,
+}
+
+impl Lab {
+    /// Builds everything in the current network namespace's surroundings, with its files below `directory`; returns when all are ready.
+    pub fn up(args: &LabArgs, io: Io, directory: &Path) -> Result<Self, Error> {
+        let plan = Plan::new(args);
+        let files = Files::make(directory, args.size, args.transfers, args.concurrency, args.seed)?;
+        let topology = Topology::build(&plan)?;
+        let names = plan.all_backends().map(|b| b.name.clone()).collect();
+        let served = witness::watch(&topology.fabric, names, args.ipv6)?;
+        let common = Common { vip: plan.vip, unwrap: args.decap, server: args.server, root: &files.root, directory };
+        let start = |(backend, host)| Backend::start(backend, host, &common);
+        let backends = plan.all_backends().zip(&topology.backends).map(start).collect::<Result<_, _>>()?;
+        let start = |(number, host)| Director::start(&plan, number, host, io, directory);
+        let mut directors = topology.directors.iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
+        directors.iter_mut().try_for_each(Director::wait_ready)?;
+        let settings = router::Settings {
+            ingress: ROUTER_INGRESS.to_owned(),
+            vips: vec![plan.vip_net()],
+            ecmp: if args.direct { Ecmp::Client } else { args.ecmp },
+            sources: vec![plan.router.0],
+            ..router::Settings::default()
+        };
+        let router = topology.router.run(|| router::start(settings))?;
+        Ok(Lab { plan, topology, directors, backends, router, served, files, io })
+    }
+
+    /// Starts transfers; what happens comes out of the channel.
+    pub fn transfers(&self, args: &LabArgs, interrupted: watch::Receiver<bool>) -> Result<mpsc::Receiver<Event>, Error> {
+        let order = Order {
+            client: args.client,
+            program: args.client.program()?,
+            vip: self.plan.vip,
+            blksize: args.block_size(),
+            transfers: args.transfers,
+            concurrency: args.concurrency,
+            timeout: args.timeout,
+            files: self.files.clone(),
+        };
+        transfers::start(&self.topology.client, order, interrupted)
+    }
+
+    /// Reloads every director, and waits until they have done it. `at` is how many transfers had ended, for the report.
+    pub fn reload(&self, kind: reload::Kind, at: u32) -> Result<reload::Outcome, Error> {
+        reload::carry_out(kind, &self.plan, self.io, &self.directors, at)
+    }
+
+    /// Ends all directors; what did not end as it must.
+    pub fn stop_directors(&mut self) -> Vec<Error> {
+        self.directors.drain(..).filter_map(|d| d.stop().err()).collect()
+    }
+
+    fn router_report(&self) -> RouterReport {
+        let named = |address: IpAddr| {
+            let director = self.plan.directors.iter().find(|d| d.address == address).map(|d| &d.name);
+            let backend = self.plan.all_backends().find(|b| b.address == address).map(|b| &b.name);
+            director.or(backend).cloned().unwrap_or(address.to_string())
+        };
+        let counters = &self.router.counters;
+        RouterReport {
+            received: counters.received.load(Ordering::Relaxed),
+            unroutable: counters.unroutable.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            sent: counters.directors().into_iter().map(|(address, n)| (named(address), n)).collect(),
+        }
+    }
+}
+
+/// The whole command, in whichever of its three processes this is.
+pub fn run(args: &LabArgs) -> Result<u8, Error> {
+    match sandbox::role() {
+        Role::Outer => {
+            args.check()?;
+            args.server.program()?;
+            args.client.program()?;
+            router::check_tun()?;
+            sandbox::outer()
+        }
+        Role::Init => sandbox::init(),
+        Role::Lab => inside(args, &sandbox::lab()?),
+    }
+}
+
+fn choose_io(args: &LabArgs, inside: &Inside) -> Result<Io, Error> {
+    match (args.io, inside.user_namespace) {
+        (Some(Io::AfXdp), true) => Err(Error::Missing {
+            what: "AF_XDP is not permitted without root".to_owned(),
+            mend: "run as root, or with --io af_packet".to_owned(),
+        }),
+        (Some(io), _) => Ok(io),
+        (None, true) => Ok(Io::AfPacket),
+        (None, false) => Ok(Io::AfXdp),
+    }
+}
+
+fn inside(args: &LabArgs, inside: &Inside) -> Result<u8, Error> {
+    let io = choose_io(args, inside)?;
+    let interrupt = Interrupt::listen()?;
+    if args.block_size() != args.blksize.unwrap_or(args.block_size()) {
+        eprintln!("note: {} cannot ask for a block size; its blocks have 512 bytes", args.client.name());
+    }
+    let mut lab = Lab::up(args, io, &inside.directory)?;
+    if !args.json {
+        print(&report::draw(&lab.plan, args, io.name()))?;
+    }
+    interrupt.is_up();
+    let mut report = measure(&lab, args, io, &interrupt)?;
+    if args.keep && !interrupt.happened() {
+        show(args, &report)?;
+        keep(&lab, inside, &interrupt);
+        lab.stop_directors();
+        return Ok(report.exit_code());
+    }
+    report.problems.extend(lab.stop_directors().iter().map(ToString::to_string));
+    show(args, &report)?;
+    Ok(report.exit_code())
+}
+
+fn measure(lab: &Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Result<Report, Error> {
+    let events = lab.transfers(args, interrupt.receiver())?;
+    let since = Instant::now();
+    let (mut counts, mut failures, mut problems, mut reloaded) = (Counts::default(), Vec::new(), Vec::new(), None);
+    let mut progress = Progress::new(args.transfers);
+    let mut reload = args.reload;
+    for event in events {
+        match event {
+            Event::Started => counts.started += 1,
+            Event::Ended(transfer) => {
+                counts.ended(&transfer.outcome);
+                failures.extend(Failure::of(&transfer, lab.served.by(&transfer.file)));
+                progress.show(&counts);
+            }
+        }
+        let due = |percent: u8| u64::from(counts.over()) * 100 >= u64::from(percent) * u64::from(args.transfers);
+        if let Some(now) = reload.take_if(|r| due(r.percent)) {
+            match lab.reload(now.kind, counts.over()) {
+                Ok(outcome) => reloaded = Some(outcome),
+                Err(e) => problems.push(e.to_string()),
+            }
+        }
+    }
+    let seconds = since.elapsed().as_secs_f64();
+    progress.finish();
+    let mut directors = Vec::new();
+    for director in &lab.directors {
+        match director.status() {
+            Ok(status) => directors.push(report::director(&director.name, &status)),
+            Err(e) => problems.push(e.to_string()),
+        }
+    }
+    let backend = |name: &String| BackendReport { name: name.clone(), transfers: lab.served.count(name) };
+    Ok(Report {
+        transfers: counts,
+        asked: args.transfers,
+        dropped: report::dropped(&directors),
+        directors,
+        backends: lab.backends.iter().map(|b| backend(&b.name)).collect(),
+        router: lab.router_report(),
+        io: io.name(),
+        server: args.server.name(),
+        client: args.client.name(),
+        ecmp: args.ecmp.name(),
+        ipv6: args.ipv6,
+        size: args.size,
+        blksize: args.block_size(),
+        concurrency: args.concurrency,
+        decap: if lab.backends.iter().any(|b| b.decap.is_some()) { "user" } else { "kernel" },
+        seconds,
+        reload: reloaded,
+        failures,
+        problems,
+        interrupted: interrupt.happened(),
+    })
+}
+
+fn show(args: &LabArgs, report: &Report) -> Result<(), Error> {
+    if args.json {
+        let json = serde_json::to_string_pretty(report).doing(|| "writing the report".to_owned())?;
+        return print(&format!("{json}\n"));
+    }
+    print(&report.text())
+}
+
+/// Prints to stdout; that its reader has gone away is an error like any other.
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).doing(|| "writing to stdout".to_owned())
+}
+
+/// Says how to look into the hosts, and waits for Ctrl-C.
+fn keep(lab: &Lab, inside: &Inside, interrupt: &Interrupt) {
+    let pid = &inside.outside_pid;
+    let user = if inside.user_namespace { " --user --preserve-credentials" } else { "" };
+    eprintln!("\nThe hosts stay until Ctrl-C. To look into one:");
+    for host in lab.topology.hosts() {
+        eprintln!("  {:<8} nsenter --target {pid}{user} --mount --pid --net=/proc/{pid}/fd/{}", host.name(), host.as_raw_fd());
+    }
+    eprintln!("Configurations and logs are in {} there.", inside.directory.display());
+    interrupt.wait();
+}
+
+/// Ctrl-C, SIGTERM and SIGHUP.
+struct Interrupt {
+    stop: watch::Sender<bool>,
+    up: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// Listens from now on. To be called before there are threads, which inherit what is blocked.
+    fn listen() -> Result<Self, Error> {
+        let mut signals = SigSet::empty();
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|s| signals.add(s));
+        signals.thread_block().doing(|| "waiting for signals".to_owned())?;
+        let interrupt = Interrupt { stop: watch::Sender::new(false), up: Arc::new(AtomicBool::new(false)) };
+        let (stop, up) = (interrupt.stop.clone(), Arc::clone(&interrupt.up));
+        let body = move || {
+            while signals.wait().is_ok() {
+                if !up.load(Ordering::Acquire) {
+                    // Nothing is worth waiting for yet; with this process goes everything that it has made.
+                    eprintln!("interrupted before the first transfer");
+                    std::process::exit(130);
+                }
+                stop.send_replace(true);
+            }
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(body).doing(|| "starting a thread".to_owned())?;
+        Ok(interrupt)
+    }
+
+    fn is_up(&self) {
+        self.up.store(true, Ordering::Release);
+    }
+
+    fn receiver(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    fn happened(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    fn wait(&self) {
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() {
+            let mut receiver = self.receiver();
+            // Fails only when the sender is gone, and we hold it.
+            let _stopped = runtime.block_on(receiver.wait_for(|stop| *stop));
+        }
+    }
+}

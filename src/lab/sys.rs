@@ -1,0 +1,56 @@
+//! The lab's fence for what no safe crate offers: one ethtool ioctl, and binding an AF_PACKET socket to an interface.
+#![allow(unsafe_code)]
+
+use nix::libc;
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// `ETHTOOL_STXCSUM` of linux/ethtool.h.
+const ETHTOOL_STXCSUM: u32 = 0x17;
+/// `SIOCETHTOOL` of linux/sockios.h.
+const SIOCETHTOOL: u64 = 0x8946;
+
+/// `struct ethtool_value` of linux/ethtool.h.
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
+
+/// Makes the kernel finish L4 checksums before a frame leaves by `interface` of the current namespace. Without it a frame from a local
+/// stack crosses a veth with an unfinished checksum, which AF_XDP and AF_PACKET see.
+pub fn transmit_checksums_off(interface: &str) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let mut value = EthtoolValue { cmd: ETHTOOL_STXCSUM, data: 0 };
+    // SAFETY: `ifreq` is plain old data for which all zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the name of the interface is too long"));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
+    // SAFETY: SIOCETHTOOL takes an `ifreq` whose data points to an `ethtool_value` for this command; both live until the call returns.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A raw AF_PACKET socket that sees what enters and leaves the interface with this index, and nothing else.
+pub fn packet_socket(index: u32) -> io::Result<Socket> {
+    let everything = (libc::ETH_P_ALL as u16).to_be();
+    let index = i32::try_from(index).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no such interface index"))?;
+    // Protocol 0 receives nothing until the socket is bound, so that no frame of another interface slips in.
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: `sockaddr_ll` is plain old data, a valid socket address of Linux, and smaller than the storage.
+    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = everything;
+    address.sll_ifindex = index;
+    let length = std::mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the storage holds an initialised `sockaddr_ll` of exactly this length.
+    socket.bind(&unsafe { SockAddr::new(storage, length) })?;
+    Ok(socket)
+}

@@ -1,0 +1,143 @@
+//! Builds the hosts and links of a plan: client — router — fabric with directors and backends on it.
+
+use super::error::{Doing, Error};
+use super::netlink::{Netlink, Via};
+use super::netns::Namespace;
+use super::plan::{FABRIC_MTU, MTU, Plan};
+use super::router::MAIN_TABLE;
+use super::sys;
+use std::net::IpAddr;
+
+/// Every host's interface to the fabric, and the client's to the router.
+pub const INTERFACE: &str = "eth0";
+/// The router's interface to the client.
+pub const ROUTER_INGRESS: &str = "client";
+/// The router's interface to the fabric.
+pub const ROUTER_FABRIC: &str = "fabric";
+const BRIDGE: &str = "br0";
+
+/// The hosts, wired together. All of it ends with this value and the processes inside.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    /// The client.
+    pub client: Namespace,
+    /// The router.
+    pub router: Namespace,
+    /// The fabric: one Linux bridge; its ports have the names of the hosts.
+    pub fabric: Namespace,
+    /// As in the plan.
+    pub directors: Vec<Namespace>,
+    /// As in the plan, the spare one last.
+    pub backends: Vec<Namespace>,
+}
+
+impl Topology {
+    /// Builds it. The calling thread's network namespace is used as a workshop and left empty.
+    pub fn build(plan: &Plan) -> Result<Self, Error> {
+        let ipv6 = plan.vip.is_ipv6();
+        let host = |name: &str| {
+            let host = Namespace::new(name)?;
+            prepare(&host, ipv6)?;
+            Ok::<_, Error>(host)
+        };
+        let topology = Topology {
+            client: host("client")?,
+            router: host("router")?,
+            fabric: host("fabric")?,
+            directors: plan.directors.iter().map(|d| host(&d.name)).collect::<Result<_, _>>()?,
+            backends: plan.all_backends().map(|b| host(&b.name)).collect::<Result<_, _>>()?,
+        };
+        topology.wire(plan)?;
+        topology.route(plan, ipv6)?;
+        Ok(topology)
+    }
+
+    /// Every host with its name, for people who want to look inside.
+    pub fn hosts(&self) -> impl Iterator<Item = &Namespace> {
+        [&self.client, &self.router, &self.fabric].into_iter().chain(&self.directors).chain(&self.backends)
+    }
+
+    fn wire(&self, plan: &Plan) -> Result<(), Error> {
+        let workshop = Netlink::open()?;
+        Netlink::within(&self.fabric, |n| {
+            n.add_bridge(BRIDGE)?;
+            n.mtu(BRIDGE, FABRIC_MTU)?;
+            n.up(BRIDGE, true)
+        })?;
+        connect(&workshop, (&self.client, INTERFACE), (&self.router, ROUTER_INGRESS), MTU)?;
+        plug(&self.client, INTERFACE, (plan.client, plan.gateway.1))?;
+        plug(&self.router, ROUTER_INGRESS, plan.gateway)?;
+        self.join(&workshop, (&self.router, ROUTER_FABRIC), "router", plan.router)?;
+        for (host, director) in self.directors.iter().zip(&plan.directors) {
+            self.join(&workshop, (host, INTERFACE), &director.name, (director.address, plan.router.1))?;
+        }
+        for (host, backend) in self.backends.iter().zip(plan.all_backends()) {
+            self.join(&workshop, (host, INTERFACE), &backend.name, (backend.address, plan.router.1))?;
+        }
+        Ok(())
+    }
+
+    /// Connects a host to the fabric by a port of the bridge named `port`.
+    fn join(&self, workshop: &Netlink, host: (&Namespace, &str), port: &str, address: (IpAddr, u8)) -> Result<(), Error> {
+        connect(workshop, host, (&self.fabric, port), FABRIC_MTU)?;
+        Netlink::within(&self.fabric, |n| {
+            n.enslave(port, BRIDGE)?;
+            n.up(port, true)
+        })?;
+        plug(host.0, host.1, address)
+    }
+
+    fn route(&self, plan: &Plan, ipv6: bool) -> Result<(), Error> {
+        let everything = plan.default_route();
+        let to_client = Via::Gateways(vec![plan.gateway.0]);
+        Netlink::within(&self.client, |n| n.set_route(everything, &to_client, MAIN_TABLE, None))?;
+        // Straight to the router, not through a director. Its link to the client is narrower than the fabric.
+        let back = Via::Gateways(vec![plan.router.0]);
+        for host in self.directors.iter().chain(&self.backends) {
+            Netlink::within(host, |n| n.set_route(everything, &back, MAIN_TABLE, Some(MTU)))?;
+        }
+        let forwarding = if ipv6 { "ipv6/conf/all/forwarding" } else { "ipv4/ip_forward" };
+        self.router.sysctl(forwarding, "1")?;
+        self.set_next_hops(plan, &plan.next_hops())
+    }
+
+    /// Sets the router's route to the VIP: its directors.
+    pub fn set_next_hops(&self, plan: &Plan, hops: &[IpAddr]) -> Result<(), Error> {
+        Netlink::within(&self.router, |n| n.set_route(plan.vip_net(), &Via::Gateways(hops.to_vec()), MAIN_TABLE, None))
+    }
+}
+
+/// Settings of a host that must stand before it has interfaces.
+fn prepare(host: &Namespace, ipv6: bool) -> Result<(), Error> {
+    for scope in ["all", "default"] {
+        host.sysctl(&format!("ipv4/conf/{scope}/rp_filter"), "0")?;
+        host.sysctl(&format!("ipv4/conf/{scope}/send_redirects"), "0")?;
+        if ipv6 {
+            host.sysctl(&format!("ipv6/conf/{scope}/accept_dad"), "0")?;
+        } else if std::path::Path::new("/proc/sys/net/ipv6").exists() {
+            // Nothing but noise on the links otherwise: solicitations, multicast reports.
+            host.sysctl(&format!("ipv6/conf/{scope}/disable_ipv6"), "1")?;
+        }
+    }
+    Netlink::within(host, |n| n.up("lo", true))
+}
+
+/// Connects two hosts by a pair of veths.
+fn connect(workshop: &Netlink, a: (&Namespace, &str), b: (&Namespace, &str), mtu: u32) -> Result<(), Error> {
+    workshop.add_veth("a", "b")?;
+    for (made, (host, name)) in [("a", a), ("b", b)] {
+        workshop.mtu(made, mtu)?;
+        workshop.hand_over(made, host, name)?;
+        host.run(|| sys::transmit_checksums_off(name).doing(|| format!("switching off checksum offload of {name} on {}", host.name())))?;
+    }
+    Ok(())
+}
+
+/// Gives an interface its address and switches it on.
+fn plug(host: &Namespace, interface: &str, (address, prefix): (IpAddr, u8)) -> Result<(), Error> {
+    Netlink::within(host, |n| {
+        n.add_address(interface, address, prefix)?;
+        n.up(interface, true)
+    })?;
+    Ok(())
+}
