@@ -16,9 +16,12 @@
 //! | [`lab`] | namespaces in which real clients fetch real files |
 //! | [`cli`] | the commands |
 
+pub mod cli;
 pub mod config;
 pub mod control;
+pub mod control_client;
 pub mod counters;
+pub mod director;
 pub mod flow;
 pub mod frame;
 pub mod hash;

@@ -2,7 +2,7 @@
 
 use super::cpus;
 use super::pace::Pace;
-use crate::counters::Published;
+use crate::control::Shown;
 use crate::io::Io;
 use crate::path::{self, State};
 use crate::tables::{BackendId, Snapshot};
@@ -36,8 +36,8 @@ pub struct Worker {
     pub mtu: u16,
     /// What control publishes.
     pub tables: Arc<ArcSwap<Snapshot>>,
-    /// Where its counters are shown.
-    pub counters: Arc<Published>,
+    /// Where it shows what it did.
+    pub shown: Arc<Shown>,
     /// Backends that packets wanted while they had no next hop. When it is full, control is busy with others.
     pub unresolved: Sender<BackendId>,
     /// Set when the worker has to end.
@@ -66,6 +66,7 @@ impl Worker {
     fn run(mut self) -> Result<(), String> {
         cpus::pin(self.cpu).map_err(|e| e.to_string())?;
         let mut state = State::new(self.flows, self.mtu);
+        self.shown.set_flow_capacity(state.flows.capacity());
         let mut tables = Cache::new(self.tables.clone());
         let mut pace = Pace::default();
         let _ = self.reports.send(Report::Running(self.index));
@@ -73,7 +74,7 @@ impl Worker {
             let busy = self.turn(&mut state, &mut tables, &pace).map_err(|e| format!("its io failed: {e}"))?;
             pace.turned(busy);
         }
-        self.counters.set(&state.counters);
+        self.shown.set(&state.counters, state.flows.used());
         Ok(())
     }
 
@@ -86,7 +87,7 @@ impl Worker {
         if turn.end {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        state.counters.transmit_full(turn.transmit_full as u64);
+        state.transmit_full(turn.transmit_full);
         if turn.received == 0 {
             state.tick(self.io.now());
         }
@@ -94,24 +95,21 @@ impl Worker {
         state.drain_unresolved(|backend| {
             let _ = self.unresolved.try_send(backend);
         });
-        self.counters.set(&state.counters);
+        self.shown.set(&state.counters, state.flows.used());
         Ok(turn.received > 0 || sent)
     }
 }
 
 /// Sends what was originated or released; whether there was anything.
 fn send(io: &mut dyn Io, state: &mut State) -> std::io::Result<bool> {
-    let (mut any, mut lost, mut failed) = (false, 0, None);
+    let (mut any, mut failed) = (false, None);
     state.drain_outbox(|frame| {
         any = true;
-        match io.send(frame) {
-            Ok(true) => {}
-            Ok(false) => lost += 1,
-            Err(e) => failed = Some(e),
-        }
+        io.send(frame).unwrap_or_else(|e| {
+            failed = Some(e);
+            false
+        })
     });
-    // A released fragment was counted as transmitted; what the path made itself stands beside the balance, and its loss is shown in the same place.
-    state.counters.transmit_full(lost);
     failed.map_or(Ok(any), Err)
 }
 
@@ -170,7 +168,7 @@ mod tests {
             flows: 1024,
             mtu: 1500,
             tables: Arc::new(ArcSwap::from_pointee(snapshot)),
-            counters: Arc::default(),
+            shown: Arc::default(),
             unresolved: crossbeam::channel::bounded(1).0,
             stop: Arc::default(),
             reports,
@@ -180,7 +178,8 @@ mod tests {
 
     #[test]
     fn a_worker_that_panics_or_whose_io_fails_says_so() {
-        let ends: [(fn() -> std::io::Result<Turn>, &str); 3] = [
+        type End = fn() -> std::io::Result<Turn>;
+        let ends: [(End, &str); 3] = [
             (|| panic!("this panic is part of the test"), "panicked"),
             (|| Err(std::io::Error::other("the interface is gone")), "the interface is gone"),
             (|| Ok(Turn { end: true, ..Turn::default() }), "end of file"),
