@@ -6,6 +6,7 @@ use crate::tables::Snapshot;
 use arc_swap::ArcSwapOption;
 use serde_json::{Value, json};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -50,19 +51,40 @@ pub struct Reloads {
     pub last_error: Option<String>,
 }
 
+/// What a worker shows of itself.
+#[derive(Debug, Default)]
+pub struct Shown {
+    counters: Published,
+    flows: AtomicUsize,
+    flow_capacity: AtomicUsize,
+}
+
+impl Shown {
+    /// Shows the counters, and how many entries of the flow table are in use. Called by the worker alone.
+    pub fn set(&self, counters: &Counters, flows: usize) {
+        self.counters.set(counters);
+        self.flows.store(flows, Relaxed);
+    }
+
+    /// Shows for how many flows there is room.
+    pub fn set_flow_capacity(&self, flows: usize) {
+        self.flow_capacity.store(flows, Relaxed);
+    }
+}
+
 /// What the control socket shows.
 #[derive(Debug)]
 pub struct Board {
     facts: Facts,
-    counters: Vec<Arc<Published>>,
+    workers: Vec<Arc<Shown>>,
     view: ArcSwapOption<View>,
     reloads: Mutex<Reloads>,
 }
 
 impl Board {
     /// A board without a view yet: the director is not ready.
-    pub fn new(facts: Facts, counters: Vec<Arc<Published>>) -> Board {
-        Board { facts, counters, view: ArcSwapOption::empty(), reloads: Mutex::default() }
+    pub fn new(facts: Facts, workers: Vec<Arc<Shown>>) -> Board {
+        Board { facts, workers, view: ArcSwapOption::empty(), reloads: Mutex::default() }
     }
 
     /// Shows `view` from now on.
@@ -88,7 +110,7 @@ impl Board {
     /// The sum of what all workers show.
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::default();
-        self.counters.iter().for_each(|shown| sum.merge(&shown.get()));
+        self.workers.iter().for_each(|shown| sum.merge(&shown.counters.get()));
         sum
     }
 
@@ -97,23 +119,25 @@ impl Board {
         let view = self.view.load();
         let reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Summed from the same reading, so that the document agrees with itself.
-        let each: Vec<Counters> = self.counters.iter().map(|shown| shown.get()).collect();
+        let each: Vec<Counters> = self.workers.iter().map(|shown| shown.counters.get()).collect();
         let mut sum = Counters::default();
         each.iter().for_each(|counters| sum.merge(counters));
         let worker =
             |(at, counters): (usize, &Counters)| json!({"worker": at, "cpu": self.facts.cpus.get(at), "counters": counters.to_json()});
+        let flows = |of: fn(&Shown) -> &AtomicUsize| self.workers.iter().map(|shown| of(shown).load(Relaxed)).sum::<usize>();
         json!({
             "name": self.facts.name,
             "version": env!("CARGO_PKG_VERSION"),
             "generation": view.as_ref().map_or(0, |v| v.snapshot.generation),
             "ready": view.is_some(),
             "io": {"kind": self.facts.kind, "interface": self.facts.interface, "mode": self.facts.mode},
-            "workers": self.counters.len(),
+            "workers": self.workers.len(),
             "uptime_seconds": self.facts.started.elapsed().as_secs(),
             "counters": sum.to_json(),
             "per_worker": each.iter().enumerate().map(worker).collect::<Vec<_>>(),
             "vips": view.as_ref().map(|v| v.vips()).unwrap_or_default(),
             "backends": view.as_ref().map(|v| v.backends()).unwrap_or_default(),
+            "flows": {"used": flows(|s| &s.flows), "capacity": flows(|s| &s.flow_capacity)},
             "reload": {"accepted": reloads.accepted, "refused": reloads.refused, "last_error": reloads.last_error},
         })
     }

@@ -98,9 +98,11 @@ impl Control<'_> {
             Error::Config { file, problems } => problems.iter().map(|p| p.in_file(&file).to_string()).collect(),
             other => vec![other.to_string()],
         })?;
-        let restart = self.config.changes_needing_restart(&config);
+        let mut restart: Vec<String> =
+            self.config.changes_needing_restart(&config).iter().map(|p| p.in_file(self.file).to_string()).collect();
+        restart.extend(self.filter.refuses(&self.config.director, &config.director).map(|why| format!("{}: {why}", self.file.display())));
         if !restart.is_empty() {
-            return Err(restart.iter().map(|p| p.in_file(self.file).to_string()).collect());
+            return Err(restart);
         }
         // On a copy: whatever is refused below, nothing has changed.
         let mut writer = self.writer.clone();
@@ -111,8 +113,7 @@ impl Control<'_> {
         let hops = self.neighbours.hops.borrow_and_update().clone();
         let (before, after) = (vips(&self.config), vips(&config));
         let taken = self.writer_after(&config, &hops).and_then(|(writer, snapshot)| {
-            let added = &after - &before;
-            self.filter.add(&added).map_err(|e| format!("the filter in the kernel does not take the new VIPs: {e}"))?;
+            self.filter.set_vips(&(&before | &after)).map_err(|e| e.to_string())?;
             Ok((writer, snapshot))
         });
         match taken {
@@ -127,7 +128,7 @@ impl Control<'_> {
             }
         }
         // Only now: until the swap workers still forward to the VIPs that go.
-        if let Err(e) = self.filter.remove(&(&before - &after)) {
+        if let Err(e) = self.filter.set_vips(&after) {
             tracing::warn!("the filter in the kernel still takes VIPs that were removed: {e}");
         }
         Ok(())

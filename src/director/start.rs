@@ -5,8 +5,7 @@ use super::worker::{self, Report, Worker};
 use super::{Error, cpus, open};
 use crate::config::Config;
 use crate::control::neighbour::{self, Neighbours, Wanted};
-use crate::control::{Board, ControlSocket, Facts, Writer, api};
-use crate::counters::Published;
+use crate::control::{Board, ControlSocket, Facts, Shown, Writer, api};
 use crate::time::Time;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
@@ -45,7 +44,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     // First of all: a signal that comes during the start must not kill us in the middle of it.
     let signals = signals().map_err(system("cannot listen for signals"))?;
     let socket = ControlSocket::claim(&config.director.socket)?;
-    let opened = open::open(&config.director, &vips(&config))?;
+    let opened = open::open(&config.director, vips(&config).len())?;
     let cpus = cpus::choose(&opened.cpus, opened.workers.len(), &cpus::allowed())?;
     let mut neighbours = neighbour::watch(opened.interface.index, wanted(&config, BTreeSet::new())).await?;
     answered(&mut neighbours).await;
@@ -53,7 +52,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let mut writer = Writer::new();
     let hops = neighbours.hops.borrow_and_update().clone();
     let tables = Arc::new(ArcSwap::from_pointee(writer.apply(&config, &hops, Time::default())?));
-    let counters: Vec<Arc<Published>> = opened.workers.iter().map(|_| Arc::default()).collect();
+    let shown: Vec<Arc<Shown>> = opened.workers.iter().map(|_| Arc::default()).collect();
     let facts = Facts {
         name: config.director.name.clone(),
         kind: opened.kind,
@@ -62,13 +61,13 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         cpus: cpus.clone(),
         started,
     };
-    let board = Arc::new(Board::new(facts, counters.clone()));
+    let board = Arc::new(Board::new(facts, shown.clone()));
 
     let (reports, mut reported) = unbounded_channel();
     let (ask, unresolved) = crossbeam::channel::bounded(UNRESOLVED);
     let mut workers = Workers { stop: Arc::new(AtomicBool::new(false)), threads: Vec::with_capacity(cpus.len()) };
     let mtu = hops.link.mtu;
-    for (index, ((io, cpu), counters)) in opened.workers.into_iter().zip(cpus).zip(counters).enumerate() {
+    for (index, ((io, cpu), shown)) in opened.workers.into_iter().zip(cpus).zip(shown).enumerate() {
         let worker = Worker {
             index,
             cpu,
@@ -76,7 +75,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
             flows: config.director.flows,
             mtu,
             tables: tables.clone(),
-            counters,
+            shown,
             unresolved: ask.clone(),
             stop: workers.stop.clone(),
             reports: reports.clone(),
@@ -84,6 +83,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         workers.threads.push(worker::spawn(worker).map_err(system("cannot start a worker's thread"))?);
     }
     all_running(&mut reported, workers.threads.len()).await?;
+    opened.filter.set_vips(&vips(&config)).map_err(open::Error::from)?;
     tracing::info!(
         name = config.director.name, io = opened.kind, mode = opened.mode, interface = opened.interface.name, workers = workers.threads.len(),
         socket = %config.director.socket.display(), "ready"

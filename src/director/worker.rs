@@ -2,7 +2,7 @@
 
 use super::cpus;
 use super::pace::Pace;
-use crate::counters::Published;
+use crate::control::Shown;
 use crate::io::Io;
 use crate::path::State;
 use crate::tables::{BackendId, Snapshot};
@@ -37,8 +37,8 @@ pub struct Worker {
     pub mtu: u16,
     /// What control publishes.
     pub tables: Arc<ArcSwap<Snapshot>>,
-    /// Where its counters are shown.
-    pub counters: Arc<Published>,
+    /// Where it shows what it did.
+    pub shown: Arc<Shown>,
     /// Backends that packets wanted while they had no next hop. When it is full, control is busy with others.
     pub unresolved: Sender<BackendId>,
     /// Set when the worker has to end.
@@ -67,6 +67,7 @@ impl Worker {
     fn run(mut self) -> Result<(), String> {
         cpus::pin(self.cpu).map_err(|e| e.to_string())?;
         let mut state = State::new(self.flows, self.mtu);
+        self.shown.set_flow_capacity(state.flows.capacity());
         let mut tables = Cache::new(self.tables.clone());
         let mut pace = Pace::default();
         let _ = self.reports.send(Report::Running(self.index));
@@ -74,7 +75,7 @@ impl Worker {
             let busy = self.turn(&mut state, &mut tables, &pace).map_err(|e| format!("its io failed: {e}"))?;
             pace.turned(busy);
         }
-        self.counters.set(&state.counters);
+        self.shown.set(&state.counters, state.flows.used());
         Ok(())
     }
 
@@ -87,7 +88,7 @@ impl Worker {
         state.drain_unresolved(|backend| {
             let _ = self.unresolved.try_send(backend);
         });
-        self.counters.set(&state.counters);
+        self.shown.set(&state.counters, state.flows.used());
         Ok(turn.received > 0 || sent)
     }
 }
@@ -147,7 +148,7 @@ mod tests {
             flows: 1024,
             mtu: 1500,
             tables: Arc::new(ArcSwap::from_pointee(snapshot)),
-            counters: Arc::default(),
+            shown: Arc::default(),
             unresolved: crossbeam::channel::bounded(1).0,
             stop: Arc::default(),
             reports,
@@ -157,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_worker_that_panics_or_whose_io_fails_says_so() {
-        let ends: [(fn() -> std::io::Result<Turn>, &str); 3] = [
+        type End = fn() -> std::io::Result<Turn>;
+        let ends: [(End, &str); 3] = [
             (|| panic!("this panic is part of the test"), "panicked"),
             (|| Err(std::io::Error::other("the interface is gone")), "the interface is gone"),
             (|| Ok(Turn { end: true, ..Turn::default() }), "end of file"),

@@ -103,7 +103,7 @@ impl Known {
     }
 
     /// Neighbours that the kernel is to be asked for now; they count as asked.
-    pub(super) fn to_ask(&mut self, now: Duration) -> Vec<IpAddr> {
+    pub(super) fn ask_now(&mut self, now: Duration) -> Vec<IpAddr> {
         let hops = self.hops();
         self.asked.retain(|hop, _| hops.contains(hop));
         let due: Vec<IpAddr> = hops.into_iter().filter(|hop| self.due(hop) <= now).collect();
@@ -116,7 +116,7 @@ impl Known {
         due
     }
 
-    /// When [`Known::to_ask`] has something next.
+    /// When [`Known::ask_now`] has something next.
     pub(super) fn next_ask(&self) -> Option<Duration> {
         self.hops().iter().map(|hop| self.due(hop)).min()
     }
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(hops.get(ip("10.0.2.21")), Some(NextHop { mac: MAC, mtu: 1400 }));
         assert_eq!(hops.get(ip("10.0.2.22")), Some(NextHop { mac: MAC, mtu: 1500 }), "never more than the interface's");
         assert_eq!(hops.status(ip("10.0.1.7")), Err(Unresolved::Silent(ip("10.0.1.7"))));
-        assert_eq!(known.to_ask(seconds(0)), [ip("10.0.1.1"), ip("10.0.1.7")], "a shared gateway is asked for once");
+        assert_eq!(known.ask_now(seconds(0)), [ip("10.0.1.1"), ip("10.0.1.7")], "a shared gateway is asked for once");
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
         for address in ["10.0.2.21", "10.0.1.7", "10.9.9.9"] {
             assert_eq!(hops.get(ip(address)).map(|h| h.mac), Some(MAC), "{address}");
         }
-        assert!(known.to_ask(seconds(0)).is_empty());
+        assert!(known.ask_now(seconds(0)).is_empty());
     }
 
     #[test]
@@ -184,26 +184,26 @@ mod tests {
         let mut known = known(&[("10.0.1.7", "10.0.1.7", None)]);
         let mut asked = Vec::new();
         for now in 0..100 {
-            if !known.to_ask(seconds(now)).is_empty() {
+            if !known.ask_now(seconds(now)).is_empty() {
                 asked.push(now);
             }
         }
         assert_eq!(asked, [0, 1, 3, 7, 15, 31, 61, 91]);
         known.hurry(ip("10.0.1.7"));
         assert_eq!(known.next_ask(), Some(seconds(92)));
-        assert_eq!(known.to_ask(seconds(100)).len(), 1);
+        assert_eq!(known.ask_now(seconds(100)).len(), 1);
     }
 
     #[test]
     fn a_neighbour_in_use_is_refreshed_and_asked_for_at_once_when_it_fails() {
         let mut known = known(&[("10.0.1.7", "10.0.1.7", None)]);
         known.neighbours.insert(ip("10.0.1.7"), Entry::Usable(MAC));
-        assert_eq!(known.to_ask(seconds(0)).len(), 1);
-        assert!(known.to_ask(seconds(19)).is_empty());
-        assert_eq!(known.to_ask(seconds(20)).len(), 1);
+        assert_eq!(known.ask_now(seconds(0)).len(), 1);
+        assert!(known.ask_now(seconds(19)).is_empty());
+        assert_eq!(known.ask_now(seconds(20)).len(), 1);
         known.neighbours.insert(ip("10.0.1.7"), Entry::Failed);
-        assert_eq!(known.to_ask(seconds(21)).len(), 1);
-        assert!(known.to_ask(seconds(21)).is_empty());
+        assert_eq!(known.ask_now(seconds(21)).len(), 1);
+        assert!(known.ask_now(seconds(21)).is_empty());
         assert_eq!(known.next_ask(), Some(seconds(22)));
     }
 }

@@ -156,7 +156,7 @@ impl Watcher {
                     ask = self.next_ask();
                 }
                 () = sleep_until(ask) => {
-                    for hop in self.known.to_ask(self.origin.elapsed()) {
+                    for hop in self.known.ask_now(self.origin.elapsed()) {
                         kernel.ask.resolve(hop).await?;
                     }
                     ask = self.next_ask();

@@ -1,6 +1,6 @@
 //! Who has which number and which server ports, now and for as long as their transfers may live.
 
-use super::Refused;
+use super::{RangeHeld, Refused};
 use crate::config::Config;
 use crate::tables::{BackendId, NO_BACKEND};
 use crate::time::Time;
@@ -166,7 +166,7 @@ impl Registry {
                 for claim in entry.claims.iter().filter(|claim| claim.given_up.is_none()) {
                     let held = owner[usize::from(claim.range.0)..=usize::from(claim.range.1)].iter().flatten();
                     if let Some((former, old)) = held.map(|at| given_up[*at]).find(|(former, _)| *former != identity) {
-                        return Err(Refused::RangeHeld {
+                        return Err(Refused::RangeHeld(Box::new(RangeHeld {
                             backend: identity.name.to_string(),
                             pool: pool.to_owned(),
                             range: claim.range,
@@ -175,7 +175,7 @@ impl Registry {
                             former_range: old.range,
                             left: old.given_up.unwrap_or(now).plus(self.retire) - now,
                             retire: self.retire,
-                        });
+                        })));
                     }
                 }
             }
