@@ -1,7 +1,7 @@
 //! The backends of the lab: GRE unwrapped by the kernel or by `guideway decap`, the VIP on loopback, and a server behind it.
 
 use super::args::Unwrap;
-use super::decap::{backend_sysctls, host_prefix};
+use super::decap::{backend_sysctls, hold_vip};
 use super::error::{Doing, Error};
 use super::netlink::Netlink;
 use super::netns::Namespace;
@@ -9,6 +9,7 @@ use super::plan;
 use super::servers::{Server, Task, last_line};
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -80,7 +81,7 @@ fn kernel_decap(backend: &plan::Backend, host: &Namespace, vip: IpAddr) -> Resul
             return Ok(false);
         }
         n.up(KERNEL_TUNNEL, true)?;
-        n.add_address("lo", vip, host_prefix(vip))?;
+        hold_vip(n, vip, KERNEL_TUNNEL)?;
         Ok(true)
     })?;
     if made {
@@ -93,7 +94,7 @@ fn user_decap(backend: &plan::Backend, host: &Namespace, common: &Common<'_>) ->
     let log = common.directory.join(format!("{}.decap.log", backend.name));
     let errors = std::fs::File::create(&log).doing(|| format!("making {}", log.display()))?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(["decap", "--configure", "--local", &backend.address.to_string(), "--vip", &common.vip.to_string()]);
+    command.arg0("guideway").args(["decap", "--configure", "--local", &backend.address.to_string(), "--vip", &common.vip.to_string()]);
     let mut child = host.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors))?;
     let mut said = String::new();
     if let Some(stdout) = child.stdout.take() {

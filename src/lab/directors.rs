@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ impl Director {
         let output = std::fs::File::create(&log).doing(|| format!("making {}", log.display()))?;
         let both = output.try_clone().doing(|| format!("opening {}", log.display()))?;
         let mut command = Command::new("/proc/self/exe");
-        command.args(["director", "--config"]).arg(&config).stdin(Stdio::null()).stdout(output).stderr(both);
+        command.arg0("guideway").args(["director", "--config"]).arg(&config).stdin(Stdio::null()).stdout(output).stderr(both);
         let child = host.spawn(&mut command)?;
         Ok(Director { name, config, socket, log, child })
     }
