@@ -16,12 +16,21 @@
 //! | [`lab`] | namespaces in which real clients fetch real files |
 //! | [`cli`] | the commands |
 
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod control_client;
+pub mod counters;
+pub mod director;
+pub mod flow;
 pub mod frame;
 pub mod hash;
 pub mod io;
 pub mod lab;
-
+pub mod maglev;
+pub mod path;
+pub mod tables;
 pub mod time;
+pub mod turn;
 pub mod verdict;
+pub mod wire;

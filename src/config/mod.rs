@@ -1,6 +1,39 @@
 //! The configuration: what the TOML file says, checked and with its defaults filled in.
 //!
 //! Values of these types are consistent in themselves: names are unique, pools exist, ranges are disjoint, primes are prime.
+//!
+//! [`read`] goes from text to [`Config`] in two passes. The first takes each section by itself (`director`, `vip`, `pool`, `neighbour`) through
+//! `reader`, which knows keys, types and lines; the second (`cross`, `promise`) compares what the sections say of one another. Neither stops at
+//! an error: whoever mends a file sees all of them at once.
+//!
+//! | section | keys |
+//! |---|---|
+//! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `unmatched`, `icmp_echo`, `flows`, `retire` |
+//! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
+//! | `[[pool]]` | `name`, `table_size`, `backends = [{ name, address, weight, tid_range }]` |
+//! | `[[neighbour]]` | `address`, `mac` |
+
+mod check;
+mod cross;
+mod director;
+pub mod duration;
+mod load;
+mod neighbour;
+mod pool;
+mod problem;
+mod promise;
+mod reader;
+mod restart;
+mod service;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod text;
+mod vip;
+
+pub use check::check_command;
+pub use load::{Checked, LoadError, load, read};
+pub use problem::{Problem, Severity};
 
 use crate::hash::FleetKey;
 use ipnet::IpNet;
@@ -9,7 +42,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The whole file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `[director]`
     pub director: Director,
@@ -22,7 +55,7 @@ pub struct Config {
 }
 
 /// `[director]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Director {
     /// 1–63 characters of `a-z A-Z 0-9 - _ .`
     pub name: String,
@@ -124,7 +157,7 @@ pub enum Echo {
 }
 
 /// `[[vip]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vip {
     /// The virtual IP address.
     pub address: IpAddr,
@@ -169,7 +202,7 @@ pub enum Key {
 }
 
 /// `[[pool]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// Unique, 1–63 characters as for the director's name.
     pub name: String,

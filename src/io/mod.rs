@@ -4,6 +4,18 @@
 //! transmitted or released, without a copy of ours. The frames cannot outlive the turn, so that rings shared with a kernel stay
 //! behind safe code. A kind that spreads a batch over several workers does so inside the turn.
 
+pub mod af_packet;
+pub mod af_xdp;
+#[cfg(test)]
+pub mod conformance;
+pub mod fault;
+pub mod interface;
+pub mod memory;
+pub mod pcap;
+mod sys;
+#[cfg(test)]
+mod testing;
+
 use crate::frame::Frame;
 use crate::time::Time;
 use std::time::Duration;
@@ -11,7 +23,7 @@ use std::time::Duration;
 /// Most frames in one batch.
 pub const BATCH: usize = 64;
 
-/// Decides over a batch: sets the verdict of every frame.
+/// Decides over a batch: sets the verdict of every frame, and leaves the frames in their places.
 pub type Work<'w> = dyn FnMut(Time, &mut [Frame<'_>]) + 'w;
 
 /// What one turn did.

@@ -1,0 +1,21 @@
+//! `guideway check`: is a configuration good, and what does it not promise?
+
+use crate::config;
+use std::path::PathBuf;
+
+/// Check a configuration: every error, and what it cannot promise
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  guideway check --config /etc/guideway/director.toml\n\nExit code 0: it can be used; 2: it cannot.")]
+pub struct Args {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> u8 {
+    config::check_command(&args.config, args.json, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())
+}

@@ -1,0 +1,76 @@
+//! The commands of the one program. Each is a file: its arguments, and a function that runs it and gives the exit code.
+//!
+//! Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
+
+mod check;
+mod common;
+mod director;
+mod explain;
+mod print;
+mod replay;
+mod status;
+mod table;
+
+use crate::lab;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Done.
+pub const DONE: u8 = 0;
+/// Failed.
+pub const FAILED: u8 = 1;
+/// Bad usage or configuration.
+pub const BAD_USAGE: u8 = 2;
+
+/// A Maglev load balancer for TFTP and other UDP fleets
+#[derive(Debug, Parser)]
+#[command(name = "guideway", version, after_help = "Example:\n  guideway check --config /etc/guideway/director.toml")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Director(director::Args),
+    Check(check::Args),
+    Status(status::Args),
+    Replay(replay::Args),
+    Explain(explain::Args),
+    Table(table::Args),
+    Lab(lab::LabArgs),
+    Decap(lab::DecapArgs),
+}
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    let code = match Cli::parse().command {
+        Command::Director(args) => director::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Table(args) => table::run(&args),
+        Command::Lab(args) => return lab::main(&args),
+        Command::Decap(args) => return lab::decap_main(&args),
+    };
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_are_consistent_and_every_help_ends_with_an_example() {
+        let mut cli = Cli::command();
+        cli.build();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands().filter(|c| c.get_name() != "help").chain([&cli]) {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.starts_with("Example"), "{}", command.get_name());
+            assert!(after.contains("guideway "), "{}", command.get_name());
+        }
+    }
+}

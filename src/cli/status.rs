@@ -1,0 +1,184 @@
+//! `guideway status`: what a running director does.
+
+use super::{BAD_USAGE, DONE, FAILED, print};
+use crate::{config, control_client};
+use serde_json::Value;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// Where directors have their control sockets unless the configuration says otherwise.
+const DIRECTORY: &str = "/run/guideway";
+
+/// Show what a running director does: backends, counters, drops and their reasons
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  guideway status\n  guideway status d1 --json\n  guideway status --config /etc/guideway/director.toml")]
+pub struct Args {
+    /// Name of the director; needed only if several run here
+    #[arg(conflicts_with_all = ["config", "socket"])]
+    name: Option<String>,
+    /// The director with this configuration file
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    config: Option<PathBuf>,
+    /// The director with this control socket
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print the JSON document of the control socket
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> u8 {
+    let socket = match socket(args) {
+        Ok(socket) => socket,
+        Err((code, why)) => {
+            print::error(why);
+            return code;
+        }
+    };
+    match control_client::get(&socket, "/v1/status") {
+        Ok(status) => {
+            let text = if args.json { format!("{status:#}") } else { table(&status) };
+            if print::line(text.trim_end()) { DONE } else { FAILED }
+        }
+        Err(error) => {
+            print::error(error);
+            FAILED
+        }
+    }
+}
+
+fn socket(args: &Args) -> Result<PathBuf, (u8, String)> {
+    if let Some(socket) = &args.socket {
+        return Ok(socket.clone());
+    }
+    if let Some(file) = &args.config {
+        let checked = config::load(file).map_err(|e| (BAD_USAGE, e.to_string()))?;
+        let say = |c: &config::Checked| c.errors().map(|p| p.in_file(file).to_string()).collect::<Vec<_>>().join("\n");
+        return checked.config.as_ref().map(|c| c.director.socket.clone()).ok_or_else(|| (BAD_USAGE, say(&checked)));
+    }
+    match &args.name {
+        Some(name) => Ok(Path::new(DIRECTORY).join(format!("{name}.sock"))),
+        None => only_one(Path::new(DIRECTORY)).map_err(|why| (FAILED, why)),
+    }
+}
+
+/// The socket in `directory`, if there is just one.
+fn only_one(directory: &Path) -> Result<PathBuf, String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut sockets: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "sock")).collect();
+    sockets.sort();
+    match sockets.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(format!(
+            "no director has a control socket in {}; is one running? One with `socket` in [director] is found by --config or --socket",
+            directory.display()
+        )),
+        several => {
+            let names: Vec<_> = several.iter().filter_map(|path| path.file_stem()).map(|name| name.to_string_lossy()).collect();
+            Err(format!("several directors run here, name one: {}", names.join(", ")))
+        }
+    }
+}
+
+/// The status for people.
+fn table(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out,
+        "{} (guideway {}), generation {}, up {}, {} on {} ({}), {} worker(s)",
+        text(&status["name"]),
+        text(&status["version"]),
+        status["generation"],
+        uptime(status["uptime_seconds"].as_u64().unwrap_or(0)),
+        text(&status["io"]["kind"]),
+        text(&status["io"]["interface"]),
+        text(&status["io"]["mode"]),
+        status["workers"],
+    );
+    let reload = &status["reload"];
+    if reload["last_error"].is_string() {
+        let _ = writeln!(out, "the last reload was refused:");
+        text(&reload["last_error"]).lines().for_each(|line| {
+            let _ = writeln!(out, "  {line}");
+        });
+    }
+    rows(&mut out, &["VIP", "SERVICE", "POOL", "TABLE"], &status["vips"], &["vip", "service", "pool", "fingerprint"]);
+    rows(
+        &mut out,
+        &["BACKEND", "POOL", "ADDRESS", "WEIGHT", "STATE", "NEIGHBOUR"],
+        &status["backends"],
+        &["name", "pool", "address", "weight", "state", "neighbour"],
+    );
+    let _ = writeln!(out);
+    for (name, value) in status["counters"].as_object().into_iter().flatten() {
+        match value.as_object() {
+            None => {
+                let _ = writeln!(out, "{name:<28} {value:>14}");
+            }
+            Some(reasons) => reasons.iter().for_each(|(reason, count)| {
+                let _ = writeln!(out, "{:<28} {count:>14}", format!("{name}: {reason}"));
+            }),
+        }
+    }
+    out
+}
+
+/// One line for each entry of a list, in columns.
+fn rows(out: &mut String, titles: &[&str], list: &Value, keys: &[&str]) {
+    let cell = |entry: &Value, key: &&str| entry[*key].as_str().map_or_else(|| entry[*key].to_string(), str::to_owned);
+    let mut lines: Vec<Vec<String>> = vec![titles.iter().map(ToString::to_string).collect()];
+    lines.extend(list.as_array().into_iter().flatten().map(|entry| keys.iter().map(|key| cell(entry, key)).collect()));
+    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
+    let _ = writeln!(out);
+    for line in &lines {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
+    }
+}
+
+/// `3 d 4 h`, `5 min 6 s`
+fn uptime(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_table_shows_backends_drops_and_the_last_refusal() {
+        let status = json!({
+            "name": "d1", "version": "0.1.0", "generation": 3, "uptime_seconds": 3725, "workers": 2,
+            "io": {"kind": "af_packet", "interface": "eth0", "mode": "ring"},
+            "vips": [{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "fingerprint": "00000000000000ff"}],
+            "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21"}],
+            "counters": {"received": 10, "dropped": {"not_tftp": 4}},
+            "reload": {"accepted": 1, "refused": 1, "last_error": "boot.toml:3: no"},
+        });
+        let shown = table(&status);
+        for part in ["d1 (guideway 0.1.0), generation 3, up 1 h 2 min", "refused:\n  boot.toml:3: no", "dropped: not_tftp", "t1       boot"]
+        {
+            assert!(shown.contains(part), "{part} in\n{shown}");
+        }
+    }
+
+    #[test]
+    fn without_a_name_the_only_director_is_meant() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(only_one(directory.path()).unwrap_err().contains("is one running?"));
+        std::fs::write(directory.path().join("d1.sock"), "").unwrap();
+        assert!(only_one(directory.path()).unwrap().ends_with("d1.sock"));
+        std::fs::write(directory.path().join("d2.sock"), "").unwrap();
+        assert!(only_one(directory.path()).unwrap_err().contains("d1, d2"));
+    }
+}

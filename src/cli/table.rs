@@ -1,0 +1,127 @@
+//! `guideway table`: the Maglev tables of a configuration, and what it would cost to lose a backend.
+
+use super::common::{bad, load, result};
+use crate::config::{Config, Pool, Service};
+use crate::maglev::Table;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::path::PathBuf;
+
+/// Show the Maglev table of every VIP: fingerprint, entries and share of each backend.
+///
+/// All directors of a fleet show the same fingerprints, whatever the order in their files.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  guideway table --config boot.toml\n  guideway table --config boot.toml --without t2 --json")]
+pub struct Args {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Say how many entries of the other backends would move if this one were not there; POOL/BACKEND if several pools have one of this name.
+    #[arg(long, value_name = "BACKEND")]
+    without: Option<String>,
+    /// Print one JSON array, with an object for each VIP.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A pool's table, and the one without a backend.
+struct Tables {
+    table: Table,
+    without: Option<(String, Table)>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> u8 {
+    let config = match load(&args.config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let mut tables = Vec::with_capacity(config.pools.len());
+    for pool in &config.pools {
+        match build(pool, &config, args.without.as_deref()) {
+            Ok(built) => tables.push(built),
+            Err(message) => return bad(&message),
+        }
+    }
+    if let Some(name) = &args.without
+        && tables.iter().all(|tables| tables.without.is_none())
+    {
+        let known: Vec<_> = config.pools.iter().flat_map(|p| p.backends.iter().map(move |b| format!("{}/{}", p.name, b.name))).collect();
+        return bad(&format!("--without {name}: no pool has a backend of this name; there are {}", known.join(", ")));
+    }
+    let of = |vip: &crate::config::Vip| config.pools.iter().position(|pool| pool.name == vip.pool).map(|at| &tables[at]);
+    if args.json {
+        let vips: Vec<Value> = config.vips.iter().filter_map(|vip| Some(document(vip, of(vip)?))).collect();
+        return result(&format!("{:#}\n", Value::Array(vips)));
+    }
+    let text: Vec<String> = config.vips.iter().filter_map(|vip| Some(lines(vip, of(vip)?))).collect();
+    result(&text.join("\n"))
+}
+
+fn build(pool: &Pool, config: &Config, without: Option<&str>) -> Result<Tables, String> {
+    let build = |backends: &[(&str, u16)]| Table::build(&config.director.key, pool.table_size, backends).map_err(|e| e.to_string());
+    let backends: Vec<(&str, u16)> = pool.backends.iter().map(|b| (b.name.as_str(), b.weight)).collect();
+    let named = |name: &str| without == Some(name) || without == Some(&format!("{}/{name}", pool.name));
+    let rest: Vec<_> = backends.iter().copied().filter(|(name, _)| !named(name)).collect();
+    let gone = backends.iter().find(|(name, _)| named(name)).map(|(name, _)| (*name).to_owned());
+    let without = gone.map(|name| build(&rest).map(|table| (name, table))).transpose()?;
+    Ok(Tables { table: build(&backends)?, without })
+}
+
+fn service(service: &Service) -> String {
+    let ports = |name, ports: &[(u16, u16)]| {
+        let ports: Vec<_> = ports.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
+        format!("{name}/{}", ports.join(","))
+    };
+    match service {
+        Service::Tftp { .. } => "tftp".into(),
+        Service::Udp { ports: p } => ports("udp", p),
+        Service::Tcp { ports: p } => ports("tcp", p),
+    }
+}
+
+fn backends(table: &Table) -> impl Iterator<Item = (&str, u16, u32, f64)> {
+    let entries = table.entries();
+    table.members().iter().zip(entries).map(|(m, entries)| (&*m.name, m.weight, entries, f64::from(entries) / f64::from(table.size())))
+}
+
+fn document(vip: &crate::config::Vip, tables: &Tables) -> Value {
+    let list = |table: &Table| -> Vec<Value> {
+        backends(table)
+            .map(|(name, weight, entries, share)| json!({ "name": name, "weight": weight, "entries": entries, "share": share }))
+            .collect()
+    };
+    let mut document = json!({
+        "vip": vip.address.to_string(),
+        "service": service(&vip.service),
+        "pool": vip.pool,
+        "size": tables.table.size(),
+        "fingerprint": format!("{:016x}", tables.table.fingerprint()),
+        "backends": list(&tables.table),
+    });
+    if let Some((name, after)) = &tables.without {
+        document["without"] = json!(name);
+        document["moved"] = json!(tables.table.moved(after));
+        document["after"] = json!({ "fingerprint": format!("{:016x}", after.fingerprint()), "backends": list(after) });
+    }
+    document
+}
+
+fn lines(vip: &crate::config::Vip, tables: &Tables) -> String {
+    let mut text = String::new();
+    let (size, fingerprint) = (tables.table.size(), tables.table.fingerprint());
+    // Writing into a String cannot fail.
+    let _ = writeln!(text, "{} {} → pool {}: {size} rows, fingerprint {fingerprint:016x}", vip.address, service(&vip.service), vip.pool);
+    let _ = writeln!(text, "  {:<24} {:>6} {:>8} {:>8}", "backend", "weight", "entries", "share");
+    for (name, weight, entries, share) in backends(&tables.table) {
+        let _ = writeln!(text, "  {name:<24} {weight:>6} {entries:>8} {:>7.3}%", share * 100.0);
+    }
+    if let Some((name, after)) = &tables.without
+        && let Some(moved) = tables.table.moved(after)
+    {
+        let others: u32 = backends(&tables.table).filter(|b| b.0 != name).map(|b| b.2).sum();
+        let share = 100.0 * f64::from(moved) / f64::from(others.max(1));
+        let _ = writeln!(text, "  without {name}: {moved} entries of the others move ({share:.3}% of theirs)");
+    }
+    text
+}

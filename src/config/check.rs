@@ -1,0 +1,53 @@
+//! `guideway check`: is this file good, and what does it not promise?
+
+use super::load::{Checked, load};
+use super::problem::Problem;
+use super::summary;
+use super::text::plural;
+use serde_json::json;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Checks a file and reports on it; gives the exit code: 0 if it can be used, 2 if not, 1 if the report could not be written.
+///
+/// For people a summary and the warnings go to `out`, or every error and warning to `err`. With `json` one document goes to `out`:
+/// `{"ok", "file", "errors": […], "warnings": […]}`, whose entries are [`Problem`]s.
+pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let (code, written) = match load(path) {
+        Ok(checked) if json => (code(&checked), document(path, &checked, out)),
+        Ok(checked) => (code(&checked), report(path, &checked, out, err)),
+        Err(error) => {
+            let text = error.to_string();
+            let document = json!({ "ok": false, "file": path.display().to_string(), "errors": [{ "message": text }], "warnings": [] });
+            (2, if json { writeln!(out, "{document:#}") } else { writeln!(err, "{text}") })
+        }
+    };
+    if written.is_err() { 1 } else { code }
+}
+
+fn code(checked: &Checked) -> u8 {
+    if checked.config.is_some() { 0 } else { 2 }
+}
+
+fn document(path: &Path, checked: &Checked, out: &mut dyn Write) -> io::Result<()> {
+    let (errors, warnings): (Vec<&Problem>, Vec<&Problem>) = (checked.errors().collect(), checked.warnings().collect());
+    let document = json!({ "ok": checked.config.is_some(), "file": path.display().to_string(), "errors": errors, "warnings": warnings });
+    writeln!(out, "{document:#}")
+}
+
+fn report(path: &Path, checked: &Checked, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
+    let warnings = checked.warnings().count();
+    let Some(config) = &checked.config else {
+        for problem in checked.errors().chain(checked.warnings()) {
+            writeln!(err, "{}", problem.in_file(path))?;
+        }
+        let errors = checked.errors().count();
+        return writeln!(err, "{}: {errors} {}, {warnings} {}", path.display(), plural(errors, "error"), plural(warnings, "warning"));
+    };
+    summary::write(config, out)?;
+    writeln!(out)?;
+    for warning in checked.warnings() {
+        writeln!(out, "{}", warning.in_file(path))?;
+    }
+    writeln!(out, "{}: good, {warnings} {}", path.display(), plural(warnings, "warning"))
+}

@@ -1,0 +1,176 @@
+//! What the sections say of one another: pools exist, addresses are not used twice, services of one VIP do not claim the same ports.
+
+use super::Service;
+use super::load::Sections;
+use super::pool::{self, overlaps};
+use super::reader::Reader;
+use super::service::Claim;
+use super::text::{did_you_mean, port_range_text};
+use super::{neighbour, vip};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+/// Backends in all pools together; the packet path numbers them with 16 bits and keeps numbers back for retired ones.
+const MOST_BACKENDS: usize = 65_000;
+const TFTP: u16 = 69;
+
+/// Pools by name; the first one of each name.
+pub(super) type Pools<'a, 'r, 't> = BTreeMap<&'a str, &'a pool::Draft<'r, 't>>;
+
+/// Reports every contradiction between sections.
+pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
+    let pools = pools_by_name(sections);
+    backend_count(reader, sections);
+    backend_addresses(sections);
+    vip_addresses(sections);
+    pools_exist(sections, &pools);
+    let mut by_address: BTreeMap<IpAddr, Vec<&vip::Draft<'_, '_>>> = BTreeMap::new();
+    for vip in &sections.vips {
+        if let Some(address) = &vip.address {
+            by_address.entry(address.value).or_default().push(vip);
+        }
+    }
+    for vips in by_address.values() {
+        one_tftp(vips);
+        same_ports(vips);
+        udp_beside_tftp(vips, &pools);
+    }
+    neighbour::unique(&sections.neighbours);
+}
+
+fn pools_by_name<'a, 'r, 't>(sections: &'a Sections<'r, 't>) -> Pools<'a, 'r, 't> {
+    let mut pools = Pools::new();
+    for pool in &sections.pools {
+        let Some(name) = &pool.name else { continue };
+        match pools.get(name.value.as_str()).and_then(|p| p.name.as_ref()) {
+            Some(first) => {
+                name.field.error(format!("is also the name of the pool in line {}; the name of a pool is unique", first.field.line()));
+            }
+            None => {
+                pools.insert(&name.value, pool);
+            }
+        }
+    }
+    pools
+}
+
+fn backend_count(reader: &Reader, sections: &Sections<'_, '_>) {
+    let total: usize = sections.pools.iter().map(|p| p.backends.len()).sum();
+    let mut count = 0;
+    for pool in &sections.pools {
+        count += pool.backends.len();
+        if count > MOST_BACKENDS {
+            reader.error(&pool.list, format!("brings all pools together to {total} backends; {MOST_BACKENDS} are allowed"));
+            return;
+        }
+    }
+}
+
+fn backend_addresses(sections: &Sections<'_, '_>) {
+    let ours = &sections.director.addresses;
+    for address in sections.pools.iter().flat_map(|p| &p.backends).filter_map(|b| b.address.as_ref()) {
+        if let Some(own) = ours.iter().find(|own| own.value == address.value) {
+            address.field.error(format!("is an address of this director (line {}); a backend is another machine", own.field.line()));
+        }
+        // Without a full list of our addresses this would be a guess.
+        if sections.director.director.is_some() && !ours.iter().any(|own| own.value.is_ipv4() == address.value.is_ipv4()) {
+            let family = if address.value.is_ipv4() { "IPv4" } else { "IPv6" };
+            address.field.error(format!("is an {family} address, but director.address has none to send from; add one to that list"));
+        }
+    }
+}
+
+fn vip_addresses(sections: &Sections<'_, '_>) {
+    let mut backends: HashMap<IpAddr, (&str, usize)> = HashMap::new();
+    for backend in sections.pools.iter().flat_map(|p| &p.backends) {
+        if let Some(address) = &backend.address {
+            backends.entry(address.value).or_insert_with(|| (backend.called(), address.field.line()));
+        }
+    }
+    for address in sections.vips.iter().filter_map(|v| v.address.as_ref()) {
+        if let Some(own) = sections.director.addresses.iter().find(|own| own.value == address.value) {
+            let line = own.field.line();
+            address.field.error(format!("is the director's own address (line {line}); a VIP is an address that no machine has for itself"));
+        }
+        if let Some((name, line)) = backends.get(&address.value) {
+            address
+                .field
+                .error(format!("is the address of backend {name} (line {line}); a VIP is an address that no machine has for itself"));
+        }
+    }
+}
+
+fn pools_exist(sections: &Sections<'_, '_>, pools: &Pools<'_, '_, '_>) {
+    for pool in sections.vips.iter().filter_map(|v| v.pool.as_ref()) {
+        if !pools.contains_key(pool.value.as_str()) {
+            let hint = did_you_mean(&pool.value, pools.keys().copied());
+            let hint = if hint.is_empty() { "; write a [[pool]] of this name".to_owned() } else { hint };
+            pool.field.error(format!("is no pool of this file{hint}"));
+        }
+    }
+}
+
+fn one_tftp(vips: &[&vip::Draft<'_, '_>]) {
+    let mut services = vips.iter().filter(|v| v.is_tftp()).filter_map(|v| v.service.as_ref());
+    let Some(first) = services.next() else { return };
+    for service in services {
+        service.field.error(format!("is a second tftp service of this VIP; the first is in line {}", first.field.line()));
+    }
+}
+
+/// Two services of one VIP that claim the same port of the same protocol.
+fn same_ports(vips: &[&vip::Draft<'_, '_>]) {
+    for udp in [true, false] {
+        let service = |vip: &vip::Draft<'_, '_>| match vip.service.as_ref().map(|s| &s.value) {
+            Some(Service::Udp { ports }) if udp => ports.clone(),
+            Some(Service::Tcp { ports }) if !udp => ports.clone(),
+            _ => Vec::new(),
+        };
+        let mut ranges: Vec<_> = vips.iter().flat_map(|v| service(v).into_iter().map(move |r| (r, *v))).collect();
+        ranges.sort_by_key(|(range, _)| *range);
+        for (at, other) in overlaps(&ranges.iter().map(|(range, _)| *range).collect::<Vec<_>>()) {
+            let (Some((one, a)), Some((two, b))) = (ranges.get(at), ranges.get(other)) else { continue };
+            let (Some(a), Some(b)) = (&a.service, &b.service) else { continue };
+            let (later, earlier) = if b.field.is_before(&a.field) { (a, b) } else { (b, a) };
+            let both = port_range_text((one.0.max(two.0), one.1.min(two.1)));
+            let protocol = if udp { "udp" } else { "tcp" };
+            later.field.error(format!(
+                "claims {protocol} port {both}, which the service in line {} of the same VIP has; a port belongs to one service",
+                earlier.field.line()
+            ));
+        }
+    }
+}
+
+/// An exact udp port wins over the tftp service: it must not be one that transfers need.
+fn udp_beside_tftp(vips: &[&vip::Draft<'_, '_>], pools: &Pools<'_, '_, '_>) {
+    let Some(tftp) = vips.iter().find(|v| v.is_tftp()) else { return };
+    let line = tftp.service.as_ref().map_or(0, |s| s.field.line());
+    let pool = tftp.pool.as_ref().and_then(|p| pools.get(p.value.as_str()));
+    let mut ranges: Vec<_> =
+        pool.iter().flat_map(|p| &p.backends).filter_map(|b| Some((b.tid_range.as_ref()?.value, b.called()))).collect();
+    ranges.sort_unstable();
+    let udp = |v: &&&vip::Draft<'_, '_>| matches!(v.service.as_ref().map(|s| &s.value), Some(Service::Udp { .. }));
+    for Claim { ports: (first, last), field } in vips.iter().filter(udp).flat_map(|v| &v.claims) {
+        if (*first..=*last).contains(&TFTP) {
+            field.error(format!(
+                "takes udp port 69, which the tftp service of the same VIP (line {line}) needs for its requests: an exact port wins, and no \
+                 transfer could start; use another port or another VIP"
+            ));
+        }
+        // The last range that starts within or below the claim: ranges are disjoint, or that is an error already.
+        let below = ranges.partition_point(|((start, _), _)| start <= last);
+        if let Some((range, name)) = below.checked_sub(1).and_then(|i| ranges.get(i)).filter(|((_, end), _)| end >= first) {
+            field.error(format!(
+                "lies in the TID range {} of {name}, whose transfers reach the same VIP (line {line}): an exact port wins and would take their \
+                 packets; use ports outside of all TID ranges of the pool, or another VIP",
+                port_range_text(*range)
+            ));
+        } else if *last >= 1024 && pool.is_some_and(|p| p.without_ranges() && !p.backends.is_empty()) {
+            field.warning(format!(
+                "takes packets from transfers of the tftp service (line {line}) whose server happens to choose this port: its pool has no TID \
+                 ranges that keep the two apart"
+            ));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! `[director]`: from the table to [`Director`].
+
+use super::duration;
+use super::reader::{Field, Spot, Table};
+use super::text;
+use super::{Addresses, Director, Echo, Io, Unmatched};
+use crate::hash::FleetKey;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const FLOWS: usize = 1 << 20;
+const RETIRE: Duration = Duration::from_secs(600);
+const RETIRE_LIMITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+/// Highest CPU number that an affinity mask of the usual size can name.
+const LAST_CPU: i64 = 1023;
+/// Room in `sockaddr_un.sun_path` without the final zero byte.
+const LONGEST_SOCKET: usize = 107;
+
+/// What was read of `[director]`.
+#[derive(Default)]
+pub(super) struct Draft<'r, 't> {
+    /// Present if the whole section is good.
+    pub(super) director: Option<Director>,
+    /// What could be read of `address`.
+    pub(super) addresses: Vec<Spot<'r, 't, IpAddr>>,
+    /// What could be read of `routers`.
+    pub(super) routers: Vec<Spot<'r, 't, IpNet>>,
+    /// The kind of io, as far as it is known.
+    pub(super) io: Option<Io>,
+}
+
+/// Reads `[director]`.
+pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
+    let name = table.required("name", "name = \"d1\"").and_then(|f| f.parse("a name in quotes", text::name)).map(|s| s.value);
+    let (address, addresses) = table.required("address", "address = \"10.0.1.11\"").map(address).unwrap_or_default();
+    let key = table.required("key", "key = \"…\" with 32 hex digits (openssl rand -hex 16)").and_then(key);
+    let io = table.required("io", "io = { kind = \"af_xdp\", interface = \"eth0\" }").and_then(|f| io(&f));
+    let routers = table.optional("routers").map_or(Some(Vec::new()), |f| routers(&f));
+    let socket = match table.optional("socket") {
+        Some(field) => field.parse("a path in quotes", socket).map(|s| s.value),
+        None => name.as_ref().map(|name| PathBuf::from(format!("/run/guideway/{name}.sock"))),
+    };
+    let unmatched = table
+        .optional("unmatched")
+        .map_or(Some(Unmatched::default()), |f| f.choice(&[("host", Unmatched::Host), ("drop", Unmatched::Drop)]));
+    let icmp_echo = table
+        .optional("icmp_echo")
+        .map_or(Some(Echo::default()), |f| f.choice(&[("forward", Echo::Forward), ("answer", Echo::Answer), ("drop", Echo::Drop)]));
+    let flows = table.optional("flows").map_or(Some(FLOWS), |f| f.integer("a number of flows", 1024..=67_108_864));
+    let retire = table.optional("retire").map_or(Some(RETIRE), |f| duration_within(f, RETIRE_LIMITS));
+    table.finish();
+
+    let prefixes = routers.as_ref().map(|r| r.iter().map(|s| s.value.trunc()).collect());
+    let director = || {
+        Some(Director {
+            name: name?,
+            address: address?,
+            key: key?,
+            io: io.clone()?,
+            routers: prefixes?,
+            socket: socket?,
+            unmatched: unmatched?,
+            icmp_echo: icmp_echo?,
+            flows: flows?,
+            retire: retire?,
+        })
+    };
+    Draft { director: director(), addresses, routers: routers.unwrap_or_default(), io: io.clone() }
+}
+
+/// A duration within limits.
+pub(super) fn duration_within(field: Field<'_, '_>, limits: RangeInclusive<Duration>) -> Option<Duration> {
+    let within = |text: &str| {
+        let value = duration::parse(text).map_err(|e| e.to_string())?;
+        let (least, most) = (duration::human(*limits.start()), duration::human(*limits.end()));
+        limits.contains(&value).then_some(value).ok_or_else(|| format!("is outside of what is allowed: {least} to {most}"))
+    };
+    field.parse("a duration in quotes, such as \"60s\"", within).map(|s| s.value)
+}
+
+/// One address, or a list of at most one of each family: together, and each as far as it could be read.
+fn address<'r, 't>(field: Field<'r, 't>) -> (Option<Addresses>, Vec<Spot<'r, 't, IpAddr>>) {
+    const WANTED: &str = "an address in quotes, or a list of at most one IPv4 and one IPv6 address";
+    let items = if field.is_list() { field.items(WANTED).unwrap_or_default() } else { vec![field.clone()] };
+    if items.is_empty() {
+        field.error("is an empty list; give one IPv4 address, one IPv6 address, or one of each");
+    }
+    let count = items.len();
+    let spots: Vec<_> = items.into_iter().filter_map(|item| item.parse(WANTED, text::unicast)).collect();
+    let mut addresses = Addresses { v4: None, v6: None };
+    let mut good = count > 0 && spots.len() == count;
+    for spot in &spots {
+        if addresses.same_family(spot.value).is_some() {
+            let family = if spot.value.is_ipv4() { "IPv4" } else { "IPv6" };
+            spot.field.error(format!("is a second {family} address; a director has at most one IPv4 and one IPv6 address"));
+            good = false;
+            continue;
+        }
+        match spot.value {
+            IpAddr::V4(a) => addresses.v4 = Some(a),
+            IpAddr::V6(a) => addresses.v6 = Some(a),
+        }
+    }
+    (good.then_some(addresses), spots)
+}
+
+/// The fleet's key. What was written is never shown.
+fn key(field: Field<'_, '_>) -> Option<FleetKey> {
+    let bytes = |text: &str| {
+        let length = text.chars().count();
+        if length != 32 {
+            return Err(format!("has {length} characters; 32 hex digits (16 bytes) are wanted, the same on every director of the fleet"));
+        }
+        let wrong = || "has a character that is no hex digit; 32 of 0-9 and a-f are wanted".to_owned();
+        let digits: Vec<u32> = text.chars().map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or_else(wrong)?;
+        let mut bytes = [0u8; 16];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = pair.iter().fold(0, |sum, digit| sum * 16 + u8::try_from(*digit).unwrap_or(0));
+        }
+        Ok(FleetKey::new(bytes))
+    };
+    field.secret().parse("32 hex digits in quotes", bytes).map(|s| s.value)
+}
+
+fn io(field: &Field<'_, '_>) -> Option<Io> {
+    let mut table = field.table("a table such as { kind = \"af_xdp\", interface = \"eth0\" }")?;
+    let io = match table.required("kind", "kind = \"af_xdp\"").and_then(|f| kind(&f))? {
+        Kind::Pcap => {
+            let mac =
+                table.required("mac", "mac = \"02:00:00:00:01:11\"").and_then(|f| f.parse("a link-layer address in quotes", text::mac));
+            let mtu = table.optional("mtu").map_or(Some(1500), |f| f.integer("bytes", 1280..=9216));
+            mac.zip(mtu).map(|(mac, mtu)| Io::Pcap { mac: mac.value, mtu })
+        }
+        Kind::AfXdp => {
+            let (interface, cpus) = (interface(&mut table), cpus(&mut table));
+            interface.zip(cpus).map(|(interface, cpus)| Io::AfXdp { interface, cpus })
+        }
+        Kind::AfPacket => {
+            let (interface, cpus) = (interface(&mut table), cpus(&mut table));
+            let workers = table.optional("workers").map_or(Some(1), |f| f.integer("a number of workers", 1..=64));
+            interface.zip(cpus).zip(workers).map(|((interface, cpus), workers)| Io::AfPacket { interface, workers, cpus })
+        }
+    };
+    table.finish();
+    io
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Pcap,
+    AfXdp,
+    AfPacket,
+}
+
+fn kind(field: &Field<'_, '_>) -> Option<Kind> {
+    if field.as_text() == Some("netmap") {
+        field.error("is not in this version; use \"af_xdp\" (stock Linux, as root) or \"af_packet\" (anywhere)");
+        return None;
+    }
+    field.choice(&[("af_xdp", Kind::AfXdp), ("af_packet", Kind::AfPacket), ("pcap", Kind::Pcap)])
+}
+
+fn interface(table: &mut Table<'_, '_>) -> Option<String> {
+    let field = table.required("interface", "interface = \"eth0\"")?;
+    field.parse("the name of an interface in quotes", text::interface).map(|s| s.value)
+}
+
+fn cpus(table: &mut Table<'_, '_>) -> Option<Vec<usize>> {
+    let Some(field) = table.optional("cpus") else { return Some(Vec::new()) };
+    let items = field.items("a list of CPU numbers, such as [2, 3]")?;
+    let read: Vec<_> = items.iter().map(|f| f.integer("a CPU number", 0..=LAST_CPU)).collect();
+    read.into_iter().collect()
+}
+
+fn routers<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Spot<'r, 't, IpNet>>> {
+    let items = field.items("a list of prefixes and addresses, such as [\"10.0.0.0/24\"]")?;
+    let read: Vec<_> = items.into_iter().map(|f| f.parse("a prefix or an address in quotes", text::prefix)).collect();
+    read.into_iter().collect()
+}
+
+fn socket(text: &str) -> Result<PathBuf, String> {
+    if text.len() > LONGEST_SOCKET {
+        return Err(format!("has {} bytes; the path of a socket has at most {LONGEST_SOCKET}", text.len()));
+    }
+    if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
+        return Err("is no path of a socket; write an absolute path such as \"/run/guideway/d1.sock\"".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}

@@ -1,0 +1,154 @@
+//! From a file, or its text, to a checked configuration.
+
+use super::problem::{Problem, Severity};
+use super::reader::{Mark, Reader, Table};
+use super::{Config, cross, director, neighbour, pool, promise, vip};
+use std::collections::HashSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use toml::de::{DeTable, Error};
+
+/// Larger files are not read: 65,000 backends take about 6 MB.
+const LARGEST_FILE: u64 = 64 << 20;
+
+/// A configuration with everything that was found in it.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Present if and only if no problem is an error.
+    pub config: Option<Config>,
+    /// Errors and warnings in the order of the file.
+    pub problems: Vec<Problem>,
+}
+
+impl Checked {
+    /// What makes the file unusable.
+    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|p| p.severity == Severity::Error)
+    }
+
+    /// What the file cannot promise.
+    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|p| p.severity == Severity::Warning)
+    }
+}
+
+/// Why a file could not even be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The system refuses to give the file.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file has more than 64 MiB.
+    #[error("{} has more than 64 MiB, which no configuration needs", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Reads and checks a file. Errors *in* the file are in [`Checked::problems`].
+pub fn load(path: &Path) -> Result<Checked, LoadError> {
+    let failed = |source| LoadError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(LoadError::TooLarge { path: path.to_owned() });
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(read(text)),
+        Err(e) => {
+            let good = bytes.get(..e.valid_up_to()).unwrap_or_default();
+            let (line, column) = Reader::new(&String::from_utf8_lossy(good), true).position(good.len());
+            Ok(Checked { config: None, problems: vec![syntax(line, column, "", "is not UTF-8, as TOML must be")] })
+        }
+    }
+}
+
+/// Reads and checks the text of a file.
+pub fn read(text: &str) -> Checked {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let reader = Reader::new(text, !errors.is_empty());
+    let mut problems = syntax_errors(&reader, text, &errors);
+    let config = sections(&reader, document.get_ref());
+    // On a line that is no TOML every other complaint is a consequence.
+    let broken: HashSet<usize> = problems.iter().map(|p| p.line).collect();
+    problems.extend(reader.into_problems().into_iter().filter(|p| !broken.contains(&p.line)));
+    problems.sort_by_key(|p| (p.line, p.column));
+    Checked { config: config.filter(|_| errors.is_empty()), problems }
+}
+
+/// Everything that was read, each section by itself.
+pub(super) struct Sections<'r, 't> {
+    pub(super) director: director::Draft<'r, 't>,
+    /// `director.routers`, for what is not there.
+    pub(super) routers: Mark,
+    pub(super) vips: Vec<vip::Draft<'r, 't>>,
+    /// `vip`, for what is not there.
+    pub(super) no_vip: Mark,
+    pub(super) pools: Vec<pool::Draft<'r, 't>>,
+    pub(super) neighbours: Vec<neighbour::Draft<'r, 't>>,
+}
+
+fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
+    let mut root = reader.root(document);
+    let no_vip = root.about("vip");
+    let table = root.required("director", "[director]").and_then(|f| f.table("a table: [director]"));
+    let vips = tables(&mut root, "vip", "a list of tables: [[vip]], in two brackets").into_iter().map(vip::read).collect();
+    let pools = tables(&mut root, "pool", "a list of tables: [[pool]], in two brackets");
+    let pools = pools.into_iter().map(|t| pool::read(reader, t)).collect();
+    let neighbours = tables(&mut root, "neighbour", "a list of tables: [[neighbour]], in two brackets");
+    let neighbours = neighbours.into_iter().map(neighbour::read).collect();
+    root.finish();
+    let (routers, director) = match table {
+        Some(table) => (table.about("routers"), director::read(table)),
+        None => (no_vip.clone(), director::Draft::default()),
+    };
+    let sections = Sections { director, routers, vips, no_vip, pools, neighbours };
+    reader.unless_broken(|| cross::check(reader, &sections));
+    reader.unless_broken(|| promise::check(reader, &sections));
+    if reader.has_errors() {
+        return None;
+    }
+    Some(Config {
+        director: sections.director.director?,
+        vips: sections.vips.iter().map(vip::Draft::vip).collect::<Option<_>>()?,
+        pools: sections.pools.iter().map(pool::Draft::pool).collect::<Option<_>>()?,
+        neighbours: sections.neighbours.iter().map(neighbour::Draft::neighbour).collect::<Option<_>>()?,
+    })
+}
+
+/// The tables of `[[key]]`; none if there is no such key.
+fn tables<'r, 't>(root: &mut Table<'r, 't>, key: &'static str, wanted: &str) -> Vec<Table<'r, 't>> {
+    let items = root.optional(key).and_then(|f| f.items(wanted)).unwrap_or_default();
+    items.into_iter().filter_map(|f| f.table(wanted)).collect()
+}
+
+fn syntax_errors(reader: &Reader, text: &str, errors: &[Error]) -> Vec<Problem> {
+    let problem = |error: &Error| {
+        let span = error.span().unwrap_or_default();
+        let (line, column) = reader.position(span.start);
+        match error.message() {
+            "duplicate key" => {
+                let key = text.get(span).unwrap_or_default().trim();
+                syntax(line, column, key, "was given before in the same table; keep one of them")
+            }
+            message => syntax(line, column, "", &format!("is not TOML: {message}")),
+        }
+    };
+    let mut problems: Vec<_> = errors.iter().map(problem).collect();
+    // One slip makes several complaints of the parser; the first of a line says it best.
+    problems.sort_by_key(|p| (p.line, p.column));
+    problems.dedup_by_key(|p| p.line);
+    problems
+}
+
+fn syntax(line: usize, column: usize, key: &str, message: &str) -> Problem {
+    let message = if key.is_empty() { format!("this {message}") } else { message.to_owned() };
+    Problem { severity: Severity::Error, line, column, key: key.to_owned(), place: key.to_owned(), value: None, message }
+}

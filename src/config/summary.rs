@@ -1,0 +1,95 @@
+//! A checked configuration on one screen.
+
+use super::duration::human;
+use super::text::{mac_text, plural, port_range_text, some_of};
+use super::{Addresses, Config, Io, Key, Pool, Service, Vip};
+use std::io::{self, Write};
+
+/// VIPs and pools beyond this many are counted, not shown.
+const ROWS: usize = 16;
+
+/// Writes what the configuration amounts to.
+pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    let director = &config.director;
+    writeln!(out, "director {}", director.name)?;
+    writeln!(out, "  address   {}", addresses(director.address))?;
+    writeln!(out, "  io        {}", io(&director.io))?;
+    let routers: Vec<String> = director.routers.iter().map(ToString::to_string).collect();
+    let routers: Vec<&str> = routers.iter().map(String::as_str).collect();
+    writeln!(out, "  routers   {}", if routers.is_empty() { "none".to_owned() } else { some_of(&routers) })?;
+    writeln!(out, "  socket    {}", director.socket.display())?;
+    let neighbours = config.neighbours.len();
+    if neighbours > 0 {
+        writeln!(out, "  static    {neighbours} {}", plural(neighbours, "neighbour"))?;
+    }
+    let mut vips: Vec<[String; 4]> = vec![["VIP", "service", "pool", "idle"].map(str::to_owned)];
+    vips.extend(config.vips.iter().map(vip_row));
+    table(out, &vips)?;
+    let mut pools = vec![["pool", "table", "backends", "TID ranges"].map(str::to_owned)];
+    pools.extend(config.pools.iter().map(pool_row));
+    table(out, &pools)
+}
+
+fn vip_row(vip: &Vip) -> [String; 4] {
+    let paused = if vip.paused { ", paused" } else { "" };
+    [vip.address.to_string(), format!("{}{paused}", service(&vip.service)), vip.pool.clone(), human(vip.idle)]
+}
+
+fn pool_row(pool: &Pool) -> [String; 4] {
+    let names: Vec<&str> = pool.backends.iter().map(|b| b.name.as_str()).collect();
+    let backends = format!("{} ({})", names.len(), some_of(&names));
+    let ranges = || pool.backends.iter().filter_map(|b| b.tid_range);
+    let ranges = match (ranges().map(|r| r.0).min(), ranges().map(|r| r.1).max()) {
+        (Some(first), Some(last)) => format!("within {}", port_range_text((first, last))),
+        _ => "none".to_owned(),
+    };
+    [pool.name.clone(), pool.table_size.to_string(), backends, ranges]
+}
+
+fn table(out: &mut dyn Write, rows: &[[String; 4]]) -> io::Result<()> {
+    let shown = rows.get(..rows.len().min(ROWS + 1)).unwrap_or_default();
+    let width = |column: usize| shown.iter().filter_map(|r| r.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2)];
+    writeln!(out)?;
+    for [a, b, c, d] in shown {
+        writeln!(out, "{a:<0$}  {b:<1$}  {c:<2$}  {d}", widths[0], widths[1], widths[2])?;
+    }
+    if rows.len() > shown.len() {
+        writeln!(out, "and {} more", rows.len() - shown.len())?;
+    }
+    Ok(())
+}
+
+fn service(service: &Service) -> String {
+    let list = |ports: &[(u16, u16)]| {
+        let ports: Vec<String> = ports.iter().map(|p| port_range_text(*p)).collect();
+        some_of(&ports.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    match service {
+        Service::Tftp { key: Key::Flow } => "tftp".to_owned(),
+        Service::Tftp { key: Key::Client } => "tftp by client".to_owned(),
+        Service::Udp { ports } => format!("udp {}", list(ports)),
+        Service::Tcp { ports } => format!("tcp {}", list(ports)),
+    }
+}
+
+/// The director's addresses.
+pub(super) fn addresses(addresses: Addresses) -> String {
+    let both = [addresses.v4.map(|a| a.to_string()), addresses.v6.map(|a| a.to_string())];
+    both.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// How packets get in and out.
+pub(super) fn io(io: &Io) -> String {
+    let on = |cpus: &[usize]| {
+        let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+        if cpus.is_empty() { String::new() } else { format!(", CPUs {}", cpus.join(" ")) }
+    };
+    match io {
+        Io::Pcap { mac, mtu } => format!("pcap, {}, MTU {mtu}", mac_text(*mac)),
+        Io::AfXdp { interface, cpus } => format!("af_xdp on {interface}{}", on(cpus)),
+        Io::AfPacket { interface, workers, cpus } => {
+            format!("af_packet on {interface}, {workers} {}{}", plural(*workers, "worker"), on(cpus))
+        }
+    }
+}

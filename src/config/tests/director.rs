@@ -1,0 +1,241 @@
+//! `[director]`
+
+use super::*;
+
+#[track_caller]
+fn director(line: &str, expected: &str) {
+    errors(&with_director(line), &[expected]);
+}
+
+#[test]
+fn the_section_must_be_there() {
+    errors("", &["line 1: director: is missing; it is written like [director]"]);
+    errors("director = 1\n", &["line 1: director = 1: expected a table: [director], found an integer"]);
+    errors(
+        "# nothing\n\n[director]\n",
+        &[
+            "line 3: director.name: is missing; it is written like name = \"d1\"",
+            "line 3: director.address: is missing; it is written like address = \"10.0.1.11\"",
+            "line 3: director.key: is missing; it is written like key = \"…\" with 32 hex digits (openssl rand -hex 16)",
+            "line 3: director.io: is missing; it is written like io = { kind = \"af_xdp\", interface = \"eth0\" }",
+        ],
+    );
+}
+
+#[test]
+fn names() {
+    for wrong in ["", "a b", "a/b", "ä", &"x".repeat(64)] {
+        let found = said(&with_director(&format!("name = \"{wrong}\"")), Severity::Error);
+        assert_eq!(found.len(), 1, "{wrong}: {found:?}");
+        assert!(found[0].ends_with("is no name; a name has 1 to 63 characters of a-z, A-Z, 0-9, '-', '_' and '.'"), "{found:?}");
+    }
+    assert_eq!(good(&with_director(&format!("name = \"{}\"", "x".repeat(63)))).director.name.len(), 63);
+    director("name = 7", "line 2: director.name = 7: expected a name in quotes, found an integer");
+    director("name = 7.5", "line 2: director.name = 7.5: expected a name in quotes, found a number with a fraction");
+    director("name = []", "line 2: director.name: expected a name in quotes, found a list");
+    director("name = { a = 1 }", "line 2: director.name: expected a name in quotes, found a table");
+    director("name = 1979-05-27", "line 2: director.name = 1979-05-27: expected a name in quotes, found a date or time");
+}
+
+#[test]
+fn addresses() {
+    for (line, expected) in [
+        ("address = \"10.0.1\"", " = \"10.0.1\": is no IP address; write it like 10.0.1.11 or 2001:db8::11"),
+        ("address = \"10.0.1.1/24\"", " = \"10.0.1.1/24\": is a prefix; an address without a prefix length is wanted"),
+        ("address = \"0.0.0.0\"", " = \"0.0.0.0\": is the unspecified address; a unicast address of one machine is wanted"),
+        ("address = \"::\"", " = \"::\": is the unspecified address; a unicast address of one machine is wanted"),
+        ("address = \"127.0.0.1\"", " = \"127.0.0.1\": is a loopback address; a unicast address of one machine is wanted"),
+        ("address = \"ff02::1\"", " = \"ff02::1\": is a multicast address; a unicast address of one machine is wanted"),
+        ("address = \"255.255.255.255\"", " = \"255.255.255.255\": is the broadcast address; a unicast address of one machine is wanted"),
+        (
+            "address = \"::ffff:10.0.0.1\"",
+            " = \"::ffff:10.0.0.1\": is an IPv4 address in IPv6 form (write it as IPv4); a unicast address of one machine is wanted",
+        ),
+        ("address = []", ": is an empty list; give one IPv4 address, one IPv6 address, or one of each"),
+        ("address = 1", " = 1: expected an address in quotes, or a list of at most one IPv4 and one IPv6 address, found an integer"),
+        (
+            "address = [\"10.0.0.9\", \"2001:db8::1\", \"2001:db8::2\"]",
+            "[2] = \"2001:db8::2\": is a second IPv6 address; a director has at most one IPv4 and one IPv6 address",
+        ),
+        (
+            "address = [\"10.0.0.9\", true]",
+            "[1] = true: expected an address in quotes, or a list of at most one IPv4 and one IPv6 address, found a boolean",
+        ),
+    ] {
+        director(line, &format!("line 3: director.address{expected}"));
+    }
+    let both = good(&with_director("address = [\"2001:db8::1\", \"10.0.1.11\"]")).director.address;
+    assert_eq!(both, Addresses { v4: Some(Ipv4Addr::new(10, 0, 1, 11)), v6: Some("2001:db8::1".parse().unwrap()) });
+}
+
+#[test]
+fn the_fleet_key_is_never_shown() {
+    let secret = "5ec2e75ec2e75ec2e75ec2e75ec2e75e";
+    for (line, expected) in [
+        (format!("key = \"{}\"", &secret[..31]), "has 31 characters"),
+        (format!("key = \"{}ä\"", &secret[..31]), "has a character that is no hex digit"),
+        (format!("key = [\"{secret}\"]"), "expected 32 hex digits in quotes, found a list"),
+        (format!("key = {secret}"), "this is not TOML"),
+        ("key = 5222075".to_owned(), "expected 32 hex digits in quotes, found an integer"),
+        (format!("key = \"{secret}"), "this is not TOML"),
+        (format!("kye = \"{secret}\""), "is no key that is known here; did you mean \"key\"?"),
+        (format!("key = \"{secret}\"\nkey = \"{secret}\""), "was given before in the same table"),
+    ] {
+        let text = with_director(&line);
+        let found = format!("{:?}{}", read(&text), said(&text, Severity::Error).join("\n"));
+        assert!(found.contains(expected), "{line}: {found}");
+        assert!(!found.contains("5ec2e7") && !found.contains("5222075"), "{line}: {found}");
+    }
+    assert_eq!(good(&with_director("key = \"000102030405060708090A0B0C0D0E0F\"")).director.key, good(SAMPLE).director.key);
+}
+
+#[test]
+fn kinds_of_io() {
+    for (line, expected) in [
+        ("io = \"af_xdp\"", " = \"af_xdp\": expected a table such as { kind = \"af_xdp\", interface = \"eth0\" }, found a string"),
+        ("io = {}", ".kind: is missing; it is written like kind = \"af_xdp\""),
+        (
+            "io = { kind = \"afxdp\" }",
+            ".kind = \"afxdp\": is not allowed; did you mean \"af_xdp\"? Allowed: \"af_xdp\", \"af_packet\" or \"pcap\"",
+        ),
+        ("io = { kind = \"dpdk\" }", ".kind = \"dpdk\": is not allowed. Allowed: \"af_xdp\", \"af_packet\" or \"pcap\""),
+        (
+            "io = { kind = \"netmap\", interface = \"eth0\" }",
+            ".kind = \"netmap\": is not in this version; use \"af_xdp\" (stock Linux, as root) or \"af_packet\" (anywhere)",
+        ),
+        ("io = { kind = \"af_xdp\" }", ".interface: is missing; it is written like interface = \"eth0\""),
+        (
+            "io = { kind = \"af_xdp\", interface = \"a-name-too-long!\" }",
+            ".interface = \"a-name-too-long!\": is no name of an interface; such a name has 1 to 15 characters, no space, '/' or ':'",
+        ),
+        (
+            "io = { kind = \"af_xdp\", interface = \"eth0\", workers = 2 }",
+            ".workers: is no key that is known here. Known: kind, interface, cpus",
+        ),
+        (
+            "io = { kind = \"af_packet\", interface = \"eth0\", workers = 65 }",
+            ".workers = 65: is outside of what is allowed: a number of workers, 1 to 64",
+        ),
+        (
+            "io = { kind = \"af_packet\", interface = \"eth0\", cpus = 1 }",
+            ".cpus = 1: expected a list of CPU numbers, such as [2, 3], found an integer",
+        ),
+        (
+            "io = { kind = \"af_packet\", interface = \"eth0\", cpus = [0, -1] }",
+            ".cpus[1] = -1: is outside of what is allowed: a CPU number, 0 to 1023",
+        ),
+        ("io = { kind = \"pcap\" }", ".mac: is missing; it is written like mac = \"02:00:00:00:01:11\""),
+        (
+            "io = { kind = \"pcap\", mac = \"02:00:00:00:01:11\", mtu = 1279 }",
+            ".mtu = 1279: is outside of what is allowed: bytes, 1280 to 9216",
+        ),
+    ] {
+        director(line, &format!("line 5: director.io{expected}"));
+    }
+    let io = |line| good(&with_director(line)).director.io;
+    assert_eq!(
+        io("io = { kind = \"af_xdp\", interface = \"eth0\", cpus = [2, 3] }"),
+        Io::AfXdp { interface: "eth0".into(), cpus: vec![2, 3] }
+    );
+    assert_eq!(
+        io("io = { kind = \"af_packet\", interface = \"veth-0123456789\", workers = 4 }"),
+        Io::AfPacket { interface: "veth-0123456789".into(), workers: 4, cpus: vec![] }
+    );
+    assert_eq!(
+        io("io = { kind = \"pcap\", mac = \"02:00:00:00:0A:0f\", mtu = 0x2400 }"),
+        Io::Pcap { mac: [2, 0, 0, 0, 10, 15], mtu: 9216 }
+    );
+}
+
+#[test]
+fn link_layer_addresses() {
+    let wrong = "is no link-layer address; write six pairs of hex digits with colons, like 02:00:00:00:01:11";
+    for (mac, expected) in [
+        ("", wrong),
+        ("02:00:00:00:01", wrong),
+        ("02:00:00:00:01:11:22", wrong),
+        ("02-00-00-00-01-11", wrong),
+        ("2:0:0:0:1:11", wrong),
+        ("02:00:00:00:01:1g", wrong),
+        ("02:00:00:00:01:+1", wrong),
+        ("00:00:00:00:00:00", "is the zero address; a link-layer address of one interface is wanted"),
+        ("ff:ff:ff:ff:ff:ff", "is a multicast address (the lowest bit of its first byte is set); that of one interface is wanted"),
+    ] {
+        director(&format!("io = {{ kind = \"pcap\", mac = \"{mac}\" }}"), &format!("line 5: director.io.mac = \"{mac}\": {expected}"));
+    }
+}
+
+#[test]
+fn routers() {
+    director(
+        "routers = \"10.0.0.0/24\"",
+        "line 6: director.routers = \"10.0.0.0/24\": expected a list of prefixes and addresses, such as [\"10.0.0.0/24\"], found a string",
+    );
+    director(
+        "routers = [\"10.0.0.0/33\"]",
+        "line 6: director.routers[0] = \"10.0.0.0/33\": is neither a prefix nor an address; write it like 10.0.0.0/24, 2001:db8::/64 or 10.0.0.1",
+    );
+    let plain = good(&with_director("routers = [\"10.0.0.1\", \"10.0.0.7/24\"]")).director.routers;
+    assert_eq!(plain, ["10.0.0.1/32".parse::<IpNet>().unwrap(), "10.0.0.0/24".parse::<IpNet>().unwrap()]);
+}
+
+#[test]
+fn the_rest_of_the_director() {
+    director(
+        "socket = \"d1.sock\"",
+        "line 7: director.socket = \"d1.sock\": is no path of a socket; write an absolute path such as \"/run/guideway/d1.sock\"",
+    );
+    director(
+        &format!("socket = \"/{}\"", "x".repeat(107)),
+        &format!("line 7: director.socket = \"/{}…\": has 108 bytes; the path of a socket has at most 107", "x".repeat(59)),
+    );
+    director(
+        "unmatched = \"hots\"",
+        "line 7: director.unmatched = \"hots\": is not allowed; did you mean \"host\"? Allowed: \"host\" or \"drop\"",
+    );
+    director("unmatched = true", "line 7: director.unmatched = true: expected \"host\" or \"drop\", found a boolean");
+    director(
+        "icmp_echo = \"Answer\"",
+        "line 7: director.icmp_echo = \"Answer\": is not allowed; did you mean \"answer\"? Allowed: \"forward\", \"answer\" or \"drop\"",
+    );
+    for flows in ["1023", "67108865", "-1", "99999999999999999999999"] {
+        director(
+            &format!("flows = {flows}"),
+            &format!("line 7: director.flows = {flows}: is outside of what is allowed: a number of flows, 1024 to 67108864"),
+        );
+    }
+    director("retire = \"25h\"", "line 7: director.retire = \"25h\": is outside of what is allowed: 0s to 24h");
+    director(
+        "retire = \"10\"",
+        "line 7: director.retire = \"10\": lacks a unit that is known; write ms, s, m or h behind every number, such as \"60s\"",
+    );
+    director(
+        "cluster = \"x\"",
+        "line 7: director.cluster: is no key that is known here. Known: name, address, key, io, routers, socket, unmatched, icmp_echo, flows, retire",
+    );
+    let set =
+        good(&with_director("socket = \"/tmp/d.sock\"\nunmatched = \"drop\"\nicmp_echo = \"answer\"\nflows = 1_024\nretire = \"0s\""))
+            .director;
+    assert_eq!(set.socket, PathBuf::from("/tmp/d.sock"));
+    assert_eq!((set.unmatched, set.icmp_echo, set.flows, set.retire), (Unmatched::Drop, Echo::Answer, 1024, Duration::ZERO));
+}
+
+#[test]
+fn neighbours() {
+    let rest = |neighbours: &str| with_rest(&format!("{neighbours}{VIP}{POOL}"));
+    let one = "[[neighbour]]\naddress = \"10.0.2.21\"\nmac = \"02:00:00:00:02:21\"\n";
+    errors(&rest(&one.repeat(2)), &["line 11: neighbour[1].address = \"10.0.2.21\": has an entry already, in line 8; keep one of them"]);
+    errors(
+        &rest("[[neighbour]]\nadress = \"10.0.2.21\"\nmac = 1\n"),
+        &[
+            "line 7: neighbour[0].address: is missing; it is written like address = \"10.0.2.21\"",
+            "line 8: neighbour[0].adress: is no key that is known here; did you mean \"address\"? Known: address, mac",
+            "line 9: neighbour[0].mac = 1: expected a link-layer address in quotes, found an integer",
+        ],
+    );
+    errors(&rest("[neighbour]\n"), &["line 7: neighbour: expected a list of tables: [[neighbour]], in two brackets, found a table"]);
+    errors(
+        &rest("[[neighbor]]\n"),
+        &["line 7: neighbor: is no key that is known here; did you mean \"neighbour\"? Known: director, vip, pool, neighbour"],
+    );
+}

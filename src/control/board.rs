@@ -1,0 +1,174 @@
+//! The board: what the control socket shows. Written by control, read by whoever asks; never in the way of a worker.
+
+use super::{Known, NextHops, neighbour::mac};
+use crate::counters::{Counters, Published};
+use crate::tables::Snapshot;
+use arc_swap::ArcSwapOption;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// What does not change while the director runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Name of the director.
+    pub name: String,
+    /// `af_xdp` or `af_packet`
+    pub kind: &'static str,
+    /// Name of the interface.
+    pub interface: String,
+    /// How the io works there: `native, copy`, …
+    pub mode: String,
+    /// The CPU of each worker.
+    pub cpus: Vec<usize>,
+    /// When the director started.
+    pub started: Instant,
+}
+
+/// What changes with a reload or a neighbour.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What the workers read.
+    pub snapshot: Arc<Snapshot>,
+    /// Address of each of the snapshot's services.
+    pub vips: Vec<IpAddr>,
+    /// The backends, retired ones too.
+    pub backends: Vec<Known>,
+    /// What is known of the way to them.
+    pub hops: NextHops,
+}
+
+/// How reloads went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloads {
+    /// Files taken over since the start.
+    pub accepted: u64,
+    /// Files refused since the start.
+    pub refused: u64,
+    /// Why the last file was refused; `None` when it was taken over.
+    pub last_error: Option<String>,
+}
+
+/// What a worker shows of itself.
+#[derive(Debug, Default)]
+pub struct Shown {
+    counters: Published,
+    flows: AtomicUsize,
+    flow_capacity: AtomicUsize,
+}
+
+impl Shown {
+    /// Shows the counters, and how many entries of the flow table are in use. Called by the worker alone.
+    pub fn set(&self, counters: &Counters, flows: usize) {
+        self.counters.set(counters);
+        self.flows.store(flows, Relaxed);
+    }
+
+    /// Shows for how many flows there is room.
+    pub fn set_flow_capacity(&self, flows: usize) {
+        self.flow_capacity.store(flows, Relaxed);
+    }
+}
+
+/// What the control socket shows.
+#[derive(Debug)]
+pub struct Board {
+    facts: Facts,
+    workers: Vec<Arc<Shown>>,
+    view: ArcSwapOption<View>,
+    reloads: Mutex<Reloads>,
+}
+
+impl Board {
+    /// A board without a view yet: the director is not ready.
+    pub fn new(facts: Facts, workers: Vec<Arc<Shown>>) -> Board {
+        Board { facts, workers, view: ArcSwapOption::empty(), reloads: Mutex::default() }
+    }
+
+    /// Shows `view` from now on.
+    pub fn show(&self, view: View) {
+        self.view.store(Some(Arc::new(view)));
+    }
+
+    /// Counts a reload: `Err` says why the file was refused.
+    pub fn reloaded(&self, outcome: Result<(), String>) {
+        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(()) => {
+                reloads.accepted += 1;
+                reloads.last_error = None;
+            }
+            Err(why) => {
+                reloads.refused += 1;
+                reloads.last_error = Some(why);
+            }
+        }
+    }
+
+    /// The sum of what all workers show.
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        self.workers.iter().for_each(|shown| sum.merge(&shown.counters.get()));
+        sum
+    }
+
+    /// The document of `GET /v1/status`.
+    pub fn status(&self) -> Value {
+        let view = self.view.load();
+        let reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Summed from the same reading, so that the document agrees with itself.
+        let each: Vec<Counters> = self.workers.iter().map(|shown| shown.counters.get()).collect();
+        let mut sum = Counters::default();
+        each.iter().for_each(|counters| sum.merge(counters));
+        let worker =
+            |(at, counters): (usize, &Counters)| json!({"worker": at, "cpu": self.facts.cpus.get(at), "counters": counters.to_json()});
+        let flows = |of: fn(&Shown) -> &AtomicUsize| self.workers.iter().map(|shown| of(shown).load(Relaxed)).sum::<usize>();
+        json!({
+            "name": self.facts.name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": view.as_ref().map_or(0, |v| v.snapshot.generation),
+            "ready": view.is_some(),
+            "io": {"kind": self.facts.kind, "interface": self.facts.interface, "mode": self.facts.mode},
+            "workers": self.workers.len(),
+            "uptime_seconds": self.facts.started.elapsed().as_secs(),
+            "counters": sum.to_json(),
+            "per_worker": each.iter().enumerate().map(worker).collect::<Vec<_>>(),
+            "vips": view.as_ref().map(|v| v.vips()).unwrap_or_default(),
+            "backends": view.as_ref().map(|v| v.backends()).unwrap_or_default(),
+            "flows": {"used": flows(|s| &s.flows), "capacity": flows(|s| &s.flow_capacity)},
+            "reload": {"accepted": reloads.accepted, "refused": reloads.refused, "last_error": reloads.last_error},
+        })
+    }
+}
+
+impl View {
+    fn vips(&self) -> Vec<Value> {
+        let vip = |(address, service): (&IpAddr, &crate::tables::Service)| {
+            json!({
+                "vip": address,
+                "service": service.label,
+                "pool": &*service.pool.name,
+                "fingerprint": format!("{:016x}", service.pool.maglev.fingerprint()),
+            })
+        };
+        self.vips.iter().zip(&self.snapshot.services).map(vip).collect()
+    }
+
+    fn backends(&self) -> Vec<Value> {
+        let backend = |known: &Known| {
+            let hop = self.hops.status(known.address);
+            json!({
+                "name": &*known.name,
+                "pool": &*known.pool,
+                "address": known.address,
+                "weight": known.weight,
+                "state": known.state.name(),
+                "neighbour": hop.as_ref().map_or_else(|_| "unresolved".to_owned(), |hop| mac(hop.mac)),
+                "unresolved_because": hop.err().map(|why| why.to_string()),
+            })
+        };
+        self.backends.iter().map(backend).collect()
+    }
+}

@@ -1,0 +1,13 @@
+//! Control: the one writer of tables, the kernel's neighbours, and the control socket. Only the writer builds what workers read.
+
+pub mod api;
+pub mod board;
+pub mod neighbour;
+pub mod next_hops;
+pub mod socket;
+pub mod writer;
+
+pub use board::{Board, Facts, Reloads, Shown, View};
+pub use next_hops::{Link, NextHops, Unresolved};
+pub use socket::ControlSocket;
+pub use writer::{Known, Refused, State, Writer};

@@ -1,0 +1,176 @@
+use super::*;
+use crate::control::Unresolved;
+use nix::sched::{CloneFlags, unshare};
+use std::process::Command;
+use std::sync::mpsc as std_mpsc;
+
+/// Long enough for the kernel to give a neighbour up (three questions, a second apart).
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A second network namespace at the other end of a veth pair; commands run there by a thread that lives in it.
+struct Peer {
+    commands: Option<std_mpsc::Sender<String>>,
+    done: std_mpsc::Receiver<()>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Peer {
+    /// Makes the peer and the pair `gw0` (here) – `peer0` (there).
+    fn new() -> Peer {
+        let (commands, todo) = std_mpsc::channel::<String>();
+        let (finished, done) = std_mpsc::channel();
+        let (tid_sender, tid) = std_mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            tid_sender.send(nix::unistd::gettid()).unwrap();
+            for command in todo {
+                ip(&command);
+                finished.send(()).unwrap();
+            }
+        });
+        let tid = tid.recv().unwrap();
+        ip(&format!("link add gw0 type veth peer name peer0 netns {tid}"));
+        Peer { commands: Some(commands), done, thread: Some(thread) }
+    }
+
+    fn ip(&self, command: &str) {
+        self.commands.as_ref().unwrap().send(command.into()).unwrap();
+        self.done.recv().unwrap();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.commands = None;
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+fn ip(command: &str) {
+    let output = Command::new("ip").args(command.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs `test` in a network namespace of its own that has a veth to another one: `gw0` is 10.0.1.11 and 2001:db8:1::11 here.
+fn with_peer(test: impl AsyncFnOnce(Peer, u32) + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root");
+        println!("SKIPPED: needs root");
+        return;
+    }
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let peer = Peer::new();
+        peer.ip("link set peer0 address 02:00:00:00:01:01 up");
+        ip("link set gw0 up");
+        peer.ip("addr add 10.0.1.1/24 dev peer0");
+        peer.ip("addr add 2001:db8:1::1/64 dev peer0 nodad");
+        ip("addr add 10.0.1.11/24 dev gw0");
+        ip("addr add 2001:db8:1::11/64 dev gw0 nodad");
+        let index = nix::net::if_::if_nametoindex("gw0").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test(peer, index));
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn wanted(addresses: &[&str]) -> Wanted {
+    Wanted { addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(), fixed: HashMap::new() }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Waits until `condition` holds.
+async fn until(neighbours: &mut Neighbours, condition: impl Fn(&NextHops) -> bool) -> NextHops {
+    let found = tokio::time::timeout(PATIENCE, neighbours.hops.wait_for(|hops| condition(hops))).await;
+    let found = found.map(|hops| hops.unwrap().clone());
+    found.unwrap_or_else(|_| panic!("still {:?}", neighbours.hops.borrow()))
+}
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
+
+#[test]
+fn backends_are_resolved_on_the_link_and_behind_gateways_of_both_families() {
+    with_peer(async |_peer, index| {
+        ip("route add 10.0.2.0/24 via 10.0.1.1 mtu 1400");
+        ip("route add 2001:db8:2::/64 via 2001:db8:1::1");
+        ip("route add 10.0.3.0/24 via inet6 2001:db8:1::1");
+        let direct = ["10.0.1.1", "2001:db8:1::1"];
+        let routed = ["10.0.2.21", "2001:db8:2::21", "10.0.3.21"];
+        let all: Vec<&str> = direct.iter().chain(&routed).copied().collect();
+        let mut neighbours = watch(index, wanted(&all)).await.unwrap();
+        let hops = until(&mut neighbours, |hops| all.iter().all(|a| hops.get(address(a)).is_some())).await;
+        for backend in all {
+            let mtu = if backend == "10.0.2.21" { 1400 } else { 1500 };
+            assert_eq!(hops.get(address(backend)), Some(crate::tables::NextHop { mac: MAC, mtu }), "{backend}");
+        }
+    });
+}
+
+#[test]
+fn what_has_no_way_says_why_and_gets_one_when_a_route_comes() {
+    with_peer(async |_peer, index| {
+        ip("link add side0 type veth peer name side1");
+        ip("link set side0 up");
+        ip("addr add 10.7.0.1/24 dev side0");
+        ip("route add blackhole 10.8.0.0/24");
+        let mut neighbours = watch(index, wanted(&["10.7.0.5", "10.8.0.5", "10.9.0.5", "10.0.1.11"])).await.unwrap();
+        let side = nix::net::if_::if_nametoindex("side0").unwrap();
+        let hops = neighbours.hops.borrow().clone();
+        assert_eq!(hops.status(address("10.7.0.5")), Err(Unresolved::OtherInterface(side)));
+        assert_eq!(hops.status(address("10.8.0.5")), Err(Unresolved::NoRoute));
+        assert_eq!(hops.status(address("10.9.0.5")), Err(Unresolved::NoRoute));
+        assert_eq!(hops.status(address("10.0.1.11")), Err(Unresolved::RouteKind("local".into())));
+        ip("route add 10.9.0.0/24 via 10.0.1.1");
+        until(&mut neighbours, |hops| hops.get(address("10.9.0.5")).is_some()).await;
+        ip("route del 10.9.0.0/24");
+        until(&mut neighbours, |hops| hops.status(address("10.9.0.5")) == Err(Unresolved::NoRoute)).await;
+        ip("link set gw0 mtu 1450");
+        until(&mut neighbours, |hops| hops.link.mtu == 1450).await;
+    });
+}
+
+#[test]
+fn a_changed_mac_and_a_vanished_neighbour_are_noticed() {
+    with_peer(async |peer, index| {
+        let backend = address("10.0.1.1");
+        // The kernel's own times are made as short as they can be; ours too.
+        ip("ntable change name arp_cache dev gw0 base_reachable 200 delay_probe 50 retrans 50");
+        let kernel = Kernel::open(index).unwrap();
+        let mut known = Known::new(kernel.ask.link().await.unwrap());
+        known.refresh = Duration::from_millis(500);
+        let mut neighbours = start(kernel, known, index, wanted(&["10.0.1.1"])).await.unwrap();
+        until(&mut neighbours, |hops| hops.get(backend).map(|h| h.mac) == Some(MAC)).await;
+        // Nobody announces the new address: it is found because the kernel is told that the old one is in use.
+        peer.ip("link set peer0 address 02:00:00:00:01:02");
+        until(&mut neighbours, |hops| hops.get(backend).map(|h| h.mac) == Some(OTHER_MAC)).await;
+        ip("neigh replace 10.0.1.1 lladdr 02:00:00:00:01:03 dev gw0 nud permanent");
+        until(&mut neighbours, |hops| hops.get(backend).map(|h| h.mac) == Some([2, 0, 0, 0, 1, 3])).await;
+        peer.ip("addr del 10.0.1.1/24 dev peer0");
+        ip("neigh del 10.0.1.1 dev gw0");
+        neighbours.urgent.send(backend).await.unwrap();
+        until(&mut neighbours, |hops| hops.status(backend) == Err(Unresolved::Silent(backend))).await;
+        peer.ip("addr add 10.0.1.1/24 dev peer0");
+        neighbours.urgent.send(backend).await.unwrap();
+        until(&mut neighbours, |hops| hops.get(backend).map(|h| h.mac) == Some(OTHER_MAC)).await;
+    });
+}
+
+#[test]
+fn what_is_wanted_can_change_and_the_files_neighbours_win() {
+    with_peer(async |_peer, index| {
+        let mut neighbours = watch(index, wanted(&[])).await.unwrap();
+        assert!(neighbours.hops.borrow().hops.is_empty());
+        let fixed = [(address("10.0.1.5"), [9; 6])].into();
+        neighbours.wanted.send(Wanted { fixed, ..wanted(&["10.0.1.5", "10.0.1.1"]) }).unwrap();
+        let hops = until(&mut neighbours, |hops| hops.get(address("10.0.1.1")).is_some()).await;
+        assert_eq!(hops.get(address("10.0.1.5")).map(|h| h.mac), Some([9; 6]));
+        neighbours.wanted.send(wanted(&["10.0.1.5"])).unwrap();
+        until(&mut neighbours, |hops| hops.get(address("10.0.1.5")).is_none() && hops.hops.len() == 1).await;
+    });
+}

@@ -1,0 +1,102 @@
+//! The control socket's place in the file system: ours alone, taken over when its director is gone, and removed at the end.
+
+use nix::sys::stat::{Mode, umask};
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Why the control socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another director has it.
+    #[error("another director answers on {}: stop it first, or give this one another `name` or `socket` in [director]", .0.display())]
+    Taken(PathBuf),
+    /// Something else is there.
+    #[error("{} exists and is no socket: remove it, or set another `socket` in [director]", .0.display())]
+    NoSocket(PathBuf),
+    /// The system refuses.
+    #[error("cannot make the control socket {}: {error}; [director] socket can name another place", path.display())]
+    System {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+}
+
+/// A listening control socket; its file goes when this is dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl ControlSocket {
+    /// Makes the socket with mode 0600, and its directory if it is missing. To be called before there are other threads: the umask is the process's.
+    ///
+    /// # Errors
+    /// When a director answers there already, or the path cannot be used.
+    pub fn claim(path: &Path) -> Result<ControlSocket, Error> {
+        let failed = |error| Error::System { path: path.to_owned(), error };
+        match path.symlink_metadata() {
+            Ok(found) if !found.file_type().is_socket() => return Err(Error::NoSocket(path.to_owned())),
+            Ok(_) => {
+                if UnixStream::connect(path).is_ok() {
+                    return Err(Error::Taken(path.to_owned()));
+                }
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                if let Some(directory) = path.parent() {
+                    std::fs::create_dir_all(directory).map_err(failed)?;
+                }
+            }
+            Err(e) => return Err(failed(e)),
+        }
+        // Set before the file exists: between bind and chmod anybody could connect.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(path);
+        umask(before);
+        Ok(ControlSocket { path: path.to_owned(), listener: listener.map_err(failed)? })
+    }
+
+    /// For the runtime of this thread.
+    pub fn listener(&self) -> std::io::Result<tokio::net::UnixListener> {
+        let listener = self.listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        tokio::net::UnixListener::from_std(listener)
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn one_director_at_a_time_and_a_stale_socket_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/guideway/d1.sock");
+        let first = ControlSocket::claim(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(ControlSocket::claim(&path), Err(Error::Taken(_))));
+        assert!(path.exists(), "the refused one has not removed it");
+        drop(first);
+        assert!(!path.exists());
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "left behind by a director that was killed");
+        let again = ControlSocket::claim(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(again);
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(ControlSocket::claim(&path), Err(Error::NoSocket(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+}

@@ -1,0 +1,283 @@
+//! The one writer: from a configuration and the next hops to the snapshot that workers read. Nothing else builds tables.
+//!
+//! A backend keeps its number for as long as (pool, name, address) stay. One that is no longer in the file is *retired*: for
+//! `[director] retire` it keeps number, next hop and TID range, so that its transfers end in peace, but it is no member of the Maglev
+//! table and gets nothing new.
+
+mod registry;
+#[cfg(test)]
+mod tests;
+
+use super::next_hops::NextHops;
+use crate::config::{Config, Service as Kinds, Vip};
+use crate::hash::FleetKey;
+use crate::maglev::Table;
+use crate::tables::{Backend, BackendId, Kind, Pool, Routers, Service, Snapshot, TidMap, VipTable};
+use crate::time::Time;
+use crate::wire::l4::{TCP, UDP};
+use registry::Registry;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A range that was given up a short time ago would go to another backend, and with it the transfers that still live there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "pool.{pool}: backend {backend} cannot have tid_range {}-{}: ports {}-{} belonged to {former} ({former_address}), whose transfers may live for \
+     another {} s; wait so long, choose another range, or lower `retire` in [director] (now {} s)",
+    range.0, range.1, former_range.0, former_range.1, left.as_secs().max(1), retire.as_secs()
+)]
+pub struct RangeHeld {
+    /// Who would get the range.
+    pub backend: String,
+    /// In which pool.
+    pub pool: String,
+    /// The range in the file.
+    pub range: (u16, u16),
+    /// Who had it.
+    pub former: String,
+    /// Address of who had it.
+    pub former_address: IpAddr,
+    /// What it had.
+    pub former_range: (u16, u16),
+    /// For how long it is still held.
+    pub left: Duration,
+    /// `[director] retire`
+    pub retire: Duration,
+}
+
+/// Why a configuration was refused. The tables that were built last stay.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// A range that was given up a short time ago would go to another backend.
+    #[error(transparent)]
+    RangeHeld(Box<RangeHeld>),
+    /// More backends within half a day than there are numbers.
+    #[error(
+        "no backend number is free: 65,535 are in use or rest for 12 h after their backend was removed; restart the director to free them"
+    )]
+    Numbers,
+    /// The director has no address of the backend's family.
+    #[error("backend {backend} has address {address}, but [director] address has none of that family to send GRE from")]
+    Family {
+        /// Which backend.
+        backend: String,
+        /// Its address.
+        address: IpAddr,
+    },
+    /// A VIP names a pool that is not there.
+    #[error("vip {vip}: pool `{pool}` is not in the file")]
+    Pool {
+        /// Which VIP.
+        vip: IpAddr,
+        /// The name that it gives.
+        pool: String,
+    },
+    /// The Maglev table cannot be built.
+    #[error("pool.{pool}: {reason}")]
+    Table {
+        /// Which pool.
+        pool: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Whether a backend gets new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It does.
+    Active,
+    /// Its weight is 0: it keeps what it has.
+    Drained,
+    /// It is no longer in the file: it keeps what it has for `[director] retire`.
+    Retired,
+}
+
+impl State {
+    /// The name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Active => "active",
+            State::Drained => "drained",
+            State::Retired => "retired",
+        }
+    }
+}
+
+/// A backend as the writer knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its number.
+    pub id: BackendId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its pool's name.
+    pub pool: Arc<str>,
+    /// Where its GRE goes.
+    pub address: IpAddr,
+    /// 0–1000; of a retired one the last that it had.
+    pub weight: u16,
+    /// Whether it gets new flows.
+    pub state: State,
+}
+
+/// Builds snapshots, and remembers what must stay the same from one to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Writer {
+    generation: u64,
+    registry: Registry,
+    pools: HashMap<String, Built>,
+}
+
+/// A pool and what it was built from.
+#[derive(Clone, Debug)]
+struct Built {
+    key: FleetKey,
+    size: u32,
+    members: Vec<(String, u16)>,
+    ranges: Vec<((u16, u16), BackendId)>,
+    pool: Arc<Pool>,
+}
+
+impl Writer {
+    /// A writer that has built nothing yet.
+    pub fn new() -> Writer {
+        Writer::default()
+    }
+
+    /// The snapshot of `config`. Tables that did not change are those of the snapshot before.
+    ///
+    /// # Errors
+    /// Says why `config` cannot follow what was there before; then nothing changes.
+    pub fn apply(&mut self, config: &Config, hops: &NextHops, now: Time) -> Result<Snapshot, Refused> {
+        let mut registry = self.registry.clone();
+        registry.update(config, now)?;
+        let backends = backends(&registry, config, hops)?;
+        let mut pools = HashMap::with_capacity(config.pools.len());
+        for pool in &config.pools {
+            pools.insert(pool.name.clone(), build(pool, config.director.key, &registry, self.pools.get(&pool.name))?);
+        }
+        let mut vips = VipTable::default();
+        let mut services = Vec::with_capacity(config.vips.len());
+        for vip in &config.vips {
+            let Some(built) = pools.get(&vip.pool) else {
+                return Err(Refused::Pool { vip: vip.address, pool: vip.pool.clone() });
+            };
+            let id = u16::try_from(services.len()).map_err(|_| Refused::Numbers)?;
+            match &vip.service {
+                Kinds::Tftp { .. } => vips.add_tftp(vip.address, id),
+                Kinds::Udp { ports } => vips.add_ports(vip.address, UDP, ports, id),
+                Kinds::Tcp { ports } => vips.add_ports(vip.address, TCP, ports, id),
+            }
+            services.push(service(vip, built.pool.clone()));
+        }
+        self.registry = registry;
+        self.pools = pools;
+        self.generation += 1;
+        Ok(Snapshot {
+            generation: self.generation,
+            mac: hops.link.mac,
+            mtu: hops.link.mtu,
+            address: config.director.address,
+            routers: Routers::new(&config.director.routers),
+            unmatched: config.director.unmatched,
+            icmp_echo: config.director.icmp_echo,
+            vips,
+            services,
+            backends,
+            hash: config.director.key.per_packet(),
+        })
+    }
+
+    /// Addresses whose next hops are needed: those of all backends, retired ones too.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.registry.entries.keys().map(|identity| identity.address).collect()
+    }
+
+    /// When [`Writer::apply`] has to be called again although nothing changed: a retirement ends.
+    pub fn expiry(&self) -> Option<Time> {
+        self.registry.expiry()
+    }
+
+    /// Every backend that has a number, by pool and name.
+    pub fn backends(&self) -> impl Iterator<Item = Known> {
+        self.registry.entries.iter().map(|(identity, entry)| Known {
+            id: entry.id,
+            name: identity.name.clone(),
+            pool: identity.pool.clone(),
+            address: identity.address,
+            weight: entry.weight,
+            state: match (entry.retired, entry.weight) {
+                (Some(_), _) => State::Retired,
+                (None, 0) => State::Drained,
+                (None, _) => State::Active,
+            },
+        })
+    }
+}
+
+fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec<Option<Backend>>, Refused> {
+    let mut backends = vec![None; registry.len()];
+    for (identity, entry) in &registry.entries {
+        let backend = config.director.address.same_family(identity.address).and_then(|source| {
+            Backend::new(identity.name.clone(), identity.pool.clone(), source, identity.address, hops.get(identity.address))
+        });
+        if backend.is_none() && entry.retired.is_none() {
+            return Err(Refused::Family { backend: identity.name.to_string(), address: identity.address });
+        }
+        backends[usize::from(entry.id)] = backend;
+    }
+    Ok(backends)
+}
+
+/// A pool's tables; those that were there before as far as nothing changed.
+fn build(pool: &crate::config::Pool, key: FleetKey, registry: &Registry, before: Option<&Built>) -> Result<Built, Refused> {
+    let mut sorted: Vec<_> = pool.backends.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let members: Vec<(String, u16)> = sorted.iter().map(|b| (b.name.clone(), b.weight)).collect();
+    // A pool that no longer has ranges forgets those that were given up: its servers now answer from any port, also from these.
+    let ranged = pool.backends.iter().any(|b| b.tid_range.is_some());
+    let ranges = if ranged { registry.ranges(&pool.name) } else { Vec::new() };
+    let numbers: HashMap<(&str, IpAddr), BackendId> =
+        registry.entries.iter().filter(|(i, _)| *i.pool == *pool.name).map(|(i, entry)| ((&*i.name, i.address), entry.id)).collect();
+    let ids: Vec<BackendId> = sorted.iter().filter_map(|b| numbers.get(&(b.name.as_str(), b.address)).copied()).collect();
+
+    let same_table = before.filter(|b| b.key == key && b.size == pool.table_size && b.members == members);
+    let same_ranges = before.filter(|b| b.ranges == ranges);
+    if let (Some(before), Some(_)) = (same_table, same_ranges)
+        && before.pool.members == ids
+    {
+        return Ok(before.clone());
+    }
+    let maglev = match same_table {
+        Some(before) => before.pool.maglev.clone(),
+        None => {
+            let named: Vec<(&str, u16)> = members.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
+            let refused = |e: crate::maglev::Error| Refused::Table { pool: pool.name.clone(), reason: e.to_string() };
+            Arc::new(Table::build(&key, pool.table_size, &named).map_err(refused)?)
+        }
+    };
+    let tid = match same_ranges {
+        Some(before) => before.pool.tid.clone(),
+        None => ranged.then(|| Arc::new(TidMap::new(ranges.iter().copied()))),
+    };
+    let built = Pool { name: pool.name.as_str().into(), maglev, members: ids, tid };
+    Ok(Built { key, size: pool.table_size, members, ranges, pool: Arc::new(built) })
+}
+
+fn service(vip: &Vip, pool: Arc<Pool>) -> Service {
+    let (label, kind) = match &vip.service {
+        Kinds::Tftp { key } => ("tftp".to_owned(), Kind::Tftp(*key)),
+        Kinds::Udp { ports } => (label("udp", ports), Kind::Flow),
+        Kinds::Tcp { ports } => (label("tcp", ports), Kind::Flow),
+    };
+    Service { label, kind, pool, idle: u16::try_from(vip.idle.as_secs()).unwrap_or(u16::MAX), paused: vip.paused }
+}
+
+/// `udp/53,8000-8100`
+fn label(protocol: &str, ports: &[(u16, u16)]) -> String {
+    let range = |(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    format!("{protocol}/{}", ports.iter().map(range).collect::<Vec<_>>().join(","))
+}

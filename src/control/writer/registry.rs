@@ -1,0 +1,185 @@
+//! Who has which number and which server ports, now and for as long as their transfers may live.
+
+use super::{RangeHeld, Refused};
+use crate::config::Config;
+use crate::tables::{BackendId, NO_BACKEND};
+use crate::time::Time;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A number that was given back rests for so long: the longest idle timeout, so that no flow table still holds it.
+pub(super) const REST: Duration = Duration::from_secs(12 * 3600);
+
+/// What makes a backend the same one in the next file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Identity {
+    pub(super) pool: Arc<str>,
+    pub(super) name: Arc<str>,
+    pub(super) address: IpAddr,
+}
+
+/// A range of server ports; `given_up` when the file gives it to this backend no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) range: (u16, u16),
+    given_up: Option<Time>,
+}
+
+/// What is remembered of a backend.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) id: BackendId,
+    pub(super) weight: u16,
+    /// Since when the file has it no more.
+    pub(super) retired: Option<Time>,
+    claims: Vec<Claim>,
+}
+
+/// All backends of the file and those that are retired.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Registry {
+    pub(super) entries: BTreeMap<Identity, Entry>,
+    /// Numbers that were given back, and since when; oldest first.
+    resting: VecDeque<(Time, BackendId)>,
+    /// The lowest number that was never given.
+    next: BackendId,
+    /// `[director] retire` of the last file.
+    retire: Duration,
+}
+
+impl Registry {
+    /// Brings the registry in line with a file. On an error it is left in the middle: work on a copy.
+    pub(super) fn update(&mut self, config: &Config, now: Time) -> Result<(), Refused> {
+        self.retire = config.director.retire;
+        self.expire(now);
+        let mut seen = BTreeSet::new();
+        for pool in &config.pools {
+            let pool_name: Arc<str> = pool.name.as_str().into();
+            for backend in &pool.backends {
+                let identity = Identity { pool: pool_name.clone(), name: backend.name.as_str().into(), address: backend.address };
+                let entry = self.entry(&identity, now)?;
+                entry.weight = backend.weight;
+                entry.retired = None;
+                for claim in &mut entry.claims {
+                    let kept = backend.tid_range == Some(claim.range);
+                    claim.given_up = if kept { None } else { claim.given_up.or(Some(now)) };
+                }
+                if let Some(range) = backend.tid_range
+                    && entry.claims.iter().all(|c| c.range != range)
+                {
+                    entry.claims.push(Claim { range, given_up: None });
+                }
+                seen.insert(identity);
+            }
+        }
+        for (identity, entry) in &mut self.entries {
+            if !seen.contains(identity) {
+                entry.retired = entry.retired.or(Some(now));
+                entry.claims.iter_mut().for_each(|claim| claim.given_up = claim.given_up.or(Some(now)));
+            }
+        }
+        self.expire(now);
+        self.conflicts(now)
+    }
+
+    /// When something that was given up ends next.
+    pub(super) fn expiry(&self) -> Option<Time> {
+        let given_up = |entry: &Entry| entry.claims.iter().filter_map(|c| c.given_up).chain(entry.retired).min();
+        Some(self.entries.values().filter_map(given_up).min()?.plus(self.retire))
+    }
+
+    /// The ranges of `pool` with their owners: first those of the file, then those that were given up and still hold.
+    pub(super) fn ranges(&self, pool: &str) -> Vec<((u16, u16), BackendId)> {
+        let (mut current, mut former) = (Vec::new(), Vec::new());
+        for (_, entry) in self.of_pool(pool) {
+            for claim in &entry.claims {
+                if claim.given_up.is_none() { &mut current } else { &mut former }.push((claim.range, entry.id));
+            }
+        }
+        current.append(&mut former);
+        current
+    }
+
+    /// One more than the highest number in use.
+    pub(super) fn len(&self) -> usize {
+        self.entries.values().map(|entry| usize::from(entry.id) + 1).max().unwrap_or(0)
+    }
+
+    fn of_pool(&self, pool: &str) -> impl Iterator<Item = (&Identity, &Entry)> {
+        self.entries.iter().filter(move |(identity, _)| &*identity.pool == pool)
+    }
+
+    /// The entry of `identity`, with its old number if it has one.
+    fn entry(&mut self, identity: &Identity, now: Time) -> Result<&mut Entry, Refused> {
+        if !self.entries.contains_key(identity) {
+            let id = self.number(now)?;
+            self.entries.insert(identity.clone(), Entry { id, weight: 0, retired: None, claims: Vec::new() });
+        }
+        self.entries.get_mut(identity).ok_or(Refused::Numbers)
+    }
+
+    fn number(&mut self, now: Time) -> Result<BackendId, Refused> {
+        match self.resting.front() {
+            Some((since, id)) if now - *since >= REST => {
+                let id = *id;
+                self.resting.pop_front();
+                Ok(id)
+            }
+            _ if self.next < NO_BACKEND => {
+                self.next += 1;
+                Ok(self.next - 1)
+            }
+            _ => Err(Refused::Numbers),
+        }
+    }
+
+    fn expire(&mut self, now: Time) {
+        let retire = self.retire;
+        let over = |since: Option<Time>| since.is_some_and(|since| now >= since.plus(retire));
+        let resting = &mut self.resting;
+        self.entries.retain(|_, entry| {
+            entry.claims.retain(|claim| !over(claim.given_up));
+            let gone = over(entry.retired);
+            if gone {
+                resting.push_back((now, entry.id));
+            }
+            !gone
+        });
+    }
+
+    /// A range that was given up belongs to its backend until its transfers must have ended.
+    fn conflicts(&self, now: Time) -> Result<(), Refused> {
+        let mut given_up: HashMap<&str, Vec<(&Identity, &Claim)>> = HashMap::new();
+        for (identity, entry) in &self.entries {
+            for claim in entry.claims.iter().filter(|claim| claim.given_up.is_some()) {
+                given_up.entry(&identity.pool).or_default().push((identity, claim));
+            }
+        }
+        for (pool, given_up) in given_up {
+            let mut owner: Vec<Option<usize>> = vec![None; 1 << 16];
+            for (at, (_, claim)) in given_up.iter().enumerate() {
+                owner[usize::from(claim.range.0)..=usize::from(claim.range.1)].fill(Some(at));
+            }
+            for (identity, entry) in self.of_pool(pool) {
+                for claim in entry.claims.iter().filter(|claim| claim.given_up.is_none()) {
+                    let held = owner[usize::from(claim.range.0)..=usize::from(claim.range.1)].iter().flatten();
+                    if let Some((former, old)) = held.map(|at| given_up[*at]).find(|(former, _)| *former != identity) {
+                        return Err(Refused::RangeHeld(Box::new(RangeHeld {
+                            backend: identity.name.to_string(),
+                            pool: pool.to_owned(),
+                            range: claim.range,
+                            former: former.name.to_string(),
+                            former_address: former.address,
+                            former_range: old.range,
+                            left: old.given_up.unwrap_or(now).plus(self.retire) - now,
+                            retire: self.retire,
+                        })));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! Opens the io that the configuration names.
+
+use crate::config::{self, Unmatched};
+use crate::io::interface::{self, Interface};
+use crate::io::{Io, af_packet, af_xdp};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// The filter has room for at least so many VIPs, to which a reload may grow.
+const MIN_VIPS: u32 = 16_384;
+
+/// Why the io cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The interface cannot be used.
+    #[error(transparent)]
+    Interface(#[from] interface::Error),
+    /// AF_PACKET cannot be used on it.
+    #[error(transparent)]
+    AfPacket(#[from] af_packet::Error),
+    /// AF_XDP cannot be used on it.
+    #[error(transparent)]
+    AfXdp(#[from] af_xdp::Error),
+    /// Not for a running director.
+    #[error("[director] io.kind = \"pcap\" is for `guideway replay`; a director needs \"af_xdp\" or \"af_packet\" with an `interface`")]
+    Pcap,
+}
+
+/// The io of every worker, and what was found out on the way.
+pub struct Opened {
+    /// The interface.
+    pub interface: Interface,
+    /// Name of the kind in the configuration.
+    pub kind: &'static str,
+    /// How it works here, for people.
+    pub mode: String,
+    /// One for each worker.
+    pub workers: Vec<Box<dyn Io>>,
+    /// CPUs that the configuration names for them.
+    pub cpus: Vec<usize>,
+    /// What decides in the kernel which packets come.
+    pub filter: Filter,
+}
+
+/// What decides in the kernel which packets come to the workers.
+pub enum Filter {
+    /// Nothing: all come, and the host has copies.
+    All,
+    /// The XDP filter.
+    Xdp(af_xdp::Filter),
+}
+
+impl Filter {
+    /// Lets the packets to exactly these VIPs come.
+    pub fn set_vips(&self, vips: &BTreeSet<IpAddr>) -> Result<(), af_xdp::Error> {
+        match self {
+            Filter::All => Ok(()),
+            Filter::Xdp(filter) => filter.set_vips(&vips.iter().copied().collect::<Vec<_>>()),
+        }
+    }
+
+    /// What a reload may not change with this filter, although it may with others.
+    pub fn refuses(&self, before: &config::Director, after: &config::Director) -> Option<&'static str> {
+        let refused = matches!(self, Filter::Xdp(_)) && before.unmatched != after.unmatched;
+        refused.then_some("director.unmatched: with io af_xdp the filter in the kernel is made for it; this needs a restart")
+    }
+}
+
+/// Opens what `director` names. Packets come once [`Filter::set_vips`] was called.
+///
+/// # Errors
+/// Say what to do about it.
+pub fn open(director: &config::Director, vips: usize) -> Result<Opened, Error> {
+    match &director.io {
+        config::Io::Pcap { .. } => Err(Error::Pcap),
+        config::Io::AfXdp { interface, cpus } => {
+            let found = Interface::by_name(interface)?;
+            let options = af_xdp::Options {
+                addresses: director.address,
+                take_all_gre: director.unmatched == Unmatched::Drop,
+                max_vips: u32::try_from(vips.saturating_mul(2)).unwrap_or(u32::MAX / 4).max(MIN_VIPS),
+            };
+            let (filter, workers) = af_xdp::AfXdp::open(interface, options)?;
+            let driver = if filter.generic() { "generic" } else { "native" };
+            let copy = if workers.iter().all(af_xdp::AfXdp::zero_copy) { "zero copy" } else { "copy" };
+            let mode = format!("{driver}, {copy}");
+            Ok(Opened { interface: found, kind: "af_xdp", mode, workers: boxed(workers), cpus: cpus.clone(), filter: Filter::Xdp(filter) })
+        }
+        config::Io::AfPacket { interface, workers, cpus } => {
+            let found = Interface::by_name(interface)?;
+            let workers = boxed(af_packet::AfPacket::open(interface, *workers)?);
+            Ok(Opened { interface: found, kind: "af_packet", mode: "ring".into(), workers, cpus: cpus.clone(), filter: Filter::All })
+        }
+    }
+}
+
+fn boxed<I: Io + 'static>(workers: Vec<I>) -> Vec<Box<dyn Io>> {
+    workers.into_iter().map(|io| Box::new(io) as Box<dyn Io>).collect()
+}

@@ -1,0 +1,157 @@
+//! From a configuration to a running director, and to its end. What is claimed first is given back last.
+
+use super::control::Control;
+use super::worker::{self, Report, Worker};
+use super::{Error, cpus, open};
+use crate::config::Config;
+use crate::control::neighbour::{self, Neighbours, Wanted};
+use crate::control::{Board, ControlSocket, Facts, Shown, Writer, api};
+use crate::time::Time;
+use arc_swap::ArcSwap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// Before a backend gets its first packet, its neighbour has so long to answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
+/// Backends without a next hop that may wait to be looked at.
+const UNRESOLVED: usize = 256;
+
+/// The signals that a director listens to.
+pub(super) struct Signals {
+    pub(super) reload: Signal,
+    pub(super) terminate: Signal,
+    pub(super) interrupt: Signal,
+}
+
+/// Runs the director until it is told to end.
+pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
+    let started = Instant::now();
+    let system = |what| move |error| Error::System { what, error };
+    let signals = || -> std::io::Result<Signals> {
+        Ok(Signals {
+            reload: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    };
+    // First of all: a signal that comes during the start must not kill us in the middle of it.
+    let signals = signals().map_err(system("cannot listen for signals"))?;
+    let socket = ControlSocket::claim(&config.director.socket)?;
+    let opened = open::open(&config.director, vips(&config).len())?;
+    let cpus = cpus::choose(&opened.cpus, opened.workers.len(), &cpus::allowed())?;
+    let mut neighbours = neighbour::watch(opened.interface.index, wanted(&config, BTreeSet::new())).await?;
+    answered(&mut neighbours).await;
+
+    let mut writer = Writer::new();
+    let hops = neighbours.hops.borrow_and_update().clone();
+    let tables = Arc::new(ArcSwap::from_pointee(writer.apply(&config, &hops, Time::default())?));
+    let shown: Vec<Arc<Shown>> = opened.workers.iter().map(|_| Arc::default()).collect();
+    let facts = Facts {
+        name: config.director.name.clone(),
+        kind: opened.kind,
+        interface: opened.interface.name.clone(),
+        mode: opened.mode.clone(),
+        cpus: cpus.clone(),
+        started,
+    };
+    let board = Arc::new(Board::new(facts, shown.clone()));
+
+    let (reports, mut reported) = unbounded_channel();
+    let (ask, unresolved) = crossbeam::channel::bounded(UNRESOLVED);
+    let mut workers = Workers { stop: Arc::new(AtomicBool::new(false)), threads: Vec::with_capacity(cpus.len()) };
+    let mtu = hops.link.mtu;
+    for (index, ((io, cpu), shown)) in opened.workers.into_iter().zip(cpus).zip(shown).enumerate() {
+        let worker = Worker {
+            index,
+            cpu,
+            io,
+            flows: config.director.flows,
+            mtu,
+            tables: tables.clone(),
+            shown,
+            unresolved: ask.clone(),
+            stop: workers.stop.clone(),
+            reports: reports.clone(),
+        };
+        workers.threads.push(worker::spawn(worker).map_err(system("cannot start a worker's thread"))?);
+    }
+    all_running(&mut reported, workers.threads.len()).await?;
+    opened.filter.set_vips(&vips(&config)).map_err(open::Error::from)?;
+    tracing::info!(
+        name = config.director.name, io = opened.kind, mode = opened.mode, interface = opened.interface.name, workers = workers.threads.len(),
+        socket = %config.director.socket.display(), "ready"
+    );
+
+    let filter = opened.filter;
+    let mut control = Control { file, config, writer, neighbours, tables, filter, board: board.clone(), started };
+    control.show();
+    let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
+    let server = tokio::spawn(api::serve(listener, board.clone()));
+    let end = control.run(signals, reported, unresolved, server).await;
+    workers.end();
+    tracing::info!(counters = %board.counters().to_json(), "ended");
+    end
+}
+
+/// The workers' threads; they are stopped when this is dropped.
+struct Workers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    fn end(&mut self) {
+        self.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Waits until every worker takes packets.
+async fn all_running(reported: &mut UnboundedReceiver<Report>, workers: usize) -> Result<(), Error> {
+    let mut running = 0;
+    while running < workers {
+        match reported.recv().await {
+            Some(Report::Running(_)) => running += 1,
+            Some(Report::Failed(worker, why)) => return Err(Error::Worker { worker, why }),
+            None => return Err(Error::Ended("every worker")),
+        }
+    }
+    Ok(())
+}
+
+/// The VIPs' addresses.
+pub(super) fn vips(config: &Config) -> BTreeSet<IpAddr> {
+    config.vips.iter().map(|vip| vip.address).collect()
+}
+
+/// What next hops are needed for: the backends of `config`, and those that are `also` known.
+pub(super) fn wanted(config: &Config, also: BTreeSet<IpAddr>) -> Wanted {
+    let mut addresses = also;
+    addresses.extend(config.pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.address));
+    Wanted { addresses, fixed: config.neighbours.iter().map(|n| (n.address, n.mac)).collect() }
+}
+
+/// Waits a moment for the neighbours of what is wanted now, so that the first packets find them. What does not answer is left behind.
+pub(super) async fn answered(neighbours: &mut Neighbours) {
+    let wanted = neighbours.wanted.borrow().addresses.clone();
+    let all = neighbours.hops.wait_for(|hops| wanted.iter().all(|address| hops.get(*address).is_some()));
+    if tokio::time::timeout(FIRST_ANSWER, all).await.is_err() {
+        tracing::info!("not every backend's neighbour has answered yet; going on without");
+    }
+}

@@ -1,0 +1,184 @@
+//! Packets through an AF_PACKET socket: works on every interface, and as the root of a user namespace; slower than AF_XDP.
+//!
+//! The kernel writes copies of what arrives into a ring that is mapped here (TPACKET_V2), with room before each frame; the path changes them in
+//! place, and `sendmmsg` sends a batch of them from where they stand. What is *not* ours needs nothing: the host's stack has the original.
+//! For that reason the host's stack also sees what *is* ours: [`guard`] keeps it from answering GRE, and a director must not
+//! forward plain packets to its VIPs by itself (`net.ipv4.ip_forward` = 0 on this interface, which is the default).
+//!
+//! * TPACKET_V2, not V3: V3 hands over whole blocks, and a block that is not full only when a timer of at least 1 ms runs out. TFTP waits for
+//!   each acknowledgement, so that this time would be added to every block of every transfer. V2 hands over every frame at once.
+//! * Frames whose L4 checksum is unfinished (TP_STATUS_CSUMNOTREADY: from a local sender that left it to the card) are forwarded as they are, and
+//!   so wrong. They come from containers and virtual machines of this host only; switch tx checksum offload off there.
+//! * A frame longer than the MTU (put together by GRO) is cut, and dropped by the path as truncated: switch GRO off.
+
+pub mod guard;
+mod ring;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use super::interface::{self, Interface};
+use super::{BATCH, Io, Turn, Work, sys};
+use crate::frame::Frame;
+use crate::time::Time;
+use guard::Guard;
+use ring::Ring;
+use socket2::{Domain, Socket, Type};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Send buffer asked for, in bytes: some thousand frames on their way.
+const SEND_BUFFER: libc::c_int = 8 << 20;
+
+/// One worker's share of an interface.
+///
+/// `ToHost` and drops only release the frame: the host has its own copy.
+#[derive(Debug)]
+pub struct AfPacket {
+    ring: Ring,
+    socket: Socket,
+    interface: u32,
+    _guard: Arc<Guard>,
+}
+
+/// Why an interface cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The interface itself.
+    #[error(transparent)]
+    Interface(#[from] interface::Error),
+    /// No permission.
+    #[error("no permission for packet sockets: io `af_packet` needs CAP_NET_RAW (run as root, or in a user namespace: `unshare -rn`)")]
+    Permission,
+    /// A number of workers that cannot be.
+    #[error("{0} workers: allowed are 1 to 64")]
+    Workers(usize),
+    /// Any other refusal of the kernel.
+    #[error("io `af_packet` on `{interface}`: cannot {what}: {error}")]
+    Kernel {
+        /// Name of the interface.
+        interface: String,
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+}
+
+impl AfPacket {
+    /// Opens `interface` for so many workers (1–64); each flow comes to one of them, chosen by the kernel's hash (of the inner packet, for GRE).
+    pub fn open(interface: &str, workers: usize) -> Result<Vec<AfPacket>, Error> {
+        if !(1..=64).contains(&workers) {
+            return Err(Error::Workers(workers));
+        }
+        let interface = Interface::by_name(interface)?;
+        let fail = |what| {
+            let name = interface.name.clone();
+            move |error: std::io::Error| match error.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => Error::Permission,
+                _ => Error::Kernel { interface: name, what, error },
+            }
+        };
+        let guard = Arc::new(Guard::new().map_err(fail("hold raw sockets for GRE"))?);
+        let mut group = None;
+        let mut opened = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            // Protocol 0 receives nothing until it is bound: no frame comes that the filter has not seen.
+            let socket = Socket::new(Domain::PACKET, Type::RAW, None).map_err(fail("open a packet socket"))?;
+            let fd = socket.as_fd();
+            sys::attach_filter(fd, &filter()).map_err(fail("attach its filter"))?;
+            sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1).map_err(fail("leave out what goes out"))?;
+            let ring = Ring::new(fd, interface.mtu).map_err(fail("map a receive ring of 8 MiB"))?;
+            sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1).map_err(fail("pass by the queueing discipline"))?;
+            if sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER).is_err() {
+                sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &SEND_BUFFER).map_err(fail("set the send buffer"))?;
+            }
+            sys::bind(fd, &address(interface.index, libc::ETH_P_ALL as u16)).map_err(fail("bind the socket"))?;
+            if workers > 1 {
+                group = Some(join(&socket, group).map_err(fail("share the packets among the workers (PACKET_FANOUT)"))?);
+            }
+            opened.push(AfPacket { ring, socket, interface: interface.index, _guard: guard.clone() });
+        }
+        Ok(opened)
+    }
+}
+
+impl Io for AfPacket {
+    fn turn(&mut self, wait: Duration, work: &mut Work<'_>) -> std::io::Result<Turn> {
+        let mut wait = Some(wait).filter(|w| !w.is_zero());
+        loop {
+            let mut frames: [Frame<'_>; BATCH] = std::array::from_fn(|_| Frame::new(&mut [], 0, 0));
+            let received = self.ring.receive(&mut frames);
+            if received > 0 {
+                let frames = &mut frames[..received];
+                work(sys::monotonic(), frames);
+                let (transmit_full, outcome) = send::transmit(self.socket.as_fd(), frames);
+                self.ring.release();
+                outcome.or_else(|error| sys::interface_error(error, self.interface))?;
+                return Ok(Turn { received, transmit_full, end: false });
+            }
+            let Some(wait) = wait.take() else { return Ok(Turn::default()) };
+            let events = sys::wait_readable(self.socket.as_fd(), wait)?;
+            if events.contains(nix::poll::PollFlags::POLLERR) {
+                sys::socket_error(self.socket.as_fd(), self.interface)?;
+            }
+        }
+    }
+
+    /// Sent at once.
+    fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
+        match self.socket.send_with_flags(frame, libc::MSG_DONTWAIT) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => {
+                sys::interface_error(error, self.interface).map(|()| false)
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn now(&self) -> Time {
+        sys::monotonic()
+    }
+}
+
+/// Joins the group of the workers, or makes one with a number that nobody else uses.
+fn join(socket: &Socket, group: Option<u32>) -> std::io::Result<u32> {
+    let fd = socket.as_fd();
+    let kind = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+    if let Some(group) = group {
+        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, &(group | kind << 16))?;
+        return Ok(group);
+    }
+    sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, &((kind | libc::PACKET_FANOUT_FLAG_UNIQUEID) << 16))?;
+    Ok(sys::get_option::<u32>(fd, libc::SOL_PACKET, libc::PACKET_FANOUT)? & 0xffff)
+}
+
+/// The address of an interface for a packet socket.
+pub(crate) fn address(interface: u32, protocol: u16) -> libc::sockaddr_ll {
+    libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: interface.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    }
+}
+
+/// Classic BPF: IPv4 and IPv6 that are addressed to this host's MAC. What a bridge floods to everyone must not be forwarded by every director.
+fn filter() -> [libc::sock_filter; 7] {
+    let op = |code: u32, jt, jf, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = |what: libc::c_int| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, (libc::SKF_AD_OFF + what).cast_unsigned());
+    let equal = |k: u32, jt, jf| op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, k);
+    [
+        load(libc::SKF_AD_PKTTYPE),
+        equal(u32::from(libc::PACKET_HOST), 0, 4),
+        load(libc::SKF_AD_PROTOCOL),
+        equal(libc::ETH_P_IP as u32, 1, 0),
+        equal(libc::ETH_P_IPV6 as u32, 0, 1),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
+}

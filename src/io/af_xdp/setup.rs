@@ -1,0 +1,230 @@
+//! Opening: maps, program, link, and a socket with its memory and rings for every receive queue.
+
+use super::bpf::{self, Program, Set, Sockets};
+use super::error::Error;
+use super::ring::{Consumer, Entry, Layout, Producer};
+use super::umem::Umem;
+use super::{AfXdp, Counts, filter};
+use crate::config::Addresses;
+use crate::io::interface::Interface;
+use crate::io::sys::{self, Mapping};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use socket2::{Domain, Socket, Type};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Chunks of one socket; the fill and the completion ring have a place for each, so that neither is ever full.
+pub(super) const CHUNKS: u32 = 4096;
+const RECEIVE: u32 = 2048;
+const TRANSMIT: u32 = 2048;
+/// What XDP keeps free before a frame.
+const XDP_HEADROOM: u32 = 256;
+/// Ethernet with one tag, which the MTU does not count.
+const LINK: u32 = 14 + 4;
+/// Socket option of linux/if_xdp.h since Linux 6.17: frames sent for one system call, 32 without it.
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+/// A queue is let go some milliseconds after its socket was closed.
+const BUSY_TRIES: u32 = 40;
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// What the filter takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Where GRE from the routers arrives.
+    pub addresses: Addresses,
+    /// Take all GRE to `addresses`, also for inner destinations that are no VIPs (`unmatched = "drop"`).
+    pub take_all_gre: bool,
+    /// Most VIPs there may ever be; 0 stands for 16,384.
+    pub max_vips: u32,
+}
+
+/// The handle of the filter in the kernel: holds it at the interface until dropped, and says which VIPs are ours.
+///
+/// Taken are frames to the interface's own MAC address, with at most one 802.1Q tag, that carry GRE version 0 to one of the director's addresses (IPv4 with
+/// options, IPv6 without extension headers) around an IPv4 or IPv6 packet to a VIP, or that are themselves to a VIP. Everything else goes on to the host.
+#[derive(Debug)]
+pub struct Filter {
+    vips: Set,
+    known: Mutex<BTreeSet<[u8; 16]>>,
+    max_vips: u32,
+    interface: String,
+    generic: bool,
+    // Closing the link detaches the program.
+    _link: OwnedFd,
+}
+
+impl Filter {
+    /// Makes exactly these addresses the VIPs, while workers run. On an error some of the new ones may be in already, and none is out.
+    pub fn set_vips(&self, vips: &[IpAddr]) -> Result<(), Error> {
+        let wanted: BTreeSet<[u8; 16]> = vips.iter().map(|vip| filter::key(*vip)).collect();
+        if wanted.len() > self.max_vips as usize {
+            return Err(Error::Vips { vips: wanted.len(), most: self.max_vips });
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let fail = |error| Error::kernel(&self.interface, "change the VIPs of the filter")(error);
+        for key in &wanted {
+            if !known.contains(key) {
+                self.vips.insert(key).map_err(fail)?;
+                known.insert(*key);
+            }
+        }
+        for key in known.clone().difference(&wanted) {
+            self.vips.remove(key).map_err(fail)?;
+            known.remove(key);
+        }
+        Ok(())
+    }
+
+    /// Whether the filter runs behind the driver instead of in it.
+    pub fn generic(&self) -> bool {
+        self.generic
+    }
+}
+
+impl AfXdp {
+    /// Opens every receive queue of `interface`. No frame is taken before [`Filter::set_vips`] (but with `take_all_gre` GRE is).
+    pub fn open(interface: &str, options: Options) -> Result<(Filter, Vec<AfXdp>), Error> {
+        let interface = Interface::by_name(interface)?;
+        let chunk_size = chunk_size(&interface)?;
+        // Only needed by kernels before 5.11 and for the frame memory without CAP_IPC_LOCK; if it fails, what follows says what is missing.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+
+        let name = interface.name.clone();
+        let max_vips = if options.max_vips == 0 { 16_384 } else { options.max_vips };
+        // One more place than VIPs for every VIP: while they change, new and old ones are in together.
+        let vips = Set::new(max_vips.saturating_mul(2)).map_err(Error::kernel(&name, "make the map of VIPs"))?;
+        let sockets = Sockets::new(interface.rx_queues).map_err(Error::kernel(&name, "make the map of sockets"))?;
+        let code = filter::Program {
+            mac: interface.mac,
+            addresses: options.addresses,
+            take_all_gre: options.take_all_gre,
+            vips: vips.fd(),
+            sockets: sockets.fd(),
+        };
+        let code = code.assemble().map_err(|error| Error::Filter(error.to_string()))?;
+        let program = Program::load(&code).map_err(Error::kernel(&name, "load the filter"))?;
+        let (link, generic) = attach(&program, &interface)?;
+
+        let mut opened = Vec::with_capacity(interface.rx_queues as usize);
+        for queue in 0..interface.rx_queues {
+            let io = open_queue(&interface, queue, chunk_size, generic)?;
+            sockets.set(queue, io.socket.as_fd()).map_err(Error::kernel(&name, "give a queue to its socket"))?;
+            opened.push(io);
+        }
+        let mode = if opened.iter().all(|io| io.zero_copy) { "zero copy" } else { "copy" };
+        tracing::info!(interface = %name, queues = interface.rx_queues, mode, generic, chunk_size, "AF_XDP sockets are open");
+        let filter = Filter { vips, known: Mutex::default(), max_vips, interface: name, generic, _link: link };
+        Ok((filter, opened))
+    }
+}
+
+/// Bytes of a chunk: frame, tag, what XDP keeps free. The kernel takes 2,048 and, with the usual pages, 4,096.
+fn chunk_size(interface: &Interface) -> Result<u32, Error> {
+    let need = interface.mtu.saturating_add(LINK + XDP_HEADROOM);
+    match need {
+        0..=2048 => Ok(2048),
+        2049..=4096 => Ok(4096),
+        _ => Err(Error::Mtu { interface: interface.name.clone(), mtu: interface.mtu, most: 4096 - LINK - XDP_HEADROOM }),
+    }
+}
+
+/// To the driver, else behind it; and whether behind it.
+fn attach(program: &Program, interface: &Interface) -> Result<(OwnedFd, bool), Error> {
+    let attach = |mode| {
+        // A link that was closed a moment ago may still be there.
+        retry_while_busy(|| program.attach(interface.index, mode))
+    };
+    let taken = |error: &std::io::Error| matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST));
+    let native = match attach(bpf::NATIVE) {
+        Ok(link) => return Ok((link, false)),
+        Err(error) => error,
+    };
+    if !taken(&native) && native.raw_os_error() != Some(libc::EPERM) {
+        match attach(bpf::GENERIC) {
+            Ok(link) => {
+                tracing::info!(
+                    interface = %interface.name, mtu = interface.mtu, reason = %native,
+                    "the driver does not take the XDP filter: it runs behind the driver (generic mode), which is slower"
+                );
+                return Ok((link, true));
+            }
+            Err(error) if !taken(&error) => return Err(Error::kernel(&interface.name, "attach the filter")(error)),
+            Err(_) => (),
+        }
+    }
+    if taken(&native) || native.raw_os_error() != Some(libc::EPERM) {
+        return Err(Error::Attached { interface: interface.name.clone() });
+    }
+    Err(Error::kernel(&interface.name, "attach the filter")(native))
+}
+
+fn retry_while_busy<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    let mut tries = 0;
+    loop {
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries < BUSY_TRIES => {
+                tries += 1;
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn open_queue(interface: &Interface, queue: u32, chunk_size: u32, generic: bool) -> Result<AfXdp, Error> {
+    let name = &interface.name;
+    let umem = Umem::new(CHUNKS, chunk_size).map_err(Error::kernel(name, "get memory for frames"))?;
+    let socket = Socket::new(Domain::from(libc::AF_XDP), Type::RAW, None).map_err(Error::kernel(name, "open an AF_XDP socket"))?;
+    let fd = socket.as_fd();
+    let set = |option, value: &u32| sys::set_option(fd, libc::SOL_XDP, option, value);
+    sys::set_option(fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &umem.registration()).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOBUFS) => Error::Memory { bytes: (CHUNKS * chunk_size) as usize, queue },
+        _ => Error::kernel(name, "register memory for frames")(error),
+    })?;
+    let rings = || {
+        set(libc::XDP_UMEM_FILL_RING, &CHUNKS)?;
+        set(libc::XDP_UMEM_COMPLETION_RING, &CHUNKS)?;
+        set(libc::XDP_RX_RING, &RECEIVE)?;
+        set(libc::XDP_TX_RING, &TRANSMIT)?;
+        // An older kernel does not know it, and sends 32 frames at each call.
+        let _ = set(XDP_MAX_TX_SKB_BUDGET, &256);
+        let at = sys::get_option::<libc::xdp_mmap_offsets>(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
+        let (layout, map) = ring::<u64>(fd, at.fr, CHUNKS, libc::XDP_UMEM_PGOFF_FILL_RING)?;
+        let fill = Producer::new(map, layout, CHUNKS)?;
+        let (layout, map) = ring::<u64>(fd, at.cr, CHUNKS, libc::XDP_UMEM_PGOFF_COMPLETION_RING)?;
+        let completion = Consumer::new(map, layout, CHUNKS)?;
+        let (layout, map) = ring::<libc::xdp_desc>(fd, at.rx, RECEIVE, libc::XDP_PGOFF_RX_RING as u64)?;
+        let receive = Consumer::new(map, layout, RECEIVE)?;
+        let (layout, map) = ring::<libc::xdp_desc>(fd, at.tx, TRANSMIT, libc::XDP_PGOFF_TX_RING as u64)?;
+        Ok((fill, completion, receive, Producer::new(map, layout, TRANSMIT)?))
+    };
+    let (fill, completion, receive, transmit) = rings().map_err(Error::kernel(name, "make the rings"))?;
+    // Asked for neither, the kernel tries zero copy and falls back to copy; behind the driver there is only copy.
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: libc::XDP_USE_NEED_WAKEUP | if generic { libc::XDP_COPY } else { 0 },
+        sxdp_ifindex: interface.index,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: 0,
+    };
+    retry_while_busy(|| sys::bind(fd, &address)).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY) => Error::Busy { interface: name.clone(), queue },
+        _ => Error::kernel(name, "bind an AF_XDP socket to its queue")(error),
+    })?;
+    let zero_copy = sys::get_option::<libc::xdp_options>(fd, libc::SOL_XDP, libc::XDP_OPTIONS)
+        .is_ok_and(|options| options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0);
+    let (interface, counts) = (interface.index, Counts::default());
+    let mut io = AfXdp { fill, completion, receive, transmit, socket, umem, interface, counts, zero_copy };
+    io.recycle().map_err(Error::kernel(name, "fill the fill ring"))?;
+    Ok(io)
+}
+
+/// The mapping of one ring, and where its parts are.
+fn ring<T: Entry>(fd: BorrowedFd<'_>, at: libc::xdp_ring_offset, size: u32, offset: u64) -> std::io::Result<(Layout, Arc<Mapping>)> {
+    let layout = Layout::from(at);
+    let map = Mapping::shared(fd, layout.len::<T>(size), offset)?;
+    Ok((layout, Arc::new(map)))
+}

@@ -1,0 +1,190 @@
+use super::*;
+use crate::config::Addresses;
+use crate::io::conformance::{self, Bench, VIP};
+use crate::io::testing::{self, Wire, ip, veth};
+use std::net::{IpAddr, Ipv4Addr};
+
+const LONG: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_millis(50);
+
+struct Veth {
+    io: AfXdp,
+    wire: Wire,
+    _filter: Filter,
+}
+
+impl Bench for Veth {
+    fn io(&mut self) -> &mut dyn Io {
+        &mut self.io
+    }
+    fn give(&mut self, frame: &[u8]) {
+        self.wire.send(frame);
+    }
+    fn take(&mut self) -> Option<Vec<u8>> {
+        self.wire.receive(Duration::from_millis(100))
+    }
+    /// Every chunk is spare or lent, every lent one is in the fill ring (or on its way through the kernel), and nothing is left to be sent.
+    fn check(&mut self) {
+        self.io.recycle().unwrap();
+        let (spare, lent) = (self.io.umem.spare(), self.io.umem.lent());
+        assert_eq!(spare + lent, setup::CHUNKS as usize);
+        assert_eq!((self.io.transmit.pending().unwrap(), self.io.completion.ready().unwrap()), (0, 0));
+        // The kernel keeps some empty chunks out of the fill ring for the next packets.
+        let filling = self.io.fill.pending().unwrap() as usize;
+        assert!(filling <= lent && lent - filling <= BATCH, "{lent} lent, {filling} of them to be filled");
+    }
+}
+
+fn options() -> Options {
+    Options { addresses: Addresses { v4: Some(Ipv4Addr::new(10, 0, 1, 11)), v6: None }, take_all_gre: false, max_vips: 0 }
+}
+
+fn vip() -> IpAddr {
+    VIP.into()
+}
+
+/// One socket on `guide0` that takes the VIP, and the far end.
+fn bench(mtu: u32) -> Veth {
+    veth(1, mtu);
+    let (filter, mut sockets) = AfXdp::open("guide0", options()).unwrap();
+    filter.set_vips(&[vip()]).unwrap();
+    assert_eq!(sockets.len(), 1);
+    Veth { io: sockets.remove(0), wire: Wire::open("guide1"), _filter: filter }
+}
+
+fn received(io: &mut AfXdp, wait: Duration) -> Vec<Vec<u8>> {
+    let mut seen = Vec::new();
+    io.turn(wait, &mut |_, frames| seen.extend(frames.iter().map(|f| f.bytes().to_vec()))).unwrap();
+    seen
+}
+
+#[test]
+fn conforms() {
+    testing::in_namespace(|| {
+        let mut bench = bench(1600);
+        assert!(!bench._filter.generic());
+        conformance::all(&mut bench);
+    });
+}
+
+#[test]
+fn conforms_behind_the_driver_where_the_mtu_is_too_large_for_it() {
+    testing::in_namespace(|| {
+        let mut bench = bench(3800);
+        assert!(bench._filter.generic());
+        conformance::all(&mut bench);
+    });
+}
+
+#[test]
+fn vips_change_while_the_socket_is_open() {
+    testing::in_namespace(|| {
+        let mut bench = bench(1500);
+        let frame = conformance::frame(1, 0, 60);
+        bench.wire.send(&frame);
+        assert_eq!(received(&mut bench.io, LONG), std::slice::from_ref(&frame));
+        bench._filter.set_vips(&["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]).unwrap();
+        bench.wire.send(&frame);
+        assert!(received(&mut bench.io, SHORT).is_empty(), "no VIP any more");
+        bench._filter.set_vips(&[vip()]).unwrap();
+        bench.wire.send(&frame);
+        assert_eq!(received(&mut bench.io, LONG), [frame]);
+        assert_eq!(bench.io.counts().lost_to_host, 0, "what the work did not touch was dropped, not handed over");
+    });
+}
+
+#[test]
+fn a_filter_has_room_for_all_old_and_all_new_vips_and_not_for_one_more() {
+    testing::in_namespace(|| {
+        veth(1, 1500);
+        let (filter, _sockets) = AfXdp::open("guide0", Options { max_vips: 4, ..options() }).unwrap();
+        let vips = |from: u8, count: u8| (from..from + count).map(|n| IpAddr::from([192, 0, 2, n])).collect::<Vec<_>>();
+        filter.set_vips(&vips(0, 4)).unwrap();
+        filter.set_vips(&vips(100, 4)).unwrap();
+        filter.set_vips(&vips(0, 4)).unwrap();
+        let error = filter.set_vips(&vips(0, 5)).unwrap_err().to_string();
+        assert!(error.contains("5 VIPs") && error.contains("room for 4"), "{error}");
+    });
+}
+
+#[test]
+fn to_host_is_counted_as_lost() {
+    testing::in_namespace(|| {
+        let mut bench = bench(1500);
+        bench.wire.send(&conformance::frame(1, 0, 60));
+        let turn = bench.io.turn(LONG, &mut |_, frames| frames[0].verdict = Verdict::ToHost).unwrap();
+        assert_eq!((turn.received, bench.io.counts().lost_to_host), (1, 1));
+        Bench::check(&mut bench);
+    });
+}
+
+#[test]
+fn every_queue_has_its_socket_and_each_frame_comes_to_one() {
+    testing::in_namespace(|| {
+        veth(2, 1500);
+        let (filter, mut sockets) = AfXdp::open("guide0", options()).unwrap();
+        filter.set_vips(&[vip()]).unwrap();
+        assert_eq!(sockets.len(), 2);
+        let mut wire = Wire::open("guide1");
+        for seq in 0..200 {
+            let mut frame = conformance::frame(seq, 0, 60);
+            frame[29] = seq as u8;
+            wire.send(&frame);
+        }
+        let mut seen = 0;
+        for io in &mut sockets {
+            while let more @ 1.. = received(io, SHORT).len() {
+                seen += more;
+            }
+        }
+        assert_eq!(seen, 200);
+    });
+}
+
+#[test]
+fn a_queue_is_free_again_at_once_and_the_filter_gone() {
+    testing::in_namespace(|| {
+        veth(1, 1500);
+        for _ in 0..3 {
+            let opened = AfXdp::open("guide0", options()).unwrap();
+            let error = AfXdp::open("guide0", options()).unwrap_err();
+            assert!(matches!(error, Error::Attached { .. }), "{error}");
+            drop(opened);
+        }
+        let shown = std::process::Command::new("ip").args(["link", "show", "guide0"]).output().unwrap();
+        assert!(!String::from_utf8_lossy(&shown.stdout).contains("xdp"), "detached");
+    });
+}
+
+#[test]
+fn an_interface_that_is_down_may_come_back_and_one_that_is_gone_is_an_error() {
+    testing::in_namespace(|| {
+        let mut bench = bench(1500);
+        ip("link set guide0 down");
+        let frame = conformance::frame(1, 0, 60);
+        assert!(bench.io.send(&frame).unwrap());
+        assert_eq!(bench.io.turn(SHORT, &mut |_, _| ()).unwrap(), Turn::default());
+        ip("link set guide0 up");
+        bench.wire = Wire::open("guide1");
+        bench.wire.send(&frame);
+        assert_eq!(received(&mut bench.io, LONG), [frame]);
+        ip("link del guide0");
+        let error = bench.io.turn(SHORT, &mut |_, _| ()).unwrap_err().to_string();
+        assert!(error.contains("gone"), "{error}");
+    });
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let error = AfXdp::open("no-such-if", options()).unwrap_err().to_string();
+    assert!(error.contains("no-such-if") && error.contains("ip link"), "{error}");
+    testing::in_namespace(|| {
+        veth(1, 9000);
+        let error = AfXdp::open("guide0", options()).unwrap_err().to_string();
+        assert!(error.contains("9000") && error.contains("3822"), "{error}");
+        ip("link set guide0 mtu 1500");
+        testing::give_up_root();
+        let error = AfXdp::open("guide0", options()).unwrap_err().to_string();
+        assert!(["CAP_NET_ADMIN", "CAP_BPF", "CAP_NET_RAW"].iter().all(|c| error.contains(c)), "{error}");
+    });
+}

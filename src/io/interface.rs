@@ -1,0 +1,132 @@
+//! What the kinds over the kernel must know of a network interface: index, MAC address, MTU, receive queues.
+//!
+//! Fence: asked by `ioctl`, which answers for the network namespace of the caller; sysfs shows the namespace that mounted it.
+#![allow(unsafe_code)]
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+
+/// A network interface of this network namespace, as it was when asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it.
+    pub index: u32,
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+    /// Most bytes of an IP packet.
+    pub mtu: u32,
+    /// Receive queues in use, at least 1.
+    pub rx_queues: u32,
+}
+
+/// Why an interface cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is none of that name.
+    #[error("there is no network interface `{0}` in this network namespace: see `ip link`")]
+    NoSuch(String),
+    /// It has no Ethernet header.
+    #[error("network interface `{0}` is not Ethernet (hardware type {1}): guideway needs Ethernet")]
+    NotEthernet(String, u16),
+    /// The kernel refused the question.
+    #[error("cannot ask the kernel about network interface `{0}`: {1}")]
+    Ask(String, std::io::Error),
+}
+
+/// `struct ethtool_channels` of linux/ethtool.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Channels {
+    cmd: u32,
+    max_rx: u32,
+    max_tx: u32,
+    max_other: u32,
+    max_combined: u32,
+    rx_count: u32,
+    tx_count: u32,
+    other_count: u32,
+    combined_count: u32,
+}
+
+impl Interface {
+    /// Looks `name` up.
+    pub fn by_name(name: &str) -> Result<Interface, Error> {
+        let none = || Error::NoSuch(name.to_owned());
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+            return Err(none());
+        }
+        let index = nix::net::if_::if_nametoindex(name).map_err(|_| none())?;
+        let fail = |error: std::io::Error| Error::Ask(name.to_owned(), error);
+        let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(|e| fail(e.into()))?;
+
+        let mut request = request(name);
+        ask(&fd, libc::SIOCGIFHWADDR as libc::c_ulong, &mut request).map_err(fail)?;
+        // SAFETY: the kernel has filled this member of the union; any bytes are valid for it.
+        let hardware = unsafe { request.ifr_ifru.ifru_hwaddr };
+        if hardware.sa_family != libc::ARPHRD_ETHER {
+            return Err(Error::NotEthernet(name.to_owned(), hardware.sa_family));
+        }
+        let mut mac = [0u8; 6];
+        for (to, from) in mac.iter_mut().zip(hardware.sa_data) {
+            *to = from.cast_unsigned();
+        }
+        ask(&fd, libc::SIOCGIFMTU as libc::c_ulong, &mut request).map_err(fail)?;
+        // SAFETY: as above.
+        let mtu = u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).unwrap_or(0);
+        let rx_queues = rx_queues(&fd, name).max(1);
+        Ok(Interface { name: name.to_owned(), index, mac, mtu, rx_queues })
+    }
+}
+
+fn request(name: &str) -> libc::ifreq {
+    // SAFETY: an `ifreq` of zero bytes is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request
+}
+
+fn ask(fd: &OwnedFd, what: libc::c_ulong, request: &mut libc::ifreq) -> std::io::Result<()> {
+    // SAFETY: the requests asked here read the name and write one member of the structure.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), what as _, std::ptr::from_mut(request)) };
+    if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Queues by ethtool; drivers that do not know the question have one queue for what we do with them.
+fn rx_queues(fd: &OwnedFd, name: &str) -> u32 {
+    let mut channels = Channels { cmd: ETHTOOL_GCHANNELS, ..Default::default() };
+    let mut request = request(name);
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut channels).cast();
+    match ask(fd, libc::SIOCETHTOOL as libc::c_ulong, &mut request) {
+        Ok(()) => channels.rx_count.saturating_add(channels.combined_count),
+        Err(_) => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::testing;
+
+    #[test]
+    fn a_name_that_does_not_exist_is_said_so() {
+        let error = Interface::by_name("no-such-if").unwrap_err().to_string();
+        assert!(error.contains("no-such-if"), "{error}");
+        assert!(Interface::by_name("").is_err() && Interface::by_name(&"x".repeat(300)).is_err());
+        assert!(matches!(Interface::by_name("lo"), Err(Error::NotEthernet(..))));
+    }
+
+    #[test]
+    fn facts_of_a_veth_in_the_namespace_of_the_thread() {
+        testing::in_namespace(|| {
+            testing::ip("link add a0 numrxqueues 3 numtxqueues 3 address 02:00:00:00:00:0a mtu 1400 type veth peer name a1");
+            let found = Interface::by_name("a0").unwrap();
+            assert_eq!((found.mac, found.mtu, found.rx_queues), ([2, 0, 0, 0, 0, 0x0a], 1400, 3));
+        });
+    }
+}

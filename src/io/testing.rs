@@ -1,0 +1,90 @@
+//! Network namespaces and the far end of a veth pair, for the tests of the kinds over the kernel.
+
+use super::conformance::{OURS, THEIRS};
+use super::sys;
+use nix::sched::{CloneFlags, unshare};
+use socket2::{Domain, Socket, Type};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::Duration;
+
+/// Runs `body` on a thread in a network namespace of its own, which goes away with the thread.
+/// Without root it is not run: said aloud, and a failure where `CI` is `true`.
+pub fn in_namespace(body: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root, and CI promised it");
+        println!("SKIPPED: needs root");
+        return;
+    }
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        // Router solicitations and the like would mix with the frames of the tests.
+        for which in ["all", "default"] {
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").expect("IPv6 off");
+        }
+        body();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs `ip` in the namespace of the calling thread.
+pub fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Takes root and its capabilities from the calling thread alone.
+#[allow(unsafe_code)]
+pub fn give_up_root() {
+    // SAFETY: the bare system call (unlike the C library's function) changes the calling thread only, which lives for one test.
+    let rc = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+    assert_eq!(rc, 0);
+}
+
+/// A veth pair that is up: `guide0` with the MAC address `OURS`, `guide1` with `THEIRS`.
+pub fn veth(queues: u32, mtu: u32) {
+    let ours = OURS.map(|b| format!("{b:02x}")).join(":");
+    let theirs = THEIRS.map(|b| format!("{b:02x}")).join(":");
+    ip(&format!(
+        "link add guide0 address {ours} mtu {mtu} numrxqueues {queues} numtxqueues {queues} type veth \
+         peer name guide1 address {theirs} mtu {mtu} numrxqueues {queues} numtxqueues {queues}"
+    ));
+    ip("link set guide0 up");
+    ip("link set guide1 up");
+}
+
+/// A plain packet socket on an interface: what the wire carries, without our own kinds.
+pub struct Wire {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Wire {
+    /// Opens it on `interface`; it sees every frame that comes in there.
+    pub fn open(interface: &str) -> Wire {
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None).expect("a packet socket");
+        sys::set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1).expect("not our own frames");
+        sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(16 << 20)).expect("a large buffer");
+        let index = nix::net::if_::if_nametoindex(interface).expect("the interface exists");
+        sys::bind(socket.as_fd(), &super::af_packet::address(index, libc::ETH_P_ALL as u16)).expect("bound");
+        Wire { socket, buffer: vec![0; 65536] }
+    }
+
+    /// Sends one frame.
+    pub fn send(&mut self, frame: &[u8]) {
+        assert_eq!(self.socket.write(frame).expect("sent"), frame.len());
+    }
+
+    /// The next frame; `None` when none comes within `wait`.
+    pub fn receive(&mut self, wait: Duration) -> Option<Vec<u8>> {
+        self.socket.set_read_timeout(Some(wait.max(Duration::from_micros(1)))).expect("a timeout");
+        match self.socket.read(&mut self.buffer) {
+            Ok(len) => Some(self.buffer[..len].to_vec()),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Fifth stage: from a flow to a backend. TFTP steering (its request, or the owner of the TID), else flow table, else Maglev.
+//!
+//! What needs no state is decided in [`plan`]; what reads or writes the flow table in [`finish`], after its cache line was fetched.
+
+use crate::config::Key;
+use crate::counters::Number;
+use crate::flow::FlowTable;
+use crate::tables::{BackendId, Kind, ServiceId, Snapshot, TFTP_PORT};
+use crate::time::Time;
+use crate::verdict::Reason;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// One client's conversation with a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The service at the VIP.
+    pub service: ServiceId,
+    /// Transport protocol.
+    pub protocol: u8,
+    /// The client's address.
+    pub client: IpAddr,
+    /// The VIP.
+    pub vip: IpAddr,
+    /// The client's port: its TID, in TFTP.
+    pub client_port: u16,
+    /// The port at the VIP: the server's TID, or 69.
+    pub server_port: u16,
+    /// First 16 bits of the UDP payload.
+    pub opcode: Option<u16>,
+    /// The packet is *about* the flow (ICMP) and not of it: it neither starts nor refreshes anything.
+    pub about: bool,
+}
+
+/// What named the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The TID range that the server's port lies in.
+    TidRange,
+    /// The flow table.
+    Flow,
+    /// The Maglev table.
+    Maglev,
+}
+
+impl By {
+    /// The counter of packets whose backend was named so.
+    pub fn number(self) -> Number {
+        match self {
+            By::TidRange => Number::ByTidRange,
+            By::Flow => Number::ByFlow,
+            By::Maglev => Number::ByMaglev,
+        }
+    }
+
+    /// The name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            By::TidRange => "tid_range",
+            By::Flow => "flow",
+            By::Maglev => "maglev",
+        }
+    }
+}
+
+/// A chosen backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Its number.
+    pub backend: BackendId,
+    /// What named it.
+    pub by: By,
+}
+
+/// What is left to do for a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing: the server's port names the backend.
+    Chosen(Choice),
+    /// Look into the tables.
+    Tables {
+        /// Hash of the flow.
+        hash: u64,
+        /// Whether the flow table may name the backend.
+        read: bool,
+        /// Whether the flow table shall remember the choice.
+        learn: bool,
+    },
+}
+
+/// TFTP's opcodes (RFC 1350 section 5, RFC 2347).
+const READ_REQUEST: u16 = 1;
+const WRITE_REQUEST: u16 = 2;
+const OPTION_ACKNOWLEDGEMENT: u16 = 6;
+
+/// Decides what can be decided without state.
+#[inline]
+pub fn plan(flow: &Flow, tables: &Snapshot) -> Result<Plan, Reason> {
+    let service = &tables.services[usize::from(flow.service)];
+    if service.paused {
+        return Err(Reason::ServicePaused);
+    }
+    let Kind::Tftp(_) = service.kind else {
+        return Ok(Plan::Tables { hash: hash(flow, tables), read: true, learn: !flow.about });
+    };
+    let opcode = flow.opcode.filter(|opcode| (READ_REQUEST..=OPTION_ACKNOWLEDGEMENT).contains(opcode));
+    if opcode.is_none() && !flow.about {
+        return Err(Reason::NotTftp);
+    }
+    // A request names nobody yet, and never reads the flow table: GRUB comes back on the ports of its last boot.
+    let request = matches!(opcode, Some(READ_REQUEST | WRITE_REQUEST)) && flow.server_port == TFTP_PORT;
+    if let Some(tid) = &service.pool.tid {
+        if !request && let Some(backend) = tid.owner(flow.server_port) {
+            return owner(backend, flow, tables);
+        }
+        // With ranges no transfer depends on the flow table, so none is put there.
+        return Ok(Plan::Tables { hash: hash(flow, tables), read: false, learn: false });
+    }
+    Ok(Plan::Tables { hash: hash(flow, tables), read: !request, learn: !flow.about })
+}
+
+/// The owner of a TID range keeps its transfers, whatever its weight, for as long as it is in the tables.
+///
+/// Takeover belongs here: when the owner is down, the best healthy heir of (VIP, client, client port) stands in for it.
+#[inline]
+fn owner(backend: BackendId, _flow: &Flow, _tables: &Snapshot) -> Result<Plan, Reason> {
+    Ok(Plan::Chosen(Choice { backend, by: By::TidRange }))
+}
+
+/// Hash of a flow: of its 5-tuple, but that of a `tftp` service leaves out the server's port, which changes within a transfer.
+#[inline]
+pub fn hash(flow: &Flow, tables: &Snapshot) -> u64 {
+    let server_port = match tables.services[usize::from(flow.service)].kind {
+        Kind::Tftp(_) => 0,
+        Kind::Flow => flow.server_port,
+    };
+    match (flow.client, flow.vip) {
+        (IpAddr::V4(client), IpAddr::V4(vip)) => tables.hash.flow_v4(flow.protocol, client, vip, flow.client_port, server_port),
+        (client, vip) => tables.hash.flow_v6(flow.protocol, v6(client), v6(vip), flow.client_port, server_port),
+    }
+}
+
+/// Hash that chooses the row of the Maglev table: that of the flow, or that of the client alone.
+#[inline]
+pub fn row_hash(flow: &Flow, flow_hash: u64, tables: &Snapshot) -> u64 {
+    match tables.services[usize::from(flow.service)].kind {
+        Kind::Tftp(Key::Client) => tables.hash.client(flow.client, flow.vip),
+        Kind::Tftp(Key::Flow) | Kind::Flow => flow_hash,
+    }
+}
+
+fn v6(address: IpAddr) -> std::net::Ipv6Addr {
+    match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped(),
+        IpAddr::V6(a) => a,
+    }
+}
+
+/// Does what `plan` left to do.
+#[inline]
+pub fn finish(plan: Plan, flow: &Flow, tables: &Snapshot, flows: &mut FlowTable, now: Time) -> Result<Choice, Reason> {
+    let (hash, read, learn) = match plan {
+        Plan::Chosen(choice) => return Ok(choice),
+        Plan::Tables { hash, read, learn } => (hash, read, learn),
+    };
+    let service = &tables.services[usize::from(flow.service)];
+    if read && let Some(backend) = remembered(hash, flow, tables, flows, now) {
+        return Ok(Choice { backend, by: By::Flow });
+    }
+    let backend = maglev(row_hash(flow, hash, tables), flow, tables).ok_or(Reason::NoBackend)?;
+    if learn {
+        flows.insert(hash, backend, now, service.idle);
+    }
+    Ok(Choice { backend, by: By::Maglev })
+}
+
+/// The backend that the flow table holds, if it still serves this pool.
+#[inline]
+fn remembered(hash: u64, flow: &Flow, tables: &Snapshot, flows: &mut FlowTable, now: Time) -> Option<BackendId> {
+    let service = &tables.services[usize::from(flow.service)];
+    let id = flows.lookup(hash, now, service.idle)?;
+    tables.backend(id).filter(|backend| Arc::ptr_eq(&backend.pool, &service.pool.name) || backend.pool == service.pool.name).map(|_| id)
+}
+
+/// The backend in the row of the Maglev table that `hash` falls on.
+#[inline]
+pub fn maglev(hash: u64, flow: &Flow, tables: &Snapshot) -> Option<BackendId> {
+    let pool = &tables.services[usize::from(flow.service)].pool;
+    let member = pool.maglev.choose(hash)?;
+    pool.members.get(usize::from(member)).copied()
+}

@@ -1,0 +1,88 @@
+//! What one worker remembers between packets: flows, fragments, counters. Fixed memory, made once.
+
+use super::fragment::Fragments;
+use super::outbox::Outbox;
+use super::too_big::Limiter;
+use crate::counters::{Counters, Number};
+use crate::flow::FlowTable;
+use crate::tables::BackendId;
+use crate::time::Time;
+use crate::verdict::{Reason, Verdict};
+
+/// Backends without a link-layer address that one batch may name.
+const UNRESOLVED: usize = 16;
+/// Bytes of Ethernet header with a VLAN tag and of the largest outer header: what a frame may have beyond the MTU.
+const BEYOND_MTU: usize = 18 + 44;
+/// Buckets of the flow table that are looked over with every batch.
+const SWEEP: usize = 4;
+
+/// What one worker remembers between packets.
+#[derive(Debug)]
+pub struct State {
+    /// What happened to packets so far.
+    pub counters: Counters,
+    /// The flow table.
+    pub flows: FlowTable,
+    pub(super) fragments: Fragments,
+    pub(super) out: Out,
+}
+
+/// What leaves besides the received frames.
+#[derive(Debug)]
+pub(super) struct Out {
+    pub(super) outbox: Outbox,
+    pub(super) limiter: Limiter,
+    unresolved: Vec<BackendId>,
+}
+
+impl State {
+    /// Room for `flows` flows, and for frames of an interface with this MTU in bytes.
+    pub fn new(flows: usize, mtu: u16) -> State {
+        let frame = usize::from(mtu) + BEYOND_MTU;
+        State {
+            counters: Counters::default(),
+            flows: FlowTable::new(flows),
+            fragments: Fragments::new(frame),
+            out: Out { outbox: Outbox::new(frame), limiter: Limiter::default(), unresolved: Vec::with_capacity(UNRESOLVED) },
+        }
+    }
+
+    /// What has to happen without packets too: held fragments expire, old flows are forgotten. Part of every batch.
+    #[inline]
+    pub fn tick(&mut self, now: Time) {
+        for _ in 0..self.fragments.expire(now) {
+            self.counters.unhold(Verdict::Drop(Reason::FragmentHoldExpired));
+        }
+        self.flows.sweep(now, SWEEP);
+    }
+
+    /// Hands every frame that was originated or released to `send`, in order; `false` from it means that there was no room.
+    /// To be called after each batch.
+    pub fn drain_outbox(&mut self, mut send: impl FnMut(&[u8]) -> bool) {
+        let State { out, counters, .. } = self;
+        out.outbox.drain(|frame, originated| match (send(frame), originated) {
+            (true, _) => {}
+            (false, true) => counters.unoriginate(),
+            (false, false) => counters.transmit_full(1),
+        });
+    }
+
+    /// Backends that packets wanted while their neighbour was unresolved; each is named once.
+    pub fn drain_unresolved(&mut self, ask: impl FnMut(BackendId)) {
+        self.out.unresolved.drain(..).for_each(ask);
+    }
+
+    /// Counts a packet that the path decided to transmit and that found no room in the transmit ring.
+    pub fn transmit_full(&mut self, packets: usize) {
+        self.counters.transmit_full(packets as u64);
+        debug_assert!(self.counters.balanced(), "{:?}", self.counters.get(Number::Received));
+    }
+}
+
+impl Out {
+    pub(super) fn want(&mut self, backend: BackendId) {
+        if self.unresolved.len() < UNRESOLVED && !self.unresolved.contains(&backend) {
+            self.unresolved.push(backend);
+        }
+    }
+}

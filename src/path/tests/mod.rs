@@ -1,0 +1,10 @@
+//! Frames in, verdict and frames out: fixtures that read as sentences.
+
+mod balance;
+mod forward;
+mod fragments;
+mod icmp;
+mod mtu;
+mod reasons;
+mod steering;
+mod world;

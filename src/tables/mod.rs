@@ -1,0 +1,88 @@
+//! What workers read: VIPs, services, pools and backends of one generation. Built by the one writer, immutable, swapped whole.
+
+mod backend;
+mod routers;
+mod tid;
+mod vips;
+
+pub use backend::{Backend, BackendId, NO_BACKEND, NextHop};
+pub use routers::Routers;
+pub use tid::TidMap;
+pub use vips::{ServiceId, TFTP_PORT, TID_MIN, Vip, VipTable};
+
+use crate::config::{Addresses, Echo, Key, Unmatched};
+use crate::hash::PacketHash;
+use crate::maglev::Table;
+use std::sync::Arc;
+
+/// Everything that the packet path needs to know about the world.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Counts up with every change that the writer publishes.
+    pub generation: u64,
+    /// Link-layer address of our interface.
+    pub mac: [u8; 6],
+    /// MTU of our interface in bytes.
+    pub mtu: u16,
+    /// Where GRE from routers arrives; source of GRE to backends.
+    pub address: Addresses,
+    /// Who may send us GRE.
+    pub routers: Routers,
+    /// What becomes of GRE for an address that is no VIP.
+    pub unmatched: Unmatched,
+    /// What becomes of echo requests to a VIP.
+    pub icmp_echo: Echo,
+    /// (destination, protocol, port) → service
+    pub vips: VipTable,
+    /// By [`ServiceId`].
+    pub services: Vec<Service>,
+    /// By [`BackendId`]. A number that belongs to nobody is `None`.
+    pub backends: Vec<Option<Backend>>,
+    /// The keyed hashes of flows and fragments.
+    pub hash: PacketHash,
+}
+
+impl Snapshot {
+    /// The backend of this number.
+    #[inline]
+    pub fn backend(&self, id: BackendId) -> Option<&Backend> {
+        self.backends.get(usize::from(id))?.as_ref()
+    }
+}
+
+/// What is served at a VIP.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// For people: `tftp`, `udp/53`, …
+    pub label: String,
+    /// TFTP steering, or plain flows.
+    pub kind: Kind,
+    /// The backends.
+    pub pool: Arc<Pool>,
+    /// A flow that is silent for so long is forgotten, in seconds.
+    pub idle: u16,
+    /// Takes no packets at all.
+    pub paused: bool,
+}
+
+/// How a service's packets find their backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TFTP steering; the server's port is not part of the key.
+    Tftp(Key),
+    /// UDP or TCP by 5-tuple.
+    Flow,
+}
+
+/// The backends behind one or more services.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Chooses for new flows. Its entries are indices into `members`.
+    pub maglev: Arc<Table>,
+    /// Backend numbers in the order of the Maglev table's backends (sorted by name).
+    pub members: Vec<BackendId>,
+    /// Server port → backend, when the pool has TID ranges.
+    pub tid: Option<Arc<TidMap>>,
+}
