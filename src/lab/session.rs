@@ -84,8 +84,8 @@ impl Lab {
     }
 
     /// Reloads every director, and waits until they have done it. `at` is how many transfers had ended, for the report.
-    pub fn reload(&self, kind: reload::Kind, at: u32) -> Result<reload::Outcome, Error> {
-        reload::carry_out(kind, &self.plan, self.io, &self.directors, at)
+    pub fn reload(&mut self, kind: reload::Kind, at: u32) -> Result<reload::Outcome, Error> {
+        reload::carry_out(kind, &self.plan, self.io, &mut self.directors, at)
     }
 
     /// Ends all directors; what did not end as it must.
@@ -147,7 +147,7 @@ fn inside(args: &LabArgs, inside: &Inside) -> Result<u8, Error> {
         print(&report::draw(&lab.plan, args, io.name()))?;
     }
     interrupt.is_up();
-    let mut report = measure(&lab, args, io, &interrupt)?;
+    let mut report = measure(&mut lab, args, io, &interrupt)?;
     if args.keep && !interrupt.happened() {
         show(args, &report)?;
         keep(&lab, inside, &interrupt);
@@ -159,7 +159,7 @@ fn inside(args: &LabArgs, inside: &Inside) -> Result<u8, Error> {
     Ok(report.exit_code())
 }
 
-fn measure(lab: &Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Result<Report, Error> {
+fn measure(lab: &mut Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Result<Report, Error> {
     let events = lab.transfers(args, interrupt.receiver())?;
     let since = Instant::now();
     let (mut counts, mut failures, mut problems, mut reloaded) = (Counts::default(), Vec::new(), Vec::new(), None);
@@ -185,7 +185,7 @@ fn measure(lab: &Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Result<R
     let seconds = since.elapsed().as_secs_f64();
     progress.finish();
     let mut directors = Vec::new();
-    for director in &lab.directors {
+    for director in &mut lab.directors {
         match director.status() {
             Ok(status) => directors.push(report::director(&director.name, &status)),
             Err(e) => problems.push(e.to_string()),
