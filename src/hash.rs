@@ -125,3 +125,68 @@ fn mapped(address: IpAddr) -> [u8; 16] {
         IpAddr::V6(a) => a.octets(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Test vectors for whoever computes these hashes elsewhere; `src/README.md` lists them. Key 00 01 02 … 0f.
+
+    use super::*;
+
+    fn key() -> FleetKey {
+        FleetKey::new(std::array::from_fn(|index| index as u8))
+    }
+
+    fn v4(text: &str) -> Ipv4Addr {
+        text.parse().unwrap()
+    }
+
+    fn v6(text: &str) -> Ipv6Addr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn offset_and_skip() {
+        assert_eq!(key().rare(Domain::Offset, b"t1"), 0x8a91_b465_2dd4_963e);
+        assert_eq!(key().rare(Domain::Skip, b"t1"), 0xe0a8_567a_51a5_faec);
+    }
+
+    #[test]
+    fn fingerprint_of_nothing() {
+        assert_eq!(key().rare(Domain::Fingerprint, b""), 0x11de_f789_51fa_3a2b);
+    }
+
+    #[test]
+    fn flow_v4() {
+        assert_eq!(key().per_packet().flow_v4(17, v4("198.51.100.7"), v4("192.0.2.69"), 40_000, 0), 0xb976_de6b_0b72_c0c9);
+        assert_eq!(key().per_packet().flow_v4(17, v4("198.51.100.7"), v4("192.0.2.53"), 40_000, 53), 0xa909_db84_e0d1_6e8b);
+    }
+
+    #[test]
+    fn flow_v6() {
+        assert_eq!(key().per_packet().flow_v6(17, v6("2001:db8::7"), v6("2001:db8:69::1"), 40_000, 0), 0x9d41_fcf3_0e90_a969);
+        assert_eq!(key().per_packet().flow_v6(17, v6("2001:db8::7"), v6("2001:db8:69::1"), 40_000, 53), 0x61ac_1cea_a78a_bfe0);
+    }
+
+    #[test]
+    fn client() {
+        let hash = key().per_packet();
+        assert_eq!(hash.client(v4("198.51.100.7").into(), v4("192.0.2.69").into()), 0xbe46_0548_577c_3e9d);
+        assert_eq!(
+            hash.client(v6("::ffff:198.51.100.7").into(), v6("::ffff:192.0.2.69").into()),
+            hash.client(v4("198.51.100.7").into(), v4("192.0.2.69").into())
+        );
+        assert_eq!(hash.client(v6("2001:db8::7").into(), v6("2001:db8:69::1").into()), 0x5c33_fe89_6d84_6fb9);
+    }
+
+    #[test]
+    fn fragment() {
+        let hash = key().per_packet();
+        assert_eq!(hash.fragment(17, v4("198.51.100.7").into(), v4("192.0.2.69").into(), 0x1234), 0xc741_a745_5551_f186);
+        assert_eq!(hash.fragment(17, v6("2001:db8::7").into(), v6("2001:db8:69::1").into(), 0x1234_5678), 0xbcff_e207_f9bb_7f6e);
+    }
+
+    #[test]
+    fn the_key_is_never_shown() {
+        assert_eq!(format!("{:?}", key()), "FleetKey(…)");
+    }
+}
