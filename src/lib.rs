@@ -20,6 +20,7 @@ pub mod config;
 pub mod frame;
 pub mod hash;
 pub mod io;
+pub mod maglev;
 
 pub mod time;
 pub mod verdict;
