@@ -17,6 +17,7 @@
 //! | [`cli`] | the commands |
 
 pub mod config;
+pub mod flow;
 pub mod frame;
 pub mod hash;
 pub mod io;
