@@ -8,7 +8,7 @@ use super::files::Files;
 use super::plan::Plan;
 use super::reload;
 use super::report::{self, BackendReport, Counts, Failure, Progress, Report, RouterReport};
-use super::router::{self, Ecmp, Router};
+use super::router::{self, Router};
 use super::sandbox::{self, Inside, Role};
 use super::topology::{ROUTER_INGRESS, Topology};
 use super::transfers::{self, Event, Order};
@@ -60,7 +60,7 @@ impl Lab {
         let settings = router::Settings {
             ingress: ROUTER_INGRESS.to_owned(),
             vips: vec![plan.vip_net()],
-            ecmp: if args.direct { Ecmp::Client } else { args.ecmp },
+            ecmp: args.hashed(),
             sources: vec![plan.router.0],
             ..router::Settings::default()
         };
@@ -202,7 +202,7 @@ fn measure(lab: &Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Result<R
         io: io.name(),
         server: args.server.name(),
         client: args.client.name(),
-        ecmp: args.ecmp.name(),
+        ecmp: args.hashed().name(),
         ipv6: args.ipv6,
         size: args.size,
         blksize: args.block_size(),
