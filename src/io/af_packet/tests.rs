@@ -213,7 +213,7 @@ fn errors_say_what_to_do() {
     testing::in_namespace(|| {
         veth(1, 1500);
         assert!(matches!(AfPacket::open("guide0", 0), Err(Error::Workers(0))));
-        testing::give_up_root();
+        testing::give_up_capabilities();
         assert!(AfPacket::open("guide0", 1).unwrap_err().to_string().contains("CAP_NET_RAW"));
     });
 }

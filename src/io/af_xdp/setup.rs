@@ -7,7 +7,7 @@ use super::umem::Umem;
 use super::{AfXdp, Counts, filter};
 use crate::io::interface::Interface;
 use crate::io::sys::{self, Mapping};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -90,8 +90,7 @@ impl AfXdp {
     pub fn open(interface: &str, options: Options) -> Result<(Filter, Vec<AfXdp>), Error> {
         let interface = Interface::by_name(interface)?;
         let chunk_size = chunk_size(&interface)?;
-        // Only needed by kernels before 5.11 and for the frame memory without CAP_IPC_LOCK; if it fails, what follows says what is missing.
-        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        raise_memory_limit();
 
         let name = interface.name.clone();
         let max_vips = if options.max_vips == 0 { 16_384 } else { options.max_vips };
@@ -120,6 +119,16 @@ impl AfXdp {
         tracing::info!(interface = %name, queues = interface.rx_queues, mode, generic, chunk_size, "AF_XDP sockets are open");
         let filter = Filter { vips, known: Mutex::default(), max_vips, interface: name, generic, _link: link };
         Ok((filter, opened))
+    }
+}
+
+/// Frame memory counts against RLIMIT_MEMLOCK without CAP_IPC_LOCK, and before Linux 5.11 maps do too. Raised as far as allowed; where that is too
+/// little, what comes after says so.
+fn raise_memory_limit() {
+    if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_err()
+        && let Ok((_, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK)
+    {
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard);
     }
 }
 

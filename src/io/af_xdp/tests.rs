@@ -241,7 +241,7 @@ fn errors_say_what_to_do() {
         let error = AfXdp::open("guide0", options()).unwrap_err().to_string();
         assert!(error.contains("9000") && error.contains("3822"), "{error}");
         ip("link set guide0 mtu 1500");
-        testing::give_up_root();
+        testing::give_up_capabilities();
         let error = AfXdp::open("guide0", options()).unwrap_err().to_string();
         assert!(["CAP_NET_ADMIN", "CAP_BPF", "CAP_NET_RAW"].iter().all(|c| error.contains(c)), "{error}");
     });
