@@ -176,11 +176,15 @@ fn write_config(directory: &Path, io: &str, backends: &[(&str, &str)]) {
     std::fs::write(directory.join("d1.toml"), text).unwrap();
 }
 
-/// What a client sends to the VIP at `port`.
+/// What a client sends to the first VIP at `port`.
 fn from_client(port: u16) -> build::Packet {
+    to_vip("192.0.2.69", port)
+}
+
+fn to_vip(vip: &str, port: u16) -> build::Packet {
     let client: SocketAddr = "198.51.100.7:4000".parse().unwrap();
     let payload: &[u8] = if port == 69 { b"\0\x01pxelinux.0\0octet\0" } else { b"\0\x04\0\x01" };
-    build::udp(client, SocketAddr::new("192.0.2.69".parse().unwrap(), port), payload)
+    build::udp(client, SocketAddr::new(vip.parse().unwrap(), port), payload)
 }
 
 /// Sends `inner` in GRE as the router, and gives the frame that the director makes of it.
@@ -245,9 +249,17 @@ fn a_day_of_a_director(io: &'static str) {
         let inner = from_client(22_500);
         assert_eq!(backend_of(&through(&mut wire, &inner), &inner), 23);
 
+        // And with one VIP more, which a filter in the kernel has to let in.
+        let file = director.directory.path().join("d1.toml");
+        let more = std::fs::read_to_string(&file).unwrap() + "\n[[vip]]\naddress = \"192.0.2.70\"\nservice = \"tftp\"\npool = \"boot\"\n";
+        std::fs::write(&file, more).unwrap();
+        director.signal(Signal::SIGHUP);
+        director.logged("\"reloaded\"");
+        let inner = to_vip("192.0.2.70", 20_001);
+        assert_eq!(backend_of(&through(&mut wire, &inner), &inner), 21);
+
         // A file that is broken, one that needs a restart, and one that gives a running transfer's range away.
         let generation = director.status()["generation"].clone();
-        let file = director.directory.path().join("d1.toml");
         let good = std::fs::read_to_string(&file).unwrap();
         let rename = good.replace("name = \"d1\"", "name = \"d9\"");
         let stolen = good.replace("name = \"t3\", address = \"10.0.1.23\"", "name = \"t9\", address = \"10.0.1.29\"");
@@ -289,6 +301,22 @@ fn a_day_of_a_director_on_af_packet() {
 #[test]
 fn a_day_of_a_director_on_af_xdp() {
     a_day_of_a_director("af_xdp");
+}
+
+#[test]
+fn a_director_whose_interface_goes_ends_with_an_error() {
+    in_namespaces(|_wire| {
+        for io in ["af_packet", "af_xdp"] {
+            let mut director = Director::start(io);
+            ip("link del dut0");
+            let said = director.logged("worker 0 has ended");
+            assert!(said.contains("ERROR"), "{said}");
+            assert_eq!(director.child.wait().unwrap().code(), Some(1));
+            assert!(!director.socket().exists());
+            ip("link add dut0 type veth peer name far1");
+            ip("link set dut0 up");
+        }
+    });
 }
 
 #[test]
