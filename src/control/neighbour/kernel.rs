@@ -3,7 +3,7 @@
 use super::known::{Entry, Route};
 use crate::control::{Link, Unresolved};
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
@@ -137,9 +137,16 @@ impl Questions {
         message.header.family = family;
         message.attributes.push(NeighbourAttribute::Destination(address));
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(message));
-        // Without an acknowledgement: what becomes of it is seen in the events.
-        request.header.flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE;
-        Ok(self.handle.notify(request)?)
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        // The answer is waited for, as everywhere here: netlink-proto 0.14 sends one message each time it wakes, and a second one that
+        // is queued behind it stays until something else wakes it.
+        let mut answers = Box::pin(self.handle.request(request)?);
+        while let Some(answer) = answered(answers.next()).await? {
+            if let NetlinkPayload::Error(error) = answer.payload {
+                tracing::debug!(%hop, "the kernel does not resolve it: {error}");
+            }
+        }
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::maglev::Table;
 use crate::tables::{Backend, BackendId, Kind, Pool, Routers, Service, Snapshot, TidMap, VipTable};
 use crate::time::Time;
 use crate::wire::l4::{TCP, UDP};
-use registry::Registry;
+use registry::{Members, Registry};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -156,8 +156,11 @@ impl Writer {
         registry.update(config, now)?;
         let backends = backends(&registry, config, hops)?;
         let mut pools = HashMap::with_capacity(config.pools.len());
+        let members = registry.by_pool();
         for pool in &config.pools {
-            pools.insert(pool.name.clone(), build(pool, config.director.key, &registry, self.pools.get(&pool.name))?);
+            let none = Members::default();
+            let members = members.get(pool.name.as_str()).unwrap_or(&none);
+            pools.insert(pool.name.clone(), build(pool, config.director.key, members, self.pools.get(&pool.name))?);
         }
         let mut vips = VipTable::default();
         let mut services = Vec::with_capacity(config.vips.len());
@@ -233,15 +236,14 @@ fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec
 }
 
 /// A pool's tables; those that were there before as far as nothing changed.
-fn build(pool: &crate::config::Pool, key: FleetKey, registry: &Registry, before: Option<&Built>) -> Result<Built, Refused> {
+fn build(pool: &crate::config::Pool, key: FleetKey, known: &Members<'_>, before: Option<&Built>) -> Result<Built, Refused> {
     let mut sorted: Vec<_> = pool.backends.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     let members: Vec<(String, u16)> = sorted.iter().map(|b| (b.name.clone(), b.weight)).collect();
     // A pool that no longer has ranges forgets those that were given up: its servers now answer from any port, also from these.
     let ranged = pool.backends.iter().any(|b| b.tid_range.is_some());
-    let ranges = if ranged { registry.ranges(&pool.name) } else { Vec::new() };
-    let numbers: HashMap<(&str, IpAddr), BackendId> =
-        registry.entries.iter().filter(|(i, _)| *i.pool == *pool.name).map(|(i, entry)| ((&*i.name, i.address), entry.id)).collect();
+    let ranges = if ranged { known.ranges() } else { Vec::new() };
+    let numbers = known.numbers();
     let ids: Vec<BackendId> = sorted.iter().filter_map(|b| numbers.get(&(b.name.as_str(), b.address)).copied()).collect();
 
     let same_table = before.filter(|b| b.key == key && b.size == pool.table_size && b.members == members);

@@ -49,6 +49,28 @@ pub(super) struct Registry {
     retire: Duration,
 }
 
+/// The entries of one pool.
+#[derive(Debug, Default)]
+pub(super) struct Members<'r>(Vec<(&'r Identity, &'r Entry)>);
+
+impl<'r> Members<'r> {
+    /// The number of every backend, by name and address.
+    pub(super) fn numbers(&self) -> HashMap<(&'r str, IpAddr), BackendId> {
+        self.0.iter().map(|(identity, entry)| ((&*identity.name, identity.address), entry.id)).collect()
+    }
+
+    /// The ranges with their owners: first those of the file, then those that were given up and still hold.
+    pub(super) fn ranges(&self) -> Vec<((u16, u16), BackendId)> {
+        let mut claims: Vec<_> = self.claims().collect();
+        claims.sort_by_key(|(_, _, claim)| claim.given_up.is_some());
+        claims.into_iter().map(|(_, entry, claim)| (claim.range, entry.id)).collect()
+    }
+
+    fn claims(&self) -> impl Iterator<Item = (&'r Identity, &'r Entry, &'r Claim)> {
+        self.0.iter().flat_map(|(identity, entry)| entry.claims.iter().map(|claim| (*identity, *entry, claim)))
+    }
+}
+
 impl Registry {
     /// Brings the registry in line with a file. On an error it is left in the middle: work on a copy.
     pub(super) fn update(&mut self, config: &Config, now: Time) -> Result<(), Refused> {
@@ -90,25 +112,18 @@ impl Registry {
         Some(self.entries.values().filter_map(given_up).min()?.plus(self.retire))
     }
 
-    /// The ranges of `pool` with their owners: first those of the file, then those that were given up and still hold.
-    pub(super) fn ranges(&self, pool: &str) -> Vec<((u16, u16), BackendId)> {
-        let (mut current, mut former) = (Vec::new(), Vec::new());
-        for (_, entry) in self.of_pool(pool) {
-            for claim in &entry.claims {
-                if claim.given_up.is_none() { &mut current } else { &mut former }.push((claim.range, entry.id));
-            }
-        }
-        current.append(&mut former);
-        current
-    }
-
     /// One more than the highest number in use.
     pub(super) fn len(&self) -> usize {
         self.entries.values().map(|entry| usize::from(entry.id) + 1).max().unwrap_or(0)
     }
 
-    fn of_pool(&self, pool: &str) -> impl Iterator<Item = (&Identity, &Entry)> {
-        self.entries.iter().filter(move |(identity, _)| &*identity.pool == pool)
+    /// Everything by pool.
+    pub(super) fn by_pool(&self) -> HashMap<&str, Members<'_>> {
+        let mut pools: HashMap<&str, Members<'_>> = HashMap::new();
+        for (identity, entry) in &self.entries {
+            pools.entry(&identity.pool).or_default().0.push((identity, entry));
+        }
+        pools
     }
 
     /// The entry of `identity`, with its old number if it has one.
@@ -151,32 +166,28 @@ impl Registry {
 
     /// A range that was given up belongs to its backend until its transfers must have ended.
     fn conflicts(&self, now: Time) -> Result<(), Refused> {
-        let mut given_up: HashMap<&str, Vec<(&Identity, &Claim)>> = HashMap::new();
-        for (identity, entry) in &self.entries {
-            for claim in entry.claims.iter().filter(|claim| claim.given_up.is_some()) {
-                given_up.entry(&identity.pool).or_default().push((identity, claim));
+        for (pool, members) in self.by_pool() {
+            let given_up: Vec<_> = members.claims().filter(|(_, _, claim)| claim.given_up.is_some()).collect();
+            if given_up.is_empty() {
+                continue;
             }
-        }
-        for (pool, given_up) in given_up {
             let mut owner: Vec<Option<usize>> = vec![None; 1 << 16];
-            for (at, (_, claim)) in given_up.iter().enumerate() {
+            for (at, (_, _, claim)) in given_up.iter().enumerate() {
                 owner[usize::from(claim.range.0)..=usize::from(claim.range.1)].fill(Some(at));
             }
-            for (identity, entry) in self.of_pool(pool) {
-                for claim in entry.claims.iter().filter(|claim| claim.given_up.is_none()) {
-                    let held = owner[usize::from(claim.range.0)..=usize::from(claim.range.1)].iter().flatten();
-                    if let Some((former, old)) = held.map(|at| given_up[*at]).find(|(former, _)| *former != identity) {
-                        return Err(Refused::RangeHeld(Box::new(RangeHeld {
-                            backend: identity.name.to_string(),
-                            pool: pool.to_owned(),
-                            range: claim.range,
-                            former: former.name.to_string(),
-                            former_address: former.address,
-                            former_range: old.range,
-                            left: old.given_up.unwrap_or(now).plus(self.retire) - now,
-                            retire: self.retire,
-                        })));
-                    }
+            for (identity, _, claim) in members.claims().filter(|(_, _, claim)| claim.given_up.is_none()) {
+                let held = owner[usize::from(claim.range.0)..=usize::from(claim.range.1)].iter().flatten();
+                if let Some((former, _, old)) = held.map(|at| given_up[*at]).find(|(former, _, _)| *former != identity) {
+                    return Err(Refused::RangeHeld(Box::new(RangeHeld {
+                        backend: identity.name.to_string(),
+                        pool: pool.to_owned(),
+                        range: claim.range,
+                        former: former.name.to_string(),
+                        former_address: former.address,
+                        former_range: old.range,
+                        left: old.given_up.unwrap_or(now).plus(self.retire) - now,
+                        retire: self.retire,
+                    })));
                 }
             }
         }

@@ -1,0 +1,347 @@
+//! The built program as a daemon: packets in and out over a veth, reloads, refusals, and its end.
+
+use guideway::control_client;
+use guideway::io::Io;
+use guideway::io::af_packet::AfPacket;
+use guideway::verdict::Verdict;
+use guideway::wire::build;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0x11];
+/// Router and backends are addresses of the far end of the veth.
+const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+const BOTH: &[(&str, &str)] = &[("t1", "20000-20999"), ("t2", "21000-21999")];
+const THREE: &[(&str, &str)] = &[("t1", "20000-20999"), ("t2", "21000-21999"), ("t3", "22000-22999")];
+
+fn ip(command: &str) {
+    let output = Command::new("ip").args(command.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn no_ipv6() {
+    for which in ["all", "default"] {
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").unwrap();
+    }
+}
+
+/// Runs `test` in a network namespace of its own with `dut0`; what is at its other end is handed over.
+fn in_namespaces(test: impl FnOnce(AfPacket) + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root, and CI promised it");
+        println!("SKIPPED: needs root");
+        return;
+    }
+    let here = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        no_ipv6();
+        let (tid, far_tid) = channel();
+        let (made, pair_made) = channel::<()>();
+        let (wire, far_wire) = channel();
+        let (end, ended) = channel::<()>();
+        let far = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            no_ipv6();
+            tid.send(nix::unistd::gettid()).unwrap();
+            pair_made.recv().unwrap();
+            ip("link set far0 address 02:00:00:00:01:01 up");
+            for last in [1, 21, 22, 23] {
+                ip(&format!("addr add 10.0.1.{last}/24 dev far0"));
+            }
+            wire.send(AfPacket::open("far0", 1).unwrap().remove(0)).unwrap();
+            // The namespace lives for as long as a thread is in it.
+            let _ = ended.recv();
+        });
+        let tid = far_tid.recv().unwrap();
+        ip(&format!("link add dut0 address 02:00:00:00:01:11 type veth peer name far0 netns {tid}"));
+        ip("link set dut0 up");
+        ip("addr add 10.0.1.11/24 dev dut0");
+        made.send(()).unwrap();
+        test(far_wire.recv().unwrap());
+        drop(end);
+        far.join().unwrap();
+    });
+    if let Err(panic) = here.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A running director; killed when the test fails.
+struct Director {
+    child: Child,
+    log: Receiver<String>,
+    directory: tempfile::TempDir,
+}
+
+impl Director {
+    fn start(io: &str) -> Director {
+        let directory = tempfile::tempdir().unwrap();
+        write_config(directory.path(), io, BOTH);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_guideway"))
+            .args(["director", "--log-format", "json", "--config"])
+            .arg(directory.path().join("d1.toml"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, log) = channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                println!("{line}");
+                let _ = sender.send(line);
+            }
+        });
+        let director = Director { child, log, directory };
+        director.logged("\"ready\"");
+        director
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("run/d1.sock")
+    }
+
+    /// Waits for a line of the log.
+    fn logged(&self, part: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no {part} in the log: {e}"));
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    fn status(&self) -> Value {
+        control_client::get(&self.socket(), "/v1/status").unwrap()
+    }
+
+    /// Waits for a status; every question is a round trip through the director.
+    fn until(&self, condition: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if condition(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "still {status:#}");
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Director {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn write_config(directory: &Path, io: &str, backends: &[(&str, &str)]) {
+    let backends: Vec<String> = backends
+        .iter()
+        .map(|(name, range)| format!("{{ name = \"{name}\", address = \"10.0.1.2{}\", tid_range = \"{range}\" }}", &name[1..]))
+        .collect();
+    let text = format!(
+        r#"
+        [director]
+        name = "d1"
+        address = "10.0.1.11"
+        key = "000102030405060708090a0b0c0d0e0f"
+        io = {{ kind = "{io}", interface = "dut0" }}
+        routers = ["10.0.1.1/32"]
+        socket = "{}/run/d1.sock"
+        flows = 1024
+        [[vip]]
+        address = "192.0.2.69"
+        service = "tftp"
+        pool = "boot"
+        [[pool]]
+        name = "boot"
+        backends = [{}]
+        "#,
+        directory.display(),
+        backends.join(", ")
+    );
+    std::fs::write(directory.join("d1.toml"), text).unwrap();
+}
+
+/// What a client sends to the first VIP at `port`.
+fn from_client(port: u16) -> build::Packet {
+    to_vip("192.0.2.69", port)
+}
+
+fn to_vip(vip: &str, port: u16) -> build::Packet {
+    let client: SocketAddr = "198.51.100.7:4000".parse().unwrap();
+    let payload: &[u8] = if port == 69 { b"\0\x01pxelinux.0\0octet\0" } else { b"\0\x04\0\x01" };
+    build::udp(client, SocketAddr::new(vip.parse().unwrap(), port), payload)
+}
+
+/// Sends `inner` in GRE as the router, and gives the frame that the director makes of it.
+fn through(wire: &mut AfPacket, inner: &build::Packet) -> Vec<u8> {
+    let (router, director): (IpAddr, IpAddr) = ("10.0.1.1".parse().unwrap(), "10.0.1.11".parse().unwrap());
+    assert!(wire.send(&inner.gre(router, director).frame(FAR_MAC, DIRECTOR_MAC)).unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    let mut found = None;
+    while found.is_none() {
+        assert!(Instant::now() < deadline, "nothing came out of the director");
+        wire.turn(Duration::from_millis(100), &mut |_, frames| {
+            for frame in frames {
+                frame.verdict = Verdict::ToHost;
+                let bytes = frame.bytes();
+                // Not ARP, and not what the host itself sends.
+                if bytes.len() > 38 && bytes[6..12] == DIRECTOR_MAC && bytes[12..14] == [8, 0] && bytes[23] == 47 {
+                    found = Some(bytes.to_vec());
+                }
+            }
+        })
+        .unwrap();
+    }
+    found.unwrap()
+}
+
+/// The last byte of the backend's address, from a frame that must be GRE to it around `inner`.
+fn backend_of(frame: &[u8], inner: &build::Packet) -> u8 {
+    assert_eq!(frame[..6], FAR_MAC);
+    assert_eq!(frame[26..30], [10, 0, 1, 11]);
+    assert_eq!(frame[30..33], [10, 0, 1]);
+    assert_eq!(frame[34..38], [0, 0, 8, 0]);
+    assert_eq!(&frame[38..38 + inner.bytes().len()], inner.bytes(), "the inner packet is not touched");
+    frame[33]
+}
+
+fn a_day_of_a_director(io: &'static str) {
+    in_namespaces(move |mut wire| {
+        let mut director = Director::start(io);
+        let status = director.status();
+        assert_eq!((&status["name"], &status["ready"], &status["io"]["kind"]), (&"d1".into(), &true.into(), &io.into()), "{status:#}");
+        assert_eq!(status["vips"][0]["fingerprint"].as_str().unwrap().len(), 16);
+        let first = status["generation"].as_u64().unwrap();
+
+        // Packets to the backends that the TID range names, and a request to one of them.
+        for (port, expected) in [(20_000, 21), (21_999, 22)] {
+            let inner = from_client(port);
+            assert_eq!(backend_of(&through(&mut wire, &inner), &inner), expected, "port {port}");
+        }
+        let request = from_client(69);
+        assert!([21, 22].contains(&backend_of(&through(&mut wire, &request), &request)));
+        let status = director.until(|s| s["counters"]["transmitted"].as_u64() >= Some(3));
+        assert_eq!(status["counters"]["dropped"], serde_json::json!({}));
+        assert!(status["backends"].as_array().unwrap().iter().all(|b| b["neighbour"] == "02:00:00:00:01:01"), "{status:#}");
+
+        // A file with one backend more.
+        write_config(director.directory.path(), io, THREE);
+        director.signal(Signal::SIGHUP);
+        director.logged("\"reloaded\"");
+        let status = director.status();
+        assert!(status["generation"].as_u64() > Some(first));
+        assert_eq!((&status["reload"]["accepted"], status["backends"].as_array().unwrap().len()), (&1.into(), 3));
+        let inner = from_client(22_500);
+        assert_eq!(backend_of(&through(&mut wire, &inner), &inner), 23);
+
+        // And with one VIP more, which a filter in the kernel has to let in.
+        let file = director.directory.path().join("d1.toml");
+        let more = std::fs::read_to_string(&file).unwrap() + "\n[[vip]]\naddress = \"192.0.2.70\"\nservice = \"tftp\"\npool = \"boot\"\n";
+        std::fs::write(&file, more).unwrap();
+        director.signal(Signal::SIGHUP);
+        director.logged("\"reloaded\"");
+        let inner = to_vip("192.0.2.70", 20_001);
+        assert_eq!(backend_of(&through(&mut wire, &inner), &inner), 21);
+
+        // A file that is broken, one that needs a restart, and one that gives a running transfer's range away.
+        let generation = director.status()["generation"].clone();
+        let good = std::fs::read_to_string(&file).unwrap();
+        let rename = good.replace("name = \"d1\"", "name = \"d9\"");
+        let stolen = good.replace("name = \"t3\", address = \"10.0.1.23\"", "name = \"t9\", address = \"10.0.1.29\"");
+        for (refused, (text, reason)) in
+            [("[director", "d1.toml:1"), (&rename, "restart"), (&stolen, "22000-22999")].into_iter().enumerate()
+        {
+            std::fs::write(&file, text).unwrap();
+            director.signal(Signal::SIGHUP);
+            director.logged("stay");
+            let status = director.until(|s| s["reload"]["refused"] == refused + 1);
+            assert!(status["reload"]["last_error"].as_str().unwrap().contains(reason), "{status:#}");
+            assert_eq!(status["generation"], generation);
+        }
+        let inner = from_client(22_999);
+        assert_eq!(backend_of(&through(&mut wire, &inner), &inner), 23, "refused files change nothing");
+
+        // Nobody takes the place of a running director.
+        std::fs::write(&file, good).unwrap();
+        let second = Command::new(env!("CARGO_BIN_EXE_guideway")).args(["director", "--config"]).arg(&file).output().unwrap();
+        assert_eq!(second.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&second.stderr).contains("another director answers"));
+        let shown = Command::new(env!("CARGO_BIN_EXE_guideway")).args(["status", "--config"]).arg(&file).output().unwrap();
+        assert!(shown.status.success());
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("t3       boot"), "{}", String::from_utf8_lossy(&shown.stdout));
+
+        director.signal(Signal::SIGTERM);
+        let ended = director.logged("\"ended\"");
+        assert!(ended.contains("transmitted"));
+        assert_eq!(director.child.wait().unwrap().code(), Some(0));
+        assert!(!director.socket().exists());
+    });
+}
+
+#[test]
+fn a_day_of_a_director_on_af_packet() {
+    a_day_of_a_director("af_packet");
+}
+
+#[test]
+fn a_day_of_a_director_on_af_xdp() {
+    a_day_of_a_director("af_xdp");
+}
+
+#[test]
+fn a_director_whose_interface_goes_ends_with_an_error() {
+    in_namespaces(|_wire| {
+        for io in ["af_packet", "af_xdp"] {
+            let mut director = Director::start(io);
+            ip("link del dut0");
+            let said = director.logged("worker 0 has ended");
+            assert!(said.contains("ERROR"), "{said}");
+            assert_eq!(director.child.wait().unwrap().code(), Some(1));
+            assert!(!director.socket().exists());
+            ip("link add dut0 type veth peer name far1");
+            ip("link set dut0 up");
+        }
+    });
+}
+
+#[test]
+fn what_stops_a_director_from_starting_is_said_with_the_right_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("d1.toml");
+    let run = |command: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_guideway")).args([command, "--config"]).arg(&file).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    std::fs::write(&file, "[director]\nname = 7\n").unwrap();
+    let (code, said) = run("director");
+    assert_eq!(code, Some(2));
+    let (_, checked) = run("check");
+    for line in said.lines() {
+        assert!(checked.contains(line), "`check` says the same: {line} in {checked}");
+    }
+    assert!(said.contains("d1.toml:2"));
+    write_config(directory.path(), "af_packet", BOTH);
+    let (code, said) = run("status");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no director answers"), "{said}");
+    let text = std::fs::read_to_string(&file).unwrap().replace("dut0", "no-such-if");
+    std::fs::write(&file, text).unwrap();
+    let (code, said) = run("director");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no-such-if"), "{said}");
+}
