@@ -121,14 +121,6 @@ impl LabArgs {
         if self.reload.is_some() && self.backends == 64 {
             return Err(Error::Usage("--reload needs a spare backend: give at most --backends 63".to_owned()));
         }
-        // A transfer of lock-step blocks: a server port is busy until its client is gone.
-        let ports = 40_000 / (u32::from(self.backends) + 1);
-        if self.server().has_tid_ranges() && self.concurrency > ports.min(1000) {
-            return Err(Error::Usage(format!(
-                "--concurrency {}: {} backends have about {ports} server ports each",
-                self.concurrency, self.backends
-            )));
-        }
         Ok(())
     }
 
