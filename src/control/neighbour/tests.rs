@@ -174,3 +174,13 @@ fn what_is_wanted_can_change_and_the_files_neighbours_win() {
         until(&mut neighbours, |hops| hops.get(address("10.0.1.5")).is_none() && hops.hops.len() == 1).await;
     });
 }
+
+#[test]
+fn the_watch_ends_when_the_interface_goes() {
+    with_peer(async |_peer, index| {
+        let mut neighbours = watch(index, wanted(&["10.0.1.1"])).await.unwrap();
+        ip("link del gw0");
+        let ended = async { while neighbours.hops.changed().await.is_ok() {} };
+        tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    });
+}
