@@ -164,6 +164,7 @@ mod tests {
     #[test]
     fn flow_v6() {
         assert_eq!(key().per_packet().flow_v6(17, v6("2001:db8::7"), v6("2001:db8:69::1"), 40_000, 0), 0x9d41_fcf3_0e90_a969);
+        assert_eq!(key().per_packet().flow_v6(17, v6("2001:db8::7"), v6("2001:db8:69::1"), 40_000, 53), 0x61ac_1cea_a78a_bfe0);
     }
 
     #[test]

@@ -4,15 +4,18 @@
 //!
 //! | module | is |
 //! |---|---|
-//! | [`verdict`], [`frame`], [`time`] | the words that everything shares: what becomes of a packet, its bytes, its time |
-//! | [`wire`] | checked views of headers |
-//! | [`hash`], `maglev`, `flow` | keyed hashes, the Maglev table, the flow table |
-//! | [`tables`] | the snapshot that workers read: VIPs, services, pools, backends |
-//! | [`path`] | the packet path: bytes, tables, time → verdict |
-//! | [`io`] | how packets get in and out |
+//! | [`verdict`], [`time`], [`frame`] | the words that everything shares: what becomes of a packet, its time, its bytes |
+//! | [`wire`] | checked views of headers, and a builder of packets |
+//! | [`hash`], [`maglev`], [`flow`] | keyed hashes, the Maglev table, the flow table |
 //! | [`config`] | the TOML file, checked |
-//! | [`control`] | the one writer of tables, neighbours, the control socket |
-//! | [`director`] | workers and the daemon around them |
+//! | [`tables`] | the snapshot that workers read: VIPs, services, pools, backends |
+//! | [`counters`] | what became of packets, counted once each |
+//! | [`io`] | how packets get in and out |
+//! | [`path`] | the packet path: bytes, tables, time → verdict |
+//! | [`turn`] | one turn of a worker: io, path, io |
+//! | [`control`] | the one writer of tables, neighbours |
+//! | [`director`] | workers and the daemon around them, its control socket |
+//! | [`control_client`] | asks a director over its control socket |
 //! | [`lab`] | namespaces in which real clients fetch real files |
 //! | [`cli`] | the commands |
 

@@ -76,7 +76,8 @@ pub fn open(director: &config::Director, vips: usize) -> Result<Opened, Error> {
         config::Io::AfXdp { interface, cpus } => {
             let found = Interface::by_name(interface)?;
             let options = af_xdp::Options {
-                addresses: director.address,
+                v4: director.address.v4,
+                v6: director.address.v6,
                 take_all_gre: director.unmatched == Unmatched::Drop,
                 max_vips: u32::try_from(vips.saturating_mul(2)).unwrap_or(u32::MAX / 4).max(MIN_VIPS),
             };

@@ -30,17 +30,36 @@ pub fn in_namespace(body: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Runs `ip` in the namespace of the calling thread.
-pub fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+/// Runs one test of this program in a user namespace, as its root. Where the host allows none it is not run: said aloud, and a failure where
+/// `CI` is `true`.
+pub fn in_user_namespace(test: &str) {
+    let unshare = |command: &[&str]| Command::new("unshare").args(["--user", "--map-root-user", "--net"]).args(command).output();
+    if !unshare(&["true"]).is_ok_and(|output| output.status.success()) {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs user namespaces, and CI promised them");
+        println!("SKIPPED: needs unprivileged user namespaces");
+        return;
+    }
+    let program = std::env::current_exe().expect("this program");
+    let output = unshare(&[program.to_str().expect("a path in UTF-8"), "--exact", test]).expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{test}: {said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Takes root and its capabilities from the calling thread alone.
+/// Runs `ip` in the namespace of the calling thread; what it said.
+pub fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Takes all capabilities from the calling thread alone.
 #[allow(unsafe_code)]
-pub fn give_up_root() {
-    // SAFETY: the bare system call (unlike the C library's function) changes the calling thread only, which lives for one test.
-    let rc = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+pub fn give_up_capabilities() {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let none = [0u32; 6];
+    // SAFETY: the kernel reads a header of two words and, for this version, six words of sets; it changes the calling thread only.
+    let rc = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
     assert_eq!(rc, 0);
 }
 
@@ -52,8 +71,16 @@ pub fn veth(queues: u32, mtu: u32) {
         "link add guide0 address {ours} mtu {mtu} numrxqueues {queues} numtxqueues {queues} type veth \
          peer name guide1 address {theirs} mtu {mtu} numrxqueues {queues} numtxqueues {queues}"
     ));
-    ip("link set guide0 up");
-    ip("link set guide1 up");
+    up();
+}
+
+/// Sets both ends of the pair up, and returns when they carry frames: the kernel starts their queues a moment after the command.
+pub fn up() {
+    for end in ["guide0", "guide1"] {
+        ip(&format!("link set {end} up"));
+    }
+    let carries = |end| ip(&format!("link show {end}")).contains("state UP");
+    assert!((0..1000).any(|_| carries("guide0") && carries("guide1")), "the pair does not come up");
 }
 
 /// A plain packet socket on an interface: what the wire carries, without our own kinds.
@@ -67,7 +94,8 @@ impl Wire {
     pub fn open(interface: &str) -> Wire {
         let socket = Socket::new(Domain::PACKET, Type::RAW, None).expect("a packet socket");
         sys::set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1).expect("not our own frames");
-        sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(16 << 20)).expect("a large buffer");
+        // Not for the root of a user namespace, who has to do with the usual one.
+        let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(16 << 20));
         let index = nix::net::if_::if_nametoindex(interface).expect("the interface exists");
         sys::bind(socket.as_fd(), &super::af_packet::address(index, libc::ETH_P_ALL as u16)).expect("bound");
         Wire { socket, buffer: vec![0; 65536] }

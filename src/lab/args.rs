@@ -115,7 +115,6 @@ impl LabArgs {
     /// # Errors
     /// [`Error::Usage`] with the reason.
     pub fn check(&self) -> Result<(), Error> {
-        self.client.check(self.ipv6)?;
         if self.direct && self.reload.is_some() {
             return Err(Error::Usage("--reload needs directors, and --direct leaves them out: give one of the two".to_owned()));
         }
@@ -131,6 +130,11 @@ impl LabArgs {
             )));
         }
         Ok(())
+    }
+
+    /// What the router really hashes over.
+    pub fn hashed(&self) -> Ecmp {
+        if self.direct { Ecmp::Client } else { self.ecmp }
     }
 
     /// The block size that is asked for, in bytes.

@@ -61,17 +61,6 @@ impl Client {
         }
     }
 
-    /// Whether it can do what is asked.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] when it cannot.
-    pub fn check(self, ipv6: bool) -> Result<(), Error> {
-        if ipv6 && self == Client::Atftp {
-            return Err(Error::Usage("--client atftp cannot do IPv6: use curl, tftp-hpa or busybox with --ipv6".to_owned()));
-        }
-        Ok(())
-    }
-
     /// The command that fetches one file.
     pub fn command(self, program: &Path, fetch: &Fetch<'_>) -> Command {
         let mut command = Command::new(program);

@@ -229,7 +229,7 @@ pub fn draw(plan: &Plan, args: &LabArgs, io: &str) -> String {
     let mut lines = vec![
         format!("client  {}   {}", plan.client, args.client.name()),
         "  │".to_owned(),
-        format!("router  {} / {}   {} in GRE, {spread} by {}", plan.gateway.0, plan.router.0, plan.vip, args.ecmp.name()),
+        format!("router  {} / {}   {} in GRE, {spread} by {}", plan.gateway.0, plan.router.0, plan.vip, args.hashed().name()),
         "  │".to_owned(),
         "fabric".to_owned(),
     ];

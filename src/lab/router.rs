@@ -110,9 +110,9 @@ impl Default for Settings {
 /// What the router counts, in packets.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Read from the TUN device.
+    /// Packets for VIPs.
     pub received: AtomicU64,
-    /// Without a director, or no IP packet.
+    /// Without a director.
     pub unroutable: AtomicU64,
     /// Refused by the kernel when sent.
     pub refused: AtomicU64,
@@ -226,10 +226,13 @@ fn forward(
     let mut buffer = vec![0u8; 4 + 65536];
     loop {
         let length = tun.recv(&mut buffer[4..]).doing(|| "reading from the TUN device".to_owned())?;
-        counters.received.fetch_add(1, Ordering::Relaxed);
         let inner = &buffer[4..4 + length];
-        let hops = directors.load();
-        let chosen = packet::flow(inner).and_then(|flow| settings.ecmp.choose(&settings.key, &flow, hops.of(flow.destination)));
+        // The kernel itself talks to its neighbours on any device, also where there are none.
+        let Some(flow) = packet::flow(inner).filter(|flow| settings.vips.iter().any(|vip| vip.contains(&flow.destination))) else {
+            continue;
+        };
+        counters.received.fetch_add(1, Ordering::Relaxed);
+        let chosen = settings.ecmp.choose(&settings.key, &flow, directors.load().of(flow.destination));
         let (Some(director), Some(header)) = (chosen, inner.first().and_then(|b| packet::gre_header(*b))) else {
             counters.unroutable.fetch_add(1, Ordering::Relaxed);
             continue;

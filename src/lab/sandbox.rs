@@ -119,6 +119,8 @@ pub fn init() -> Result<u8, Error> {
 /// When mounting is refused.
 pub fn lab() -> Result<Inside, Error> {
     set_pdeathsig(Signal::SIGKILL).doing(|| "tying the lab to its process 1".to_owned())?;
+    // Process 1 blocks what it waits for, and its child inherits that.
+    SigSet::empty().thread_set_mask().doing(|| "unblocking signals".to_owned())?;
     // /proc is still that of the world outside, so this is our number there.
     let outside_pid = std::fs::read_link("/proc/self").doing(|| "reading /proc/self".to_owned())?.to_string_lossy().into_owned();
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -172,7 +174,7 @@ fn again(role: &str) -> Result<Command, Error> {
     Ok(command)
 }
 
-/// The signals that outer and init wait for, blocked. (A child starts with none blocked: the standard library sees to that.)
+/// The signals that outer and init wait for, blocked.
 fn blocked_signals() -> Result<SigSet, Error> {
     let mut signals = SigSet::empty();
     [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|s| signals.add(s));

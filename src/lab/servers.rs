@@ -77,12 +77,11 @@ impl Server {
             }
             Server::Dnsmasq | Server::DnsmasqSinglePort => {
                 // Port 0 switches DNS off. Its limit of 50 transfers would make requests wait or be dropped.
-                command.args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--enable-tftp", "--tftp-max=1000", "--bind-interfaces"]);
+                command.args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--enable-tftp", "--tftp-max=1000"]);
                 command.args(["--user=root", "--group=root", "--pid-file=", "--no-hosts", "--no-resolv", "--tftp-no-fail"]);
                 command.arg(format!("--listen-address={}", task.vip)).arg(format!("--tftp-root={}", task.root.display()));
-                if self == Server::DnsmasqSinglePort {
-                    command.arg("--tftp-single-port");
-                }
+                // Bound to its address, 2.90 in single-port mode answers from an address that it never set.
+                command.arg(if self == Server::DnsmasqSinglePort { "--tftp-single-port" } else { "--bind-interfaces" });
                 if let Some((first, last)) = task.tids {
                     command.arg(format!("--tftp-port-range={first},{last}"));
                 }

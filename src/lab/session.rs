@@ -8,12 +8,11 @@ use super::files::Files;
 use super::plan::Plan;
 use super::reload;
 use super::report::{self, BackendReport, Counts, Failure, Progress, Report, RouterReport};
-use super::router::{self, Ecmp, Router};
+use super::router::{self, Router};
 use super::sandbox::{self, Inside, Role};
 use super::topology::{ROUTER_INGRESS, Topology};
 use super::transfers::{self, Event, Order};
 use super::witness::{self, Served};
-use nix::sys::signal::{SigSet, Signal};
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -21,6 +20,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// A lab that is up: hosts, router, directors, backends. Its parts may be stopped, started and changed while transfers run.
@@ -60,7 +60,7 @@ impl Lab {
         let settings = router::Settings {
             ingress: ROUTER_INGRESS.to_owned(),
             vips: vec![plan.vip_net()],
-            ecmp: if args.direct { Ecmp::Client } else { args.ecmp },
+            ecmp: args.hashed(),
             sources: vec![plan.router.0],
             ..router::Settings::default()
         };
@@ -202,7 +202,7 @@ fn measure(lab: &Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Result<R
         io: io.name(),
         server: args.server.name(),
         client: args.client.name(),
-        ecmp: args.ecmp.name(),
+        ecmp: args.hashed().name(),
         ipv6: args.ipv6,
         size: args.size,
         blksize: args.block_size(),
@@ -249,15 +249,22 @@ struct Interrupt {
 }
 
 impl Interrupt {
-    /// Listens from now on. To be called before there are threads, which inherit what is blocked.
+    /// Listens from now on. By handlers, not by blocking: a program that the lab starts would inherit what is blocked.
     fn listen() -> Result<Self, Error> {
-        let mut signals = SigSet::empty();
-        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|s| signals.add(s));
-        signals.thread_block().doing(|| "waiting for signals".to_owned())?;
         let interrupt = Interrupt { stop: watch::Sender::new(false), up: Arc::new(AtomicBool::new(false)) };
         let (stop, up) = (interrupt.stop.clone(), Arc::clone(&interrupt.up));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing(|| "starting a runtime".to_owned())?;
+        let mut streams = {
+            let _inside = runtime.enter();
+            let listen = |kind| signal(kind).doing(|| "listening for signals".to_owned());
+            [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]
+        };
         let body = move || {
-            while signals.wait().is_ok() {
+            loop {
+                let [interrupt, terminate, hangup] = &mut streams;
+                runtime.block_on(async {
+                    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
+                });
                 if !up.load(Ordering::Acquire) {
                     // Nothing is worth waiting for yet; with this process goes everything that it has made.
                     eprintln!("interrupted before the first transfer");

@@ -20,7 +20,7 @@ pub(super) fn slots(key: &FleetKey, size: u32, sorted: &[(&str, u16)]) -> Vec<u1
     let turns = turns(&weights, &shares(size, &weights));
     let (early, late) = turns.split_at(turns.len().saturating_sub(few(size)));
     ask(size, &mut preferences, early, &mut slots);
-    solve(size, &mut preferences, late, &mut slots);
+    solve(size, &preferences, late, &mut slots);
     slots
 }
 
@@ -52,17 +52,16 @@ fn ask(size: u32, preferences: &mut [Preference], turns: &[u16], slots: &mut [u1
 }
 
 /// Gives the last slots: half of all asking would be for these. The first of the free ones in a backend's order is the one for which
-/// (slot − next) / skip modulo the size is least.
-fn solve(size: u32, preferences: &mut [Preference], turns: &[u16], slots: &mut [u16]) {
+/// (slot − next) / skip modulo the size is least; that next may stay where it was, as what is taken is free no more.
+fn solve(size: u32, preferences: &[Preference], turns: &[u16], slots: &mut [u16]) {
     let mut free: Vec<u32> = (0..size).filter(|&slot| slots[slot as usize] == NONE).collect();
     for &member in turns {
-        let wish = &mut preferences[usize::from(member)];
+        let wish = &preferences[usize::from(member)];
         let inverse = inverse(wish.skip, size);
         let steps = |slot: u32| u64::from(step(slot, size - wish.next, size)) * inverse % u64::from(size);
         let Some(first) = (0..free.len()).min_by_key(|&index| steps(free[index])) else { return };
         let slot = free.swap_remove(first);
         slots[slot as usize] = member;
-        wish.next = step(slot, wish.skip, size);
     }
 }
 

@@ -22,6 +22,7 @@ use super::{BATCH, Io, Turn, Work, sys};
 use crate::frame::Frame;
 use crate::time::Time;
 use guard::Guard;
+use nix::poll::PollFlags;
 use ring::Ring;
 use socket2::{Domain, Socket, Type};
 use std::os::fd::AsFd;
@@ -39,6 +40,8 @@ pub struct AfPacket {
     ring: Ring,
     socket: Socket,
     interface: u32,
+    /// The kernel said that the interface is down, and nothing has come since.
+    down: bool,
     _guard: Arc<Guard>,
 }
 
@@ -98,7 +101,7 @@ impl AfPacket {
             if workers > 1 {
                 group = Some(join(&socket, group).map_err(fail("share the packets among the workers (PACKET_FANOUT)"))?);
             }
-            opened.push(AfPacket { ring, socket, interface: interface.index, _guard: guard.clone() });
+            opened.push(AfPacket { ring, socket, interface: interface.index, down: false, _guard: guard.clone() });
         }
         Ok(opened)
     }
@@ -112,16 +115,24 @@ impl Io for AfPacket {
             let received = self.ring.receive(&mut frames);
             if received > 0 {
                 let frames = &mut frames[..received];
+                self.down = false;
                 work(sys::monotonic(), frames);
                 let (transmit_full, outcome) = send::transmit(self.socket.as_fd(), frames);
                 self.ring.release();
-                outcome.or_else(|error| sys::interface_error(error, self.interface))?;
+                outcome.or_else(|error| {
+                    self.down = true;
+                    sys::interface_error(error, self.interface)
+                })?;
                 return Ok(Turn { received, transmit_full, end: false });
             }
             let Some(wait) = wait.take() else { return Ok(Turn::default()) };
             let events = sys::wait_readable(self.socket.as_fd(), wait)?;
-            if events.contains(nix::poll::PollFlags::POLLERR) {
+            if events.contains(PollFlags::POLLERR) {
+                self.down = true;
                 sys::socket_error(self.socket.as_fd(), self.interface)?;
+            } else if events.is_empty() && self.down {
+                // The kernel says it once, and not again when an interface that is down is removed.
+                sys::interface_error(std::io::Error::from_raw_os_error(libc::ENETDOWN), self.interface)?;
             }
         }
     }
@@ -131,6 +142,7 @@ impl Io for AfPacket {
         match self.socket.send_with_flags(frame, libc::MSG_DONTWAIT) {
             Ok(_) => Ok(true),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => {
+                self.down = true;
                 sys::interface_error(error, self.interface).map(|()| false)
             }
             Err(_) => Ok(false),

@@ -38,6 +38,14 @@ fn conforms() {
     });
 }
 
+/// The tests named so run as root of a user namespace that has no rights outside.
+#[test]
+fn works_as_the_root_of_a_user_namespace() {
+    testing::in_user_namespace("io::af_packet::tests::conforms");
+    testing::in_user_namespace("io::af_packet::tests::the_kernel_answers_gre_without_the_guard_and_is_silent_with_it");
+    testing::in_user_namespace("io::af_packet::tests::workers_share_flows_and_none_comes_twice");
+}
+
 #[test]
 fn only_ip_for_this_host_comes_and_nothing_that_goes_out() {
     testing::in_namespace(|| {
@@ -160,12 +168,14 @@ fn an_interface_that_is_down_may_come_back_and_one_that_is_gone_is_an_error() {
         ip("link set guide0 down");
         assert_eq!(io.turn(SHORT, &mut |_, _| ()).unwrap(), Turn::default());
         assert!(!io.send(&conformance::frame(1, 0, 60)).unwrap());
-        ip("link set guide0 up");
+        testing::up();
         let ours = conformance::frame(1, 0, 60);
         Wire::open("guide1").send(&ours);
         assert_eq!(received(&mut io, LONG), [ours]);
+        ip("link set guide0 down");
+        assert_eq!(io.turn(SHORT, &mut |_, _| ()).unwrap(), Turn::default());
         ip("link del guide0");
-        let error = io.turn(LONG, &mut |_, _| ()).unwrap_err().to_string();
+        let error = io.turn(SHORT, &mut |_, _| ()).unwrap_err().to_string();
         assert!(error.contains("gone"), "{error}");
     });
 }
@@ -203,7 +213,7 @@ fn errors_say_what_to_do() {
     testing::in_namespace(|| {
         veth(1, 1500);
         assert!(matches!(AfPacket::open("guide0", 0), Err(Error::Workers(0))));
-        testing::give_up_root();
+        testing::give_up_capabilities();
         assert!(AfPacket::open("guide0", 1).unwrap_err().to_string().contains("CAP_NET_RAW"));
     });
 }

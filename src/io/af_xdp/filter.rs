@@ -3,8 +3,7 @@
 //! It runs in the kernel on every received frame. What it cannot make sense of it leaves alone: the host's stack is the one to complain.
 
 use super::asm::{Assembler, Error, If, Op, Width};
-use crate::config::Addresses;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const XDP_PASS: i32 = 2;
 const HELPER_MAP_LOOKUP: i32 = 1;
@@ -16,8 +15,10 @@ const GRE: u32 = 47;
 pub struct Program {
     /// The link-layer address that frames must be for: what a bridge floods to everyone is nobody's.
     pub mac: [u8; 6],
-    /// Where GRE to us arrives.
-    pub addresses: Addresses,
+    /// Where GRE over IPv4 to us arrives.
+    pub v4: Option<Ipv4Addr>,
+    /// Where GRE over IPv6 to us arrives.
+    pub v6: Option<Ipv6Addr>,
     /// Take every GRE packet to our addresses, whatever is inside.
     pub take_all_gre: bool,
     /// File descriptor of the hash map of VIPs: keys as [`key`] makes them.
@@ -64,7 +65,7 @@ impl Program {
         self.outer_v4(&mut asm);
         self.outer_v6(&mut asm);
         // The kernel refuses a program with instructions that nothing reaches.
-        if !self.take_all_gre && (self.addresses.v4.is_some() || self.addresses.v6.is_some()) {
+        if !self.take_all_gre && (self.v4.is_some() || self.v6.is_some()) {
             gre(&mut asm);
         }
 
@@ -117,7 +118,7 @@ impl Program {
         asm.value(Op::Left, 3, 2);
         asm.when(If::Less, 3, 20, "pass");
         key_v4(asm);
-        let Some(ours) = self.addresses.v4 else { return asm.jump("look up") };
+        let Some(ours) = self.v4 else { return asm.jump("look up") };
         asm.load(Width::Byte, 4, AT, 9);
         asm.when(If::NotEqual, 4, GRE, "look up");
         asm.load(Width::Word, 1, AT, 16);
@@ -137,7 +138,7 @@ impl Program {
         need(asm, 40);
         version(asm, 6);
         key_v6(asm);
-        let Some(ours) = self.addresses.v6 else { return asm.jump("look up") };
+        let Some(ours) = self.v6 else { return asm.jump("look up") };
         asm.load(Width::Byte, 4, AT, 6);
         asm.when(If::NotEqual, 4, GRE, "look up");
         for (word, at) in ours.octets().chunks_exact(4).zip([24, 28, 32, 36]) {

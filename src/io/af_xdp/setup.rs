@@ -5,13 +5,12 @@ use super::error::Error;
 use super::ring::{Consumer, Entry, Layout, Producer};
 use super::umem::Umem;
 use super::{AfXdp, Counts, filter};
-use crate::config::Addresses;
 use crate::io::interface::Interface;
 use crate::io::sys::{self, Mapping};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,11 +30,13 @@ const BUSY_TRIES: u32 = 40;
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// What the filter takes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Where GRE from the routers arrives.
-    pub addresses: Addresses,
-    /// Take all GRE to `addresses`, also for inner destinations that are no VIPs (`unmatched = "drop"`).
+    /// Where GRE over IPv4 from the routers arrives.
+    pub v4: Option<Ipv4Addr>,
+    /// Where GRE over IPv6 from the routers arrives.
+    pub v6: Option<Ipv6Addr>,
+    /// Take all GRE to `v4` and `v6`, also for inner destinations that are no VIPs (`unmatched = "drop"`).
     pub take_all_gre: bool,
     /// Most VIPs there may ever be; 0 stands for 16,384.
     pub max_vips: u32,
@@ -89,17 +90,17 @@ impl AfXdp {
     pub fn open(interface: &str, options: Options) -> Result<(Filter, Vec<AfXdp>), Error> {
         let interface = Interface::by_name(interface)?;
         let chunk_size = chunk_size(&interface)?;
-        // Only needed by kernels before 5.11 and for the frame memory without CAP_IPC_LOCK; if it fails, what follows says what is missing.
-        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        raise_memory_limit();
 
         let name = interface.name.clone();
         let max_vips = if options.max_vips == 0 { 16_384 } else { options.max_vips };
-        // One more place than VIPs for every VIP: while they change, new and old ones are in together.
+        // Two places for every VIP: while they change, new and old ones are in together.
         let vips = Set::new(max_vips.saturating_mul(2)).map_err(Error::kernel(&name, "make the map of VIPs"))?;
         let sockets = Sockets::new(interface.rx_queues).map_err(Error::kernel(&name, "make the map of sockets"))?;
         let code = filter::Program {
             mac: interface.mac,
-            addresses: options.addresses,
+            v4: options.v4,
+            v6: options.v6,
             take_all_gre: options.take_all_gre,
             vips: vips.fd(),
             sockets: sockets.fd(),
@@ -121,6 +122,16 @@ impl AfXdp {
     }
 }
 
+/// Frame memory counts against RLIMIT_MEMLOCK without CAP_IPC_LOCK, and before Linux 5.11 maps do too. Raised as far as allowed; where that is too
+/// little, what comes after says so.
+fn raise_memory_limit() {
+    if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_err()
+        && let Ok((_, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK)
+    {
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard);
+    }
+}
+
 /// Bytes of a chunk: frame, tag, what XDP keeps free. The kernel takes 2,048 and, with the usual pages, 4,096.
 fn chunk_size(interface: &Interface) -> Result<u32, Error> {
     let need = interface.mtu.saturating_add(LINK + XDP_HEADROOM);
@@ -133,32 +144,23 @@ fn chunk_size(interface: &Interface) -> Result<u32, Error> {
 
 /// To the driver, else behind it; and whether behind it.
 fn attach(program: &Program, interface: &Interface) -> Result<(OwnedFd, bool), Error> {
-    let attach = |mode| {
-        // A link that was closed a moment ago may still be there.
-        retry_while_busy(|| program.attach(interface.index, mode))
+    // A link that was closed a moment ago may still be there.
+    let attach = |mode| retry_while_busy(|| program.attach(interface.index, mode));
+    let refused = |error: std::io::Error| match error.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => Error::Attached { interface: interface.name.clone() },
+        _ => Error::kernel(&interface.name, "attach the filter")(error),
     };
-    let taken = |error: &std::io::Error| matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST));
     let native = match attach(bpf::NATIVE) {
         Ok(link) => return Ok((link, false)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EBUSY | libc::EEXIST)) => return Err(refused(error)),
         Err(error) => error,
     };
-    if !taken(&native) && native.raw_os_error() != Some(libc::EPERM) {
-        match attach(bpf::GENERIC) {
-            Ok(link) => {
-                tracing::info!(
-                    interface = %interface.name, mtu = interface.mtu, reason = %native,
-                    "the driver does not take the XDP filter: it runs behind the driver (generic mode), which is slower"
-                );
-                return Ok((link, true));
-            }
-            Err(error) if !taken(&error) => return Err(Error::kernel(&interface.name, "attach the filter")(error)),
-            Err(_) => (),
-        }
-    }
-    if taken(&native) || native.raw_os_error() != Some(libc::EPERM) {
-        return Err(Error::Attached { interface: interface.name.clone() });
-    }
-    Err(Error::kernel(&interface.name, "attach the filter")(native))
+    let link = attach(bpf::GENERIC).map_err(refused)?;
+    tracing::info!(
+        interface = %interface.name, mtu = interface.mtu, reason = %native,
+        "the driver does not take the XDP filter: it runs behind the driver (generic mode), which is slower"
+    );
+    Ok((link, true))
 }
 
 fn retry_while_busy<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
@@ -174,7 +176,7 @@ fn retry_while_busy<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> std::
     }
 }
 
-fn open_queue(interface: &Interface, queue: u32, chunk_size: u32, generic: bool) -> Result<AfXdp, Error> {
+pub(super) fn open_queue(interface: &Interface, queue: u32, chunk_size: u32, generic: bool) -> Result<AfXdp, Error> {
     let name = &interface.name;
     let umem = Umem::new(CHUNKS, chunk_size).map_err(Error::kernel(name, "get memory for frames"))?;
     let socket = Socket::new(Domain::from(libc::AF_XDP), Type::RAW, None).map_err(Error::kernel(name, "open an AF_XDP socket"))?;

@@ -24,18 +24,18 @@ struct Loaded {
     _sockets: (Sockets, Socket),
 }
 
-fn load(addresses: Addresses, take_all_gre: bool) -> Loaded {
+fn load(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>, take_all_gre: bool) -> Loaded {
     let vips = Set::new(16).unwrap();
     let sockets = Sockets::new(1).unwrap();
     let socket = Socket::new(Domain::from(libc::AF_XDP), Type::RAW, None).unwrap();
     sockets.set(0, socket.as_fd()).unwrap();
-    let code = Program { mac: MAC, addresses, take_all_gre, vips: vips.fd(), sockets: sockets.fd() }.assemble().unwrap();
+    let code = Program { mac: MAC, v4, v6, take_all_gre, vips: vips.fd(), sockets: sockets.fd() }.assemble().unwrap();
     let program = bpf::Program::load(&code).unwrap();
     Loaded { program, vips, _sockets: (sockets, socket) }
 }
 
 fn ours() -> Loaded {
-    let loaded = load(Addresses { v4: Some(US4), v6: Some(US6) }, false);
+    let loaded = load(Some(US4), Some(US6), false);
     loaded.vips.insert(&key(VIP4.into())).unwrap();
     loaded.vips.insert(&key(VIP6.into())).unwrap();
     loaded
@@ -194,7 +194,7 @@ fn what_makes_no_sense_is_left_to_the_host() {
 #[test]
 fn with_take_all_gre_only_the_outer_address_counts() {
     testing::in_namespace(|| {
-        let filter = load(Addresses { v4: Some(US4), v6: Some(US6) }, true);
+        let filter = load(Some(US4), Some(US6), true);
         for (what, frame) in every_gre(OTHER4, OTHER6) {
             filter.takes(&what, &frame);
         }
@@ -212,7 +212,7 @@ fn a_director_of_one_family_or_none_has_a_filter_too() {
         let gre6 = ethernet(0x86dd, v6(US6, 47, &gre(0, 0, 0x0800, &inner4(VIP4))));
         for (own4, own6) in [(true, false), (false, true), (false, false)] {
             for take_all_gre in [false, true] {
-                let filter = load(Addresses { v4: own4.then_some(US4), v6: own6.then_some(US6) }, take_all_gre);
+                let filter = load(own4.then_some(US4), own6.then_some(US6), take_all_gre);
                 filter.vips.insert(&key(VIP4.into())).unwrap();
                 for (own, frame) in [(own4, &gre4), (own6, &gre6)] {
                     if own { filter.takes("GRE to us", frame) } else { filter.passes("GRE to an address we do not have", frame) }

@@ -1,0 +1,140 @@
+//! The shape of the code, held: modules depend one way, unsafe stays behind its fences, files stay short.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules of the library, each above those that may use it. `src/lib.rs` tells the same to readers.
+const ORDER: &[&str] = &[
+    "verdict",
+    "time",
+    "frame",
+    "wire",
+    "hash",
+    "maglev",
+    "flow",
+    "config",
+    "tables",
+    "counters",
+    "io",
+    "path",
+    "turn",
+    "control",
+    "director",
+    "control_client",
+    "lab",
+    "cli",
+];
+
+/// The only files that may hold unsafe code.
+const FENCES: &[&str] = &[
+    "src/flow/fence.rs",
+    "src/io/af_packet/ring.rs",
+    "src/io/af_packet/send.rs",
+    "src/io/af_xdp/bpf.rs",
+    "src/io/af_xdp/ring.rs",
+    "src/io/af_xdp/umem.rs",
+    "src/io/interface.rs",
+    "src/io/sys.rs",
+    "src/io/testing.rs",
+    "src/lab/sys.rs",
+    "tests/no_allocation.rs",
+];
+
+/// About 400 lines of code is a file that one can read at a sitting.
+const LONGEST: usize = 450;
+
+fn sources(directory: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                open.push(entry);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                found.push(entry);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn all_sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let directories = ["src", "tests", "tools", "benches"].into_iter().filter(|directory| root.join(directory).is_dir());
+    let files = directories.flat_map(sources);
+    files.map(|file| (file.strip_prefix(root).unwrap().display().to_string(), fs::read_to_string(&file).unwrap())).collect()
+}
+
+/// The module of the library that a file belongs to.
+fn module(file: &str) -> Option<&str> {
+    let rest = file.strip_prefix("src/")?;
+    let module = rest.split(['/', '.']).next()?;
+    (!matches!(module, "lib" | "main")).then_some(module)
+}
+
+/// A file is for tests only when its name says so; what follows `#[cfg(test)]` is too.
+fn shipped<'s>(file: &str, text: &'s str) -> Option<&'s str> {
+    let for_tests = file.contains("/tests") || file.ends_with("conformance.rs") || file.ends_with("testing.rs");
+    (!for_tests).then(|| text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text))
+}
+
+/// The modules that code names by `crate::module`.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).flat_map(|line| {
+        line.match_indices("crate::").map(move |(at, found)| {
+            let rest = &line[at + found.len()..];
+            &rest[..rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len())]
+        })
+    })
+}
+
+#[test]
+fn modules_depend_one_way() {
+    let rank: BTreeMap<&str, usize> = ORDER.iter().enumerate().map(|(rank, module)| (*module, rank)).collect();
+    let mut wrong = Vec::new();
+    for (file, text) in all_sources() {
+        let (Some(module), Some(text)) = (module(&file), shipped(&file, &text)) else { continue };
+        let own = *rank.get(module).unwrap_or_else(|| panic!("{file}: the module `{module}` has no place in the order"));
+        for other in named(text).filter(|other| *other != module) {
+            match rank.get(other) {
+                Some(rank) if *rank > own => wrong.push(format!("{file} uses {other}, which stands above {module}")),
+                _ => {}
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn readers_are_told_every_module() {
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    for module in ORDER {
+        assert!(lib.contains(&format!("[`{module}`]")), "src/lib.rs does not tell what `{module}` is");
+        assert!(lib.contains(&format!("pub mod {module};")), "`{module}` is no module");
+    }
+}
+
+#[test]
+fn unsafe_stays_behind_its_fences_and_every_fence_is_needed() {
+    for (file, text) in all_sources() {
+        let opened = text.contains("allow(unsafe_code)") && file != "tests/architecture.rs";
+        assert_eq!(opened, FENCES.contains(&file.as_str()), "{file}: unsafe is allowed in the fences only, and a fence has some");
+        if opened {
+            let blocks = text.matches("unsafe {").count() + text.matches("unsafe impl").count();
+            let reasons = text.matches("SAFETY:").count();
+            assert!(blocks > 0 && reasons > 0, "{file}: {blocks} blocks of unsafe code, {reasons} reasons");
+        }
+    }
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are_for() {
+    for (file, text) in all_sources() {
+        let lines = text.lines().count();
+        assert!(lines <= LONGEST, "{file} has {lines} lines; {LONGEST} is the limit");
+        // A file of tests beside a module is told by that module.
+        assert!(text.starts_with("//!") || file.ends_with("/tests.rs"), "{file} does not say in its first line what it is for");
+    }
+}

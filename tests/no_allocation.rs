@@ -1,0 +1,153 @@
+//! The packet path allocates nothing: the whole turn of a worker, over every kind of packet, under an allocator that counts.
+#![allow(unsafe_code)]
+
+use guideway::config;
+use guideway::control::{NextHops, Writer};
+use guideway::io::memory::Memory;
+use guideway::path::State;
+use guideway::time::Time;
+use guideway::turn::turn;
+use guideway::wire::build::{self, Packet};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::Duration;
+
+/// The system's allocator, counting what one thread asks of it.
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        COUNT.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const CONFIG: &str = r#"
+[director]
+name = "d1"
+address = ["10.0.1.11", "2001:db8:1::11"]
+key = "000102030405060708090a0b0c0d0e0f"
+io = { kind = "pcap", mac = "02:00:00:00:01:11" }
+routers = ["10.0.0.0/24"]
+icmp_echo = "answer"
+flows = 1024
+
+[[vip]]
+address = "192.0.2.69"
+service = "tftp"
+pool = "boot"
+
+[[vip]]
+address = "192.0.2.70"
+service = { protocol = "tftp", key = "client" }
+pool = "stock"
+
+[[vip]]
+address = "192.0.2.53"
+service = { protocol = "udp", ports = [53] }
+pool = "stock"
+
+[[pool]]
+name = "boot"
+backends = [
+  { name = "t1", address = "10.0.2.21", tid_range = "20000-20999" },
+  { name = "t2", address = "2001:db8:2::22", tid_range = "21000-21999" },
+  { name = "t3", address = "10.0.2.23", tid_range = "22000-22999" },
+]
+
+[[pool]]
+name = "stock"
+backends = [{ name = "s1", address = "10.0.2.31" }, { name = "s2", address = "10.0.2.32" }]
+
+[[neighbour]]
+address = "10.0.2.21"
+mac = "02:00:00:00:02:21"
+
+[[neighbour]]
+address = "2001:db8:2::22"
+mac = "02:00:00:00:02:22"
+
+[[neighbour]]
+address = "10.0.2.31"
+mac = "02:00:00:00:02:31"
+
+[[neighbour]]
+address = "10.0.2.32"
+mac = "02:00:00:00:02:32"
+"#;
+
+const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const DIRECTOR: [u8; 6] = [2, 0, 0, 0, 1, 0x11];
+
+/// One of everything: requests, acknowledgements, fragments in both orders, ICMP, too big, not ours, broken.
+fn frames(round: u16) -> Vec<Vec<u8>> {
+    let udp = |port: u16, to: &str, payload: &[u8]| build::udp(([198, 51, 100, 7], port).into(), to.parse().unwrap(), payload);
+    let port = 2000 + round;
+    let large = udp(port, "192.0.2.70:40000", &[&[0, 3, 0, 1][..], &[7; 300]].concat());
+    let mut pieces = large.fragments(round.into(), 104);
+    pieces.rotate_left(usize::from(round) % 3);
+    let mut packets: Vec<Packet> = vec![
+        udp(port, "192.0.2.69:69", b"\0\x01f\0octet\0"),
+        udp(port, "192.0.2.69:20001", &[0, 4, 0, 1]),
+        udp(port, "192.0.2.69:21001", &[0, 4, 0, 1]),
+        udp(port, "192.0.2.69:22001", &[0, 4, 0, 1]),
+        udp(port, "192.0.2.69:20001", &[0, 9, 0, 1]),
+        udp(port, "192.0.2.70:69", b"\0\x01f\0octet\0"),
+        udp(port, "192.0.2.70:33333", &[0, 4, 0, 1]),
+        udp(port, "192.0.2.53:53", b"query"),
+        build::icmp([198, 51, 100, 7].into(), [192, 0, 2, 69].into(), 8, 0, b"\0\x01\0\x01ping"),
+    ];
+    packets.extend(pieces);
+    let mut frames: Vec<Vec<u8>> =
+        packets.iter().map(|packet| packet.gre([10, 0, 0, 1].into(), [10, 0, 1, 11].into()).frame(ROUTER, DIRECTOR)).collect();
+    let too_big = udp(port, "192.0.2.69:20001", &[&[0, 3, 0, 1][..], &[7; 1460]].concat());
+    frames.push(too_big.frame(ROUTER, DIRECTOR));
+    frames.push(too_big.df().frame(ROUTER, DIRECTOR));
+    frames.push(udp(port, "203.0.113.1:9", b"x").frame(ROUTER, DIRECTOR));
+    frames.push(frames[0][..40].to_vec());
+    frames
+}
+
+#[test]
+fn a_turn_allocates_nothing() {
+    let config = config::read(CONFIG).config.unwrap();
+    let tables = Writer::new().apply(&config, &NextHops::fixed(&config), Time(0)).unwrap();
+    let mut state = State::new(config.director.flows, tables.mtu);
+    let mut io = Memory::new(2048);
+    io.reserve(4096);
+    let mut allocated = 0;
+    for round in 0..200 {
+        io.set_now(Time(u64::from(round) * 100_000_000));
+        frames(round).iter().for_each(|frame| io.push(frame));
+        let before = COUNT.with(Cell::get);
+        while turn(&mut io, &mut state, Duration::ZERO, &mut &tables).unwrap().0.received > 0 {}
+        state.drain_unresolved(|_| {});
+        allocated += COUNT.with(Cell::get) - before;
+        io.clear();
+    }
+    assert_eq!(allocated, 0, "calls of the allocator");
+    // The test means something only if every stage was passed.
+    let counters = state.counters.to_json();
+    for name in ["transmitted", "to_host", "originated", "by_tid_range", "by_flow", "by_maglev"] {
+        assert!(counters[name].as_u64() > Some(100), "{name}: {counters}");
+    }
+    for name in ["not_tftp", "icmp_answered", "truncated", "too_big", "neighbour_unresolved"] {
+        assert!(counters["dropped"][name].as_u64() > Some(100), "{name}: {counters}");
+    }
+    assert!(state.counters.balanced(), "{counters}");
+}
