@@ -91,8 +91,12 @@ impl Questions {
     /// Our interface.
     pub(super) async fn link(&self) -> Result<Link, Error> {
         let mut links = Box::pin(self.handle.link().get().match_index(self.interface).execute());
-        let message = answered(links.try_next()).await??;
-        message.as_ref().and_then(link).ok_or(Error::Interface(self.interface))
+        match answered(links.try_next()).await? {
+            Ok(message) => message.as_ref().and_then(link).ok_or(Error::Interface(self.interface)),
+            // ENODEV: there is no other reason to refuse a question about one index.
+            Err(rtnetlink::Error::NetlinkError(_)) => Err(Error::Interface(self.interface)),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// All neighbours on our interface.
