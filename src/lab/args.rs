@@ -40,9 +40,9 @@ pub struct LabArgs {
     /// How directors get packets in and out (default: af_xdp as root, else af_packet)
     #[arg(long, value_enum)]
     pub io: Option<Io>,
-    /// The TFTP server on the backends
-    #[arg(long, value_enum, default_value_t = Server::InTftpd)]
-    pub server: Server,
+    /// The TFTP server on the backends (default: in.tftpd as root, else dnsmasq)
+    #[arg(long, value_enum)]
+    pub server: Option<Server>,
     /// The TFTP client
     #[arg(long, value_enum, default_value_t = Client::Curl)]
     pub client: Client,
@@ -123,13 +123,18 @@ impl LabArgs {
         }
         // A transfer of lock-step blocks: a server port is busy until its client is gone.
         let ports = 40_000 / (u32::from(self.backends) + 1);
-        if self.server.has_tid_ranges() && self.concurrency > ports.min(1000) {
+        if self.server().has_tid_ranges() && self.concurrency > ports.min(1000) {
             return Err(Error::Usage(format!(
                 "--concurrency {}: {} backends have about {ports} server ports each",
                 self.concurrency, self.backends
             )));
         }
         Ok(())
+    }
+
+    /// The kind of server. in.tftpd gives up its groups for every transfer, which a user namespace without root does not allow.
+    pub fn server(&self) -> Server {
+        self.server.unwrap_or(if nix::unistd::geteuid().is_root() { Server::InTftpd } else { Server::Dnsmasq })
     }
 
     /// What the router really hashes over.

@@ -82,8 +82,17 @@ impl Director {
     }
 
     /// What it says of itself: name, generation, counters.
-    pub fn status(&self) -> Result<Value, Error> {
-        control_client::get(&self.socket, "/v1/status").doing(|| format!("asking director {}", self.name))
+    ///
+    /// # Errors
+    /// When it does not answer; with how it ended and what it last said, if it has ended.
+    pub fn status(&mut self) -> Result<Value, Error> {
+        let answer = control_client::get(&self.socket, "/v1/status");
+        if answer.is_err()
+            && let Ok(Some(status)) = self.child.try_wait()
+        {
+            return Err(Error::failed(format!("director {} is gone", self.name), format!("{status}: {}", last_line(&self.said()))));
+        }
+        answer.doing(|| format!("asking director {}", self.name))
     }
 
     /// Writes its configuration anew and sends SIGHUP.

@@ -5,10 +5,9 @@ use super::netns::Namespace;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
-use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteNextHop};
-use rtnetlink::packet_route::rule::RuleAction;
-use rtnetlink::{Handle, LinkBridge, LinkGre, LinkGre6, LinkUnspec, LinkVeth, RouteMessageBuilder, RouteNextHopBuilder};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion, LinkBridge, LinkGre, LinkGre6, LinkUnspec, LinkVeth, RouteMessageBuilder, RouteNextHopBuilder};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use tokio::runtime::Runtime;
@@ -158,15 +157,22 @@ impl Netlink {
         done.doing(|| format!("adding the rule for {to}"))
     }
 
-    /// The names of all interfaces here.
-    pub fn interfaces(&self) -> Result<Vec<String>, Error> {
-        let links: Vec<_> =
-            self.runtime.block_on(self.handle.link().get().execute().try_collect()).doing(|| "listing interfaces".to_owned())?;
-        let name = |attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name),
-            _ => None,
+    /// Removes all rules that lead to the routing table `table`.
+    pub fn remove_rules(&self, table: u32) -> Result<(), Error> {
+        let doing = || format!("removing the rules for table {table}");
+        let leads_there = |rule: &RuleMessage| {
+            let attribute = rule.attributes.iter().find_map(|a| if let RuleAttribute::Table(t) = a { Some(*t) } else { None });
+            attribute.unwrap_or(u32::from(rule.header.table)) == table
         };
-        Ok(links.into_iter().filter_map(|link| link.attributes.into_iter().find_map(name)).collect())
+        self.runtime.block_on(async {
+            for family in [IpVersion::V4, IpVersion::V6] {
+                let rules: Vec<_> = self.handle.rule().get(family).execute().try_collect().await.doing(doing)?;
+                for rule in rules.into_iter().filter(leads_there) {
+                    self.handle.rule().del(rule).execute().await.doing(doing)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn change(&self, message: rtnetlink::packet_route::link::LinkMessage, doing: impl FnOnce() -> String) -> Result<(), Error> {

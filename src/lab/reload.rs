@@ -74,9 +74,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const WATCHED: Duration = Duration::from_secs(1);
 
 /// Reloads all directors, and waits until they have done it.
-pub fn carry_out(kind: Kind, plan: &Plan, io: Io, directors: &[Director], at: u32) -> Result<Outcome, Error> {
-    let generation = |d: &Director| d.status().map(|s| s["generation"].clone());
-    let before = directors.iter().map(generation).collect::<Result<Vec<_>, _>>()?;
+pub fn carry_out(kind: Kind, plan: &Plan, io: Io, directors: &mut [Director], at: u32) -> Result<Outcome, Error> {
+    let generation = |d: &mut Director| d.status().map(|s| s["generation"].clone());
+    let before = directors.iter_mut().map(generation).collect::<Result<Vec<_>, _>>()?;
     let backends: Vec<_> = plan.all_backends().cloned().collect();
     for (number, director) in directors.iter().enumerate() {
         match kind {
@@ -87,7 +87,7 @@ pub fn carry_out(kind: Kind, plan: &Plan, io: Io, directors: &[Director], at: u3
     let since = Instant::now();
     let patience = if kind == Kind::AddBackend { PATIENCE } else { WATCHED };
     loop {
-        let after = directors.iter().map(generation).collect::<Result<Vec<_>, _>>()?;
+        let after = directors.iter_mut().map(generation).collect::<Result<Vec<_>, _>>()?;
         let changed = before.iter().zip(&after).filter(|(b, a)| b != a).count();
         let right = if kind == Kind::AddBackend { changed == directors.len() } else { changed == 0 };
         let settled = if kind == Kind::AddBackend { right } else { !right };

@@ -6,6 +6,7 @@ use super::nexthops::{self, NextHops};
 use super::packet::{self, Flow};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use nix::sys::signal::{SigSet, Signal};
 use siphasher::sip::SipHasher13;
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 use std::collections::BTreeMap;
@@ -158,6 +159,23 @@ pub fn start(settings: Settings) -> Result<Router, Error> {
     };
     std::thread::Builder::new().name("router".to_owned()).spawn(body).doing(|| "starting the router's thread".to_owned())?;
     Ok(router)
+}
+
+/// Runs a router until SIGTERM or Ctrl-C. Says `ready: …` on stdout when packets are taken, and takes its rules back in the end. To be
+/// called before the program starts threads.
+///
+/// # Errors
+/// As [`start`].
+pub fn run(settings: Settings) -> Result<Arc<Counters>, Error> {
+    let mut signals = SigSet::empty();
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().for_each(|s| signals.add(s));
+    signals.thread_block().doing(|| "waiting for signals".to_owned())?;
+    let (vips, table) = (settings.vips.clone(), settings.divert_table);
+    let router = start(settings)?;
+    println!("ready: {}", vips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    signals.wait().doing(|| "waiting for signals".to_owned())?;
+    Netlink::open()?.remove_rules(table)?;
+    Ok(router.counters)
 }
 
 /// Opens a TUN device, switched on.

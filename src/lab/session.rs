@@ -10,6 +10,7 @@ use super::reload;
 use super::report::{self, BackendReport, Counts, Failure, Progress, Report, RouterReport};
 use super::router::{self, Router};
 use super::sandbox::{self, Inside, Role};
+use super::servers::Server;
 use super::topology::{ROUTER_INGRESS, Topology};
 use super::transfers::{self, Event, Order};
 use super::witness::{self, Served};
@@ -51,7 +52,7 @@ impl Lab {
         let topology = Topology::build(&plan)?;
         let names = plan.all_backends().map(|b| b.name.clone()).collect();
         let served = witness::watch(&topology.fabric, names, args.ipv6)?;
-        let common = Common { vip: plan.vip, unwrap: args.decap, server: args.server, root: &files.root, directory };
+        let common = Common { vip: plan.vip, unwrap: args.decap, server: args.server(), root: &files.root, directory };
         let start = |(backend, host)| Backend::start(backend, host, &common);
         let backends = plan.all_backends().zip(&topology.backends).map(start).collect::<Result<_, _>>()?;
         let start = |(number, host)| Director::start(&plan, number, host, io, directory);
@@ -84,8 +85,8 @@ impl Lab {
     }
 
     /// Reloads every director, and waits until they have done it. `at` is how many transfers had ended, for the report.
-    pub fn reload(&self, kind: reload::Kind, at: u32) -> Result<reload::Outcome, Error> {
-        reload::carry_out(kind, &self.plan, self.io, &self.directors, at)
+    pub fn reload(&mut self, kind: reload::Kind, at: u32) -> Result<reload::Outcome, Error> {
+        reload::carry_out(kind, &self.plan, self.io, &mut self.directors, at)
     }
 
     /// Ends all directors; what did not end as it must.
@@ -114,7 +115,7 @@ pub fn run(args: &LabArgs) -> Result<u8, Error> {
     match sandbox::role() {
         Role::Outer => {
             args.check()?;
-            args.server.program()?;
+            args.server().program()?;
             args.client.program()?;
             router::check_tun()?;
             sandbox::outer()
@@ -136,8 +137,23 @@ fn choose_io(args: &LabArgs, inside: &Inside) -> Result<Io, Error> {
     }
 }
 
+/// Inside a user namespace this process is root of nothing but that, so the default is fixed here.
+fn choose_server(args: &LabArgs, inside: &Inside) -> Result<Server, Error> {
+    match (args.server, inside.user_namespace) {
+        (Some(Server::InTftpd), true) => Err(Error::Missing {
+            what: "in.tftpd cannot run without root (it gives up its groups for every transfer, and a user namespace forbids that)"
+                .to_owned(),
+            mend: "run as root, or with --server dnsmasq".to_owned(),
+        }),
+        (Some(server), _) => Ok(server),
+        (None, true) => Ok(Server::Dnsmasq),
+        (None, false) => Ok(Server::InTftpd),
+    }
+}
+
 fn inside(args: &LabArgs, inside: &Inside) -> Result<u8, Error> {
     let io = choose_io(args, inside)?;
+    let args = &LabArgs { server: Some(choose_server(args, inside)?), ..args.clone() };
     let interrupt = Interrupt::listen()?;
     if args.block_size() != args.blksize.unwrap_or(args.block_size()) {
         eprintln!("note: {} cannot ask for a block size; its blocks have 512 bytes", args.client.name());
@@ -147,7 +163,7 @@ fn inside(args: &LabArgs, inside: &Inside) -> Result<u8, Error> {
         print(&report::draw(&lab.plan, args, io.name()))?;
     }
     interrupt.is_up();
-    let mut report = measure(&lab, args, io, &interrupt)?;
+    let mut report = measure(&mut lab, args, io, &interrupt)?;
     if args.keep && !interrupt.happened() {
         show(args, &report)?;
         keep(&lab, inside, &interrupt);
@@ -159,7 +175,7 @@ fn inside(args: &LabArgs, inside: &Inside) -> Result<u8, Error> {
     Ok(report.exit_code())
 }
 
-fn measure(lab: &Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Result<Report, Error> {
+fn measure(lab: &mut Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Result<Report, Error> {
     let events = lab.transfers(args, interrupt.receiver())?;
     let since = Instant::now();
     let (mut counts, mut failures, mut problems, mut reloaded) = (Counts::default(), Vec::new(), Vec::new(), None);
@@ -185,7 +201,7 @@ fn measure(lab: &Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Result<R
     let seconds = since.elapsed().as_secs_f64();
     progress.finish();
     let mut directors = Vec::new();
-    for director in &lab.directors {
+    for director in &mut lab.directors {
         match director.status() {
             Ok(status) => directors.push(report::director(&director.name, &status)),
             Err(e) => problems.push(e.to_string()),
@@ -200,7 +216,7 @@ fn measure(lab: &Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Result<R
         backends: lab.backends.iter().map(|b| backend(&b.name)).collect(),
         router: lab.router_report(),
         io: io.name(),
-        server: args.server.name(),
+        server: args.server().name(),
         client: args.client.name(),
         ecmp: args.hashed().name(),
         ipv6: args.ipv6,
