@@ -1,5 +1,6 @@
 //! The packet path allocates nothing: the whole turn of a worker, over every kind of packet, under an allocator that counts.
 #![allow(unsafe_code)]
+#![allow(clippy::unwrap_used)]
 
 use guideway::config;
 use guideway::control::{NextHops, Writer};

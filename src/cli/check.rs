@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Check a configuration: every error, and what it cannot promise
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  guideway check --config /etc/guideway/director.toml\n\nExit code 0: it can be used; 2: it cannot.")]
+#[command(after_help = "Exit code 0: it can be used; 2: it cannot.\n\nExample:\n  guideway check --config /etc/guideway/director.toml")]
 pub struct Args {
     /// The configuration file
     #[arg(long, value_name = "FILE")]

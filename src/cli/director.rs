@@ -9,8 +9,10 @@ use tracing_subscriber::EnvFilter;
 
 /// Run a director: take packets for the VIPs and forward them to backends
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  guideway director --config /etc/guideway/director.toml\n\n\
-    SIGHUP reads the configuration again; a bad one is refused and changes nothing. SIGTERM and SIGINT end the director.")]
+#[command(
+    after_help = "SIGHUP reads the configuration again; a bad one is refused and changes nothing. SIGTERM and SIGINT end the director.\n\n\
+    Example:\n  guideway director --config /etc/guideway/director.toml"
+)]
 pub struct Args {
     /// The configuration file
     #[arg(long, value_name = "FILE")]

@@ -7,6 +7,7 @@ use super::{Error, load};
 use crate::config::Config;
 use crate::control::neighbour::Neighbours;
 use crate::control::{Board, View, Writer};
+use crate::io::interface::Interface;
 use crate::tables::{BackendId, Snapshot};
 use crate::time::Time;
 use arc_swap::ArcSwap;
@@ -30,6 +31,7 @@ pub(super) struct Control<'f> {
     pub(super) writer: Writer,
     pub(super) neighbours: Neighbours,
     pub(super) tables: Arc<ArcSwap<Snapshot>>,
+    pub(super) interface: Interface,
     pub(super) filter: Filter,
     pub(super) board: Arc<Board>,
     pub(super) started: Instant,
@@ -63,12 +65,19 @@ impl Control<'_> {
                 Some(()) = signals.reload.recv() => self.reload().await,
                 changed = self.neighbours.hops.changed() => match changed {
                     Ok(()) => self.neighbours_changed(),
-                    Err(_) => return Err(Error::Ended("the watcher of neighbours")),
+                    Err(_) => return Err(self.no_watcher()),
                 },
                 () = tokio::time::sleep(retirement) => self.publish_again("a retired backend is forgotten"),
                 _ = look.tick() => self.ask_for(&unresolved),
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),
             }
+        }
+    }
+
+    fn no_watcher(&self) -> Error {
+        match Interface::by_name(&self.interface.name) {
+            Ok(found) if found.index == self.interface.index => Error::Ended("the watcher of neighbours"),
+            _ => Error::Gone(self.interface.name.clone()),
         }
     }
 
@@ -107,8 +116,10 @@ impl Control<'_> {
         // On a copy: whatever is refused below, nothing has changed.
         let mut writer = self.writer.clone();
         writer.apply(&config, &self.neighbours.hops.borrow(), self.now()).map_err(|e| vec![e.to_string()])?;
-        self.neighbours.wanted.send_replace(wanted(&config, writer.addresses()));
-        answered(&mut self.neighbours).await;
+        let wants = wanted(&config, writer.addresses());
+        let new = &wants.addresses - &self.writer.addresses();
+        self.neighbours.wanted.send_replace(wants);
+        answered(&mut self.neighbours, &new).await;
 
         let hops = self.neighbours.hops.borrow_and_update().clone();
         let (before, after) = (vips(&self.config), vips(&config));

@@ -60,6 +60,9 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// The interface was removed.
+    #[error("network interface `{0}` is gone; the director ends")]
+    Gone(String),
     /// A part of control ended.
     #[error("{0} has ended unexpectedly; the director ends")]
     Ended(&'static str),

@@ -5,7 +5,7 @@ use super::worker::{self, Report, Worker};
 use super::{Error, cpus, open};
 use crate::config::Config;
 use crate::control::neighbour::{self, Neighbours, Wanted};
-use crate::control::{Board, ControlSocket, Facts, Shown, Writer, api};
+use crate::control::{Board, ControlSocket, Facts, NextHops, Shown, Unresolved, Writer, api};
 use crate::time::Time;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
@@ -46,8 +46,10 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let socket = ControlSocket::claim(&config.director.socket)?;
     let opened = open::open(&config.director, vips(&config).len())?;
     let cpus = cpus::choose(&opened.cpus, opened.workers.len(), &cpus::allowed())?;
-    let mut neighbours = neighbour::watch(opened.interface.index, wanted(&config, BTreeSet::new())).await?;
-    answered(&mut neighbours).await;
+    let wanted = wanted(&config, BTreeSet::new());
+    let backends = wanted.addresses.clone();
+    let mut neighbours = neighbour::watch(opened.interface.index, wanted).await?;
+    answered(&mut neighbours, &backends).await;
 
     let mut writer = Writer::new();
     let hops = neighbours.hops.borrow_and_update().clone();
@@ -89,8 +91,8 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         socket = %config.director.socket.display(), "ready"
     );
 
-    let filter = opened.filter;
-    let mut control = Control { file, config, writer, neighbours, tables, filter, board: board.clone(), started };
+    let (interface, filter) = (opened.interface, opened.filter);
+    let mut control = Control { file, config, writer, neighbours, tables, interface, filter, board: board.clone(), started };
     control.show();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
     let server = tokio::spawn(api::serve(listener, board.clone()));
@@ -147,10 +149,11 @@ pub(super) fn wanted(config: &Config, also: BTreeSet<IpAddr>) -> Wanted {
     Wanted { addresses, fixed: config.neighbours.iter().map(|n| (n.address, n.mac)).collect() }
 }
 
-/// Waits a moment for the neighbours of what is wanted now, so that the first packets find them. What does not answer is left behind.
-pub(super) async fn answered(neighbours: &mut Neighbours) {
-    let wanted = neighbours.wanted.borrow().addresses.clone();
-    let all = neighbours.hops.wait_for(|hops| wanted.iter().all(|address| hops.get(*address).is_some()));
+/// Waits a moment until it is known of each of `backends` whether it can be reached, so that its first packets find it. What does not answer is
+/// left behind.
+pub(super) async fn answered(neighbours: &mut Neighbours, backends: &BTreeSet<IpAddr>) {
+    let waiting = |hops: &NextHops, backend: &IpAddr| matches!(hops.status(*backend), Err(Unresolved::New | Unresolved::Asked(_)));
+    let all = neighbours.hops.wait_for(|hops| !backends.iter().any(|backend| waiting(hops, backend)));
     if tokio::time::timeout(FIRST_ANSWER, all).await.is_err() {
         tracing::info!("not every backend's neighbour has answered yet; going on without");
     }

@@ -42,6 +42,8 @@ pub(super) enum Event {
     Link(Link),
     /// Routes, addresses or rules: every route has to be looked up again.
     Routes,
+    /// Our interface is gone.
+    Gone,
     /// Messages were lost: everything has to be asked again.
     Lost,
 }
@@ -89,8 +91,12 @@ impl Questions {
     /// Our interface.
     pub(super) async fn link(&self) -> Result<Link, Error> {
         let mut links = Box::pin(self.handle.link().get().match_index(self.interface).execute());
-        let message = answered(links.try_next()).await??;
-        message.as_ref().and_then(link).ok_or(Error::Interface(self.interface))
+        match answered(links.try_next()).await? {
+            Ok(message) => message.as_ref().and_then(link).ok_or(Error::Interface(self.interface)),
+            // ENODEV: there is no other reason to refuse a question about one index.
+            Err(rtnetlink::Error::NetlinkError(_)) => Err(Error::Interface(self.interface)),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// All neighbours on our interface.
@@ -165,7 +171,9 @@ fn event(message: &NetlinkMessage<RouteNetlinkMessage>, interface: u32) -> Optio
         M::NewNeighbour(n) if n.header.ifindex == interface => neighbour(n).map(|(address, entry)| Event::Neighbour(address, entry)),
         M::DelNeighbour(n) if n.header.ifindex == interface => neighbour(n).map(|(address, _)| Event::Neighbour(address, None)),
         M::NewLink(l) if l.header.index == interface => link(l).map(Event::Link),
-        M::NewNeighbour(_) | M::DelNeighbour(_) | M::NewLink(_) => None,
+        // A message of family AF_BRIDGE says only that it has left a bridge.
+        M::DelLink(l) if l.header.index == interface && l.header.interface_family == AddressFamily::Unspec => Some(Event::Gone),
+        M::NewNeighbour(_) | M::DelNeighbour(_) | M::NewLink(_) | M::DelLink(_) => None,
         _ => Some(Event::Routes),
     }
 }

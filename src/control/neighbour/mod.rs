@@ -43,7 +43,7 @@ pub struct Neighbours {
     pub wanted: watch::Sender<Wanted>,
     /// Backends for which packets came while they had no next hop.
     pub urgent: mpsc::Sender<IpAddr>,
-    /// What is known; the first value is complete as far as the kernel knew.
+    /// What is known; the first value is complete as far as the kernel knew. It closes when the interface is gone.
     pub hops: watch::Receiver<NextHops>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -101,11 +101,11 @@ impl Due {
 }
 
 impl Watcher {
-    /// Until the other end is dropped.
+    /// Until the other end is dropped, or the interface is gone.
     async fn run(mut self, mut kernel: Kernel) {
         loop {
             match self.follow(kernel).await {
-                Ok(()) => return,
+                Ok(()) | Err(Error::Interface(_)) => return,
                 Err(e) => tracing::warn!("neighbours cannot be watched: {e}; trying again"),
             }
             kernel = loop {
@@ -131,8 +131,10 @@ impl Watcher {
         loop {
             tokio::select! {
                 message = kernel.events.next() => match message {
-                    Some(message) => if let Some(event) = kernel.event(&message) {
-                        self.take(event, &mut due);
+                    Some(message) => match kernel.event(&message) {
+                        Some(Event::Gone) => return Err(Error::Interface(self.interface)),
+                        Some(event) => self.take(event, &mut due),
+                        None => {}
                     },
                     None => return Err(Error::Socket(std::io::ErrorKind::UnexpectedEof.into())),
                 },
@@ -186,7 +188,7 @@ impl Watcher {
                 }
                 self.known.link = link;
             }
-            Event::Routes => due.routes = true,
+            Event::Routes | Event::Gone => due.routes = true,
             Event::Lost => {
                 tracing::warn!("the kernel dropped netlink messages: asking it for everything again");
                 due.everything = true;

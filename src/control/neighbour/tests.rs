@@ -174,3 +174,30 @@ fn what_is_wanted_can_change_and_the_files_neighbours_win() {
         until(&mut neighbours, |hops| hops.get(address("10.0.1.5")).is_none() && hops.hops.len() == 1).await;
     });
 }
+
+#[test]
+fn the_watch_ends_when_the_interface_goes() {
+    with_peer(async |_peer, index| {
+        let mut neighbours = watch(index, wanted(&["10.0.1.1"])).await.unwrap();
+        ip("link del gw0");
+        let ended = async { while neighbours.hops.changed().await.is_ok() {} };
+        tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    });
+}
+
+#[test]
+fn events_that_the_kernel_had_to_drop_are_made_good() {
+    with_peer(async |_peer, index| {
+        let backend = address("10.0.1.1");
+        let mut neighbours = watch(index, wanted(&["10.0.1.1"])).await.unwrap();
+        until(&mut neighbours, |hops| hops.get(backend).map(|h| h.mac) == Some(MAC)).await;
+        let others =
+            (0..4000).map(|n| format!("neigh replace 10.9.{}.{} lladdr 02:00:00:00:09:09 dev gw0 nud permanent\n", n / 250, n % 250 + 1));
+        let batch = tempfile::NamedTempFile::new().unwrap();
+        let changes = others.collect::<String>() + "neigh replace 10.0.1.1 lladdr 02:00:00:00:01:02 dev gw0 nud permanent\n";
+        std::fs::write(batch.path(), changes).unwrap();
+        // This blocks the runtime, so nobody reads the events: the last of them finds the socket's queue full.
+        ip(&format!("-batch {}", batch.path().display()));
+        until(&mut neighbours, |hops| hops.get(backend).map(|h| h.mac) == Some(OTHER_MAC)).await;
+    });
+}
