@@ -1,4 +1,5 @@
 //! The lab as users run it: real clients and servers, with and without directors, and nothing left behind.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -140,7 +141,7 @@ fn two_labs_run_at_once() {
 #[test]
 fn people_see_the_topology_and_the_last_line_says_how_many() {
     let Some(_turn) = root() else { return };
-    let output = lab("--transfers 10 --size 0 --direct").output().unwrap();
+    let output = lab("--transfers 10 --size 0 --client busybox --direct").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("router  198.51.100.1 / 10.0.0.1") && text.contains("└─ t4  10.0.2.24"), "{text}");
     assert_eq!(text.lines().last(), Some("verified 10 of 10 transfers"));
@@ -167,6 +168,7 @@ fn bad_flags_are_refused_with_exit_code_2_and_the_reason() {
         ("--direct --reload broken", "--reload needs directors"),
         ("--backends 64 --reload broken", "at most --backends 63"),
         ("--concurrency 0", "1..=500"),
+        ("--size 0", "use another --client"),
     ] {
         let output = lab(flags).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flags}: {}", said(&output));

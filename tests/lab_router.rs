@@ -1,4 +1,5 @@
 //! The test router takes its directors from its namespace's own routes, and follows them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use arc_swap::ArcSwap;
 use guideway::lab::netlink::{Netlink, Via};

@@ -115,6 +115,9 @@ impl LabArgs {
     /// # Errors
     /// [`Error::Usage`] with the reason.
     pub fn check(&self) -> Result<(), Error> {
+        if self.size == 0 && self.client == Client::Curl {
+            return Err(Error::Usage("--size 0: curl reports an error for an empty file: use another --client".to_owned()));
+        }
         if self.direct && self.reload.is_some() {
             return Err(Error::Usage("--reload needs directors, and --direct leaves them out: give one of the two".to_owned()));
         }

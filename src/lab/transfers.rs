@@ -108,10 +108,6 @@ async fn transfer(order: &Order, number: u32) -> Transfer {
 }
 
 async fn fetch(order: &Order, number: u32, file: &str, to: &PathBuf) -> Outcome {
-    // curl makes no file when there is nothing to put in it.
-    if let Err(e) = std::fs::File::create(to) {
-        return Outcome::Failed(format!("making {}: {e}", to.display()));
-    }
     let mut command = order.client.command(&order.program, &Fetch { vip: order.vip, file, to, blksize: order.blksize });
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = match tokio::time::timeout(order.timeout, command.output()).await {
@@ -128,7 +124,7 @@ async fn fetch(order: &Order, number: u32, file: &str, to: &PathBuf) -> Outcome 
     match tokio::task::spawn_blocking(move || files::sum_of(&path)).await {
         Ok(Ok((sum, _))) if Some(sum) == order.files.sum(number) => Outcome::Verified,
         Ok(Ok((_, length))) => Outcome::Wrong(format!("{length} bytes with a wrong SHA-256; the client said: {said}")),
-        Ok(Err(e)) => Outcome::Failed(format!("reading the file: {e}; the client said: {said}")),
+        Ok(Err(e)) => Outcome::Failed(format!("no file: {e}; the client said: {said}")),
         Err(e) => Outcome::Failed(format!("checking the file: {e}")),
     }
 }
