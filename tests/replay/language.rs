@@ -146,10 +146,10 @@ fn payload(layers: &[&str]) -> Vec<u8> {
     match words.next().unwrap_or_default() {
         "rrq" => request(1, words.next().unwrap()),
         "wrq" => request(2, words.next().unwrap()),
-        // "data 1 512": the first block, of 512 bytes that count up.
+        // "data 1 512": the first block, of 512 bytes that count up from its number.
         "data" => {
             let (number, len): (u16, usize) = (value(&mut words), value(&mut words));
-            block(3, number).into_iter().chain((0..len).map(|n| (n % 251) as u8)).collect()
+            block(3, number).into_iter().chain((0..len).map(|n| ((n + usize::from(number)) % 251) as u8)).collect()
         }
         "ack" => block(4, value(&mut words)),
         "error" => [&block(5, value(&mut words))[..], b"no\0"].concat(),
