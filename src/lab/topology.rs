@@ -88,7 +88,7 @@ impl Topology {
         plug(host.0, host.1, address)
     }
 
-    /// Makes hosts of the fabric known to one another, except that directors find their backends themselves while there are few.
+    /// Makes hosts of the fabric known to one another, except to the directors, which find their backends themselves.
     fn introduce(&self, plan: &Plan) -> Result<(), Error> {
         let router = (plan.router.0, ROUTER_MAC);
         let directors: Vec<(IpAddr, Mac)> = plan.directors.iter().map(|d| (d.address, d.mac)).collect();
@@ -96,9 +96,6 @@ impl Topology {
         Netlink::within(&self.router, |n| n.add_neighbours(ROUTER_FABRIC, directors.iter().chain(&backends).copied()))?;
         for host in &self.backends {
             Netlink::within(host, |n| n.add_neighbours(INTERFACE, directors.iter().copied().chain([router])))?;
-        }
-        for host in self.directors.iter().filter(|_| plan.is_crowded()) {
-            Netlink::within(host, |n| n.add_neighbours(INTERFACE, backends.iter().copied().chain([router])))?;
         }
         Ok(())
     }
