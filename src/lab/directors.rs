@@ -155,5 +155,37 @@ backends = [
         let _infallible = writeln!(text, "  {{ name = \"{}\", address = \"{}\"{range} }},", backend.name, backend.address);
     }
     text.push_str("]\n");
+    for backend in backends.iter().filter(|_| plan.is_crowded()) {
+        let mac = backend.mac.map(|byte| format!("{byte:02x}")).join(":");
+        let _infallible = writeln!(text, "\n[[neighbour]]\naddress = \"{}\"\nmac = \"{mac}\"", backend.address);
+    }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::LabArgs;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        lab: LabArgs,
+    }
+
+    #[test]
+    fn every_file_that_the_lab_writes_is_a_good_configuration() {
+        for flags in ["", "--ipv6", "--server dnsmasq-single-port", "--directors 16 --backends 64", "--ipv6 --directors 16 --backends 64"] {
+            let args = Line::try_parse_from(std::iter::once("lab").chain(flags.split_whitespace())).unwrap().lab;
+            let plan = Plan::new(&args);
+            for io in [Io::AfXdp, Io::AfPacket] {
+                let text = configuration(&plan, 0, io, Path::new("/run/guideway-lab/d1.sock"), &plan.backends);
+                let checked = crate::config::read(&text);
+                let config = checked.config.unwrap_or_else(|| panic!("{flags}: {:?}\n{text}", checked.problems));
+                assert_eq!(config.pools[0].backends.len(), plan.backends.len());
+                assert_eq!(!config.neighbours.is_empty(), plan.is_crowded());
+            }
+        }
+    }
 }

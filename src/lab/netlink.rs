@@ -2,9 +2,11 @@
 
 use super::error::{Doing, Error};
 use super::netns::Namespace;
+use super::plan::Mac;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteNextHop};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkBridge, LinkGre, LinkGre6, LinkUnspec, LinkVeth, RouteMessageBuilder, RouteNextHopBuilder};
@@ -100,6 +102,22 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(self.index(name)?);
         let message = if up { message.up() } else { message.down() };
         self.change(message.build(), || format!("switching {name} {}", if up { "on" } else { "off" }))
+    }
+
+    /// Sets the link-layer address.
+    pub fn mac(&self, name: &str, mac: Mac) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(self.index(name)?).address(mac.to_vec()).build();
+        self.change(message, || format!("setting the link-layer address of {name}"))
+    }
+
+    /// Makes neighbours on an interface known for good.
+    pub fn add_neighbours(&self, name: &str, neighbours: impl IntoIterator<Item = (IpAddr, Mac)>) -> Result<(), Error> {
+        let index = self.index(name)?;
+        for (address, mac) in neighbours {
+            let request = self.handle.neighbours().add(index, address).state(NeighbourState::Permanent).link_layer_address(&mac);
+            self.runtime.block_on(request.execute()).doing(|| format!("adding the neighbour {address} on {name}"))?;
+        }
+        Ok(())
     }
 
     /// Puts an address on an interface, usable at once (no duplicate address detection). `Ok(false)` when it was there already.

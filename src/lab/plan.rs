@@ -14,6 +14,17 @@ const TIDS: (u16, u16) = (20000, 59999);
 /// Most server ports of one backend.
 const MOST_TIDS: u16 = 1000;
 
+/// A link-layer address.
+pub type Mac = [u8; 6];
+
+/// The router's link-layer address on the fabric.
+pub const ROUTER_MAC: Mac = mac(0, 1);
+
+/// Link-layer addresses read like the addresses that they belong to: 02:00:00:00:02:21 is 10.0.2.21.
+const fn mac(net: u8, number: u8) -> Mac {
+    [2, 0, 0, 0, net, number / 10 * 16 + number % 10]
+}
+
 /// A host on the fabric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Director {
@@ -21,6 +32,8 @@ pub struct Director {
     pub name: String,
     /// Its address on the fabric.
     pub address: IpAddr,
+    /// Its link-layer address there.
+    pub mac: Mac,
 }
 
 /// A host on the fabric that serves the VIP.
@@ -30,6 +43,8 @@ pub struct Backend {
     pub name: String,
     /// Its address on the fabric.
     pub address: IpAddr,
+    /// Its link-layer address there.
+    pub mac: Mac,
     /// Its server ports, inclusive; none for a server that cannot be told.
     pub tids: Option<(u16, u16)>,
 }
@@ -60,8 +75,7 @@ impl Plan {
         let host = |net4: [u8; 3], net6: u16, number: u8| -> IpAddr {
             if v6 {
                 // The number reads the same in both families: …::21 and 10.0.2.21.
-                let digits = u16::from_str_radix(&number.to_string(), 16).unwrap_or(u16::from(number));
-                IpAddr::from([0x2001, 0xdb8, 0xf, net6, 0, 0, 0, digits])
+                IpAddr::from([0x2001, 0xdb8, 0xf, net6, 0, 0, 0, u16::from(mac(0, number)[5])])
             } else {
                 IpAddr::from([net4[0], net4[1], net4[2], number])
             }
@@ -75,6 +89,7 @@ impl Plan {
                 Backend {
                     name: format!("t{}", i + 1),
                     address: host([10, 0, 2], 2, 21 + i),
+                    mac: mac(2, 21 + i),
                     tids: args.server().has_tid_ranges().then_some((first, first + span - 1)),
                 }
             })
@@ -86,7 +101,9 @@ impl Plan {
             gateway: (address([198, 51, 100, 1], [0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1]), if v6 { 64 } else { 24 }),
             router: (host([10, 0, 0], 0, 1), if v6 { 48 } else { 16 }),
             vip: address([192, 0, 2, 69], [0x2001, 0xdb8, 0x69, 0, 0, 0, 0, 0x69]),
-            directors: (0..directors).map(|i| Director { name: format!("d{}", i + 1), address: host([10, 0, 1], 1, 11 + i) }).collect(),
+            directors: (0..directors)
+                .map(|i| Director { name: format!("d{}", i + 1), address: host([10, 0, 1], 1, 11 + i), mac: mac(1, 11 + i) })
+                .collect(),
             backends,
             spare,
         }
@@ -108,6 +125,12 @@ impl Plan {
             IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
             IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
         }
+    }
+
+    /// Whether directors must be given their neighbours. The kernel's table of neighbours has room for 1024 that were learned, in all
+    /// namespaces of the machine together: a large lab would push out those that the machine itself needs.
+    pub fn is_crowded(&self) -> bool {
+        self.directors.len() * (self.backends.len() + 1) > 256
     }
 
     /// Where the router sends what is for the VIP.
@@ -147,6 +170,7 @@ mod tests {
         assert_eq!((plan.directors[1].address.to_string(), plan.backends[3].address.to_string()), ("10.0.1.12".into(), "10.0.2.24".into()));
         assert_eq!((plan.vip.to_string(), plan.client.to_string()), ("192.0.2.69".into(), "198.51.100.10".into()));
         assert_eq!(plan.backends[1].tids, Some((21000, 21999)));
+        assert_eq!((plan.directors[0].mac, plan.backends[0].mac), ([2, 0, 0, 0, 1, 0x11], [2, 0, 0, 0, 2, 0x21]));
         let six = self::plan("--ipv6");
         assert_eq!(six.backends[0].address.to_string(), "2001:db8:f:2::21");
         assert!(six.all_backends().all(|b| b.address.is_ipv6()) && six.vip.is_ipv6() && six.router.0.is_ipv6());

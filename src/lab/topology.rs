@@ -3,7 +3,7 @@
 use super::error::{Doing, Error};
 use super::netlink::{Netlink, Via};
 use super::netns::Namespace;
-use super::plan::{FABRIC_MTU, MTU, Plan};
+use super::plan::{FABRIC_MTU, MTU, Mac, Plan, ROUTER_MAC};
 use super::router::MAIN_TABLE;
 use super::sys;
 use std::net::IpAddr;
@@ -67,24 +67,37 @@ impl Topology {
         connect(&workshop, (&self.client, INTERFACE), (&self.router, ROUTER_INGRESS), MTU)?;
         plug(&self.client, INTERFACE, (plan.client, plan.gateway.1))?;
         plug(&self.router, ROUTER_INGRESS, plan.gateway)?;
-        self.join(&workshop, (&self.router, ROUTER_FABRIC), "router", plan.router)?;
+        self.join(&workshop, (&self.router, ROUTER_FABRIC), "router", ROUTER_MAC, plan.router)?;
         for (host, director) in self.directors.iter().zip(&plan.directors) {
-            self.join(&workshop, (host, INTERFACE), &director.name, (director.address, plan.router.1))?;
+            self.join(&workshop, (host, INTERFACE), &director.name, director.mac, (director.address, plan.router.1))?;
         }
         for (host, backend) in self.backends.iter().zip(plan.all_backends()) {
-            self.join(&workshop, (host, INTERFACE), &backend.name, (backend.address, plan.router.1))?;
+            self.join(&workshop, (host, INTERFACE), &backend.name, backend.mac, (backend.address, plan.router.1))?;
         }
-        Ok(())
+        self.introduce(plan)
     }
 
     /// Connects a host to the fabric by a port of the bridge named `port`.
-    fn join(&self, workshop: &Netlink, host: (&Namespace, &str), port: &str, address: (IpAddr, u8)) -> Result<(), Error> {
+    fn join(&self, workshop: &Netlink, host: (&Namespace, &str), port: &str, mac: Mac, address: (IpAddr, u8)) -> Result<(), Error> {
         connect(workshop, host, (&self.fabric, port), FABRIC_MTU)?;
+        Netlink::within(host.0, |n| n.mac(host.1, mac))?;
         Netlink::within(&self.fabric, |n| {
             n.enslave(port, BRIDGE)?;
             n.up(port, true)
         })?;
         plug(host.0, host.1, address)
+    }
+
+    /// Makes hosts of the fabric known to one another, except to the directors, which find their backends themselves.
+    fn introduce(&self, plan: &Plan) -> Result<(), Error> {
+        let router = (plan.router.0, ROUTER_MAC);
+        let directors: Vec<(IpAddr, Mac)> = plan.directors.iter().map(|d| (d.address, d.mac)).collect();
+        let backends: Vec<(IpAddr, Mac)> = plan.all_backends().map(|b| (b.address, b.mac)).collect();
+        Netlink::within(&self.router, |n| n.add_neighbours(ROUTER_FABRIC, directors.iter().chain(&backends).copied()))?;
+        for host in &self.backends {
+            Netlink::within(host, |n| n.add_neighbours(INTERFACE, directors.iter().copied().chain([router])))?;
+        }
+        Ok(())
     }
 
     fn route(&self, plan: &Plan, ipv6: bool) -> Result<(), Error> {
