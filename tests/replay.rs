@@ -1,6 +1,8 @@
 //! Scenarios: captures through `guideway replay`, the program as it is shipped. Each file of `tests/replay/` is one, named for what happens.
 //!
 //! `GUIDEWAY_REGENERATE=1 cargo test --test replay` writes down what comes out now; read the difference before you keep it.
+// A test says what is wrong by panicking; clippy knows that only of the test functions themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "replay/decode.rs"]
 mod decode;
@@ -13,23 +15,24 @@ mod run;
 #[path = "replay/scenario.rs"]
 mod scenario;
 
-use language::{Input, input};
+use language::{Input, input, scenarios};
 use pcap_file::DataLink;
-use run::{BOOT, bytes, guideway, pcap, pcapng, replay};
-use std::fs::write;
+use run::{BOOT, guideway, pcap, replay};
+use scenario::{Scenario, pcapng};
+use std::fs::{read, write};
 
 #[test]
 fn every_scenario_happens_as_it_is_written() {
     let regenerate = std::env::var_os("GUIDEWAY_REGENERATE").is_some();
-    let scenarios = scenario::all();
+    let scenarios = scenarios();
     assert!(scenarios.len() > 20, "{} scenarios", scenarios.len());
     let mut failed = Vec::new();
-    for (path, scenario) in &scenarios {
-        let now = std::panic::catch_unwind(|| scenario.run()).unwrap_or_else(|_| panic!("{path}"));
+    for (path, text) in &scenarios {
+        let now = std::panic::catch_unwind(|| Scenario::parse(text).run()).unwrap_or_else(|_| panic!("in {}", path.display()));
         if regenerate {
             write(path, now).unwrap();
-        } else if now != scenario.text() {
-            failed.push(format!("{path}\n--- as written\n{}\n--- as it happened\n{now}", scenario.text()));
+        } else if now != *text {
+            failed.push(format!("{}\n--- as written\n{text}\n--- as it happened\n{now}", path.display()));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
@@ -98,7 +101,7 @@ fn what_is_read_is_never_overwritten() {
         assert_eq!(done.status.code(), Some(2), "{out} {counters}: {stderr}");
         assert!(stderr.contains("is the same file as"), "{stderr}");
         assert!(
-            bytes(&dir.path().join("in.pcap")) == capture && bytes(&dir.path().join("boot.toml")) == BOOT.as_bytes(),
+            read(dir.path().join("in.pcap")).unwrap() == capture && read(dir.path().join("boot.toml")).unwrap() == BOOT.as_bytes(),
             "{out} {counters}"
         );
     }
