@@ -17,9 +17,11 @@ mod scenario;
 
 use language::{Input, input, scenarios};
 use pcap_file::DataLink;
+use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption::IfTsResol;
 use run::{BOOT, guideway, pcap, replay};
-use scenario::{Scenario, pcapng};
+use scenario::{Scenario, pcapng, pcapng_of};
 use std::fs::{read, write};
+use std::time::Duration;
 
 #[test]
 fn every_scenario_happens_as_it_is_written() {
@@ -128,5 +130,19 @@ fn a_damaged_container_never_crashes_the_program() {
             let done = replay(dir.path(), BOOT, &damaged);
             assert!(matches!(done.code, Some(0 | 1)), "byte {at}: {:?} {}", done.code, done.stderr);
         }
+    }
+}
+
+#[test]
+fn time_may_stand_at_its_end_and_go_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "0.000 udp 198.51.100.7:2070 > 192.0.2.69:20001 df | data 1 1468";
+    let mut inputs: Vec<Input> = (0..200).map(|_| input(line)).chain(three()).collect();
+    inputs.iter_mut().step_by(3).for_each(|input| input.time = Duration::MAX);
+    // Whole seconds, and 2 to the power of -63: as far as a count of 64 bits goes, and as short as it gets.
+    for resolution in [0, 0xbf, 0x7f, 0xff] {
+        let done = replay(dir.path(), BOOT, &pcapng_of(&inputs, vec![IfTsResol(resolution)]));
+        assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""), "unit {resolution:#x}");
+        assert_eq!((done.counter("received"), done.counter("transmitted")), (203, 3));
     }
 }

@@ -73,8 +73,13 @@ fn with_backend(config: &str, words: &str) -> String {
 
 /// A capture of two interfaces in turn, one of microseconds and one of nanoseconds.
 pub fn pcapng(inputs: &[Input]) -> Vec<u8> {
+    pcapng_of(inputs, vec![InterfaceDescriptionOption::IfTsResol(9)])
+}
+
+/// The same with other options of the second interface.
+pub fn pcapng_of(inputs: &[Input], second: Vec<InterfaceDescriptionOption<'_>>) -> Vec<u8> {
     let mut writer = PcapNgWriter::new(Vec::new()).unwrap();
-    for options in [vec![], vec![InterfaceDescriptionOption::IfTsResol(9)]] {
+    for options in [vec![], second] {
         writer.write_pcapng_block(InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: 0, options }).unwrap();
     }
     for (n, input) in inputs.iter().enumerate() {
@@ -82,7 +87,7 @@ pub fn pcapng(inputs: &[Input]) -> Vec<u8> {
         let ticks = if n % 2 == 0 { input.time.as_micros() } else { input.time.as_nanos() };
         let packet = EnhancedPacketBlock {
             interface_id: n as u32 % 2,
-            timestamp: Duration::from_nanos(ticks as u64),
+            timestamp: Duration::from_nanos(u64::try_from(ticks).unwrap_or(u64::MAX)),
             original_len: input.frame.len() as u32,
             data: input.frame.as_slice().into(),
             options: vec![],
