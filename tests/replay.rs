@@ -1,6 +1,8 @@
 //! Scenarios: captures through `guideway replay`, the program as it is shipped. Each file of `tests/replay/` is one, named for what happens.
 //!
 //! `GUIDEWAY_REGENERATE=1 cargo test --test replay` writes down what comes out now; read the difference before you keep it.
+// A test says what is wrong by panicking; clippy knows that only of the test functions themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "replay/decode.rs"]
 mod decode;
@@ -13,23 +15,26 @@ mod run;
 #[path = "replay/scenario.rs"]
 mod scenario;
 
-use language::{Input, input};
+use language::{Input, input, scenarios};
 use pcap_file::DataLink;
-use run::{BOOT, bytes, guideway, pcap, pcapng, replay};
-use std::fs::write;
+use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption::IfTsResol;
+use run::{BOOT, guideway, pcap, replay};
+use scenario::{Scenario, pcapng, pcapng_of};
+use std::fs::{read, write};
+use std::time::Duration;
 
 #[test]
 fn every_scenario_happens_as_it_is_written() {
     let regenerate = std::env::var_os("GUIDEWAY_REGENERATE").is_some();
-    let scenarios = scenario::all();
+    let scenarios = scenarios();
     assert!(scenarios.len() > 20, "{} scenarios", scenarios.len());
     let mut failed = Vec::new();
-    for (path, scenario) in &scenarios {
-        let now = std::panic::catch_unwind(|| scenario.run()).unwrap_or_else(|_| panic!("{path}"));
+    for (path, text) in &scenarios {
+        let now = std::panic::catch_unwind(|| Scenario::parse(text).run()).unwrap_or_else(|_| panic!("in {}", path.display()));
         if regenerate {
             write(path, now).unwrap();
-        } else if now != scenario.text() {
-            failed.push(format!("{path}\n--- as written\n{}\n--- as it happened\n{now}", scenario.text()));
+        } else if now != *text {
+            failed.push(format!("{}\n--- as written\n{text}\n--- as it happened\n{now}", path.display()));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
@@ -98,7 +103,7 @@ fn what_is_read_is_never_overwritten() {
         assert_eq!(done.status.code(), Some(2), "{out} {counters}: {stderr}");
         assert!(stderr.contains("is the same file as"), "{stderr}");
         assert!(
-            bytes(&dir.path().join("in.pcap")) == capture && bytes(&dir.path().join("boot.toml")) == BOOT.as_bytes(),
+            read(dir.path().join("in.pcap")).unwrap() == capture && read(dir.path().join("boot.toml")).unwrap() == BOOT.as_bytes(),
             "{out} {counters}"
         );
     }
@@ -125,5 +130,19 @@ fn a_damaged_container_never_crashes_the_program() {
             let done = replay(dir.path(), BOOT, &damaged);
             assert!(matches!(done.code, Some(0 | 1)), "byte {at}: {:?} {}", done.code, done.stderr);
         }
+    }
+}
+
+#[test]
+fn time_may_stand_at_its_end_and_go_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "0.000 udp 198.51.100.7:2070 > 192.0.2.69:20001 df | data 1 1468";
+    let mut inputs: Vec<Input> = (0..200).map(|_| input(line)).chain(three()).collect();
+    inputs.iter_mut().step_by(3).for_each(|input| input.time = Duration::MAX);
+    // Whole seconds, and 2 to the power of -63: as far as a count of 64 bits goes, and as short as it gets.
+    for resolution in [0, 0xbf, 0x7f, 0xff] {
+        let done = replay(dir.path(), BOOT, &pcapng_of(&inputs, vec![IfTsResol(resolution)]));
+        assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""), "unit {resolution:#x}");
+        assert_eq!((done.counter("received"), done.counter("transmitted")), (203, 3));
     }
 }

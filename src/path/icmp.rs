@@ -6,7 +6,7 @@ use super::select::Flow;
 use crate::config::Echo;
 use crate::tables::{Snapshot, Vip};
 use crate::verdict::Reason;
-use crate::wire::checksum::{checksum, fold};
+use crate::wire::checksum::{checksum, fold, sum};
 use crate::wire::icmp::{Message, Quoted};
 use crate::wire::ip::{ICMP, ICMPV6};
 use std::convert::Infallible;
@@ -44,7 +44,13 @@ pub fn decide(packet: &Packet, vip: &Vip, frame: &[u8], tables: &Snapshot) -> Re
                 }))
             }
             // An answer to a piece would have to wait for the others; one to many hosts would multiply what a stranger sends.
-            Echo::Answer if packet.ip.fragment.is_none() && packet.ip.source_is_one_host() => Ok(Action::Answer),
+            Echo::Answer if packet.ip.fragment.is_none() && packet.ip.source_is_one_host() => {
+                if intact(packet, frame) {
+                    Ok(Action::Answer)
+                } else {
+                    Err(Reason::IcmpIgnored)
+                }
+            }
             Echo::Answer | Echo::Drop => Err(Reason::IcmpEcho),
         },
         Message::NeighbourDiscovery | Message::Other => Err(Reason::IcmpIgnored),
@@ -63,6 +69,19 @@ fn about(quoted: &Quoted, vip: &Vip) -> Option<Flow> {
         opcode: None,
         about: true,
     })
+}
+
+/// Whether the ICMP checksum is right. What is forwarded is the backend's to verify; what we answer is ours.
+fn intact(packet: &Packet, frame: &[u8]) -> bool {
+    let message = packet.payload(frame);
+    // ICMPv6 covers a pseudo-header, ICMP does not (RFC 4443 section 2.3).
+    let pseudo = match (packet.ip.source, packet.ip.destination) {
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            u64::from(sum(&source.octets())) + u64::from(sum(&destination.octets())) + u64::from(ICMPV6) + message.len() as u64
+        }
+        _ => 0,
+    };
+    fold(pseudo + u64::from(sum(message))) == 0xffff
 }
 
 /// Makes the echo reply to the request in `packet` and puts it into the outbox, back to the router that brought it. `false`: no room.

@@ -5,6 +5,7 @@
 use guideway::wire::build::{self, GreFields, Packet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::str::{FromStr, SplitWhitespace};
 use std::time::Duration;
 
@@ -20,11 +21,20 @@ pub struct Input {
     pub inner: Range<usize>,
 }
 
-impl Input {
-    /// The client's packet, as far as the frame was not cut.
-    pub fn inner(&self) -> &[u8] {
-        self.frame.get(self.inner.clone()).unwrap_or_default()
-    }
+/// The frames that go into a scenario.
+pub fn inputs(scenario: &str) -> Vec<Input> {
+    let (_, rest) = scenario.split_once("\nin\n").expect("frames in");
+    let frames = rest.split_once("\nout\n").map_or(rest, |(frames, _)| frames);
+    frames.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(input).collect()
+}
+
+/// Every scenario beside this file: its path and its text.
+pub fn scenarios() -> Vec<(PathBuf, String)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/replay");
+    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "scenario"));
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
 }
 
 /// Reads a line.
@@ -72,7 +82,8 @@ fn value<T: FromStr>(words: &mut SplitWhitespace<'_>) -> T {
     word.parse().unwrap_or_else(|_| panic!("{word} is no value here"))
 }
 
-fn mac(text: &str) -> [u8; 6] {
+/// A link-layer address.
+pub fn mac(text: &str) -> [u8; 6] {
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     bytes.try_into().unwrap()
 }

@@ -28,16 +28,16 @@ fn line(time: Duration, frame: &[u8], inputs: &[Input], used: &mut [bool]) -> St
 
 /// What a GRE packet carries: one of the packets that went in, whole, or a piece of it.
 fn carried(inner: &[u8], inputs: &[Input], used: &mut [bool]) -> String {
-    let same = |n: &usize| inputs[*n].inner() == inner;
+    let same = |n: &usize| inner_of(&inputs[*n]) == inner;
     if let Some(n) = (0..inputs.len()).filter(|n| !used[*n]).find(same) {
         used[n] = true;
         return format!("frame {} as it came", n + 1);
     }
     let piece = ip(inner).unwrap();
     for (n, input) in inputs.iter().enumerate() {
-        let Ok(whole) = ip(input.inner()) else { continue };
+        let Ok(whole) = ip(inner_of(input)) else { continue };
         let offset = piece.piece.1.wrapping_sub(whole.piece.1);
-        let part = input.inner().get(whole.header + offset..whole.header + offset + inner.len() - piece.header);
+        let part = inner_of(input).get(whole.header + offset..whole.header + offset + inner.len() - piece.header);
         let alike = (piece.source, piece.destination, piece.protocol, piece.ttl, piece.tos, piece.df, piece.piece.0)
             == (whole.source, whole.destination, whole.protocol, whole.ttl, whole.tos, whole.df, whole.piece.0);
         if alike && part == Some(&inner[piece.header..]) {
@@ -48,9 +48,15 @@ fn carried(inner: &[u8], inputs: &[Input], used: &mut [bool]) -> String {
     panic!("nothing like this went in: {inner:02x?}");
 }
 
+/// The client's packet, as far as the frame was not cut.
+fn inner_of(input: &Input) -> &[u8] {
+    input.frame.get(input.inner.clone()).unwrap_or_default()
+}
+
 /// What an ICMP message says.
 fn said(kind: u8, rest: &[u8], inputs: &[Input]) -> String {
-    let of = |part: &[u8]| inputs.iter().position(|i| i.inner().len() >= part.len() && i.inner().windows(part.len()).any(|w| w == part));
+    let of =
+        |part: &[u8]| inputs.iter().position(|i| inner_of(i).len() >= part.len() && inner_of(i).windows(part.len()).any(|w| w == part));
     let origin = |part: &[u8]| of(part).unwrap_or_else(|| panic!("nothing like this went in: {part:02x?}")) + 1;
     match kind {
         0 | 129 => format!("what frame {} asked", origin(rest)),

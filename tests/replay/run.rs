@@ -2,11 +2,8 @@
 
 use super::language::Input;
 use pcap_file::pcap::{PcapHeader, PcapReader, PcapWriter, RawPcapPacket};
-use pcap_file::pcapng::PcapNgWriter;
-use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
-use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
 use pcap_file::{DataLink, TsResolution};
-use std::fs::{File, read, read_to_string, write};
+use std::fs::{File, read_to_string, write};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -91,30 +88,4 @@ pub fn pcap(inputs: &[Input], datalink: DataLink) -> Vec<u8> {
         writer.write_raw_packet(&packet).unwrap();
     }
     writer.into_writer()
-}
-
-/// A capture of two interfaces in turn, one of microseconds and one of nanoseconds.
-pub fn pcapng(inputs: &[Input]) -> Vec<u8> {
-    let mut writer = PcapNgWriter::new(Vec::new()).unwrap();
-    for options in [vec![], vec![InterfaceDescriptionOption::IfTsResol(9)]] {
-        writer.write_pcapng_block(InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: 0, options }).unwrap();
-    }
-    for (n, input) in inputs.iter().enumerate() {
-        // The writer writes the count of the interface's own unit.
-        let ticks = if n % 2 == 0 { input.time.as_micros() } else { input.time.as_nanos() };
-        let packet = EnhancedPacketBlock {
-            interface_id: n as u32 % 2,
-            timestamp: Duration::from_nanos(ticks as u64),
-            original_len: input.frame.len() as u32,
-            data: input.frame.as_slice().into(),
-            options: vec![],
-        };
-        writer.write_pcapng_block(packet).unwrap();
-    }
-    writer.into_inner()
-}
-
-/// The bytes of a file.
-pub fn bytes(path: &Path) -> Vec<u8> {
-    read(path).unwrap()
 }

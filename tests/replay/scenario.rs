@@ -1,27 +1,28 @@
 //! A scenario: a sentence, a configuration, frames in, frames out, and the counters that changed.
 
-use super::language::{Input, input};
+use super::language::{Input, inputs};
 use super::render::render;
-use super::run::{BOOT, pcap, pcapng, replay};
+use super::run::{BOOT, pcap, replay};
 use pcap_file::DataLink;
-use std::path::Path;
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
+use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use std::time::Duration;
 
 /// A scenario as its file tells it.
 pub struct Scenario {
     /// Everything before `out`.
     head: String,
-    /// `out` and what follows.
-    expected: String,
     configs: Vec<String>,
     pcapng: bool,
-    pub inputs: Vec<Input>,
+    inputs: Vec<Input>,
 }
 
 impl Scenario {
     /// Reads a scenario.
     pub fn parse(text: &str) -> Scenario {
-        let (head, expected) = text.split_once("\nout\n").map_or((text.trim_end(), ""), |(head, rest)| (head, rest));
-        let (about, frames) = head.split_once("\nin\n").expect("frames in");
+        let head = text.split_once("\nout\n").map_or(text, |(head, _)| head);
+        let (about, _) = head.split_once("\nin\n").expect("frames in");
         let mut configs = vec![BOOT.to_owned()];
         let mut pcapng = false;
         for line in about.lines().skip(1).filter(|l| !l.trim().is_empty()) {
@@ -33,8 +34,7 @@ impl Scenario {
                 other => panic!("{other} is no line before the frames"),
             }
         }
-        let inputs = frames.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(input).collect();
-        Scenario { head: head.trim_end().to_owned(), expected: format!("out\n{expected}"), configs, pcapng, inputs }
+        Scenario { head: head.trim_end().to_owned(), configs, pcapng, inputs: inputs(text) }
     }
 
     /// Runs it, and gives the whole file as it should be.
@@ -57,11 +57,6 @@ impl Scenario {
         }
         format!("{}\n{first}", self.head)
     }
-
-    /// The file as it is.
-    pub fn text(&self) -> String {
-        format!("{}\n{}", self.head, self.expected)
-    }
 }
 
 fn replaced(text: &str, from: &str, to: &str) -> String {
@@ -76,12 +71,28 @@ fn with_backend(config: &str, words: &str) -> String {
     replaced(config, &list, &format!("{list}\n  {backend},"))
 }
 
-/// Every scenario beside this file, by name.
-pub fn all() -> Vec<(String, Scenario)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/replay");
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.extension().is_some_and(|e| e == "scenario"));
-    files.sort();
-    let named = files.iter().map(|path| (path.display().to_string(), Scenario::parse(&std::fs::read_to_string(path).unwrap())));
-    named.collect()
+/// A capture of two interfaces in turn, one of microseconds and one of nanoseconds.
+pub fn pcapng(inputs: &[Input]) -> Vec<u8> {
+    pcapng_of(inputs, vec![InterfaceDescriptionOption::IfTsResol(9)])
+}
+
+/// The same with other options of the second interface.
+pub fn pcapng_of(inputs: &[Input], second: Vec<InterfaceDescriptionOption<'_>>) -> Vec<u8> {
+    let mut writer = PcapNgWriter::new(Vec::new()).unwrap();
+    for options in [vec![], second] {
+        writer.write_pcapng_block(InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: 0, options }).unwrap();
+    }
+    for (n, input) in inputs.iter().enumerate() {
+        // The writer writes the count of the interface's own unit.
+        let ticks = if n % 2 == 0 { input.time.as_micros() } else { input.time.as_nanos() };
+        let packet = EnhancedPacketBlock {
+            interface_id: n as u32 % 2,
+            timestamp: Duration::from_nanos(u64::try_from(ticks).unwrap_or(u64::MAX)),
+            original_len: input.frame.len() as u32,
+            data: input.frame.as_slice().into(),
+            options: vec![],
+        };
+        writer.write_pcapng_block(packet).unwrap();
+    }
+    writer.into_inner()
 }

@@ -29,6 +29,19 @@ fn an_echo_request_too_short_for_its_header_is_ignored() {
 }
 
 #[test]
+fn a_damaged_echo_request_is_not_answered_and_an_odd_one_is() {
+    for family in 0..2 {
+        for len in 0..9 {
+            let echo = build::icmp(ip(CLIENT[family]), ip(BOOT[family]), ECHO[family], 0, &[0xff; 20][..4 + len]);
+            assert_eq!(answering().gre(&echo, 0).verdict, Verdict::Drop(Reason::IcmpAnswered), "{len}");
+            let mut damaged = echo;
+            *damaged.bytes_mut().last_mut().unwrap() ^= 1;
+            assert_eq!(answering().gre(&damaged, 0).verdict, Verdict::Drop(Reason::IcmpIgnored), "{len}");
+        }
+    }
+}
+
+#[test]
 fn an_echo_request_from_many_hosts_is_not_answered() {
     let sources = ["255.255.255.255", "224.0.0.1", "0.0.0.0", "127.0.0.1", "240.0.0.1", "ff02::1", "::", "::1"];
     for source in sources {
