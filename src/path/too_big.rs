@@ -123,8 +123,12 @@ pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, tables: 
     let room = usize::from(next_hop.mtu).checked_sub(backend.outer_len() + header).ok_or(Reason::TooBig)? & !7;
     let payload = usize::from(packet.ip.total_len) - header;
     let pieces = payload.div_ceil(room.max(8));
-    if room < 8 || pieces - 1 > outbox.room() {
+    if room < 8 {
         return Err(Reason::TooBig);
+    }
+    // All or nothing: a part of the pieces would be of no use to anybody.
+    if pieces - 1 > outbox.room() {
+        return Err(Reason::OutboxFull);
     }
     for piece in 1..pieces {
         let len = room.min(payload - piece * room);
