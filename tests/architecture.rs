@@ -81,14 +81,29 @@ fn shipped<'s>(file: &str, text: &'s str) -> Option<&'s str> {
     (!for_tests).then(|| text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text))
 }
 
-/// The modules that code names by `crate::module`.
-fn named(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter(|line| !line.trim_start().starts_with("//")).flat_map(|line| {
-        line.match_indices("crate::").map(move |(at, found)| {
+/// The modules that code names by `crate::module` or `crate::{module, module::…}`.
+fn named(text: &str) -> Vec<&str> {
+    let mut modules = Vec::new();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+        for (at, found) in line.match_indices("crate::") {
             let rest = &line[at + found.len()..];
-            &rest[..rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len())]
-        })
-    })
+            match rest.strip_prefix('{') {
+                Some(group) => modules.extend(group.split([',', '}']).map(|item| first_word(item.trim_start()))),
+                None => modules.push(first_word(rest)),
+            }
+        }
+    }
+    modules
+}
+
+fn first_word(text: &str) -> &str {
+    &text[..text.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(text.len())]
+}
+
+#[test]
+fn every_way_of_naming_a_module_is_seen() {
+    assert_eq!(named("use crate::tables::Snapshot;\n// crate::lab\nlet x = crate::time::Time(0);"), ["tables", "time"]);
+    assert_eq!(named("use crate::{config, control_client, io::Io};"), ["config", "control_client", "io", ""]);
 }
 
 #[test]
@@ -98,7 +113,7 @@ fn modules_depend_one_way() {
     for (file, text) in all_sources() {
         let (Some(module), Some(text)) = (module(&file), shipped(&file, &text)) else { continue };
         let own = *rank.get(module).unwrap_or_else(|| panic!("{file}: the module `{module}` has no place in the order"));
-        for other in named(text).filter(|other| *other != module) {
+        for other in named(text).into_iter().filter(|other| *other != module) {
             match rank.get(other) {
                 Some(rank) if *rank > own => wrong.push(format!("{file} uses {other}, which stands above {module}")),
                 _ => {}

@@ -1,7 +1,7 @@
 //! `guideway table`: the Maglev tables of a configuration, and what it would cost to lose a backend.
 
 use super::common::{bad, load, result};
-use crate::config::{Config, Pool, Service};
+use crate::config::{Config, Pool};
 use crate::maglev::Table;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -68,18 +68,6 @@ fn build(pool: &Pool, config: &Config, without: Option<&str>) -> Result<Tables, 
     Ok(Tables { table: build(&backends)?, without })
 }
 
-fn service(service: &Service) -> String {
-    let ports = |name, ports: &[(u16, u16)]| {
-        let ports: Vec<_> = ports.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
-        format!("{name}/{}", ports.join(","))
-    };
-    match service {
-        Service::Tftp { .. } => "tftp".into(),
-        Service::Udp { ports: p } => ports("udp", p),
-        Service::Tcp { ports: p } => ports("tcp", p),
-    }
-}
-
 fn backends(table: &Table) -> impl Iterator<Item = (&str, u16, u32, f64)> {
     let entries = table.entries();
     table.members().iter().zip(entries).map(|(m, entries)| (&*m.name, m.weight, entries, f64::from(entries) / f64::from(table.size())))
@@ -93,7 +81,7 @@ fn document(vip: &crate::config::Vip, tables: &Tables) -> Value {
     };
     let mut document = json!({
         "vip": vip.address.to_string(),
-        "service": service(&vip.service),
+        "service": vip.service.label(),
         "pool": vip.pool,
         "size": tables.table.size(),
         "fingerprint": format!("{:016x}", tables.table.fingerprint()),
@@ -111,7 +99,7 @@ fn lines(vip: &crate::config::Vip, tables: &Tables) -> String {
     let mut text = String::new();
     let (size, fingerprint) = (tables.table.size(), tables.table.fingerprint());
     // Writing into a String cannot fail.
-    let _ = writeln!(text, "{} {} → pool {}: {size} rows, fingerprint {fingerprint:016x}", vip.address, service(&vip.service), vip.pool);
+    let _ = writeln!(text, "{} {} → pool {}: {size} rows, fingerprint {fingerprint:016x}", vip.address, vip.service.label(), vip.pool);
     let _ = writeln!(text, "  {:<24} {:>6} {:>8} {:>8}", "backend", "weight", "entries", "share");
     for (name, weight, entries, share) in backends(&tables.table) {
         let _ = writeln!(text, "  {name:<24} {weight:>6} {entries:>8} {:>7.3}%", share * 100.0);

@@ -191,6 +191,21 @@ pub enum Service {
     },
 }
 
+impl Service {
+    /// For people and in JSON: `tftp`, `udp/53,8000-8100`.
+    pub fn label(&self) -> String {
+        let ports = |protocol, ports: &[(u16, u16)]| {
+            let ports: Vec<_> = ports.iter().map(|range| text::port_range_text(*range)).collect();
+            format!("{protocol}/{}", ports.join(","))
+        };
+        match self {
+            Service::Tftp { .. } => "tftp".to_owned(),
+            Service::Udp { ports: list } => ports("udp", list),
+            Service::Tcp { ports: list } => ports("tcp", list),
+        }
+    }
+}
+
 /// What a `tftp` service's choice of a backend depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Key {

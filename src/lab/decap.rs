@@ -4,6 +4,7 @@ use super::error::{Doing, Error};
 use super::netlink::Netlink;
 use super::packet;
 use super::router::open_tun;
+use crate::wire::gre;
 use nix::sys::signal::{SigSet, Signal};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{Read, Write};
@@ -120,7 +121,7 @@ pub fn backend_sysctls(tunnel: &str) -> Vec<(String, &'static str)> {
 
 fn open(local: IpAddr) -> Result<Socket, Error> {
     let domain = if local.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(packet::GRE)))).map_err(|e| match e.kind() {
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(gre::PROTOCOL)))).map_err(|e| match e.kind() {
         std::io::ErrorKind::PermissionDenied => {
             Error::Missing { what: "a raw socket for GRE is not permitted".to_owned(), mend: "run as root, or with CAP_NET_RAW".to_owned() }
         }

@@ -4,6 +4,7 @@ use super::error::{Doing, Error};
 use super::netlink::{Netlink, Via};
 use super::nexthops::{self, NextHops};
 use super::packet::{self, Flow};
+use crate::wire::gre;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use nix::sys::signal::{SigSet, Signal};
@@ -216,8 +217,8 @@ struct Sockets {
 impl Sockets {
     fn open(sources: &[IpAddr]) -> Result<Self, Error> {
         let open = |domain, v6: bool| {
-            let gre = Protocol::from(i32::from(packet::GRE));
-            let socket = Socket::new(domain, Type::RAW, Some(gre)).doing(|| "opening a raw socket for GRE".to_owned())?;
+            let protocol = Protocol::from(i32::from(gre::PROTOCOL));
+            let socket = Socket::new(domain, Type::RAW, Some(protocol)).doing(|| "opening a raw socket for GRE".to_owned())?;
             if let Some(source) = sources.iter().find(|s| s.is_ipv6() == v6) {
                 socket.bind(&SockAddr::from(SocketAddr::new(*source, 0))).doing(|| format!("sending GRE from {source}"))?;
             }
@@ -266,6 +267,7 @@ fn forward(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::l4::UDP;
 
     const KEY: &[u8; 16] = b"0123456789abcdef";
 
@@ -273,7 +275,7 @@ mod tests {
         Flow {
             source: "198.51.100.10".parse().unwrap(),
             destination: "192.0.2.69".parse().unwrap(),
-            protocol: packet::UDP,
+            protocol: UDP,
             ports: Some((source_port, destination_port)),
             payload: 20,
         }

@@ -7,6 +7,7 @@ use super::netlink::Netlink;
 use super::netns::Namespace;
 use super::packet;
 use super::sys;
+use crate::wire::gre;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockFilter, Socket};
 use std::collections::HashMap;
@@ -88,7 +89,7 @@ fn watch_all(mut sockets: Vec<(String, Socket)>, served: &Served) -> Result<(), 
 fn request_in_frame(frame: &[u8]) -> Option<String> {
     let outer = frame.get(14..)?;
     let flow = packet::flow(outer)?;
-    if flow.protocol != packet::GRE {
+    if flow.protocol != gre::PROTOCOL {
         return None;
     }
     let inner = packet::strip_gre(outer.get(flow.payload..)?).ok()?;

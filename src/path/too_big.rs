@@ -99,7 +99,7 @@ pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, tables: 
     let room = usize::from(next_hop.mtu).checked_sub(backend.outer_len() + header).ok_or(Reason::TooBig)? & !7;
     let payload = usize::from(packet.ip.total_len) - header;
     let pieces = payload.div_ceil(room.max(8));
-    if room < 8 || pieces - 1 > outbox.room() {
+    if room < 8 {
         return Err(Reason::TooBig);
     }
     let base = packet.ip.fragment.map_or(0, |f| usize::from(f.offset));
@@ -109,6 +109,10 @@ pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, tables: 
     }
     // Further pieces need nothing of what the packet came in but the link's header.
     let bare = Packet { inner: packet.l2, ..*packet };
+    // All or nothing: a part of the pieces would be of no use to anybody.
+    if pieces - 1 > outbox.room() {
+        return Err(Reason::OutboxFull);
+    }
     for piece in 1..pieces {
         let len = room.min(payload - piece * room);
         let from = frame.bytes();

@@ -63,9 +63,7 @@ impl Vip {
         }
         self.tftp.filter(|_| protocol == UDP && (port == TFTP_PORT || port >= TID_MIN))
     }
-}
 
-impl Vip {
     /// The service that packets without a port (echo requests) go with: `tftp` if there is one.
     pub fn first(&self) -> Option<ServiceId> {
         self.tftp.or_else(|| self.ports.first().map(|entry| entry.3))

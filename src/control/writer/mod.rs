@@ -270,16 +270,9 @@ fn build(pool: &crate::config::Pool, key: FleetKey, known: &Members<'_>, before:
 }
 
 fn service(vip: &Vip, pool: Arc<Pool>) -> Service {
-    let (label, kind) = match &vip.service {
-        Kinds::Tftp { key } => ("tftp".to_owned(), Kind::Tftp(*key)),
-        Kinds::Udp { ports } => (label("udp", ports), Kind::Flow),
-        Kinds::Tcp { ports } => (label("tcp", ports), Kind::Flow),
+    let kind = match &vip.service {
+        Kinds::Tftp { key } => Kind::Tftp(*key),
+        Kinds::Udp { .. } | Kinds::Tcp { .. } => Kind::Flow,
     };
-    Service { label, kind, pool, idle: u16::try_from(vip.idle.as_secs()).unwrap_or(u16::MAX), paused: vip.paused }
-}
-
-/// `udp/53,8000-8100`
-fn label(protocol: &str, ports: &[(u16, u16)]) -> String {
-    let range = |(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
-    format!("{protocol}/{}", ports.iter().map(range).collect::<Vec<_>>().join(","))
+    Service { label: vip.service.label(), kind, pool, idle: u16::try_from(vip.idle.as_secs()).unwrap_or(u16::MAX), paused: vip.paused }
 }
