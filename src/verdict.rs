@@ -56,8 +56,8 @@ reasons! {
     NoService "no_service" "A VIP of ours, but no service on this protocol and port.",
     // icmp
     IcmpUnrelated "icmp_unrelated" "An ICMP error that quotes no flow of ours, or quotes too little of it.",
-    IcmpIgnored "icmp_ignored" "An ICMP message to a VIP that is neither an error nor an echo request.",
-    IcmpEcho "icmp_echo" "An echo request to a VIP, with `icmp_echo = \"drop\"`.",
+    IcmpIgnored "icmp_ignored" "An ICMP message to a VIP that is neither an error nor an echo request, or is damaged.",
+    IcmpEcho "icmp_echo" "An echo request to a VIP, with `icmp_echo = \"drop\"`; or one with `\"answer\"` that is a fragment or comes from no single host.",
     IcmpAnswered "icmp_answered" "An echo request that the director answered itself (the answer counts as originated).",
     // fragment
     FragmentTableFull "fragment_table_full" "A first fragment found no room to be remembered; its packet cannot be completed.",

@@ -12,6 +12,7 @@ use crate::turn::turn;
 use crate::verdict::Reason;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,9 +54,8 @@ pub fn run(args: &Args) -> u8 {
             args.config.display()
         ));
     }
-    let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
-    if same(&args.input, &args.output) {
-        return bad("--out is the same file as --in; it would be overwritten before it was read");
+    if let Some(clash) = clash(args) {
+        return bad(&clash);
     }
     let pcap = match Pcap::open(&args.input, &args.output) {
         Ok(pcap) => pcap,
@@ -79,6 +79,27 @@ pub fn run(args: &Args) -> u8 {
             print::error(format_args!("guideway: {error}"));
             FAILED
         }
+    }
+}
+
+/// Says which file would be overwritten although it is wanted, if one would.
+fn clash(args: &Args) -> Option<String> {
+    let mut others = vec![("--in", args.input.as_path()), ("--config", args.config.as_path())];
+    let counters = args.counters.as_deref().map(|path| ("--counters", path));
+    for (name, path) in std::iter::once(("--out", args.output.as_path())).chain(counters) {
+        if let Some((other, _)) = others.iter().find(|(_, other)| same_file(path, other)) {
+            return Some(format!("{name} is the same file as {other}, which would be overwritten; name another one"));
+        }
+        others.push((name, path));
+    }
+    None
+}
+
+/// Whether two paths lead to one file, also by different names; files that are not there yet are told by their paths.
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.metadata(), b.metadata()) {
+        (Ok(a), Ok(b)) => a.is_file() && (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => a == b,
     }
 }
 

@@ -68,6 +68,8 @@ pub struct Pcap {
     /// Frames read so far.
     read: u64,
     now: Duration,
+    /// Time of the last frame handed to the caller: what it sends after a batch is written with it, so that times do not go back.
+    latest: Duration,
 }
 
 impl std::fmt::Debug for Pcap {
@@ -89,7 +91,7 @@ impl Pcap {
         let out =
             PcapWriter::with_header(BufWriter::new(file), header).map_err(|e| Error::Format { path: output.into(), what: plain(&e) })?;
         let batch = (0..=BATCH).map(|_| (Duration::ZERO, Vec::new())).collect();
-        Ok(Pcap { input: input.into(), source, out, batch, ahead: false, read: 0, now: Duration::ZERO })
+        Ok(Pcap { input: input.into(), source, out, batch, ahead: false, read: 0, now: Duration::ZERO, latest: Duration::ZERO })
     }
 
     /// Frames read so far.
@@ -160,6 +162,7 @@ impl Io for Pcap {
         if taken > 0 {
             // A capture may go back in time; the path's time does not.
             self.now = self.now.max(self.batch[0].0);
+            self.latest = self.batch[taken - 1].0;
             let now = self.now();
             let mut batch = std::mem::take(&mut self.batch);
             let mut frames: Vec<Frame<'_>> = batch[..taken]
@@ -190,7 +193,7 @@ impl Io for Pcap {
     }
 
     fn send(&mut self, frame: &[u8]) -> io::Result<bool> {
-        self.write(self.now, frame).map(|()| true)
+        self.write(self.latest, frame).map(|()| true)
     }
 
     fn now(&self) -> Time {

@@ -87,9 +87,8 @@ fn in_gre(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packe
 
 /// A packet that a router sent to a VIP without GRE.
 fn plain(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packet, Verdict> {
-    // A switch floods what it has not learned yet: without this, every director on the link would forward a copy.
-    let unicast = ethernet.destination[0] & 1 == 0;
-    if unicast && ethernet.destination != tables.mac {
+    // A switch floods broadcasts and what it has not learned yet: without this, every director on the link would forward a copy.
+    if ethernet.destination != tables.mac {
         return Err(Verdict::ToHost);
     }
     let ip = Ip::parse(ethernet.ethertype, packet).map_err(Verdict::Drop)?;

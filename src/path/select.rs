@@ -178,7 +178,7 @@ pub fn finish(plan: Plan, flow: &Flow, tables: &Snapshot, flows: &mut FlowTable,
 #[inline]
 fn remembered(hash: u64, flow: &Flow, tables: &Snapshot, flows: &mut FlowTable, now: Time) -> Option<BackendId> {
     let service = &tables.services[usize::from(flow.service)];
-    let id = flows.lookup(hash, now, service.idle)?;
+    let id = if flow.about { flows.peek(hash, now)?.backend } else { flows.lookup(hash, now, service.idle)? };
     tables.backend(id).filter(|backend| Arc::ptr_eq(&backend.pool, &service.pool.name) || backend.pool == service.pool.name).map(|_| id)
 }
 

@@ -1,6 +1,7 @@
 //! What does not fit the MTU once wrapped: its sender is told (DF, IPv6), or it is cut into fragments that fit (RFC 791).
 
 use super::encap::wrap;
+use super::icmp::{back_to_router, write_ip};
 use super::outbox::Outbox;
 use super::parse::Packet;
 use crate::frame::Frame;
@@ -11,7 +12,6 @@ use crate::wire::checksum::{checksum, fold, sum};
 use crate::wire::icmp::Message;
 use crate::wire::ip::{Fragment, ICMP, ICMPV6, Ip};
 use std::convert::Infallible;
-use std::net::IpAddr;
 
 /// ICMP errors a second that one worker sends at most (RFC 4443 section 2.4 (f), RFC 1812 section 4.3.2.8).
 const ERRORS_A_SECOND: u64 = 100;
@@ -31,7 +31,7 @@ pub struct Limiter {
 impl Limiter {
     fn take(&mut self, now: Time) -> bool {
         const ONE: u64 = 1_000_000_000 / ERRORS_A_SECOND;
-        let spent = self.spent.0.max(now.0.saturating_sub(ONE * BURST)) + ONE;
+        let spent = self.spent.0.max(now.0.saturating_sub(ONE * BURST)).saturating_add(ONE);
         let allowed = spent <= now.0.max(ONE * BURST);
         if allowed {
             self.spent = Time(spent);
@@ -55,64 +55,40 @@ pub fn tell(
     let Some(next_hop) = backend.next_hop else { return false };
     let about_icmp =
         matches!(ip.protocol, ICMP | ICMPV6) && !matches!(Message::parse(ip.protocol, packet.payload(frame)), Message::EchoRequest);
-    if ip.is_later_fragment() || about_icmp || ip.source.is_multicast() || ip.source.is_unspecified() || !limiter.take(now) {
+    if ip.is_later_fragment() || about_icmp || !ip.source_is_one_host() || !limiter.take(now) {
         return false;
     }
     let mtu = next_hop.mtu.saturating_sub(backend.outer_len() as u16);
-    let (header, limit) = if ip.source.is_ipv4() { (20, ERROR_V4) } else { (40, ERROR_V6) };
+    let (header, limit) = (ip.base_len(), if ip.source.is_ipv4() { ERROR_V4 } else { ERROR_V6 });
     let quoted = packet.bytes(frame);
     let quoted = &quoted[..quoted.len().min(limit - header - 8)];
     let source = tables.address.same_family(ip.source).unwrap_or(ip.destination);
     let made = outbox.originate(packet.l2 + header + 8 + quoted.len(), |error| {
         let to = error.bytes_mut();
-        // Back to the router that brought it: it knows the way to the client.
-        to[..6].copy_from_slice(&frame[6..12]);
-        to[6..12].copy_from_slice(&tables.mac);
-        to[12..packet.l2].copy_from_slice(&frame[12..packet.l2]);
-        to[packet.l2 - 2..packet.l2].copy_from_slice(&ip.ethertype().to_be_bytes());
+        back_to_router(&mut to[..packet.l2], frame, packet, tables);
         let (head, message) = to[packet.l2..].split_at_mut(header);
         message[8..].copy_from_slice(quoted);
-        write_error(head, message, source, ip.source, mtu);
+        write_ip(head, source, ip.source, message.len(), 0);
+        write_error(head, message, ip.source.is_ipv4(), mtu);
         Ok::<(), Infallible>(())
     });
     made.is_some()
 }
 
-/// Writes the IP header and the first 8 bytes of "fragmentation needed" (RFC 1191 section 4) or "packet too big" (RFC 4443 section 3.2).
-fn write_error(head: &mut [u8], message: &mut [u8], source: IpAddr, destination: IpAddr, mtu: u16) {
-    head.fill(0);
+/// Writes the first 8 bytes, the quoted packet behind them, of "fragmentation needed" (RFC 1191 section 4) or "packet too big"
+/// (RFC 4443 section 3.2). `head` is the IP header before it.
+fn write_error(head: &[u8], message: &mut [u8], v4: bool, mtu: u16) {
     message[..8].fill(0);
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            head[0] = 0x45;
-            head[2..4].copy_from_slice(&((20 + message.len()) as u16).to_be_bytes());
-            (head[8], head[9]) = (64, ICMP);
-            head[12..16].copy_from_slice(&source.octets());
-            head[16..20].copy_from_slice(&destination.octets());
-            let check = checksum(head);
-            head[10..12].copy_from_slice(&check.to_be_bytes());
-            (message[0], message[1]) = (3, 4);
-            message[6..8].copy_from_slice(&mtu.to_be_bytes());
-            let check = checksum(message);
-            message[2..4].copy_from_slice(&check.to_be_bytes());
-        }
-        (source, destination) => {
-            let octets = |address| match address {
-                IpAddr::V4(a) => std::net::Ipv4Addr::to_ipv6_mapped(&a).octets(),
-                IpAddr::V6(a) => a.octets(),
-            };
-            head[0] = 0x60;
-            head[4..6].copy_from_slice(&(message.len() as u16).to_be_bytes());
-            (head[6], head[7]) = (ICMPV6, 64);
-            head[8..24].copy_from_slice(&octets(source));
-            head[24..40].copy_from_slice(&octets(destination));
-            message[0] = 2;
-            message[6..8].copy_from_slice(&mtu.to_be_bytes());
-            let pseudo = u64::from(sum(&head[8..40])) + u64::from(ICMPV6) + message.len() as u64;
-            let check = !fold(pseudo + u64::from(sum(message)));
-            message[2..4].copy_from_slice(&check.to_be_bytes());
-        }
-    }
+    message[6..8].copy_from_slice(&mtu.to_be_bytes());
+    let pseudo = if v4 {
+        (message[0], message[1]) = (3, 4);
+        0
+    } else {
+        message[0] = 2;
+        u64::from(sum(&head[8..40])) + u64::from(ICMPV6) + message.len() as u64
+    };
+    let check = !fold(pseudo + u64::from(sum(message)));
+    message[2..4].copy_from_slice(&check.to_be_bytes());
 }
 
 /// Cuts the IPv4 packet in `frame` into fragments that fit once wrapped. The first stays in the frame; the others go to the outbox.
@@ -126,14 +102,22 @@ pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, tables: 
     if room < 8 || pieces - 1 > outbox.room() {
         return Err(Reason::TooBig);
     }
+    let base = packet.ip.fragment.map_or(0, |f| usize::from(f.offset));
+    if base + payload > usize::from(u16::MAX) {
+        // The offsets of its last bytes could not be written.
+        return Err(Reason::BadHeader);
+    }
+    // Further pieces need nothing of what the packet came in but the link's header.
+    let bare = Packet { inner: packet.l2, ..*packet };
     for piece in 1..pieces {
         let len = room.min(payload - piece * room);
         let from = frame.bytes();
-        let made = outbox.originate(packet.inner + header + len, |out| {
-            let to = out.bytes_mut();
-            to[..packet.inner + header].copy_from_slice(&from[..packet.inner + header]);
-            to[packet.inner + header..].copy_from_slice(&from[packet.inner + header + piece * room..][..len]);
-            let cut = cut(&mut to[packet.inner..], packet, piece * room, len, piece + 1 < pieces);
+        let made = outbox.originate(bare.inner + header + len, |out| {
+            let (link, ip) = out.bytes_mut().split_at_mut(bare.inner);
+            link.copy_from_slice(&from[..bare.inner]);
+            ip[..header].copy_from_slice(&from[packet.inner..][..header]);
+            ip[header..].copy_from_slice(&from[packet.inner + header + piece * room..][..len]);
+            let cut = cut(ip, &bare, piece * room, len, piece + 1 < pieces);
             wrap(out, &cut, backend, tables)
         });
         made.ok_or(Reason::OutboxFull)??;

@@ -5,6 +5,7 @@ use super::select::Flow;
 use crate::config::Unmatched;
 use crate::tables::{Snapshot, Vip};
 use crate::verdict::{Reason, Verdict};
+use crate::wire::icmp::Message;
 use crate::wire::ip::{ICMP, ICMPV6};
 use crate::wire::l4::Ports;
 
@@ -33,6 +34,10 @@ pub fn find<'t>(packet: &Packet, frame: &[u8], tables: &'t Snapshot) -> Result<K
         return Ok(Kind::LaterFragment);
     }
     if (ip.protocol == ICMP && ip.source.is_ipv4()) || (ip.protocol == ICMPV6 && ip.source.is_ipv6()) {
+        // A neighbour on the link asks the host, as with ARP; what comes through a tunnel is no neighbour.
+        if !packet.in_gre && Message::parse(ip.protocol, packet.payload(frame)) == Message::NeighbourDiscovery {
+            return Err(Verdict::ToHost);
+        }
         return Ok(Kind::Icmp(vip));
     }
     let ports = Ports::parse(ip.protocol, packet.payload(frame), ip.fragment.is_some()).ok_or(Verdict::Drop(Reason::NoService))?;

@@ -11,7 +11,9 @@ pub enum Message {
     EchoRequest,
     /// Something went wrong with the quoted packet.
     Error(Option<Quoted>),
-    /// Anything else.
+    /// A host on the link looks for its neighbours or routers (RFC 4861: types 133 to 137).
+    NeighbourDiscovery,
+    /// Anything else, and what is too short to be a message.
     Other,
 }
 
@@ -33,12 +35,14 @@ pub struct Quoted {
 impl Message {
     /// Reads the message at the start of `payload`, of the protocol `protocol` (1 or 58).
     pub fn parse(protocol: u8, payload: &[u8]) -> Message {
-        let Some(kind) = payload.first() else { return Message::Other };
+        // "Every ICMP message" begins with type, code, checksum and a word more (RFC 792, RFC 4443 section 2.1).
+        let Some([kind, ..]) = payload.first_chunk::<8>() else { return Message::Other };
         // Unreachable, source quench, time exceeded, parameter problem; all ICMPv6 types below 128 are errors (RFC 4443 section 2.1).
         match (protocol, kind) {
             (ICMP, 8) | (ICMPV6, 128) => Message::EchoRequest,
             (ICMP, 3 | 4 | 11 | 12) => Message::Error(quoted(IPV4, payload)),
             (ICMPV6, 1..=127) => Message::Error(quoted(IPV6, payload)),
+            (ICMPV6, 133..=137) => Message::NeighbourDiscovery,
             _ => Message::Other,
         }
     }

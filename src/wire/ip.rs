@@ -46,7 +46,8 @@ pub struct Fragment {
     pub offset: u16,
     /// Whether more pieces follow this one.
     pub more: bool,
-    /// Protocol as all pieces state it (for IPv6 the next header of the fragment header).
+    /// For IPv4 the protocol, which belongs to the identification (RFC 791 section 3.2). For IPv6 always 44: "the Next Header values in the
+    /// Fragment headers of different fragments of the same original packet may differ" (RFC 8200 section 4.5).
     pub protocol: u8,
 }
 
@@ -125,6 +126,21 @@ impl Ip {
         self.source.is_ipv6() || packet.get(..usize::from(self.header_len)).is_some_and(checksum::intact)
     }
 
+    /// Whether the source names one host, so that something may be sent back to it: "a datagram whose source address does not define a
+    /// single host -- e.g., a zero address, a loopback address, a broadcast address, a multicast address, or a Class E address" gets no
+    /// ICMP error (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e.6)).
+    pub fn source_is_one_host(&self) -> bool {
+        match self.source {
+            IpAddr::V4(a) => !matches!(a.octets()[0], 0 | 127 | 224..=255),
+            IpAddr::V6(a) => !(a.is_unspecified() || a.is_loopback() || a.is_multicast()),
+        }
+    }
+
+    /// Bytes of a header of this version without options or extension headers.
+    pub fn base_len(&self) -> usize {
+        if self.source.is_ipv4() { 20 } else { 40 }
+    }
+
     /// The EtherType of this version.
     #[inline]
     pub fn ethertype(&self) -> u16 {
@@ -161,7 +177,7 @@ fn walk(packet: &[u8], mut protocol: u8) -> Result<(u8, u16, Option<Fragment>), 
                 // A piece that is the whole packet ("atomic", RFC 6946) is no fragment.
                 if offset != 0 || more {
                     let id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-                    fragment = Some(Fragment { id, offset, more, protocol: next });
+                    fragment = Some(Fragment { id, offset, more, protocol: FRAGMENT });
                 }
                 8
             }
