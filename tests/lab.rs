@@ -129,6 +129,13 @@ fn a_broken_file_changes_nothing() {
 }
 
 #[test]
+fn the_largest_lab_works() {
+    let Some(_turn) = root() else { return };
+    let report = verified("--directors 16 --backends 64 --concurrency 50 --size 1KiB", 150);
+    assert!(each(&report, "directors", "received").iter().all(|n| *n > 0), "{report:#}");
+}
+
+#[test]
 fn two_labs_run_at_once() {
     let Some(_turn) = root() else { return };
     std::thread::scope(|scope| {
