@@ -175,9 +175,9 @@ impl Io for Pcap {
             work(now, &mut frames);
             let out: Vec<(usize, usize)> =
                 frames.iter().map(|f| if f.verdict == Verdict::Transmit { (f.start(), f.len()) } else { (0, 0) }).collect();
-            let written = out.iter().zip(&batch).filter(|((_, len), _)| *len > 0);
+            let mut written = out.iter().zip(&batch).filter(|((_, len), _)| *len > 0);
             let result: io::Result<()> =
-                written.map(|((start, len), (time, bytes))| self.write(*time, &bytes[*start..start + len])).collect();
+                written.try_for_each(|((start, len), (time, bytes))| self.write(*time, &bytes[*start..start + len]));
             if last_is_ahead {
                 batch.swap(0, taken);
                 self.ahead = true;
@@ -305,8 +305,11 @@ mod tests {
         path
     }
 
-    /// Runs a capture through, transmitting all; gives (time of the batch in µs, frames in it) and the frames written.
-    fn through(input: &Path, dir: &Path) -> (Vec<(u64, usize)>, Vec<(u64, Vec<u8>)>, Option<String>) {
+    /// Time in µs and number of frames of every batch, time in µs and bytes of every frame written, and what went wrong.
+    type Through = (Vec<(u64, usize)>, Vec<(u64, Vec<u8>)>, Option<String>);
+
+    /// Runs a capture through, transmitting all.
+    fn through(input: &Path, dir: &Path) -> Through {
         let output = dir.join("out.pcap");
         let mut pcap = Pcap::open(input, &output).unwrap();
         let mut batches = Vec::new();
