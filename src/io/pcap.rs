@@ -305,7 +305,7 @@ mod tests {
         path
     }
 
-    /// (time in µs, number of frames) of each batch, (time in µs, bytes) of each frame written, and what went wrong.
+    /// Time in µs and number of frames of every batch, time in µs and bytes of every frame written, and what went wrong.
     type Through = (Vec<(u64, usize)>, Vec<(u64, Vec<u8>)>, Option<String>);
 
     /// Runs a capture through, transmitting all.
