@@ -14,6 +14,7 @@
 //! | [`control`] | the one writer of tables, neighbours, the control socket |
 //! | [`director`] | workers and the daemon around them |
 //! | [`lab`] | namespaces in which real clients fetch real files |
+//! | [`tftp`] | TFTP packets, a framework for servers and its engine |
 //! | [`cli`] | the commands |
 
 pub mod cli;
@@ -30,6 +31,7 @@ pub mod lab;
 pub mod maglev;
 pub mod path;
 pub mod tables;
+pub mod tftp;
 pub mod time;
 pub mod turn;
 pub mod verdict;

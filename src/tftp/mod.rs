@@ -1,0 +1,3 @@
+//! TFTP: the wire types, a framework for servers, and the engine that runs them.
+
+pub mod packet;
