@@ -1,3 +1,4 @@
 //! TFTP: the wire types, a framework for servers, and the engine that runs them.
 
+pub mod client;
 pub mod packet;

@@ -196,7 +196,8 @@ impl Read {
         if self.session.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
-        match self.session.phase {
+        let phase = self.session.phase;
+        match phase {
             Phase::Asking => self.session.ask_again(now),
             Phase::Running if self.session.again(now) => {
                 self.session.counters.retransmits += 1;

@@ -130,7 +130,8 @@ impl Write {
         if self.session.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
-        match self.session.phase {
+        let phase = self.session.phase;
+        match phase {
             Phase::Asking => self.session.ask_again(now),
             Phase::Running if self.session.again(now) => self.rewind(now),
             Phase::Running => {

@@ -1,0 +1,1 @@
+//! One transfer over a socket, on the calling thread.
