@@ -54,14 +54,15 @@ impl Output {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let (file, place) = match open(directory(&to), OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::from_bits_truncate(0o666)) {
-            Ok(file) => (File::from(file), Place::Nameless(to)),
-            Err(nix::Error::EOPNOTSUPP | nix::Error::EISDIR | nix::Error::ENOENT | nix::Error::EINVAL) => {
-                let (file, temporary) = free_name(&to, |name| OpenOptions::new().write(true).create_new(true).open(name))?;
-                (file, Place::Named { temporary, to })
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let (file, place) =
+            match open(directory(&to), OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::from_bits_truncate(0o666)) {
+                Ok(file) => (File::from(file), Place::Nameless(to)),
+                Err(nix::Error::EOPNOTSUPP | nix::Error::EISDIR | nix::Error::ENOENT | nix::Error::EINVAL) => {
+                    let (file, temporary) = free_name(&to, |name| OpenOptions::new().write(true).create_new(true).open(name))?;
+                    (file, Place::Named { temporary, to })
+                }
+                Err(error) => return Err(error.into()),
+            };
         Ok(Output { file: BufWriter::with_capacity(BUFFER, file), place, force })
     }
 
@@ -75,7 +76,8 @@ impl Output {
             Place::Direct => Ok(()),
             Place::Nameless(to) => {
                 let own = format!("/proc/self/fd/{}", self.file.get_ref().as_raw_fd());
-                let link = |name: &Path| linkat(AT_FDCWD, own.as_str(), AT_FDCWD, name, AtFlags::AT_SYMLINK_FOLLOW).map_err(io::Error::from);
+                let link =
+                    |name: &Path| linkat(AT_FDCWD, own.as_str(), AT_FDCWD, name, AtFlags::AT_SYMLINK_FOLLOW).map_err(io::Error::from);
                 if !self.force {
                     return link(to);
                 }

@@ -213,12 +213,9 @@ impl Read {
         }
     }
 
-    /// Ends the transfer for a reason on this side; the server is told.
-    pub fn abort(&mut self, why: String, code: ErrorCode, text: &'static str) {
-        if self.session.outcome.is_none() {
-            let say = self.session.tid().map(|_| Pending::Error(code, text));
-            self.session.end(Err(Failure::Here(why)), say);
-        }
+    /// What [`Read::receive`] gave could not be stored: the transfer fails, and its acknowledgement is not sent but this ERROR.
+    pub fn refuse(&mut self, why: String, code: ErrorCode, text: &'static str) {
+        self.session.end(Err(Failure::Here(why)), Some(Pending::Error(code, text)));
     }
 
     /// Writes the next datagram to send into `out`, which it empties first; gives where it goes.

@@ -37,7 +37,8 @@ impl Write {
 
     /// How long the next block is to be, when there is room for one. A shorter one is the last (it may be empty).
     pub fn wants(&self) -> Option<usize> {
-        let room = self.session.phase == Phase::Running && !self.complete && self.blocks.len() < usize::from(self.session.agreed.windowsize);
+        let room =
+            self.session.phase == Phase::Running && !self.complete && self.blocks.len() < usize::from(self.session.agreed.windowsize);
         room.then(|| usize::from(self.session.agreed.blksize))
     }
 
