@@ -10,6 +10,7 @@ mod print;
 mod replay;
 mod status;
 mod table;
+mod tftp;
 
 use crate::lab;
 use clap::{Parser, Subcommand};
@@ -38,6 +39,7 @@ enum Command {
     Replay(replay::Args),
     Explain(explain::Args),
     Table(table::Args),
+    Tftp(tftp::Args),
     Lab(lab::LabArgs),
     Decap(lab::DecapArgs),
 }
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Table(args) => table::run(&args),
+        Command::Tftp(args) => tftp::run(&args),
         Command::Lab(args) => return lab::main(&args),
         Command::Decap(args) => return lab::decap_main(&args),
     };
@@ -67,7 +70,8 @@ mod tests {
         let mut cli = Cli::command();
         cli.build();
         cli.clone().debug_assert();
-        for command in cli.get_subcommands().filter(|c| c.get_name() != "help").chain([&cli]) {
+        let commands = cli.get_subcommands().flat_map(|c| c.get_subcommands().chain([c])).chain([&cli]);
+        for command in commands.filter(|c| c.get_name() != "help") {
             let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let last = after.rsplit("\n\n").next().unwrap_or_default();
             assert!(last.starts_with("Example") && last.contains("guideway "), "{}: {last}", command.get_name());
