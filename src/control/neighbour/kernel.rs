@@ -207,7 +207,8 @@ fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Option<Entry>)> {
         _ => None,
     });
     let entry = match (message.header.state, mac) {
-        (S::Reachable | S::Stale | S::Delay | S::Probe | S::Permanent | S::Noarp, Some(mac)) => Some(Entry::Usable(mac)),
+        (S::Permanent | S::Noarp, Some(mac)) => Some(Entry::Kept(mac)),
+        (S::Reachable | S::Stale | S::Delay | S::Probe, Some(mac)) => Some(Entry::Usable(mac)),
         (S::Incomplete, _) => Some(Entry::Asking),
         (S::Failed, _) => Some(Entry::Failed),
         _ => None,

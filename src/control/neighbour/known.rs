@@ -25,8 +25,10 @@ pub(super) struct Route {
 /// What the kernel says about a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// Usable.
+    /// Usable, as it answered.
     Usable([u8; 6]),
+    /// Usable, because somebody said so. To ask for it would make the kernel forget that.
+    Kept([u8; 6]),
     /// It is being asked for.
     Asking,
     /// It did not answer.
@@ -70,7 +72,7 @@ impl Known {
             }
             let route = route.clone()?;
             match (self.fixed.get(&route.hop), self.neighbours.get(&route.hop)) {
-                (Some(mac), _) | (None, Some(Entry::Usable(mac))) => Ok(NextHop { mac: *mac, mtu: self.mtu(route.mtu) }),
+                (Some(mac), _) | (None, Some(Entry::Usable(mac) | Entry::Kept(mac))) => Ok(NextHop { mac: *mac, mtu: self.mtu(route.mtu) }),
                 (None, Some(Entry::Failed)) => Err(Unresolved::Silent(route.hop)),
                 (None, Some(Entry::Asking) | None) => Err(Unresolved::Asked(route.hop)),
             }
@@ -85,7 +87,8 @@ impl Known {
     /// The neighbours that the kernel has to resolve for us.
     fn hops(&self) -> BTreeSet<IpAddr> {
         let routed = self.routes.iter().filter(|(backend, _)| !self.fixed.contains_key(backend));
-        routed.filter_map(|(_, route)| route.as_ref().ok()).map(|r| r.hop).filter(|hop| !self.fixed.contains_key(hop)).collect()
+        let told = |hop: &IpAddr| self.fixed.contains_key(hop) || matches!(self.neighbours.get(hop), Some(Entry::Kept(_)));
+        routed.filter_map(|(_, route)| route.as_ref().ok()).map(|r| r.hop).filter(|hop| !told(hop)).collect()
     }
 
     fn usable(&self, hop: &IpAddr) -> bool {

@@ -162,6 +162,20 @@ fn a_changed_mac_and_a_vanished_neighbour_are_noticed() {
 }
 
 #[test]
+fn what_somebody_said_for_good_is_used_and_left_alone() {
+    with_peer(async |_peer, index| {
+        ip("neigh add 10.0.1.1 lladdr 02:00:00:00:01:03 dev gw0 nud permanent");
+        let mut neighbours = watch(index, wanted(&["10.0.1.1", "10.0.1.77"])).await.unwrap();
+        until(&mut neighbours, |hops| hops.get(address("10.0.1.1")).map(|h| h.mac) == Some([2, 0, 0, 0, 1, 3])).await;
+        // By now the kernel was asked for everything that it is ever asked for, and has given up.
+        until(&mut neighbours, |hops| hops.status(address("10.0.1.77")) == Err(Unresolved::Silent(address("10.0.1.77")))).await;
+        let shown = Command::new("ip").args(["neigh", "show", "10.0.1.1", "dev", "gw0"]).output().unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("PERMANENT"), "{shown}");
+    });
+}
+
+#[test]
 fn what_is_wanted_can_change_and_the_files_neighbours_win() {
     with_peer(async |_peer, index| {
         let mut neighbours = watch(index, wanted(&[])).await.unwrap();
