@@ -9,6 +9,8 @@ const XDP_PASS: i32 = 2;
 const HELPER_MAP_LOOKUP: i32 = 1;
 const HELPER_REDIRECT_MAP: i32 = 51;
 const GRE: u32 = 47;
+/// Protocol number of ICMPv6.
+const ICMPV6: u32 = 58;
 
 /// What the program is made for.
 #[derive(Clone, Copy, Debug)]
@@ -138,8 +140,16 @@ impl Program {
         need(asm, 40);
         version(asm, 6);
         key_v6(asm);
-        let Some(ours) = self.v6 else { return asm.jump("look up") };
         asm.load(Width::Byte, 4, AT, 6);
+        asm.when(If::NotEqual, 4, ICMPV6, "not icmp");
+        // Neighbour discovery is the kernel's, also when somebody asks for a VIP.
+        need(asm, 41);
+        asm.load(Width::Byte, 1, AT, 40);
+        asm.when(If::Less, 1, 133, "look up");
+        asm.when(If::Greater, 1, 137, "look up");
+        asm.jump("pass");
+        asm.label("not icmp");
+        let Some(ours) = self.v6 else { return asm.jump("look up") };
         asm.when(If::NotEqual, 4, GRE, "look up");
         for (word, at) in ours.octets().chunks_exact(4).zip([24, 28, 32, 36]) {
             asm.load(Width::Word, 1, AT, at);

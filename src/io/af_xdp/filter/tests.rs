@@ -107,6 +107,19 @@ fn every_gre(to4: Ipv4Addr, to6: Ipv6Addr) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
+fn neighbour_discovery_for_a_vip_is_the_hosts_and_other_icmp_is_taken() {
+    let ours = ours();
+    for kind in 0..=255u8 {
+        let frame = ethernet(0x86dd, v6(VIP6, 58, &[kind, 0, 0, 0]));
+        if (133..=137).contains(&kind) {
+            ours.passes(&format!("ICMPv6 type {kind}"), &frame);
+        } else {
+            ours.takes(&format!("ICMPv6 type {kind}"), &frame);
+        }
+    }
+}
+
+#[test]
 fn gre_around_packets_to_a_vip_is_taken_in_every_combination() {
     testing::in_namespace(|| {
         let filter = ours();
