@@ -5,7 +5,7 @@
 //! backends whose next hop is missing.
 
 mod control;
-mod cpus;
+pub mod cpus;
 mod open;
 mod pace;
 mod start;

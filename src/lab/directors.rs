@@ -7,6 +7,7 @@ use super::plan::{self, Backend, Plan};
 use super::servers::last_line;
 use super::topology::INTERFACE;
 use crate::control_client;
+use crate::director::cpus;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -125,12 +126,15 @@ impl Director {
 pub fn configuration(plan: &Plan, number: usize, io: Io, socket: &Path, backends: &[Backend]) -> String {
     let director = &plan.directors[number];
     let router = plan::net(plan.router.0, super::decap::host_prefix(plan.router.0));
+    // Directors have machines of their own elsewhere; here each gets a CPU of its own as far as there are some.
+    let cpus = cpus::allowed();
+    let cpu = cpus.get(number % cpus.len().max(1)).copied().unwrap_or(0);
     let mut text = format!(
         r#"[director]
 name = "{}"
 address = "{}"
 key = "000102030405060708090a0b0c0d0e0f"
-io = {{ kind = "{}", interface = "{INTERFACE}" }}
+io = {{ kind = "{}", interface = "{INTERFACE}", cpus = [{cpu}] }}
 routers = ["{router}"]
 socket = "{}"
 
