@@ -3,7 +3,7 @@
 use super::{DONE, print};
 use crate::director::{self, Error};
 use clap::ValueEnum;
-use std::io::stderr;
+use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
@@ -55,7 +55,7 @@ fn log(args: &Args) -> Result<(), String> {
         Some(level) => EnvFilter::try_new(level).map_err(|e| e.to_string())?,
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     let set = match args.log_format {
         LogFormat::Human => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
