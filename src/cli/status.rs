@@ -98,6 +98,11 @@ fn table(status: &Value) -> String {
         &status["backends"],
         &["name", "pool", "address", "weight", "state", "neighbour"],
     );
+    for backend in status["backends"].as_array().into_iter().flatten() {
+        if let Some(why) = backend["unresolved_because"].as_str() {
+            let _ = writeln!(out, "{} is unresolved: {why}", text(&backend["name"]));
+        }
+    }
     let _ = writeln!(out);
     for (name, value) in status["counters"].as_object().into_iter().flatten() {
         match value.as_object() {
@@ -147,13 +152,19 @@ mod tests {
             "name": "d1", "version": "0.1.0", "generation": 3, "uptime_seconds": 3725, "workers": 2,
             "io": {"kind": "af_packet", "interface": "eth0", "mode": "ring"},
             "vips": [{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "fingerprint": "00000000000000ff"}],
-            "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21"}],
+            "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21"},
+                {"name": "t2", "neighbour": "unresolved", "unresolved_because": "the kernel has no route to it"}],
             "counters": {"received": 10, "dropped": {"not_tftp": 4}},
             "reload": {"accepted": 1, "refused": 1, "last_error": "boot.toml:3: no"},
         });
         let shown = table(&status);
-        for part in ["d1 (guideway 0.1.0), generation 3, up 1 h 2 min", "refused:\n  boot.toml:3: no", "dropped: not_tftp", "t1       boot"]
-        {
+        for part in [
+            "d1 (guideway 0.1.0), generation 3, up 1 h 2 min",
+            "refused:\n  boot.toml:3: no",
+            "dropped: not_tftp",
+            "t1       boot",
+            "t2 is unresolved: the kernel has no route to it",
+        ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
     }
