@@ -3,7 +3,7 @@
 use super::{DONE, print};
 use crate::director::{self, Error};
 use clap::ValueEnum;
-use std::io::stderr;
+use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
@@ -11,6 +11,8 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "SIGHUP reads the configuration again; a bad one is refused and changes nothing. SIGTERM and SIGINT end the director.\n\n\
+    Instead of root these capabilities do: CAP_NET_RAW for af_packet; CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF for af_xdp, with CAP_IPC_LOCK or \
+    `ulimit -l unlimited` for its memory. The control socket's directory must be writable.\n\n\
     Example:\n  guideway director --config /etc/guideway/director.toml"
 )]
 pub struct Args {
@@ -55,7 +57,7 @@ fn log(args: &Args) -> Result<(), String> {
         Some(level) => EnvFilter::try_new(level).map_err(|e| e.to_string())?,
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     let set = match args.log_format {
         LogFormat::Human => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -2,7 +2,7 @@
 
 use super::FAILED;
 use super::common::{bad, load, result};
-use crate::config::Config;
+use crate::config::{Config, Unmatched};
 use crate::control::{NextHops, Writer};
 use crate::path::explain::{Explained, explain};
 use crate::path::select::By;
@@ -19,14 +19,15 @@ use std::str::FromStr;
 ///
 /// A packet to port 69 of a tftp service is taken for a read request, to any other port for an acknowledgement.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  guideway explain --config boot.toml 198.51.100.7:2070 192.0.2.69:69/udp\n  \
+#[command(after_help = "Exit code 0: it goes to a backend; 1: it goes to none; 2: bad usage or configuration.\n\n\
+                        Example:\n  guideway explain --config boot.toml 198.51.100.7:2070 192.0.2.69:69/udp\n  \
                         guideway explain --config boot.toml '[2001:db8::7]:2070' '[2001:db8::69]:20123/udp' --json")]
 pub struct Args {
     /// The configuration.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Address and port of the client.
-    #[arg(value_name = "CLIENT:PORT")]
+    #[arg(value_name = "CLIENT:PORT", value_parser = address)]
     client: SocketAddr,
     /// VIP, port and transport protocol (udp or tcp; udp if left out).
     #[arg(value_name = "VIP:PORT/udp")]
@@ -35,6 +36,9 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// What is said of an address that the file does not have, unless it has `unmatched = "drop"`.
+const NO_VIP: &str = "the address is no VIP of this configuration, so the packet is left to the host's kernel";
 
 /// `VIP:PORT/udp`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +57,12 @@ impl FromStr for Destination {
             "tcp" => TCP,
             other => return Err(format!("the protocol is `{other}`; udp or tcp is expected")),
         };
-        let address = address.parse().map_err(|_| format!("`{address}` is not ADDRESS:PORT, or [ADDRESS]:PORT with IPv6"))?;
-        Ok(Destination { address, protocol })
+        Ok(Destination { address: self::address(address)?, protocol })
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is not ADDRESS:PORT, or [ADDRESS]:PORT with IPv6"))
 }
 
 /// Runs the command.
@@ -72,10 +79,16 @@ pub fn run(args: &Args) -> u8 {
         Err(refused) => return bad(&refused.to_string()),
     };
     let explained = explain(&tables, args.to.protocol, args.client, args.to.address);
+    // GRE for what is no VIP is dropped only if the file says so.
+    let to_host = matches!(explained, Err(Reason::NotVip)) && tables.unmatched == Unmatched::Host;
     let text = match (&explained, args.json) {
+        (Err(_), true) if to_host => format!("{:#}\n", nowhere(args, json!({ "to_host": true, "why": NO_VIP }))),
+        (Err(_), false) if to_host => format!("to host: {NO_VIP}\n"),
         (Ok(explained), true) => format!("{:#}\n", document(explained, &config, args)),
         (Ok(explained), false) => sentence(explained, &config, args),
-        (Err(reason), true) => format!("{:#}\n", dropped(*reason, args)),
+        (Err(reason), true) => {
+            format!("{:#}\n", nowhere(args, json!({ "dropped": reason.name(), "why": reason.explain() })))
+        }
         (Err(reason), false) => format!("dropped: {} ({})\n", reason.name(), reason.explain()),
     };
     let printed = result(&text);
@@ -106,16 +119,19 @@ fn document(explained: &Explained<'_>, config: &Config, args: &Args) -> Value {
     })
 }
 
-fn dropped(reason: Reason, args: &Args) -> Value {
-    json!({
+/// The document of a packet that goes to no backend, with what becomes of it instead.
+fn nowhere(args: &Args, instead: Value) -> Value {
+    let mut document = json!({
         "client": args.client.to_string(),
         "vip": args.to.address.ip().to_string(),
         "port": args.to.address.port(),
         "service": null,
         "backend": null,
-        "dropped": reason.name(),
-        "why": reason.explain(),
-    })
+    });
+    if let (Some(document), Value::Object(instead)) = (document.as_object_mut(), instead) {
+        document.extend(instead);
+    }
+    document
 }
 
 fn sentence(explained: &Explained<'_>, config: &Config, args: &Args) -> String {

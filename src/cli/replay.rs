@@ -1,7 +1,6 @@
 //! `guideway replay`: a capture through the real packet path, offline.
 
 use super::common::{bad, failed, load, result};
-use super::{FAILED, print};
 use crate::config::{Config, Io as IoKind};
 use crate::control::{NextHops, Writer};
 use crate::counters::{Counters, Number};
@@ -75,10 +74,7 @@ pub fn run(args: &Args) -> u8 {
     let printed = result(&if args.json { document } else { summary(&counters) });
     match end {
         Ok(()) => printed,
-        Err(error) => {
-            print::error(format_args!("guideway: {error}"));
-            FAILED
-        }
+        Err(error) => failed(&error.to_string()),
     }
 }
 

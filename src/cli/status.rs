@@ -1,7 +1,7 @@
 //! `guideway status`: what a running director does.
 
-use super::{BAD_USAGE, DONE, FAILED, print};
-use crate::{config, control_client};
+use super::common::{failed, load, result};
+use crate::control_client;
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -31,35 +31,21 @@ pub struct Args {
 pub fn run(args: &Args) -> u8 {
     let socket = match socket(args) {
         Ok(socket) => socket,
-        Err((code, why)) => {
-            print::error(why);
-            return code;
-        }
+        Err(code) => return code,
     };
     match control_client::get(&socket, "/v1/status") {
-        Ok(status) => {
-            let text = if args.json { format!("{status:#}") } else { table(&status) };
-            if print::line(text.trim_end()) { DONE } else { FAILED }
-        }
-        Err(error) => {
-            print::error(error);
-            FAILED
-        }
+        Ok(status) => result(&if args.json { format!("{status:#}") } else { table(&status) }),
+        Err(error) => failed(&error.to_string()),
     }
 }
 
-fn socket(args: &Args) -> Result<PathBuf, (u8, String)> {
-    if let Some(socket) = &args.socket {
-        return Ok(socket.clone());
-    }
-    if let Some(file) = &args.config {
-        let checked = config::load(file).map_err(|e| (BAD_USAGE, e.to_string()))?;
-        let say = |c: &config::Checked| c.errors().map(|p| p.in_file(file).to_string()).collect::<Vec<_>>().join("\n");
-        return checked.config.as_ref().map(|c| c.director.socket.clone()).ok_or_else(|| (BAD_USAGE, say(&checked)));
-    }
-    match &args.name {
-        Some(name) => Ok(Path::new(DIRECTORY).join(format!("{name}.sock"))),
-        None => only_one(Path::new(DIRECTORY)).map_err(|why| (FAILED, why)),
+/// The control socket that is meant, or the exit code when that cannot be said.
+fn socket(args: &Args) -> Result<PathBuf, u8> {
+    match (&args.socket, &args.config, &args.name) {
+        (Some(socket), _, _) => Ok(socket.clone()),
+        (_, Some(file), _) => Ok(load(file)?.director.socket),
+        (_, _, Some(name)) => Ok(Path::new(DIRECTORY).join(format!("{name}.sock"))),
+        _ => only_one(Path::new(DIRECTORY)).map_err(|why| failed(&why)),
     }
 }
 
@@ -112,6 +98,11 @@ fn table(status: &Value) -> String {
         &status["backends"],
         &["name", "pool", "address", "weight", "state", "neighbour"],
     );
+    for backend in status["backends"].as_array().into_iter().flatten() {
+        if let Some(why) = backend["unresolved_because"].as_str() {
+            let _ = writeln!(out, "{} is unresolved: {why}", text(&backend["name"]));
+        }
+    }
     let _ = writeln!(out);
     for (name, value) in status["counters"].as_object().into_iter().flatten() {
         match value.as_object() {
@@ -161,13 +152,19 @@ mod tests {
             "name": "d1", "version": "0.1.0", "generation": 3, "uptime_seconds": 3725, "workers": 2,
             "io": {"kind": "af_packet", "interface": "eth0", "mode": "ring"},
             "vips": [{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "fingerprint": "00000000000000ff"}],
-            "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21"}],
+            "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21"},
+                {"name": "t2", "neighbour": "unresolved", "unresolved_because": "the kernel has no route to it"}],
             "counters": {"received": 10, "dropped": {"not_tftp": 4}},
             "reload": {"accepted": 1, "refused": 1, "last_error": "boot.toml:3: no"},
         });
         let shown = table(&status);
-        for part in ["d1 (guideway 0.1.0), generation 3, up 1 h 2 min", "refused:\n  boot.toml:3: no", "dropped: not_tftp", "t1       boot"]
-        {
+        for part in [
+            "d1 (guideway 0.1.0), generation 3, up 1 h 2 min",
+            "refused:\n  boot.toml:3: no",
+            "dropped: not_tftp",
+            "t1       boot",
+            "t2 is unresolved: the kernel has no route to it",
+        ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
     }

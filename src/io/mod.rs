@@ -2,7 +2,7 @@
 //!
 //! A turn receives a batch in place, lets the caller decide over it, and carries out every verdict: the received buffer itself is
 //! transmitted or released, without a copy of ours. The frames cannot outlive the turn, so that rings shared with a kernel stay
-//! behind safe code. A kind that spreads a batch over several workers does so inside the turn.
+//! behind safe code.
 
 pub mod af_packet;
 pub mod af_xdp;

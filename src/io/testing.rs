@@ -53,13 +53,20 @@ pub fn ip(arguments: &str) -> String {
 }
 
 /// Takes all capabilities from the calling thread alone.
-#[allow(unsafe_code)]
 pub fn give_up_capabilities() {
+    keep_capabilities(&[]);
+}
+
+/// Takes all capabilities but those of these numbers (capabilities(7)) from the calling thread alone.
+#[allow(unsafe_code)]
+pub fn keep_capabilities(kept: &[u32]) {
     const VERSION_3: u32 = 0x2008_0522;
     let header = [VERSION_3, 0];
-    let none = [0u32; 6];
+    let word = |first: u32| kept.iter().filter(|n| (first..first + 32).contains(*n)).fold(0u32, |set, n| set | 1 << (n - first));
+    // Effective, permitted and inheritable; first of numbers 0 to 31, then of the others.
+    let sets = [word(0), word(0), 0, word(32), word(32), 0];
     // SAFETY: the kernel reads a header of two words and, for this version, six words of sets; it changes the calling thread only.
-    let rc = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    let rc = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
     assert_eq!(rc, 0);
 }
 

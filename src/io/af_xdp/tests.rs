@@ -246,3 +246,16 @@ fn errors_say_what_to_do() {
         assert!(["CAP_NET_ADMIN", "CAP_BPF", "CAP_NET_RAW"].iter().all(|c| error.contains(c)), "{error}");
     });
 }
+
+#[test]
+fn the_capabilities_that_the_error_names_are_enough() {
+    const NET_ADMIN: u32 = 12;
+    const NET_RAW: u32 = 13;
+    const IPC_LOCK: u32 = 14;
+    const BPF: u32 = 39;
+    testing::in_namespace(|| {
+        veth(1, 1500);
+        testing::keep_capabilities(&[NET_ADMIN, NET_RAW, IPC_LOCK, BPF]);
+        AfXdp::open("guide0", options()).unwrap();
+    });
+}
