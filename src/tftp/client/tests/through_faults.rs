@@ -65,10 +65,7 @@ fn content(length: usize) -> Vec<u8> {
 
 fn asks(grant: &Grant) -> Plan {
     let ask = vec![Ask::Blksize(grant.blksize as u16), Ask::Windowsize(grant.windowsize as u16), Ask::Tsize(0)];
-    let mut plan = Plan { ask, rollover: Some(grant.rollover), ..Plan::new(server(), "f") };
-    // Twelve losses in a row at 5 % in both directions are out of the question.
-    plan.timing.retries = 12;
-    plan
+    Plan { ask, rollover: Some(grant.rollover), ..Plan::new(server(), "f") }
 }
 
 fn reads(file: &[u8], grant: Grant, seed: u64, faults: Faults) -> (Vec<u8>, Counters, Time) {
