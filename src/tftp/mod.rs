@@ -3,3 +3,5 @@
 pub mod client;
 pub mod packet;
 pub mod swarm;
+#[cfg(test)]
+pub(crate) mod testing;

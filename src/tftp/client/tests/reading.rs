@@ -199,7 +199,8 @@ fn a_server_that_falls_silent_is_given_up() {
 fn a_left_over_block_is_no_answer_to_a_request() {
     let mut read = asked(&[]);
     assert_eq!(read.receive(at(1), tid(), &data(9, &[0; 512])), None);
-    assert_eq!(read.tid(), None);
+    assert_eq!(read.receive(at(1), tid(), &data(1, &[0; 513])), None, "without options no block is longer than 512");
+    assert_eq!((read.tid(), read.outcome()), (None, None));
     assert_eq!(read.receive(at(1), server(), &data(1, b"one port")), Some(&b"one port"[..]));
     assert_eq!(read.tid(), Some(server()), "a server with a single port");
 }
