@@ -16,9 +16,12 @@ struct Faults {
 const CLEAN: Faults = Faults { lose: 0, double: 0, delay: 0 };
 const BAD: Faults = Faults { lose: 50, double: 30, delay: 30 };
 
-/// A link in virtual time: (when, order, to the client?, bytes).
+/// When, in which order, to the client?, bytes.
+type Flying = (u64, u64, bool, Vec<u8>);
+
+/// A link in virtual time.
 struct Link {
-    flying: BinaryHeap<Reverse<(u64, u64, bool, Vec<u8>)>>,
+    flying: BinaryHeap<Reverse<Flying>>,
     random: u64,
     order: u64,
     faults: Faults,

@@ -94,7 +94,7 @@ fn in_tftpd_takes_files() {
         })
     };
     for (number, length) in LENGTHS.into_iter().enumerate() {
-        let content: Vec<u8> = (0..length).map(|at| (at * 7 >> 3) as u8).collect();
+        let content: Vec<u8> = (0..length).map(|at| ((at * 7) >> 3) as u8).collect();
         for (blksize, name) in [(512, format!("a{number}")), (1428, format!("b{number}"))] {
             let mut plan = site.plan(&name, &[Ask::Tsize(length as u64), Ask::Blksize(blksize)]);
             // The daemon may not listen yet.
