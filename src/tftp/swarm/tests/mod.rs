@@ -1,5 +1,7 @@
 //! Against servers of others, in a network namespace of its own.
 
+mod house;
+
 use super::*;
 use crate::lab::servers::Server;
 use crate::tftp::client::exchange::{Wire, dally, get, put};
