@@ -4,6 +4,8 @@ mod get;
 mod options;
 mod put;
 mod swarm;
+#[cfg(test)]
+mod tests;
 
 use clap::Subcommand;
 

@@ -1,4 +1,4 @@
-//! TFTP: the wire types, a framework for servers, and the engine that runs them.
+//! TFTP: the wire types, a framework for servers, and the engine that runs them; a client, and thousands of them.
 
 pub mod client;
 pub mod content;
@@ -10,4 +10,6 @@ pub mod options;
 pub mod packet;
 pub mod report;
 pub mod swarm;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod transfer;

@@ -2,15 +2,7 @@
 //!
 //! RFC 1350 ends at block 65535. Whoever goes on counts from 0 again (nearly everybody) or from 1.
 
-/// Which number follows 65535 on the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rollover {
-    /// 65535, 0, 1, …
-    #[default]
-    Zero,
-    /// 65535, 1, 2, …
-    One,
-}
+pub use crate::tftp::options::Rollover;
 
 impl Rollover {
     /// How many numbers there are before one comes again.

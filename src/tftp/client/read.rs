@@ -49,8 +49,8 @@ impl Read {
                 self.oack(now, from, options);
                 None
             }
-            // A server that knows no options. Any other block is left over from an earlier transfer of this port.
-            (Phase::Asking, Packet::Data { block: 1, data }) => {
+            // A server that knows no options. Any other block, or a longer one, is left over from an earlier transfer of this port.
+            (Phase::Asking, Packet::Data { block: 1, data }) if data.len() <= usize::from(self.session.agreed.blksize) => {
                 self.session.answered(from, now);
                 self.data(now, 1, data)
             }

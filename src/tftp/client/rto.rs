@@ -11,7 +11,8 @@ pub struct Timing {
     pub floor: Duration,
     /// Longest time-out, doubling included.
     pub ceiling: Duration,
-    /// How often one thing is sent again before the transfer is given up; progress sets the count back to 0.
+    /// How often one thing is sent again before the transfer is given up. With time-outs shorter than `initial` more often, in the same
+    /// time: a server's own time-out may be seconds. Progress sets the count back to 0.
     pub retries: u32,
     /// How long the end of a read is guarded at most, so that a lost last acknowledgement can be repeated (RFC 1350, section 6).
     pub dally: Dally,
@@ -40,12 +41,21 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// How long nobody may answer.
+    pub fn patience(&self) -> Duration {
+        let wait = |number: u32| self.initial.checked_mul(1 << number.min(16)).unwrap_or(Duration::MAX).min(self.ceiling.max(self.floor));
+        (0..=self.retries).map(wait).fold(Duration::ZERO, Duration::saturating_add)
+    }
+}
+
 /// The time-out of one transfer: RFC 6298 with a smaller floor, for a server answers from memory or a disk nearby.
 #[derive(Clone, Debug)]
 pub struct Rto {
     timing: Timing,
     smoothed: Option<(Duration, Duration)>,
     unanswered: u32,
+    waited: Duration,
 }
 
 /// Added to the round trip at least, so that a busy machine is not taken for a lossy network.
@@ -54,7 +64,7 @@ const SLACK: Duration = Duration::from_millis(20);
 impl Rto {
     /// Nothing measured yet.
     pub fn new(timing: Timing) -> Self {
-        Rto { timing, smoothed: None, unanswered: 0 }
+        Rto { timing, smoothed: None, unanswered: 0, waited: Duration::ZERO }
     }
 
     /// A round trip of something that was sent once (Karn's rule: never of something repeated).
@@ -74,13 +84,15 @@ impl Rto {
 
     /// Nobody answered: wait twice as long. `false` when enough was tried.
     pub fn again(&mut self) -> bool {
+        self.waited = self.waited.saturating_add(self.current());
         self.unanswered += 1;
-        self.unanswered <= self.timing.retries
+        self.waited < self.timing.patience()
     }
 
     /// There was an answer that moved the transfer on.
     pub fn progress(&mut self) {
         self.unanswered = 0;
+        self.waited = Duration::ZERO;
     }
 }
 
@@ -113,6 +125,15 @@ mod tests {
         rto.progress();
         assert_eq!(rto.current(), 1000 * MS);
         assert!(rto.again());
+
+        // 17 s in all, also when the time-out is short: the server may have a longer one.
+        rto.progress();
+        rto.measured(MS);
+        let mut waited = rto.current();
+        while rto.again() {
+            waited += rto.current();
+        }
+        assert!((17_000 * MS..23_000 * MS).contains(&waited), "{waited:?}");
     }
 
     #[test]

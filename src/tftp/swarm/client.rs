@@ -100,8 +100,14 @@ impl Client {
         let world = hands.world;
         let name = world.files.get(file).map_or("", String::as_str);
         let Some(step) = self.kind.step(number, name, self.address, self.number) else { return };
-        self.turn = (self.turn + 1) % self.sockets.len().max(1);
-        if self.guard.as_ref().is_some_and(|(socket, _)| *socket == self.turn) {
+        // Where the last request ended in trouble, late packets may still come: another port where there is one.
+        let count = self.sockets.len().max(1);
+        let guarded = self.guard.as_ref().map(|(socket, _)| *socket);
+        self.turn = (self.turn + 1) % count;
+        if guarded == Some(self.turn) {
+            self.turn = (self.turn + 1) % count;
+        }
+        if guarded == Some(self.turn) {
             self.guard = None;
         }
         self.up.clear();

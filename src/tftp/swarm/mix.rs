@@ -172,7 +172,7 @@ impl Mix {
     /// The kind of client `number`. Multiples of the golden ratio spread the kinds evenly, however many clients there are.
     pub fn kind(&self, number: u32) -> Kind {
         let total: u64 = self.0.iter().map(|(_, weight)| u64::from(*weight)).sum();
-        let mut at = (u64::from(number.wrapping_mul(0x9e37_79b9)) * total >> 32) as u32;
+        let mut at = ((u64::from(number.wrapping_mul(0x9e37_79b9)) * total) >> 32) as u32;
         for (kind, weight) in &self.0 {
             match at.checked_sub(*weight) {
                 None => return *kind,

@@ -43,7 +43,7 @@ impl Sources {
 
     /// The address of a client.
     pub fn of(&self, client: u32) -> IpAddr {
-        let number = u128::from(client) % self.count() + u128::from(self.count() > 2);
+        let number = u128::from(client) % self.count() + u128::from(self.0.max_prefix_len() - self.0.prefix_len() > 1);
         match self.0.network() {
             IpAddr::V4(first) => IpAddr::V4((u32::from(first) + u32::try_from(number).unwrap_or(0)).into()),
             IpAddr::V6(first) => IpAddr::V6((u128::from(first) + number).into()),

@@ -131,7 +131,7 @@ impl<'a> Worker<'a> {
     /// Begins what is due; says when to come back for more.
     fn start(&mut self, now: Time) -> Option<Time> {
         for _ in 0..STARTS {
-            let Some(&number) = self.idle.front() else { return None };
+            let number = *self.idle.front()?;
             if let Some((pace, due)) = &mut self.pace {
                 if *due > now {
                     return (self.shared.next.load(Ordering::Relaxed) < self.shared.transfers).then_some(*due);

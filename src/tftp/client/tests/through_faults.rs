@@ -16,9 +16,12 @@ struct Faults {
 const CLEAN: Faults = Faults { lose: 0, double: 0, delay: 0 };
 const BAD: Faults = Faults { lose: 50, double: 30, delay: 30 };
 
-/// A link in virtual time: (when, order, to the client?, bytes).
+/// When, in which order, to the client?, bytes.
+type Flying = (u64, u64, bool, Vec<u8>);
+
+/// A link in virtual time.
 struct Link {
-    flying: BinaryHeap<Reverse<(u64, u64, bool, Vec<u8>)>>,
+    flying: BinaryHeap<Reverse<Flying>>,
     random: u64,
     order: u64,
     faults: Faults,
@@ -65,10 +68,7 @@ fn content(length: usize) -> Vec<u8> {
 
 fn asks(grant: &Grant) -> Plan {
     let ask = vec![Ask::Blksize(grant.blksize as u16), Ask::Windowsize(grant.windowsize as u16), Ask::Tsize(0)];
-    let mut plan = Plan { ask, rollover: Some(grant.rollover), ..Plan::new(server(), "f") };
-    // Twelve losses in a row at 5 % in both directions are out of the question.
-    plan.timing.retries = 12;
-    plan
+    Plan { ask, rollover: Some(grant.rollover), ..Plan::new(server(), "f") }
 }
 
 fn reads(file: &[u8], grant: Grant, seed: u64, faults: Faults) -> (Vec<u8>, Counters, Time) {
