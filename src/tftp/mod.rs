@@ -1,6 +1,7 @@
 //! TFTP: the wire types, a framework for servers, and the engine that runs them.
 
 pub mod content;
+pub mod daemon;
 pub mod directory;
 pub mod engine;
 pub mod handler;
