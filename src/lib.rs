@@ -16,6 +16,7 @@
 //! | [`control`] | the one writer of tables, neighbours |
 //! | [`director`] | workers and the daemon around them, its control socket |
 //! | [`control_client`] | asks a director over its control socket |
+//! | [`tftp`] | a framework for TFTP servers, the server, a client and thousands of them |
 //! | [`lab`] | namespaces in which real clients fetch real files |
 //! | [`tftp`] | TFTP packets, a framework for servers and its engine |
 //! | [`cli`] | the commands |

@@ -17,6 +17,8 @@ pub enum Client {
     Atftp,
     /// tftp of busybox
     Busybox,
+    /// `guideway tftp get`
+    Guideway,
 }
 
 /// One file to fetch.
@@ -40,6 +42,7 @@ impl Client {
             Client::TftpHpa => "tftp-hpa",
             Client::Atftp => "atftp",
             Client::Busybox => "busybox",
+            Client::Guideway => "guideway",
         }
     }
 
@@ -58,6 +61,8 @@ impl Client {
             Client::TftpHpa => programs::find("tftp", "tftp-hpa"),
             Client::Atftp => programs::find("atftp", "atftp"),
             Client::Busybox => programs::find("busybox", "busybox"),
+            // This program itself.
+            Client::Guideway => Ok(PathBuf::from("/proc/self/exe")),
         }
     }
 
@@ -65,9 +70,9 @@ impl Client {
     pub fn command(self, program: &Path, fetch: &Fetch<'_>) -> Command {
         let mut command = Command::new(program);
         let vip = fetch.vip.to_string();
+        let host = if fetch.vip.is_ipv6() { format!("[{vip}]") } else { vip.clone() };
         match self {
             Client::Curl => {
-                let host = if fetch.vip.is_ipv6() { format!("[{vip}]") } else { vip };
                 // -q, first: no ~/.curlrc.
                 command.args(["-q", "-sS", "-g", "--noproxy", "*", "--tftp-blksize", &fetch.blksize.to_string(), "-o"]);
                 command.arg(fetch.to).arg(format!("tftp://{host}/{}", fetch.file));
@@ -81,6 +86,10 @@ impl Client {
             }
             Client::Busybox => {
                 command.args(["tftp", "-g", "-b", &fetch.blksize.to_string(), "-r", fetch.file, "-l"]).arg(fetch.to).args([&vip, "69"]);
+            }
+            Client::Guideway => {
+                command.args(["tftp", "get", "--quiet", "--force", "--blksize", &fetch.blksize.to_string(), "--output"]);
+                command.arg(fetch.to).arg(format!("{host}:{}", fetch.file));
             }
         }
         command
