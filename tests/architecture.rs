@@ -153,6 +153,9 @@ fn files_are_short_and_say_what_they_are_for() {
         let lines = text.lines().count();
         assert!(lines <= LONGEST, "{file} has {lines} lines; {LONGEST} is the limit");
         // Tests beside a module are told by that module.
-        assert!(text.starts_with("//!") || file.ends_with("/tests.rs") || file.ends_with("/tests/mod.rs"), "{file} does not say in its first line what it is for");
+        assert!(
+            text.starts_with("//!") || file.ends_with("/tests.rs") || file.ends_with("/tests/mod.rs"),
+            "{file} does not say in its first line what it is for"
+        );
     }
 }

@@ -21,7 +21,7 @@ const KERNEL_TUNNEL: &str = "gre-in";
 pub struct Backend {
     /// `t1`, …
     pub name: String,
-    /// `guideway decap`; none where the kernel unwraps.
+    /// `guideway decap`; none where the kernel or the server unwraps.
     pub decap: Option<Child>,
     /// The TFTP server.
     pub server: Child,
@@ -46,6 +46,7 @@ impl Backend {
     /// Starts `backend` of the plan on `host`; when this returns it serves.
     pub fn start(backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<Self, Error> {
         let decap = match common.unwrap {
+            _ if common.server.unwraps() => None,
             Unwrap::User => Some(user_decap(backend, host, common)?),
             Unwrap::Kernel if kernel_decap(backend, host, common.vip)? => None,
             Unwrap::Kernel => {
@@ -58,7 +59,7 @@ impl Backend {
             Unwrap::Auto => Some(user_decap(backend, host, common)?),
         };
         let log = common.directory.join(format!("{}.server.log", backend.name));
-        let task = Task { vip: common.vip, tids: backend.tids, root: common.root, log: &log };
+        let task = Task { vip: common.vip, address: backend.address, tids: backend.tids, root: common.root, log: &log };
         let server = common.server.start(host, &task)?;
         Ok(Backend { name: backend.name.clone(), decap, server })
     }

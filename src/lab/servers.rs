@@ -4,6 +4,7 @@ use super::error::{Doing, Error};
 use super::netns::Namespace;
 use super::programs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,6 +21,12 @@ pub enum Server {
     /// dnsmasq, everything from port 69
     #[value(name = "dnsmasq-single-port")]
     DnsmasqSinglePort,
+    /// guideway tftpd behind a decapsulating interface
+    #[value(name = "guideway")]
+    Guideway,
+    /// guideway tftpd that takes GRE itself
+    #[value(name = "guideway-tunnel")]
+    GuidewayTunnel,
 }
 
 /// What one server is told.
@@ -27,6 +34,8 @@ pub enum Server {
 pub struct Task<'a> {
     /// The address that it listens on and answers from.
     pub vip: IpAddr,
+    /// The backend's own address, where GRE arrives.
+    pub address: IpAddr,
     /// The ports that it may use, inclusive.
     pub tids: Option<(u16, u16)>,
     /// The directory that it serves.
@@ -42,15 +51,22 @@ impl Server {
             Server::InTftpd => "in.tftpd",
             Server::Dnsmasq => "dnsmasq",
             Server::DnsmasqSinglePort => "dnsmasq-single-port",
+            Server::Guideway => "guideway",
+            Server::GuidewayTunnel => "guideway-tunnel",
         }
     }
 
     /// Whether it can be told which ports to use. A single-port server needs none.
     pub fn has_tid_ranges(self) -> bool {
         match self {
-            Server::InTftpd | Server::Dnsmasq => true,
+            Server::InTftpd | Server::Dnsmasq | Server::Guideway | Server::GuidewayTunnel => true,
             Server::DnsmasqSinglePort => false,
         }
+    }
+
+    /// Whether it takes GRE from directors itself, so that nobody else has to unwrap it.
+    pub fn unwraps(self) -> bool {
+        self == Server::GuidewayTunnel
     }
 
     /// Where the program is.
@@ -61,6 +77,7 @@ impl Server {
         match self {
             Server::InTftpd => programs::find("in.tftpd", "tftpd-hpa"),
             Server::Dnsmasq | Server::DnsmasqSinglePort => programs::find("dnsmasq", "dnsmasq-base"),
+            Server::Guideway | Server::GuidewayTunnel => Ok(PathBuf::from("/proc/self/exe")),
         }
     }
 
@@ -86,6 +103,18 @@ impl Server {
                     command.arg(format!("--tftp-port-range={first},{last}"));
                 }
             }
+            Server::Guideway | Server::GuidewayTunnel => {
+                command.arg0("guideway").args(["tftpd", "--log-level", "warn", "--root"]).arg(task.root);
+                if self.unwraps() {
+                    command.args(["--gre", &task.address.to_string(), "--vip", &task.vip.to_string()]);
+                } else {
+                    command.args(["--listen", &SocketAddr::new(task.vip, 69).to_string()]);
+                }
+                // One port serves all transfers: the range may be as narrow as that.
+                if let Some((first, _)) = task.tids {
+                    command.args(["--tid-port", &first.to_string()]);
+                }
+            }
         }
         Ok(command)
     }
@@ -101,13 +130,13 @@ impl Server {
         let mut child = host.spawn(command.stdin(Stdio::null()).stdout(log).stderr(both))?;
         let doing = || format!("starting {} on {}", self.name(), host.name());
         let since = Instant::now();
-        while !listens(host, task.vip)? {
+        while !self.listens(host, task)? {
             if let Some(status) = child.try_wait().doing(doing)? {
                 let said = std::fs::read_to_string(task.log).unwrap_or_default();
                 return Err(Error::failed(doing(), format!("it ended with {status}: {}", last_line(&said))));
             }
             if since.elapsed() > Duration::from_secs(10) {
-                return Err(Error::failed(doing(), "it does not listen on port 69 after 10 s"));
+                return Err(Error::failed(doing(), "it does not listen after 10 s"));
             }
             // The kernel has no event for "a socket was bound".
             std::thread::sleep(Duration::from_millis(5));
@@ -116,14 +145,18 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Whether the port that clients reach first is bound: 69, or that of the transfers where requests come in GRE.
+    fn listens(self, host: &Namespace, task: &Task<'_>) -> Result<bool, Error> {
+        let port = task.tids.filter(|_| self.unwraps()).map_or(69, |(first, _)| first);
+        let file = if task.vip.is_ipv4() { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" };
+        let table = host.run(|| std::fs::read_to_string(file).doing(|| format!("reading {file}")))?;
+        let end = format!(":{port:04X}");
+        Ok(table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).any(|local| local.ends_with(&end)))
+    }
+}
+
 /// The last line that is not empty.
 pub fn last_line(text: &str) -> &str {
     text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing").trim()
-}
-
-/// Whether something on `host` has UDP port 69 bound.
-fn listens(host: &Namespace, vip: IpAddr) -> Result<bool, Error> {
-    let file = if vip.is_ipv4() { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" };
-    let table = host.run(|| std::fs::read_to_string(file).doing(|| format!("reading {file}")))?;
-    Ok(table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).any(|local| local.ends_with(":0045")))
 }
