@@ -221,7 +221,8 @@ impl Session {
     /// Whether a request that comes again now adds nothing: the first one is still being answered, or was just now.
     fn is_starting(&self, now: crate::time::Time) -> bool {
         match &self.stage {
-            Stage::Running(running) => now - self.started < DUPLICATE && running.transfer.last() != Some(running.transfer.acked()),
+            // Once everything was sent the client may have all of it, and may be so quick that its next request overtakes its last ACK.
+            Stage::Running(running) => now - self.started < DUPLICATE && !running.transfer.everything_sent(),
             _ => true,
         }
     }

@@ -268,8 +268,15 @@ fn a_request_that_comes_again_restarts_only_when_it_is_another_or_late() {
         client.data(1, &[7; 512]);
         client.request(local(69), "a", &[]);
         until(&running, "the duplicate is seen", |totals| totals.get(Counter::RequestsRepeated) == 1);
-        client.request(local(69), "b", &[("tsize", "0")]);
+        client.request(local(69), "b", &[]);
         until(&running, "the other is a restart", |totals| totals.get(Counter::Restarted) == 1 && totals.get(Counter::Started) == 2);
+        let tid = client.data(1, &[7; 512]);
+        client.ack(tid, 1);
+        client.data(2, &[7; 88]);
+        // The next request overtakes the last ACK.
+        client.request(local(69), "b", &[]);
+        client.data(1, &[7; 512]);
+        until(&running, "it starts anew", |totals| totals.get(Counter::Restarted) == 2 && totals.get(Counter::Started) == 3);
     });
 }
 
