@@ -17,6 +17,7 @@
 //! | [`director`] | workers and the daemon around them, its control socket |
 //! | [`control_client`] | asks a director over its control socket |
 //! | [`lab`] | namespaces in which real clients fetch real files |
+//! | [`tftp`] | TFTP packets, a framework for servers and its engine |
 //! | [`cli`] | the commands |
 
 pub mod cli;
@@ -33,6 +34,7 @@ pub mod lab;
 pub mod maglev;
 pub mod path;
 pub mod tables;
+pub mod tftp;
 pub mod time;
 pub mod turn;
 pub mod verdict;

@@ -1,0 +1,110 @@
+//! What a transfer sends: bytes that can be read at any offset, with a size when it is known and a tag that changes when they do.
+
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Bytes to be sent. One content may serve many transfers at once.
+///
+/// Reading at an offset, instead of reading on, is what makes windows, repeated blocks and going on with another server's transfer possible.
+pub trait Content: Send + Sync {
+    /// Size in bytes when it is known. It is a promise: the client is told, exactly so much is sent, and a content that ends early fails the
+    /// transfer.
+    fn size(&self) -> Option<u64>;
+
+    /// Changes when the bytes change. Two servers with the same bytes should agree on it.
+    fn version(&self) -> Version;
+
+    /// Reads at `offset` into `buffer` and says how many bytes: fewer than asked when no more are at hand, 0 only at the end.
+    ///
+    /// It runs on the event loop and must not wait. Bytes that come later are `Pending`, after which `context`'s waker is woken when there
+    /// are some. Bytes that were read once must stay the same.
+    ///
+    /// # Errors
+    /// What ends the transfer; the client gets an ERROR with a general text, the log the error.
+    fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
+}
+
+/// Tag of a content's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version(pub [u8; 16]);
+
+impl Version {
+    /// The tag of whatever identifies the bytes: an ETag, or time of change and size, or the bytes themselves.
+    pub fn of(parts: &[&[u8]]) -> Version {
+        let mut hasher = Sha256::new();
+        for part in parts {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        let digest: [u8; 32] = hasher.finalize().into();
+        Version(std::array::from_fn(|index| digest[index]))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Version({self})")
+    }
+}
+
+/// Content in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bytes(Arc<[u8]>);
+
+impl Bytes {
+    /// These bytes.
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Bytes {
+        Bytes(bytes.into())
+    }
+}
+
+impl Content for Bytes {
+    fn size(&self) -> Option<u64> {
+        Some(self.0.len() as u64)
+    }
+
+    fn version(&self) -> Version {
+        Version::of(&[&self.0])
+    }
+
+    fn poll_read_at(&self, _: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let left = usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..)).unwrap_or_default();
+        let len = left.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&left[..len]);
+        Poll::Ready(Ok(len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[test]
+    fn bytes_in_memory_are_read_at_any_offset() {
+        let content = Bytes::new(*b"abcdef");
+        let mut buffer = [0; 4];
+        let mut read = |offset| match content.poll_read_at(&mut Context::from_waker(Waker::noop()), offset, &mut buffer) {
+            Poll::Ready(Ok(len)) => buffer[..len].to_vec(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((read(0), read(4), read(6), read(u64::MAX)), (b"abcd".to_vec(), b"ef".to_vec(), vec![], vec![]));
+        assert_eq!(content.size(), Some(6));
+    }
+
+    #[test]
+    fn versions_tell_parts_apart() {
+        assert_eq!(Version::of(&[b"ab", b"c"]), Version::of(&[b"ab", b"c"]));
+        assert_ne!(Version::of(&[b"ab", b"c"]), Version::of(&[b"a", b"bc"]));
+        assert_eq!(Version::of(&[]).to_string(), "e3b0c44298fc1c149afbf4c8996fb924", "the SHA-256 of nothing, cut");
+    }
+}

@@ -1,0 +1,8 @@
+//! TFTP: the wire types, a framework for servers, and the engine that runs them.
+
+pub mod content;
+pub mod handler;
+pub mod netascii;
+pub mod options;
+pub mod packet;
+pub mod transfer;
