@@ -2,6 +2,7 @@
 
 pub mod content;
 pub mod handler;
+pub mod handlers;
 pub mod netascii;
 pub mod options;
 pub mod packet;
