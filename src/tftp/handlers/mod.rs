@@ -20,3 +20,5 @@ pub mod name;
 mod owned;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+pub(crate) mod testing_origin;
