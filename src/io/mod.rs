@@ -12,7 +12,7 @@ pub mod fault;
 pub mod interface;
 pub mod memory;
 pub mod pcap;
-mod sys;
+pub(crate) mod sys;
 #[cfg(test)]
 mod testing;
 

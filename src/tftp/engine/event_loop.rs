@@ -1,0 +1,387 @@
+//! The loop: waits, receives, tells datagrams apart, handles timers and messages, sends.
+
+use super::mailbox::{Mail, Mailbox};
+use super::openers::Openers;
+use super::outbox::{Flushed, Outbox, Route};
+use super::ports::{PathMtu, Port};
+use super::read_ahead::ReadAhead;
+use super::session::{Peer, Session};
+use super::sys::{Local, Received, Receiver};
+use super::tunnel::Tunnel;
+use super::wheel::Wheel;
+use super::{Config, Key};
+use crate::io::sys::monotonic;
+use crate::tftp::handler::Handler;
+use crate::tftp::packet::{ErrorCode, Malformed, Packet, put_error};
+use crate::tftp::report::{Counter, Counters, Observer, Outcome, Statistics};
+use crate::time::Time;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Datagrams received with one call, and the longest request that is understood.
+const BATCH: usize = 64;
+const LONGEST: usize = 2048;
+/// Batches taken from one socket before the others have their turn.
+const TURNS: usize = 4;
+/// Slots of the read-ahead.
+const SLOTS: u16 = 256;
+/// ERRORs to strangers in a second.
+const TOLD: u32 = 100;
+/// Longest wait for an event.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What a loop is made of.
+pub struct Parts {
+    pub config: Config,
+    pub ports: Vec<Port>,
+    pub tunnel: Option<Tunnel>,
+    pub handler: Arc<dyn Handler>,
+    pub observer: Arc<dyn Observer>,
+    pub counters: Arc<Counters>,
+    /// For the loop that calls the observer at intervals.
+    pub statistics: Option<Statistics>,
+    pub mailbox: Arc<Mailbox>,
+    pub openers: Openers,
+}
+
+/// One event loop.
+pub struct EventLoop {
+    pub(super) config: Config,
+    pub(super) ports: Vec<Port>,
+    tunnel: Option<Tunnel>,
+    pub(super) handler: Arc<dyn Handler>,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) counters: Arc<Counters>,
+    statistics: Option<Statistics>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) openers: Openers,
+    sessions: Vec<(u32, Option<Box<Session>>)>,
+    free: Vec<u32>,
+    pub(super) peers: HashMap<Peer, Key>,
+    pub(super) per_client: HashMap<IpAddr, usize>,
+    pub(super) outbox: Outbox,
+    pub(super) read_ahead: ReadAhead,
+    pub(super) flushed: Flushed,
+    pub(super) mtu: PathMtu,
+    wheel: Wheel<Key>,
+    /// Hashes of peers whose transfer ended lately: what still comes from them is no stranger's.
+    ended: Box<[u64; 256]>,
+    hasher: RandomState,
+    told: (u64, u32),
+    observed: Time,
+    pub(super) now: Time,
+}
+
+/// What becomes of a session that was worked on.
+pub enum After {
+    Keep,
+    Close(Outcome),
+}
+
+impl EventLoop {
+    pub fn new(parts: Parts) -> EventLoop {
+        let now = monotonic();
+        EventLoop {
+            config: parts.config,
+            ports: parts.ports,
+            tunnel: parts.tunnel,
+            handler: parts.handler,
+            observer: parts.observer,
+            counters: parts.counters,
+            statistics: parts.statistics,
+            mailbox: parts.mailbox,
+            openers: parts.openers,
+            sessions: Vec::new(),
+            free: Vec::new(),
+            peers: HashMap::new(),
+            per_client: HashMap::new(),
+            outbox: Outbox::default(),
+            read_ahead: ReadAhead::new(SLOTS),
+            flushed: Flushed::default(),
+            mtu: PathMtu::new(),
+            wheel: Wheel::new(now),
+            ended: Box::new([0; 256]),
+            hasher: RandomState::new(),
+            told: (0, 0),
+            observed: now,
+            now,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    /// When the kernel refuses to wait for events, which it has no reason to.
+    pub fn run(&mut self) -> io::Result<()> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let bell = self.ports.len() as u64;
+        for (index, port) in self.ports.iter().enumerate() {
+            epoll.add(port, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
+        }
+        epoll.add(&*self.mailbox, EpollEvent::new(EpollFlags::EPOLLIN, bell))?;
+        for (index, socket) in self.tunnel.iter().flat_map(Tunnel::sockets).enumerate() {
+            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, bell + 1 + index as u64))?;
+        }
+        let mut receiver = Receiver::new(BATCH, LONGEST);
+        let mut events = [EpollEvent::empty(); 32];
+        let mut due = Vec::new();
+        loop {
+            let count = match epoll.wait(&mut events, self.wait()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            self.now = monotonic();
+            for event in &events[..count] {
+                match event.data() {
+                    index if index < bell => self.receive(index as u16, &mut receiver),
+                    index if index == bell => {
+                        if self.read_mail() {
+                            self.finish();
+                            return Ok(());
+                        }
+                    }
+                    index => self.receive_tunnel((index - bell - 1) as usize, &mut receiver),
+                }
+            }
+            self.timers(&mut due);
+            self.flush();
+            self.settle();
+        }
+    }
+
+    fn wait(&mut self) -> EpollTimeout {
+        let wait = self.wheel.idle(self.now).unwrap_or(IDLE).min(IDLE);
+        let wait = if self.statistics.is_some() { wait.min(self.observer.interval()) } else { wait };
+        // Rounded up: a wait that ends before the timer's turn would be repeated without need.
+        EpollTimeout::try_from(u32::try_from(wait.as_millis() + 1).unwrap_or(1000)).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn receive(&mut self, index: u16, receiver: &mut Receiver) {
+        for _ in 0..TURNS {
+            // An error is a pending one of the socket's and concerns a datagram that we sent.
+            let Ok(count) = receiver.receive(self.ports[usize::from(index)].as_fd()) else { return };
+            for at in 0..count {
+                if let Some(received) = receiver.get(at) {
+                    self.datagram(index, &received);
+                }
+            }
+            if count < BATCH {
+                return;
+            }
+            self.flush();
+        }
+    }
+
+    fn receive_tunnel(&mut self, index: usize, receiver: &mut Receiver) {
+        for _ in 0..TURNS {
+            let Some(tunnel) = &self.tunnel else { return };
+            let Ok(count) = tunnel.receive(index, receiver) else { return };
+            for at in 0..count {
+                let unwrapped = receiver.get(at).and_then(|outer| self.tunnel.as_ref()?.unwrap(index, outer.bytes));
+                match unwrapped {
+                    Some((port, listens, received)) => self.deliver(port, listens, &received),
+                    None => self.counters.add(Counter::Malformed, 1),
+                }
+            }
+            if count < BATCH {
+                return;
+            }
+            self.flush();
+        }
+    }
+
+    /// A datagram from one of the UDP sockets.
+    pub(super) fn datagram(&mut self, index: u16, received: &Received<'_>) {
+        let port = &self.ports[usize::from(index)];
+        self.deliver(port.reply, port.listens, received);
+    }
+
+    /// A datagram whose answer goes from the socket `reply`.
+    fn deliver(&mut self, reply: u16, listens: bool, received: &Received<'_>) {
+        self.counters.add(Counter::Datagrams, 1);
+        let (client, bytes) = (received.from, received.bytes);
+        let bound = self.ports[usize::from(reply)].local.ip();
+        let from = received.local.filter(|_| bound.is_unspecified()).map(|local| Local { interface: scope(client), ..local });
+        let route = Route { port: reply, to: client, from };
+        let peer = Peer { client, vip: from.map_or(bound, |local| local.address), port: reply };
+        match Packet::parse(bytes) {
+            Ok(Packet::Request(request)) if listens && !received.cut => self.request(peer, route, bytes, &request),
+            Ok(Packet::Ack { block }) => self.ack(peer, route, block),
+            Ok(Packet::Error { code, text }) => {
+                self.counters.add(Counter::ErrorsReceived, 1);
+                self.client_error(peer, code, text);
+            }
+            Ok(Packet::Data { .. }) if !self.peers.contains_key(&peer) => self.stranger(peer, route),
+            Err(Malformed::Unterminated) if listens => {
+                self.counters.add(Counter::Malformed, 1);
+                self.error(route, ErrorCode::ILLEGAL, "the request does not end");
+            }
+            Ok(Packet::Request(_)) if listens => {
+                self.counters.add(Counter::Malformed, 1);
+                self.error(route, ErrorCode::ILLEGAL, "the request is too long");
+            }
+            _ => self.counters.add(Counter::Malformed, 1),
+        }
+    }
+
+    /// Queues an ERROR.
+    pub(super) fn error(&mut self, route: Route, code: ErrorCode, text: &str) {
+        self.outbox.packet(route, |to| put_error(to, code, text.as_bytes()));
+    }
+
+    /// A packet of a transfer that is not known here. It is told so (RFC 1350 section 4), unless that transfer has just ended or too many
+    /// were told in this second: whoever forges senders' addresses must not find a mirror here.
+    pub(super) fn stranger(&mut self, peer: Peer, route: Route) {
+        let hash = self.hasher.hash_one(peer);
+        if self.ended[hash as usize % 256] == hash {
+            self.counters.add(Counter::AcksIgnored, 1);
+            return;
+        }
+        self.counters.add(Counter::Strangers, 1);
+        let second = self.now.seconds();
+        if self.told.0 != second {
+            self.told = (second, 0);
+        }
+        if self.told.1 < TOLD {
+            self.told.1 += 1;
+            self.counters.add(Counter::StrangersTold, 1);
+            self.error(route, ErrorCode::UNKNOWN_TID, "unknown transfer");
+        }
+    }
+
+    /// Keeps a new session; its key.
+    pub(super) fn insert(&mut self, session: Session) -> Key {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.sessions.push((0, None));
+            self.sessions.len() as u32 - 1
+        });
+        let place = &mut self.sessions[index as usize];
+        let key = Key { index, generation: place.0 };
+        self.peers.insert(session.peer, key);
+        *self.per_client.entry(session.peer.client.ip()).or_default() += 1;
+        place.1 = Some(Box::new(session));
+        self.counters.add(Counter::Started, 1);
+        key
+    }
+
+    /// How many sessions there are.
+    pub(super) fn open(&self) -> usize {
+        self.sessions.len() - self.free.len()
+    }
+
+    /// The session of this key.
+    pub(super) fn session(&mut self, key: Key) -> Option<&mut Session> {
+        let place = self.sessions.get_mut(key.index as usize)?;
+        if place.0 == key.generation { place.1.as_deref_mut() } else { None }
+    }
+
+    /// Works on a session, sets its timer, or closes it.
+    pub(super) fn with(&mut self, key: Key, work: impl FnOnce(&mut Self, &mut Session) -> After) {
+        let Some(place) = self.sessions.get_mut(key.index as usize).filter(|place| place.0 == key.generation) else { return };
+        let Some(mut session) = place.1.take() else { return };
+        match work(self, &mut session) {
+            After::Keep => {
+                let deadline = session.deadline(self.config.open_timeout);
+                if session.scheduled.is_none_or(|tick| Wheel::<Key>::too_late(tick, deadline)) {
+                    session.scheduled = Some(self.wheel.set(deadline, key));
+                }
+                self.sessions[key.index as usize].1 = Some(session);
+            }
+            After::Close(outcome) => self.close(key, *session, outcome),
+        }
+    }
+
+    fn close(&mut self, key: Key, mut session: Session, outcome: Outcome) {
+        self.read_ahead.release(&mut session.cursor, key);
+        self.peers.remove(&session.peer);
+        let client = session.peer.client.ip();
+        if let Some(count) = self.per_client.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_client.remove(&client);
+            }
+        }
+        let hash = self.hasher.hash_one(session.peer);
+        self.ended[hash as usize % 256] = hash;
+        self.sessions[key.index as usize].0 = key.generation.wrapping_add(1);
+        self.free.push(key.index);
+        self.counters.add(outcome.counter(), 1);
+        let tid = self.ports[usize::from(session.peer.port)].local.port();
+        self.observer.transfer(&session.report(tid, outcome, self.now));
+    }
+
+    fn read_mail(&mut self) -> bool {
+        let mut stop = false;
+        for mail in self.mailbox.take() {
+            match mail {
+                Mail::Opened(key, opened) => self.with(key, |this, session| this.opened(key, session, opened)),
+                Mail::Woken(key) => self.with(key, |this, session| this.woken(key, session)),
+                Mail::Stop => stop = true,
+            }
+        }
+        stop
+    }
+
+    fn timers(&mut self, due: &mut Vec<(u64, Key)>) {
+        self.wheel.turn(self.now, due);
+        for (tick, key) in due.drain(..) {
+            // A timer that was set anew for an earlier time leaves its old entry behind.
+            if self.session(key).is_none_or(|session| session.scheduled != Some(tick)) {
+                continue;
+            }
+            self.with(key, |this, session| {
+                session.scheduled = None;
+                if session.deadline(this.config.open_timeout) > this.now { After::Keep } else { this.expired(key, session) }
+            });
+        }
+    }
+
+    /// Sends what is queued.
+    pub(super) fn flush(&mut self) {
+        self.outbox.flush(&self.ports, &self.read_ahead, &mut self.flushed);
+    }
+
+    /// Takes note of what the kernel said of the flushes, and calls the observer when it is time.
+    fn settle(&mut self) {
+        if self.flushed.failed > 0 {
+            self.counters.add(Counter::SendErrors, std::mem::take(&mut self.flushed.failed));
+        }
+        for key in std::mem::take(&mut self.flushed.uncut) {
+            if let Some(session) = self.session(key) {
+                session.never_cut();
+            }
+        }
+        if let Some(statistics) = &self.statistics
+            && self.now - self.observed >= self.observer.interval()
+        {
+            self.observed = self.now;
+            self.observer.server(statistics);
+        }
+    }
+
+    /// Ends what is under way.
+    fn finish(&mut self) {
+        let open: Vec<Key> = self.peers.values().copied().collect();
+        for key in open {
+            self.with(key, |_, _| After::Close(Outcome::Stopped));
+        }
+        self.flush();
+        self.settle();
+    }
+}
+
+/// The interface of a link-local client; 0 for all others, which routes lead to.
+fn scope(client: SocketAddr) -> u32 {
+    match client {
+        SocketAddr::V6(client) => client.scope_id(),
+        SocketAddr::V4(_) => 0,
+    }
+}

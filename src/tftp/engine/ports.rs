@@ -1,0 +1,172 @@
+//! The sockets of an event loop.
+
+use super::{Config, Tid};
+use crate::io::sys::{get_option, set_option};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// Receive buffer asked for: a burst of thousands of requests must fit while the loop waits for its turn.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+const SEND_BUFFER: i32 = 4 << 20;
+
+/// One UDP socket.
+pub struct Port {
+    socket: Socket,
+    /// Its address; the IP is unspecified when it takes every address of the host.
+    pub local: SocketAddr,
+    /// Whether requests are taken from it.
+    pub listens: bool,
+    /// Index of the socket that answers go from.
+    pub reply: u16,
+}
+
+impl AsFd for Port {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What could not be done, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {source}")]
+pub struct Error {
+    /// What was tried.
+    pub doing: String,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+impl Error {
+    pub(super) fn new(doing: impl Into<String>, source: impl Into<io::Error>) -> Error {
+        Error { doing: doing.into(), source: source.into() }
+    }
+}
+
+/// The sockets of loop `index`: for each address a listening one and one for transfers, or one for both.
+pub fn open(config: &Config, index: usize) -> Result<Vec<Port>, Error> {
+    let mut ports = Vec::new();
+    for &address in &config.listen {
+        // Windows and BSD users expect [::] to mean everything. Two sockets of one family each keep addresses what they are.
+        if address.ip() == IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED) {
+            pair(config, index, SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), address.port()), &mut ports)?;
+        }
+        pair(config, index, address, &mut ports)?;
+    }
+    if index == 0
+        && let Some(tunnel) = &config.tunnel
+    {
+        for &vip in &tunnel.vips {
+            let (port, listens) = match config.tid.port(index) {
+                None => (tunnel.port, true),
+                Some(port) => (port, false),
+            };
+            let reply = u16::try_from(ports.len()).unwrap_or(u16::MAX);
+            ports.push(Port::bind(SocketAddr::new(vip, port), listens, reply, true)?);
+        }
+    }
+    Ok(ports)
+}
+
+fn pair(config: &Config, index: usize, address: SocketAddr, ports: &mut Vec<Port>) -> Result<(), Error> {
+    let at = u16::try_from(ports.len()).unwrap_or(u16::MAX);
+    match config.tid.port(index) {
+        None => ports.push(Port::bind(address, true, at, false)?),
+        Some(port) => {
+            ports.push(Port::bind(address, true, at + 1, false)?);
+            ports.push(Port::bind(SocketAddr::new(address.ip(), port), false, at + 1, false)?);
+        }
+    }
+    Ok(())
+}
+
+impl Tid {
+    /// The port of a loop for transfers; 0 lets the kernel choose, nothing is the listening port itself.
+    fn port(self, index: usize) -> Option<u16> {
+        match self {
+            Tid::Single => None,
+            Tid::Any => Some(0),
+            Tid::Port(first) => Some(first.saturating_add(u16::try_from(index).unwrap_or(u16::MAX))),
+        }
+    }
+}
+
+impl Port {
+    /// `foreign` is for an address that this host does not have.
+    fn bind(address: SocketAddr, listens: bool, reply: u16, foreign: bool) -> Result<Port, Error> {
+        let what = if listens { "listening on" } else { "binding the transfers' port to" };
+        let failed = |source: io::Error| Error::new(format!("{what} {address}"), source);
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(failed)?;
+        let fd = socket.as_fd();
+        let v6 = address.is_ipv6();
+        let option = |level, name, value: i32| set_option(fd, level, name, &value);
+        if v6 {
+            socket.set_only_v6(true).map_err(failed)?;
+        }
+        if listens {
+            socket.set_reuse_port(true).map_err(failed)?;
+        }
+        if foreign {
+            let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::IPPROTO_IP, libc::IP_TRANSPARENT) };
+            option(level, name, 1)
+                .map_err(|e| Error::new(format!("sending from {address}, which needs CAP_NET_ADMIN or CAP_NET_RAW"), e))?;
+        }
+        if address.ip().is_unspecified() {
+            let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
+            option(level, name, 1).map_err(failed)?;
+        }
+        // A client that cannot take a block's size says so by its options; a DF bit would only lose blocks on narrower paths.
+        let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER) } else { (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER) };
+        option(level, name, libc::IP_PMTUDISC_DONT).map_err(failed)?;
+        for (force, plain, size) in
+            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)]
+        {
+            option(libc::SOL_SOCKET, force, size).or_else(|_| option(libc::SOL_SOCKET, plain, size)).map_err(failed)?;
+        }
+        socket.bind(&SockAddr::from(address)).map_err(failed)?;
+        let local = socket.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
+        Ok(Port { socket, local, listens, reply })
+    }
+}
+
+/// The MTU of paths to clients, asked of the kernel and remembered for a while.
+pub struct PathMtu {
+    probes: [Option<Socket>; 2],
+    known: Vec<Option<(IpAddr, u32, u64)>>,
+}
+
+/// Paths remembered, and for how many seconds.
+const PATHS: usize = 256;
+const REMEMBERED: u64 = 10;
+
+impl PathMtu {
+    /// Nothing known yet.
+    pub fn new() -> PathMtu {
+        let probe = |domain| Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).ok();
+        PathMtu { probes: [probe(Domain::IPV4), probe(Domain::IPV6)], known: vec![None; PATHS] }
+    }
+
+    /// The MTU of the path to `client`; 1500 when the kernel does not say.
+    pub fn to(&mut self, client: SocketAddr, second: u64) -> u32 {
+        let last = match client.ip() {
+            IpAddr::V4(ip) => ip.octets()[3],
+            IpAddr::V6(ip) => ip.octets()[15],
+        };
+        let place = &mut self.known[usize::from(last) % PATHS];
+        if let Some((address, mtu, until)) = *place
+            && address == client.ip()
+            && second < until
+        {
+            return mtu;
+        }
+        let v6 = client.is_ipv6();
+        let Some(probe) = &self.probes[usize::from(v6)] else { return 1500 };
+        let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
+        // Connecting a UDP socket sends nothing; it looks up the route.
+        let asked = probe.connect(&client.into()).and_then(|()| get_option::<i32>(probe.as_fd(), level, name));
+        let mtu = asked.ok().and_then(|mtu| u32::try_from(mtu).ok()).unwrap_or(1500);
+        *place = Some((client.ip(), mtu, second + REMEMBERED));
+        mtu
+    }
+}

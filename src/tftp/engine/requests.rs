@@ -1,0 +1,231 @@
+//! From a request to the first answer: opening without waiting, and the first block at hand before anything is promised.
+//!
+//! The OACK goes out only when the first block can follow it: some clients wait for ever when an ERROR follows an OACK.
+
+use super::Key;
+use super::event_loop::{After, EventLoop};
+use super::mailbox::Knock;
+use super::outbox::Route;
+use super::read_ahead::{Have, Wanted};
+use super::session::{Peer, Running, Session, Stage};
+use crate::tftp::content::Content;
+use crate::tftp::handler::{Opened, Opening, Refusal, Request};
+use crate::tftp::netascii::Netascii;
+use crate::tftp::options::{blksize_of_mtu, negotiate};
+use crate::tftp::packet::{self, ErrorCode, Mode};
+use crate::tftp::report::{Counter, Outcome};
+use crate::tftp::transfer::{Step, Transfer};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// Contents up to this size are read through to know their size in netascii.
+const MEASURED: u64 = 1 << 20;
+/// A request that comes again so soon is a duplicate of the network's or of a hasty client; later it is a client that starts again.
+const DUPLICATE: Duration = Duration::from_secs(1);
+
+impl EventLoop {
+    pub(super) fn request(&mut self, peer: Peer, route: Route, bytes: &[u8], request: &packet::Request<'_>) {
+        if request.write {
+            self.counters.add(Counter::Writes, 1);
+            return self.error(route, ErrorCode::ACCESS, "writing is not allowed");
+        }
+        self.counters.add(Counter::Requests, 1);
+        if let Some(&key) = self.peers.get(&peer) {
+            let now = self.now;
+            if self.session(key).is_some_and(|session| session.request[..] == *bytes && session.is_starting(now)) {
+                self.counters.add(Counter::RequestsRepeated, 1);
+                return;
+            }
+            self.with(key, |_, _| After::Close(Outcome::Restarted));
+        }
+        let of_client = self.per_client.get(&peer.client.ip()).copied().unwrap_or(0);
+        if self.open() >= self.config.max_transfers || of_client >= self.config.max_per_client {
+            return self.counters.add(Counter::Shed, 1);
+        }
+        let key = self.insert(Session::new(peer, route, bytes, self.now));
+        self.with(key, |this, session| this.begin(key, session, request));
+    }
+
+    fn begin(&mut self, key: Key, session: &mut Session, request: &packet::Request<'_>) -> After {
+        let Some(mode) = request.known_mode() else {
+            return self.refuse(session, Refusal::new(ErrorCode::ILLEGAL, "unknown mode"));
+        };
+        session.mode = Some(mode);
+        let tid = self.ports[usize::from(session.peer.port)].local.port();
+        let (client, vip) = (session.peer.client, session.peer.vip);
+        match self.handler.open(&Request { client, vip, tid, file: request.file, mode, options: request.options }) {
+            Opening::Now(opened) => self.opened(key, session, opened),
+            Opening::Later(future) => {
+                session.stage = Stage::Waiting(future);
+                self.woken(key, session)
+            }
+            Opening::Job(job) => {
+                if self.openers.submit(&self.mailbox, key, job) {
+                    After::Keep
+                } else {
+                    self.refuse(session, Refusal::failed("the server is busy"))
+                }
+            }
+        }
+    }
+
+    /// Tells the client.
+    fn refuse(&mut self, session: &mut Session, refusal: Refusal) -> After {
+        session.answered = Some(self.now);
+        if let Some(code) = refusal.code {
+            self.error(session.route, code, &refusal.text);
+        }
+        After::Close(Outcome::Refused(refusal.code, refusal.text))
+    }
+
+    /// Ends a transfer whose content cannot be read. The client learns no details.
+    pub(super) fn fail(&mut self, session: &mut Session, why: &std::io::Error) -> After {
+        self.error(session.route, ErrorCode::NOT_DEFINED, "the file cannot be read");
+        After::Close(Outcome::Failed(why.to_string()))
+    }
+
+    /// A handler is done with opening.
+    pub(super) fn opened(&mut self, key: Key, session: &mut Session, opened: Opened) -> After {
+        match opened {
+            Err(refusal) => self.refuse(session, refusal),
+            Ok(content) => {
+                session.stage = Stage::Priming(content);
+                if session.mode == Some(Mode::Netascii) { self.translate(key, session) } else { self.prime(key, session) }
+            }
+        }
+    }
+
+    fn translate(&mut self, key: Key, session: &mut Session) -> After {
+        let Stage::Priming(content) = &session.stage else { return After::Keep };
+        let content = Arc::clone(content);
+        let small = content.size().is_some_and(|size| size <= MEASURED);
+        let measured = if small { Netascii::measured(Arc::clone(&content), &mut noop()) } else { Poll::Pending };
+        session.stage = Stage::Priming(match measured {
+            Poll::Ready(Ok(netascii)) => Arc::new(netascii),
+            Poll::Ready(Err(error)) => return self.fail(session, &error),
+            // Its size stays unknown, and the client is not told one.
+            Poll::Pending => Arc::new(Netascii::new(content)),
+        });
+        self.prime(key, session)
+    }
+
+    /// What was waited for may be there.
+    pub(super) fn woken(&mut self, key: Key, session: &mut Session) -> After {
+        let knock = self.knock(key, session);
+        knock.heard();
+        match &mut session.stage {
+            Stage::Waiting(future) => {
+                let waker = knock.waker();
+                match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    Poll::Pending => After::Keep,
+                    Poll::Ready(opened) => {
+                        session.stage = Stage::Opening;
+                        self.opened(key, session, opened)
+                    }
+                }
+            }
+            Stage::Priming(_) => self.prime(key, session),
+            Stage::Running(running) => {
+                running.starved = None;
+                self.pump(key, session)
+            }
+            Stage::Opening => After::Keep,
+        }
+    }
+
+    /// What wakes a session.
+    pub(super) fn knock(&self, key: Key, session: &mut Session) -> Arc<Knock> {
+        Arc::clone(session.knock.get_or_insert_with(|| Knock::new(Arc::clone(&self.mailbox), key)))
+    }
+
+    /// Reads the first block, then answers.
+    fn prime(&mut self, key: Key, session: &mut Session) -> After {
+        let Stage::Priming(content) = &session.stage else { return After::Keep };
+        let content = Arc::clone(content);
+        let size = content.size();
+        let asked = packet::Packet::parse(&session.request);
+        let options = if let Ok(packet::Packet::Request(request)) = asked { request.options } else { packet::Options::default() };
+        let (mtu, second, client, by_mtu) = (&mut self.mtu, self.now.seconds(), session.peer.client, self.config.limits.blksize_by_mtu);
+        let cap = || if by_mtu { blksize_of_mtu(mtu.to(client, second), client.is_ipv6()) } else { u16::MAX };
+        let (terms, oack) = negotiate(options, &self.config.limits, cap, size);
+        let block = usize::from(terms.blksize);
+        match self.read(key, session, &*content, size, 0, block, block) {
+            Err(error) => return self.fail(session, &error),
+            Ok(Have::Pending) => return After::Keep,
+            Ok(_) => {}
+        }
+        let mut transfer = Transfer::new(terms, oack.is_some(), &self.config.pace, self.now);
+        if let Some(size) = size {
+            transfer.ends_with(transfer.last_block(size));
+        }
+        session.answered = Some(self.now);
+        let start = transfer.start();
+        let oack = oack.unwrap_or_default().into_boxed_slice();
+        session.stage = Stage::Running(Box::new(Running { transfer, content, size, oack, cut: true, starved: None }));
+        self.step(key, session, start)
+    }
+
+    /// Reads content without waiting; after `Pending` the session is woken.
+    pub(super) fn read(
+        &mut self,
+        key: Key,
+        session: &mut Session,
+        content: &dyn Content,
+        size: Option<u64>,
+        offset: u64,
+        block: usize,
+        window: usize,
+    ) -> std::io::Result<Have> {
+        loop {
+            let wanted = Wanted { owner: key, content, size, offset, block, window, outbox: self.outbox.number() };
+            match self.read_ahead.read(&mut session.cursor, &wanted, &mut noop())? {
+                Have::Busy => {
+                    self.flush();
+                    continue;
+                }
+                Have::Pending => {}
+                have => return Ok(have),
+            }
+            // Most content is at hand. Only one that is not is asked again with a waker, which costs an allocation.
+            let knock = self.knock(key, session);
+            let waker = knock.waker();
+            let have = self.read_ahead.read(&mut session.cursor, &wanted, &mut Context::from_waker(&waker))?;
+            if have != Have::Busy {
+                return Ok(have);
+            }
+            self.flush();
+        }
+    }
+
+    /// Does what the state machine says.
+    pub(super) fn step(&mut self, key: Key, session: &mut Session, step: Step) -> After {
+        match step {
+            Step::Wait => After::Keep,
+            Step::Blocks => self.pump(key, session),
+            Step::Oack => {
+                let Stage::Running(running) = &session.stage else { return After::Keep };
+                session.tally.packets += 1;
+                self.counters.add(Counter::PacketsSent, 1);
+                self.outbox.packet(session.route, |to| to.extend(&running.oack));
+                After::Keep
+            }
+            Step::Done => After::Close(Outcome::Done),
+            Step::GiveUp(silence) => After::Close(silence.into()),
+        }
+    }
+}
+
+impl Session {
+    /// Whether a request that comes again now adds nothing: the first one is still being answered, or was just now.
+    fn is_starting(&self, now: crate::time::Time) -> bool {
+        match &self.stage {
+            Stage::Running(running) => now - self.started < DUPLICATE && running.transfer.last() != Some(running.transfer.acked()),
+            _ => true,
+        }
+    }
+}
+
+fn noop() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}

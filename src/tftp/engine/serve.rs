@@ -1,0 +1,134 @@
+//! From the first answer to the end: acknowledgements, time-outs, blocks.
+
+use super::Key;
+use super::event_loop::{After, EventLoop};
+use super::outbox::Route;
+use super::read_ahead::Have;
+use super::session::{Peer, Session, Stage};
+use crate::tftp::handler::Refusal;
+use crate::tftp::packet::{ErrorCode, data_header};
+use crate::tftp::report::{Counter, Outcome};
+use crate::tftp::transfer::{Ack, Silence, Step};
+use std::io;
+use std::sync::Arc;
+
+impl EventLoop {
+    pub(super) fn ack(&mut self, peer: Peer, route: Route, block: u16) {
+        let Some(&key) = self.peers.get(&peer) else { return self.stranger(peer, route) };
+        self.with(key, |this, session| {
+            let Stage::Running(running) = &mut session.stage else {
+                this.counters.add(Counter::AcksIgnored, 1);
+                return After::Keep;
+            };
+            let (ack, step) = running.transfer.on_ack(block, &this.config.pace, this.now);
+            if ack == Ack::New {
+                session.tally.acks += 1;
+                this.counters.add(Counter::Acks, 1);
+            } else {
+                session.tally.ignored += 1;
+                this.counters.add(Counter::AcksIgnored, 1);
+            }
+            this.step(key, session, step)
+        });
+    }
+
+    /// The client ends it. It is never answered: an ERROR for an ERROR would have no end.
+    pub(super) fn client_error(&mut self, peer: Peer, code: ErrorCode, text: &[u8]) {
+        let Some(&key) = self.peers.get(&peer) else { return };
+        self.with(key, |_, session| {
+            let probe = match &session.stage {
+                Stage::Running(running) => {
+                    let untouched = !running.oack.is_empty() && running.transfer.acked() == 0;
+                    untouched && (code == ErrorCode::OPTIONS || code == ErrorCode::NOT_DEFINED)
+                }
+                _ => false,
+            };
+            After::Close(if probe { Outcome::Probed } else { Outcome::Aborted(code, String::from_utf8_lossy(text).into_owned()) })
+        });
+    }
+
+    /// A session's time has come.
+    pub(super) fn expired(&mut self, key: Key, session: &mut Session) -> After {
+        let Stage::Running(running) = &mut session.stage else {
+            let refusal = Refusal::failed("the file could not be opened in time");
+            self.error(session.route, ErrorCode::NOT_DEFINED, &refusal.text);
+            return After::Close(Outcome::Refused(refusal.code, refusal.text));
+        };
+        if running.starved.is_some() && !running.transfer.outstanding() {
+            return self.fail(session, &io::Error::new(io::ErrorKind::TimedOut, "the content did not come in time"));
+        }
+        let step = running.transfer.on_timer(&self.config.pace, self.now);
+        session.tally.timeouts += 1;
+        self.counters.add(Counter::Timeouts, 1);
+        if step == Step::Oack {
+            session.tally.repeated += 1;
+            self.counters.add(Counter::Repeated, 1);
+        }
+        self.step(key, session, step)
+    }
+
+    /// Sends the blocks that are wanted, as far as content is at hand.
+    pub(super) fn pump(&mut self, key: Key, session: &mut Session) -> After {
+        loop {
+            let Stage::Running(running) = &session.stage else { return After::Keep };
+            let wanted = running.transfer.wanted();
+            if wanted.is_empty() {
+                return After::Keep;
+            }
+            let (first, blksize) = (*wanted.start(), usize::from(running.transfer.terms().blksize));
+            let count = usize::try_from(wanted.end() - first + 1).unwrap_or(usize::MAX);
+            let (content, size, cut) = (Arc::clone(&running.content), running.size, running.cut);
+            let offset = (first - 1) * blksize as u64;
+            let have = self.read(key, session, &*content, size, offset, blksize, count.saturating_mul(blksize));
+            let Stage::Running(running) = &mut session.stage else { return After::Keep };
+            let (slot, range, end) = match have {
+                Err(error) => return self.fail(session, &error),
+                Ok(Have::Bytes { slot, range, end }) => (slot, range, end),
+                Ok(_) => {
+                    running.starved.get_or_insert(self.now);
+                    return After::Keep;
+                }
+            };
+            let full = range.len() / blksize;
+            if end {
+                running.transfer.ends_with(first + full as u64);
+            }
+            let blocks = count.min(full + usize::from(end));
+            let bytes = range.start..range.end.min(range.start + blocks * blksize);
+            let (sent, upto) = (bytes.len() as u64, first + blocks as u64 - 1);
+            let transfer = &running.transfer;
+            let headers = (first..=upto).map(|block| data_header(transfer.wire(block)));
+            self.outbox.blocks(session.route, key, cut, blksize as u16, slot, bytes, headers);
+            self.read_ahead.queued(slot, self.outbox.number());
+            let repeated = running.transfer.sent(upto, self.now);
+            session.tally.packets += blocks as u64;
+            session.tally.bytes += sent;
+            session.tally.repeated += repeated;
+            self.counters.add(Counter::PacketsSent, blocks as u64);
+            self.counters.add(Counter::BytesSent, sent);
+            self.counters.add(Counter::Repeated, repeated);
+            if self.outbox.is_full() {
+                self.flush();
+            }
+        }
+    }
+}
+
+impl Session {
+    /// The kernel cannot cut this transfer's windows apart: its blocks do not fit the path, or the interface lacks checksum offload.
+    pub(super) fn never_cut(&mut self) {
+        if let Stage::Running(running) = &mut self.stage {
+            running.cut = false;
+        }
+    }
+}
+
+impl From<Silence> for Outcome {
+    fn from(silence: Silence) -> Outcome {
+        match silence {
+            Silence::Never => Outcome::Unheard,
+            Silence::Midway => Outcome::TimedOut,
+            Silence::AtTheEnd => Outcome::Unconfirmed,
+        }
+    }
+}

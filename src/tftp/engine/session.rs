@@ -1,0 +1,151 @@
+//! One request and what comes of it, as an event loop keeps it.
+
+use super::mailbox::Knock;
+use super::outbox::Route;
+use super::read_ahead::Cursor;
+use crate::tftp::content::Content;
+use crate::tftp::handler::Opened;
+use crate::tftp::options::Terms;
+use crate::tftp::packet::{Mode, Options, Packet};
+use crate::tftp::report::{Outcome, TransferReport};
+use crate::tftp::transfer::Transfer;
+use crate::time::Time;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// What packets of one transfer have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    pub client: SocketAddr,
+    pub vip: IpAddr,
+    /// Index of the socket that answers go from.
+    pub port: u16,
+}
+
+/// How far it is.
+pub enum Stage {
+    /// The handler or a thread of the opener pool is at it.
+    Opening,
+    /// A handler's future is to be ready.
+    Waiting(Pin<Box<dyn Future<Output = Opened> + Send>>),
+    /// There is content, but its first block is not at hand.
+    Priming(Arc<dyn Content>),
+    /// Blocks are sent.
+    Running(Box<Running>),
+}
+
+/// A transfer with what it sends.
+pub struct Running {
+    pub transfer: Transfer,
+    pub content: Arc<dyn Content>,
+    pub size: Option<u64>,
+    /// Empty when nothing was granted.
+    pub oack: Box<[u8]>,
+    /// Whether the kernel may cut windows apart.
+    pub cut: bool,
+    /// Since when content is waited for.
+    pub starved: Option<Time>,
+}
+
+/// One request.
+pub struct Session {
+    pub peer: Peer,
+    pub route: Route,
+    /// The request as it came; it names the file and the options.
+    pub request: Box<[u8]>,
+    pub mode: Option<Mode>,
+    pub stage: Stage,
+    pub cursor: Cursor,
+    pub knock: Option<Arc<Knock>>,
+    pub started: Time,
+    pub answered: Option<Time>,
+    /// The tick at which the timer wheel hands it out.
+    pub scheduled: Option<u64>,
+    pub tally: Tally,
+}
+
+/// What is counted of one transfer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub packets: u64,
+    pub bytes: u64,
+    pub repeated: u64,
+    pub timeouts: u64,
+    pub acks: u64,
+    pub ignored: u64,
+}
+
+impl Session {
+    pub fn new(peer: Peer, route: Route, request: &[u8], now: Time) -> Session {
+        Session {
+            peer,
+            route,
+            request: request.into(),
+            mode: None,
+            stage: Stage::Opening,
+            cursor: Cursor::default(),
+            knock: None,
+            started: now,
+            answered: None,
+            scheduled: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// The file and the options, from the request.
+    pub fn asked(&self) -> (&[u8], Options<'_>) {
+        match Packet::parse(&self.request) {
+            Ok(Packet::Request(request)) => (request.file, request.options),
+            _ => (&[], Options::default()),
+        }
+    }
+
+    /// When it must be looked at. `patience` is the time for opening and for content to come.
+    pub fn deadline(&self, patience: std::time::Duration) -> Time {
+        match &self.stage {
+            Stage::Running(running) => match running.starved {
+                Some(since) if !running.transfer.outstanding() => since.plus(patience),
+                _ => running.transfer.deadline(),
+            },
+            _ => self.started.plus(patience),
+        }
+    }
+
+    /// The report of its end.
+    pub fn report(&self, tid: u16, outcome: Outcome, now: Time) -> TransferReport<'_> {
+        let (file, options) = self.asked();
+        let running = match &self.stage {
+            Stage::Running(running) => Some(running),
+            _ => None,
+        };
+        let acknowledged = match running.map(|running| Packet::parse(&running.oack)) {
+            Some(Ok(Packet::Oack(options))) => options,
+            _ => Options::default(),
+        };
+        TransferReport {
+            client: self.peer.client,
+            vip: self.peer.vip,
+            tid,
+            file,
+            mode: self.mode,
+            options,
+            acknowledged,
+            terms: running.map(|running| *running.transfer.terms()) as Option<Terms>,
+            size: running.and_then(|running| running.size),
+            version: running.map(|running| running.content.version()),
+            outcome,
+            duration: now - self.started,
+            opening: self.answered.unwrap_or(now) - self.started,
+            packets_sent: self.tally.packets,
+            bytes_sent: self.tally.bytes,
+            blocks_acknowledged: running.map_or(0, |running| running.transfer.acked()),
+            repeated: self.tally.repeated,
+            timeouts: self.tally.timeouts,
+            acks: self.tally.acks,
+            acks_ignored: self.tally.ignored,
+            round_trip: running.map(|running| running.transfer.round_trip()).unwrap_or_default(),
+        }
+    }
+}
