@@ -14,10 +14,14 @@
 
 pub mod background;
 pub mod chain;
+pub mod decision;
+pub mod exec;
 mod client;
+pub mod hook;
 pub mod http;
 pub mod name;
 mod owned;
+pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
