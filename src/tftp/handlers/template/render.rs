@@ -39,7 +39,7 @@ impl Templates {
     pub(super) fn render(&self, name: &str, values: &Value) -> Result<Vec<u8>, minijinja::Error> {
         let compiled = self.current();
         let mut output = Limited(Vec::new());
-        compiled.environment.get_template(name)?.render_to_write(values, &mut output)?;
+        compiled.environment.get_template(name)?.render_captured_to(values, &mut output)?;
         Ok(output.0)
     }
 

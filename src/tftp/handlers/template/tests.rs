@@ -1,7 +1,6 @@
 //! Templates with inventories, good and broken.
 
 use super::*;
-use crate::tftp::content::Content;
 use crate::tftp::handlers::testing::{ask, ask_from, in_a_network, read_all};
 use crate::tftp::handlers::testing_origin::{Origin, Page};
 use std::fs;
