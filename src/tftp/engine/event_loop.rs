@@ -330,7 +330,7 @@ impl EventLoop {
         stop
     }
 
-    fn timers(&mut self, due: &mut Vec<(u64, Key)>) {
+    pub(super) fn timers(&mut self, due: &mut Vec<(u64, Key)>) {
         self.wheel.turn(self.now, due);
         for (tick, key) in due.drain(..) {
             // A timer that was set anew for an earlier time leaves its old entry behind.
@@ -350,7 +350,7 @@ impl EventLoop {
     }
 
     /// Takes note of what the kernel said of the flushes, and calls the observer when it is time.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         if self.flushed.failed > 0 {
             self.counters.add(Counter::SendErrors, std::mem::take(&mut self.flushed.failed));
         }
@@ -368,7 +368,7 @@ impl EventLoop {
     }
 
     /// Ends what is under way.
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         let open: Vec<Key> = self.peers.values().copied().collect();
         for key in open {
             self.with(key, |_, _| After::Close(Outcome::Stopped));
