@@ -124,12 +124,12 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
 }
 
 /// The tables of `[[key]]`; none if there is no such key.
-fn tables<'r, 't>(root: &mut Table<'r, 't>, key: &'static str, wanted: &str) -> Vec<Table<'r, 't>> {
+pub(crate) fn tables<'r, 't>(root: &mut Table<'r, 't>, key: &'static str, wanted: &str) -> Vec<Table<'r, 't>> {
     let items = root.optional(key).and_then(|f| f.items(wanted)).unwrap_or_default();
     items.into_iter().filter_map(|f| f.table(wanted)).collect()
 }
 
-fn syntax_errors(reader: &Reader, text: &str, errors: &[Error]) -> Vec<Problem> {
+pub(crate) fn syntax_errors(reader: &Reader, text: &str, errors: &[Error]) -> Vec<Problem> {
     let problem = |error: &Error| {
         let span = error.span().unwrap_or_default();
         let (line, column) = reader.position(span.start);

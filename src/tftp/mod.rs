@@ -54,6 +54,7 @@
 //! | [`engine`] | event loops |
 //! | [`daemon`] | the process around them |
 
+pub mod config;
 pub mod content;
 pub mod daemon;
 pub mod directory;

@@ -16,11 +16,13 @@ pub mod background;
 pub mod chain;
 pub mod decision;
 pub mod exec;
-mod client;
+pub(crate) mod client;
 pub mod hook;
 pub mod http;
+pub mod limits;
 pub mod name;
 mod owned;
+pub mod rules;
 pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
