@@ -2,7 +2,7 @@
 
 use super::values::{boolean, duration, integer, one_or_more, path, pattern, required_path, size};
 use super::{Handler, Kind};
-use crate::config::reader::{Field, Mark, Reader, Spot, Table};
+use crate::config::reader::{Field, Spot, Table};
 use crate::config::text;
 use crate::tftp::directory::DirectoryOptions;
 use crate::tftp::handlers::client::{prefix, url};
@@ -24,8 +24,6 @@ pub(super) struct Draft<'r, 't> {
     /// The handler that opens its files.
     pub(super) files: Option<Spot<'r, 't, String>>,
     cache: Option<Spot<'r, 't, PathBuf>>,
-    /// The table itself.
-    pub(super) here: Mark,
 }
 
 impl Draft<'_, '_> {
@@ -50,13 +48,12 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     if let Some(name) = &name {
         table = table.called(&name.value);
     }
-    let here = table.here();
     let words =
         [("directory", Word::Directory), ("http", Word::Http), ("template", Word::Template), ("exec", Word::Exec), ("hook", Word::Hook)];
     let word = table.required("kind", "kind = \"directory\"").and_then(|f| f.choice(&words));
     let (mut files, mut cache) = (None, None);
     let kind = match word {
-        None => return Draft { name, kind: None, files, cache, here },
+        None => return Draft { name, kind: None, files, cache },
         Some(Word::Directory) => directory(&mut table),
         Some(Word::Http) => {
             let read = origin(&mut table);
@@ -74,7 +71,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
         }
     };
     table.finish();
-    Draft { name, kind, files, cache, here }
+    Draft { name, kind, files, cache }
 }
 
 fn directory(table: &mut Table<'_, '_>) -> Option<Kind> {
@@ -165,8 +162,8 @@ fn machines(mut table: Table<'_, '_>, captures: Option<&Vec<&str>>) -> Option<Ma
         && from != "client"
         && !captures.contains(&from.as_str())
     {
-        let known = text::alternatives(captures.iter().copied().chain(["client"]));
-        field.error(format!("does not say what of a request names the machine: the pattern captures nothing under this name; use from = {known}"));
+        let known = text::alternatives(captures.iter().copied().filter(|name| !TAKEN.contains(name)).chain(["client"]));
+        field.error(format!("does not say what of a request names the machine: the pattern captures nothing under this name; write from with {known}"));
     }
     let optional = boolean(&mut table, "optional", false);
     let timeout = duration(&mut table, "timeout", 5, 1..=60);
@@ -215,7 +212,7 @@ fn hook(table: &mut Table<'_, '_>) -> Option<hook::Settings> {
 }
 
 /// Reports what handlers say of one another.
-pub(super) fn check(_reader: &Reader, handlers: &[Draft<'_, '_>]) {
+pub(super) fn check(handlers: &[Draft<'_, '_>]) {
     let mut names: HashMap<&str, usize> = HashMap::new();
     let mut caches: HashMap<&PathBuf, usize> = HashMap::new();
     for draft in handlers {
@@ -223,7 +220,7 @@ pub(super) fn check(_reader: &Reader, handlers: &[Draft<'_, '_>]) {
             && !names.contains_key(files.value.as_str())
         {
             let hint = text::did_you_mean(&files.value, names.keys().copied());
-            files.field.error(format!("is no handler that stands before this one{hint}; the handler of a program's files stands before it"));
+            files.field.error(format!("is no handler that stands before this one in the file{hint}"));
         }
         if let Some(name) = &draft.name {
             match names.get(name.value.as_str()) {

@@ -168,7 +168,7 @@ fn sections<S>(
         if handlers.is_empty() {
             reader.error(&no_handler, "is missing: nothing is served; write [[handler]] with name = \"files\", kind = \"directory\"");
         }
-        handler::check(reader, &handlers);
+        handler::check(&handlers);
         rule::check(reader, &rules, &handlers);
     });
     if reader.has_errors() {

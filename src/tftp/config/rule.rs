@@ -7,7 +7,6 @@ use crate::config::reader::{Field, Mark, Reader, Spot, Table};
 use crate::config::text;
 use crate::tftp::handlers::limits::Settings;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use ipnet::IpNet;
 use regex::bytes::Regex;
 use std::collections::HashSet;
 use std::net::IpAddr;
