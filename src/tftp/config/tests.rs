@@ -18,7 +18,11 @@ fn said(text: &str, severity: Severity) -> Vec<String> {
 
 #[track_caller]
 fn errors(text: &str, expected: &[&str]) {
-    assert_eq!(said(text, Severity::Error), expected, "in:\n{text}");
+    let said = said(text, Severity::Error);
+    for (said, expected) in said.iter().zip(expected) {
+        assert_eq!(said, expected);
+    }
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
 }
 
 fn good(text: &str) -> Config {
@@ -105,7 +109,7 @@ burst = 0
         text,
         &[
             "line 3: handler.files.kind = \"directry\": is not allowed; did you mean \"directory\"? Allowed: \"directory\", \"http\", \"template\", \"exec\" or \"hook\"",
-            "line 5: handler.files.name = \"files\": is also the name of the handler in line 2; a name is unique",
+            "line 5: handler[1].name = \"files\": is also the name of the handler in line 2; a name is unique",
             "line 7: handler.files.root = \"srv/tftp\": is no path from the root on; write it like \"/srv/tftp\"",
             "line 11: handler.h.url = \"https://h/\": is an https URL, and TLS is not in this version; put a proxy that speaks TLS in between",
             "line 13: handler.h.cache_size = \"10GB\": is no size; write a whole number with a unit (B, KiB, MiB, GiB, TiB), such as \"10GiB\"",
@@ -146,7 +150,7 @@ fn what_a_file_cannot_promise() {
     assert_eq!(
         said(&text, Severity::Warning),
         [
-            "line 6: warning: handler.b.name = \"b\": is used by no rule, so this handler serves nothing",
+            "line 6: warning: handler[1].name = \"b\": is used by no rule, so this handler serves nothing",
             "line 11: warning: rule[1]: is never asked: the rule in line 9 has no condition and decides everything"
         ]
     );
