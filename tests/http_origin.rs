@@ -167,7 +167,12 @@ fn a_thousand_clients_are_one_download_and_each_has_every_byte() {
                     let mut hasher = Sha256::new();
                     // Hashing takes longer than all the rest; every hundredth client does it, the others look at the size.
                     let exact = number % 100 == 0;
-                    let len = read(&*content, |bytes| if exact { hasher.update(bytes) }).unwrap();
+                    let len = read(&*content, |bytes| {
+                        if exact {
+                            hasher.update(bytes)
+                        }
+                    })
+                    .unwrap();
                     assert_eq!(len, SIZE as u64);
                     assert!(!exact || hasher.finalize() == sum);
                 };

@@ -32,9 +32,10 @@ pub(crate) mod text;
 mod vip;
 
 pub use check::check_command;
+pub(crate) use check::tell;
 pub(crate) use director::duration_within;
 pub use load::{Checked, LoadError, load, read};
-pub(crate) use load::{syntax_errors, tables};
+pub(crate) use load::{load_with, syntax_errors, tables};
 pub use problem::{Problem, Severity};
 
 use crate::hash::FleetKey;

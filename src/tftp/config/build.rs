@@ -44,7 +44,8 @@ impl Config {
             };
             made.insert(&handler.name, new);
         }
-        let chain = |names: &mut dyn Iterator<Item = &str>| Chain::of(names.filter_map(|name| made.get(name).cloned()).collect(), background);
+        let chain =
+            |names: &mut dyn Iterator<Item = &str>| Chain::of(names.filter_map(|name| made.get(name).cloned()).collect(), background);
         let all = if self.rules.is_empty() {
             chain(&mut self.handlers.iter().map(|handler| handler.name.as_str()))
         } else {

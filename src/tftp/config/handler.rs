@@ -141,7 +141,10 @@ fn machines(mut table: Table<'_, '_>, captures: Option<&Vec<&str>>) -> Option<Ma
         [None, Some(json), None] => json.parse("a path in quotes", path).map(|s| Source::Json(s.value)),
         [None, None, Some(service)] => service.parse("a URL in quotes", prefix).map(|s| Source::Http(s.value)),
         [None, None, None] => {
-            table.missing("csv", "or json or url is missing: where machines are listed; it is written like csv = \"/etc/guideway/machines.csv\"");
+            table.missing(
+                "csv",
+                "or json or url is missing: where machines are listed; it is written like csv = \"/etc/guideway/machines.csv\"",
+            );
             None
         }
         sources => {
@@ -163,7 +166,9 @@ fn machines(mut table: Table<'_, '_>, captures: Option<&Vec<&str>>) -> Option<Ma
         && !captures.contains(&from.as_str())
     {
         let known = text::alternatives(captures.iter().copied().filter(|name| !TAKEN.contains(name)).chain(["client"]));
-        field.error(format!("does not say what of a request names the machine: the pattern captures nothing under this name; write from with {known}"));
+        field.error(format!(
+            "does not say what of a request names the machine: the pattern captures nothing under this name; write from with {known}"
+        ));
     }
     let optional = boolean(&mut table, "optional", false);
     let timeout = duration(&mut table, "timeout", 5, 1..=60);

@@ -15,6 +15,7 @@
 //! until one has the file. A file without rules asks all handlers in their order.
 
 mod build;
+mod check;
 mod handler;
 mod rule;
 #[cfg(test)]
@@ -22,11 +23,12 @@ mod tests;
 mod values;
 
 pub use build::BuildError;
+pub use check::{check_command, is_meant};
 
 use super::directory::DirectoryOptions;
 use super::handlers::{exec, hook, http, limits, template};
 use crate::config::reader::{Reader, Table};
-use crate::config::{Problem, Severity, syntax_errors, tables};
+use crate::config::{Checked, syntax_errors, tables};
 use globset::GlobSet;
 use ipnet::IpNet;
 use std::collections::HashSet;
@@ -110,35 +112,14 @@ pub enum Action {
     Serve(Vec<String>),
 }
 
-/// A configuration with everything that was found in it.
-#[derive(Clone, Debug)]
-pub struct Checked<S = ()> {
-    /// What it says of handlers and rules, and what was read of `[server]`; present if and only if no problem is an error.
-    pub config: Option<(Config, S)>,
-    /// Errors and warnings in the order of the file.
-    pub problems: Vec<Problem>,
-}
-
-impl<S> Checked<S> {
-    /// What makes the file unusable.
-    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.iter().filter(|p| p.severity == Severity::Error)
-    }
-
-    /// What the file cannot promise.
-    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.iter().filter(|p| p.severity == Severity::Warning)
-    }
-}
-
 /// Reads and checks the text of a file that has handlers, rules and limits only.
-pub fn read(text: &str) -> Checked {
+pub fn read(text: &str) -> Checked<(Config, ())> {
     read_with(text, |_| Some(()))
 }
 
 /// Reads and checks the text of a file of which other sections are read by `others`. It takes them from the table, and gives nothing when it
 /// has reported an error.
-pub(crate) fn read_with<S>(text: &str, others: impl FnOnce(&mut Table<'_, '_>) -> Option<S>) -> Checked<S> {
+pub(crate) fn read_with<S>(text: &str, others: impl FnOnce(&mut Table<'_, '_>) -> Option<S>) -> Checked<(Config, S)> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let reader = Reader::new(text, !errors.is_empty());
     let mut problems = syntax_errors(&reader, text, &errors);
@@ -150,11 +131,7 @@ pub(crate) fn read_with<S>(text: &str, others: impl FnOnce(&mut Table<'_, '_>) -
     Checked { config: config.filter(|_| errors.is_empty()), problems }
 }
 
-fn sections<S>(
-    reader: &Reader,
-    document: &DeTable<'_>,
-    others: impl FnOnce(&mut Table<'_, '_>) -> Option<S>,
-) -> Option<(Config, S)> {
+fn sections<S>(reader: &Reader, document: &DeTable<'_>, others: impl FnOnce(&mut Table<'_, '_>) -> Option<S>) -> Option<(Config, S)> {
     let mut root = reader.root(document);
     let others = others(&mut root);
     let no_handler = root.about("handler");

@@ -34,7 +34,8 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     let files = table.optional("file").map(|f| globs(&f, ignore_case.unwrap_or(false)));
     let prefixes = |f: Field<'r, 't>| f.parse("a prefix in quotes", text::prefix).map(|s| s.value.trunc());
     let clients = table.optional("client").map(|f| one_or_more(&f, "prefixes in quotes", prefixes));
-    let vips = table.optional("vip").map(|f| one_or_more(&f, "addresses in quotes", |f| Some(f.parse("an address in quotes", address)?.value)));
+    let vips =
+        table.optional("vip").map(|f| one_or_more(&f, "addresses in quotes", |f| Some(f.parse("an address in quotes", address)?.value)));
     let remap = table.optional("remap").map(|f| one_or_more(&f, "tables such as { pattern = \"^old/\", to = \"new/\" }", |f| remap(&f)));
     let handler = |f: Field<'r, 't>| f.parse("the name of a handler in quotes", text::name);
     let uses = table.optional("use").map(|f| (f.clone(), one_or_more(&f, "names of handlers in quotes", handler)));
@@ -50,7 +51,10 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
         (None, Some((Some(true), _))) => Some(Action::Deny),
         (None, _) if remap.is_some() => Some(Action::GoOn),
         (None, _) => {
-            table.missing("", "does nothing; write use = \"…\" with the name of a handler, deny = true, or remap = { pattern = \"…\", to = \"…\" }");
+            table.missing(
+                "",
+                "does nothing; write use = \"…\" with the name of a handler, deny = true, or remap = { pattern = \"…\", to = \"…\" }",
+            );
             None
         }
     };

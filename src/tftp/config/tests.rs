@@ -1,7 +1,8 @@
 //! What the checker says about files, to the word, and what the rules do.
 
 use super::*;
-use crate::tftp::handler::{Handler as _, Opened, Refusal};
+use crate::config::Severity;
+use crate::tftp::handler::{Opened, Refusal};
 use crate::tftp::handlers::background::Background;
 use crate::tftp::handlers::testing::{ask_from, read_all, request, settle};
 use proptest::prelude::*;
@@ -171,7 +172,7 @@ fn other_sections_are_read_by_others() {
 
 /// A directory with two trees, and a configuration with `rules` over them.
 struct World {
-    directory: tempfile::TempDir,
+    _directory: tempfile::TempDir,
     handler: std::sync::Arc<dyn crate::tftp::handler::Handler>,
 }
 
@@ -187,7 +188,7 @@ fn world(rules: &str) -> World {
         text += &format!("[[handler]]\nname = \"{tree}\"\nkind = \"directory\"\nroot = \"{}\"\n", directory.path().join(tree).display());
     }
     let handler = good(&(text + rules)).build(&Background::new(1).unwrap()).unwrap();
-    World { directory, handler }
+    World { _directory: directory, handler }
 }
 
 impl World {

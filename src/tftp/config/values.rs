@@ -26,7 +26,7 @@ pub(super) fn size(field: Field<'_, '_>, limits: RangeInclusive<u64>) -> Option<
 
 /// A size as [`size`] reads it.
 fn human(bytes: u64) -> String {
-    let fits = |(_, shift): &&(&str, u32)| bytes >= 1 << shift && bytes % (1 << shift) == 0;
+    let fits = |(_, shift): &&(&str, u32)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift);
     UNITS.iter().find(fits).map_or_else(|| format!("{bytes}B"), |(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
 

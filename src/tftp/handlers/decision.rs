@@ -46,7 +46,7 @@ pub struct Reason {
     pub text: String,
 }
 
-/// Texts of ERROR packets are cut here, so that they stay one small packet.
+/// Texts of ERROR packets are cut behind so many characters, so that they stay one small packet.
 const LONGEST_TEXT: usize = 256;
 
 impl Decision {
@@ -60,15 +60,21 @@ impl Decision {
 }
 
 /// Makes an answer true. `who` gave it, for the log; it runs on the background threads.
-pub(crate) async fn carry_out(answer: Answer, bytes: Vec<u8>, who: &str, request: OwnedRequest, files: Option<&Arc<dyn Handler>>) -> Opened {
+pub(crate) async fn carry_out(
+    answer: Answer,
+    bytes: Vec<u8>,
+    who: &str,
+    request: OwnedRequest,
+    files: Option<&Arc<dyn Handler>>,
+) -> Opened {
     let decision = match answer {
         Answer::Bytes => return Ok(Arc::new(Bytes::new(bytes))),
         Answer::Decision => Decision::parse(&bytes),
     };
     match decision {
         Ok(Decision::Content(text)) => Ok(Arc::new(Bytes::new(text.into_bytes()))),
-        Ok(Decision::Error(Reason { code, mut text })) => {
-            text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+        Ok(Decision::Error(Reason { code, text })) => {
+            let text: String = text.chars().take(LONGEST_TEXT).collect();
             Err(Refusal::new(ErrorCode(code), text))
         }
         Ok(Decision::File(file)) => match files {
@@ -101,7 +107,15 @@ mod tests {
         assert_eq!(parse(r#"{"content": ""}"#), Some(Decision::Content(String::new())));
         let error = Reason { code: 2, text: "no".into() };
         assert_eq!(parse(r#"{"error": {"code": 2, "text": "no"}}"#), Some(Decision::Error(error)));
-        for wrong in ["", "a", "{}", r#"{"file": "a", "content": "b"}"#, r#"{"fil": "a"}"#, r#"{"error": {"code": -1, "text": ""}}"#, r#"{"file": 1}"#] {
+        for wrong in [
+            "",
+            "a",
+            "{}",
+            r#"{"file": "a", "content": "b"}"#,
+            r#"{"fil": "a"}"#,
+            r#"{"error": {"code": -1, "text": ""}}"#,
+            r#"{"file": 1}"#,
+        ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

@@ -130,6 +130,7 @@ impl Shared {
                 // A program that does not read its input need not.
                 let _ = stdin.write_all(json.to_string().as_bytes()).await;
             }
+            Ok(())
         };
         let read = async {
             let mut output = Vec::new();
@@ -145,7 +146,6 @@ impl Shared {
             }
             Ok(())
         };
-        let write = async { Ok(write.await) };
         let ((), output, ()) = tokio::try_join!(write, read, listen)?;
         let status = child.wait().await?;
         group.0 = None;

@@ -14,9 +14,9 @@
 
 pub mod background;
 pub mod chain;
+pub(crate) mod client;
 pub mod decision;
 pub mod exec;
-pub(crate) mod client;
 pub mod hook;
 pub mod http;
 pub mod limits;

@@ -22,14 +22,7 @@ impl OwnedRequest {
     pub(crate) fn new(request: &Request<'_>) -> OwnedRequest {
         let mut packet = Vec::new();
         put_request(&mut packet, false, b"f", request.mode.name().as_bytes(), request.options.iter());
-        OwnedRequest {
-            client: request.client,
-            vip: request.vip,
-            tid: request.tid,
-            mode: request.mode,
-            packet,
-            file: request.file.to_vec(),
-        }
+        OwnedRequest { client: request.client, vip: request.vip, tid: request.tid, mode: request.mode, packet, file: request.file.to_vec() }
     }
 
     /// Asks for another file instead.

@@ -163,7 +163,9 @@ fn serve(inner: &Inner, mut stream: TcpStream) -> std::io::Result<()> {
             }
             lines.push(line);
         }
-        let header = |name: &str| lines.iter().filter_map(|l| l.split_once(": ")).find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.to_owned());
+        let header = |name: &str| {
+            lines.iter().filter_map(|l| l.split_once(": ")).find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.to_owned())
+        };
         let mut sent = String::new();
         let length = header("content-length").map_or(0, |text| text.parse().unwrap());
         (&mut reader).take(length).read_to_string(&mut sent)?;

@@ -73,7 +73,8 @@ impl Disk {
             }
         }
         // Numbers go on behind those of every file that is there.
-        let number = |found: &Found| found.object.path().file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
+        let number =
+            |found: &Found| found.object.path().file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
         let next = found.iter().filter_map(number).max().map_or(0, |last| last.saturating_add(1));
         Ok((Disk { directory: directory.to_owned(), next: AtomicU64::new(next), _lock: lock }, found))
     }
@@ -152,7 +153,10 @@ mod tests {
         let cut = keep(&disk, "http://h/b", b"bbb").path();
         let coming = disk.create(Meta { size: Some(9), etag: None, last_modified: None, settled: false }).unwrap();
         coming.write(0, b"cc").unwrap();
-        assert!(Disk::open(directory.path()).is_err_and(|e| e.to_string().contains("another")), "two servers would remove each other's files");
+        assert!(
+            Disk::open(directory.path()).is_err_and(|e| e.to_string().contains("another")),
+            "two servers would remove each other's files"
+        );
         drop((disk, coming));
         let text = fs::read(&cut).unwrap();
         fs::write(&cut, &text[1..]).unwrap();

@@ -218,7 +218,14 @@ mod tests {
     #[test]
     fn many_read_while_it_comes_in_any_order() {
         let object = Arc::new(coming(6));
-        let readers: Vec<_> = (0..20).map(|_| std::thread::spawn({ let object = object.clone(); move || read_all(&*object).unwrap() })).collect();
+        let readers: Vec<_> = (0..20)
+            .map(|_| {
+                std::thread::spawn({
+                    let object = object.clone();
+                    move || read_all(&*object).unwrap()
+                })
+            })
+            .collect();
         for (at, bytes) in [(4, "ef"), (0, "ab"), (2, "cd")] {
             object.write(at, bytes.as_bytes()).unwrap();
         }

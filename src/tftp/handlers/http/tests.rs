@@ -113,7 +113,8 @@ fn a_thousand_clients_are_one_download() {
         let mut buffer = vec![0; 1 << 20];
         while at.iter().any(|at| *at < file.len() as u64) {
             for (index, (content, at)) in contents.iter().zip(&mut at).enumerate() {
-                let len = if index < 3 { read_at(&**content, *at, &mut buffer).unwrap() } else { buffer.len().min(file.len() - *at as usize) };
+                let len =
+                    if index < 3 { read_at(&**content, *at, &mut buffer).unwrap() } else { buffer.len().min(file.len() - *at as usize) };
                 if index < 3 {
                     assert!(buffer[..len] == file[*at as usize..][..len]);
                 }

@@ -43,9 +43,7 @@ impl Inventory {
         match source {
             Source::Csv(path) => Inventory::File(Watched::new(path, key, csv)),
             Source::Json(path) => Inventory::File(Watched::new(path, key, json)),
-            Source::Http(url) => {
-                Inventory::Service(Box::new(Service { url, client: Client::new(timeout), gate: Gate::new(concurrency) }))
-            }
+            Source::Http(url) => Inventory::Service(Box::new(Service { url, client: Client::new(timeout), gate: Gate::new(concurrency) })),
         }
     }
 }

@@ -84,12 +84,8 @@ impl Template {
             let Machines { source, key, timeout, concurrency, .. } = machines.clone();
             (Inventory::new(source, key, timeout, concurrency), machines)
         });
-        let shared = Shared {
-            pattern: settings.pattern,
-            template: settings.template,
-            templates: Templates::new(settings.directory),
-            inventory,
-        };
+        let shared =
+            Shared { pattern: settings.pattern, template: settings.template, templates: Templates::new(settings.directory), inventory };
         Template { shared: Arc::new(shared), background: background.clone() }
     }
 }

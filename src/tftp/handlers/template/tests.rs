@@ -57,7 +57,8 @@ fn said(handler: &Template, file: &str) -> Result<String, String> {
 #[test]
 fn ten_thousand_machines_each_get_their_own_file() {
     let w = World::new();
-    let mac = |n: u32, separator: &str| format!("02{separator}00{separator}00{separator}00{separator}{:02x}{separator}{:02x}", n >> 8, n & 255);
+    let mac =
+        |n: u32, separator: &str| format!("02{separator}00{separator}00{separator}00{separator}{:02x}{separator}{:02x}", n >> 8, n & 255);
     let rows: String = (0..10_000).map(|n| format!("{},host{n}\n", mac(n, ":").to_uppercase())).collect();
     w.put("machines.csv", &format!("mac,name\n{rows}"));
     w.put("boot.j2", "hostname={{ machine.name }} mac={{ mac }} to={{ client }}\n");
