@@ -38,10 +38,30 @@ struct Description {
     meta: Meta,
 }
 
+/// A whole file of the cache that need not be open: there may be more of them than descriptors.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    meta: Meta,
+    pub(super) size: u64,
+    version: Version,
+    pub(super) path: PathBuf,
+}
+
+impl Kept {
+    /// Opens it for those who read.
+    pub(super) fn open(&self) -> io::Result<Object> {
+        let file = File::open(&self.path)?;
+        if file.metadata()?.len() < self.size {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file in the cache was cut short"));
+        }
+        Ok(Object::whole(self.meta.clone(), self.size, self.version, file, self.path.clone()))
+    }
+}
+
 /// A whole file that an earlier server left.
 pub(super) struct Found {
     pub(super) url: String,
-    pub(super) object: Object,
+    pub(super) kept: Kept,
     pub(super) written: SystemTime,
 }
 
@@ -73,8 +93,7 @@ impl Disk {
             }
         }
         // Numbers go on behind those of every file that is there.
-        let number =
-            |found: &Found| found.object.path().file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
+        let number = |found: &Found| found.kept.path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
         let next = found.iter().filter_map(number).max().map_or(0, |last| last.saturating_add(1));
         Ok((Disk { directory: directory.to_owned(), next: AtomicU64::new(next), _lock: lock }, found))
     }
@@ -88,14 +107,16 @@ impl Disk {
 }
 
 /// Puts an object of which every byte is there to the disk, for later servers, too. It blocks.
-pub(super) fn settle(object: &Object, url: &str, size: u64, version: Version) -> io::Result<()> {
+pub(super) fn settle(object: &Object, url: &str, size: u64, version: Version) -> io::Result<Kept> {
     let description = Description { url: url.to_owned(), size, version: version.0, meta: object.meta.clone() };
     let mut end = serde_json::to_vec(&description)?;
     end.extend((end.len() as u64).to_be_bytes());
     end.extend(MAGIC);
     object.file().write_all_at(&end, size)?;
     object.file().sync_data()?;
-    object.rename(&object.path().with_extension(WHOLE))
+    let path = object.path().with_extension(WHOLE);
+    object.rename(&path)?;
+    Ok(Kept { meta: object.meta.clone(), size, version, path })
 }
 
 /// Removes a file of the cache.
@@ -109,7 +130,7 @@ pub(super) fn remove(path: &Path) {
 
 fn take_over(path: &Path) -> io::Result<Found> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    let mut file = File::options().read(true).write(true).open(path)?;
+    let mut file = File::open(path)?;
     let about = file.metadata()?;
     let start = about.len().checked_sub(END).ok_or_else(|| invalid("it is too short"))?;
     let mut end = [0; END as usize];
@@ -127,8 +148,8 @@ fn take_over(path: &Path) -> io::Result<Found> {
         return Err(invalid("its size is not the one that it was written with"));
     }
     let Description { url, size, version, meta } = description;
-    let object = Object::whole(meta, size, Version(version), file, path.to_owned());
-    Ok(Found { url, object, written: about.modified()? })
+    let kept = Kept { meta, size, version: Version(version), path: path.to_owned() };
+    Ok(Found { url, kept, written: about.modified()? })
 }
 
 #[cfg(test)]
@@ -163,11 +184,12 @@ mod tests {
 
         let (disk, found) = Disk::open(directory.path()).unwrap();
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].url.as_str(), found[0].object.version()), ("http://h/a", Version([7; 16])));
-        assert_eq!(read_all(&found[0].object).unwrap(), b"aaa");
+        let object = found[0].kept.open().unwrap();
+        assert_eq!((found[0].url.as_str(), object.version()), ("http://h/a", Version([7; 16])));
+        assert_eq!(read_all(&object).unwrap(), b"aaa");
         let mut left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["0.whole", "lock"]);
-        assert_eq!(disk.create(found[0].object.meta.clone()).unwrap().path().file_name().unwrap(), "1.part");
+        assert_eq!(disk.create(object.meta.clone()).unwrap().path().file_name().unwrap(), "1.part");
     }
 }

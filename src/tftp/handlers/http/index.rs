@@ -1,11 +1,13 @@
 //! What is in the cache, what is being asked for, and what the origin does not have; all three bounded.
 
-use super::disk;
+use super::disk::Kept;
 use super::object::{Object, Stage};
 use crate::tftp::handler::Refusal;
 use futures_util::future::{BoxFuture, Shared};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Files that the origin does not have are remembered up to this number.
@@ -26,16 +28,63 @@ pub(super) struct Index {
     missing: HashMap<String, Instant>,
     missing_order: VecDeque<String>,
     pub(super) asking: HashMap<String, Asked>,
+    /// Files to be removed when the lock is no longer held: that may take a while.
+    pub(super) gone: Vec<PathBuf>,
+}
+
+/// A version of a file.
+pub(super) enum Version {
+    /// It comes, or came in part, or is about to be put to the disk.
+    Held(Arc<Object>),
+    /// It is on the disk, and open only as long as somebody reads it.
+    Settled(Kept, Weak<Object>),
+}
+
+impl Version {
+    fn is(&self, object: &Arc<Object>) -> bool {
+        match self {
+            Version::Held(held) => Arc::ptr_eq(held, object),
+            Version::Settled(_, open) => std::ptr::eq(open.as_ptr(), Arc::as_ptr(object)),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Version::Held(object) => object.path(),
+            Version::Settled(kept, _) => kept.path.clone(),
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        match self {
+            Version::Held(object) => object.stage(),
+            Version::Settled(..) => Stage::Whole,
+        }
+    }
+
+    fn object(&mut self) -> io::Result<Arc<Object>> {
+        match self {
+            Version::Held(object) => Ok(object.clone()),
+            Version::Settled(kept, open) => match open.upgrade() {
+                Some(object) => Ok(object),
+                None => {
+                    let object = Arc::new(kept.open()?);
+                    *open = Arc::downgrade(&object);
+                    Ok(object)
+                }
+            },
+        }
+    }
 }
 
 struct Entry {
-    object: Arc<Object>,
+    current: Version,
     cost: u64,
     /// When the origin last said that it is this version; not yet, for what an earlier server left.
     checked: Option<Instant>,
     tick: u64,
     /// The version before, whole, until this one is.
-    previous: Option<(Arc<Object>, u64)>,
+    previous: Option<(Version, u64)>,
 }
 
 /// What is known of a file.
@@ -60,6 +109,7 @@ impl Index {
             missing: HashMap::new(),
             missing_order: VecDeque::new(),
             asking: HashMap::new(),
+            gone: Vec::new(),
         }
     }
 
@@ -73,7 +123,14 @@ impl Index {
         self.order.remove(&entry.tick);
         entry.tick = tick;
         self.order.insert(tick, url.to_owned());
-        let object = entry.object.clone();
+        let object = match entry.current.object() {
+            Ok(object) => object,
+            Err(error) => {
+                tracing::warn!(url, %error, "a file in the cache cannot be read and is fetched anew");
+                self.forget(url);
+                return Known::Ask(None);
+            }
+        };
         let current = match object.stage() {
             Stage::Coming => true,
             Stage::Whole => entry.checked.is_some_and(|at| now.saturating_duration_since(at) < fresh),
@@ -82,34 +139,32 @@ impl Index {
         if current { Known::Fresh(object) } else { Known::Ask(Some(object)) }
     }
 
-    /// Keeps an object in place of what was there under this URL. Says no when there is no room for `size` bytes.
-    pub(super) fn keep(&mut self, url: &str, object: Arc<Object>, size: u64, checked: Option<Instant>) -> bool {
+    /// Keeps a version in place of what was there under this URL. Says no when there is no room for `size` bytes.
+    pub(super) fn keep(&mut self, url: &str, current: Version, size: u64, checked: Option<Instant>) -> bool {
         let cost = size.div_ceil(SMALLEST).max(1).saturating_mul(SMALLEST);
-        let old = self.take(url);
-        let previous = old.and_then(|old| {
-            let whole = [Some((old.object, old.cost)), old.previous].into_iter().flatten();
-            let (mut whole, gone): (Vec<_>, Vec<_>) = whole.partition(|(object, _)| object.stage() == Stage::Whole);
-            gone.into_iter().for_each(|(object, _)| disk::remove(&object.path()));
-            let first = (!whole.is_empty()).then(|| whole.remove(0));
-            whole.into_iter().for_each(|(object, _)| disk::remove(&object.path()));
-            first
-        });
+        let mut previous = None;
+        if let Some(old) = self.take(url) {
+            for (version, cost) in std::iter::once((old.current, old.cost)).chain(old.previous) {
+                if previous.is_none() && version.stage() == Stage::Whole {
+                    previous = Some((version, cost));
+                } else {
+                    self.gone.push(version.path());
+                }
+            }
+        }
         let held = previous.as_ref().map_or(0, |(_, cost)| *cost);
         // The version before is given up rather than that there is no room for the new one.
-        let previous = if self.make_room(cost + held) {
-            previous
-        } else {
-            previous.iter().for_each(|(object, _)| disk::remove(&object.path()));
+        if !self.make_room(cost.saturating_add(held)) {
+            self.gone.extend(previous.take().map(|(version, _)| version.path()));
             if !self.make_room(cost) {
-                disk::remove(&object.path());
+                self.gone.push(current.path());
                 return false;
             }
-            None
-        };
+        }
         let tick = self.next_tick();
         self.bytes += cost + previous.as_ref().map_or(0, |(_, cost)| *cost);
         self.order.insert(tick, url.to_owned());
-        self.kept.insert(url.to_owned(), Entry { object, cost, checked, tick, previous });
+        self.kept.insert(url.to_owned(), Entry { current, cost, checked, tick, previous });
         true
     }
 
@@ -124,19 +179,37 @@ impl Index {
     pub(super) fn whole(&mut self, url: &str, object: &Arc<Object>) {
         if let Some((previous, cost)) = self.of(url, object).and_then(|entry| entry.previous.take()) {
             self.bytes -= cost;
-            disk::remove(&previous.path());
+            self.gone.push(previous.path());
         }
+    }
+
+    /// `object` is on the disk and need not stay open. When it was pushed out in the meantime, its file goes, too.
+    pub(super) fn settled(&mut self, url: &str, object: &Arc<Object>, kept: Kept) {
+        match self.of(url, object) {
+            Some(entry) => entry.current = Version::Settled(kept, Arc::downgrade(object)),
+            None => self.gone.push(kept.path),
+        }
+    }
+
+    /// `object` cannot be put to the disk. Says whether it was to be: when it was pushed out in the meantime, its file is gone, and that is
+    /// no error.
+    pub(super) fn unsettled(&mut self, url: &str, object: &Arc<Object>) -> bool {
+        let held = self.of(url, object).is_some();
+        if held {
+            self.forget(url);
+        }
+        held
     }
 
     /// The rest of `object` did not come. The version before takes its place; without one, it stays when it can be continued.
     pub(super) fn failed(&mut self, url: &str, object: &Arc<Object>, continuable: bool) {
         let Some(entry) = self.of(url, object) else { return };
         if let Some((previous, cost)) = entry.previous.take() {
-            let gone = std::mem::replace(&mut entry.cost, cost);
-            entry.object = previous;
+            let freed = std::mem::replace(&mut entry.cost, cost);
+            entry.current = previous;
             entry.checked = None;
-            self.bytes -= gone;
-            disk::remove(&object.path());
+            self.bytes -= freed;
+            self.gone.push(object.path());
         } else if !continuable {
             self.forget(url);
         }
@@ -145,8 +218,8 @@ impl Index {
     /// Removes what is here of a file.
     pub(super) fn forget(&mut self, url: &str) {
         if let Some(entry) = self.take(url) {
-            disk::remove(&entry.object.path());
-            entry.previous.iter().for_each(|(object, _)| disk::remove(&object.path()));
+            self.gone.push(entry.current.path());
+            self.gone.extend(entry.previous.map(|(version, _)| version.path()));
         }
     }
 
@@ -163,11 +236,6 @@ impl Index {
         }
     }
 
-    /// Whether `object` is what is here of a file.
-    pub(super) fn holds(&mut self, url: &str, object: &Arc<Object>) -> bool {
-        self.of(url, object).is_some()
-    }
-
     /// Bytes that files take, or will when they are whole.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> u64 {
@@ -175,7 +243,7 @@ impl Index {
     }
 
     fn of(&mut self, url: &str, object: &Arc<Object>) -> Option<&mut Entry> {
-        self.kept.get_mut(url).filter(|entry| Arc::ptr_eq(&entry.object, object))
+        self.kept.get_mut(url).filter(|entry| entry.current.is(object))
     }
 
     fn take(&mut self, url: &str) -> Option<Entry> {
@@ -201,7 +269,7 @@ impl Index {
             let Some((&tick, url)) = self.order.range(after..).next() else { return false };
             let url = url.clone();
             after = tick + 1;
-            if self.kept.get(&url).is_some_and(|entry| entry.object.stage() != Stage::Coming) {
+            if self.kept.get(&url).is_some_and(|entry| entry.current.stage() != Stage::Coming) {
                 self.forget(&url);
             }
         }

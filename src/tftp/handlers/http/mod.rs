@@ -29,13 +29,13 @@ use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
 use fetch::{FetchError, Stream, fill, hashed};
 use futures_util::FutureExt;
 use hyper::Uri;
-use index::{Asked, Index, Known};
+use index::{Asked, Index, Known, Version};
 use meta::Meta;
 use object::{Object, Stage};
 use origin::{Answer, Origin, Question};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -86,10 +86,11 @@ impl Http {
         let (disk, mut found) = disk::Disk::open(&settings.cache)?;
         let mut index = Index::new(settings.cache_size);
         found.sort_by_key(|found| found.written);
-        for disk::Found { url, object, .. } in found {
-            let size = crate::tftp::content::Content::size(&object).unwrap_or(0);
-            index.keep(&url, Arc::new(object), size, None);
+        for disk::Found { url, kept, .. } in found {
+            let size = kept.size;
+            index.keep(&url, Version::Settled(kept, Weak::new()), size, None);
         }
+        index.gone.drain(..).for_each(|path| disk::remove(&path));
         let origin = Origin::new(settings.url.clone(), Client::new(settings.timeout));
         let connections = Semaphore::new(settings.connections.clamp(1, Semaphore::MAX_PERMITS));
         let shared = Shared { settings, origin, disk, index: Mutex::new(index), connections };
@@ -134,6 +135,16 @@ impl Shared {
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Changes the index, and removes afterwards what is not in it any more. It may block.
+    fn change<T>(&self, change: impl FnOnce(&mut Index) -> T) -> T {
+        let mut index = self.index();
+        let changed = change(&mut index);
+        let gone = std::mem::take(&mut index.gone);
+        drop(index);
+        gone.iter().for_each(|path| disk::remove(path));
+        changed
+    }
 }
 
 /// One question to the origin and what follows from it.
@@ -155,10 +166,10 @@ impl Drop for Asking {
 impl Asking {
     /// Answers those who wait. Those who come from now on find it in the index.
     fn answer(&mut self, answer: Result<Arc<Object>, Refusal>, note: impl FnOnce(&mut Index)) {
-        let mut index = self.shared.index();
-        note(&mut index);
-        index.asking.remove(&self.url);
-        drop(index);
+        self.shared.change(|index| {
+            note(index);
+            index.asking.remove(&self.url);
+        });
         if let Some(sender) = self.sender.take() {
             // That nobody waits any more is no concern: the file is kept for the next one.
             let _ = sender.send(answer);
@@ -229,7 +240,7 @@ impl Asking {
     /// Keeps the object and answers with it, when there is room.
     fn keep(&mut self, object: &Arc<Object>, size: u64) -> bool {
         let url = self.url.clone();
-        let kept = self.shared.index().keep(&url, object.clone(), size, Some(Instant::now()));
+        let kept = self.shared.change(|index| index.keep(&url, Version::Held(object.clone()), size, Some(Instant::now())));
         if kept {
             self.answer(Ok(object.clone()), |_| {});
         } else {
@@ -276,24 +287,24 @@ impl Asking {
     fn failed(&self, object: &Arc<Object>, error: &FetchError) {
         tracing::warn!(url = self.url, %error, "the rest of a file does not come");
         object.fail(&format!("the rest of {} does not come: {error}", self.url));
-        self.shared.index().failed(&self.url, object, error.is_continuable());
+        self.shared.change(|index| index.failed(&self.url, object, error.is_continuable()));
     }
 
     /// Every byte is here: it is put to the disk for later servers, while transfers read on.
     async fn settle(&self, object: &Arc<Object>, size: u64) {
         let version = crate::tftp::content::Content::version(&**object);
         object.finish(size, version);
-        self.shared.index().whole(&self.url, object);
+        self.shared.change(|index| index.whole(&self.url, object));
         let (task_object, url) = (object.clone(), self.url.clone());
         let settled = tokio::task::spawn_blocking(move || disk::settle(&task_object, &url, size, version)).await;
         let settled = settled.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let mut index = self.shared.index();
-        if !index.holds(&self.url, object) {
-            // It was pushed out in the meantime.
-            disk::remove(&object.path());
-        } else if let Err(error) = settled {
-            tracing::error!(url = self.url, %error, "a file cannot be kept in the cache");
-            index.forget(&self.url);
-        }
+        self.shared.change(|index| match settled {
+            Ok(kept) => index.settled(&self.url, object, kept),
+            Err(error) => {
+                if index.unsettled(&self.url, object) {
+                    tracing::error!(url = self.url, %error, "a file cannot be kept in the cache");
+                }
+            }
+        });
     }
 }

@@ -55,9 +55,9 @@ impl Object {
 
     /// An object that is there.
     pub(super) fn whole(meta: Meta, size: u64, version: Version, file: File, path: PathBuf) -> Object {
-        let object = Object::coming(meta, file, path);
-        let _ = object.known.set((size, version));
-        object.whole.store(true, Ordering::Release);
+        let mut object = Object::coming(meta, file, path);
+        object.known = OnceLock::from((size, version));
+        object.whole = AtomicBool::new(true);
         object
     }
 

@@ -1,8 +1,8 @@
 use super::*;
-use crate::tftp::content::Version;
-use crate::tftp::handlers::http::disk::Disk;
+use crate::tftp::content::{Content, Version as Tag};
+use crate::tftp::handlers::http::disk::{self, Disk};
 use crate::tftp::handlers::http::meta::Meta;
-use std::path::Path;
+use crate::tftp::handlers::testing::read_all;
 
 const FRESH: Duration = Duration::from_secs(10);
 
@@ -23,27 +23,26 @@ impl World {
     fn object(&self, size: u64, whole: bool) -> Arc<Object> {
         let object = self.disk.create(Meta { size: Some(size), etag: Some("\"1\"".into()), last_modified: None, settled: false }).unwrap();
         if whole {
-            object.finish(size, Version([0; 16]));
+            object.finish(size, Tag([0; 16]));
         }
         Arc::new(object)
     }
 
     fn keep(&mut self, url: &str, size: u64, whole: bool) -> Option<Arc<Object>> {
         let object = self.object(size, whole);
-        self.index.keep(url, object.clone(), size, Some(self.now)).then_some(object)
+        let kept = self.index.keep(url, Version::Held(object.clone()), size, Some(self.now));
+        kept.then_some(object)
     }
 
     fn fresh(&mut self, url: &str) -> bool {
         matches!(self.index.look_up(url, FRESH, self.now), Known::Fresh(_))
     }
 
-    fn files(&self) -> usize {
+    /// Files that are on the disk once those that are to be removed are.
+    fn files(&mut self) -> usize {
+        self.index.gone.drain(..).for_each(|path| disk::remove(&path));
         std::fs::read_dir(self.directory.path()).unwrap().count() - 1
     }
-}
-
-fn there(path: &Path) -> bool {
-    path.exists()
 }
 
 #[test]
@@ -59,8 +58,8 @@ fn the_least_recently_used_goes_first_and_what_is_coming_stays() {
     assert_eq!((w.index.bytes(), w.files()), (16 << 10, 4));
     assert!(w.keep("large", 13_000, true).is_none(), "the one that is coming is in the way");
     assert!(w.keep("huge", 17_000, true).is_none());
-    assert!(!there(&a.path()), "room was made for the large one before it was clear that there is too little");
     assert_eq!((w.index.bytes(), w.files()), (4096, 1));
+    assert!(!a.path().exists(), "room was made for the large one before it was clear that there is too little");
 }
 
 #[test]
@@ -68,16 +67,17 @@ fn the_version_before_stays_until_the_new_one_is_whole() {
     let mut w = world(1 << 20);
     let old = w.keep("f", 5000, true).unwrap();
     let new = w.keep("f", 5000, false).unwrap();
-    assert!(there(&old.path()) && w.index.bytes() == 16 << 10);
+    assert!(w.files() == 2 && w.index.bytes() == 16 << 10);
     new.fail("gone");
     w.index.failed("f", &new, true);
     assert!(matches!(w.index.look_up("f", FRESH, w.now), Known::Ask(Some(object)) if Arc::ptr_eq(&object, &old)));
-    assert!(!there(&new.path()) && w.index.bytes() == 8 << 10);
+    assert!(w.files() == 1 && old.path().exists() && w.index.bytes() == 8 << 10);
     let newer = w.keep("f", 5000, false).unwrap();
-    newer.finish(5000, Version([0; 16]));
+    newer.finish(5000, Tag([0; 16]));
     w.index.whole("f", &newer);
-    assert!(!there(&old.path()) && w.fresh("f"));
+    assert!(w.fresh("f"));
     assert_eq!((w.index.bytes(), w.files()), (8 << 10, 1));
+    assert!(newer.path().exists());
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_part_stays_only_when_it_can_be_continued() {
         part.fail("gone");
         w.index.failed("f", &part, continuable);
         assert_eq!(matches!(w.index.look_up("f", FRESH, w.now), Known::Ask(Some(_))), continuable);
-        assert_eq!(there(&part.path()), continuable);
+        assert_eq!(w.files() == 1, continuable);
     }
     assert_eq!((w.index.bytes(), w.files()), (0, 0));
 }
@@ -117,4 +117,27 @@ fn names_that_clients_make_up_fill_no_memory() {
     }
     assert_eq!((w.index.missing.len(), w.index.missing_order.len()), (MOST_MISSING, MOST_MISSING));
     assert!(matches!(w.index.look_up("0", FRESH, w.now), Known::Ask(None)));
+}
+
+#[test]
+fn a_file_on_the_disk_is_open_only_while_it_is_read() {
+    let mut w = world(1 << 20);
+    let object = w.keep("f", 3, false).unwrap();
+    object.write(0, b"abc").unwrap();
+    object.finish(3, Tag([1; 16]));
+    let kept = disk::settle(&object, "f", 3, Tag([1; 16])).unwrap();
+    w.index.settled("f", &object, kept);
+    let open = Arc::downgrade(&object);
+    let mut again = || match w.index.look_up("f", FRESH, w.now) {
+        Known::Fresh(object) => Some(object),
+        _ => None,
+    };
+    assert!(again().is_some_and(|again| Arc::ptr_eq(&again, &object)), "the same for everyone");
+    drop(object);
+    assert!(open.upgrade().is_none());
+    let (one, two) = (again().unwrap(), again().unwrap());
+    assert!(Arc::ptr_eq(&one, &two));
+    assert_eq!((read_all(&*one).unwrap(), one.version()), (b"abc".to_vec(), Tag([1; 16])));
+    w.index.forget("f");
+    assert_eq!((w.files(), read_all(&*one).unwrap()), (0, b"abc".to_vec()), "who reads it reads on");
 }
