@@ -196,6 +196,31 @@ fn answers_come_from_the_address_that_was_asked() {
 }
 
 #[test]
+fn blocks_are_held_below_the_mtu_or_travel_in_fragments() {
+    in_namespace(|| {
+        run("ip", &["link", "set", "lo", "mtu", "1500"]);
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..300_000u32).map(|n| (n % 253) as u8).collect();
+        std::fs::write(dir.path().join("f"), &bytes).unwrap();
+        let got = dir.path().join("got");
+        for (by_mtu, port, granted) in [(true, 69, "1468"), (false, 70, "8192")] {
+            let limits = Limits { blksize_by_mtu: by_mtu, ..Limits::default() };
+            let (running, _) =
+                serve(Config { limits, ..Config::listen(local(port)) }, Directory::new(dir.path(), DirectoryOptions::default()).unwrap());
+            let client = Client::ask(local(port), "f", &[("blksize", "8192")]);
+            assert_eq!(client.receive().0, [b"\0\x06blksize\0", granted.as_bytes(), b"\0"].concat());
+            // The kernel cannot cut a window into segments beyond the MTU; the blocks go one by one then.
+            let (port, got) = (port.to_string(), got.to_str().unwrap());
+            run("atftp", &["--option", "blksize 8192", "--option", "windowsize 16", "--get", "-r", "f", "-l", got, "127.0.0.1", &port]);
+            assert!(std::fs::read(got).unwrap() == bytes);
+            until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
+            let totals = running.statistics().totals();
+            assert_eq!((totals.get(Counter::SendErrors), totals.get(Counter::Timeouts)), (0, 0));
+        }
+    });
+}
+
+#[test]
 fn a_stranger_is_told_and_disturbs_nothing() {
     in_namespace(|| {
         let (running, _) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
@@ -268,8 +293,15 @@ fn a_request_that_comes_again_restarts_only_when_it_is_another_or_late() {
         client.data(1, &[7; 512]);
         client.request(local(69), "a", &[]);
         until(&running, "the duplicate is seen", |totals| totals.get(Counter::RequestsRepeated) == 1);
-        client.request(local(69), "b", &[("tsize", "0")]);
+        client.request(local(69), "b", &[]);
         until(&running, "the other is a restart", |totals| totals.get(Counter::Restarted) == 1 && totals.get(Counter::Started) == 2);
+        let tid = client.data(1, &[7; 512]);
+        client.ack(tid, 1);
+        client.data(2, &[7; 88]);
+        // The next request overtakes the last ACK.
+        client.request(local(69), "b", &[]);
+        client.data(1, &[7; 512]);
+        until(&running, "it starts anew", |totals| totals.get(Counter::Restarted) == 2 && totals.get(Counter::Started) == 3);
     });
 }
 
