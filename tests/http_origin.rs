@@ -6,11 +6,12 @@ use guideway::tftp::handler::{Handler, Opening, Request};
 use guideway::tftp::handlers::background::Background;
 use guideway::tftp::handlers::http::{Http, Settings};
 use guideway::tftp::packet::{Mode, Options};
+use guideway::tftp::{Config, Observer, Server, TransferReport};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake};
 use std::thread::Thread;
@@ -223,5 +224,68 @@ fn nginx_is_killed_in_the_middle() {
         nginx.kill();
         let log = fs::read_to_string(directory.join("log")).unwrap();
         assert!(log.lines().last().unwrap().starts_with("/part.img 206 bytes="), "continued, not fetched again: {log}");
+    });
+}
+
+struct Silent;
+
+impl Observer for Silent {
+    fn transfer(&self, _: &TransferReport<'_>) {}
+}
+
+/// Fetches a file by TFTP into `to`; gives the process.
+fn curl(address: &str, file: &str, to: &Path) -> Child {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-v", "--max-time", "120", "--tftp-blksize", "8192", "-o"]).arg(to).arg(format!("tftp://{address}/{file}"));
+    curl.stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn clients_of_the_server_get_the_file_or_an_error_when_nginx_is_killed() {
+    with_nginx(|directory| {
+        let (whole, part) = (bytes(4), bytes(5));
+        fs::write(directory.join("www/whole.img"), &whole).unwrap();
+        fs::write(directory.join("www/part.img"), &part).unwrap();
+        let nginx = Nginx::start(directory, "0");
+        let handler = Http::new(settings(&directory.join("cache")), &Background::new(2).unwrap()).unwrap();
+        let config = Config::listen("127.0.0.1:0".parse().unwrap());
+        let server = Server::bind(config, Arc::new(handler), Arc::new(Silent)).unwrap().start().unwrap();
+        let address = server.addresses()[0].to_string();
+        let fetch = |file: &'static str| -> Vec<_> {
+            let one = |number| {
+                let to = directory.join(format!("{file}.{number}"));
+                (curl(&address, file, &to), to)
+            };
+            (0..8).map(one).collect()
+        };
+        for (curl, to) in fetch("whole.img") {
+            let output = curl.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(fs::read(to).unwrap() == whole);
+        }
+        nginx.kill();
+        assert_eq!(fs::read_to_string(directory.join("log")).unwrap(), "/whole.img 200 - -\n");
+
+        let nginx = Nginx::start(directory, "4m");
+        let clients = fetch("part.img");
+        // Some of it must have come: the clients write what they have.
+        while !clients.iter().all(|(_, to)| fs::metadata(to).is_ok_and(|about| about.len() > 1 << 20)) {
+            std::thread::yield_now();
+        }
+        nginx.kill();
+        for (curl, to) in clients {
+            let output = curl.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                !output.status.success() && said.contains("the file cannot be read"),
+                "an ERROR, not silence: {}: {said}",
+                output.status
+            );
+            let came = fs::read(to).unwrap();
+            assert!(came.len() < SIZE && came == part[..came.len()]);
+        }
+        let (curl, to) = (curl(&address, "whole.img", &directory.join("again")), directory.join("again"));
+        assert!(curl.wait_with_output().unwrap().status.success() && fs::read(to).unwrap() == whole);
+        server.stop().unwrap();
     });
 }
