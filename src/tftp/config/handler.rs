@@ -11,7 +11,7 @@ use crate::tftp::handlers::name::normal;
 use crate::tftp::handlers::template::{self, Machines, Source, TAKEN};
 use crate::tftp::handlers::{exec, hook, http};
 use hyper::Uri;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -218,7 +218,7 @@ fn hook(table: &mut Table<'_, '_>) -> Option<hook::Settings> {
 
 /// Reports what handlers say of one another.
 pub(super) fn check(handlers: &[Draft<'_, '_>]) {
-    let mut names: HashMap<&str, usize> = HashMap::new();
+    let mut names: BTreeMap<&str, usize> = BTreeMap::new();
     let mut caches: HashMap<&PathBuf, usize> = HashMap::new();
     for draft in handlers {
         if let Some(files) = &draft.files

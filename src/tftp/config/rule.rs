@@ -8,7 +8,7 @@ use crate::config::text;
 use crate::tftp::handlers::limits::Settings;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use regex::bytes::Regex;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 /// What was read of one `[[rule]]`.
@@ -139,7 +139,7 @@ pub(super) fn limits(mut table: Table<'_, '_>) -> Option<Settings> {
 
 /// Reports what rules say of handlers and of one another.
 pub(super) fn check(reader: &Reader, rules: &[Draft<'_, '_>], handlers: &[handler::Draft<'_, '_>]) {
-    let names: HashSet<&str> = handlers.iter().filter_map(|h| h.name.as_ref()).map(|name| name.value.as_str()).collect();
+    let names: BTreeSet<&str> = handlers.iter().filter_map(|h| h.name.as_ref()).map(|name| name.value.as_str()).collect();
     let mut used: HashSet<&str> = handlers.iter().filter_map(|h| h.files.as_ref()).map(|files| files.value.as_str()).collect();
     let mut last: Option<&Draft<'_, '_>> = None;
     for rule in rules {
