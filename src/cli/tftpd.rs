@@ -1,7 +1,8 @@
 //! `guideway tftpd`: the server.
 
-use super::{DONE, FAILED, logging, print};
-use crate::tftp::daemon::{self, Options};
+use super::{BAD_USAGE, DONE, FAILED, common, logging, print};
+use crate::tftp;
+use crate::tftp::daemon::{self, Files, Options};
 use crate::tftp::directory::DirectoryOptions;
 use crate::tftp::engine::{Config, Tid, TunnelConfig};
 use crate::tftp::options::{Limits, Rollover};
@@ -9,17 +10,21 @@ use crate::tftp::packet::PORT;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// Serve the files of a directory by TFTP
+/// Serve files by TFTP: a directory, or what the handlers and rules of a file choose
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     after_help = "SIGUSR1 prints the counters. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
     server may go on.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
-    guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody"
+    guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n  \
+    guideway tftpd --config /etc/guideway/tftpd.toml"
 )]
 pub struct Args {
     /// The directory; nothing outside of it is ever served
-    #[arg(long, value_name = "DIR")]
-    root: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "config", conflicts_with = "config")]
+    root: Option<PathBuf>,
+    /// Handlers, rules and limits, instead of a directory; `guideway check` knows the file too
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Address and port to take requests at; may be repeated. Default: [::]:69, which includes IPv4, unless --gre is given
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Vec<SocketAddr>,
@@ -76,7 +81,23 @@ pub struct Args {
 }
 
 impl Args {
-    fn options(&self) -> Options {
+    /// Where files come from; every error of a configuration is on standard error.
+    fn files(&self) -> Result<Files, u8> {
+        let Some(path) = &self.config else {
+            let options = DirectoryOptions { symlinks: !self.no_symlinks, ignore_case: self.ignore_case };
+            return Ok(Files::Directory(self.root.clone().unwrap_or_default(), options));
+        };
+        let checked = match tftp::config::load(path) {
+            Ok(checked) => checked,
+            Err(error) => return Err(common::bad(&error.to_string())),
+        };
+        for problem in checked.errors() {
+            print::error(problem.in_file(path));
+        }
+        checked.config.map(|(config, ())| Files::Rules(Box::new(config))).ok_or(BAD_USAGE)
+    }
+
+    fn options(&self) -> Result<Options, u8> {
         let listen = if self.listen.is_empty() && self.gre.is_empty() {
             vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT)]
         } else {
@@ -95,9 +116,8 @@ impl Args {
             window_bytes: self.max_window_bytes,
             rollover: if self.rollover == 0 { Rollover::Zero } else { Rollover::One },
         };
-        Options {
-            root: self.root.clone(),
-            directory: DirectoryOptions { symlinks: !self.no_symlinks, ignore_case: self.ignore_case },
+        Ok(Options {
+            files: self.files()?,
             engine: Config {
                 listen,
                 tunnel,
@@ -109,7 +129,7 @@ impl Args {
                 ..Config::default()
             },
             user: self.user.clone(),
-        }
+        })
     }
 }
 
@@ -121,12 +141,16 @@ pub fn run(args: &Args) -> u8 {
     let families = |v6: bool| args.gre.iter().filter(|a| a.is_ipv6() == v6).count();
     if families(false) > 1 || families(true) > 1 {
         print::error("--gre: at most one IPv4 and one IPv6 address");
-        return super::BAD_USAGE;
+        return BAD_USAGE;
     }
     let counters = |json: &serde_json::Value| {
         print::line(json);
     };
-    match daemon::run(args.options(), counters) {
+    let options = match args.options() {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
+    match daemon::run(options, counters) {
         Ok(json) => {
             if args.json {
                 print::line(json);
@@ -135,7 +159,7 @@ pub fn run(args: &Args) -> u8 {
         }
         Err(error) => {
             tracing::error!("{error}");
-            if error.is_usage() { super::BAD_USAGE } else { FAILED }
+            if error.is_usage() { BAD_USAGE } else { FAILED }
         }
     }
 }

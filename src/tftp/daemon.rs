@@ -1,8 +1,10 @@
 //! The process around a server: descriptors, privileges, signals, a log line for each transfer.
 
+use super::config;
 use super::directory::{Directory, DirectoryOptions};
 use super::engine::{self, Config, Server};
 use super::handler::Handler;
+use super::handlers::background::Background;
 use super::report::{Observer, Outcome, Statistics, TransferReport};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -14,17 +16,27 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Threads that fetch from origins and ask programs, for all handlers together.
+const BACKGROUND: usize = 2;
+
 /// What the daemon is told.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The directory to serve.
-    pub root: PathBuf,
-    /// What is allowed of names in it.
-    pub directory: DirectoryOptions,
+    /// Where files come from.
+    pub files: Files,
     /// The server.
     pub engine: Config,
     /// The user to become once the sockets are bound.
     pub user: Option<String>,
+}
+
+/// Where files come from.
+#[derive(Clone, Debug)]
+pub enum Files {
+    /// A directory, and what is allowed of names in it.
+    Directory(PathBuf, DirectoryOptions),
+    /// The handlers and rules of a configuration.
+    Rules(Box<config::Config>),
 }
 
 /// Why the daemon does not run.
@@ -38,6 +50,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A handler of the configuration cannot be made.
+    #[error(transparent)]
+    Handlers(#[from] config::BuildError),
     /// There is no such user.
     #[error("--user {0}: there is no such user on this host")]
     NoUser(String),
@@ -57,7 +72,7 @@ pub enum Error {
 impl Error {
     /// Whether the options are wrong, rather than the host.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Root { .. } | Error::NoUser(_))
+        matches!(self, Error::Root { .. } | Error::Handlers(_) | Error::NoUser(_))
     }
 }
 
@@ -77,9 +92,13 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(system("waiting for signals"))?;
     raise_descriptors();
     let user = options.user.as_deref().map(find).transpose()?;
-    let directory =
-        Directory::new(&options.root, options.directory).map_err(|source| Error::Root { path: options.root.clone(), source })?;
-    let handler: Arc<dyn Handler> = Arc::new(directory);
+    let background = Background::new(BACKGROUND).map_err(|source| Error::System { doing: "starting threads".to_owned(), source })?;
+    let handler: Arc<dyn Handler> = match &options.files {
+        Files::Directory(root, options) => {
+            Arc::new(Directory::new(root, *options).map_err(|source| Error::Root { path: root.clone(), source })?)
+        }
+        Files::Rules(config) => config.build(&background)?,
+    };
     let server = Server::bind(options.engine, handler, Arc::new(Log))?;
     if let Some(user) = user {
         become_user(&user)?;

@@ -1,7 +1,7 @@
 //! `guideway check` for the file of a TFTP server.
 
-use super::{Action, Config, Kind, read};
-use crate::config::{load_with, tell};
+use super::{Action, Config, Kind};
+use crate::config::tell;
 use std::io::{self, Write};
 use std::path::Path;
 use toml::de::DeTable;
@@ -15,7 +15,7 @@ pub fn is_meant(text: &str) -> bool {
 
 /// Checks a file and reports on it, as [`crate::config::check_command`] does for a director's.
 pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    tell(path, load_with(path, read), json, out, err, |(config, ()), out| summary(config, out))
+    tell(path, super::load(path), json, out, err, |(config, ()), out| summary(config, out))
 }
 
 /// What the file holds, in a few lines.

@@ -28,12 +28,12 @@ pub use check::{check_command, is_meant};
 use super::directory::DirectoryOptions;
 use super::handlers::{exec, hook, http, limits, template};
 use crate::config::reader::{Reader, Table};
-use crate::config::{Checked, syntax_errors, tables};
+use crate::config::{Checked, LoadError, load_with, syntax_errors, tables};
 use globset::GlobSet;
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 /// What the file says of handlers and rules.
@@ -115,6 +115,14 @@ pub enum Action {
 /// Reads and checks the text of a file that has handlers, rules and limits only.
 pub fn read(text: &str) -> Checked<(Config, ())> {
     read_with(text, |_| Some(()))
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// When it cannot be read at all; what is wrong in it is in the result.
+pub fn load(path: &Path) -> Result<Checked<(Config, ())>, LoadError> {
+    load_with(path, read)
 }
 
 /// Reads and checks the text of a file of which other sections are read by `others`. It takes them from the table, and gives nothing when it
