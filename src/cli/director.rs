@@ -1,11 +1,8 @@
 //! `guideway director`: the daemon.
 
-use super::{DONE, print};
+use super::{DONE, logging, print};
 use crate::director::{self, Error};
-use clap::ValueEnum;
-use std::io::stderr;
 use std::path::PathBuf;
-use tracing_subscriber::EnvFilter;
 
 /// Run a director: take packets for the VIPs and forward them to backends
 #[derive(Debug, clap::Args)]
@@ -17,25 +14,14 @@ pub struct Args {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// How log lines look
-    #[arg(long, value_enum, default_value = "human")]
-    log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a filter like `guideway::control=debug`; default: RUST_LOG, else info
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Human,
-    Json,
+    #[command(flatten)]
+    logging: logging::LogArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> u8 {
-    if let Err(why) = log(args) {
-        print::error(format_args!("--log-level: {why}; allowed are error, warn, info, debug, trace, or target=level"));
-        return super::BAD_USAGE;
+    if let Err(code) = logging::start(&args.logging) {
+        return code;
     }
     match director::run(&args.config) {
         Ok(()) => DONE,
@@ -48,17 +34,4 @@ pub fn run(args: &Args) -> u8 {
             error.exit_code()
         }
     }
-}
-
-fn log(args: &Args) -> Result<(), String> {
-    let filter = match &args.log_level {
-        Some(level) => EnvFilter::try_new(level).map_err(|e| e.to_string())?,
-        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
-    };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
-    let set = match args.log_format {
-        LogFormat::Human => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    set.map_err(|e| e.to_string())
 }

@@ -6,11 +6,13 @@ mod check;
 mod common;
 mod director;
 mod explain;
+mod logging;
 mod print;
 mod replay;
 mod status;
 mod table;
 mod tftp;
+mod tftpd;
 
 use crate::lab;
 use clap::{Parser, Subcommand};
@@ -34,6 +36,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Director(director::Args),
+    Tftpd(tftpd::Args),
     Check(check::Args),
     Status(status::Args),
     Replay(replay::Args),
@@ -48,6 +51,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Director(args) => director::run(&args),
+        Command::Tftpd(args) => tftpd::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Replay(args) => replay::run(&args),

@@ -1,7 +1,62 @@
 //! TFTP: the wire types, a framework for servers, and the engine that runs them.
+//!
+//! A server is a [`Handler`] that turns requests into [`Content`](content::Content). The engine does the rest: options, windows, time-outs,
+//! thousands of transfers on one thread. Whoever knows fbtftp finds `get_handler` as [`Handler::open`], `ResponseData` as
+//! [`Content`](content::Content), and both statistics callbacks in [`Observer`].
+//!
+//! A server that makes each machine's configuration, whole:
+//!
+//! ```
+//! use guideway::tftp::{Bytes, Config, Handler, Observer, Opening, Refusal, Request, Server, TransferReport};
+//! use std::sync::Arc;
+//!
+//! struct Greeter;
+//!
+//! impl Handler for Greeter {
+//!     fn open(&self, request: &Request<'_>) -> Opening {
+//!         match request.name().strip_suffix(".cfg") {
+//!             Some(machine) => Opening::content(Bytes::new(format!("hello {machine}\n").into_bytes())),
+//!             None => Opening::refuse(Refusal::not_found()),
+//!         }
+//!     }
+//! }
+//!
+//! struct Log;
+//!
+//! impl Observer for Log {
+//!     fn transfer(&self, report: &TransferReport<'_>) {
+//!         println!("{} {} {} bytes", report.client, report.outcome.name(), report.bytes_sent);
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::listen("127.0.0.1:0".parse()?);
+//! let server = Server::bind(config, Arc::new(Greeter), Arc::new(Log))?.start()?;
+//! # let client = std::net::UdpSocket::bind("127.0.0.1:0")?;
+//! # client.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+//! # client.send_to(b"\0\x01m1.cfg\0octet\0", server.addresses()[0])?;
+//! # let mut packet = [0; 600];
+//! # let (len, tid) = client.recv_from(&mut packet)?;
+//! # assert_eq!(&packet[..len], b"\0\x03\0\x01hello m1\n");
+//! # client.send_to(b"\0\x04\0\x01", tid)?;
+//! server.stop()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | is |
+//! |---|---|
+//! | [`packet`], [`options`] | what is on the wire, and what is negotiated |
+//! | [`content`], [`netascii`] | bytes to be sent, and their translation |
+//! | [`handler`], [`directory`] | who opens them; the handler that serves files |
+//! | [`transfer`] | one transfer as a state machine without I/O |
+//! | [`report`] | reports and counters |
+//! | [`engine`] | event loops |
+//! | [`daemon`] | the process around them |
 
 pub mod client;
 pub mod content;
+pub mod daemon;
 pub mod directory;
 pub mod engine;
 pub mod handler;
@@ -11,3 +66,8 @@ pub mod packet;
 pub mod report;
 pub mod swarm;
 pub mod transfer;
+
+pub use content::{Bytes, Content, Version};
+pub use engine::{Config, Running, Server, Tid, TunnelConfig};
+pub use handler::{Handler, Opened, Opening, Refusal, Request};
+pub use report::{Counter, Observer, Outcome, Statistics, Totals, TransferReport};

@@ -1,1 +1,476 @@
+//! The engine on the real kernel, within network namespaces of the tests' own, and against whatever bytes may come.
 
+use super::event_loop::{EventLoop, Parts};
+use super::mailbox::Mailbox;
+use super::openers::Openers;
+use super::sys::Received;
+use super::*;
+use crate::tftp::content::{Bytes, Content, Version};
+use crate::tftp::directory::{Directory, DirectoryOptions};
+use crate::tftp::handler::{Opening, Refusal, Request};
+use crate::tftp::packet::{ErrorCode, Packet, put_ack, put_error, put_request};
+use crate::tftp::report::{Counter, Outcome, TransferReport};
+use crate::time::Time;
+use nix::sched::{CloneFlags, unshare};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use std::net::UdpSocket;
+use std::process::Command;
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
+
+/// Runs `body` in a new network namespace with only a loopback interface; not at all without root, unless CI promises it.
+fn in_namespace(body: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "needs root");
+        println!("SKIPPED: needs root");
+        return;
+    }
+    let inside = move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        run("ip", &["link", "set", "lo", "up"]);
+        body();
+    };
+    if let Err(panic) = std::thread::spawn(inside).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new("timeout").arg("30").arg(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Keeps the outcomes of transfers.
+#[derive(Default)]
+struct Outcomes(Mutex<Vec<Outcome>>);
+
+impl Observer for Outcomes {
+    fn transfer(&self, report: &TransferReport<'_>) {
+        self.0.lock().unwrap().push(report.outcome.clone());
+    }
+}
+
+fn serve(config: Config, handler: impl Handler + 'static) -> (Running, Arc<Outcomes>) {
+    let outcomes = Arc::new(Outcomes::default());
+    let observer: Arc<dyn Observer> = outcomes.clone();
+    (Server::bind(config, Arc::new(handler), observer).unwrap().start().unwrap(), outcomes)
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A client that says exactly what it is told.
+struct Client(UdpSocket);
+
+impl Client {
+    fn new(server: SocketAddr) -> (Client, SocketAddr) {
+        let socket = UdpSocket::bind(local(0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        (Client(socket), server)
+    }
+
+    fn ask(server: SocketAddr, file: &str, options: &[(&str, &str)]) -> Client {
+        let (client, server) = Client::new(server);
+        client.request(server, file, options);
+        client
+    }
+
+    fn request(&self, server: SocketAddr, file: &str, options: &[(&str, &str)]) {
+        let mut bytes = Vec::new();
+        put_request(&mut bytes, false, file.as_bytes(), b"octet", options.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())));
+        self.0.send_to(&bytes, server).unwrap();
+    }
+
+    fn ack(&self, tid: SocketAddr, block: u16) {
+        let mut bytes = Vec::new();
+        put_ack(&mut bytes, block);
+        self.0.send_to(&bytes, tid).unwrap();
+    }
+
+    fn receive(&self) -> (Vec<u8>, SocketAddr) {
+        let mut bytes = vec![0; 65536];
+        let (len, from) = self.0.recv_from(&mut bytes).unwrap();
+        bytes.truncate(len);
+        (bytes, from)
+    }
+
+    /// The next packet must be this block; who sent it.
+    fn data(&self, block: u16, data: &[u8]) -> SocketAddr {
+        let (bytes, from) = self.receive();
+        assert_eq!(Packet::parse(&bytes), Ok(Packet::Data { block, data }));
+        from
+    }
+
+    fn error(&self, code: ErrorCode) {
+        let (bytes, _) = self.receive();
+        assert!(matches!(Packet::parse(&bytes), Ok(Packet::Error { code: got, .. }) if got == code), "{bytes:?}");
+    }
+}
+
+/// Waits until the counters say so; the server has its own thread.
+fn until(running: &Running, what: &str, holds: impl Fn(&crate::tftp::report::Totals) -> bool) {
+    let since = std::time::Instant::now();
+    while !holds(&running.statistics().totals()) {
+        assert!(since.elapsed() < Duration::from_secs(10), "{what}: {:?}", running.statistics().totals());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn real_clients_get_their_files() {
+    in_namespace(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, len: usize| {
+            let bytes: Vec<u8> = (0..len as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+            std::fs::write(dir.path().join(name), &bytes).unwrap();
+        };
+        let same = |name: &str| {
+            let got = dir.path().join("got");
+            assert!(std::fs::read(dir.path().join(name)).unwrap() == std::fs::read(&got).unwrap(), "{name} differs");
+            std::fs::remove_file(got).unwrap();
+        };
+        let sizes = [("empty", 0), ("one", 1), ("exact", 8192 * 3), ("many", 300_001)];
+        sizes.iter().for_each(|(name, len)| file(name, *len));
+        file("wraps", 8 * 65_600);
+        let got = dir.path().join("got");
+        let got = got.to_str().unwrap();
+        let config = Config { loops: 2, ..Config::listen("[::]:69".parse().unwrap()) };
+        let (running, outcomes) = serve(config, Directory::new(dir.path(), DirectoryOptions::default()).unwrap());
+        let mut transfers = 0;
+        for (name, len) in sizes {
+            for host in ["127.0.0.1", "[::1]"] {
+                let url = format!("tftp://{host}/{name}");
+                for blksize in ["512", "1428", "8192", "65464"] {
+                    // curl takes a tsize of 0 for the end of everything and stops.
+                    let options: &[&str] = if len == 0 { &["--tftp-no-options"] } else { &["--tftp-blksize", blksize] };
+                    run("curl", &[&["-q", "-gsS", "-o", got], options, &[&url]].concat());
+                    same(name);
+                    transfers += 1;
+                }
+            }
+            for (blksize, window) in [("512", "1"), ("1428", "16"), ("8192", "64"), ("65464", "4")] {
+                let options = [format!("blksize {blksize}"), format!("windowsize {window}")];
+                run("atftp", &["--option", &options[0], "--option", &options[1], "--get", "-r", name, "-l", got, "127.0.0.1", "69"]);
+                same(name);
+                transfers += 1;
+            }
+            run("tftp", &["-m", "binary", "127.0.0.1", "-c", "get", name, got]);
+            same(name);
+            run("busybox", &["tftp", "-g", "-b", "1428", "-r", name, "-l", got, "127.0.0.1", "69"]);
+            same(name);
+            transfers += 2;
+        }
+        // More than 65535 blocks: the numbers start again.
+        for window in ["1", "64"] {
+            let window = format!("windowsize {window}");
+            run("atftp", &["--option", "blksize 8", "--option", &window, "--get", "-r", "wraps", "-l", got, "127.0.0.1", "69"]);
+            same("wraps");
+            transfers += 1;
+        }
+        until(&running, "all transfers end", |totals| totals.open() == 0);
+        let outcomes = outcomes.0.lock().unwrap();
+        assert_eq!((outcomes.len(), outcomes.iter().filter(|o| **o == Outcome::Done).count()), (transfers, transfers), "{outcomes:?}");
+    });
+}
+
+#[test]
+fn answers_come_from_the_address_that_was_asked() {
+    in_namespace(|| {
+        run("ip", &["address", "add", "192.0.2.69/32", "dev", "lo"]);
+        run("ip", &["address", "add", "2001:db8::69/128", "dev", "lo", "nodad"]);
+        let (running, _) = serve(Config::listen("[::]:69".parse().unwrap()), |_: &Request<'_>| Opening::content(Bytes::new(*b"hello")));
+        for (vip, bind) in [("192.0.2.69:69", "127.0.0.1:0"), ("[2001:db8::69]:69", "[::1]:0")] {
+            let client = Client(UdpSocket::bind(bind).unwrap());
+            client.0.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let vip: SocketAddr = vip.parse().unwrap();
+            client.request(vip, "f", &[]);
+            let from = client.data(1, b"hello");
+            assert_eq!(from.ip(), vip.ip());
+            assert_ne!(from.port(), 69);
+            client.ack(from, 1);
+        }
+        until(&running, "both end", |totals| totals.get(Counter::Done) == 2);
+    });
+}
+
+#[test]
+fn a_stranger_is_told_and_disturbs_nothing() {
+    in_namespace(|| {
+        let (running, _) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
+        let client = Client::ask(local(69), "f", &[]);
+        let tid = client.data(1, &[7; 512]);
+        let (stranger, _) = Client::new(tid);
+        stranger.ack(tid, 1);
+        stranger.error(ErrorCode::UNKNOWN_TID);
+        client.ack(tid, 1);
+        client.data(2, &[7; 88]);
+        client.ack(tid, 2);
+        until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
+        // The last ACK may come twice; whoever has just had a transfer is no stranger.
+        client.ack(tid, 2);
+        until(&running, "the late ACK is ignored", |totals| totals.get(Counter::AcksIgnored) == 1);
+        assert_eq!(running.statistics().totals().get(Counter::Strangers), 1);
+    });
+}
+
+#[test]
+fn a_size_probe_is_no_failure_and_its_error_is_not_answered() {
+    in_namespace(|| {
+        let (running, outcomes) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
+        let client = Client::ask(local(69), "f", &[("tsize", "0"), ("blksize", "1468"), ("windowsize", "4")]);
+        let (oack, tid) = client.receive();
+        assert_eq!(oack, b"\0\x06tsize\x00600\0blksize\x001468\0windowsize\x004\0");
+        let mut error = Vec::new();
+        put_error(&mut error, ErrorCode::OPTIONS, b"User aborted the transfer");
+        client.0.send_to(&error, tid).unwrap();
+        until(&running, "it ends", |totals| totals.get(Counter::Probed) == 1);
+        client.0.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        assert!(client.0.recv_from(&mut [0; 100]).is_err(), "nothing more is sent");
+        assert_eq!(*outcomes.0.lock().unwrap(), [Outcome::Probed]);
+    });
+}
+
+#[test]
+fn refusals_writes_and_nonsense_are_answered() {
+    in_namespace(|| {
+        let handler = |request: &Request<'_>| match &*request.name() {
+            "denied" => Opening::refuse(Refusal::access()),
+            "slow" => Opening::job(|| Err(Refusal::new(ErrorCode(3), "no"))),
+            "broken" => Opening::job(|| panic!("a handler's mistake")),
+            "never" => Opening::later(std::future::pending()),
+            _ => Opening::refuse(Refusal::not_found()),
+        };
+        let config = Config { open_timeout: Duration::from_millis(200), ..Config::listen(local(69)) };
+        let (running, _) = serve(config, handler);
+        for (file, code) in [("denied", 2), ("slow", 3), ("broken", 0), ("never", 0), ("other", 1)] {
+            Client::ask(local(69), file, &[]).error(ErrorCode(code));
+        }
+        for (bytes, code) in [
+            (&b"\0\x01f\0mail\0"[..], ErrorCode::ILLEGAL),
+            (b"\0\x01name", ErrorCode::ILLEGAL),
+            (b"\0\x02name\0octet\0", ErrorCode::ACCESS),
+        ] {
+            let (client, server) = Client::new(local(69));
+            client.0.send_to(bytes, server).unwrap();
+            client.error(code);
+        }
+        until(&running, "all end", |totals| totals.open() == 0);
+    });
+}
+
+#[test]
+fn a_request_that_comes_again_restarts_only_when_it_is_another_or_late() {
+    in_namespace(|| {
+        let (running, _) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
+        let client = Client::ask(local(69), "a", &[]);
+        client.data(1, &[7; 512]);
+        client.request(local(69), "a", &[]);
+        until(&running, "the duplicate is seen", |totals| totals.get(Counter::RequestsRepeated) == 1);
+        client.request(local(69), "b", &[]);
+        until(&running, "the other is a restart", |totals| totals.get(Counter::Restarted) == 1 && totals.get(Counter::Started) == 2);
+        let tid = client.data(1, &[7; 512]);
+        client.ack(tid, 1);
+        client.data(2, &[7; 88]);
+        // The next request overtakes the last ACK.
+        client.request(local(69), "b", &[]);
+        client.data(1, &[7; 512]);
+        until(&running, "it starts anew", |totals| totals.get(Counter::Restarted) == 2 && totals.get(Counter::Started) == 3);
+    });
+}
+
+/// Content that others fetch: as much as was put there.
+struct Stream(Mutex<(Vec<u8>, bool, Option<Waker>)>);
+
+impl Stream {
+    fn put(&self, bytes: &[u8], end: bool) {
+        let mut state = self.0.lock().unwrap();
+        state.0.extend(bytes);
+        state.1 |= end;
+        if let Some(waker) = state.2.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Content for Arc<Stream> {
+    fn size(&self) -> Option<u64> {
+        None
+    }
+    fn version(&self) -> Version {
+        Version::of(&[])
+    }
+    fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        let mut state = self.0.lock().unwrap();
+        let left = &state.0[(offset as usize).min(state.0.len())..];
+        let len = left.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&left[..len]);
+        if len == 0 && !state.1 {
+            state.2 = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(len))
+    }
+}
+
+#[test]
+fn content_that_comes_later_is_sent_when_it_comes() {
+    in_namespace(|| {
+        let stream = Arc::new(Stream(Mutex::default()));
+        let served = stream.clone();
+        let (running, _) = serve(Config::listen(local(69)), move |_: &Request<'_>| Opening::content(served.clone()));
+        let client = Client::ask(local(69), "f", &[("tsize", "0"), ("blksize", "1000")]);
+        until(&running, "it is asked for", |totals| totals.get(Counter::Started) == 1);
+        assert_eq!(running.statistics().totals().get(Counter::PacketsSent), 0, "no OACK before the first block is at hand");
+        stream.put(&[1; 1500], false);
+        let (oack, tid) = client.receive();
+        assert_eq!(oack, b"\0\x06blksize\x001000\0", "a size that is not known is not said");
+        client.ack(tid, 0);
+        client.data(1, &[1; 1000]);
+        client.ack(tid, 1);
+        stream.put(&[1; 500], true);
+        client.data(2, &[1; 1000]);
+        client.ack(tid, 2);
+        client.data(3, &[]);
+        client.ack(tid, 3);
+        until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
+    });
+}
+
+#[test]
+fn a_burst_of_requests_is_not_lost() {
+    in_namespace(|| {
+        let (running, _) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(*b"hello")));
+        let socket = UdpSocket::bind(local(0)).unwrap();
+        let clients: Vec<_> = (0..800).map(|_| UdpSocket::bind(local(0)).unwrap()).collect();
+        drop(socket);
+        for client in &clients {
+            client.send_to(b"\0\x01f\0octet\0", local(69)).unwrap();
+        }
+        until(&running, "every request is heard", |totals| totals.get(Counter::Requests) == 800);
+    });
+}
+
+#[test]
+fn gre_from_a_director_is_answered_from_the_vip() {
+    in_namespace(|| {
+        // The "director" and the client share the namespace with the server; the VIP is nowhere.
+        run("ip", &["address", "add", "10.0.0.21/32", "dev", "lo"]);
+        run("ip", &["address", "add", "198.51.100.7/32", "dev", "lo"]);
+        let vip: SocketAddr = "192.0.2.69:69".parse().unwrap();
+        let tunnel = TunnelConfig { locals: vec!["10.0.0.21".parse().unwrap()], vips: vec![vip.ip()], port: 69 };
+        let config = Config { tunnel: Some(tunnel), tid: Tid::Port(20001), ..Config::default() };
+        let (running, _) = serve(config, |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
+        let client = Client(UdpSocket::bind("198.51.100.7:0").unwrap());
+        client.0.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let raw = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(47.into())).unwrap();
+        let send = |to: SocketAddr, payload: &[u8]| {
+            let inner = crate::wire::build::udp(client.0.local_addr().unwrap(), to, payload);
+            let gre = [&[0, 0, 8, 0][..], inner.bytes()].concat();
+            raw.send_to(&gre, &SocketAddr::from(([10, 0, 0, 21], 0)).into()).unwrap();
+        };
+        send(vip, b"\0\x01f\0octet\0");
+        let tid = client.data(1, &[7; 512]);
+        assert_eq!(tid, SocketAddr::new(vip.ip(), 20001));
+        send(tid, b"\0\x04\0\x01");
+        client.data(2, &[7; 88]);
+        send(tid, b"\0\x04\0\x02");
+        until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
+    });
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Bytes(u8, Vec<u8>),
+    Request(u8, u8, u16, u16),
+    Ack(u8, u16),
+    Error(u8, u16),
+    Wait(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (0u8..6, proptest::collection::vec(any::<u8>(), 0..60)).prop_map(|(c, b)| Event::Bytes(c, b)),
+        (0u8..6, 0u8..5, 0u16..3000, 0u16..70).prop_map(|(c, f, b, w)| Event::Request(c, f, b, w)),
+        (0u8..6, prop_oneof![0u16..70, any::<u16>()]).prop_map(|(c, n)| Event::Ack(c, n)),
+        (0u8..6, 0u16..10).prop_map(|(c, n)| Event::Error(c, n)),
+        (1u64..3000).prop_map(Event::Wait),
+    ]
+}
+
+/// Whatever datagrams come in whatever order, the loop neither panics nor forgets nor exceeds its limits.
+fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
+    let handler = |request: &Request<'_>| match request.file.first() {
+        Some(b'0') => Opening::content(Bytes::new(vec![1; 100_000])),
+        Some(b'1') => Opening::content(Bytes::new(*b"")),
+        Some(b'2') => Opening::later(std::future::pending()),
+        Some(b'3') => Opening::content(Arc::new(Stream(Mutex::new((vec![1; 3000], false, None))))),
+        _ => Opening::refuse(Refusal::not_found()),
+    };
+    let config = Config { max_transfers: 4, max_per_client: 3, ..Config::listen(local(0)) };
+    let ports = ports::open(&config, 0).unwrap();
+    let counters = Arc::new(Counters::default());
+    let statistics = Statistics::new(vec![Arc::clone(&counters)]);
+    let parts = Parts {
+        config,
+        ports,
+        tunnel: None,
+        handler: Arc::new(handler),
+        observer: Arc::new(()),
+        counters,
+        statistics: None,
+        mailbox: Arc::new(Mailbox::new().unwrap()),
+        openers: Openers::new(1),
+    };
+    let mut event_loop = EventLoop::new(parts);
+    let mut due = Vec::new();
+    for event in events {
+        let mut bytes = Vec::new();
+        let client = match event {
+            Event::Wait(ms) => {
+                event_loop.now = Time(event_loop.now.0 + ms * 1_000_000);
+                event_loop.timers(&mut due);
+                continue;
+            }
+            Event::Bytes(client, raw) => {
+                bytes.extend(raw);
+                client
+            }
+            Event::Request(client, file, blksize, window) => {
+                let (blksize, window) = (blksize.to_string(), window.to_string());
+                let options = [(&b"blksize"[..], blksize.as_bytes()), (b"windowsize", window.as_bytes())];
+                put_request(&mut bytes, false, file.to_string().as_bytes(), if file % 2 == 0 { b"octet" } else { b"netascii" }, options);
+                client
+            }
+            Event::Ack(client, number) => {
+                put_ack(&mut bytes, *number);
+                client
+            }
+            Event::Error(client, code) => {
+                put_error(&mut bytes, ErrorCode(*code), b"text");
+                client
+            }
+        };
+        let from = SocketAddr::from(([127, 0, 0, 2 + client / 4], 9 + u16::from(*client)));
+        for index in [0, 1] {
+            event_loop.datagram(index, &Received { from, local: None, bytes: &bytes, cut: false });
+        }
+        prop_assert!(event_loop.open() <= 4);
+        prop_assert_eq!(event_loop.open(), event_loop.peers.len());
+        prop_assert_eq!(event_loop.per_client.values().sum::<usize>(), event_loop.open());
+        prop_assert!(event_loop.per_client.values().all(|&count| (1..=3).contains(&count)));
+        prop_assert_eq!(statistics.totals().open(), event_loop.open() as u64);
+    }
+    event_loop.finish();
+    prop_assert_eq!((event_loop.open(), event_loop.peers.len(), event_loop.per_client.len(), statistics.totals().open()), (0, 0, 0, 0));
+    Ok(())
+}
+
+#[test]
+fn hostile_datagrams() {
+    in_namespace(|| {
+        let mut runner = TestRunner::default();
+        runner.run(&proptest::collection::vec(event(), 0..80), |events| hostile(&events)).unwrap();
+    });
+}

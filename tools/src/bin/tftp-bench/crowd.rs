@@ -2,7 +2,7 @@
 //! small part of what even the fastest server does; content is hashed after the clock has stopped.
 
 use crate::batch::{Inbox, Outbox};
-use crate::single::{TIMEOUT, is_timeout, request, thread_cpu};
+use crate::single::{TIMEOUT, is_timeout, request, roomy, thread_cpu};
 use crate::transfer::{Act, Transfer};
 use guideway::lab::error::{Doing, Error};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -63,8 +63,10 @@ pub struct Outcome {
     pub right: usize,
     /// Transfers that ended with wrong content.
     pub wrong: usize,
-    /// Transfers that did not end.
+    /// Transfers that the server ended, or that were given up for its silence.
     pub failed: usize,
+    /// Transfers that had not ended when time was up.
+    pub unfinished: usize,
     /// Packets that clients had to send again, requests included.
     pub resends: u64,
     /// Clients that had to repeat their request.
@@ -111,6 +113,7 @@ pub fn run(order: &Order<'_>, watch: &Watch) -> Result<Outcome, Error> {
         all.right += one.right;
         all.wrong += one.wrong;
         all.failed += one.failed;
+        all.unfinished += one.unfinished;
         all.resends += one.resends;
         all.repeated += one.repeated;
         all.windowed += one.windowed;
@@ -139,7 +142,8 @@ fn work(order: &Order<'_>, watch: &Watch, number: usize, threads: usize, barrier
                 outcome.took.push(took);
             }
             Some(_) => outcome.wrong += 1,
-            None => outcome.failed += 1,
+            None if transfer.is_over() => outcome.failed += 1,
+            None => outcome.unfinished += 1,
         }
     }
     Ok(outcome)
@@ -167,8 +171,7 @@ impl<'a> Crowd<'a> {
         let share = |all: usize| all / threads + usize::from(number < all % threads);
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-        // So large that nothing is lost here: beyond the machine's limit if that is permitted.
-        setsockopt(&socket, sockopt::RcvBufForce, &(256 << 20)).or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &(256 << 20)))?;
+        roomy(&socket)?;
         socket.set_read_timeout(Some(TICK))?;
         let keep = order.think.is_none().then_some(order.size);
         let seed = |index: usize| order.seed ^ ((index * threads + number) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -21,7 +21,7 @@ pub struct Table {
 pub fn tables(all: &[Work]) -> Vec<Table> {
     use works::{
         CLIENT_BUSY, CPU, CPU_PER_GIB, FAILED, MB_PER_CPU_S, MB_PER_S, MEDIAN, OPENED, PER_SECOND, PROCESSES, PSS, PSS_BEFORE, REPEATED,
-        RESENDS, US_PER_BLOCK, US_PER_TRANSFER, WALL,
+        RESENDS, UNFINISHED, US_PER_BLOCK, US_PER_TRANSFER, WALL,
     };
     let mut tables = Vec::new();
     let singles: Vec<Work> = all.iter().copied().filter(|w| matches!(w, Work::Single { .. })).collect();
@@ -45,6 +45,7 @@ pub fn tables(all: &[Work]) -> Vec<Table> {
                 ("server CPU s", CPU, 2),
                 ("CPU s/GiB", CPU_PER_GIB, 2),
                 ("failed", FAILED, 0),
+                ("unfinished", UNFINISHED, 0),
                 ("client resends", RESENDS, 0),
                 ("client busy %", CLIENT_BUSY, 0),
             ],
@@ -52,6 +53,7 @@ pub fn tables(all: &[Work]) -> Vec<Table> {
                 ("transfers/s", PER_SECOND, 0),
                 ("server CPU µs each", US_PER_TRANSFER, 1),
                 ("failed", FAILED, 0),
+                ("unfinished", UNFINISHED, 0),
                 ("client resends", RESENDS, 0),
                 ("client busy %", CLIENT_BUSY, 0),
             ],
@@ -62,8 +64,14 @@ pub fn tables(all: &[Work]) -> Vec<Table> {
                 ("opened", OPENED, 0),
                 ("repeated", REPEATED, 0),
             ],
-            Work::Loss { .. } => &[("median s", MEDIAN, 2), ("wall s", WALL, 2), ("failed", FAILED, 0), ("client resends", RESENDS, 0)],
-            Work::Burst => &[("had to repeat", REPEATED, 0), ("failed", FAILED, 0), ("wall s", WALL, 2)],
+            Work::Loss { .. } => &[
+                ("median s", MEDIAN, 2),
+                ("wall s", WALL, 2),
+                ("failed", FAILED, 0),
+                ("unfinished", UNFINISHED, 0),
+                ("client resends", RESENDS, 0),
+            ],
+            Work::Burst => &[("had to repeat", REPEATED, 0), ("failed", FAILED, 0), ("unfinished", UNFINISHED, 0), ("wall s", WALL, 2)],
         };
         let columns = columns.iter().map(|(head, metric, decimals)| ((*head).to_owned(), *work, *metric, *decimals)).collect();
         tables.push(Table { title: work.to_string(), columns });

@@ -112,7 +112,7 @@ impl Results {
 
     /// The goals. `burst` is how many requests are a burst, `open` how many transfers are held open.
     pub fn goals(&self, burst: usize, open: usize) -> Vec<Row> {
-        use works::{CPU, FAILED, MB_PER_CPU_S, MB_PER_S, MEDIAN, PER_SECOND, PSS, REPEATED, US_PER_BLOCK};
+        use works::{CPU, FAILED, MB_PER_CPU_S, MB_PER_S, MEDIAN, PER_SECOND, PSS, REPEATED, UNFINISHED, US_PER_BLOCK};
         let single = |blksize, window| Work::Single { blksize, window };
         let crowd = |window| Work::Crowd { window };
         let (more, less): (fn(f64, f64) -> bool, fn(f64, f64) -> bool) = (|a, b| a > b, |a, b| a < b);
@@ -154,7 +154,11 @@ impl Results {
             let work = Work::Loss { window };
             fixed(format!("1 MiB at 1 % loss, windowsize {window}: median"), "s", ours(work, MEDIAN), most, self.best(work, MEDIAN, less));
         }
-        let lost = ours(Work::Burst, REPEATED).zip(ours(Work::Burst, FAILED)).map(|(repeated, failed)| repeated.max(failed));
+        let lost = [REPEATED, FAILED, UNFINISHED]
+            .into_iter()
+            .map(|metric| ours(Work::Burst, metric))
+            .reduce(|a, b| a.zip(b).map(|(a, b)| f64::max(a, b)))
+            .flatten();
         fixed(format!("burst of {burst} requests: lost"), "", lost, 0.0, self.best(Work::Burst, REPEATED, less));
         rows
     }

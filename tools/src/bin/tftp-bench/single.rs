@@ -3,6 +3,7 @@
 use crate::batch::Inbox;
 use guideway::tftp::packet::{Options, Packet, put_ack, put_request};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeValLike;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -68,6 +69,7 @@ pub fn fetch(want: &Want<'_>, content: &mut Vec<u8>) -> io::Result<Fetched> {
     content.clear();
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.set_read_timeout(Some(TIMEOUT))?;
+    roomy(&socket)?;
     let mut buffer = vec![0; 66_000];
     let request = request(want.file, want.blksize, want.window);
     let mut fetched = Fetched { blksize: 512, window: 1, ..Fetched::default() };
@@ -141,6 +143,12 @@ pub fn fetch(want: &Want<'_>, content: &mut Vec<u8>) -> io::Result<Fetched> {
     fetched.cpu = thread_cpu().saturating_sub(before);
     fetched.blocks = last;
     Ok(fetched)
+}
+
+/// Makes a socket's buffer so large that nothing is lost in it, beyond the machine's limit if that is permitted.
+pub fn roomy(socket: &UdpSocket) -> io::Result<()> {
+    const BYTES: usize = 256 << 20;
+    setsockopt(socket, sockopt::RcvBufForce, &BYTES).or_else(|_| setsockopt(socket, sockopt::RcvBuf, &BYTES)).map_err(Into::into)
 }
 
 /// CPU time of this thread.

@@ -142,8 +142,10 @@ pub const CPU_PER_GIB: Metric = Metric("server_cpu_s_per_GiB");
 pub const CLIENT_CPU: Metric = Metric("client_cpu_s");
 /// The busy part of the time of the clients' threads, in percent. Near 100 they are the limit.
 pub const CLIENT_BUSY: Metric = Metric("client_busy_percent");
-/// Transfers that did not end, or with wrong content.
+/// Transfers that the server broke off or left unanswered, or that had wrong content.
 pub const FAILED: Metric = Metric("failed");
+/// Transfers that had not ended when time was up.
+pub const UNFINISHED: Metric = Metric("unfinished");
 /// Packets that clients had to repeat.
 pub const RESENDS: Metric = Metric("client_resends");
 /// Clients that had to repeat their request.
@@ -343,6 +345,7 @@ fn sample(work: Work, order: &Order<'_>, outcome: &Outcome, spent: &Spent) -> Sa
         (CLIENT_CPU, client),
         (CLIENT_BUSY, 100.0 * client / wall / order.threads as f64),
         (FAILED, failed as f64),
+        (UNFINISHED, outcome.unfinished as f64),
         (RESENDS, outcome.resends as f64),
         (REPEATED, outcome.repeated as f64),
         (OTHERS, spent.others),

@@ -1,0 +1,43 @@
+//! How the daemons log: the options, and setting it up.
+
+use super::print;
+use clap::ValueEnum;
+use std::io::stderr;
+use tracing_subscriber::EnvFilter;
+
+/// Options of every daemon.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LogArgs {
+    /// How log lines look
+    #[arg(long, value_enum, default_value = "human")]
+    log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a filter like `guideway::control=debug`; default: RUST_LOG, else info
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Human,
+    Json,
+}
+
+/// Sets logging up; says why not and gives the exit code when the options are wrong.
+pub fn start(args: &LogArgs) -> Result<(), u8> {
+    let set = || -> Result<(), String> {
+        let filter = match &args.log_level {
+            Some(level) => EnvFilter::try_new(level).map_err(|e| e.to_string())?,
+            None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        };
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+        let set = match args.log_format {
+            LogFormat::Human => builder.with_target(false).try_init(),
+            LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        };
+        set.map_err(|e| e.to_string())
+    };
+    set().map_err(|why| {
+        print::error(format_args!("--log-level: {why}; allowed are error, warn, info, debug, trace, or target=level"));
+        super::BAD_USAGE
+    })
+}

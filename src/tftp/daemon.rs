@@ -1,0 +1,161 @@
+//! The process around a server: descriptors, privileges, signals, a log line for each transfer.
+
+use super::directory::{Directory, DirectoryOptions};
+use super::engine::{self, Config, Server};
+use super::handler::Handler;
+use super::report::{Observer, Outcome, Statistics, TransferReport};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{User, setgid, setgroups, setuid};
+use serde_json::{Map, Value, json};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What the daemon is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory to serve.
+    pub root: PathBuf,
+    /// What is allowed of names in it.
+    pub directory: DirectoryOptions,
+    /// The server.
+    pub engine: Config,
+    /// The user to become once the sockets are bound.
+    pub user: Option<String>,
+}
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory cannot be served.
+    #[error("serving {}: {source}", path.display())]
+    Root {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no such user.
+    #[error("--user {0}: there is no such user on this host")]
+    NoUser(String),
+    /// A step that the kernel refused.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The sockets cannot be had.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+}
+
+impl Error {
+    /// Whether the options are wrong, rather than the host.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::Root { .. } | Error::NoUser(_))
+    }
+}
+
+fn system(doing: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Error {
+    let doing = doing.into();
+    move |errno| Error::System { doing, source: errno.into() }
+}
+
+/// Serves until SIGTERM or SIGINT; gives the counters. `counters` gets them at every SIGUSR1.
+///
+/// # Errors
+/// When the server cannot be set up, or an event loop ends of its own accord.
+pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> {
+    let mut signals = SigSet::empty();
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1].into_iter().for_each(|signal| signals.add(signal));
+    signals.thread_block().map_err(system("blocking signals"))?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(system("waiting for signals"))?;
+    raise_descriptors();
+    let user = options.user.as_deref().map(find).transpose()?;
+    let directory =
+        Directory::new(&options.root, options.directory).map_err(|source| Error::Root { path: options.root.clone(), source })?;
+    let handler: Arc<dyn Handler> = Arc::new(directory);
+    let server = Server::bind(options.engine, handler, Arc::new(Log))?;
+    if let Some(user) = user {
+        become_user(&user)?;
+    }
+    for (what, addresses) in [("requests at", server.addresses()), ("answers from", server.tids())] {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        tracing::info!("{what} {}", addresses.join(", "));
+    }
+    let running = server.start()?;
+    loop {
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::from(1000u16)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(system("waiting for signals")(errno)),
+        }
+        let signal = if fds[0].any() == Some(true) { signals.read_signal().map_err(system("reading a signal"))? } else { None };
+        match signal.map(|signal| signal.ssi_signo as i32) {
+            Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&as_json(running.statistics())),
+            Some(_) => break,
+            None if running.has_ended() => break,
+            None => {}
+        }
+    }
+    let statistics = running.statistics().clone();
+    running.stop().map_err(|source| Error::System { doing: "serving".to_owned(), source })?;
+    tracing::info!("stopped");
+    Ok(as_json(&statistics))
+}
+
+fn as_json(statistics: &Statistics) -> Value {
+    let totals = statistics.totals();
+    let mut map: Map<String, Value> = totals.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    map.insert("open".to_owned(), totals.open().into());
+    json!(map)
+}
+
+/// Every transfer may have a file open.
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(error) = raised {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
+fn find(name: &str) -> Result<User, Error> {
+    User::from_name(name).map_err(system(format!("looking for the user {name}")))?.ok_or_else(|| Error::NoUser(name.to_owned()))
+}
+
+fn become_user(user: &User) -> Result<(), Error> {
+    let doing = || format!("becoming the user {}", user.name);
+    setgroups(&[user.gid]).map_err(system(doing()))?;
+    setgid(user.gid).map_err(system(doing()))?;
+    setuid(user.uid).map_err(system(doing()))
+}
+
+/// Logs each transfer.
+struct Log;
+
+impl Observer for Log {
+    fn transfer(&self, report: &TransferReport<'_>) {
+        let file = report.file.escape_ascii();
+        let outcome = report.outcome.name();
+        let seconds = report.duration.as_secs_f64();
+        let (client, vip, bytes, repeated) = (report.client, report.vip, report.bytes_sent, report.repeated);
+        match &report.outcome {
+            Outcome::Refused(code, text) => {
+                let code = code.map_or_else(|| "no answer".to_owned(), |code| code.to_string());
+                tracing::info!(%client, %vip, %file, outcome, %code, "{text}");
+            }
+            Outcome::Aborted(code, text) => {
+                tracing::info!(%client, %vip, %file, outcome, bytes, seconds, %code, "the client said: {}", text.escape_debug());
+            }
+            Outcome::Failed(why) => tracing::warn!(%client, %vip, %file, outcome, bytes, seconds, "{why}"),
+            Outcome::Unheard | Outcome::TimedOut => tracing::info!(%client, %vip, %file, outcome, bytes, repeated, seconds),
+            _ => tracing::debug!(%client, %vip, %file, outcome, bytes, repeated, seconds),
+        }
+    }
+}
