@@ -95,6 +95,50 @@ impl Inbox {
     }
 }
 
+/// Room for the DATA packets of a window, whose blocks are received where they belong, without another copy.
+pub struct Blocks {
+    starts: Vec<[u8; 4]>,
+    vectors: Vec<[iovec; 2]>,
+    headers: Vec<mmsghdr>,
+}
+
+impl Blocks {
+    /// Room for this many.
+    pub fn new(count: usize) -> Blocks {
+        let nothing = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: a plain C structure for which zeroes are valid.
+        let header: mmsghdr = unsafe { std::mem::zeroed() };
+        Blocks { starts: vec![[0; 4]; count], vectors: vec![[nothing; 2]; count], headers: vec![header; count] }
+    }
+
+    /// Waits for one datagram on a connected socket, as long as its time-out allows, and takes what else is there; how many. What follows
+    /// the first four bytes of each goes to the next `size` bytes of `to`.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>, to: &mut [u8], size: usize) -> io::Result<usize> {
+        let mut count = 0;
+        for (((header, vectors), start), part) in
+            self.headers.iter_mut().zip(&mut self.vectors).zip(&mut self.starts).zip(to.chunks_exact_mut(size))
+        {
+            vectors[0] = iovec { iov_base: start.as_mut_ptr().cast(), iov_len: start.len() };
+            vectors[1] = iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() };
+            header.msg_hdr.msg_iov = vectors.as_mut_ptr();
+            header.msg_hdr.msg_iovlen = vectors.len();
+            count += 1;
+        }
+        // SAFETY: each of the first `count` headers points to two vectors of its own, which point to four bytes of its own and to a part of
+        // `to` of its own; neither names nor control messages are asked for.
+        let got = unsafe {
+            libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, libc::MSG_WAITFORONE as _, std::ptr::null_mut())
+        };
+        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The first four bytes of one of the last call's datagrams, and how many followed them; nothing if it was shorter.
+    pub fn get(&self, index: usize) -> Option<([u8; 4], usize)> {
+        let length = (self.headers[index].msg_len as usize).checked_sub(4)?;
+        Some((self.starts[index], length))
+    }
+}
+
 /// Datagrams to be sent.
 pub struct Outbox(Slots, usize);
 
@@ -157,6 +201,24 @@ mod tests {
     use nix::sys::socket::{setsockopt, sockopt};
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
+
+    #[test]
+    fn blocks_land_where_they_belong() {
+        let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        a.connect(b.local_addr().unwrap()).unwrap();
+        for text in [&b"\0\x03\0\x01one"[..], b"???", b"\0\x03\0\x02tw"] {
+            a.send(text).unwrap();
+        }
+        let (mut blocks, mut to, mut seen) = (Blocks::new(2), [b'.'; 10], Vec::new());
+        while seen.len() < 2 {
+            let got = blocks.receive(b.as_fd(), &mut to[3 * seen.len()..], 3).unwrap();
+            seen.extend((0..got).map(|i| blocks.get(i)));
+        }
+        assert_eq!(seen, [Some(([0, 3, 0, 1], 3)), None]);
+        assert_eq!(blocks.receive(b.as_fd(), &mut to[3..], 3).unwrap(), 1);
+        assert_eq!(blocks.get(0), Some(([0, 3, 0, 2], 2)));
+        assert_eq!(&to, b"onetw.....");
+    }
 
     #[test]
     fn addresses_go_out_and_come_back() {

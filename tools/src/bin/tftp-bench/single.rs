@@ -1,7 +1,7 @@
 //! One transfer by a blocking loop, as lean as a client can be: what is measured is the server.
 
-use crate::batch::Inbox;
-use guideway::tftp::packet::{Options, Packet, put_ack, put_request};
+use crate::batch::Blocks;
+use guideway::tftp::packet::{Options, Packet, put_request};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeValLike;
@@ -36,6 +36,8 @@ pub struct Fetched {
     pub window: u16,
     /// Blocks.
     pub blocks: u64,
+    /// Bytes.
+    pub bytes: usize,
     /// Packets that had to be sent again.
     pub resends: u64,
     /// CPU time of the client.
@@ -61,19 +63,72 @@ pub fn granted(options: Options<'_>) -> (u16, u16) {
     (number("blksize").unwrap_or(512), number("windowsize").unwrap_or(1))
 }
 
-/// Fetches a file into `content`, which should have room for it.
+/// Fetches a file into `content`, which must have room for it and for a window more; how much it was is in the result.
 ///
 /// # Errors
-/// Those of sockets, an ERROR of the server, and the time limit.
-pub fn fetch(want: &Want<'_>, content: &mut Vec<u8>) -> io::Result<Fetched> {
-    content.clear();
+/// Those of sockets, an ERROR of the server, a file that is too large, and the time limit.
+pub fn fetch(want: &Want<'_>, content: &mut [u8]) -> io::Result<Fetched> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.set_read_timeout(Some(TIMEOUT))?;
     roomy(&socket)?;
-    let mut buffer = vec![0; 66_000];
+    let (since, before) = (Instant::now(), thread_cpu());
+    let mut fetched = ask(want, &socket, content, since)?;
+    let send = |block: u64| socket.send(&[0, 4, (block >> 8) as u8, block as u8]).map(drop);
+    send(fetched.blocks)?;
+    let size = usize::from(fetched.blksize);
+    let mut blocks = Blocks::new(usize::from(fetched.window));
+    let mut in_window = 0;
+    while fetched.bytes as u64 == fetched.blocks * size as u64 {
+        let room = content.get_mut(fetched.bytes..).unwrap_or_default();
+        let got = match blocks.receive(socket.as_fd(), room, size) {
+            Ok(0) => return Err(io::Error::other("the file is larger than it should be")),
+            Ok(got) => got,
+            Err(e) if !is_timeout(&e) => return Err(e),
+            Err(_) if since.elapsed() > want.limit => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => {
+                fetched.resends += 1;
+                in_window = 0;
+                send(fetched.blocks)?;
+                0
+            }
+        };
+        let mut taken = 0;
+        for index in 0..got {
+            let Some(([0, 3, high, low], length)) = blocks.get(index) else {
+                if matches!(blocks.get(index), Some(([0, 5, ..], _))) {
+                    return Err(io::Error::other("it ended the transfer with an ERROR"));
+                }
+                continue;
+            };
+            if u16::from_be_bytes([high, low]) != (fetched.blocks + 1) as u16 {
+                continue;
+            }
+            if taken < index {
+                room.copy_within(index * size..index * size + length, taken * size);
+            }
+            (taken, in_window) = (taken + 1, in_window + 1);
+            fetched.blocks += 1;
+            fetched.bytes += length;
+            if length < size || in_window == fetched.window {
+                in_window = 0;
+                send(fetched.blocks)?;
+            }
+            if length < size {
+                break;
+            }
+        }
+    }
+    fetched.took = since.elapsed();
+    fetched.cpu = thread_cpu().saturating_sub(before);
+    Ok(fetched)
+}
+
+/// Sends the request until it is answered, and connects the socket to the port that answers: from then on the kernel checks the TID, and
+/// looks up no route for each packet.
+fn ask(want: &Want<'_>, socket: &UdpSocket, content: &mut [u8], since: Instant) -> io::Result<Fetched> {
+    let mut buffer = [0; 1024];
     let request = request(want.file, want.blksize, want.window);
     let mut fetched = Fetched { blksize: 512, window: 1, ..Fetched::default() };
-    let (since, before) = (Instant::now(), thread_cpu());
     let (length, from) = loop {
         socket.send_to(&request, want.server)?;
         match socket.recv_from(&mut buffer) {
@@ -83,65 +138,16 @@ pub fn fetch(want: &Want<'_>, content: &mut Vec<u8>) -> io::Result<Fetched> {
             _ => fetched.resends += 1,
         }
     };
-    // From now on the kernel checks the TID, and looks up no route for each packet.
     socket.connect(from)?;
-    let mut last = 0u64;
-    let mut first = None;
     match Packet::parse(&buffer[..length]) {
         Ok(Packet::Oack(options)) => (fetched.blksize, fetched.window) = granted(options),
         Ok(Packet::Data { block: 1, data }) => {
-            content.extend_from_slice(data);
-            first = Some(data.len() < 512);
-            last = 1;
+            let room = content.get_mut(..data.len()).ok_or_else(|| io::Error::other("the file is larger than it should be"))?;
+            room.copy_from_slice(data);
+            (fetched.blocks, fetched.bytes) = (1, data.len());
         }
         other => return Err(io::Error::other(format!("it answers {other:?}"))),
     }
-    let mut ack = Vec::with_capacity(4);
-    let mut send = |block: u64| {
-        ack.clear();
-        put_ack(&mut ack, block as u16);
-        socket.send(&ack).map(drop)
-    };
-    send(last)?;
-    let size = usize::from(fetched.blksize) + 4;
-    let mut inbox = Inbox::new(usize::from(fetched.window), size);
-    let (mut in_window, mut over) = (0, first == Some(true));
-    while !over {
-        let got = match inbox.receive(socket.as_fd()) {
-            Ok(got) => got,
-            Err(e) if !is_timeout(&e) => return Err(e),
-            Err(_) if since.elapsed() > want.limit => return Err(io::ErrorKind::TimedOut.into()),
-            Err(_) => {
-                fetched.resends += 1;
-                in_window = 0;
-                send(last)?;
-                0
-            }
-        };
-        for index in 0..got {
-            let bytes = inbox.get(index).bytes;
-            let Some((&[0, 3, high, low], data)) = bytes.split_first_chunk() else {
-                if bytes.starts_with(&[0, 5]) {
-                    return Err(io::Error::other("it ended the transfer with an ERROR"));
-                }
-                continue;
-            };
-            if u16::from_be_bytes([high, low]) != (last + 1) as u16 {
-                continue;
-            }
-            content.extend_from_slice(data);
-            last += 1;
-            in_window += 1;
-            over = data.len() < usize::from(fetched.blksize);
-            if over || in_window == fetched.window {
-                in_window = 0;
-                send(last)?;
-            }
-        }
-    }
-    fetched.took = since.elapsed();
-    fetched.cpu = thread_cpu().saturating_sub(before);
-    fetched.blocks = last;
     Ok(fetched)
 }
 
