@@ -150,7 +150,7 @@ impl EventLoop {
         let cap = || if by_mtu { blksize_of_mtu(mtu.to(client, second), client.is_ipv6()) } else { u16::MAX };
         let (terms, oack) = negotiate(options, &self.config.limits, cap, size);
         let block = usize::from(terms.blksize);
-        match self.read(key, session, &Span { content: &*content, size, offset: 0, block, window: block }) {
+        match self.read(key, session, &Span { content: &content, size, offset: 0, block, window: block }) {
             Err(error) => return self.fail(session, &error),
             Ok(Have::Pending) => return After::Keep,
             Ok(_) => {}
@@ -210,7 +210,7 @@ impl EventLoop {
 
 /// What is to be read; see [`Wanted`].
 pub(super) struct Span<'a> {
-    pub content: &'a dyn Content,
+    pub content: &'a Arc<dyn Content>,
     pub size: Option<u64>,
     pub offset: u64,
     pub block: usize,

@@ -80,7 +80,7 @@ impl EventLoop {
             let count = usize::try_from(wanted.end() - first + 1).unwrap_or(usize::MAX);
             let (content, size, cut) = (Arc::clone(&running.content), running.size, running.cut);
             let offset = (first - 1) * blksize as u64;
-            let span = Span { content: &*content, size, offset, block: blksize, window: count.saturating_mul(blksize) };
+            let span = Span { content: &content, size, offset, block: blksize, window: count.saturating_mul(blksize) };
             let have = self.read(key, session, &span);
             let Stage::Running(running) = &mut session.stage else { return After::Keep };
             let (slot, range, end) = match have {

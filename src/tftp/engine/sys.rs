@@ -56,7 +56,7 @@ pub enum Patience {
 }
 
 /// Fewest datagrams asked for.
-const OFFERED: usize = 4;
+const OFFERED: usize = 2;
 
 // SAFETY: the pointers in `vectors` and `headers` are only used within `receive`, which sets them first.
 unsafe impl Send for Receiver {}
