@@ -178,7 +178,7 @@ fn run(args: &Args) -> Result<u8, Error> {
 }
 
 fn compare(args: &Args, place: Place, account: &Account) -> Result<u8, Error> {
-    let (begun, load_before) = (Instant::now(), works::load());
+    let (begun, load) = (Instant::now(), works::load());
     let allowed = sched_getaffinity(Pid::from_raw(0)).doing(|| "reading which CPUs may be used".to_owned())?;
     let cpus: Vec<usize> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
     let cpu = args.cpu.or(cpus.last().copied()).unwrap_or(0);
@@ -198,36 +198,48 @@ fn compare(args: &Args, place: Place, account: &Account) -> Result<u8, Error> {
             }
         }
     }
-    let works = args.works();
-    measure(args, &bench, &works, &windows, &mut results, begun)?;
-    let goals = results.goals(bench.sizes.burst, OPEN);
+    measure(args, &bench, &windows, &mut results, begun)?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let about = format!(
-        "{} CPUs, Linux {}; load average {load_before} before, {} after; {} CPU time by {}; {} × each; {} client threads; {:.0} s in all",
+    let conditions = format!(
+        "{} CPUs, Linux {}; load average {load} before, {} after; server CPU time by {}; {} × each; client threads: {}; {:.0} s in all",
         cpus.len(),
         kernel.trim(),
         works::load(),
-        "server",
         account.describe(),
         args.repeat(),
         bench.sizes.threads,
         begun.elapsed().as_secs_f64()
     );
-    println!("## TFTP servers side by side\n\n{about}.\n{}\n", report::window_note());
+    publish(args, &bench.sizes, &results, &missing, &conditions)
+}
+
+/// Prints what was measured, and writes the files that were asked for.
+fn publish(args: &Args, sizes: &Sizes, results: &Results, missing: &[(Kind, String)], conditions: &str) -> Result<u8, Error> {
+    let (works, goals) = (args.works(), results.goals(sizes.burst, OPEN));
+    let work = format!(
+        "One transfer of {} MiB; many: {} × 1 MiB at once; short: {} × 2 KiB, 32 at a time; loss: {} × 1 MiB at once; burst: {} requests. \
+         Block size 1428 but for single transfers",
+        sizes.single >> 20,
+        sizes.crowd,
+        sizes.short,
+        sizes.loss,
+        sizes.burst
+    );
+    println!("## TFTP servers side by side\n\n{conditions}. {work}; {}\n", report::window_note());
     for table in report::tables(&works) {
-        println!("{}", report::markdown(&table, &results));
+        println!("{}", report::markdown(&table, results));
     }
-    println!("{}\n{}", report::goals(&goals), report::notes(&results, &works, &missing));
+    println!("{}\n{}", report::goals(&goals), report::notes(results, &works, missing));
     if let Some(file) = &args.json {
         let missing: Vec<_> = missing.iter().map(|(kind, why)| json!({ "server": kind.name(), "why": why })).collect();
-        let about = json!({ "conditions": about, "quick": args.quick, "missing": missing });
+        let about = json!({ "conditions": conditions, "work": work, "quick": args.quick, "missing": missing });
         let text = serde_json::to_string_pretty(&results.json(&goals, about)).doing(|| "writing JSON".to_owned())?;
         fs::write(file, text + "\n").doing(|| format!("writing {}", file.display()))?;
     }
     if let Some(directory) = &args.plots {
         fs::create_dir_all(directory).doing(|| format!("making {}", directory.display()))?;
         for chart in plot::charts(OPEN) {
-            if let Some(svg) = plot::svg(&chart, &results) {
+            if let Some(svg) = plot::svg(&chart, results) {
                 let file = directory.join(chart.name).with_extension("svg");
                 fs::write(&file, svg).doing(|| format!("writing {}", file.display()))?;
             }
@@ -237,9 +249,9 @@ fn compare(args: &Args, place: Place, account: &Account) -> Result<u8, Error> {
 }
 
 /// Work by work, round by round, server by server: what disturbs the machine for a while disturbs all servers alike.
-fn measure(args: &Args, bench: &Bench, works: &[Work], windows: &[Kind], results: &mut Results, begun: Instant) -> Result<(), Error> {
+fn measure(args: &Args, bench: &Bench, windows: &[Kind], results: &mut Results, begun: Instant) -> Result<(), Error> {
     let servers = results.servers.clone();
-    for work in works {
+    for work in &args.works() {
         for round in 1..=args.repeat() {
             for server in servers.iter().filter(|s| work.is_for(s.kind)) {
                 if results.refused(*work, server.kind).is_some() {

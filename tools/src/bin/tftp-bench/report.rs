@@ -155,7 +155,7 @@ pub fn notes(results: &Results, works: &[Work], missing: &[(Kind, String)]) -> S
 /// What stands in a cell that asks for windows of a server that has none.
 pub const NO_WINDOWS: &str = "no windows";
 
-/// How many of these works ask for windows, for titles.
+/// How to read the tables.
 pub fn window_note() -> String {
     format!("w1, w{WINDOW}: windowsize. [n]: the block size that the server cut the request to. Medians, in parentheses the extremes.")
 }
