@@ -1,0 +1,434 @@
+//! What is measured, and one measurement of each kind with a fresh server.
+
+use crate::account::{Account, machine_busy};
+use crate::crowd::{self, Order, Outcome, Watch};
+use crate::servers::{Kind, Place, Running, Server, pinned};
+use crate::single::{Fetched, Want, fetch};
+use guideway::lab::error::{Doing, Error};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// The block size of an Ethernet frame, which all works with many transfers use.
+pub const ETHERNET: u16 = 1428;
+/// The window of all works with windows.
+pub const WINDOW: u16 = 16;
+/// Short transfers at once.
+const SHORT_AT_ONCE: usize = 32;
+/// Clients that only keep a transfer open acknowledge after this long.
+const THINK: Duration = Duration::from_secs(1);
+
+/// A kind of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Work {
+    /// One transfer, both ends on one CPU.
+    Single { blksize: u16, window: u16 },
+    /// Many transfers of a file of medium size.
+    Crowd { window: u16 },
+    /// Very many short ones.
+    Short,
+    /// This many transfers that are open and do almost nothing.
+    Open { transfers: usize },
+    /// Some with losses.
+    Loss { window: u16 },
+    /// Many requests in one moment.
+    Burst,
+}
+
+/// Names of works for the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Group {
+    /// One transfer
+    Single,
+    /// Many transfers of 1 MiB
+    Crowd,
+    /// Short transfers
+    Short,
+    /// Memory with open transfers
+    Memory,
+    /// Transfers at 1 % loss
+    Loss,
+    /// A burst of requests
+    Burst,
+}
+
+impl Work {
+    /// Its group.
+    pub fn group(self) -> Group {
+        match self {
+            Work::Single { .. } => Group::Single,
+            Work::Crowd { .. } => Group::Crowd,
+            Work::Short => Group::Short,
+            Work::Open { .. } => Group::Memory,
+            Work::Loss { .. } => Group::Loss,
+            Work::Burst => Group::Burst,
+        }
+    }
+
+    /// The window that it asks for.
+    pub fn window(self) -> u16 {
+        match self {
+            Work::Single { window, .. } | Work::Crowd { window } | Work::Loss { window } => window,
+            Work::Short | Work::Open { .. } | Work::Burst => 1,
+        }
+    }
+
+    /// Whether this server takes part.
+    pub fn is_for(self, kind: Kind) -> bool {
+        match self {
+            // Peers have a thread, a process or at least a socket for each transfer: 200 of them say enough.
+            Work::Open { transfers } => transfers <= 1_000 || kind == Kind::Guideway,
+            _ => true,
+        }
+    }
+}
+
+impl std::fmt::Display for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Work::Single { blksize, window } => write!(f, "single, blksize {blksize}, windowsize {window}"),
+            Work::Crowd { window } => write!(f, "many × 1 MiB, windowsize {window}"),
+            Work::Short => write!(f, "short transfers"),
+            Work::Open { transfers } => write!(f, "{transfers} open transfers"),
+            Work::Loss { window } => write!(f, "1 % loss, windowsize {window}"),
+            Work::Burst => write!(f, "burst of requests"),
+        }
+    }
+}
+
+/// How much of everything.
+#[derive(Clone, Debug)]
+pub struct Sizes {
+    /// Bytes of the single transfer.
+    pub single: usize,
+    /// Transfers of a crowd.
+    pub crowd: usize,
+    /// Short transfers.
+    pub short: usize,
+    /// Transfers at 1 % loss.
+    pub loss: usize,
+    /// Requests of a burst.
+    pub burst: usize,
+    /// Longest time of one measurement.
+    pub limit: Duration,
+    /// Threads that play clients.
+    pub threads: usize,
+}
+
+/// What is measured. The strings are the names in the JSON file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Metric(pub &'static str);
+
+/// Megabytes (10^6) a second.
+pub const MB_PER_S: Metric = Metric("MB_per_s");
+/// Megabytes for each second of CPU time of both ends: what `MB_PER_S` would be if nobody else used the CPU.
+pub const MB_PER_CPU_S: Metric = Metric("MB_per_cpu_s_of_both_ends");
+/// Microseconds of the server's CPU time for each block.
+pub const US_PER_BLOCK: Metric = Metric("server_cpu_us_per_block");
+/// Block size that was granted.
+pub const BLKSIZE: Metric = Metric("blksize_granted");
+/// Seconds from first to last.
+pub const WALL: Metric = Metric("wall_s");
+/// CPU seconds of the server.
+pub const CPU: Metric = Metric("server_cpu_s");
+/// CPU seconds of the server for each GiB.
+pub const CPU_PER_GIB: Metric = Metric("server_cpu_s_per_GiB");
+/// CPU seconds of the clients.
+pub const CLIENT_CPU: Metric = Metric("client_cpu_s");
+/// The busy part of the time of the clients' threads, in percent. Near 100 they are the limit.
+pub const CLIENT_BUSY: Metric = Metric("client_busy_percent");
+/// Transfers that the server broke off or left unanswered, or that had wrong content.
+pub const FAILED: Metric = Metric("failed");
+/// Transfers that had not ended when time was up.
+pub const UNFINISHED: Metric = Metric("unfinished");
+/// Packets that clients had to repeat.
+pub const RESENDS: Metric = Metric("client_resends");
+/// Clients that had to repeat their request.
+pub const REPEATED: Metric = Metric("requests_repeated");
+/// Transfers a second.
+pub const PER_SECOND: Metric = Metric("transfers_per_s");
+/// Microseconds of the server's CPU time for each transfer.
+pub const US_PER_TRANSFER: Metric = Metric("server_cpu_us_per_transfer");
+/// MiB of memory.
+pub const PSS: Metric = Metric("pss_MiB");
+/// MiB of memory before the first transfer.
+pub const PSS_BEFORE: Metric = Metric("pss_idle_MiB");
+/// Processes.
+pub const PROCESSES: Metric = Metric("processes");
+/// Transfers that were open when memory was read.
+pub const OPENED: Metric = Metric("opened");
+/// Median of the time of a transfer in seconds; those that failed count as endless.
+pub const MEDIAN: Metric = Metric("median_s");
+/// CPUs that other programs of the machine used meanwhile.
+pub const OTHERS: Metric = Metric("cpus_used_by_others");
+
+/// One measurement.
+pub type Sample = Vec<(Metric, f64)>;
+
+/// What a server can do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Abilities {
+    /// Whether it grants windows.
+    pub windows: bool,
+}
+
+/// Everything a measurement needs.
+pub struct Bench {
+    /// Where things are.
+    pub place: Place,
+    /// How CPU time is counted.
+    pub account: Account,
+    /// How much.
+    pub sizes: Sizes,
+    /// The CPU of single transfers.
+    pub cpu: usize,
+    sums: [[u8; 32]; 3],
+}
+
+const SINGLE: &str = "single.bin";
+const MEDIUM: &str = "medium.bin";
+const SHORT: &str = "short.bin";
+/// Bytes of the files of crowds, and of short transfers.
+const MEDIUM_SIZE: usize = 1 << 20;
+const SHORT_SIZE: usize = 2048;
+
+impl Bench {
+    /// Makes the files.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn new(place: Place, account: Account, sizes: Sizes, cpu: usize) -> Result<Bench, Error> {
+        let make = |(name, size): (&str, usize)| {
+            let mut content = vec![0; size];
+            fastrand::Rng::with_seed(size as u64).fill(&mut content);
+            let file = place.root.join(name);
+            fs::write(&file, &content).doing(|| format!("writing {}", file.display()))?;
+            Ok(Sha256::digest(&content).into())
+        };
+        let sums = [make((SINGLE, sizes.single))?, make((MEDIUM, MEDIUM_SIZE))?, make((SHORT, SHORT_SIZE))?];
+        Ok(Bench { place, account, sizes, cpu, sums })
+    }
+
+    /// Asks a fresh server for the short file.
+    ///
+    /// # Errors
+    /// When it does not serve it.
+    pub fn abilities(&self, server: &Server) -> Result<Abilities, Error> {
+        let running = server.start(&self.place, &self.account, None)?;
+        let fetched = self.fetch(&running, SHORT, 1024, WINDOW, self.sums[2], Duration::from_secs(5))?;
+        Ok(Abilities { windows: fetched.window == WINDOW })
+    }
+
+    fn fetch(&self, _serving: &Running, file: &str, blksize: u16, window: u16, sum: [u8; 32], limit: Duration) -> Result<Fetched, Error> {
+        let doing = || format!("fetching {file}");
+        let size = if file == SINGLE { self.sizes.single } else { SHORT_SIZE };
+        // Touched now: page faults are not to be measured.
+        let mut content = vec![0xaa; size + usize::from(blksize) * (usize::from(window) + 1)];
+        let want = Want { server: SocketAddr::V4(self.place.address), file, blksize, window, limit };
+        let fetched = fetch(&want, &mut content).doing(doing)?;
+        if <[u8; 32]>::from(Sha256::digest(&content[..fetched.bytes])) == sum {
+            Ok(fetched)
+        } else {
+            Err(Error::failed(doing(), "the content is wrong"))
+        }
+    }
+
+    /// Measures once. The server is started afresh, and has served one short file before the clock starts.
+    ///
+    /// # Errors
+    /// What prevented it.
+    pub fn measure(&self, work: Work, server: &Server) -> Result<Sample, Error> {
+        match work {
+            Work::Single { blksize, window } => pinned(Some(self.cpu), || self.single(server, blksize, window))?,
+            _ => self.many(work, server),
+        }
+    }
+
+    fn warmed_up(&self, server: &Server, pin: Option<usize>) -> Result<Running, Error> {
+        let running = server.start(&self.place, &self.account, pin)?;
+        self.fetch(&running, SHORT, 512, 1, self.sums[2], Duration::from_secs(5))?;
+        Ok(running)
+    }
+
+    fn single(&self, server: &Server, blksize: u16, window: u16) -> Result<Sample, Error> {
+        let running = self.warmed_up(server, Some(self.cpu))?;
+        let meter = Meter::start(&running)?;
+        let fetched = self.fetch(&running, SINGLE, blksize, window, self.sums[0], self.sizes.limit)?;
+        let spent = meter.stop(&running)?;
+        let (bytes, took) = (self.sizes.single as f64, fetched.took.as_secs_f64());
+        let server_cpu = spent.server.as_secs_f64();
+        Ok(vec![
+            (MB_PER_S, bytes / 1e6 / took),
+            (MB_PER_CPU_S, bytes / 1e6 / (server_cpu + fetched.cpu.as_secs_f64())),
+            (US_PER_BLOCK, server_cpu * 1e6 / fetched.blocks as f64),
+            (CPU_PER_GIB, server_cpu / (bytes / (1u64 << 30) as f64)),
+            (CLIENT_CPU, fetched.cpu.as_secs_f64()),
+            (BLKSIZE, f64::from(fetched.blksize)),
+            (RESENDS, fetched.resends as f64),
+            (OTHERS, spent.others),
+        ])
+    }
+
+    fn many(&self, work: Work, server: &Server) -> Result<Sample, Error> {
+        let running = self.warmed_up(server, None)?;
+        let sizes = &self.sizes;
+        let (file, size, sum) = match work {
+            Work::Short | Work::Burst => (SHORT, SHORT_SIZE, self.sums[2]),
+            _ => (MEDIUM, MEDIUM_SIZE, self.sums[1]),
+        };
+        let (transfers, at_once) = match work {
+            Work::Short => (sizes.short, SHORT_AT_ONCE),
+            Work::Crowd { .. } | Work::Single { .. } => (sizes.crowd, sizes.crowd),
+            Work::Open { transfers } => (transfers, transfers),
+            Work::Loss { .. } => (sizes.loss, sizes.loss),
+            Work::Burst => (sizes.burst, sizes.burst),
+        };
+        let order = Order {
+            server: self.place.address,
+            file,
+            size,
+            sum,
+            transfers,
+            at_once,
+            blksize: ETHERNET,
+            window: work.window(),
+            loss: if matches!(work, Work::Loss { .. }) { 0.01 } else { 0.0 },
+            seed: 1,
+            think: matches!(work, Work::Open { .. }).then_some(THINK),
+            limit: sizes.limit,
+            threads: if work == Work::Burst { 1 } else { sizes.threads },
+        };
+        if let Work::Open { transfers } = work {
+            return open(&running, &order, transfers);
+        }
+        let meter = Meter::start(&running)?;
+        let outcome = crowd::run(&order, &Watch::default())?;
+        let spent = meter.stop(&running)?;
+        Ok(sample(work, &order, &outcome, &spent))
+    }
+}
+
+/// Opens the transfers and reads the memory when all are open and a second has passed.
+fn open(running: &Running, order: &Order<'_>, transfers: usize) -> Result<Sample, Error> {
+    let watch = Watch::default();
+    let before = running.memory()?.0;
+    std::thread::scope(|scope| {
+        let crowd = scope.spawn(|| crowd::run(order, &watch));
+        let since = Instant::now();
+        while watch.open.load(Ordering::Relaxed) < transfers && since.elapsed() < order.limit / 2 && !crowd.is_finished() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let memory = running.memory();
+        let opened = watch.open.load(Ordering::Relaxed);
+        watch.stop.store(true, Ordering::Relaxed);
+        let outcome = crowd.join().unwrap_or_else(|_| Err(Error::failed("playing clients", "a thread panicked")))?;
+        let (pss, processes) = memory?;
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        Ok(vec![
+            (PSS, mib(pss)),
+            (PSS_BEFORE, mib(before)),
+            (PROCESSES, processes as f64),
+            (OPENED, opened as f64),
+            (REPEATED, outcome.repeated as f64),
+        ])
+    })
+}
+
+fn sample(work: Work, order: &Order<'_>, outcome: &Outcome, spent: &Spent) -> Sample {
+    let (wall, cpu, client) = (outcome.wall.as_secs_f64().max(1e-6), spent.server.as_secs_f64(), outcome.cpu.as_secs_f64());
+    let failed = outcome.failed + outcome.wrong;
+    let gib = (outcome.right * order.size) as f64 / (1u64 << 30) as f64;
+    let mut all = vec![
+        (WALL, wall),
+        (CPU, cpu),
+        (CLIENT_CPU, client),
+        (CLIENT_BUSY, 100.0 * client / wall / order.threads as f64),
+        (FAILED, failed as f64),
+        (UNFINISHED, outcome.unfinished as f64),
+        (RESENDS, outcome.resends as f64),
+        (REPEATED, outcome.repeated as f64),
+        (OTHERS, spent.others),
+    ];
+    if outcome.right > 0 {
+        all.push((CPU_PER_GIB, cpu / gib));
+    }
+    match work {
+        Work::Short => {
+            all.push((PER_SECOND, outcome.right as f64 / wall));
+            all.push((US_PER_TRANSFER, cpu * 1e6 / outcome.right.max(1) as f64));
+        }
+        Work::Loss { .. } => {
+            let mut took: Vec<f64> = outcome.took.iter().map(Duration::as_secs_f64).collect();
+            took.resize(order.transfers, f64::INFINITY);
+            all.push((MEDIAN, median(&took).min(order.limit.as_secs_f64())));
+        }
+        _ => {}
+    }
+    all
+}
+
+/// The middle of sorted numbers; 0 of none.
+pub fn median(sorted: &[f64]) -> f64 {
+    let middle = |at: usize| sorted.get(at).copied().unwrap_or(0.0);
+    let half = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { middle(half) } else { f64::midpoint(middle(half.saturating_sub(1)), middle(half)) }
+}
+
+/// Counts from one moment to another.
+struct Meter {
+    since: Instant,
+    server: Duration,
+    own: Duration,
+    machine: Duration,
+}
+
+struct Spent {
+    server: Duration,
+    /// CPUs that neither server nor clients used.
+    others: f64,
+}
+
+impl Meter {
+    fn start(running: &Running) -> Result<Meter, Error> {
+        let server = running.cpu_at_rest()?;
+        Ok(Meter { since: Instant::now(), server, own: own_cpu(), machine: machine_busy() })
+    }
+
+    fn stop(self, running: &Running) -> Result<Spent, Error> {
+        let (wall, own, machine) = (self.since.elapsed(), own_cpu(), machine_busy());
+        let now = running.cpu()?;
+        let others = (machine - self.machine).as_secs_f64() - (own - self.own).as_secs_f64() - (now - self.server).as_secs_f64();
+        let server = running.cpu_at_rest()?.saturating_sub(self.server);
+        Ok(Spent { server, others: (others / wall.as_secs_f64().max(0.01)).max(0.0) })
+    }
+}
+
+fn own_cpu() -> Duration {
+    let micros = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |u| u.user_time().num_microseconds() + u.system_time().num_microseconds());
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+/// How loaded the machine is, in the words of /proc/loadavg.
+pub fn load() -> String {
+    let text = fs::read_to_string(Path::new("/proc/loadavg")).unwrap_or_default();
+    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[]), 0.0);
+        assert_eq!(median(&[3.0]), 3.0);
+        assert_eq!(median(&[1.0, 2.0]), 1.5);
+        assert_eq!(median(&[1.0, 2.0, f64::INFINITY]), 2.0);
+    }
+}
