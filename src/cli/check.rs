@@ -1,6 +1,6 @@
-//! `guideway check`: is a configuration good, and what does it not promise?
+//! `guideway check`: is a configuration, of a director or of a TFTP server, good, and what does it not promise?
 
-use crate::config;
+use crate::{config, tftp};
 use std::path::PathBuf;
 
 /// Check a configuration: every error, and what it cannot promise
@@ -17,5 +17,8 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> u8 {
-    config::check_command(&args.config, args.json, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())
+    // A file that cannot be read is told of by either.
+    let tftpd = std::fs::read_to_string(&args.config).is_ok_and(|text| tftp::config::is_meant(&text));
+    let check = if tftpd { tftp::config::check_command } else { config::check_command };
+    check(&args.config, args.json, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())
 }

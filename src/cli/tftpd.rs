@@ -11,9 +11,11 @@ use std::path::PathBuf;
 
 /// Serve the files of a directory by TFTP
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Examples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
-    guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n\n\
-    SIGUSR1 prints the counters. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another server may go on.")]
+#[command(
+    after_help = "SIGUSR1 prints the counters. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
+    server may go on.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
+    guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody"
+)]
 pub struct Args {
     /// The directory; nothing outside of it is ever served
     #[arg(long, value_name = "DIR")]

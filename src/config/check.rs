@@ -1,6 +1,6 @@
 //! `guideway check`: is this file good, and what does it not promise?
 
-use super::load::{Checked, load};
+use super::load::{Checked, LoadError, load};
 use super::problem::Problem;
 use super::summary;
 use super::text::plural;
@@ -13,9 +13,21 @@ use std::path::Path;
 /// For people a summary and the warnings go to `out`, or every error and warning to `err`. With `json` one document goes to `out`:
 /// `{"ok", "file", "errors": […], "warnings": […]}`, whose entries are [`Problem`]s.
 pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let (code, written) = match load(path) {
+    tell(path, load(path), json, out, err, summary::write)
+}
+
+/// The same for a file of any kind; `summary` says what it holds.
+pub(crate) fn tell<T>(
+    path: &Path,
+    loaded: Result<Checked<T>, LoadError>,
+    json: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+    summary: impl Fn(&T, &mut dyn Write) -> io::Result<()>,
+) -> u8 {
+    let (code, written) = match loaded {
         Ok(checked) if json => (code(&checked), document(path, &checked, out)),
-        Ok(checked) => (code(&checked), report(path, &checked, out, err)),
+        Ok(checked) => (code(&checked), report(path, &checked, out, err, summary)),
         Err(error) => {
             let text = error.to_string();
             let document = json!({ "ok": false, "file": path.display().to_string(), "errors": [{ "message": text }], "warnings": [] });
@@ -25,17 +37,23 @@ pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn
     if written.is_err() { 1 } else { code }
 }
 
-fn code(checked: &Checked) -> u8 {
+fn code<T>(checked: &Checked<T>) -> u8 {
     if checked.config.is_some() { 0 } else { 2 }
 }
 
-fn document(path: &Path, checked: &Checked, out: &mut dyn Write) -> io::Result<()> {
+fn document<T>(path: &Path, checked: &Checked<T>, out: &mut dyn Write) -> io::Result<()> {
     let (errors, warnings): (Vec<&Problem>, Vec<&Problem>) = (checked.errors().collect(), checked.warnings().collect());
     let document = json!({ "ok": checked.config.is_some(), "file": path.display().to_string(), "errors": errors, "warnings": warnings });
     writeln!(out, "{document:#}")
 }
 
-fn report(path: &Path, checked: &Checked, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<()> {
+fn report<T>(
+    path: &Path,
+    checked: &Checked<T>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+    summary: impl Fn(&T, &mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let warnings = checked.warnings().count();
     let Some(config) = &checked.config else {
         for problem in checked.errors().chain(checked.warnings()) {
@@ -44,7 +62,7 @@ fn report(path: &Path, checked: &Checked, out: &mut dyn Write, err: &mut dyn Wri
         let errors = checked.errors().count();
         return writeln!(err, "{}: {errors} {}, {warnings} {}", path.display(), plural(errors, "error"), plural(warnings, "warning"));
     };
-    summary::write(config, out)?;
+    summary(config, out)?;
     writeln!(out)?;
     for warning in checked.warnings() {
         writeln!(out, "{}", warning.in_file(path))?;

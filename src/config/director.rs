@@ -72,7 +72,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
 }
 
 /// A duration within limits.
-pub(super) fn duration_within(field: Field<'_, '_>, limits: RangeInclusive<Duration>) -> Option<Duration> {
+pub(crate) fn duration_within(field: Field<'_, '_>, limits: RangeInclusive<Duration>) -> Option<Duration> {
     let within = |text: &str| {
         let value = duration::parse(text).map_err(|e| e.to_string())?;
         let (least, most) = (duration::human(*limits.start()), duration::human(*limits.end()));

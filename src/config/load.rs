@@ -13,14 +13,14 @@ const LARGEST_FILE: u64 = 64 << 20;
 
 /// A configuration with everything that was found in it.
 #[derive(Clone, Debug)]
-pub struct Checked {
+pub struct Checked<T = Config> {
     /// Present if and only if no problem is an error.
-    pub config: Option<Config>,
+    pub config: Option<T>,
     /// Errors and warnings in the order of the file.
     pub problems: Vec<Problem>,
 }
 
-impl Checked {
+impl<T> Checked<T> {
     /// What makes the file unusable.
     pub fn errors(&self) -> impl Iterator<Item = &Problem> {
         self.problems.iter().filter(|p| p.severity == Severity::Error)
@@ -53,6 +53,11 @@ pub enum LoadError {
 
 /// Reads and checks a file. Errors *in* the file are in [`Checked::problems`].
 pub fn load(path: &Path) -> Result<Checked, LoadError> {
+    load_with(path, read)
+}
+
+/// The same for a file whose text is read by `read`.
+pub(crate) fn load_with<T>(path: &Path, read: impl FnOnce(&str) -> Checked<T>) -> Result<Checked<T>, LoadError> {
     let failed = |source| LoadError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
@@ -124,12 +129,12 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
 }
 
 /// The tables of `[[key]]`; none if there is no such key.
-fn tables<'r, 't>(root: &mut Table<'r, 't>, key: &'static str, wanted: &str) -> Vec<Table<'r, 't>> {
+pub(crate) fn tables<'r, 't>(root: &mut Table<'r, 't>, key: &'static str, wanted: &str) -> Vec<Table<'r, 't>> {
     let items = root.optional(key).and_then(|f| f.items(wanted)).unwrap_or_default();
     items.into_iter().filter_map(|f| f.table(wanted)).collect()
 }
 
-fn syntax_errors(reader: &Reader, text: &str, errors: &[Error]) -> Vec<Problem> {
+pub(crate) fn syntax_errors(reader: &Reader, text: &str, errors: &[Error]) -> Vec<Problem> {
     let problem = |error: &Error| {
         let span = error.span().unwrap_or_default();
         let (line, column) = reader.position(span.start);

@@ -22,17 +22,20 @@ mod neighbour;
 mod pool;
 mod problem;
 mod promise;
-mod reader;
+pub(crate) mod reader;
 mod restart;
 mod service;
 mod summary;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(crate) mod text;
 mod vip;
 
 pub use check::check_command;
+pub(crate) use check::tell;
+pub(crate) use director::duration_within;
 pub use load::{Checked, LoadError, load, read};
+pub(crate) use load::{load_with, syntax_errors, tables};
 pub use problem::{Problem, Severity};
 
 use crate::hash::FleetKey;

@@ -48,7 +48,8 @@
 //! |---|---|
 //! | [`packet`], [`options`] | what is on the wire, and what is negotiated |
 //! | [`content`], [`netascii`] | bytes to be sent, and their translation |
-//! | [`handler`], [`directory`] | who opens them; the handler that serves files |
+//! | [`handler`], [`directory`], [`handlers`] | who opens them; the one that serves files, and the others, chosen by rules |
+//! | [`config`] | the file of a server |
 //! | [`transfer`] | one transfer as a state machine without I/O |
 //! | [`report`] | reports and counters |
 //! | [`engine`] | event loops |
@@ -56,11 +57,13 @@
 //! | [`client`], [`swarm`] | one client, and thousands of them |
 
 pub mod client;
+pub mod config;
 pub mod content;
 pub mod daemon;
 pub mod directory;
 pub mod engine;
 pub mod handler;
+pub mod handlers;
 pub mod netascii;
 pub mod options;
 pub mod packet;

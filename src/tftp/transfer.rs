@@ -152,11 +152,6 @@ impl Transfer {
         size / u64::from(self.terms.blksize) + 1
     }
 
-    /// The last block, if known.
-    pub fn last(&self) -> Option<u64> {
-        self.last
-    }
-
     /// The blocks that may be sent now; empty while the window is full or the OACK unanswered.
     pub fn wanted(&self) -> RangeInclusive<u64> {
         let end = (self.acked + u64::from(self.terms.window)).min(self.last.unwrap_or(u64::MAX));
@@ -234,7 +229,7 @@ impl Transfer {
         if now < self.deadline {
             return Step::Wait;
         }
-        let everything_sent = !self.oack && self.last.is_some_and(|last| self.highest >= last);
+        let everything_sent = self.everything_sent();
         let patient = self.heard && !everything_sent && now - self.progress_at < pace.patience;
         if self.tries >= pace.retries && !patient {
             return Step::GiveUp(match (self.heard, everything_sent) {
@@ -261,6 +256,11 @@ impl Transfer {
     /// Whether something was sent that the client has not acknowledged.
     pub fn outstanding(&self) -> bool {
         self.oack || self.next > self.acked + 1
+    }
+
+    /// Whether the last block was sent, so that the client may have everything.
+    pub fn everything_sent(&self) -> bool {
+        !self.oack && self.last.is_some_and(|last| self.highest >= last)
     }
 
     /// Whether the client ever answered.

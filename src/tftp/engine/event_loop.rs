@@ -6,7 +6,7 @@ use super::outbox::{Flushed, Outbox, Route};
 use super::ports::{PathMtu, Port};
 use super::read_ahead::ReadAhead;
 use super::session::{Peer, Session};
-use super::sys::{Local, Received, Receiver};
+use super::sys::{Local, Patience, Received, Receiver};
 use super::tunnel::Tunnel;
 use super::wheel::Wheel;
 use super::{Config, Key};
@@ -34,6 +34,8 @@ const TURNS: usize = 4;
 const SLOTS: u16 = 256;
 /// ERRORs to strangers in a second.
 const TOLD: u32 = 100;
+/// Turns at one busy socket before the others are looked at.
+const HOT: usize = 16;
 /// Longest wait for an event.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -76,6 +78,8 @@ pub struct EventLoop {
     hasher: RandomState,
     told: (u64, u32),
     observed: Time,
+    /// The socket that the last events were of, and how many in a row.
+    streak: (u16, u16),
     pub(super) now: Time,
 }
 
@@ -111,6 +115,7 @@ impl EventLoop {
             hasher: RandomState::new(),
             told: (0, 0),
             observed: now,
+            streak: (0, 0),
             now,
         }
     }
@@ -132,13 +137,28 @@ impl EventLoop {
         let mut receiver = Receiver::new(BATCH, LONGEST);
         let mut events = [EpollEvent::empty(); 32];
         let mut due = Vec::new();
+        let mut hot = None;
         loop {
-            let count = match epoll.wait(&mut events, self.wait()) {
+            if let Some(index) = hot {
+                let mut turns = 0;
+                while turns < HOT && self.receive_hot(index, &mut receiver) {
+                    turns += 1;
+                    self.timers(&mut due);
+                    self.flush();
+                }
+                if turns < HOT {
+                    hot = None;
+                    self.streak.1 = 0;
+                }
+            }
+            let wait = if hot.is_some() { EpollTimeout::ZERO } else { self.wait() };
+            let count = match epoll.wait(&mut events, wait) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(error) => return Err(error.into()),
             };
             self.now = monotonic();
+            hot = self.streak(&events[..count]);
             for event in &events[..count] {
                 match event.data() {
                     index if index < bell => self.receive(index as u16, &mut receiver),
@@ -157,6 +177,21 @@ impl EventLoop {
         }
     }
 
+    /// The socket of transfers that everything has come from for a while. Whatever else happens (a request, a message of another thread)
+    /// starts the count anew, so that nothing that is likely to happen again soon waits behind a busy socket.
+    fn streak(&mut self, events: &[EpollEvent]) -> Option<u16> {
+        match events {
+            [] => {}
+            [event] if self.ports.get(event.data() as usize).is_some_and(|port| u64::from(port.reply) == event.data()) => {
+                let index = event.data() as u16;
+                let length = if self.streak.0 == index { self.streak.1.saturating_add(1) } else { 0 };
+                self.streak = (index, length);
+            }
+            _ => self.streak.1 = 0,
+        }
+        (self.streak.1 >= HOT as u16).then_some(self.streak.0)
+    }
+
     fn wait(&mut self) -> EpollTimeout {
         let wait = self.wheel.idle(self.now).unwrap_or(IDLE).min(IDLE);
         let wait = if self.statistics.is_some() { wait.min(self.observer.interval()) } else { wait };
@@ -167,23 +202,37 @@ impl EventLoop {
     fn receive(&mut self, index: u16, receiver: &mut Receiver) {
         for _ in 0..TURNS {
             // An error is a pending one of the socket's and concerns a datagram that we sent.
-            let Ok(count) = receiver.receive(self.ports[usize::from(index)].as_fd()) else { return };
-            for at in 0..count {
-                if let Some(received) = receiver.get(at) {
-                    self.datagram(index, &received);
-                }
-            }
-            if count < BATCH {
+            let Ok((count, more)) = receiver.receive(self.ports[usize::from(index)].as_fd(), Patience::Now) else { return };
+            self.datagrams(index, receiver, count);
+            if !more {
                 return;
             }
-            self.flush();
+            if self.outbox.is_full() {
+                self.flush();
+            }
+        }
+    }
+
+    /// Waits at the one socket that everything has come from lately, which saves asking which socket it is. `false` when nothing came.
+    fn receive_hot(&mut self, index: u16, receiver: &mut Receiver) -> bool {
+        let Ok((count, _)) = receiver.receive(self.ports[usize::from(index)].as_fd(), Patience::Briefly) else { return false };
+        self.now = monotonic();
+        self.datagrams(index, receiver, count);
+        true
+    }
+
+    fn datagrams(&mut self, index: u16, receiver: &Receiver, count: usize) {
+        for at in 0..count {
+            if let Some(received) = receiver.get(at) {
+                self.datagram(index, &received);
+            }
         }
     }
 
     fn receive_tunnel(&mut self, index: usize, receiver: &mut Receiver) {
         for _ in 0..TURNS {
             let Some(tunnel) = &self.tunnel else { return };
-            let Ok(count) = tunnel.receive(index, receiver) else { return };
+            let Ok((count, more)) = tunnel.receive(index, receiver) else { return };
             for at in 0..count {
                 let unwrapped = receiver.get(at).and_then(|outer| self.tunnel.as_ref()?.unwrap(index, outer.bytes));
                 match unwrapped {
@@ -191,10 +240,12 @@ impl EventLoop {
                     None => self.counters.add(Counter::Malformed, 1),
                 }
             }
-            if count < BATCH {
+            if !more {
                 return;
             }
-            self.flush();
+            if self.outbox.is_full() {
+                self.flush();
+            }
         }
     }
 

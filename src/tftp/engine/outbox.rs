@@ -40,6 +40,20 @@ struct Message {
     segment: Option<u16>,
 }
 
+/// Blocks of one transfer.
+pub struct Blocks {
+    /// Whose.
+    pub owner: Key,
+    /// Whether the kernel may cut a run of them apart.
+    pub cut: bool,
+    /// Bytes of each but the last.
+    pub blksize: u16,
+    /// The slot of their bytes.
+    pub slot: u16,
+    /// Where in it they are, one behind the other.
+    pub bytes: Range<usize>,
+}
+
 /// What became of a flush.
 #[derive(Debug, Default)]
 pub struct Flushed {
@@ -78,35 +92,25 @@ impl Outbox {
         self.messages.push(Message { route, owner: None, parts: self.parts.len() - 1..self.parts.len(), segment: None });
     }
 
-    /// Queues blocks: their headers, and their bytes within a slot, which are adjacent and all of `blksize` but the last. With `cut`, as one
-    /// datagram for the kernel to cut apart.
-    pub fn blocks(
-        &mut self,
-        route: Route,
-        owner: Key,
-        cut: bool,
-        blksize: u16,
-        slot: u16,
-        bytes: Range<usize>,
-        headers: impl Iterator<Item = [u8; DATA_HEADER]>,
-    ) {
-        let size = usize::from(blksize);
-        let most = if cut { (MAX_BYTES / (size + DATA_HEADER)).clamp(1, MAX_SEGMENTS) } else { 1 };
-        let mut start = bytes.start;
+    /// Queues blocks with these headers; with `cut`, as one datagram for the kernel to cut apart.
+    pub fn blocks(&mut self, route: Route, blocks: Blocks, headers: impl Iterator<Item = [u8; DATA_HEADER]>) {
+        let size = usize::from(blocks.blksize);
+        let most = if blocks.cut { (MAX_BYTES / (size + DATA_HEADER)).clamp(1, MAX_SEGMENTS) } else { 1 };
+        let mut start = blocks.bytes.start;
         let mut first = self.parts.len();
         for header in headers {
-            let end = (start + size).min(bytes.end);
+            let end = (start + size).min(blocks.bytes.end);
             let own = self.own.len();
             self.own.extend(header);
-            self.parts.push(Part { own: own..own + DATA_HEADER, content: Some((slot, start..end)) });
+            self.parts.push(Part { own: own..own + DATA_HEADER, content: Some((blocks.slot, start..end)) });
             start = end;
             if self.parts.len() - first == most {
-                self.run(route, owner, size, first);
+                self.run(route, blocks.owner, size, first);
                 first = self.parts.len();
             }
         }
         if self.parts.len() > first {
-            self.run(route, owner, size, first);
+            self.run(route, blocks.owner, size, first);
         }
     }
 
@@ -134,28 +138,28 @@ impl Outbox {
     /// Sends messages that go by one socket.
     fn send(&mut self, socket: BorrowedFd<'_>, range: Range<usize>, content: &ReadAhead, result: &mut Flushed) {
         let (own, parts, messages) = (&self.own, &self.parts, &self.messages[range]);
-        let mut batch = self.sender.batch();
-        for message in messages {
-            push(&mut batch, message, message.parts.clone(), message.segment, (own, parts, content));
-        }
         let mut uncut = Vec::new();
-        let mut done = 0;
-        while done < messages.len() {
-            match batch.send(socket, done) {
-                Ok(sent) => done += sent.max(1),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let message = &messages[done];
-                    if message.segment.is_some() && error.kind() != io::ErrorKind::WouldBlock {
-                        uncut.push(done);
-                    } else {
-                        result.failed += 1;
+        {
+            let mut batch = self.sender.batch();
+            for message in messages {
+                push(&mut batch, message, message.parts.clone(), message.segment, (own, parts, content));
+            }
+            let mut done = 0;
+            while done < messages.len() {
+                match batch.send(socket, done) {
+                    Ok(sent) => done += sent.max(1),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        if messages[done].segment.is_some() && cannot_cut(&error) {
+                            uncut.push(done);
+                        } else {
+                            result.failed += 1;
+                        }
+                        done += 1;
                     }
-                    done += 1;
                 }
             }
         }
-        drop(batch);
         for message in uncut.into_iter().map(|index| &messages[index]) {
             result.uncut.extend(message.owner);
             let mut batch = self.sender.batch();
@@ -175,6 +179,12 @@ impl Outbox {
             }
         }
     }
+}
+
+/// Whether the kernel refused to cut apart, rather than to send: the segments exceed the MTU, the interface lacks checksum offload, or the
+/// kernel is older than 4.18.
+fn cannot_cut(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::ENOPROTOOPT | libc::EOPNOTSUPP))
 }
 
 fn push<'a>(

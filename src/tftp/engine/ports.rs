@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Receive buffer asked for: a burst of thousands of requests must fit while the loop waits for its turn.
 const RECEIVE_BUFFER: i32 = 8 << 20;
 const SEND_BUFFER: i32 = 4 << 20;
+/// How long a loop waits at a single busy socket without looking at the others. The kernel rounds up to its own tick.
+const BRIEFLY: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// One UDP socket.
 pub struct Port {
@@ -124,6 +126,7 @@ impl Port {
         {
             option(libc::SOL_SOCKET, force, size).or_else(|_| option(libc::SOL_SOCKET, plain, size)).map_err(failed)?;
         }
+        socket.set_read_timeout(Some(BRIEFLY)).map_err(failed)?;
         socket.bind(&SockAddr::from(address)).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
         Ok(Port { socket, local, listens, reply })

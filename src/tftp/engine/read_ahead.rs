@@ -1,12 +1,14 @@
 //! File content on its way to clients: a bounded number of slots, each lent to the transfer that reads.
 //!
 //! A transfer that has its slot to itself reads further ahead each time, so that reading costs little per block; when there are more busy
-//! transfers than slots, each reads just what it sends. Memory is bounded by the slots, whatever the number of transfers.
+//! transfers than slots, each reads just what it sends. Memory is bounded by the slots, whatever the number of transfers. Transfers of one
+//! content that are at the same place, as when a hall of machines boots, look into each other's slots instead of reading again.
 
 use super::Key;
 use crate::tftp::content::Content;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Most bytes of a slot: the largest block fits.
@@ -15,6 +17,9 @@ const SLOT: usize = 64 * 1024;
 const FIRST: usize = 4 * 1024;
 /// Bytes read ahead at most when a window needs no more.
 const AHEAD: usize = 16 * 1024;
+
+/// References to a content that one transfer alone makes: its own, the one it works with, and its slot's.
+const HOLDERS: usize = 3;
 
 /// The slots.
 pub struct ReadAhead {
@@ -26,6 +31,8 @@ pub struct ReadAhead {
 #[derive(Default)]
 struct Slot {
     owner: Option<Key>,
+    /// What its bytes are of; held, so that no other content can come to stand at the same address.
+    content: Option<Arc<dyn Content>>,
     /// Offset of its first byte in the content.
     start: u64,
     len: usize,
@@ -50,7 +57,7 @@ pub struct Wanted<'a> {
     /// Whose.
     pub owner: Key,
     /// The content.
-    pub content: &'a dyn Content,
+    pub content: &'a Arc<dyn Content>,
     /// Its size as promised.
     pub size: Option<u64>,
     /// From where.
@@ -103,6 +110,7 @@ impl ReadAhead {
             && slot.owner == Some(owner)
         {
             slot.owner = None;
+            slot.content = None;
             slot.used = false;
         }
     }
@@ -112,20 +120,26 @@ impl ReadAhead {
     /// # Errors
     /// Those of the content, and one when it ends before its size.
     pub fn read(&mut self, cursor: &mut Cursor, wanted: &Wanted<'_>, context: &mut Context<'_>) -> io::Result<Have> {
-        let own = cursor.slot.filter(|&slot| self.slots[usize::from(slot)].owner == Some(wanted.owner));
-        if let Some(have) = own.and_then(|slot| self.at_hand(slot, wanted)) {
+        let near = cursor.slot.filter(|&slot| self.slots[usize::from(slot)].is_of(wanted.content));
+        if let Some(have) = near.and_then(|slot| self.at_hand(slot, wanted)) {
             return Ok(have);
         }
+        let own = near.filter(|&slot| self.slots[usize::from(slot)].owner == Some(wanted.owner));
+        // Only content that several transfers hold is worth looking for.
+        if Arc::strong_count(wanted.content) > HOLDERS
+            && let Some((slot, have)) = self.of_others(wanted)
+        {
+            self.release(cursor, wanted.owner);
+            cursor.slot = Some(slot);
+            return Ok(have);
+        }
+        cursor.ahead = if near.is_some() { (cursor.ahead * 2).clamp(FIRST as u32, AHEAD as u32) } else { FIRST as u32 };
         let index = match own {
             Some(index) if self.slots[usize::from(index)].queued == Some(wanted.outbox) => return Ok(Have::Busy),
-            Some(index) => {
-                cursor.ahead = (cursor.ahead * 2).min(AHEAD as u32);
-                index
-            }
+            Some(index) => index,
             None => {
                 let Some(index) = self.acquire(wanted) else { return Ok(Have::Busy) };
                 cursor.slot = Some(index);
-                cursor.ahead = FIRST as u32;
                 index
             }
         };
@@ -136,6 +150,15 @@ impl ReadAhead {
             None if pending => Ok(Have::Pending),
             None => Err(io::Error::other("the content gave neither bytes nor an end")),
         }
+    }
+
+    /// What another transfer of the same content has read.
+    fn of_others(&mut self, wanted: &Wanted<'_>) -> Option<(u16, Have)> {
+        (0..self.slots.len()).filter_map(|index| u16::try_from(index).ok()).find_map(|index| {
+            let slot = &self.slots[usize::from(index)];
+            let near = slot.start <= wanted.offset && slot.is_of(wanted.content);
+            near.then(|| self.at_hand(index, wanted)).flatten().map(|have| (index, have))
+        })
     }
 
     fn at_hand(&mut self, index: u16, wanted: &Wanted<'_>) -> Option<Have> {
@@ -168,11 +191,16 @@ impl ReadAhead {
         self.hand = (index + 1) % self.most;
         let slot = &mut self.slots[index];
         (slot.owner, slot.start, slot.len, slot.end, slot.used) = (Some(wanted.owner), wanted.offset, 0, false, true);
+        slot.content = Some(Arc::clone(wanted.content));
         u16::try_from(index).ok()
     }
 }
 
 impl Slot {
+    fn is_of(&self, content: &Arc<dyn Content>) -> bool {
+        self.content.as_ref().is_some_and(|own| Arc::ptr_eq(own, content))
+    }
+
     /// Reads until there is a block, or the content ends or is pending; up to `most` bytes.
     fn fill(&mut self, wanted: &Wanted<'_>, most: usize, context: &mut Context<'_>) -> io::Result<Poll<()>> {
         match usize::try_from(wanted.offset.wrapping_sub(self.start)) {
@@ -249,13 +277,18 @@ mod tests {
         fn transfers_that_share_few_slots_read_their_own_bytes(size in 0usize..50_000, block in 8usize..3000, slots in 1u16..4, known: bool,
                                                                order in proptest::collection::vec((0u32..5, -1i64..4), 1..100)) {
             let bytes: Vec<u8> = (0..size).map(|n| (n * 7 % 251) as u8).collect();
-            let (whole, drops) = (Bytes::new(&bytes[..]), Drops(Bytes::new(&bytes[..])));
-            let content: &dyn Content = if known { &whole } else { &drops };
+            let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+            let apart: Arc<dyn Content> = Arc::new(Bytes::new(&other[..]));
+            let whole: Arc<dyn Content> = if known { Arc::new(Bytes::new(&bytes[..])) } else { Arc::new(Drops(Bytes::new(&bytes[..]))) };
+            let holders = [(); 5].map(|()| Arc::clone(&whole));
+            let content = &holders[0];
             let mut ahead = ReadAhead::new(slots);
             let mut cursors = [Cursor::default(); 5];
             let mut offsets = [0u64; 5];
             for (outbox, (who, step)) in order.into_iter().enumerate() {
                 let index = who as usize;
+                // The last one has bytes of its own.
+                let (bytes, content) = if who == 4 { (&other, &apart) } else { (&bytes, content) };
                 let wanted = Wanted { owner: key(who), content, size: content.size(), offset: offsets[index], block, window: block * 2, outbox: outbox as u32 };
                 let (got, end) = read(&mut ahead, &mut cursors[index], &wanted).unwrap().unwrap();
                 let expected = &bytes[offsets[index] as usize..];
@@ -272,7 +305,7 @@ mod tests {
 
     #[test]
     fn what_the_outbox_holds_does_not_move() {
-        let content = Bytes::new(vec![1; 100_000]);
+        let content: Arc<dyn Content> = Arc::new(Bytes::new(vec![1; 100_000]));
         let wanted = |who, offset, outbox| Wanted {
             owner: key(who),
             content: &content,
@@ -292,8 +325,33 @@ mod tests {
     }
 
     #[test]
+    fn transfers_at_one_place_of_one_content_read_it_once() {
+        let content: Arc<dyn Content> = Arc::new(Bytes::new(vec![1; 100_000]));
+        let _others = [(); 9].map(|()| Arc::clone(&content));
+        let mut ahead = ReadAhead::new(100);
+        let mut cursors = [Cursor::default(); 9];
+        for block in 0..90u64 {
+            for (who, cursor) in cursors.iter_mut().enumerate() {
+                let wanted = Wanted {
+                    owner: key(who as u32),
+                    content: &content,
+                    size: content.size(),
+                    offset: block * 1000,
+                    block: 1000,
+                    window: 1000,
+                    outbox: 0,
+                };
+                assert_eq!(read(&mut ahead, cursor, &wanted).unwrap().unwrap().0[..1000], [1; 1000]);
+            }
+        }
+        assert!(ahead.slots.len() < 10, "{} slots", ahead.slots.len());
+        cursors.iter_mut().enumerate().for_each(|(who, cursor)| ahead.release(cursor, key(who as u32)));
+        assert!(ahead.slots.iter().all(|slot| slot.content.is_none()), "no content is held for nobody");
+    }
+
+    #[test]
     fn a_content_that_breaks_its_promise_is_an_error() {
-        let content = Bytes::new(vec![1; 100]);
+        let content: Arc<dyn Content> = Arc::new(Bytes::new(vec![1; 100]));
         let wanted = Wanted { owner: key(0), content: &content, size: Some(200), offset: 0, block: 512, window: 512, outbox: 0 };
         assert!(read(&mut ReadAhead::new(1), &mut Cursor::default(), &wanted).is_err());
     }

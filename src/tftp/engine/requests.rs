@@ -150,7 +150,7 @@ impl EventLoop {
         let cap = || if by_mtu { blksize_of_mtu(mtu.to(client, second), client.is_ipv6()) } else { u16::MAX };
         let (terms, oack) = negotiate(options, &self.config.limits, cap, size);
         let block = usize::from(terms.blksize);
-        match self.read(key, session, &*content, size, 0, block, block) {
+        match self.read(key, session, &Span { content: &content, size, offset: 0, block, window: block }) {
             Err(error) => return self.fail(session, &error),
             Ok(Have::Pending) => return After::Keep,
             Ok(_) => {}
@@ -167,16 +167,8 @@ impl EventLoop {
     }
 
     /// Reads content without waiting; after `Pending` the session is woken.
-    pub(super) fn read(
-        &mut self,
-        key: Key,
-        session: &mut Session,
-        content: &dyn Content,
-        size: Option<u64>,
-        offset: u64,
-        block: usize,
-        window: usize,
-    ) -> std::io::Result<Have> {
+    pub(super) fn read(&mut self, key: Key, session: &mut Session, span: &Span<'_>) -> std::io::Result<Have> {
+        let &Span { content, size, offset, block, window } = span;
         loop {
             let wanted = Wanted { owner: key, content, size, offset, block, window, outbox: self.outbox.number() };
             match self.read_ahead.read(&mut session.cursor, &wanted, &mut noop())? {
@@ -216,11 +208,21 @@ impl EventLoop {
     }
 }
 
+/// What is to be read; see [`Wanted`].
+pub(super) struct Span<'a> {
+    pub content: &'a Arc<dyn Content>,
+    pub size: Option<u64>,
+    pub offset: u64,
+    pub block: usize,
+    pub window: usize,
+}
+
 impl Session {
     /// Whether a request that comes again now adds nothing: the first one is still being answered, or was just now.
     fn is_starting(&self, now: crate::time::Time) -> bool {
         match &self.stage {
-            Stage::Running(running) => now - self.started < DUPLICATE && running.transfer.last() != Some(running.transfer.acked()),
+            // Once everything was sent the client may have all of it, and may be so quick that its next request overtakes its last ACK.
+            Stage::Running(running) => now - self.started < DUPLICATE && !running.transfer.everything_sent(),
             _ => true,
         }
     }

@@ -2,8 +2,9 @@
 
 use super::Key;
 use super::event_loop::{After, EventLoop};
-use super::outbox::Route;
+use super::outbox::{Blocks, Route};
 use super::read_ahead::Have;
+use super::requests::Span;
 use super::session::{Peer, Session, Stage};
 use crate::tftp::handler::Refusal;
 use crate::tftp::packet::{ErrorCode, data_header};
@@ -79,7 +80,8 @@ impl EventLoop {
             let count = usize::try_from(wanted.end() - first + 1).unwrap_or(usize::MAX);
             let (content, size, cut) = (Arc::clone(&running.content), running.size, running.cut);
             let offset = (first - 1) * blksize as u64;
-            let have = self.read(key, session, &*content, size, offset, blksize, count.saturating_mul(blksize));
+            let span = Span { content: &content, size, offset, block: blksize, window: count.saturating_mul(blksize) };
+            let have = self.read(key, session, &span);
             let Stage::Running(running) = &mut session.stage else { return After::Keep };
             let (slot, range, end) = match have {
                 Err(error) => return self.fail(session, &error),
@@ -98,7 +100,7 @@ impl EventLoop {
             let (sent, upto) = (bytes.len() as u64, first + blocks as u64 - 1);
             let transfer = &running.transfer;
             let headers = (first..=upto).map(|block| data_header(transfer.wire(block)));
-            self.outbox.blocks(session.route, key, cut, blksize as u16, slot, bytes, headers);
+            self.outbox.blocks(session.route, Blocks { owner: key, cut, blksize: blksize as u16, slot, bytes }, headers);
             self.read_ahead.queued(slot, self.outbox.number());
             let repeated = running.transfer.sent(upto, self.now);
             session.tally.packets += blocks as u64;

@@ -42,7 +42,21 @@ pub struct Receiver {
     controls: Vec<Control>,
     vectors: Vec<iovec>,
     headers: Vec<mmsghdr>,
+    /// Datagrams asked for: setting up headers that stay empty costs as much as using them.
+    offered: usize,
 }
+
+/// Whether to wait for the first datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Not at all.
+    Now,
+    /// As long as the socket's receive time-out says.
+    Briefly,
+}
+
+/// Fewest datagrams asked for.
+const OFFERED: usize = 2;
 
 // SAFETY: the pointers in `vectors` and `headers` are only used within `receive`, which sets them first.
 unsafe impl Send for Receiver {}
@@ -59,12 +73,14 @@ impl Receiver {
             controls: vec![[0; 8]; count],
             vectors: vec![vector; count],
             headers: vec![header; count],
+            offered: OFFERED.min(count),
         }
     }
 
-    /// Receives what is there, without waiting; how many.
-    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        for (index, header) in self.headers.iter_mut().enumerate() {
+    /// Receives what is there; how many, and whether there may be more.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>, patience: Patience) -> io::Result<(usize, bool)> {
+        let offered = self.offered;
+        for (index, header) in self.headers[..offered].iter_mut().enumerate() {
             self.vectors[index] = iovec { iov_base: self.buffers[index * self.size..].as_mut_ptr().cast(), iov_len: self.size };
             let message = &mut header.msg_hdr;
             message.msg_name = std::ptr::from_mut(&mut self.names[index]).cast();
@@ -75,12 +91,15 @@ impl Receiver {
             message.msg_controllen = size_of::<Control>();
             message.msg_flags = 0;
         }
-        let count = self.headers.len() as libc::c_uint;
-        // SAFETY: every header points to a name, one vector and a control buffer of its own, all alive with the sizes stated; each vector
-        // points to its own `size` bytes of `buffers`.
-        let got =
-            unsafe { libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _, std::ptr::null_mut()) };
-        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+        let flags = if patience == Patience::Now { libc::MSG_DONTWAIT } else { libc::MSG_WAITFORONE };
+        // SAFETY: each of the first `offered` headers points to a name, one vector and a control buffer of its own, all alive with the sizes
+        // stated; each vector points to its own `size` bytes of `buffers`.
+        let got = unsafe {
+            libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), offered as libc::c_uint, flags as _, std::ptr::null_mut())
+        };
+        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        self.offered = (got * 2).clamp(OFFERED.min(self.headers.len()), self.headers.len());
+        Ok((got, got == offered))
     }
 
     /// One of the datagrams of the last call; nothing when its sender's address is of no IP family.
@@ -89,7 +108,7 @@ impl Receiver {
         let len = (header.msg_len as usize).min(self.size);
         let from = address_of(&self.names[index])?;
         let bytes = &self.buffers[index * self.size..][..len];
-        let used = (header.msg_hdr.msg_controllen as usize).min(size_of::<Control>());
+        let used = header.msg_hdr.msg_controllen.min(size_of::<Control>());
         let local = local_of(&self.controls[index], used);
         Some(Received { from, local, bytes, cut: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 })
     }

@@ -1,19 +1,14 @@
-//! The engine on the real kernel, within network namespaces of the tests' own, and against whatever bytes may come.
+//! The engine on the real kernel, within network namespaces of the tests' own.
 
-use super::event_loop::{EventLoop, Parts};
-use super::mailbox::Mailbox;
-use super::openers::Openers;
-use super::sys::Received;
+mod hostile;
+
 use super::*;
 use crate::tftp::content::{Bytes, Content, Version};
 use crate::tftp::directory::{Directory, DirectoryOptions};
 use crate::tftp::handler::{Opening, Refusal, Request};
 use crate::tftp::packet::{ErrorCode, Packet, put_ack, put_error, put_request};
 use crate::tftp::report::{Counter, Outcome, TransferReport};
-use crate::time::Time;
 use nix::sched::{CloneFlags, unshare};
-use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
 use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Mutex;
@@ -185,13 +180,43 @@ fn answers_come_from_the_address_that_was_asked() {
             let client = Client(UdpSocket::bind(bind).unwrap());
             client.0.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let vip: SocketAddr = vip.parse().unwrap();
-            client.request(vip, "f", &[]);
+            // A fresh IPv6 address drops packets for a while after the kernel took it. Clients repeat their requests, and so does this one.
+            client.0.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            let asked = (0..50).any(|_| {
+                client.request(vip, "f", &[]);
+                client.0.peek_from(&mut [0; 10]).is_ok()
+            });
+            assert!(asked, "{vip} never answers");
             let from = client.data(1, b"hello");
             assert_eq!(from.ip(), vip.ip());
             assert_ne!(from.port(), 69);
             client.ack(from, 1);
         }
         until(&running, "both end", |totals| totals.get(Counter::Done) == 2);
+    });
+}
+
+#[test]
+fn blocks_are_held_below_the_mtu_or_travel_in_fragments() {
+    in_namespace(|| {
+        run("ip", &["link", "set", "lo", "mtu", "1500"]);
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..300_000u32).map(|n| (n % 253) as u8).collect();
+        std::fs::write(dir.path().join("f"), &bytes).unwrap();
+        let got = dir.path().join("got");
+        for (by_mtu, port, granted) in [(true, 69, "1468"), (false, 70, "8192")] {
+            let limits = Limits { blksize_by_mtu: by_mtu, ..Limits::default() };
+            let (running, _) =
+                serve(Config { limits, ..Config::listen(local(port)) }, Directory::new(dir.path(), DirectoryOptions::default()).unwrap());
+            let client = Client::ask(local(port), "f", &[("blksize", "8192")]);
+            assert_eq!(client.receive().0, [b"\0\x06blksize\0", granted.as_bytes(), b"\0"].concat());
+            // The kernel cannot cut a window into segments beyond the MTU; the blocks go one by one then.
+            let (port, got) = (port.to_string(), got.to_str().unwrap());
+            run("atftp", &["--option", "blksize 8192", "--option", "windowsize 16", "--get", "-r", "f", "-l", got, "127.0.0.1", &port]);
+            assert!(std::fs::read(got).unwrap() == bytes);
+            until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
+            assert_eq!(running.statistics().totals().get(Counter::SendErrors), 0);
+        }
     });
 }
 
@@ -268,8 +293,15 @@ fn a_request_that_comes_again_restarts_only_when_it_is_another_or_late() {
         client.data(1, &[7; 512]);
         client.request(local(69), "a", &[]);
         until(&running, "the duplicate is seen", |totals| totals.get(Counter::RequestsRepeated) == 1);
-        client.request(local(69), "b", &[("tsize", "0")]);
+        client.request(local(69), "b", &[]);
         until(&running, "the other is a restart", |totals| totals.get(Counter::Restarted) == 1 && totals.get(Counter::Started) == 2);
+        let tid = client.data(1, &[7; 512]);
+        client.ack(tid, 1);
+        client.data(2, &[7; 88]);
+        // The next request overtakes the last ACK.
+        client.request(local(69), "b", &[]);
+        client.data(1, &[7; 512]);
+        until(&running, "it starts anew", |totals| totals.get(Counter::Restarted) == 2 && totals.get(Counter::Started) == 3);
     });
 }
 
@@ -370,100 +402,5 @@ fn gre_from_a_director_is_answered_from_the_vip() {
         client.data(2, &[7; 88]);
         send(tid, b"\0\x04\0\x02");
         until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
-    });
-}
-
-#[derive(Clone, Debug)]
-enum Event {
-    Bytes(u8, Vec<u8>),
-    Request(u8, u8, u16, u16),
-    Ack(u8, u16),
-    Error(u8, u16),
-    Wait(u64),
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        (0u8..6, proptest::collection::vec(any::<u8>(), 0..60)).prop_map(|(c, b)| Event::Bytes(c, b)),
-        (0u8..6, 0u8..5, 0u16..3000, 0u16..70).prop_map(|(c, f, b, w)| Event::Request(c, f, b, w)),
-        (0u8..6, prop_oneof![0u16..70, any::<u16>()]).prop_map(|(c, n)| Event::Ack(c, n)),
-        (0u8..6, 0u16..10).prop_map(|(c, n)| Event::Error(c, n)),
-        (1u64..3000).prop_map(Event::Wait),
-    ]
-}
-
-/// Whatever datagrams come in whatever order, the loop neither panics nor forgets nor exceeds its limits.
-fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
-    let handler = |request: &Request<'_>| match request.file.first() {
-        Some(b'0') => Opening::content(Bytes::new(vec![1; 100_000])),
-        Some(b'1') => Opening::content(Bytes::new(*b"")),
-        Some(b'2') => Opening::later(std::future::pending()),
-        Some(b'3') => Opening::content(Arc::new(Stream(Mutex::new((vec![1; 3000], false, None))))),
-        _ => Opening::refuse(Refusal::not_found()),
-    };
-    let config = Config { max_transfers: 4, max_per_client: 3, ..Config::listen(local(0)) };
-    let ports = ports::open(&config, 0).unwrap();
-    let counters = Arc::new(Counters::default());
-    let statistics = Statistics::new(vec![Arc::clone(&counters)]);
-    let parts = Parts {
-        config,
-        ports,
-        tunnel: None,
-        handler: Arc::new(handler),
-        observer: Arc::new(()),
-        counters,
-        statistics: None,
-        mailbox: Arc::new(Mailbox::new().unwrap()),
-        openers: Openers::new(1),
-    };
-    let mut event_loop = EventLoop::new(parts);
-    let mut due = Vec::new();
-    for event in events {
-        let mut bytes = Vec::new();
-        let client = match event {
-            Event::Wait(ms) => {
-                event_loop.now = Time(event_loop.now.0 + ms * 1_000_000);
-                event_loop.timers(&mut due);
-                continue;
-            }
-            Event::Bytes(client, raw) => {
-                bytes.extend(raw);
-                client
-            }
-            Event::Request(client, file, blksize, window) => {
-                let (blksize, window) = (blksize.to_string(), window.to_string());
-                let options = [(&b"blksize"[..], blksize.as_bytes()), (b"windowsize", window.as_bytes())];
-                put_request(&mut bytes, false, file.to_string().as_bytes(), if file % 2 == 0 { b"octet" } else { b"netascii" }, options);
-                client
-            }
-            Event::Ack(client, number) => {
-                put_ack(&mut bytes, *number);
-                client
-            }
-            Event::Error(client, code) => {
-                put_error(&mut bytes, ErrorCode(*code), b"text");
-                client
-            }
-        };
-        let from = SocketAddr::from(([127, 0, 0, 2 + client / 4], 9 + u16::from(*client)));
-        for index in [0, 1] {
-            event_loop.datagram(index, &Received { from, local: None, bytes: &bytes, cut: false });
-        }
-        prop_assert!(event_loop.open() <= 4);
-        prop_assert_eq!(event_loop.open(), event_loop.peers.len());
-        prop_assert_eq!(event_loop.per_client.values().sum::<usize>(), event_loop.open());
-        prop_assert!(event_loop.per_client.values().all(|&count| (1..=3).contains(&count)));
-        prop_assert_eq!(statistics.totals().open(), event_loop.open() as u64);
-    }
-    event_loop.finish();
-    prop_assert_eq!((event_loop.open(), event_loop.peers.len(), event_loop.per_client.len(), statistics.totals().open()), (0, 0, 0, 0));
-    Ok(())
-}
-
-#[test]
-fn hostile_datagrams() {
-    in_namespace(|| {
-        let mut runner = TestRunner::default();
-        runner.run(&proptest::collection::vec(event(), 0..80), |events| hostile(&events)).unwrap();
     });
 }

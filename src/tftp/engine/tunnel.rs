@@ -1,7 +1,7 @@
 //! Requests and acknowledgements that directors send in GRE, taken from a raw socket: no tunnel device, no VIP on any interface.
 
 use super::ports::{Error, Port};
-use super::sys::{Received, Receiver};
+use super::sys::{Patience, Received, Receiver};
 use super::{Config, TunnelConfig};
 use crate::io::sys::set_option;
 use crate::wire::ip::Ip;
@@ -47,8 +47,8 @@ impl Tunnel {
     }
 
     /// Receives from one of them.
-    pub fn receive(&self, index: usize, receiver: &mut Receiver) -> io::Result<usize> {
-        receiver.receive(self.sockets[index].0.as_fd())
+    pub fn receive(&self, index: usize, receiver: &mut Receiver) -> io::Result<(usize, bool)> {
+        receiver.receive(self.sockets[index].0.as_fd(), Patience::Now)
     }
 
     /// The datagram for a VIP within what a raw socket received, with the socket that answers and whether it came to the port of requests.

@@ -1,0 +1,71 @@
+//! `guideway check` for the file of a TFTP server.
+
+use super::{Action, Config, Kind, read};
+use crate::config::{load_with, tell};
+use std::io::{self, Write};
+use std::path::Path;
+use toml::de::DeTable;
+
+/// Whether a file's text is meant for a TFTP server and not for a director.
+pub fn is_meant(text: &str) -> bool {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let has = |key| document.get_ref().contains_key(key);
+    !has("director") && ["server", "handler", "rule", "limits"].into_iter().any(has)
+}
+
+/// Checks a file and reports on it, as [`crate::config::check_command`] does for a director's.
+pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    tell(path, load_with(path, read), json, out, err, |(config, ()), out| summary(config, out))
+}
+
+/// What the file holds, in a few lines.
+fn summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    for handler in &config.handlers {
+        let what = match &handler.kind {
+            Kind::Directory { root, .. } => format!("files below {}", root.display()),
+            Kind::Http(settings) => format!("files of {}, cached in {}", settings.url, settings.cache.display()),
+            Kind::Template(settings) => format!("made from {}", settings.directory.join(&settings.template).display()),
+            Kind::Exec { settings, .. } => format!("what {} says", settings.program.display()),
+            Kind::Hook { settings, .. } => format!("what {} says", settings.url),
+        };
+        writeln!(out, "handler {}: {what}", handler.name)?;
+    }
+    for (number, rule) in config.rules.iter().enumerate() {
+        let what = match &rule.action {
+            Action::GoOn => "changes names".to_owned(),
+            Action::Deny => "denies".to_owned(),
+            Action::Serve(names) => format!("asks {}", names.join(", then ")),
+        };
+        writeln!(out, "rule {number}: {what}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_a_file_is_seen() {
+        assert!(is_meant(include_str!("sample.toml")) && is_meant("[server]\n") && is_meant("[[handler]]\n= broken"));
+        assert!(!is_meant("[director]\n[limits]\n") && !is_meant("") && !is_meant("[[pool]]\n"));
+    }
+
+    #[test]
+    fn people_are_told_what_the_file_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("tftpd.toml");
+        std::fs::write(&file, include_str!("sample.toml")).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(check_command(&file, false, &mut out, &mut err), 0);
+        let said = String::from_utf8(out).unwrap();
+        assert!(
+            said.starts_with("handler files: files below /srv/tftp\nhandler images: files of http://10.0.0.5:8080/images/, cached in"),
+            "{said}"
+        );
+        assert!(said.contains("rule 3: asks pxelinux, then files, then images\n") && said.ends_with("good, 0 warnings\n"), "{said}");
+        std::fs::write(&file, "[[handler]]\nname = 1\n").unwrap();
+        assert_eq!(check_command(&file, false, &mut Vec::new(), &mut err), 2);
+        assert!(String::from_utf8(err).unwrap().contains("tftpd.toml:2: handler[0].name = 1: expected a name"));
+    }
+}

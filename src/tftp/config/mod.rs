@@ -1,0 +1,164 @@
+//! The configuration of a TFTP server's handlers: what the TOML file says, checked and with its defaults filled in.
+//!
+//! | section | keys |
+//! |---|---|
+//! | `[[handler]]` | `name`, `kind`, and those of the kind, below |
+//! | `directory` | `root`, `symlinks`, `ignore_case` |
+//! | `http` | `url`, `cache`, `cache_size`, `fresh`, `missing`, `stale`, `timeout`, `connections` |
+//! | `template` | `pattern`, `directory`, `template`, `inventory = { csv or json or url, key, from, optional, timeout, concurrency }` |
+//! | `exec` | `program`, `answer`, `files`, `timeout`, `output`, `concurrency` |
+//! | `hook` | `url`, `answer`, `files`, `timeout`, `output`, `concurrency` |
+//! | `[[rule]]` | `file`, `ignore_case`, `client`, `vip`, `remap = { pattern, to }`, `use` or `deny` |
+//! | `[limits]` | `rate`, `burst`, `concurrent`, `prefix4`, `prefix6`, `remembered` |
+//!
+//! Rules are asked in their order; the first that matches and has `use` or `deny` decides. The handlers of `use` are asked in their order
+//! until one has the file. A file without rules asks all handlers in their order.
+
+mod build;
+mod check;
+mod handler;
+mod rule;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use build::BuildError;
+pub use check::{check_command, is_meant};
+
+use super::directory::DirectoryOptions;
+use super::handlers::{exec, hook, http, limits, template};
+use crate::config::reader::{Reader, Table};
+use crate::config::{Checked, syntax_errors, tables};
+use globset::GlobSet;
+use ipnet::IpNet;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use toml::de::DeTable;
+
+/// What the file says of handlers and rules.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[[handler]]`, in the order of the file; at least one.
+    pub handlers: Vec<Handler>,
+    /// `[[rule]]`, in the order of the file.
+    pub rules: Vec<Rule>,
+    /// `[limits]`
+    pub limits: Option<limits::Settings>,
+}
+
+/// `[[handler]]`
+#[derive(Clone, Debug)]
+pub struct Handler {
+    /// Unique, 1–63 characters of `a-z A-Z 0-9 - _ .`
+    pub name: String,
+    /// What it does.
+    pub kind: Kind,
+}
+
+/// `[[handler]] kind`
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// `"directory"`: files below a directory.
+    Directory {
+        /// The directory.
+        root: PathBuf,
+        /// What is allowed of names.
+        options: DirectoryOptions,
+    },
+    /// `"http"`: files of an HTTP origin.
+    Http(http::Settings),
+    /// `"template"`: files made for each machine.
+    Template(template::Settings),
+    /// `"exec"`: a program.
+    Exec {
+        /// What it is to do.
+        settings: exec::Settings,
+        /// Name of the handler that opens the files that it decides on; it stands before this one.
+        files: Option<String>,
+    },
+    /// `"hook"`: an HTTP service.
+    Hook {
+        /// What it is to do.
+        settings: hook::Settings,
+        /// As for a program.
+        files: Option<String>,
+    },
+}
+
+/// `[[rule]]`
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Patterns of names.
+    pub files: Option<GlobSet>,
+    /// Prefixes of clients.
+    pub clients: Vec<IpNet>,
+    /// Addresses that were asked.
+    pub vips: Vec<IpAddr>,
+    /// Patterns and what replaces them.
+    pub remap: Vec<(regex::bytes::Regex, String)>,
+    /// What is done.
+    pub action: Action,
+}
+
+/// `[[rule]] use` or `deny`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Neither: the rules behind it decide.
+    GoOn,
+    /// `deny = true`
+    Deny,
+    /// `use`: names of handlers.
+    Serve(Vec<String>),
+}
+
+/// Reads and checks the text of a file that has handlers, rules and limits only.
+pub fn read(text: &str) -> Checked<(Config, ())> {
+    read_with(text, |_| Some(()))
+}
+
+/// Reads and checks the text of a file of which other sections are read by `others`. It takes them from the table, and gives nothing when it
+/// has reported an error.
+pub(crate) fn read_with<S>(text: &str, others: impl FnOnce(&mut Table<'_, '_>) -> Option<S>) -> Checked<(Config, S)> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let reader = Reader::new(text, !errors.is_empty());
+    let mut problems = syntax_errors(&reader, text, &errors);
+    let config = sections(&reader, document.get_ref(), others);
+    // On a line that is no TOML every other complaint is a consequence.
+    let broken: HashSet<usize> = problems.iter().map(|p| p.line).collect();
+    problems.extend(reader.into_problems().into_iter().filter(|p| !broken.contains(&p.line)));
+    problems.sort_by_key(|p| (p.line, p.column));
+    Checked { config: config.filter(|_| errors.is_empty()), problems }
+}
+
+fn sections<S>(reader: &Reader, document: &DeTable<'_>, others: impl FnOnce(&mut Table<'_, '_>) -> Option<S>) -> Option<(Config, S)> {
+    let mut root = reader.root(document);
+    let others = others(&mut root);
+    let no_handler = root.about("handler");
+    let handlers = tables(&mut root, "handler", "a list of tables: [[handler]], in two brackets");
+    let handlers: Vec<_> = handlers.into_iter().map(handler::read).collect();
+    let rules = tables(&mut root, "rule", "a list of tables: [[rule]], in two brackets");
+    let rules: Vec<_> = rules.into_iter().map(rule::read).collect();
+    let limits = root.optional("limits").map(|f| f.table("a table: [limits]").and_then(rule::limits));
+    root.finish();
+    reader.unless_broken(|| {
+        if handlers.is_empty() {
+            reader.error(&no_handler, "is missing: nothing is served; write [[handler]] with name = \"files\", kind = \"directory\"");
+        }
+        handler::check(&handlers);
+        rule::check(reader, &rules, &handlers);
+    });
+    if reader.has_errors() {
+        return None;
+    }
+    let limits = match limits {
+        Some(limits) => Some(limits?),
+        None => None,
+    };
+    let config = Config {
+        handlers: handlers.into_iter().map(handler::Draft::handler).collect::<Option<_>>()?,
+        rules: rules.into_iter().map(rule::Draft::rule).collect::<Option<_>>()?,
+        limits,
+    };
+    Some((config, others?))
+}

@@ -1,0 +1,104 @@
+//! The engine against whatever bytes may come, in whatever order.
+
+use super::super::event_loop::{EventLoop, Parts};
+use super::super::openers::Openers;
+use super::super::sys::Received;
+use super::*;
+use crate::time::Time;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+#[derive(Clone, Debug)]
+enum Event {
+    Bytes(u8, Vec<u8>),
+    Request(u8, u8, u16, u16),
+    Ack(u8, u16),
+    Error(u8, u16),
+    Wait(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (0u8..6, proptest::collection::vec(any::<u8>(), 0..60)).prop_map(|(c, b)| Event::Bytes(c, b)),
+        (0u8..6, 0u8..5, 0u16..3000, 0u16..70).prop_map(|(c, f, b, w)| Event::Request(c, f, b, w)),
+        (0u8..6, prop_oneof![0u16..70, any::<u16>()]).prop_map(|(c, n)| Event::Ack(c, n)),
+        (0u8..6, 0u16..10).prop_map(|(c, n)| Event::Error(c, n)),
+        (1u64..3000).prop_map(Event::Wait),
+    ]
+}
+
+/// Whatever datagrams come in whatever order, the loop neither panics nor forgets nor exceeds its limits.
+fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
+    let handler = |request: &Request<'_>| match request.file.first() {
+        Some(b'0') => Opening::content(Bytes::new(vec![1; 100_000])),
+        Some(b'1') => Opening::content(Bytes::new(*b"")),
+        Some(b'2') => Opening::later(std::future::pending()),
+        Some(b'3') => Opening::content(Arc::new(Stream(Mutex::new((vec![1; 3000], false, None))))),
+        _ => Opening::refuse(Refusal::not_found()),
+    };
+    let config = Config { max_transfers: 4, max_per_client: 3, ..Config::listen(local(0)) };
+    let ports = ports::open(&config, 0).unwrap();
+    let counters = Arc::new(Counters::default());
+    let statistics = Statistics::new(vec![Arc::clone(&counters)]);
+    let parts = Parts {
+        config,
+        ports,
+        tunnel: None,
+        handler: Arc::new(handler),
+        observer: Arc::new(()),
+        counters,
+        statistics: None,
+        mailbox: Arc::new(Mailbox::new().unwrap()),
+        openers: Openers::new(1),
+    };
+    let mut event_loop = EventLoop::new(parts);
+    let mut due = Vec::new();
+    for event in events {
+        let mut bytes = Vec::new();
+        let client = match event {
+            Event::Wait(ms) => {
+                event_loop.now = Time(event_loop.now.0 + ms * 1_000_000);
+                event_loop.timers(&mut due);
+                continue;
+            }
+            Event::Bytes(client, raw) => {
+                bytes.extend(raw);
+                client
+            }
+            Event::Request(client, file, blksize, window) => {
+                let (blksize, window) = (blksize.to_string(), window.to_string());
+                let options = [(&b"blksize"[..], blksize.as_bytes()), (b"windowsize", window.as_bytes())];
+                put_request(&mut bytes, false, file.to_string().as_bytes(), if file % 2 == 0 { b"octet" } else { b"netascii" }, options);
+                client
+            }
+            Event::Ack(client, number) => {
+                put_ack(&mut bytes, *number);
+                client
+            }
+            Event::Error(client, code) => {
+                put_error(&mut bytes, ErrorCode(*code), b"text");
+                client
+            }
+        };
+        let from = SocketAddr::from(([127, 0, 0, 2 + client / 4], 9 + u16::from(*client)));
+        for index in [0, 1] {
+            event_loop.datagram(index, &Received { from, local: None, bytes: &bytes, cut: false });
+        }
+        prop_assert!(event_loop.open() <= 4);
+        prop_assert_eq!(event_loop.open(), event_loop.peers.len());
+        prop_assert_eq!(event_loop.per_client.values().sum::<usize>(), event_loop.open());
+        prop_assert!(event_loop.per_client.values().all(|&count| (1..=3).contains(&count)));
+        prop_assert_eq!(statistics.totals().open(), event_loop.open() as u64);
+    }
+    event_loop.finish();
+    prop_assert_eq!((event_loop.open(), event_loop.peers.len(), event_loop.per_client.len(), statistics.totals().open()), (0, 0, 0, 0));
+    Ok(())
+}
+
+#[test]
+fn hostile_datagrams() {
+    in_namespace(|| {
+        let mut runner = TestRunner::default();
+        runner.run(&proptest::collection::vec(event(), 0..80), |events| hostile(&events)).unwrap();
+    });
+}

@@ -1,0 +1,155 @@
+//! Asks HTTP servers: origins of files, hooks, inventories. Plain HTTP only.
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, Uri};
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use std::error::Error;
+use std::fmt::Write;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Why a server gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It is not there, or what it says is no HTTP.
+    #[error("{0}")]
+    Failed(String),
+    /// It took too long.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// Its answer is too large.
+    #[error("the answer has more than {0} bytes")]
+    TooLarge(usize),
+}
+
+/// An error with what caused it: hyper tells the reason there only.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Checks the URL of a server. It is the prefix of what is asked for there; a path ends with a slash or gets one.
+///
+/// # Errors
+/// A phrase that says what is allowed.
+pub(crate) fn prefix(text: &str) -> Result<Uri, String> {
+    let slash = if text.ends_with('/') { "" } else { "/" };
+    url(&format!("{text}{slash}"))
+}
+
+/// Checks the URL of a page.
+///
+/// # Errors
+/// A phrase that says what is allowed.
+pub(crate) fn url(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text.parse().map_err(|_| "is no URL; write it like http://10.0.0.5:8080/images/".to_owned())?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err("is an https URL, and TLS is not in this version; put a proxy that speaks TLS in between".to_owned()),
+        _ => return Err("is no http URL; write it like http://10.0.0.5:8080/images/".to_owned()),
+    }
+    if uri.query().is_some() || text.contains('#') {
+        return Err("has a query or a fragment; names of files are put behind the URL".to_owned());
+    }
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("has a user name in it, which is not supported".to_owned());
+    }
+    Ok(uri)
+}
+
+/// A pool of connections.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pool: Pool<HttpConnector, Full<Bytes>>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Connections are made when needed. `timeout` is for connecting, for the head of an answer and for each piece of its body.
+    pub(crate) fn new(timeout: Duration) -> Client {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(timeout));
+        connector.set_nodelay(true);
+        let pool = Pool::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(20))
+            .pool_max_idle_per_host(32)
+            .build(connector);
+        Client { pool, timeout }
+    }
+
+    /// The head of the answer.
+    pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, AskError> {
+        let answer = timeout(self.timeout, self.pool.request(request)).await.map_err(|_| AskError::TimedOut(self.timeout))?;
+        answer.map_err(|error| AskError::Failed(with_causes(&error)))
+    }
+
+    /// The next piece of a body; nothing at its end.
+    pub(crate) async fn piece(&self, body: &mut Incoming) -> Result<Option<Bytes>, AskError> {
+        loop {
+            let frame = timeout(self.timeout, body.frame()).await.map_err(|_| AskError::TimedOut(self.timeout))?;
+            match frame {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(AskError::Failed(with_causes(&error))),
+                Some(Ok(frame)) => {
+                    // Frames without data are trailers.
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A whole body of at most `largest` bytes.
+    pub(crate) async fn whole(&self, mut body: Incoming, largest: usize) -> Result<Vec<u8>, AskError> {
+        let mut all = Vec::new();
+        while let Some(piece) = self.piece(&mut body).await? {
+            if all.len() + piece.len() > largest {
+                return Err(AskError::TooLarge(largest));
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(all)
+    }
+}
+
+/// A request without a body.
+pub(crate) fn get(url: &str) -> Result<Request<Full<Bytes>>, AskError> {
+    request(Method::GET, url, Bytes::new())
+}
+
+/// A request with a body.
+pub(crate) fn request(method: Method, url: &str, body: Bytes) -> Result<Request<Full<Bytes>>, AskError> {
+    let request = Request::builder().method(method).uri(url).header("user-agent", concat!("guideway/", env!("CARGO_PKG_VERSION")));
+    request.body(Full::new(body)).map_err(|error| AskError::Failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        assert_eq!(prefix("http://h:8080/images").map(|u| u.to_string()).as_deref(), Ok("http://h:8080/images/"));
+        assert_eq!(prefix("http://h").map(|u| u.to_string()).as_deref(), Ok("http://h/"));
+        for (text, said) in [
+            ("https://h/", "TLS"),
+            ("ftp://h/", "no http URL"),
+            ("/x", "no http URL"),
+            ("http://h/?x", "query"),
+            ("http://u@h/", "user name"),
+            ("http://", "no URL"),
+        ] {
+            assert!(prefix(text).is_err_and(|e| e.contains(said)), "{text}");
+        }
+    }
+}

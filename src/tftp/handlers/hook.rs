@@ -1,0 +1,131 @@
+//! Logic in any language as an HTTP service: the request is posted to it as JSON, and its answer is the answer.
+
+use super::background::{Background, Gate};
+use super::client::{Client, request};
+use super::decision::{Answer, carry_out};
+use super::owned::{OwnedRequest, as_json};
+use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, StatusCode, Uri};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// What a [`Hook`] handler is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where requests are posted.
+    pub url: Uri,
+    /// How the answer is to be read.
+    pub answer: Answer,
+    /// Time for the whole answer.
+    pub timeout: Duration,
+    /// Bytes of the answer at most.
+    pub output: usize,
+    /// Requests under way at once.
+    pub concurrency: usize,
+}
+
+/// Posts each request to a service.
+///
+/// Status 200 comes with the answer; 404 and 410 mean that there is no such file, so that a chain goes on; 401 and 403 that it is not for
+/// this client; everything else is a failure.
+pub struct Hook {
+    shared: Arc<Shared>,
+    background: Background,
+}
+
+struct Shared {
+    settings: Settings,
+    files: Option<Arc<dyn Handler>>,
+    client: Client,
+    gate: Gate,
+}
+
+impl Hook {
+    /// A handler; `files` opens the files that the service decides on.
+    pub fn new(settings: Settings, files: Option<Arc<dyn Handler>>, background: &Background) -> Hook {
+        let (client, gate) = (Client::new(settings.timeout), Gate::new(settings.concurrency));
+        Hook { shared: Arc::new(Shared { settings, files, client, gate }), background: background.clone() }
+    }
+}
+
+impl Handler for Hook {
+    fn open(&self, request: &Request<'_>) -> Opening {
+        let (shared, request) = (self.shared.clone(), OwnedRequest::new(request));
+        self.background.open(async move {
+            let limit = shared.settings.timeout;
+            match timeout(limit, shared.open(request)).await {
+                Ok(opened) => opened,
+                Err(_) => Err(shared.failed(&format!("no answer within {limit:?}"))),
+            }
+        })
+    }
+}
+
+impl Shared {
+    async fn open(&self, asked: OwnedRequest) -> Opened {
+        let _place = self.gate.enter().await?;
+        let url = self.settings.url.to_string();
+        let body = Bytes::from(as_json(&asked.request()).to_string());
+        let failed = |error: super::client::AskError| self.failed(&error.to_string());
+        let mut post = request(Method::POST, &url, body).map_err(failed)?;
+        post.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let answer = self.client.ask(post).await.map_err(failed)?;
+        match answer.status() {
+            StatusCode::OK => {
+                let bytes = self.client.whole(answer.into_body(), self.settings.output).await.map_err(failed)?;
+                carry_out(self.settings.answer, bytes, &url, asked, self.files.as_ref()).await
+            }
+            StatusCode::NOT_FOUND | StatusCode::GONE => Err(Refusal::not_found()),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Refusal::access()),
+            status => Err(self.failed(&format!("it answers {status}"))),
+        }
+    }
+
+    fn failed(&self, error: &str) -> Refusal {
+        tracing::error!(url = %self.settings.url, error, "a service that handles requests failed");
+        Refusal::failed("the server's logic failed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tftp::content::Bytes;
+    use crate::tftp::handlers::testing::{ask, in_a_network, read_all};
+    use crate::tftp::handlers::testing_origin::{Origin, Page};
+
+    #[test]
+    fn a_service_decides() {
+        in_a_network(|| {
+            let origin = Origin::start();
+            let settings = Settings {
+                url: format!("{}hook", origin.url()).parse().unwrap(),
+                answer: Answer::Decision,
+                timeout: Duration::from_secs(60),
+                output: 1000,
+                concurrency: 4,
+            };
+            let files = Arc::new(|request: &Request<'_>| Opening::content(Bytes::new(request.file)));
+            let hook = Hook::new(settings, Some(files), &Background::new(1).unwrap());
+            let said = |text: &str, status| {
+                origin.put("/hook", Page { bytes: Arc::new(text.into()), status, ..Page::default() });
+                ask(&hook, b"f").map(|content| String::from_utf8(read_all(&*content).unwrap()).unwrap())
+            };
+            assert_eq!(said(r#"{"file": "other"}"#, 200), Ok("other".into()));
+            let json = r#"{"client":"10.0.0.7","port":2070,"vip":"192.0.2.69","tid":20000,"file":"f","mode":"octet","options":{}}"#;
+            assert_eq!(origin.log(), [format!("/hook {json}")]);
+            assert_eq!(said("{\"content\": \"#!ipxe\\n\"}", 200), Ok("#!ipxe\n".into()));
+            assert_eq!(said("", 404), Err(Refusal::not_found()));
+            assert_eq!(said("", 403), Err(Refusal::access()));
+            let failed = Err(Refusal::failed("the server's logic failed"));
+            assert_eq!(said("", 500), failed);
+            assert_eq!(said("nonsense", 200), failed);
+            assert_eq!(said(&format!("{{\"content\": \"{}\"}}", "a".repeat(2000)), 200), failed, "too large");
+            origin.cut(true);
+            assert_eq!(said("", 200), failed);
+        });
+    }
+}

@@ -1,0 +1,291 @@
+//! How much a client gets: requests a second and transfers at once, for each client prefix.
+
+use crate::tftp::content::{Content, Version};
+use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// When the table of prefixes is full, the one to be forgotten is looked for among so many of the oldest.
+const LOOKED_AT: usize = 16;
+
+/// What a client prefix gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Requests a second.
+    pub rate: Option<u32>,
+    /// Requests at once that the rate allows after a pause.
+    pub burst: u32,
+    /// Transfers at once.
+    pub concurrent: Option<u32>,
+    /// Bits of an IPv4 address that make a prefix.
+    pub prefix4: u8,
+    /// Bits of an IPv6 address that make a prefix.
+    pub prefix6: u8,
+    /// Prefixes that are remembered at most.
+    pub remembered: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { rate: None, burst: 32, concurrent: None, prefix4: 32, prefix6: 64, remembered: 65_536 }
+    }
+}
+
+/// Holds back clients that ask for too much, and hands all other requests on.
+///
+/// A request beyond the limits is not answered: the client asks again by itself, as after a loss, and boots later instead of not at all. Of
+/// more prefixes than are remembered, which only a flood of made-up addresses brings, the oldest without transfers begin anew.
+pub struct Limited {
+    limits: Arc<Limits>,
+    inner: Arc<dyn Handler>,
+}
+
+struct Limits {
+    settings: Settings,
+    start: Instant,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    prefixes: HashMap<IpAddr, Prefix>,
+    order: VecDeque<IpAddr>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Prefix {
+    /// When its bucket is full again, since the start.
+    full: Duration,
+    open: u32,
+}
+
+impl Limited {
+    /// `inner`, within limits.
+    pub fn new(settings: Settings, inner: Arc<dyn Handler>) -> Limited {
+        Limited { limits: Arc::new(Limits { settings, start: Instant::now(), table: Mutex::default() }), inner }
+    }
+}
+
+impl Handler for Limited {
+    fn open(&self, request: &Request<'_>) -> Opening {
+        let prefix = self.limits.prefix(request.client.ip());
+        let Some(place) = self.limits.clone().admit(prefix, self.limits.start.elapsed()) else {
+            tracing::debug!(%prefix, "a request beyond the limits is not answered");
+            return Opening::refuse(Refusal::silent());
+        };
+        let opening = self.inner.open(request);
+        match (opening, place) {
+            (opening, None) => opening,
+            (Opening::Now(opened), Some(place)) => Opening::Now(held(opened, place)),
+            (Opening::Later(future), Some(place)) => Opening::later(async move { held(future.await, place) }),
+            (Opening::Job(job), Some(place)) => Opening::job(move || held(job(), place)),
+        }
+    }
+}
+
+fn held(opened: Opened, place: Place) -> Opened {
+    opened.map(|inner| -> Arc<dyn Content> { Arc::new(Held { inner, _place: place }) })
+}
+
+impl Limits {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prefix(&self, client: IpAddr) -> IpAddr {
+        match client.to_canonical() {
+            IpAddr::V4(a) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.settings.prefix4.min(32))).unwrap_or(0);
+                Ipv4Addr::from_bits(a.to_bits() & mask).into()
+            }
+            IpAddr::V6(a) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.settings.prefix6.min(128))).unwrap_or(0);
+                Ipv6Addr::from_bits(a.to_bits() & mask).into()
+            }
+        }
+    }
+
+    /// Whether a request may go on, and its place among the transfers if they are counted. `now` is since the start.
+    fn admit(self: Arc<Self>, address: IpAddr, now: Duration) -> Option<Option<Place>> {
+        let settings = self.settings;
+        let mut table = self.table();
+        let Some(prefix) = table.entry(address, settings.remembered.max(1)) else { return Some(None) };
+        // The bucket as the time at which it is full again: one number, and no refilling (GCRA).
+        let full = prefix.full.max(now);
+        let full = match settings.rate.map(|rate| Duration::from_secs(1) / rate.max(1)) {
+            Some(interval) => {
+                let full = full + interval;
+                if full - now > interval * settings.burst.max(1) {
+                    return None;
+                }
+                full
+            }
+            None => full,
+        };
+        if settings.concurrent.is_some_and(|most| prefix.open >= most) {
+            return None;
+        }
+        prefix.full = full;
+        if settings.concurrent.is_none() {
+            return Some(None);
+        }
+        prefix.open += 1;
+        drop(table);
+        Some(Some(Place { limits: self, prefix: address }))
+    }
+}
+
+impl Table {
+    /// The entry of a prefix; nothing when the table is full of prefixes that have transfers.
+    fn entry(&mut self, address: IpAddr, most: usize) -> Option<&mut Prefix> {
+        if !self.prefixes.contains_key(&address) {
+            let mut looked_at = 0;
+            while self.prefixes.len() >= most {
+                let oldest = self.order.pop_front()?;
+                if self.prefixes.get(&oldest).is_some_and(|prefix| prefix.open > 0) {
+                    self.order.push_back(oldest);
+                    looked_at += 1;
+                    if looked_at == LOOKED_AT {
+                        return None;
+                    }
+                } else {
+                    self.prefixes.remove(&oldest);
+                }
+            }
+            self.order.push_back(address);
+        }
+        Some(self.prefixes.entry(address).or_default())
+    }
+}
+
+/// A place among the transfers of a prefix.
+struct Place {
+    limits: Arc<Limits>,
+    prefix: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(prefix) = self.limits.table().prefixes.get_mut(&self.prefix) {
+            prefix.open = prefix.open.saturating_sub(1);
+        }
+    }
+}
+
+/// A content that holds a place as long as it is sent.
+struct Held {
+    inner: Arc<dyn Content>,
+    _place: Place,
+}
+
+impl Content for Held {
+    fn size(&self) -> Option<u64> {
+        self.inner.size()
+    }
+
+    fn version(&self) -> Version {
+        self.inner.version()
+    }
+
+    fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.inner.poll_read_at(context, offset, buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tftp::content::Bytes;
+    use crate::tftp::handlers::testing::{ask_from, read_all};
+    use proptest::prelude::*;
+
+    fn limits(change: impl FnOnce(&mut Settings)) -> Arc<Limits> {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        Arc::new(Limits { settings, start: Instant::now(), table: Mutex::default() })
+    }
+
+    #[test]
+    fn a_burst_and_then_the_rate_for_each_prefix_by_itself() {
+        let limits = limits(|s| (s.rate, s.burst, s.prefix4) = (Some(10), 5, 24));
+        let admitted = |client: &str, millis: u64| {
+            let prefix = limits.prefix(client.parse().unwrap());
+            (0..20).filter(|_| limits.clone().admit(prefix, Duration::from_millis(millis)).is_some()).count()
+        };
+        assert_eq!(admitted("10.0.0.1", 0), 5);
+        assert_eq!(admitted("10.0.0.2", 0), 0, "the same prefix");
+        assert_eq!(admitted("::ffff:10.0.0.3", 99), 0);
+        assert_eq!(admitted("10.0.1.1", 99), 5);
+        assert_eq!(admitted("10.0.0.1", 100), 1);
+        assert_eq!(admitted("10.0.0.1", 10_000), 5);
+        assert_eq!(admitted("2001:db8::1", 0), 5);
+        assert_eq!(admitted("2001:db8::2", 0), 0);
+        assert_eq!(admitted("2001:db8:0:1::1", 0), 5);
+    }
+
+    #[test]
+    fn transfers_at_once_are_counted_until_they_end_whichever_way_they_open() {
+        for how in 0..3 {
+            let inner = Arc::new(move |request: &Request<'_>| {
+                let opened: Opened = if request.file == b"f" { Ok(Arc::new(Bytes::new(*b"x"))) } else { Err(Refusal::not_found()) };
+                match how {
+                    0 => Opening::Now(opened),
+                    1 => Opening::later(async move { opened }),
+                    _ => Opening::job(move || opened),
+                }
+            });
+            let limited = Limited::new(Settings { concurrent: Some(2), ..Settings::default() }, inner);
+            let get = |file: &[u8]| ask_from(&limited, "10.0.0.7:1", file);
+            assert_eq!(get(b"none").err(), Some(Refusal::not_found()), "a refusal holds no place");
+            let one = get(b"f").unwrap();
+            let two = get(b"f").unwrap();
+            assert_eq!((read_all(&*two).unwrap(), two.size()), (b"x".to_vec(), Some(1)));
+            assert_eq!(get(b"f").err(), Some(Refusal::silent()));
+            assert!(ask_from(&limited, "10.0.0.8:1", b"f").is_ok());
+            drop(one);
+            assert!(get(b"f").is_ok());
+        }
+    }
+
+    #[test]
+    fn a_flood_of_made_up_addresses_fills_no_memory_and_pushes_out_no_transfer() {
+        let limits = limits(|s| (s.rate, s.concurrent, s.remembered) = (Some(1), Some(1), 100));
+        let address = |n: u32| IpAddr::from(Ipv4Addr::from_bits(n));
+        let place = limits.clone().admit(address(0), Duration::ZERO).flatten();
+        for n in 1..100_000 {
+            assert!(limits.clone().admit(address(n), Duration::ZERO).is_some());
+        }
+        {
+            let table = limits.table();
+            assert!(table.prefixes.len() <= 100 && table.order.len() <= 100);
+        }
+        assert!(limits.clone().admit(address(0), Duration::from_secs(5)).is_none(), "its transfer is still counted");
+        drop(place);
+        assert!(limits.clone().admit(address(0), Duration::from_secs(10)).is_some());
+    }
+
+    proptest! {
+        /// In no stretch of time more than the burst and what the rate adds.
+        #[test]
+        fn never_more_than_the_rate(rate in 1u32..2000, burst in 1u32..50, steps in prop::collection::vec(0u64..200, 1..200)) {
+            let limits = limits(|s| (s.rate, s.burst) = (Some(rate), burst));
+            let (mut now, mut admitted) = (Duration::ZERO, Vec::new());
+            for step in steps {
+                now += Duration::from_millis(step);
+                if limits.clone().admit(Ipv4Addr::LOCALHOST.into(), now).is_some() {
+                    admitted.push(now);
+                }
+            }
+            for (first, start) in admitted.iter().enumerate() {
+                for (last, end) in admitted.iter().enumerate().skip(first) {
+                    let most = f64::from(burst) + (*end - *start).as_secs_f64() * f64::from(rate) + 1e-6;
+                    prop_assert!((last - first + 1) as f64 <= most + 1.0, "{} in {:?}", last - first + 1, *end - *start);
+                }
+            }
+        }
+    }
+}

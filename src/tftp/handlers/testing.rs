@@ -1,0 +1,89 @@
+//! What tests of handlers need: asking without an engine, reading, and a network of their own.
+
+use crate::tftp::content::Content;
+use crate::tftp::handler::{Handler, Opened, Opening, Request};
+use crate::tftp::packet::{Mode, Options};
+use std::io;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
+use std::thread::Thread;
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Polls until there is something.
+pub(crate) fn wait<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match poll(&mut context) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// A request of `client` for `file`.
+pub(crate) fn request(client: SocketAddr, file: &[u8]) -> Request<'_> {
+    Request { client, vip: "192.0.2.69".parse().unwrap(), tid: 20_000, file, mode: Mode::Octet, options: Options::default() }
+}
+
+/// The result of an opening, waited for.
+pub(crate) fn settle(opening: Opening) -> Opened {
+    match opening {
+        Opening::Now(opened) => opened,
+        Opening::Later(mut future) => wait(|context| future.as_mut().poll(context)),
+        Opening::Job(job) => job(),
+    }
+}
+
+/// Asks on behalf of 10.0.0.7.
+pub(crate) fn ask(handler: &dyn Handler, file: &[u8]) -> Opened {
+    ask_from(handler, "10.0.0.7:2070", file)
+}
+
+/// Asks on behalf of `client`.
+pub(crate) fn ask_from(handler: &dyn Handler, client: &str, file: &[u8]) -> Opened {
+    settle(handler.open(&request(client.parse().unwrap(), file)))
+}
+
+/// Reads at `offset`, waiting for it.
+pub(crate) fn read_at(content: &dyn Content, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    wait(|context| content.poll_read_at(context, offset, buffer))
+}
+
+/// Reads everything.
+pub(crate) fn read_all(content: &dyn Content) -> io::Result<Vec<u8>> {
+    let (mut all, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+    loop {
+        match read_at(content, all.len() as u64, &mut buffer)? {
+            0 => return Ok(all),
+            len => all.extend_from_slice(&buffer[..len]),
+        }
+    }
+}
+
+/// Runs `body` on a thread in a network namespace of its own in which only the loopback interface is up; threads that it starts are in it,
+/// too. Without root it is not run, which is said, and a failure where CI promised root.
+pub(crate) fn in_a_network(body: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "needs root");
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let thread = std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        body();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
