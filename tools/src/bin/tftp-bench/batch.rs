@@ -24,7 +24,7 @@ struct Slots {
     bytes: Vec<u8>,
     names: Vec<sockaddr_in>,
     controls: Vec<Control>,
-    _vectors: Vec<iovec>,
+    vectors: Vec<iovec>,
     headers: Vec<mmsghdr>,
 }
 
@@ -45,7 +45,7 @@ impl Slots {
             header.msg_hdr.msg_control = controls.as_mut_ptr().wrapping_add(i).cast();
             header.msg_hdr.msg_controllen = size_of::<Control>();
         }
-        Slots { size, bytes, names, controls, _vectors: vectors, headers }
+        Slots { size, bytes, names, controls, vectors, headers }
     }
 }
 
@@ -88,7 +88,7 @@ impl Inbox {
         let slots = &self.0;
         let (header, name, control) = (&slots.headers[index], &slots.names[index], &slots.controls[index]);
         let len = (header.msg_len as usize).min(slots.size);
-        let told = header.msg_hdr.msg_controllen as usize >= CONTROL_LEN && control.header.cmsg_type == libc::IP_PKTINFO;
+        let told = header.msg_hdr.msg_controllen >= CONTROL_LEN && control.header.cmsg_type == libc::IP_PKTINFO;
         let to = if told { Ipv4Addr::from(u32::from_be(control.info.ipi_addr.s_addr)) } else { Ipv4Addr::UNSPECIFIED };
         let from = SocketAddrV4::new(Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr)), u16::from_be(name.sin_port));
         Datagram { from, to, bytes: &slots.bytes[index * slots.size..][..len] }
@@ -158,7 +158,7 @@ impl Outbox {
     ) -> io::Result<()> {
         let (slots, i) = (&mut self.0, self.1);
         let len = write(&mut slots.bytes[i * slots.size..][..slots.size]).min(slots.size);
-        slots._vectors[i].iov_len = len;
+        slots.vectors[i].iov_len = len;
         let name = &mut slots.names[i];
         name.sin_family = libc::AF_INET as libc::sa_family_t;
         name.sin_port = to.port().to_be();

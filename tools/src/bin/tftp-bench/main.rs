@@ -3,7 +3,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`servers`] | who is compared |
-//! | [`works`] | what is measured |
+//! | [`works`], [`metrics`] | what is measured |
 //! | [`single`], [`crowd`], [`transfer`], [`batch`] | clients |
 //! | [`account`] | CPU time and memory of a server |
 //! | [`results`], [`report`], [`plot`] | what came of it |
@@ -11,6 +11,7 @@
 mod account;
 mod batch;
 mod crowd;
+mod metrics;
 mod plot;
 mod report;
 mod results;

@@ -1,8 +1,9 @@
 //! Bar charts as SVG, small enough to be written by hand.
 
+use crate::metrics::{self, Metric};
 use crate::results::Results;
 use crate::servers::Kind;
-use crate::works::{self, Metric, WINDOW, Work};
+use crate::works::{self, WINDOW, Work};
 use std::fmt::Write;
 
 /// A chart: bars of one length scale in groups, one group for each server.
@@ -24,7 +25,8 @@ pub fn charts(open: usize) -> Vec<Chart> {
         vec![bar(1), bar(WINDOW)]
     };
     let single = |window| {
-        let bar = move |blksize| (format!("blksize {blksize}, windowsize {window}"), Work::Single { blksize, window }, works::MB_PER_CPU_S);
+        let bar =
+            move |blksize| (format!("blksize {blksize}, windowsize {window}"), Work::Single { blksize, window }, metrics::MB_PER_CPU_S);
         [512, works::ETHERNET, 8192].map(bar)
     };
     vec![
@@ -37,25 +39,25 @@ pub fn charts(open: usize) -> Vec<Chart> {
         Chart {
             name: "crowd",
             title: "200 × 1 MiB: server CPU s for each GiB (less is better)",
-            series: windows(|window| (Work::Crowd { window }, works::CPU_PER_GIB)),
+            series: windows(|window| (Work::Crowd { window }, metrics::CPU_PER_GIB)),
             logarithmic: false,
         },
         Chart {
             name: "short",
             title: "Short transfers a second (more is better)",
-            series: vec![("2 KiB, 32 at a time".to_owned(), Work::Short, works::PER_SECOND)],
+            series: vec![("2 KiB, 32 at a time".to_owned(), Work::Short, metrics::PER_SECOND)],
             logarithmic: true,
         },
         Chart {
             name: "memory",
             title: "Memory with open transfers, MiB (less is better)",
-            series: [200, open].map(|transfers| (format!("{transfers} transfers"), Work::Open { transfers }, works::PSS)).into(),
+            series: [200, open].map(|transfers| (format!("{transfers} transfers"), Work::Open { transfers }, metrics::PSS)).into(),
             logarithmic: true,
         },
         Chart {
             name: "loss",
             title: "1 MiB at 1 % loss: median s (less is better)",
-            series: windows(|window| (Work::Loss { window }, works::MEDIAN)),
+            series: windows(|window| (Work::Loss { window }, metrics::MEDIAN)),
             logarithmic: true,
         },
     ]
@@ -135,7 +137,7 @@ mod tests {
         let mut results = Results::default();
         for (kind, name, n) in [(Kind::Guideway, "guideway tftpd", 80_000.0), (Kind::Fbtftp, "fb<tftp", 570.0)] {
             results.servers.push(Server::named(kind, name));
-            results.cell(Work::Short, kind).samples.push(vec![(works::PER_SECOND, n)]);
+            results.cell(Work::Short, kind).samples.push(vec![(metrics::PER_SECOND, n)]);
         }
         let chart = charts(10_000).into_iter().find(|c| c.name == "short").unwrap();
         let text = svg(&chart, &results).unwrap();

@@ -1,8 +1,9 @@
 //! Tables for people, in Markdown.
 
+use crate::metrics::{self, Metric};
 use crate::results::{Results, Row, Spread};
 use crate::servers::{Kind, Server};
-use crate::works::{self, Metric, WINDOW, Work};
+use crate::works::{WINDOW, Work};
 use std::fmt::Write;
 
 /// A column: its head, what it shows, with how many decimals.
@@ -19,7 +20,7 @@ pub struct Table {
 
 /// All tables of these works.
 pub fn tables(all: &[Work]) -> Vec<Table> {
-    use works::{
+    use metrics::{
         CLIENT_BUSY, CPU, CPU_PER_GIB, FAILED, MB_PER_CPU_S, MB_PER_S, MEDIAN, OPENED, PER_SECOND, PROCESSES, PSS, PSS_BEFORE, REPEATED,
         RESENDS, UNFINISHED, US_PER_BLOCK, US_PER_TRANSFER, WALL,
     };
@@ -105,7 +106,7 @@ fn cell(results: &Results, server: &Server, work: Work, metric: Metric, decimals
     let Some(spread) = results.spread(work, server.kind, metric) else {
         return results.refused(work, server.kind).unwrap_or("–").replace('|', "/");
     };
-    let blksize = results.spread(work, server.kind, works::BLKSIZE).map(|s| s.median);
+    let blksize = results.spread(work, server.kind, metrics::BLKSIZE).map(|s| s.median);
     let cut = match (work, blksize) {
         (Work::Single { blksize: asked, .. }, Some(granted)) if granted < f64::from(asked) => format!(" [{granted}]"),
         _ => String::new(),
@@ -169,8 +170,8 @@ mod tests {
         let mut results = Results::default();
         let work = Work::Single { blksize: 8192, window: 1 };
         results.servers.push(Server::named(Kind::Dnsmasq, "dnsmasq 2.90"));
-        results.cell(work, Kind::Dnsmasq).samples.push(vec![(works::MB_PER_S, 230.4), (works::BLKSIZE, 2263.0)]);
-        results.cell(work, Kind::Dnsmasq).samples.push(vec![(works::MB_PER_S, 240.0), (works::BLKSIZE, 2263.0)]);
+        results.cell(work, Kind::Dnsmasq).samples.push(vec![(metrics::MB_PER_S, 230.4), (metrics::BLKSIZE, 2263.0)]);
+        results.cell(work, Kind::Dnsmasq).samples.push(vec![(metrics::MB_PER_S, 240.0), (metrics::BLKSIZE, 2263.0)]);
         results.cell(Work::Burst, Kind::Dnsmasq).refused = Some("it ended".to_owned());
         let text = markdown(&tables(&[work, Work::Burst])[0], &results);
         assert!(text.contains("| dnsmasq 2.90 | 235 (230–240) [2263] |"), "{text}");

@@ -1,7 +1,8 @@
 //! What was measured, and how it compares with what is to be reached.
 
+use crate::metrics::{self, Metric, Sample, median};
 use crate::servers::{Kind, Server};
-use crate::works::{self, Metric, Sample, WINDOW, Work, median};
+use crate::works::{self, WINDOW, Work};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -112,10 +113,11 @@ impl Results {
 
     /// The goals. `burst` is how many requests are a burst, `open` how many transfers are held open.
     pub fn goals(&self, burst: usize, open: usize) -> Vec<Row> {
-        use works::{CPU, FAILED, MB_PER_CPU_S, MB_PER_S, MEDIAN, PER_SECOND, PSS, REPEATED, UNFINISHED, US_PER_BLOCK};
+        use metrics::{CPU, FAILED, MB_PER_CPU_S, MB_PER_S, MEDIAN, PER_SECOND, PSS, REPEATED, UNFINISHED, US_PER_BLOCK};
         let single = |blksize, window| Work::Single { blksize, window };
         let crowd = |window| Work::Crowd { window };
-        let (more, less): (fn(f64, f64) -> bool, fn(f64, f64) -> bool) = (|a, b| a > b, |a, b| a < b);
+        let more = |a: f64, b: f64| a > b;
+        let less = |a: f64, b: f64| a < b;
         let ours = |work, metric| self.median(work, Kind::Guideway, metric);
         let mut rows = Vec::new();
         let mut ratio = |name: String, unit, value: Option<f64>, reference: Option<(f64, String)>, bound: Bound| {
@@ -199,7 +201,7 @@ mod tests {
         }
         for (kind, numbers) in [(Kind::Guideway, [0.3, 0.1, 0.2]), (Kind::Dnsmasq, [0.5, 0.4, 0.6])] {
             for n in numbers {
-                results.cell(Work::Crowd { window: 1 }, kind).samples.push(vec![(works::CPU, n)]);
+                results.cell(Work::Crowd { window: 1 }, kind).samples.push(vec![(metrics::CPU, n)]);
             }
         }
         let goals = results.goals(2_000, 10_000);
@@ -207,7 +209,7 @@ mod tests {
         assert_eq!((row.value, row.ratio, row.ok), (Some(0.2), Some(0.4), Some(true)));
         assert_eq!(row.reference, Some((0.5, "dnsmasq 2.90".to_owned())));
         assert!(goals.iter().all(|r| r.ok.is_none() || r.name == row.name), "nothing else was measured");
-        let spread = results.spread(Work::Crowd { window: 1 }, Kind::Dnsmasq, works::CPU).unwrap();
+        let spread = results.spread(Work::Crowd { window: 1 }, Kind::Dnsmasq, metrics::CPU).unwrap();
         assert_eq!(spread, Spread { median: 0.5, least: 0.4, most: 0.6, count: 3 });
         let json = results.json(&goals, json!({}));
         assert_eq!(json["rows"].as_array().map(Vec::len), Some(goals.len()));

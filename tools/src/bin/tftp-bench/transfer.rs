@@ -248,7 +248,7 @@ mod tests {
         let now = Instant::now();
         let mut t = Transfer::new(Some(4096), 4, 0.0, 1, None);
         assert_eq!(t.start(now), Act::Request { again: false });
-        assert_eq!(t.receive(now, 9, b"\0\x06blksize\0512\0windowsize\x004\0"), ack(0));
+        assert_eq!(t.receive(now, 9, b"\0\x06blksize\x00512\0windowsize\x004\0"), ack(0));
         assert_eq!(t.receive(now, 9, &data(1, 512)), Act::Nothing);
         assert_eq!(t.receive(now, 9, &data(3, 512)), ack(1));
         assert_eq!(t.receive(now, 9, &data(4, 512)), Act::Nothing);
@@ -285,7 +285,7 @@ mod tests {
         let now = Instant::now();
         let mut t = Transfer::new(None, 1, 0.0, 1, Some(TICK));
         t.start(now);
-        assert_eq!(t.receive(now, 9, b"\0\x06blksize\0512\0"), ack(0));
+        assert_eq!(t.receive(now, 9, b"\0\x06blksize\x00512\0"), ack(0));
         assert_eq!(t.receive(now, 9, &data(1, 512)), Act::Opened);
         assert_eq!(t.receive(now, 9, &data(1, 512)), Act::Nothing, "again");
         assert_eq!(t.expire(now + TICK, TICK * 9, 10), ack(1));
