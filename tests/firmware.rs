@@ -47,16 +47,19 @@ fn kernel(length: usize) -> (Vec<u8>, String) {
         &[0x49],                               // dec ecx
         &[0x75, 0xF2],                         // jnz sum
         &[0x89, 0xC3],                         // mov ebx, eax
-        &[0x66, 0xBA, 0xF8, 0x03],             // mov dx, 0x3F8, the serial line
-        &[0xB9, 0x08, 0x00, 0x00, 0x00],       // mov ecx, 8
-        &[0xC1, 0xC3, 0x04],                   // letter: rol ebx, 4
+        &[0xB9, 0x09, 0x00, 0x00, 0x00],       // mov ecx, 9: the last one, the first again, may be lost when QEMU ends
+        &[0x66, 0xBA, 0xFD, 0x03],             // letter: mov dx, 0x3FD, the state of the serial line
+        &[0xEC],                               // busy: in al, dx
+        &[0xA8, 0x40],                         // test al, 0x40: all is sent
+        &[0x74, 0xFB],                         // jz busy
+        &[0x66, 0xBA, 0xF8, 0x03],             // mov dx, 0x3F8
+        &[0xC1, 0xC3, 0x04],                   // rol ebx, 4
         &[0x88, 0xD8],                         // mov al, bl
         &[0x24, 0x0F],                         // and al, 15
         &[0x04, b'A'],                         // add al, 'A'
         &[0xEE],                               // out dx, al
         &[0x49],                               // dec ecx
-        &[0x75, 0xF3],                         // jnz letter
-        &[0xB0, b'\n', 0xEE],                  // mov al, '\n'; out dx, al
+        &[0x75, 0xE6],                         // jnz letter
         &[0xE6, 0xF4],                         // out 0xF4, al: QEMU ends
     ] {
         image.extend(instruction);
@@ -111,6 +114,7 @@ fn ipxe(flags: &str) {
         imgfetch tftp://${next-server}/four || reboot\n\
         imgfetch tftp://[2001:db8:77::1]/six || reboot\n\
         imgstat\n\
+        echo now it boots\n\
         imgexec six || reboot\n";
     std::fs::write(root.path().join("boot.ipxe"), script).unwrap();
     let (said, counters, log) = boot(root.path(), "boot.ipxe", flags);

@@ -7,7 +7,7 @@
 
 mod site;
 
-use guideway::tftp::packet::{Packet, put_ack, put_request};
+use guideway::tftp::packet::{ErrorCode, Packet, put_ack, put_error, put_request};
 use nix::libc::{in_addr, in_pktinfo};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use serde_json::Value;
@@ -33,6 +33,8 @@ const CRAWL: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(5);
 const GARBAGE_PAUSES: usize = 1600;
 const FLOOD_PAUSES: usize = 800;
+/// A window goes out once and after each time-out until the server's patience ends, 20 s.
+const WINDOWS_IN_VAIN: u64 = 16;
 /// No honest transfer may take longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -127,7 +129,7 @@ fn acknowledge(socket: &UdpSocket, tid: SocketAddr, block: u16) {
     socket.send_to(&ack, tid).unwrap();
 }
 
-/// Takes a window after each pause, on all sockets, until it is over; how many blocks the slowest got.
+/// Takes a window after each pause, on all sockets, until it is over and they give up; how many blocks the slowest got.
 fn crawl(clients: &[(UdpSocket, SocketAddr)], over: &AtomicBool) -> u16 {
     clients.iter().for_each(|(socket, _)| socket.set_nonblocking(true).unwrap());
     let mut blocks = vec![0; clients.len()];
@@ -142,6 +144,9 @@ fn crawl(clients: &[(UdpSocket, SocketAddr)], over: &AtomicBool) -> u16 {
         }
         pause(CRAWL);
     }
+    let mut error = Vec::new();
+    put_error(&mut error, ErrorCode::NOT_DEFINED, b"that takes too long");
+    clients.iter().for_each(|(socket, tid)| drop(socket.send_to(&error, tid)));
     blocks.into_iter().min().unwrap()
 }
 
@@ -237,14 +242,17 @@ fn honest_clients_are_served_among_hostile_ones() {
         assert_eq!(tftpd.descriptors(), descriptors, "files stay open");
         let count = |name: &str| counters[name].as_u64().unwrap();
         println!("{peak} KiB at most; {counters:#}");
-        for name in ["malformed", "writes", "strangers", "refused", "unheard", "timed_out"] {
+        for name in ["malformed", "writes", "strangers", "refused", "unheard", "timed_out", "aborted"] {
             assert!(count(name) > 0, "no {name}: {counters:#}");
         }
         assert_eq!(count("shed"), 0, "{counters:#}");
         assert_eq!(served(&tftpd), "done");
         let (_, log) = tftpd.stop();
-        let most = log.iter().filter(|line| line["outcome"] == "timed_out").filter_map(|line| line["bytes"].as_u64()).max().unwrap();
+        let silent = log.iter().filter(|line| line["outcome"] == "timed_out");
+        let silent = silent.filter(|line| line["client"].as_str().is_some_and(|client| client.starts_with("10.202.0.")));
+        let most = silent.map(|line| line["bytes"].as_u64().unwrap()).max().unwrap();
         println!("a client that fell silent was sent {most} bytes at most");
+        assert!(most <= WINDOWS_IN_VAIN * 64 * 1428, "{most} bytes to a client that fell silent");
     });
 }
 
