@@ -1,8 +1,8 @@
 //! TFTP: the wire types, a framework for servers, and the engine that runs them.
 //!
-//! A server is a [`Handler`] that turns requests into [`Content`](content::Content). The engine does the rest: options, windows, time-outs,
+//! A server is a [`Handler`] that turns requests into [`Content`]. The engine does the rest: options, windows, time-outs,
 //! thousands of transfers on one thread. Whoever knows fbtftp finds `get_handler` as [`Handler::open`], `ResponseData` as
-//! [`Content`](content::Content), and both statistics callbacks in [`Observer`].
+//! [`Content`], and both statistics callbacks in [`Observer`].
 //!
 //! A server that makes each machine's configuration, whole:
 //!
