@@ -7,7 +7,7 @@
 //! | 1 flow, IPv4 | SipHash-1-3 | protocol, source, destination (the VIP), source port, destination port (0 for `tftp`) |
 //! | 2 flow, IPv6 | SipHash-1-3 | the same with 16-byte addresses |
 //! | 3 client | SipHash-1-3 | client address as 16 bytes (IPv4 mapped), destination (the VIP) as 16 bytes |
-//! | 4 fragment | SipHash-1-3 | protocol, source as 16 bytes, destination as 16 bytes, identification (4 bytes) |
+//! | 4 fragment | SipHash-1-3 | protocol (IPv6: 44), source as 16 bytes, destination as 16 bytes, identification (4 bytes) |
 //! | 16 offset | SipHash-2-4 | name of the backend |
 //! | 17 skip | SipHash-2-4 | name of the backend |
 //! | 18 fingerprint | SipHash-2-4 | see `crate::maglev` |
