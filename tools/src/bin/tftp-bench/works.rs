@@ -120,6 +120,8 @@ pub struct Sizes {
     pub burst: usize,
     /// Longest time of one measurement.
     pub limit: Duration,
+    /// The same where packets are lost, which takes most servers very long.
+    pub patience: Duration,
     /// Threads that play clients.
     pub threads: usize,
 }
@@ -254,7 +256,7 @@ impl Bench {
             loss: if matches!(work, Work::Loss { .. }) { 0.01 } else { 0.0 },
             seed: 1,
             think: matches!(work, Work::Open { .. }).then_some(THINK),
-            limit: sizes.limit,
+            limit: if matches!(work, Work::Loss { .. } | Work::Burst) { sizes.patience } else { sizes.limit },
             threads: if work == Work::Burst { 1 } else { sizes.threads },
         };
         if let Work::Open { transfers } = work {
