@@ -1,7 +1,7 @@
 //! Reading a file from a server.
 
 use super::block::Rollover;
-use super::options::{Agreed, shown};
+use super::options::{Agreed, BadOack, shown};
 use super::rto::Dally;
 use super::transfer::{Counters, Failure, Pending, Phase, Plan, Session};
 use crate::tftp::packet::{ErrorCode, Mode, Options, Packet};
@@ -23,6 +23,8 @@ pub struct Read {
     in_window: u16,
     /// When the last acknowledgement was made.
     acknowledged: Time,
+    /// Whether options came that were not asked for.
+    unasked: bool,
     /// How far behind the missing block the last block was that showed the gap.
     gap: Option<u64>,
 }
@@ -30,7 +32,7 @@ pub struct Read {
 impl Read {
     /// Asks for a file.
     pub fn new(plan: Plan, now: Time) -> Self {
-        Read { session: Session::new(plan, false, now), next: 1, in_window: 0, acknowledged: now, gap: None }
+        Read { session: Session::new(plan, false, now), next: 1, in_window: 0, acknowledged: now, unasked: false, gap: None }
     }
 
     /// Takes a datagram. Gives the bytes that follow those given before; to be stored before what [`Read::transmit`] gives is sent.
@@ -71,8 +73,13 @@ impl Read {
     }
 
     fn oack(&mut self, now: Time, from: SocketAddr, options: Options<'_>) {
+        let agreed = Agreed::from_oack(options, &self.session.plan.ask, false);
+        if matches!(agreed, Err(BadOack::NotAsked(_))) && !std::mem::replace(&mut self.unasked, true) {
+            // Left over from an earlier transfer of this port, as a rule. A server that means it says it again.
+            return;
+        }
         self.session.answered(from, now);
-        match Agreed::from_oack(options, &self.session.plan.ask, false) {
+        match agreed {
             Err(bad) => self.session.end(Err(bad.into()), Some(Pending::Error(ErrorCode::OPTIONS, "options refused"))),
             Ok(agreed) => {
                 self.session.agreed = agreed;

@@ -118,6 +118,20 @@ fn strangers_are_told_once_and_change_nothing() {
 }
 
 #[test]
+fn options_never_asked_for_are_left_over_from_before_unless_they_come_again() {
+    let left_over = oack(&[("tsize", "5"), ("blksize", "1468")]);
+    let mut read = asked(&[Ask::Blksize(8)]);
+    read.receive(at(1), SocketAddr::new(tid().ip(), 4), &left_over);
+    assert_eq!((sent(&mut read).len(), read.outcome()), (0, None));
+    read.receive(at(2), tid(), &oack(&[("blksize", "8")]));
+    assert_eq!(sent(&mut read), [(tid(), ack(0))], "whoever sent the left-over is not the server");
+    let mut read = asked(&[Ask::Blksize(8)]);
+    read.receive(at(1), tid(), &left_over);
+    read.receive(at(2), tid(), &left_over);
+    assert!(matches!(read.outcome(), Some(Err(Failure::Options(_)))));
+}
+
+#[test]
 fn an_oack_against_the_rules_is_refused() {
     let mut read = asked(&[Ask::Blksize(512)]);
     read.receive(at(1), tid(), &oack(&[("blksize", "1024")]));
