@@ -29,6 +29,8 @@ const SLOW: u8 = 200;
 const SILENT: u8 = 200;
 /// The pause of a slow reader between two windows.
 const CRAWL: Duration = Duration::from_millis(100);
+/// Transfers that the server has at once, unless told otherwise.
+const MOST: usize = 100_000;
 /// Pauses of the enemies, so that their garbage lasts 8 seconds and their flood 4, or longer when there is more than the machine can send.
 const PAUSE: Duration = Duration::from_millis(5);
 const GARBAGE_PAUSES: usize = 1600;
@@ -40,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Memory that the server may have at any time, in KiB: what it needs anyway in a debug build, and what a request takes that nobody follows up.
 fn bound(requests: usize) -> u64 {
-    48 * 1024 + requests as u64 * 2
+    48 * 1024 + requests.min(MOST) as u64 * 2
 }
 
 fn garbage_wanted() -> usize {
@@ -245,7 +247,8 @@ fn honest_clients_are_served_among_hostile_ones() {
         for name in ["malformed", "writes", "strangers", "refused", "unheard", "timed_out", "aborted"] {
             assert!(count(name) > 0, "no {name}: {counters:#}");
         }
-        assert_eq!(count("shed"), 0, "{counters:#}");
+        // Requests are shed only where the server is full.
+        assert!(count("shed") == 0 || flood + usize::from(SLOW) + usize::from(SILENT) > MOST, "{counters:#}");
         assert_eq!(served(&tftpd), "done");
         let (_, log) = tftpd.stop();
         let silent = log.iter().filter(|line| line["outcome"] == "timed_out");
