@@ -29,6 +29,8 @@ const SLOW: u8 = 200;
 const SILENT: u8 = 200;
 /// The pause of a slow reader between two windows.
 const CRAWL: Duration = Duration::from_millis(100);
+/// Transfers that the server has at once, unless told otherwise.
+const MOST: usize = 100_000;
 /// Pauses of the enemies, so that their garbage lasts 8 seconds and their flood 4, or longer when there is more than the machine can send.
 const PAUSE: Duration = Duration::from_millis(5);
 const GARBAGE_PAUSES: usize = 1600;
@@ -40,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Memory that the server may have at any time, in KiB: what it needs anyway in a debug build, and what a request takes that nobody follows up.
 fn bound(requests: usize) -> u64 {
-    48 * 1024 + requests as u64 * 2
+    48 * 1024 + requests.min(MOST) as u64 * 2
 }
 
 fn garbage_wanted() -> usize {
@@ -230,22 +232,30 @@ fn honest_clients_are_served_among_hostile_ones() {
         }
         let (garbage, flood) = (garbage_wanted(), garbage_wanted() / 4);
         let tftpd = Tftpd::start(&root, &format!("--listen {LISTEN} --tid-port {}", TID.port()), "info");
+        // A server that has served once has all descriptors of its own.
+        assert_eq!(served(&tftpd), "done");
         let descriptors = tftpd.descriptors();
         println!("at first: resident {} KiB", tftpd.memory("status", "VmRSS"));
         afternoon(&tftpd, site.path(), garbage, flood);
         // Three files at most were open at once, however many asked for them.
         let now = tftpd.descriptors();
-        assert!(now <= descriptors + 3, "{now} descriptors, {descriptors} before");
+        assert!(now.len() <= descriptors.len() + 3, "{now:?}, before {descriptors:?}");
         let counters = tftpd.idle(Duration::from_secs(60));
         let peak = tftpd.memory("status", "VmHWM");
         assert!(peak <= bound(flood), "{peak} KiB at most, more than {}", bound(flood));
-        assert_eq!(tftpd.descriptors(), descriptors, "files stay open");
+        // The end of a transfer is counted a moment before its file is closed.
+        let since = Instant::now();
+        while tftpd.descriptors() != descriptors {
+            assert!(since.elapsed() < PATIENCE, "{:?}, before {descriptors:?}: files stay open", tftpd.descriptors());
+            std::thread::yield_now();
+        }
         let count = |name: &str| counters[name].as_u64().unwrap();
         println!("{peak} KiB at most; {counters:#}");
         for name in ["malformed", "writes", "strangers", "refused", "unheard", "timed_out", "aborted"] {
             assert!(count(name) > 0, "no {name}: {counters:#}");
         }
-        assert_eq!(count("shed"), 0, "{counters:#}");
+        // Requests are shed only where the server is full.
+        assert!(count("shed") == 0 || flood + usize::from(SLOW) + usize::from(SILENT) > MOST, "{counters:#}");
         assert_eq!(served(&tftpd), "done");
         let (_, log) = tftpd.stop();
         let silent = log.iter().filter(|line| line["outcome"] == "timed_out");
@@ -294,7 +304,7 @@ fn afternoon(tftpd: &Tftpd, directory: &Path, garbage: usize, flood: usize) {
     });
 }
 
-/// One more fetch after all of that; how it ended for the server.
+/// One fetch; how it ended for the server.
 fn served(tftpd: &Tftpd) -> &'static str {
     let before = done(&tftpd.counters());
     let output = program("curl").args(["-q", "-gsS", "-o", "/dev/null", &format!("tftp://{SERVER}/honest")]).output().unwrap();

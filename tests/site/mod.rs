@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
@@ -148,9 +148,13 @@ impl Tftpd {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// How many descriptors it has.
-    pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    /// What its descriptors are of, in order.
+    pub fn descriptors(&self) -> Vec<PathBuf> {
+        let links = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        // One that is closed just now is none.
+        let mut files: Vec<PathBuf> = links.filter_map(|link| std::fs::read_link(link.unwrap().path()).ok()).collect();
+        files.sort();
+        files
     }
 }
 
