@@ -63,6 +63,18 @@ impl<'a> Frame<'a> {
         Some(&mut self.buffer[start..start + new])
     }
 
+    /// Keeps of the frame the `len` bytes from `old` on, and puts `HEAD` bytes before them (not initialised: the caller writes them all).
+    /// `None`, and nothing changed, when the frame has not so many bytes or the buffer too little headroom.
+    #[inline(always)]
+    pub fn rehead<const HEAD: usize>(&mut self, old: usize, len: usize) -> Option<&mut [u8; HEAD]> {
+        let kept = self.start.checked_add(old)?;
+        let end = kept.checked_add(len).filter(|end| *end <= self.end)?;
+        let start = kept.checked_sub(HEAD)?;
+        let head = self.buffer.get_mut(start..)?.first_chunk_mut()?;
+        (self.start, self.end) = (start, end);
+        Some(head)
+    }
+
     /// Cuts the frame to its first `len` bytes; longer than the frame changes nothing.
     #[inline]
     pub fn truncate(&mut self, len: usize) {
@@ -85,6 +97,19 @@ mod tests {
         assert_eq!((frame.start(), frame.len()), (6, 12));
         frame.truncate(5);
         assert_eq!(frame.len(), 5);
+    }
+
+    #[test]
+    fn a_new_head_takes_the_place_of_the_old_one_and_the_rest_is_cut() {
+        let mut buffer: [u8; 20] = std::array::from_fn(|n| n as u8);
+        let mut frame = Frame::new(&mut buffer, 8, 10);
+        assert_eq!(frame.rehead::<6>(4, 3).map(|head| *head), Some([6, 7, 8, 9, 10, 11]));
+        assert_eq!(frame.bytes(), [6, 7, 8, 9, 10, 11, 12, 13, 14]);
+        for (old, len) in [(0, 10), (10, 0), (usize::MAX - 6, 1), (3, usize::MAX)] {
+            assert!(frame.rehead::<2>(old, len).is_none(), "{old} {len}");
+        }
+        assert!(frame.rehead::<7>(0, 1).is_none(), "6 bytes of headroom are left");
+        assert_eq!((frame.start(), frame.len()), (6, 9));
     }
 
     #[test]

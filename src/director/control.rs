@@ -156,7 +156,7 @@ impl Control<'_> {
         let hops = self.neighbours.hops.borrow_and_update().clone();
         let same = published.mac == hops.link.mac
             && published.mtu == hops.link.mtu
-            && published.backends.iter().flatten().all(|backend| backend.next_hop == hops.get(backend.address));
+            && published.backends.iter().flatten().all(|backend| backend.next_hop() == hops.get(backend.address));
         if same { self.show() } else { self.publish_again("neighbours changed") }
     }
 

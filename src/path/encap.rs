@@ -2,35 +2,82 @@
 
 use super::parse::Packet;
 use crate::frame::Frame;
-use crate::tables::{Backend, Snapshot};
+use crate::tables::{Backend, HEAD_V4, HEAD_V6, Head, Variable};
 use crate::verdict::Reason;
+use crate::wire::ethernet::{IPV4, IPV6};
+
+/// What has to be known of a packet to wrap it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Bytes of the Ethernet header: 14, or 18 with a VLAN tag.
+    pub l2: u8,
+    /// TTL that the packet came with, of the outermost header.
+    pub ttl: u8,
+    /// DSCP and ECN of that header.
+    pub tos: u8,
+    /// Whether the client's packet is IPv6.
+    pub v6: bool,
+    /// Where the client's packet starts in the frame.
+    pub inner: u16,
+    /// Bytes of the client's packet.
+    pub total_len: u16,
+}
+
+impl From<&Packet> for Envelope {
+    #[inline]
+    fn from(packet: &Packet) -> Envelope {
+        // A frame of any io is shorter than 65,536 bytes.
+        let (l2, inner) = (packet.l2 as u8, packet.inner as u16);
+        Envelope { l2, ttl: packet.ttl, tos: packet.tos, v6: packet.ip.source.is_ipv6(), inner, total_len: packet.ip.total_len }
+    }
+}
 
 /// Wraps the packet in `frame`. Nothing is changed when it fails.
-#[inline]
-pub fn wrap(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, tables: &Snapshot) -> Result<(), Reason> {
+#[inline(always)]
+pub fn wrap(frame: &mut Frame<'_>, packet: Envelope, backend: &Backend) -> Result<(), Reason> {
     // A packet that goes round in circles must end.
-    let ttl = packet.ttl.checked_sub(1).filter(|ttl| *ttl > 0).ok_or(Reason::TtlExpired)?;
-    let next_hop = backend.next_hop.ok_or(Reason::NeighbourUnresolved)?;
-    if usize::from(packet.ip.total_len) + backend.outer_len() > usize::from(next_hop.mtu) {
-        return Err(Reason::TooBig);
+    if packet.ttl < 2 {
+        return Err(Reason::TtlExpired);
     }
+    if packet.total_len > backend.room() {
+        return Err(if backend.next_hop().is_none() { Reason::NeighbourUnresolved } else { Reason::TooBig });
+    }
+    let inner_ethertype = if packet.v6 { IPV6 } else { IPV4 };
+    let variable = Variable { inner_len: packet.total_len, inner_ethertype, tos: packet.tos, ttl: packet.ttl - 1 };
+    let (place, len) = (usize::from(packet.inner), usize::from(packet.total_len));
+    if packet.l2 != UNTAGGED {
+        return tagged(frame, place, len, backend.head(), variable);
+    }
+    // Every io leaves headroom for the largest header that we write. Whatever padding the link had put behind the packet goes.
+    match backend.head() {
+        Head::V4(head) => head.write(frame.rehead(place, len).ok_or(Reason::TooBig)?, variable),
+        Head::V6(head) => head.write(frame.rehead(place, len).ok_or(Reason::TooBig)?, variable),
+    }
+    Ok(())
+}
+
+const UNTAGGED: u8 = 14;
+
+/// The same behind a VLAN tag, which stays.
+#[cold]
+fn tagged(frame: &mut Frame<'_>, place: usize, len: usize, head: &Head, variable: Variable) -> Result<(), Reason> {
+    let (mut v4, mut v6) = ([0; HEAD_V4], [0; HEAD_V6]);
+    let bytes = match head {
+        Head::V4(head) => {
+            head.write(&mut v4, variable);
+            &v4[..]
+        }
+        Head::V6(head) => {
+            head.write(&mut v6, variable);
+            &v6[..]
+        }
+    };
     let mut tag = [0u8; 4];
-    let tagged = packet.l2 == 18;
-    if tagged {
-        tag.copy_from_slice(&frame.bytes()[12..16]);
-    }
-    let head_len = packet.l2 + backend.outer_len();
-    // Every io leaves headroom for the largest header that we write.
-    let head = frame.replace_front(packet.inner, head_len).ok_or(Reason::TooBig)?;
-    head[..6].copy_from_slice(&next_hop.mac);
-    head[6..12].copy_from_slice(&tables.mac);
-    if tagged {
-        head[12..16].copy_from_slice(&tag);
-    }
-    let (link, outer) = head.split_at_mut(packet.l2);
-    link[packet.l2 - 2..].copy_from_slice(&backend.ethertype().to_be_bytes());
-    backend.write_outer(outer, packet.ip.total_len, packet.ip.ethertype(), packet.tos, ttl);
-    // Whatever padding the link had put behind the packet goes.
-    frame.truncate(head_len + usize::from(packet.ip.total_len));
+    tag.copy_from_slice(frame.bytes().get(12..16).ok_or(Reason::Truncated)?);
+    let to = frame.replace_front(place, bytes.len() + tag.len()).ok_or(Reason::TooBig)?;
+    to[..12].copy_from_slice(&bytes[..12]);
+    to[12..16].copy_from_slice(&tag);
+    to[16..].copy_from_slice(&bytes[12..]);
+    frame.truncate(bytes.len() + tag.len() + len);
     Ok(())
 }

@@ -58,7 +58,7 @@ pub fn explain<'t>(tables: &'t Snapshot, protocol: u8, client: SocketAddr, vip: 
         Plan::Chosen(choice) => (choice.backend, choice.by, None, None, false),
         Plan::Tables { hash, read, .. } => {
             let hash = select::row_hash(&flow, hash, tables);
-            let backend = select::maglev(hash, &flow, tables).ok_or(Reason::NoBackend)?;
+            let backend = select::maglev(hash, service).ok_or(Reason::NoBackend)?;
             (backend, By::Maglev, Some(hash), Some(service.pool.maglev.row(hash)), read)
         }
     };

@@ -2,7 +2,7 @@
 //!
 //! Stages in the order in which a packet meets them: [`parse`] → [`vip`] → [`icmp`] → [`fragment`] → [`select`] → [`encap`].
 //! A batch goes through in two passes: what needs no state first, so that the cache lines of all its flows are on their way
-//! before the second pass reads and writes them.
+//! before the second pass reads and writes them. Ordinary packets take a short way through both ([`quick`]), all others the stages one by one.
 
 pub mod encap;
 pub mod explain;
@@ -10,6 +10,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod outbox;
 pub mod parse;
+mod quick;
 pub mod select;
 mod state;
 #[cfg(test)]
@@ -27,12 +28,12 @@ use crate::tables::{BackendId, Snapshot};
 use crate::time::Time;
 use crate::verdict::{Reason, Verdict};
 use parse::Packet;
+use quick::Quick;
 use select::{Flow, Plan};
 
-/// What is left to do with a packet after the first pass.
+/// What is left to do with a packet that takes the long way.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Done(Verdict),
     Forward(Packet, Flow, Plan),
     Follow(Packet),
     Answer(Packet),
@@ -42,27 +43,71 @@ enum Step {
 pub fn run(frames: &mut [Frame<'_>], tables: &Snapshot, state: &mut State, now: Time) {
     state.tick(now);
     for frames in frames.chunks_mut(BATCH) {
-        let mut steps = [const { Step::Done(Verdict::ToHost) }; BATCH];
-        for (step, frame) in steps.iter_mut().zip(frames.iter()) {
-            *step = look(frame.bytes(), tables).unwrap_or_else(Step::Done);
-            if let Step::Forward(_, _, Plan::Tables { hash, .. }) = step {
-                state.flows.prefetch(*hash);
-            }
-        }
+        let mut steps = [None; BATCH];
+        glance(&mut steps, frames, tables, state);
+        let known_before = state.flows.statistics().inserted;
         for (step, frame) in steps.iter().zip(frames.iter_mut()) {
-            frame.verdict = match step {
-                Step::Done(verdict) => *verdict,
-                Step::Forward(packet, flow, plan) => forward(frame, packet, flow, *plan, tables, state, now),
-                Step::Follow(packet) => follow(frame, packet, tables, state, now),
-                Step::Answer(packet) => answer(frame.bytes(), packet, tables, state),
+            let verdict = match step {
+                Some(quick) => short_way(frame, quick, tables, state, now),
+                None => None,
+            };
+            frame.verdict = match verdict {
+                Some(verdict) => verdict,
+                None => long_way(frame, tables, state, now),
             };
             state.counters.verdict(frame.verdict);
         }
         state.counters.add(Number::Received, frames.len() as u64);
+        state.many_new = (state.flows.statistics().inserted - known_before) as usize > frames.len() / 4;
     }
 }
 
-/// First pass: everything that reads only the packet and the tables.
+/// First pass, for all packets.
+#[inline(never)]
+fn glance(steps: &mut [Option<Quick>; BATCH], frames: &[Frame<'_>], tables: &Snapshot, state: &State) {
+    for (step, frame) in steps.iter_mut().zip(frames) {
+        quick::look(frame.bytes(), tables, step);
+        if let Some(Quick { plan: Plan::Tables { hash, .. }, .. }) = step {
+            state.flows.prefetch(*hash);
+            if state.many_new {
+                state.flows.prefetch_other(*hash);
+            }
+        }
+    }
+}
+
+/// Second pass, for an ordinary packet. `None`, and nothing changed, when no backend takes it.
+#[inline(always)]
+fn short_way(frame: &mut Frame<'_>, quick: &Quick, tables: &Snapshot, state: &mut State, now: Time) -> Option<Verdict> {
+    let service = tables.services.get(usize::from(quick.service))?;
+    let row_hash = |hash| quick::row_hash(frame.bytes(), quick, service, hash, tables);
+    let choice = select::finish(quick.plan, service, false, row_hash, tables, &mut state.flows, now).ok()?;
+    state.counters.add(choice.by.number(), 1);
+    let wrapped = tables.backend(choice.backend).is_some_and(|backend| encap::wrap(frame, quick.envelope, backend).is_ok());
+    Some(if wrapped { Verdict::Transmit } else { unsent(frame, choice.backend, tables, state, now) })
+}
+
+/// An ordinary packet that cannot be wrapped just so.
+#[cold]
+fn unsent(frame: &mut Frame<'_>, backend: BackendId, tables: &Snapshot, state: &mut State, now: Time) -> Verdict {
+    match parse::parse(frame.bytes(), tables) {
+        Ok(packet) => send(frame, &packet, backend, tables, &mut state.out, &mut state.counters, now),
+        Err(verdict) => verdict,
+    }
+}
+
+/// Every stage in full: for fragments, ICMP, options, what is wrong and what cannot be sent.
+#[cold]
+fn long_way(frame: &mut Frame<'_>, tables: &Snapshot, state: &mut State, now: Time) -> Verdict {
+    match look(frame.bytes(), tables) {
+        Ok(Step::Forward(packet, flow, plan)) => forward(frame, &packet, &flow, plan, tables, state, now),
+        Ok(Step::Follow(packet)) => follow(frame, &packet, tables, state, now),
+        Ok(Step::Answer(packet)) => answer(frame.bytes(), &packet, tables, state),
+        Err(verdict) => verdict,
+    }
+}
+
+/// Everything that reads only the packet and the tables.
 #[inline]
 fn look(frame: &[u8], tables: &Snapshot) -> Result<Step, Verdict> {
     let packet = parse::parse(frame, tables)?;
@@ -78,10 +123,12 @@ fn look(frame: &[u8], tables: &Snapshot) -> Result<Step, Verdict> {
     Ok(Step::Forward(packet, flow, plan))
 }
 
-/// Second pass: a packet that shows its flow.
+/// a packet that shows its flow.
 #[inline]
 fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tables: &Snapshot, state: &mut State, now: Time) -> Verdict {
-    let choice = match select::finish(plan, flow, tables, &mut state.flows, now) {
+    let service = &tables.services[usize::from(flow.service)];
+    let row_hash = |hash| select::row_hash(flow, hash, tables);
+    let choice = match select::finish(plan, service, flow.about, row_hash, tables, &mut state.flows, now) {
         Ok(choice) => choice,
         Err(reason) => return Verdict::Drop(reason),
     };
@@ -96,7 +143,7 @@ fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tabl
     send(frame, packet, choice.backend, tables, &mut state.out, &mut state.counters, now)
 }
 
-/// Second pass: a fragment that shows no ports follows its first fragment, or waits for it.
+/// a fragment that shows no ports follows its first fragment, or waits for it.
 fn follow(frame: &mut Frame<'_>, packet: &Packet, tables: &Snapshot, state: &mut State, now: Time) -> Verdict {
     let key = fragment_key(packet, tables);
     match state.fragments.find(key, now) {
@@ -120,7 +167,7 @@ fn release(key: u64, backend: BackendId, tables: &Snapshot, state: &mut State, n
     });
 }
 
-/// Second pass: an echo request that we answer ourselves.
+/// an echo request that we answer ourselves.
 fn answer(frame: &[u8], packet: &Packet, tables: &Snapshot, state: &mut State) -> Verdict {
     if !icmp::answer(packet, frame, tables, &mut state.out.outbox) {
         return Verdict::Drop(Reason::OutboxFull);
@@ -141,7 +188,7 @@ fn send(
     now: Time,
 ) -> Verdict {
     let Some(backend) = tables.backend(id) else { return Verdict::Drop(Reason::NoBackend) };
-    match encap::wrap(frame, packet, backend, tables) {
+    match encap::wrap(frame, packet.into(), backend) {
         Ok(()) => Verdict::Transmit,
         Err(Reason::NeighbourUnresolved) => {
             out.want(id);
@@ -152,7 +199,7 @@ fn send(
             counters.add(Number::Originated, u64::from(told));
             Verdict::Drop(Reason::TooBig)
         }
-        Err(Reason::TooBig) => match too_big::split(frame, packet, backend, tables, &mut out.outbox) {
+        Err(Reason::TooBig) => match too_big::split(frame, packet, backend, &mut out.outbox) {
             Ok(more) => {
                 counters.add(Number::Originated, more);
                 Verdict::Transmit

@@ -5,7 +5,7 @@
 use crate::config::Key;
 use crate::counters::Number;
 use crate::flow::FlowTable;
-use crate::tables::{BackendId, Kind, ServiceId, Snapshot, TFTP_PORT};
+use crate::tables::{BackendId, Kind, Service, ServiceId, Snapshot, TFTP_PORT};
 use crate::time::Time;
 use crate::verdict::Reason;
 use std::net::IpAddr;
@@ -93,30 +93,51 @@ const READ_REQUEST: u16 = 1;
 const WRITE_REQUEST: u16 = 2;
 const OPTION_ACKNOWLEDGEMENT: u16 = 6;
 
+/// What can be said of a packet by its service, server port and opcode alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Steering {
+    /// The server's port lies in the TID range of this backend.
+    Owner(BackendId),
+    /// The tables name the backend.
+    Tables {
+        /// Whether the flow table may.
+        read: bool,
+        /// Whether the flow table shall remember the choice.
+        learn: bool,
+    },
+}
+
+/// TFTP steering, and what the flow table has to do with a packet.
+#[inline(always)]
+pub(super) fn steer(service: &Service, server_port: u16, opcode: Option<u16>, about: bool) -> Result<Steering, Reason> {
+    if service.paused {
+        return Err(Reason::ServicePaused);
+    }
+    let Kind::Tftp(_) = service.kind else { return Ok(Steering::Tables { read: true, learn: !about }) };
+    let opcode = opcode.filter(|opcode| (READ_REQUEST..=OPTION_ACKNOWLEDGEMENT).contains(opcode));
+    if opcode.is_none() && !about {
+        return Err(Reason::NotTftp);
+    }
+    // A request names nobody yet, and never reads the flow table: GRUB comes back on the ports of its last boot.
+    let request = matches!(opcode, Some(READ_REQUEST | WRITE_REQUEST)) && server_port == TFTP_PORT;
+    if let Some(tid) = &service.pool.tid {
+        if !request && let Some(backend) = tid.owner(server_port) {
+            return Ok(Steering::Owner(backend));
+        }
+        // With ranges no transfer depends on the flow table, so none is put there.
+        return Ok(Steering::Tables { read: false, learn: false });
+    }
+    Ok(Steering::Tables { read: !request, learn: !about })
+}
+
 /// Decides what can be decided without state.
 #[inline]
 pub fn plan(flow: &Flow, tables: &Snapshot) -> Result<Plan, Reason> {
     let service = &tables.services[usize::from(flow.service)];
-    if service.paused {
-        return Err(Reason::ServicePaused);
+    match steer(service, flow.server_port, flow.opcode, flow.about)? {
+        Steering::Owner(backend) => owner(backend, flow, tables),
+        Steering::Tables { read, learn } => Ok(Plan::Tables { hash: hash(flow, tables), read, learn }),
     }
-    let Kind::Tftp(_) = service.kind else {
-        return Ok(Plan::Tables { hash: hash(flow, tables), read: true, learn: !flow.about });
-    };
-    let opcode = flow.opcode.filter(|opcode| (READ_REQUEST..=OPTION_ACKNOWLEDGEMENT).contains(opcode));
-    if opcode.is_none() && !flow.about {
-        return Err(Reason::NotTftp);
-    }
-    // A request names nobody yet, and never reads the flow table: GRUB comes back on the ports of its last boot.
-    let request = matches!(opcode, Some(READ_REQUEST | WRITE_REQUEST)) && flow.server_port == TFTP_PORT;
-    if let Some(tid) = &service.pool.tid {
-        if !request && let Some(backend) = tid.owner(flow.server_port) {
-            return owner(backend, flow, tables);
-        }
-        // With ranges no transfer depends on the flow table, so none is put there.
-        return Ok(Plan::Tables { hash: hash(flow, tables), read: false, learn: false });
-    }
-    Ok(Plan::Tables { hash: hash(flow, tables), read: !request, learn: !flow.about })
 }
 
 /// The owner of a TID range keeps its transfers, whatever its weight, for as long as it is in the tables.
@@ -156,18 +177,25 @@ fn v6(address: IpAddr) -> std::net::Ipv6Addr {
     }
 }
 
-/// Does what `plan` left to do.
-#[inline]
-pub fn finish(plan: Plan, flow: &Flow, tables: &Snapshot, flows: &mut FlowTable, now: Time) -> Result<Choice, Reason> {
+/// Does what `plan` left to do for a packet of `service`; `about` as in [`Flow`]. `row_hash` is asked for only when the Maglev table is.
+#[inline(always)]
+pub fn finish(
+    plan: Plan,
+    service: &Service,
+    about: bool,
+    row_hash: impl FnOnce(u64) -> u64,
+    tables: &Snapshot,
+    flows: &mut FlowTable,
+    now: Time,
+) -> Result<Choice, Reason> {
     let (hash, read, learn) = match plan {
         Plan::Chosen(choice) => return Ok(choice),
         Plan::Tables { hash, read, learn } => (hash, read, learn),
     };
-    let service = &tables.services[usize::from(flow.service)];
-    if read && let Some(backend) = remembered(hash, flow, tables, flows, now) {
+    if read && let Some(backend) = remembered(hash, service, about, tables, flows, now) {
         return Ok(Choice { backend, by: By::Flow });
     }
-    let backend = maglev(row_hash(flow, hash, tables), flow, tables).ok_or(Reason::NoBackend)?;
+    let backend = maglev(row_hash(hash), service).ok_or(Reason::NoBackend)?;
     if learn {
         flows.insert(hash, backend, now, service.idle);
     }
@@ -175,17 +203,15 @@ pub fn finish(plan: Plan, flow: &Flow, tables: &Snapshot, flows: &mut FlowTable,
 }
 
 /// The backend that the flow table holds, if it still serves this pool.
-#[inline]
-fn remembered(hash: u64, flow: &Flow, tables: &Snapshot, flows: &mut FlowTable, now: Time) -> Option<BackendId> {
-    let service = &tables.services[usize::from(flow.service)];
-    let id = if flow.about { flows.peek(hash, now)?.backend } else { flows.lookup(hash, now, service.idle)? };
+#[inline(always)]
+fn remembered(hash: u64, service: &Service, about: bool, tables: &Snapshot, flows: &mut FlowTable, now: Time) -> Option<BackendId> {
+    let id = if about { flows.peek(hash, now)?.backend } else { flows.lookup(hash, now, service.idle)? };
     tables.backend(id).filter(|backend| Arc::ptr_eq(&backend.pool, &service.pool.name) || backend.pool == service.pool.name).map(|_| id)
 }
 
-/// The backend in the row of the Maglev table that `hash` falls on.
+/// The backend in the row of the service's Maglev table that `hash` falls on.
 #[inline]
-pub fn maglev(hash: u64, flow: &Flow, tables: &Snapshot) -> Option<BackendId> {
-    let pool = &tables.services[usize::from(flow.service)].pool;
-    let member = pool.maglev.choose(hash)?;
-    pool.members.get(usize::from(member)).copied()
+pub fn maglev(hash: u64, service: &Service) -> Option<BackendId> {
+    let member = service.pool.maglev.choose(hash)?;
+    service.pool.members.get(usize::from(member)).copied()
 }

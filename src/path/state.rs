@@ -23,6 +23,8 @@ pub struct State {
     pub counters: Counters,
     /// The flow table.
     pub flows: FlowTable,
+    /// More than a quarter of the last batch opened flows.
+    pub(super) many_new: bool,
     pub(super) fragments: Fragments,
     pub(super) out: Out,
 }
@@ -42,6 +44,7 @@ impl State {
         State {
             counters: Counters::default(),
             flows: FlowTable::new(flows),
+            many_new: false,
             fragments: Fragments::new(frame),
             out: Out { outbox: Outbox::new(frame), limiter: Limiter::default(), unresolved: Vec::with_capacity(UNRESOLVED) },
         }

@@ -52,7 +52,7 @@ pub fn tell(
     now: Time,
 ) -> bool {
     let ip = &packet.ip;
-    let Some(next_hop) = backend.next_hop else { return false };
+    let Some(next_hop) = backend.next_hop() else { return false };
     let about_icmp =
         matches!(ip.protocol, ICMP | ICMPV6) && !matches!(Message::parse(ip.protocol, packet.payload(frame)), Message::EchoRequest);
     if ip.is_later_fragment() || about_icmp || !ip.source_is_one_host() || !limiter.take(now) {
@@ -93,8 +93,8 @@ fn write_error(head: &[u8], message: &mut [u8], v4: bool, mtu: u16) {
 
 /// Cuts the IPv4 packet in `frame` into fragments that fit once wrapped. The first stays in the frame; the others go to the outbox.
 /// Returns how many went there.
-pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, tables: &Snapshot, outbox: &mut Outbox) -> Result<u64, Reason> {
-    let next_hop = backend.next_hop.ok_or(Reason::NeighbourUnresolved)?;
+pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, outbox: &mut Outbox) -> Result<u64, Reason> {
+    let next_hop = backend.next_hop().ok_or(Reason::NeighbourUnresolved)?;
     let header = usize::from(packet.ip.header_len);
     let room = usize::from(next_hop.mtu).checked_sub(backend.outer_len() + header).ok_or(Reason::TooBig)? & !7;
     let payload = usize::from(packet.ip.total_len) - header;
@@ -122,12 +122,12 @@ pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, tables: 
             ip[..header].copy_from_slice(&from[packet.inner..][..header]);
             ip[header..].copy_from_slice(&from[packet.inner + header + piece * room..][..len]);
             let cut = cut(ip, &bare, piece * room, len, piece + 1 < pieces);
-            wrap(out, &cut, backend, tables)
+            wrap(out, (&cut).into(), backend)
         });
         made.ok_or(Reason::OutboxFull)??;
     }
     let first = cut(&mut frame.bytes_mut()[packet.inner..], packet, 0, room, true);
-    wrap(frame, &first, backend, tables)?;
+    wrap(frame, (&first).into(), backend)?;
     Ok(pieces as u64 - 1)
 }
 

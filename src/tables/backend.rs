@@ -1,7 +1,7 @@
 //! A backend, and the header that every packet to it gets.
 
 use crate::wire::ethernet::{IPV4, IPV6};
-use crate::wire::gre::{BASE_LEN, PROTOCOL};
+use crate::wire::gre::PROTOCOL;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -29,89 +29,171 @@ pub struct Backend {
     pub pool: Arc<str>,
     /// Where its GRE goes.
     pub address: IpAddr,
-    /// `None` while the kernel has not resolved it.
-    pub next_hop: Option<NextHop>,
-    outer: Outer,
+    next_hop: Option<NextHop>,
+    head: Head,
+    /// Longest packet that fits the way there once wrapped; 0 while the next hop is not resolved.
+    room: u16,
 }
 
-/// The outer IP header and GRE header, ready but for length, DSCP/ECN, TTL, checksum and GRE protocol.
+/// Bytes of an Ethernet header without a tag.
+const LINK: usize = 14;
+/// Bytes before a packet that goes to its backend over IPv4: Ethernet, IPv4, GRE.
+pub const HEAD_V4: usize = LINK + 24;
+/// The same over IPv6.
+pub const HEAD_V6: usize = LINK + 44;
+
+/// What stands before a packet on its way to the backend, ready but for length, DSCP/ECN, TTL, checksum and GRE protocol.
 #[derive(Clone, Debug)]
-enum Outer {
-    V4 { bytes: [u8; 24], sum: u32 },
-    V6 { bytes: [u8; 44] },
+pub enum Head {
+    /// Over IPv4.
+    V4(HeadV4),
+    /// Over IPv6.
+    V6(HeadV6),
 }
+
+/// See [`Head`].
+#[derive(Clone, Debug)]
+pub struct HeadV4 {
+    bytes: [u8; HEAD_V4],
+    /// Sum of the IPv4 header as it stands in `bytes`.
+    sum: u32,
+}
+
+/// See [`Head`].
+#[derive(Clone, Debug)]
+pub struct HeadV6 {
+    bytes: [u8; HEAD_V6],
+}
+
+/// What is different about every packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Variable {
+    /// Bytes of the client's packet, at most 65,491.
+    pub inner_len: u16,
+    /// Its EtherType, which is the GRE protocol.
+    pub inner_ethertype: u16,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+}
+
+impl HeadV4 {
+    /// Writes the head of one packet.
+    #[inline(always)]
+    pub fn write(&self, to: &mut [u8; HEAD_V4], packet: Variable) {
+        *to = self.bytes;
+        let total = packet.inner_len.saturating_add(24);
+        to[15] = packet.tos;
+        to[16..18].copy_from_slice(&total.to_be_bytes());
+        to[22] = packet.ttl;
+        let sum = self.sum + u32::from(packet.tos) + u32::from(total) + (u32::from(packet.ttl) << 8);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        to[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+        to[36..38].copy_from_slice(&packet.inner_ethertype.to_be_bytes());
+    }
+}
+
+impl HeadV6 {
+    /// Writes the head of one packet.
+    #[inline(always)]
+    pub fn write(&self, to: &mut [u8; HEAD_V6], packet: Variable) {
+        *to = self.bytes;
+        to[14] = 0x60 | packet.tos >> 4;
+        to[15] = packet.tos << 4;
+        to[18..20].copy_from_slice(&packet.inner_len.saturating_add(GRE_LEN).to_be_bytes());
+        to[21] = packet.ttl;
+        to[56..58].copy_from_slice(&packet.inner_ethertype.to_be_bytes());
+    }
+}
+
+/// Bytes of a GRE header without optional fields.
+const GRE_LEN: u16 = 4;
 
 impl Backend {
-    /// A backend reached from `source` (of the same family as `address`; `None` otherwise).
-    pub fn new(name: Arc<str>, pool: Arc<str>, source: IpAddr, address: IpAddr, next_hop: Option<NextHop>) -> Option<Backend> {
-        let outer = match (source, address) {
+    /// A backend reached from `source` (of the same family as `address`; `None` otherwise) through the interface with the link-layer address `mac`.
+    pub fn new(
+        name: Arc<str>,
+        pool: Arc<str>,
+        mac: [u8; 6],
+        source: IpAddr,
+        address: IpAddr,
+        next_hop: Option<NextHop>,
+    ) -> Option<Backend> {
+        let link = |ethertype: u16| {
+            let mut link = [0u8; LINK];
+            link[6..12].copy_from_slice(&mac);
+            link[12..].copy_from_slice(&ethertype.to_be_bytes());
+            link
+        };
+        let head = match (source, address) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let mut bytes = [0u8; 24];
-                bytes[0] = 0x45;
+                let mut bytes = [0u8; HEAD_V4];
+                bytes[..LINK].copy_from_slice(&link(IPV4));
+                let ip = &mut bytes[LINK..];
+                ip[0] = 0x45;
                 // Identification stays 0: with DF set it means nothing (RFC 6864 section 4.1).
-                bytes[6] = 0x40;
-                bytes[9] = PROTOCOL;
-                bytes[12..16].copy_from_slice(&source.octets());
-                bytes[16..20].copy_from_slice(&destination.octets());
-                let sum = bytes[..20].chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
-                Outer::V4 { bytes, sum }
+                ip[6] = 0x40;
+                ip[9] = PROTOCOL;
+                ip[12..16].copy_from_slice(&source.octets());
+                ip[16..20].copy_from_slice(&destination.octets());
+                let sum = ip[..20].chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+                Head::V4(HeadV4 { bytes, sum })
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let mut bytes = [0u8; 44];
-                bytes[0] = 0x60;
-                bytes[6] = PROTOCOL;
-                bytes[8..24].copy_from_slice(&source.octets());
-                bytes[24..40].copy_from_slice(&destination.octets());
-                Outer::V6 { bytes }
+                let mut bytes = [0u8; HEAD_V6];
+                bytes[..LINK].copy_from_slice(&link(IPV6));
+                let ip = &mut bytes[LINK..];
+                ip[0] = 0x60;
+                ip[6] = PROTOCOL;
+                ip[8..24].copy_from_slice(&source.octets());
+                ip[24..40].copy_from_slice(&destination.octets());
+                Head::V6(HeadV6 { bytes })
             }
             _ => return None,
         };
-        Some(Backend { name, pool, address, next_hop, outer })
+        let mut backend = Backend { name, pool, address, next_hop: None, head, room: 0 };
+        backend.set_next_hop(next_hop);
+        Some(backend)
     }
 
-    /// Bytes that [`Backend::write_outer`] writes: outer IP header and GRE header.
+    /// `None` while the kernel has not resolved it.
+    #[inline]
+    pub fn next_hop(&self) -> Option<NextHop> {
+        self.next_hop
+    }
+
+    /// Says where frames to the backend go.
+    pub fn set_next_hop(&mut self, next_hop: Option<NextHop>) {
+        self.next_hop = next_hop;
+        let overhead = self.outer_len() as u16;
+        self.room = next_hop.map_or(0, |hop| hop.mtu.saturating_sub(overhead));
+        let link = match &mut self.head {
+            Head::V4(head) => &mut head.bytes[..6],
+            Head::V6(head) => &mut head.bytes[..6],
+        };
+        link.copy_from_slice(&next_hop.map_or([0; 6], |hop| hop.mac));
+    }
+
+    /// Bytes of the longest packet that fits the way to the backend once wrapped; 0 while its next hop is not resolved.
+    #[inline]
+    pub fn room(&self) -> u16 {
+        self.room
+    }
+
+    /// What stands before a packet to this backend.
+    #[inline]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Bytes of outer IP header and GRE header.
     #[inline]
     pub fn outer_len(&self) -> usize {
-        match self.outer {
-            Outer::V4 { .. } => 24,
-            Outer::V6 { .. } => 44,
-        }
-    }
-
-    /// EtherType of the outer packet.
-    #[inline]
-    pub fn ethertype(&self) -> u16 {
-        match self.outer {
-            Outer::V4 { .. } => IPV4,
-            Outer::V6 { .. } => IPV6,
-        }
-    }
-
-    /// Writes outer IP header and GRE header into `to`, which has [`Backend::outer_len`] bytes.
-    /// `inner_len` is the length of the inner packet (at most 65,511), `inner_ethertype` its GRE protocol.
-    #[inline]
-    pub fn write_outer(&self, to: &mut [u8], inner_len: u16, inner_ethertype: u16, tos: u8, ttl: u8) {
-        match &self.outer {
-            Outer::V4 { bytes, sum } => {
-                to.copy_from_slice(bytes);
-                let total = inner_len.saturating_add(24);
-                to[1] = tos;
-                to[2..4].copy_from_slice(&total.to_be_bytes());
-                to[8] = ttl;
-                let mut sum = sum + u32::from(tos) + u32::from(total) + (u32::from(ttl) << 8);
-                sum = (sum & 0xffff) + (sum >> 16);
-                sum = (sum & 0xffff) + (sum >> 16);
-                to[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-                to[22..24].copy_from_slice(&inner_ethertype.to_be_bytes());
-            }
-            Outer::V6 { bytes } => {
-                to.copy_from_slice(bytes);
-                to[0] |= tos >> 4;
-                to[1] = tos << 4;
-                to[4..6].copy_from_slice(&inner_len.saturating_add(BASE_LEN as u16).to_be_bytes());
-                to[7] = ttl;
-                to[42..44].copy_from_slice(&inner_ethertype.to_be_bytes());
-            }
+        match self.head {
+            Head::V4(_) => HEAD_V4 - LINK,
+            Head::V6(_) => HEAD_V6 - LINK,
         }
     }
 }
@@ -123,32 +205,36 @@ mod tests {
     use pnet::packet::ipv6::Ipv6Packet;
 
     fn backend(source: &str, address: &str) -> Option<Backend> {
-        Backend::new("t1".into(), "boot".into(), source.parse().unwrap(), address.parse().unwrap(), None)
+        Backend::new("t1".into(), "boot".into(), [2, 0, 0, 0, 0, 9], source.parse().unwrap(), address.parse().unwrap(), None)
     }
 
     #[test]
     fn the_outer_ipv4_header_has_df_and_a_right_checksum_for_every_tos_and_ttl() {
         let backend = backend("10.0.1.11", "10.0.2.21").unwrap();
-        for (inner, tos, ttl) in [(20, 0, 64), (1476, 0xb8, 1), (65_511, 3, 255)] {
-            let mut to = [0u8; 24];
-            backend.write_outer(&mut to, inner, 0x86dd, tos, ttl);
-            let ip = Ipv4Packet::new(&to).unwrap();
+        let Head::V4(head) = backend.head() else { panic!("the families are IPv4") };
+        for (inner_len, tos, ttl) in [(20, 0, 64), (1476, 0xb8, 1), (65_491, 3, 255)] {
+            let mut to = [0u8; HEAD_V4];
+            head.write(&mut to, Variable { inner_len, inner_ethertype: 0x86dd, tos, ttl });
+            assert_eq!(to[..14], [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 9, 0x08, 0x00]);
+            let ip = Ipv4Packet::new(&to[14..]).unwrap();
             assert_eq!(ip.get_checksum(), checksum(&ip));
-            assert_eq!((ip.get_total_length(), ip.get_flags(), ip.get_ttl()), (inner + 24, 2, ttl));
+            assert_eq!((ip.get_total_length(), ip.get_flags(), ip.get_ttl()), (inner_len + 24, 2, ttl));
             assert_eq!(ip.get_dscp() << 2 | ip.get_ecn(), tos);
-            assert_eq!(to[20..], [0, 0, 0x86, 0xdd]);
+            assert_eq!(to[34..], [0, 0, 0x86, 0xdd]);
         }
     }
 
     #[test]
     fn the_outer_ipv6_header_carries_the_traffic_class() {
         let backend = backend("2001:db8::11", "2001:db8::21").unwrap();
-        let mut to = [0u8; 44];
-        backend.write_outer(&mut to, 100, 0x0800, 0xb9, 7);
-        let ip = Ipv6Packet::new(&to).unwrap();
+        let Head::V6(head) = backend.head() else { panic!("the families are IPv6") };
+        let mut to = [0u8; HEAD_V6];
+        head.write(&mut to, Variable { inner_len: 100, inner_ethertype: 0x0800, tos: 0xb9, ttl: 7 });
+        assert_eq!(to[12..14], [0x86, 0xdd]);
+        let ip = Ipv6Packet::new(&to[14..]).unwrap();
         assert_eq!((ip.get_version(), ip.get_traffic_class(), ip.get_payload_length(), ip.get_hop_limit()), (6, 0xb9, 104, 7));
         assert_eq!(ip.get_next_header().0, 47);
-        assert_eq!(to[40..], [0, 0, 0x08, 0x00]);
+        assert_eq!(to[54..], [0, 0, 0x08, 0x00]);
     }
 
     #[test]

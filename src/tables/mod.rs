@@ -5,7 +5,7 @@ mod routers;
 mod tid;
 mod vips;
 
-pub use backend::{Backend, BackendId, NO_BACKEND, NextHop};
+pub use backend::{Backend, BackendId, HEAD_V4, HEAD_V6, Head, HeadV4, HeadV6, NO_BACKEND, NextHop, Variable};
 pub use routers::Routers;
 pub use tid::TidMap;
 pub use vips::{ServiceId, TFTP_PORT, TID_MIN, Vip, VipTable};

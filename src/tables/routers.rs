@@ -1,7 +1,7 @@
 //! Who may send us GRE: prefixes as sorted ranges, found by binary search.
 
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A set of addresses given as prefixes.
 #[derive(Clone, Debug, Default)]
@@ -29,9 +29,21 @@ impl Routers {
     #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(a) => find(&self.v4, a.into()),
-            IpAddr::V6(a) => find(&self.v6, a.into()),
+            IpAddr::V4(a) => self.contains_v4(a),
+            IpAddr::V6(a) => self.contains_v6(a),
         }
+    }
+
+    /// The same for IPv4.
+    #[inline]
+    pub fn contains_v4(&self, address: Ipv4Addr) -> bool {
+        find(&self.v4, address.to_bits())
+    }
+
+    /// The same for IPv6.
+    #[inline]
+    pub fn contains_v6(&self, address: Ipv6Addr) -> bool {
+        find(&self.v6, address.to_bits())
     }
 }
 

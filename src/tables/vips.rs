@@ -1,9 +1,7 @@
 //! (destination, protocol, port) → service.
 
 use crate::wire::l4::UDP;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Index of a service in its snapshot.
 pub type ServiceId = u16;
@@ -15,7 +13,11 @@ pub const TID_MIN: u16 = 1024;
 
 /// The VIPs of a snapshot.
 #[derive(Clone, Debug, Default)]
-pub struct VipTable(HashMap<IpAddr, Vip, BuildHasherDefault<Multiply>>);
+pub struct VipTable {
+    vips: Vec<(IpAddr, Vip)>,
+    v4: Index<u32>,
+    v6: Index<u128>,
+}
 
 /// What is served at one VIP.
 #[derive(Clone, Debug, Default)]
@@ -28,38 +30,73 @@ pub struct Vip {
 impl VipTable {
     /// Adds a `tftp` service at `address`.
     pub fn add_tftp(&mut self, address: IpAddr, service: ServiceId) {
-        self.0.entry(address).or_default().tftp = Some(service);
+        self.entry(address).tftp = Some(service);
     }
 
     /// Adds a service on inclusive port ranges at `address`, disjoint from those already there.
     pub fn add_ports(&mut self, address: IpAddr, protocol: u8, ranges: &[(u16, u16)], service: ServiceId) {
-        let vip = self.0.entry(address).or_default();
+        let vip = self.entry(address);
         vip.ports.extend(ranges.iter().map(|(first, last)| (protocol, *first, *last, service)));
         vip.ports.sort_unstable();
     }
 
+    fn entry(&mut self, address: IpAddr) -> &mut Vip {
+        let at = self.vips.iter().position(|(vip, _)| *vip == address).unwrap_or_else(|| {
+            self.vips.push((address, Vip::default()));
+            let numbered = self.vips.iter().enumerate();
+            match address {
+                IpAddr::V4(_) => self.v4 = Index::new(numbered.filter_map(|(at, (vip, _))| Some((v4(*vip)?.to_bits(), at)))),
+                IpAddr::V6(_) => self.v6 = Index::new(numbered.filter_map(|(at, (vip, _))| Some((v6(*vip)?.to_bits(), at)))),
+            }
+            self.vips.len() - 1
+        });
+        &mut self.vips[at].1
+    }
+
     /// The VIP at `address`.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, address: IpAddr) -> Option<&Vip> {
-        self.0.get(&address)
+        match address {
+            IpAddr::V4(address) => self.get_v4(address),
+            IpAddr::V6(address) => self.get_v6(address),
+        }
+    }
+
+    /// The VIP at an IPv4 address.
+    #[inline(always)]
+    pub fn get_v4(&self, address: Ipv4Addr) -> Option<&Vip> {
+        Some(&self.vips[self.v4.find(address.to_bits())?].1)
+    }
+
+    /// The VIP at an IPv6 address.
+    #[inline(always)]
+    pub fn get_v6(&self, address: Ipv6Addr) -> Option<&Vip> {
+        Some(&self.vips[self.v6.find(address.to_bits())?].1)
     }
 
     /// Every VIP's address.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.0.keys().copied()
+        self.vips.iter().map(|(address, _)| *address)
     }
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    if let IpAddr::V4(address) = address { Some(address) } else { None }
+}
+
+fn v6(address: IpAddr) -> Option<Ipv6Addr> {
+    if let IpAddr::V6(address) = address { Some(address) } else { None }
 }
 
 impl Vip {
     /// The service on `port`: an exact port wins over `tftp`, which takes port 69 and every port from 1024 on.
-    #[inline]
+    #[inline(always)]
     pub fn service(&self, protocol: u8, port: u16) -> Option<ServiceId> {
-        let after = self.ports.partition_point(|entry| (entry.0, entry.1) <= (protocol, port));
-        if let Some(&(p, _, last, service)) = after.checked_sub(1).and_then(|at| self.ports.get(at))
-            && p == protocol
-            && port <= last
-        {
-            return Some(service);
+        // A VIP has few services: one after the other is quicker than a search.
+        for &(p, first, last, service) in &self.ports {
+            if p == protocol && (first..=last).contains(&port) {
+                return Some(service);
+            }
         }
         self.tftp.filter(|_| protocol == UDP && (port == TFTP_PORT || port >= TID_MIN))
     }
@@ -70,41 +107,70 @@ impl Vip {
     }
 }
 
-/// Hashes the octets of an address by multiplication. The set of VIPs is the operator's, so nobody can aim at this hash.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Multiply(u64);
+/// Address → number, by open addressing at a load of at most a half. The set of VIPs is the operator's, so nobody can aim at this hash.
+#[derive(Clone, Debug)]
+struct Index<A> {
+    slots: Box<[(A, u32)]>,
+}
 
-impl Hasher for Multiply {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0u8; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
+/// No number.
+const EMPTY: u32 = u32::MAX;
+
+impl<A: Address> Default for Index<A> {
+    fn default() -> Self {
+        Index::new(std::iter::empty())
+    }
+}
+
+impl<A: Address> Index<A> {
+    fn new(entries: impl Iterator<Item = (A, usize)>) -> Index<A> {
+        let entries: Vec<(A, usize)> = entries.collect();
+        let mut slots = vec![(A::default(), EMPTY); (2 * entries.len() + 1).next_power_of_two()].into_boxed_slice();
+        for (address, number) in entries {
+            let mut at = address.multiply() as usize & (slots.len() - 1);
+            while slots[at].1 != EMPTY {
+                at = (at + 1) & (slots.len() - 1);
+            }
+            slots[at] = (address, number as u32);
+        }
+        Index { slots }
+    }
+
+    #[inline(always)]
+    fn find(&self, address: A) -> Option<usize> {
+        let mask = self.slots.len().wrapping_sub(1);
+        let mut at = address.multiply() as usize & mask;
+        // Half of the slots are empty, so that this ends.
+        loop {
+            let (known, number) = *self.slots.get(at)?;
+            if number == EMPTY {
+                return None;
+            }
+            if known == address {
+                return Some(number as usize);
+            }
+            at = (at + 1) & mask;
         }
     }
+}
 
-    #[inline]
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+/// An address as a number.
+trait Address: Copy + Eq + Default {
+    /// A number whose low bits depend on all bits of the address.
+    fn multiply(self) -> u64;
+}
+
+impl Address for u32 {
+    #[inline(always)]
+    fn multiply(self) -> u64 {
+        u64::from(self).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
     }
+}
 
-    #[inline]
-    fn write_u32(&mut self, word: u32) {
-        self.write_u64(word.into());
-    }
-
-    // Discriminants and lengths: the octets tell the two families apart well enough.
-    #[inline]
-    fn write_isize(&mut self, _: isize) {}
-
-    #[inline]
-    fn write_usize(&mut self, _: usize) {}
-
-    #[inline]
-    fn finish(&self) -> u64 {
-        // The map takes the bucket from the low bits and a tag from the high ones.
-        self.0 ^ (self.0 >> 32)
+impl Address for u128 {
+    #[inline(always)]
+    fn multiply(self) -> u64 {
+        (((self >> 64) as u64).rotate_left(23) ^ self as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
     }
 }
 
@@ -141,5 +207,23 @@ mod tests {
         }
         assert!(table.get("192.0.2.70".parse().unwrap()).is_none());
         assert!(table.get("::ffff:192.0.2.69".parse().unwrap()).is_none(), "a mapped address is not the IPv4 VIP");
+    }
+
+    #[test]
+    fn each_of_thousands_of_vips_is_found_and_none_else() {
+        let v4 = (0..3000u32).map(|n| IpAddr::V4(Ipv4Addr::from_bits(0xc000_0200 + n * 256)));
+        let v6 = (0..3000u128).map(|n| IpAddr::V6(Ipv6Addr::from_bits((0x2001_0db8 << 96) + (n << 64))));
+        let all: Vec<IpAddr> = v4.chain(v6).collect();
+        let mut table = VipTable::default();
+        for (n, address) in all.iter().enumerate() {
+            table.add_tftp(*address, n as u16);
+        }
+        for (n, address) in all.iter().enumerate() {
+            assert_eq!(table.get(*address).and_then(Vip::first), Some(n as u16), "{address}");
+        }
+        for other in ["192.0.1.0", "192.0.2.1", "2001:db8::1", "::", "0.0.0.0"] {
+            assert!(table.get(other.parse().unwrap()).is_none(), "{other}");
+        }
+        assert_eq!(table.addresses().count(), all.len());
     }
 }

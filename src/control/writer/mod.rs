@@ -225,7 +225,7 @@ fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec
     let mut backends = vec![None; registry.len()];
     for (identity, entry) in &registry.entries {
         let backend = config.director.address.same_family(identity.address).and_then(|source| {
-            Backend::new(identity.name.clone(), identity.pool.clone(), source, identity.address, hops.get(identity.address))
+            Backend::new(identity.name.clone(), identity.pool.clone(), hops.link.mac, source, identity.address, hops.get(identity.address))
         });
         if backend.is_none() && entry.retired.is_none() {
             return Err(Refused::Family { backend: identity.name.to_string(), address: identity.address });
@@ -265,7 +265,8 @@ fn build(pool: &crate::config::Pool, key: FleetKey, known: &Members<'_>, before:
         Some(before) => before.pool.tid.clone(),
         None => ranged.then(|| Arc::new(TidMap::new(ranges.iter().copied()))),
     };
-    let built = Pool { name: pool.name.as_str().into(), maglev, members: ids, tid };
+    let name = known.pool().unwrap_or_else(|| pool.name.as_str().into());
+    let built = Pool { name, maglev, members: ids, tid };
     Ok(Built { key, size: pool.table_size, members, ranges, pool: Arc::new(built) })
 }
 

@@ -54,6 +54,11 @@ pub(super) struct Registry {
 pub(super) struct Members<'r>(Vec<(&'r Identity, &'r Entry)>);
 
 impl<'r> Members<'r> {
+    /// The pool's name as its backends have it; `None` when it has none.
+    pub(super) fn pool(&self) -> Option<Arc<str>> {
+        self.0.first().map(|(identity, _)| identity.pool.clone())
+    }
+
     /// The number of every backend, by name and address.
     pub(super) fn numbers(&self) -> HashMap<(&'r str, IpAddr), BackendId> {
         self.0.iter().map(|(identity, entry)| ((&*identity.name, identity.address), entry.id)).collect()
@@ -77,8 +82,11 @@ impl Registry {
         self.retire = config.director.retire;
         self.expire(now);
         let mut seen = BTreeSet::new();
+        // One name for all that belongs to a pool, so that the packet path may compare names by their place in memory.
+        let known: HashMap<Arc<str>, Arc<str>> =
+            self.entries.keys().map(|identity| (identity.pool.clone(), identity.pool.clone())).collect();
         for pool in &config.pools {
-            let pool_name: Arc<str> = pool.name.as_str().into();
+            let pool_name = known.get(pool.name.as_str()).cloned().unwrap_or_else(|| pool.name.as_str().into());
             for backend in &pool.backends {
                 let identity = Identity { pool: pool_name.clone(), name: backend.name.as_str().into(), address: backend.address };
                 let entry = self.entry(&identity, now)?;

@@ -76,8 +76,8 @@ fn a_configuration_becomes_a_snapshot() {
     let pool = &snapshot.services[0].pool;
     let members: Vec<_> = pool.members.iter().map(|id| &*snapshot.backend(*id).unwrap().name).collect();
     assert_eq!(members, ["t1", "t2"], "members stand in the order of their names, whatever the order in the file");
-    assert_eq!(snapshot.backend(pool.members[0]).unwrap().next_hop, Some(HOP));
-    assert_eq!(snapshot.backend(pool.members[1]).unwrap().next_hop, None);
+    assert_eq!(snapshot.backend(pool.members[0]).unwrap().next_hop(), Some(HOP));
+    assert_eq!(snapshot.backend(pool.members[1]).unwrap().next_hop(), None);
     assert_eq!(owner(&snapshot, 20_999), Some(pool.members[0]));
     assert_eq!(owner(&snapshot, 22_000), None);
     assert!(Arc::ptr_eq(&snapshot.services[1].pool, pool));
@@ -123,7 +123,7 @@ fn a_removed_backend_retires_and_is_forgotten_in_the_end() {
     let retired = writer.apply(&less, &hops(&["10.0.2.21"]), at(100)).unwrap();
     assert_eq!(known(&writer, "t1"), (t1, State::Retired));
     assert_eq!(owner(&retired, 20_500), Some(t1), "its transfers go on");
-    assert!(retired.backend(t1).unwrap().next_hop.is_some());
+    assert!(retired.backend(t1).unwrap().next_hop().is_some());
     assert!(!retired.services[0].pool.members.contains(&t1), "it gets nothing new");
     assert!(writer.addresses().contains(&"10.0.2.21".parse().unwrap()), "its neighbour is still needed");
     assert_eq!(writer.expiry(), Some(at(700)));

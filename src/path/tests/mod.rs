@@ -8,4 +8,5 @@ mod icmp;
 mod mtu;
 mod reasons;
 mod steering;
+mod ways;
 mod world;

@@ -131,7 +131,7 @@ fn later_cases() -> Vec<Case> {
             "a backend whose neighbour is not known",
             Reason::NeighbourUnresolved,
             |w| {
-                w.tables.backends.iter_mut().flatten().for_each(|b| b.next_hop = None);
+                w.tables.backends.iter_mut().flatten().for_each(|b| b.set_next_hop(None));
             },
             framed(&outer(&ack)),
         ),
@@ -175,7 +175,7 @@ fn every_reason_is_reached_by_its_packet_and_counted_once() {
 #[test]
 fn an_unresolved_neighbour_is_asked_for_once_a_batch() {
     let mut world = World::new();
-    world.tables.backends.iter_mut().flatten().for_each(|b| b.next_hop = None);
+    world.tables.backends.iter_mut().flatten().for_each(|b| b.set_next_hop(None));
     let ack = in_gre(&acknowledgement(BOOT[0], 3000, 20_500), 0);
     world.batch(&[ack.clone(), ack]);
     let mut asked = Vec::new();

@@ -69,7 +69,7 @@ impl World {
             for (n, (backend, address)) in members.iter().enumerate() {
                 let source = if ip(address).is_ipv4() { ip(DIRECTOR[0]) } else { ip(DIRECTOR[1]) };
                 let next_hop = Some(NextHop { mac: [2, 0, 0, 0, 2, first as u8 + n as u8], mtu: MTU });
-                backends.push(Some(Backend::new((*backend).into(), name.clone(), source, ip(address), next_hop).unwrap()));
+                backends.push(Some(Backend::new((*backend).into(), name.clone(), DIRECTOR_MAC, source, ip(address), next_hop).unwrap()));
             }
             let weights: Vec<_> = members.iter().map(|(name, _)| (*name, 100)).collect();
             let members: Vec<u16> = (first..first + members.len() as u16).collect();

@@ -1,0 +1,40 @@
+//! A fixed number of batches through the path, for tools that count instructions: `fixed ROW BATCHES`.
+#![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
+
+mod world;
+
+use guideway::io::BATCH;
+use guideway::path::State;
+use guideway::time::Time;
+use std::process::ExitCode;
+use world::{Batch, Kind};
+
+/// Batches that are run before those that are counted.
+const WARM_UP: usize = 4;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let (row, batches) = (arguments.next(), arguments.next().map_or(Ok(100), |text| text.parse::<usize>()));
+    let kind = match row.as_deref() {
+        None | Some("path_hot") => Kind::V4,
+        Some("path_v6") => Kind::V6,
+        Some("path_tid") => Kind::Tid,
+        Some(other) => {
+            eprintln!("no row is called {other}: path_hot, path_v6 or path_tid");
+            return ExitCode::from(2);
+        }
+    };
+    let Ok(batches) = batches else {
+        eprintln!("the second argument is a number of batches");
+        return ExitCode::from(2);
+    };
+    let tables = world::tables();
+    let mut state = State::new(1 << 10, 1500);
+    let mut batch = Batch::new(kind, 1, 18);
+    for _ in 0..WARM_UP + batches {
+        batch.run(&tables, &mut state, Time(1_000_000_000));
+    }
+    assert_eq!(state.counters.dropped_in_all(), 0);
+    println!("{} packets, of them {} before counting makes sense", (WARM_UP + batches) * BATCH, WARM_UP * BATCH);
+    ExitCode::SUCCESS
+}

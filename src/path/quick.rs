@@ -1,0 +1,287 @@
+//! The short way through the first four stages, for what nearly every packet is: whole, without options or extension headers, of a flow of a service.
+//!
+//! It decides nothing of its own: what it does not recognise at a glance, right or wrong, takes the long way, and for what it does recognise both ways
+//! come to the same plan (a test compares them). It reads each header with a few wide loads, and carries from the first pass to the second 32 bytes.
+
+use super::encap::Envelope;
+use super::select::{By, Choice, Plan, Steering, steer};
+use crate::config::Key;
+use crate::tables::{Kind, Service, ServiceId, Snapshot, Vip};
+use crate::wire::ethernet::{IPV4, IPV6};
+use crate::wire::gre;
+use crate::wire::l4::{TCP, UDP};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What the first pass found out about an ordinary packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quick {
+    /// What is left to do for it.
+    pub plan: Plan,
+    /// Its service.
+    pub service: ServiceId,
+    /// What wrapping it takes.
+    pub envelope: Envelope,
+}
+
+/// Looks at a frame, and leaves in `found`, which is `None`, what it found out. Otherwise the frame has to go the long way.
+///
+/// The result is written where it is found, once: handed back through so many ends, it would be moved about more than it took to find out.
+#[inline(always)]
+pub fn look(frame: &[u8], tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+    // Every combination of tag and families is compiled for itself, with the places of all fields known; that of most networks stands in the caller's loop.
+    match be16(frame.first_chunk::<{ SHORTEST }>()?, 12) {
+        IPV4 => outer::<Ipv4Addr, UNTAGGED>(frame, tables, found),
+        other => unusual(frame, other, tables, found),
+    }
+}
+
+/// Bytes of the shortest frame that is looked at: a plain IPv4 packet with 8 bytes of payload.
+const SHORTEST: usize = UNTAGGED + 28;
+const UNTAGGED: usize = 14;
+const TAGGED: usize = 18;
+
+/// The same over IPv6, or with a VLAN tag.
+#[inline(never)]
+fn unusual(frame: &[u8], ethertype: u16, tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+    const VLAN: u16 = 0x8100;
+    match ethertype {
+        IPV6 => outer::<Ipv6Addr, UNTAGGED>(frame, tables, found),
+        VLAN => match be16(frame.first_chunk::<{ SHORTEST }>()?, 16) {
+            IPV4 => outer::<Ipv4Addr, TAGGED>(frame, tables, found),
+            IPV6 => outer::<Ipv6Addr, TAGGED>(frame, tables, found),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The outermost header is GRE from a router to us, or that of a client's packet which came as it is.
+#[inline(always)]
+fn outer<O: Family, const L2: usize>(frame: &[u8], tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+    const GRE_IPV4: u32 = IPV4 as u32;
+    const GRE_IPV6: u32 = IPV6 as u32;
+    let head = O::head(frame.get(L2..)?)?;
+    let from = From { l2: L2 as u8, ttl: head.ttl, tos: head.tos, inner: (L2 + O::LEN + 4) as u16 };
+    if O::ours(tables) != Some(head.destination) {
+        let from = From { inner: L2 as u16, ..from };
+        return if frame.starts_with(&tables.mac) { plain(head, from, tables, found) } else { None };
+    }
+    if head.protocol != gre::PROTOCOL || !O::is_router(head.source, tables) {
+        return None;
+    }
+    // A GRE header without optional fields.
+    let (gre, inner) = head.payload.split_first_chunk::<4>()?;
+    match (u32::from_be_bytes(*gre), O::LEN) {
+        (GRE_IPV4, 20) => flow(Ipv4Addr::head(inner)?, from, tables, found),
+        (GRE_IPV4, _) => mixed::<Ipv4Addr>(inner, from, tables, found),
+        (GRE_IPV6, 40) => flow(Ipv6Addr::head(inner)?, from, tables, found),
+        (GRE_IPV6, _) => mixed::<Ipv6Addr>(inner, from, tables, found),
+        _ => None,
+    }
+}
+
+/// How the client's packet came.
+#[derive(Clone, Copy)]
+struct From {
+    l2: u8,
+    ttl: u8,
+    tos: u8,
+    inner: u16,
+}
+
+/// Without GRE.
+#[inline(never)]
+fn plain<I: Family>(head: Head<'_, I>, from: From, tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+    flow(head, from, tables, found)
+}
+
+/// In GRE over the other family.
+#[inline(never)]
+fn mixed<I: Family>(inner: &[u8], from: From, tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+    flow(I::head(inner)?, from, tables, found)
+}
+
+/// The client's packet is of a flow.
+#[inline(always)]
+fn flow<I: Family>(head: Head<'_, I>, from: From, tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+    let Ports { client, server, opcode } = ports(head.protocol, head.payload)?;
+    let id = I::vip(head.destination, tables)?.service(head.protocol, server)?;
+    let service = tables.services.get(usize::from(id))?;
+    let From { l2, ttl, tos, inner } = from;
+    let envelope = Envelope { l2, ttl, tos, v6: I::LEN == 40, inner, total_len: (I::LEN + head.payload.len()) as u16 };
+    let plan = match steer(service, server, opcode, false).ok()? {
+        Steering::Owner(backend) => Plan::Chosen(Choice { backend, by: By::TidRange }),
+        Steering::Tables { read, learn } => {
+            let server = if service.kind == Kind::Flow { server } else { 0 };
+            Plan::Tables { hash: I::hash(head.protocol, head.source, head.destination, client, server, tables), read, learn }
+        }
+    };
+    *found = Some(Quick { plan, service: id, envelope });
+    Some(())
+}
+
+/// Hash that chooses the row of the Maglev table for the packet in `frame`; as [`super::select::row_hash`].
+#[inline]
+pub fn row_hash(frame: &[u8], quick: &Quick, service: &Service, flow_hash: u64, tables: &Snapshot) -> u64 {
+    if service.kind != Kind::Tftp(Key::Client) {
+        return flow_hash;
+    }
+    let inner = frame.get(usize::from(quick.envelope.inner)..).unwrap_or_default();
+    let addresses: Option<(IpAddr, IpAddr)> = if quick.envelope.v6 {
+        inner.first_chunk::<40>().map(|head| (Ipv6Addr::from_bits(be128(head, 8)).into(), Ipv6Addr::from_bits(be128(head, 24)).into()))
+    } else {
+        inner.first_chunk::<20>().map(|head| (Ipv4Addr::from_bits(be32(head, 12)).into(), Ipv4Addr::from_bits(be32(head, 16)).into()))
+    };
+    addresses.map_or(flow_hash, |(client, vip)| tables.hash.client(client, vip))
+}
+
+/// An IP header without anything unusual, and the payload that it says it has.
+struct Head<'f, A> {
+    source: A,
+    destination: A,
+    protocol: u8,
+    ttl: u8,
+    tos: u8,
+    payload: &'f [u8],
+}
+
+/// IPv4 or IPv6.
+trait Family: Copy + Eq {
+    /// Bytes of the header.
+    const LEN: usize;
+    fn head(packet: &[u8]) -> Option<Head<'_, Self>>;
+    /// Our own address.
+    fn ours(tables: &Snapshot) -> Option<Self>;
+    fn is_router(self, tables: &Snapshot) -> bool;
+    fn vip(self, tables: &Snapshot) -> Option<&Vip>;
+    fn hash(protocol: u8, source: Self, destination: Self, source_port: u16, destination_port: u16, tables: &Snapshot) -> u64;
+}
+
+impl Family for Ipv4Addr {
+    const LEN: usize = 20;
+
+    #[inline(always)]
+    fn head(packet: &[u8]) -> Option<Head<'_, Self>> {
+        let head = packet.first_chunk::<20>()?;
+        if head[0] != 0x45 || be16(head, 6) & MORE_OR_OFFSET != 0 || !intact(head) {
+            return None;
+        }
+        let payload = packet.get(20..usize::from(be16(head, 2)))?;
+        let (source, destination) = (Ipv4Addr::from_bits(be32(head, 12)), Ipv4Addr::from_bits(be32(head, 16)));
+        Some(Head { source, destination, protocol: head[9], ttl: head[8], tos: head[1], payload })
+    }
+
+    #[inline(always)]
+    fn ours(tables: &Snapshot) -> Option<Self> {
+        tables.address.v4
+    }
+
+    #[inline(always)]
+    fn is_router(self, tables: &Snapshot) -> bool {
+        tables.routers.contains_v4(self)
+    }
+
+    #[inline(always)]
+    fn vip(self, tables: &Snapshot) -> Option<&Vip> {
+        tables.vips.get_v4(self)
+    }
+
+    #[inline(always)]
+    fn hash(protocol: u8, source: Self, destination: Self, source_port: u16, destination_port: u16, tables: &Snapshot) -> u64 {
+        tables.hash.flow_v4(protocol, source, destination, source_port, destination_port)
+    }
+}
+
+impl Family for Ipv6Addr {
+    const LEN: usize = 40;
+
+    #[inline(always)]
+    fn head(packet: &[u8]) -> Option<Head<'_, Self>> {
+        let head = packet.first_chunk::<40>()?;
+        let first = be32(head, 0);
+        if first >> 28 != 6 {
+            return None;
+        }
+        let total = be16(head, 4).checked_add(40)?;
+        let payload = packet.get(40..usize::from(total))?;
+        let (source, destination) = (Ipv6Addr::from_bits(be128(head, 8)), Ipv6Addr::from_bits(be128(head, 24)));
+        Some(Head { source, destination, protocol: head[6], ttl: head[7], tos: (first >> 20) as u8, payload })
+    }
+
+    #[inline(always)]
+    fn ours(tables: &Snapshot) -> Option<Self> {
+        tables.address.v6
+    }
+
+    #[inline(always)]
+    fn is_router(self, tables: &Snapshot) -> bool {
+        tables.routers.contains_v6(self)
+    }
+
+    #[inline(always)]
+    fn vip(self, tables: &Snapshot) -> Option<&Vip> {
+        tables.vips.get_v6(self)
+    }
+
+    #[inline(always)]
+    fn hash(protocol: u8, source: Self, destination: Self, source_port: u16, destination_port: u16, tables: &Snapshot) -> u64 {
+        tables.hash.flow_v6(protocol, source, destination, source_port, destination_port)
+    }
+}
+
+/// What is read of a transport header.
+struct Ports {
+    client: u16,
+    server: u16,
+    opcode: Option<u16>,
+}
+
+/// As [`crate::wire::l4::Ports`], for whole packets.
+#[inline(always)]
+fn ports(protocol: u8, payload: &[u8]) -> Option<Ports> {
+    let head = payload.first_chunk::<8>()?;
+    let (client, server) = (be16(head, 0), be16(head, 2));
+    if protocol == UDP {
+        // Without a payload there is no opcode: rare enough for the long way.
+        let head = payload.first_chunk::<10>()?;
+        let len = usize::from(be16(head, 4));
+        return (len >= 10 && len <= payload.len()).then(|| Ports { client, server, opcode: Some(be16(head, 8)) });
+    }
+    let sound = protocol == TCP && payload.first_chunk::<20>()?[12] >> 4 >= 5;
+    sound.then_some(Ports { client, server, opcode: None })
+}
+
+/// Bits of an IPv4 header's flags and offset that only fragments have.
+const MORE_OR_OFFSET: u16 = 0x3fff;
+
+/// Whether the sum of an IPv4 header is that of one whose checksum is right.
+#[inline(always)]
+fn intact(head: &[u8; 20]) -> bool {
+    // RFC 1071 section 2 (B): the sum may be taken in any byte order, here that of the machine; and (A): in words of any size.
+    let word = |at: usize| u64::from(u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
+    let sum = word(0) + word(4) + word(8) + word(12) + word(16);
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    // Less than 2^32 + 5. The halves add up to a multiple of 0xffff, which is not 0 as the first byte is not.
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum == 0xffff || sum == 0x1_fffe
+}
+
+#[inline(always)]
+fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+#[inline(always)]
+fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[inline(always)]
+fn be64<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    u64::from(be32(bytes, at)) << 32 | u64::from(be32(bytes, at + 4))
+}
+
+#[inline(always)]
+fn be128<const N: usize>(bytes: &[u8; N], at: usize) -> u128 {
+    u128::from(be64(bytes, at)) << 64 | u128::from(be64(bytes, at + 8))
+}
