@@ -13,6 +13,7 @@
 //! | [`io`] | how packets get in and out |
 //! | [`path`] | the packet path: bytes, tables, time → verdict |
 //! | [`turn`] | one turn of a worker: io, path, io |
+//! | [`steer`] | one receive queue for several workers |
 //! | [`control`] | the one writer of tables, neighbours |
 //! | [`director`] | workers and the daemon around them, its control socket |
 //! | [`control_client`] | asks a director over its control socket |
@@ -34,6 +35,7 @@ pub mod io;
 pub mod lab;
 pub mod maglev;
 pub mod path;
+pub mod steer;
 pub mod tables;
 pub mod tftp;
 pub mod time;

@@ -72,6 +72,8 @@ reasons! {
     TtlExpired "ttl_expired" "The incoming TTL or hop limit is used up: a loop ends here.",
     NeighbourUnresolved "neighbour_unresolved" "The backend's next hop has no link-layer address yet (its resolution was asked for).",
     TooBig "too_big" "The packet does not fit the MTU towards the backend once wrapped (its sender was told, as far as the rate limit allows).",
+    // steer
+    SteeringFull "steering_full" "The worker to which software steering hands this flow is behind: every buffer towards it is in use.",
     // send
     OutboxFull "outbox_full" "No room for what had to be originated or released in this batch.",
     TransmitFull "transmit_full" "The transmit ring of the io had no room.",

@@ -20,6 +20,7 @@ const ORDER: &[&str] = &[
     "io",
     "path",
     "turn",
+    "steer",
     "control",
     "director",
     "control_client",

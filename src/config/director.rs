@@ -51,6 +51,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
         .map_or(Some(Echo::default()), |f| f.choice(&[("forward", Echo::Forward), ("answer", Echo::Answer), ("drop", Echo::Drop)]));
     let flows = table.optional("flows").map_or(Some(FLOWS), |f| f.integer("a number of flows", 1024..=67_108_864));
     let retire = table.optional("retire").map_or(Some(RETIRE), |f| duration_within(f, RETIRE_LIMITS));
+    let steering = table.optional("steering").map_or(Some(0), |f| steering(&f, io.as_ref()));
     table.finish();
 
     let prefixes = routers.as_ref().map(|r| r.iter().map(|s| s.value.trunc()).collect());
@@ -66,6 +67,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
             icmp_echo: icmp_echo?,
             flows: flows?,
             retire: retire?,
+            steering: steering?,
         })
     };
     Draft { director: director(), addresses, routers: routers.unwrap_or_default(), io: io.clone() }
@@ -146,6 +148,20 @@ fn io(field: &Field<'_, '_>) -> Option<Io> {
     };
     table.finish();
     io
+}
+
+/// Workers behind a steering thread. One thread steers, so it takes all that comes: several sockets would be left without.
+fn steering(field: &Field<'_, '_>, io: Option<&Io>) -> Option<usize> {
+    let steering = field.integer("a number of workers", 2..=64)?;
+    if let Some(Io::AfPacket { workers: workers @ 2.., .. }) = io {
+        field.error(format!("stands beside io.workers = {workers}; steering makes the workers itself: leave `workers` out"));
+        return None;
+    }
+    if matches!(io, Some(Io::Pcap { .. })) {
+        field.error("stands beside io.kind = \"pcap\"; a replay has one worker: leave `steering` out");
+        return None;
+    }
+    Some(steering)
 }
 
 #[derive(Clone, Copy)]

@@ -8,7 +8,7 @@
 //!
 //! | section | keys |
 //! |---|---|
-//! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `unmatched`, `icmp_echo`, `flows`, `retire` |
+//! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
 //! | `[[pool]]` | `name`, `table_size`, `backends = [{ name, address, weight, tid_range }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
@@ -80,6 +80,8 @@ pub struct Director {
     pub flows: usize,
     /// How long a backend that is no longer in the file keeps its TID range and its flows; default 10 min.
     pub retire: Duration,
+    /// Workers that one steering thread spreads packets over, 2–64; 0, the default: a worker for each receive queue instead.
+    pub steering: usize,
 }
 
 /// At most one address of each family, at least one in all.

@@ -13,7 +13,8 @@ pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let director = &config.director;
     writeln!(out, "director {}", director.name)?;
     writeln!(out, "  address   {}", addresses(director.address))?;
-    writeln!(out, "  io        {}", io(&director.io))?;
+    let steering = if director.steering > 0 { format!(", steered to {} workers", director.steering) } else { String::new() };
+    writeln!(out, "  io        {}{steering}", io(&director.io))?;
     let routers: Vec<String> = director.routers.iter().map(ToString::to_string).collect();
     let routers: Vec<&str> = routers.iter().map(String::as_str).collect();
     writeln!(out, "  routers   {}", if routers.is_empty() { "none".to_owned() } else { some_of(&routers) })?;

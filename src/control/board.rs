@@ -77,14 +77,20 @@ impl Shown {
 pub struct Board {
     facts: Facts,
     workers: Vec<Arc<Shown>>,
+    steering: Option<Arc<Shown>>,
     view: ArcSwapOption<View>,
     reloads: Mutex<Reloads>,
 }
 
 impl Board {
-    /// A board without a view yet: the director is not ready.
-    pub fn new(facts: Facts, workers: Vec<Arc<Shown>>) -> Board {
-        Board { facts, workers, view: ArcSwapOption::empty(), reloads: Mutex::default() }
+    /// A board without a view yet: the director is not ready. `steering` is shown by the thread before the workers, if there is one.
+    pub fn new(facts: Facts, workers: Vec<Arc<Shown>>, steering: Option<Arc<Shown>>) -> Board {
+        Board { facts, workers, steering, view: ArcSwapOption::empty(), reloads: Mutex::default() }
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
     }
 
     /// Shows `view` from now on.
@@ -107,10 +113,10 @@ impl Board {
         }
     }
 
-    /// The sum of what all workers show.
+    /// The sum of what all workers show, and the steering thread.
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::default();
-        self.workers.iter().for_each(|shown| sum.merge(&shown.counters.get()));
+        self.workers.iter().chain(&self.steering).for_each(|shown| sum.merge(&shown.counters.get()));
         sum
     }
 
@@ -122,6 +128,8 @@ impl Board {
         let each: Vec<Counters> = self.workers.iter().map(|shown| shown.counters.get()).collect();
         let mut sum = Counters::default();
         each.iter().for_each(|counters| sum.merge(counters));
+        let steering = self.steering.as_ref().map(|shown| shown.counters.get());
+        steering.iter().for_each(|counters| sum.merge(counters));
         let worker =
             |(at, counters): (usize, &Counters)| json!({"worker": at, "cpu": self.facts.cpus.get(at), "counters": counters.to_json()});
         let flows = |of: fn(&Shown) -> &AtomicUsize| self.workers.iter().map(|shown| of(shown).load(Relaxed)).sum::<usize>();
@@ -134,6 +142,7 @@ impl Board {
             "workers": self.workers.len(),
             "uptime_seconds": self.facts.started.elapsed().as_secs(),
             "counters": sum.to_json(),
+            "steering": steering.map(|counters| counters.to_json()),
             "per_worker": each.iter().enumerate().map(worker).collect::<Vec<_>>(),
             "vips": view.as_ref().map(|v| v.vips()).unwrap_or_default(),
             "backends": view.as_ref().map(|v| v.backends()).unwrap_or_default(),

@@ -9,6 +9,7 @@ pub mod cpus;
 mod open;
 mod pace;
 mod start;
+mod steering;
 mod worker;
 
 use crate::config::{self, LoadError, Problem};

@@ -21,6 +21,19 @@ pub enum Error {
     /// AF_XDP cannot be used on it.
     #[error(transparent)]
     AfXdp(#[from] af_xdp::Error),
+    /// More receive queues than a steering thread takes.
+    #[error(
+        "[director] steering = {workers}: one thread receives for all workers, but network interface `{interface}` has {queues} receive queues; \
+         give it one (`ethtool -L {interface} combined 1`), or leave `steering` out for a worker at each queue"
+    )]
+    Steering {
+        /// As configured.
+        workers: usize,
+        /// Name of the interface.
+        interface: String,
+        /// How many it has.
+        queues: usize,
+    },
     /// Not for a running director.
     #[error("[director] io.kind = \"pcap\" is for `guideway replay`; a director needs \"af_xdp\" or \"af_packet\" with an `interface`")]
     Pcap,
@@ -63,6 +76,19 @@ impl Filter {
     pub fn refuses(&self, before: &config::Director, after: &config::Director) -> Option<&'static str> {
         let refused = matches!(self, Filter::Xdp(_)) && before.unmatched != after.unmatched;
         refused.then_some("director.unmatched: with io af_xdp the filter in the kernel is made for it; this needs a restart")
+    }
+}
+
+impl Opened {
+    /// The one io that a steering thread receives from.
+    ///
+    /// # Errors
+    /// When there are several.
+    pub fn only_io(&mut self, workers: usize) -> Result<Box<dyn Io>, Error> {
+        match self.workers.pop() {
+            Some(io) if self.workers.is_empty() => Ok(io),
+            _ => Err(Error::Steering { workers, interface: self.interface.name.clone(), queues: self.workers.len() + 1 }),
+        }
     }
 }
 

@@ -2,10 +2,12 @@
 
 use super::control::Control;
 use super::worker::{self, Report, Worker};
-use super::{Error, cpus, open};
+use super::{Error, cpus, open, steering};
 use crate::config::Config;
 use crate::control::neighbour::{self, Neighbours, Wanted};
 use crate::control::{Board, ControlSocket, Facts, NextHops, Shown, Unresolved, Writer, api};
+use crate::io::Io;
+use crate::steer;
 use crate::time::Time;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
@@ -44,8 +46,13 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     // First of all: a signal that comes during the start must not kill us in the middle of it.
     let signals = signals().map_err(system("cannot listen for signals"))?;
     let socket = ControlSocket::claim(&config.director.socket)?;
-    let opened = open::open(&config.director, vips(&config).len())?;
-    let cpus = cpus::choose(&opened.cpus, opened.workers.len(), &cpus::allowed())?;
+    let mut opened = open::open(&config.director, vips(&config).len())?;
+    let steered = match config.director.steering {
+        0 => None,
+        workers => Some((opened.only_io(workers)?, workers)),
+    };
+    let threads = steered.as_ref().map_or(opened.workers.len(), |(_, workers)| workers + 1);
+    let cpus = cpus::choose(&opened.cpus, threads, &cpus::allowed())?;
     let wanted = wanted(&config, BTreeSet::new());
     let backends = wanted.addresses.clone();
     let mut neighbours = neighbour::watch(opened.interface.index, wanted).await?;
@@ -54,6 +61,12 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let mut writer = Writer::new();
     let hops = neighbours.hops.borrow_and_update().clone();
     let tables = Arc::new(ArcSwap::from_pointee(writer.apply(&config, &hops, Time::default())?));
+    let mtu = hops.link.mtu;
+    let steering = steered.map(|(io, workers)| {
+        let (steering, lanes) = steer::split(io, workers, mtu);
+        opened.workers = lanes.into_iter().map(|lane| Box::new(lane) as Box<dyn Io>).collect();
+        (steering, Arc::<Shown>::default())
+    });
     let shown: Vec<Arc<Shown>> = opened.workers.iter().map(|_| Arc::default()).collect();
     let facts = Facts {
         name: config.director.name.clone(),
@@ -63,12 +76,12 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         cpus: cpus.clone(),
         started,
     };
-    let board = Arc::new(Board::new(facts, shown.clone()));
+    let board = Arc::new(Board::new(facts, shown.clone(), steering.as_ref().map(|(_, shown)| shown.clone())));
 
     let (reports, mut reported) = unbounded_channel();
     let (ask, unresolved) = crossbeam::channel::bounded(UNRESOLVED);
     let mut workers = Workers { stop: Arc::new(AtomicBool::new(false)), threads: Vec::with_capacity(cpus.len()) };
-    let mtu = hops.link.mtu;
+    let steering_cpu = cpus.get(opened.workers.len()).copied();
     for (index, ((io, cpu), shown)) in opened.workers.into_iter().zip(cpus).zip(shown).enumerate() {
         let worker = Worker {
             index,
@@ -84,10 +97,15 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         };
         workers.threads.push(worker::spawn(worker).map_err(system("cannot start a worker's thread"))?);
     }
+    if let (Some((steering, shown)), Some(cpu)) = (steering, steering_cpu) {
+        let (index, tables, stop) = (workers.threads.len(), tables.clone(), workers.stop.clone());
+        let thread = steering::Thread { index, cpu, steering, tables, shown, stop, reports: reports.clone() };
+        workers.threads.push(steering::spawn(thread).map_err(system("cannot start the steering thread"))?);
+    }
     all_running(&mut reported, workers.threads.len()).await?;
     opened.filter.set_vips(&vips(&config)).map_err(open::Error::from)?;
     tracing::info!(
-        name = config.director.name, io = opened.kind, mode = opened.mode, interface = opened.interface.name, workers = workers.threads.len(),
+        name = config.director.name, io = opened.kind, mode = opened.mode, interface = opened.interface.name, workers = board.workers(),
         socket = %config.director.socket.display(), "ready"
     );
 

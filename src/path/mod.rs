@@ -12,6 +12,7 @@ pub mod outbox;
 pub mod parse;
 mod quick;
 pub mod select;
+pub mod spread;
 mod state;
 #[cfg(test)]
 mod tests;

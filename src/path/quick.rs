@@ -135,6 +135,23 @@ pub fn row_hash(frame: &[u8], quick: &Quick, service: &Service, flow_hash: u64, 
     addresses.map_or(flow_hash, |(client, vip)| tables.hash.client(client, vip))
 }
 
+/// Hash of the flow of the packet in `frame`, also where the plan names the backend without it. `None` if the frame is not the one that was looked at.
+#[inline]
+pub fn flow_hash(frame: &[u8], quick: &Quick, tables: &Snapshot) -> Option<u64> {
+    let inner = frame.get(usize::from(quick.envelope.inner)..)?;
+    let tftp = tables.services.get(usize::from(quick.service))?.kind != Kind::Flow;
+    let ports = |l4: &[u8; 4]| (be16(l4, 0), if tftp { 0 } else { be16(l4, 2) });
+    if quick.envelope.v6 {
+        let (head, l4) = inner.split_first_chunk::<40>()?;
+        let (client, server) = ports(l4.first_chunk()?);
+        let (source, vip) = (Ipv6Addr::from_bits(be128(head, 8)), Ipv6Addr::from_bits(be128(head, 24)));
+        return Some(tables.hash.flow_v6(head[6], source, vip, client, server));
+    }
+    let (head, l4) = inner.split_first_chunk::<20>()?;
+    let (client, server) = ports(l4.first_chunk()?);
+    Some(tables.hash.flow_v4(head[9], Ipv4Addr::from_bits(be32(head, 12)), Ipv4Addr::from_bits(be32(head, 16)), client, server))
+}
+
 /// An IP header without anything unusual, and the payload that it says it has.
 struct Head<'f, A> {
     source: A,

@@ -209,15 +209,36 @@ fn the_rest_of_the_director() {
         "retire = \"10\"",
         "line 7: director.retire = \"10\": lacks a unit that is known; write ms, s, m or h behind every number, such as \"60s\"",
     );
+    for steering in ["1", "65"] {
+        director(
+            &format!("steering = {steering}"),
+            &format!("line 7: director.steering = {steering}: is outside of what is allowed: a number of workers, 2 to 64"),
+        );
+    }
     director(
         "cluster = \"x\"",
-        "line 7: director.cluster: is no key that is known here. Known: name, address, key, io, routers, socket, unmatched, icmp_echo, flows, retire",
+        "line 7: director.cluster: is no key that is known here. Known: name, address, key, io, routers, socket, unmatched, icmp_echo, flows, retire, steering",
     );
     let set =
         good(&with_director("socket = \"/tmp/d.sock\"\nunmatched = \"drop\"\nicmp_echo = \"answer\"\nflows = 1_024\nretire = \"0s\""))
             .director;
     assert_eq!(set.socket, PathBuf::from("/tmp/d.sock"));
     assert_eq!((set.unmatched, set.icmp_echo, set.flows, set.retire), (Unmatched::Drop, Echo::Answer, 1024, Duration::ZERO));
+}
+
+#[test]
+fn steering_makes_the_workers_itself() {
+    let with = |io: &str| format!("io = {{ kind = {io} }}\nsteering = 4");
+    director(
+        &with("\"af_packet\", interface = \"eth0\", workers = 2"),
+        "line 6: director.steering = 4: stands beside io.workers = 2; steering makes the workers itself: leave `workers` out",
+    );
+    director(
+        &with("\"pcap\", mac = \"02:00:00:00:01:11\""),
+        "line 6: director.steering = 4: stands beside io.kind = \"pcap\"; a replay has one worker: leave `steering` out",
+    );
+    assert_eq!(good(&with_director(&with("\"af_packet\", interface = \"eth0\""))).director.steering, 4);
+    assert_eq!(good(&with_director("flows = 1024")).director.steering, 0);
 }
 
 #[test]

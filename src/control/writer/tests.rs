@@ -32,6 +32,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
             icmp_echo: Echo::Forward,
             flows: 1024,
             retire: RETIRE,
+            steering: 0,
         },
         vips: vec![
             vip("192.0.2.69", config::Service::Tftp { key: Key::Flow }),

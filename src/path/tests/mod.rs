@@ -7,6 +7,7 @@ mod hostile;
 mod icmp;
 mod mtu;
 mod reasons;
+mod spread;
 mod steering;
 mod ways;
 mod world;

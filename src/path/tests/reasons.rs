@@ -163,8 +163,8 @@ fn every_reason_is_reached_by_its_packet_and_counted_once() {
         assert_eq!(world.counters().dropped(reason), before + 1, "{sentence}");
         reached.insert(reason);
     }
-    // Two reasons are not a verdict on the packet that just came: see `fragments` and `io`.
-    for elsewhere in [Reason::FragmentHoldExpired, Reason::TransmitFull] {
+    // Three reasons are no verdict of the path on the packet that just came: see `fragments`, `io` and `steer`.
+    for elsewhere in [Reason::FragmentHoldExpired, Reason::TransmitFull, Reason::SteeringFull] {
         assert!(reached.insert(elsewhere));
     }
     for reason in Reason::ALL {
