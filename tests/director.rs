@@ -148,7 +148,9 @@ impl Drop for Director {
     }
 }
 
+/// `io` is a kind, or a kind and a number of workers that it is steered to: `af_xdp/2`.
 fn write_config(directory: &Path, io: &str, backends: &[(&str, &str)]) {
+    let (io, steering) = io.split_once('/').map_or((io, String::new()), |(io, workers)| (io, format!("steering = {workers}")));
     let backends: Vec<String> = backends
         .iter()
         .map(|(name, range)| format!("{{ name = \"{name}\", address = \"10.0.1.2{}\", tid_range = \"{range}\" }}", &name[1..]))
@@ -163,6 +165,7 @@ fn write_config(directory: &Path, io: &str, backends: &[(&str, &str)]) {
         routers = ["10.0.1.1/32"]
         socket = "{}/run/d1.sock"
         flows = 1024
+        {steering}
         [[vip]]
         address = "192.0.2.69"
         service = "tftp"
@@ -225,7 +228,9 @@ fn a_day_of_a_director(io: &'static str) {
     in_namespaces(move |mut wire| {
         let mut director = Director::start(io);
         let status = director.status();
-        assert_eq!((&status["name"], &status["ready"], &status["io"]["kind"]), (&"d1".into(), &true.into(), &io.into()), "{status:#}");
+        let (kind, workers) = io.split_once('/').map_or((io, 1), |(kind, workers)| (kind, workers.parse().unwrap()));
+        assert_eq!((&status["name"], &status["ready"], &status["io"]["kind"]), (&"d1".into(), &true.into(), &kind.into()), "{status:#}");
+        assert_eq!((&status["workers"], status["steering"].is_object()), (&workers.into(), workers > 1), "{status:#}");
         assert_eq!(status["vips"][0]["fingerprint"].as_str().unwrap().len(), 16);
         let first = status["generation"].as_u64().unwrap();
 
@@ -297,6 +302,12 @@ fn a_day_of_a_director(io: &'static str) {
 #[test]
 fn a_day_of_a_director_on_af_packet() {
     a_day_of_a_director("af_packet");
+}
+
+#[test]
+fn a_day_of_a_director_that_steers() {
+    a_day_of_a_director("af_xdp/2");
+    a_day_of_a_director("af_packet/3");
 }
 
 #[test]

@@ -1,0 +1,147 @@
+//! What software steering costs: `steer_2` is a queue steered to two workers, `one_worker` the same queue with a worker of its own.
+//!
+//! Both over queues in memory, the packets made and thrown away within the measured time (`making` says how much of it that is). `steering_thread` is
+//! what one packet takes of the steering thread alone, whose workers are always ready: the most that steering can reach, however many cores there are.
+#![allow(missing_docs, clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+#[allow(dead_code)]
+mod world;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use guideway::io::{BATCH, Io, Turn, Work};
+use guideway::path::State;
+use guideway::steer;
+use guideway::tables::Snapshot;
+use guideway::time::Time;
+use guideway::turn::turn;
+use guideway::verdict::Verdict;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use world::{Batch, Kind};
+
+const MTU: u16 = 1500;
+const NOW: Time = Time(1_000_000_000);
+/// Established flows.
+const FLOWS: u64 = 1 << 10;
+/// Packets on their way at most: well within the lanes, so that none is dropped.
+const UNDER_WAY: u64 = (steer::PARCELS * BATCH / 4) as u64;
+
+/// A queue that is never empty until `most` packets have come, and that throws away what is sent.
+struct Source {
+    batch: Batch,
+    received: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
+    most: Arc<AtomicU64>,
+}
+
+impl Source {
+    fn new() -> Source {
+        Source { batch: Batch::new(Kind::V4, FLOWS, 18), received: Arc::default(), sent: Arc::default(), most: Arc::default() }
+    }
+}
+
+impl Io for Source {
+    fn turn(&mut self, _: Duration, work: &mut Work<'_>) -> std::io::Result<Turn> {
+        let (received, sent) = (self.received.load(Relaxed), self.sent.load(Relaxed));
+        if received >= self.most.load(Relaxed) || received - sent > UNDER_WAY {
+            return Ok(Turn::default());
+        }
+        self.batch.fill();
+        let mut frames = self.batch.frames();
+        work(NOW, &mut frames);
+        let transmitted = frames.iter().filter(|frame| frame.verdict == Verdict::Transmit).count();
+        self.received.store(received + BATCH as u64, Relaxed);
+        self.sent.store(sent + transmitted as u64, Relaxed);
+        Ok(Turn { received: BATCH, ..Turn::default() })
+    }
+
+    fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
+        std::hint::black_box(frame);
+        self.sent.store(self.sent.load(Relaxed) + 1, Relaxed);
+        Ok(true)
+    }
+
+    fn now(&self) -> Time {
+        NOW
+    }
+}
+
+/// Time for `batches` batches through one worker.
+fn one_worker(batches: u64, tables: &Snapshot) -> Duration {
+    let (mut io, mut state) = (Source::new(), State::new(1 << 16, MTU));
+    io.most.store(batches * BATCH as u64, Relaxed);
+    let start = Instant::now();
+    while io.received.load(Relaxed) < batches * BATCH as u64 {
+        turn(&mut io, &mut state, Duration::ZERO, &mut &*tables).expect("memory never fails");
+    }
+    assert_eq!(state.counters.dropped_in_all(), 0);
+    start.elapsed()
+}
+
+/// Time until `batches` batches have come back from `workers` workers.
+fn steered(batches: u64, tables: &Snapshot, workers: usize) -> Duration {
+    let io = Source::new();
+    let (sent, most) = (io.sent.clone(), batches * BATCH as u64);
+    io.most.store(most, Relaxed);
+    let (mut steering, lanes) = steer::split(Box::new(io), workers, MTU);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for mut lane in lanes {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut state = State::new(1 << 16, MTU);
+                while !stop.load(Relaxed) {
+                    turn(&mut lane, &mut state, Duration::from_millis(1), &mut &*tables).expect("a lane never fails");
+                }
+                assert_eq!(state.counters.dropped_in_all(), 0, "{:?}", state.counters.to_json());
+            });
+        }
+        let start = Instant::now();
+        while sent.load(Relaxed) < most {
+            if steering.turn(Duration::ZERO, &mut &*tables).expect("memory never fails").received == 0 {
+                std::thread::yield_now();
+            }
+        }
+        let took = start.elapsed();
+        stop.store(true, Relaxed);
+        assert_eq!(steering.counters.dropped_in_all(), 0, "{:?}", steering.counters.to_json());
+        took
+    })
+}
+
+/// What the steering thread spends on `batches` batches when its workers answer at once: they do so between its turns, unmeasured.
+fn steering_thread(batches: u64, tables: &Snapshot) -> Duration {
+    let io = Source::new();
+    io.most.store(u64::MAX, Relaxed);
+    let (mut steering, mut lanes) = steer::split(Box::new(io), 2, MTU);
+    let mut took = Duration::ZERO;
+    for _ in 0..batches {
+        let start = Instant::now();
+        steering.turn(Duration::ZERO, &mut &*tables).expect("memory never fails");
+        took += start.elapsed();
+        for lane in &mut lanes {
+            // The second turn gives back what the first one has decided.
+            for _ in 0..2 {
+                let mut transmit = |_, frames: &mut [guideway::frame::Frame<'_>]| frames.iter_mut().for_each(|f| f.verdict = Verdict::Transmit);
+                lane.turn(Duration::ZERO, &mut transmit).expect("a lane never fails");
+            }
+        }
+    }
+    took
+}
+
+fn rows(c: &mut Criterion) {
+    let tables = world::tables();
+    let mut group = c.benchmark_group("steer");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let mut batch = Batch::new(Kind::V4, FLOWS, 18);
+    group.bench_function("making", |b| b.iter(|| batch.fill()));
+    group.bench_function("one_worker", |b| b.iter_custom(|batches| one_worker(batches, &tables)));
+    group.bench_function("steer_2", |b| b.iter_custom(|batches| steered(batches, &tables, 2)));
+    group.bench_function("steering_thread", |b| b.iter_custom(|batches| steering_thread(batches, &tables)));
+    group.finish();
+}
+
+criterion_group!(benches, rows);
+criterion_main!(benches);
