@@ -123,7 +123,8 @@ fn steering_thread(batches: u64, tables: &Snapshot) -> Duration {
         for lane in &mut lanes {
             // The second turn gives back what the first one has decided.
             for _ in 0..2 {
-                let mut transmit = |_, frames: &mut [guideway::frame::Frame<'_>]| frames.iter_mut().for_each(|f| f.verdict = Verdict::Transmit);
+                let mut transmit =
+                    |_, frames: &mut [guideway::frame::Frame<'_>]| frames.iter_mut().for_each(|f| f.verdict = Verdict::Transmit);
                 lane.turn(Duration::ZERO, &mut transmit).expect("a lane never fails");
             }
         }

@@ -5,6 +5,7 @@ use super::error::Error;
 use super::reload::Reload;
 use super::router::Ecmp;
 use super::servers::Server;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Fetch real files by real TFTP clients through directors, in network namespaces on this machine.
@@ -65,6 +66,9 @@ pub struct LabArgs {
     /// How long one transfer may take: 90s, 2m, 500ms
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub timeout: Duration,
+    /// Write what the router sent to the directors to this capture (pcap), at most its first 64 MiB
+    #[arg(long, value_name = "FILE")]
+    pub capture: Option<PathBuf>,
     /// What the files' content is made from
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,

@@ -9,10 +9,11 @@
 //! | [`decap`], [`servers`], [`backends`] | backends |
 //! | [`directors`], [`reload`] | directors |
 //! | [`files`], [`clients`], [`transfers`] | what is fetched, and by whom |
-//! | [`witness`], [`report`] | what was seen |
+//! | [`witness`], [`capture`], [`report`] | what was seen |
 
 pub mod args;
 pub mod backends;
+pub mod capture;
 pub mod clients;
 pub mod decap;
 pub mod directors;

@@ -2,6 +2,7 @@
 
 use super::args::{Io, LabArgs};
 use super::backends::{Backend, Common};
+use super::capture::Capture;
 use super::directors::Director;
 use super::error::{Doing, Error};
 use super::files::Files;
@@ -159,11 +160,16 @@ fn inside(args: &LabArgs, inside: &Inside) -> Result<u8, Error> {
         eprintln!("note: {} cannot ask for a block size; its blocks have 512 bytes", args.client.name());
     }
     let mut lab = Lab::up(args, io, &inside.directory)?;
+    let capture = args.capture.as_deref().map(|file| Capture::start(&lab.topology.router, file, args.ipv6)).transpose()?;
     if !args.json {
         print(&report::draw(&lab.plan, args, io.name()))?;
     }
     interrupt.is_up();
     let mut report = measure(&mut lab, args, io, &interrupt)?;
+    if let Some(capture) = capture {
+        let frames = capture.finish()?;
+        eprintln!("captured: {frames} frames");
+    }
     if args.keep && !interrupt.happened() {
         show(args, &report)?;
         keep(&lab, inside, &interrupt);

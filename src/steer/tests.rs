@@ -176,7 +176,8 @@ fn what_finds_every_parcel_under_way_is_dropped_for_that_reason() {
         steering.turn(Duration::ZERO, &mut &tables).unwrap();
     }
     assert!(!steering.busy() && steering.counters.dropped_in_all() == 100);
-    let (first, rest): (Vec<_>, Vec<_>) = std::iter::from_fn(|| io.memory().pop()).map(|f| read(&f)).partition(|(client, _)| *client == 1000);
+    let (first, rest): (Vec<_>, Vec<_>) =
+        std::iter::from_fn(|| io.memory().pop()).map(|f| read(&f)).partition(|(client, _)| *client == 1000);
     assert_eq!(first, (0..room as u16).map(|seq| (1000, seq)).collect::<Vec<_>>(), "in order");
     assert_eq!(rest, [(other.unwrap(), 7)]);
 }

@@ -50,7 +50,10 @@ fn what_needs_no_worker_gets_the_verdict_of_the_path() {
     let frames = [
         (read_request(STOCK[0], 1).frame(ROUTER_MAC, ROUTER_MAC), Verdict::ToHost),
         (in_gre(&acknowledgement("203.0.113.1", 3000, 20_500), 0), Verdict::ToHost),
-        (read_request(STOCK[0], 1).gre(ip("10.9.9.9"), ip(DIRECTOR[0])).frame(ROUTER_MAC, DIRECTOR_MAC), Verdict::Drop(Reason::RouterNotAllowed)),
+        (
+            read_request(STOCK[0], 1).gre(ip("10.9.9.9"), ip(DIRECTOR[0])).frame(ROUTER_MAC, DIRECTOR_MAC),
+            Verdict::Drop(Reason::RouterNotAllowed),
+        ),
         (in_gre(&acknowledgement(BOOT[0], 3000, 1023), 0), Verdict::Drop(Reason::NoService)),
         (in_gre(&echo, 0), Verdict::Drop(Reason::IcmpEcho)),
         (vec![0; 13], Verdict::Drop(Reason::Truncated)),

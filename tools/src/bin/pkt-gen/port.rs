@@ -1,0 +1,223 @@
+//! What `-i` names: an interface by one of the kinds of io, a file, or memory.
+
+use guideway::frame::Frame;
+use guideway::io::af_packet::{self, AfPacket};
+use guideway::io::af_xdp::{self, AfXdp, Filter};
+use guideway::io::interface::{self, Interface};
+use guideway::io::memory::Memory;
+use guideway::io::pcap::{self, Pcap};
+use guideway::io::{Io, Turn, Work};
+use guideway::time::Time;
+use guideway::verdict::Verdict;
+use nix::time::{ClockId, clock_gettime};
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
+use pcap_file::{DataLink, TsResolution};
+use std::fs::File;
+use std::io::BufWriter;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Longest frame of the memory io, in bytes.
+const LONGEST: usize = 65_536;
+/// Frames that memory holds between its two ends.
+const MEMORY: usize = 1024;
+
+/// `-i`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// AF_XDP on an interface.
+    AfXdp(String),
+    /// AF_PACKET on an interface.
+    AfPacket(String),
+    /// A capture: written by a sender, read by a receiver.
+    Pcap(PathBuf),
+    /// What is sent is received.
+    Memory,
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Name, String> {
+        match text.split_once(':') {
+            Some(("af_xdp", name)) => Ok(Name::AfXdp(name.to_owned())),
+            Some(("af_packet", name)) => Ok(Name::AfPacket(name.to_owned())),
+            Some(("pcap", file)) if !file.is_empty() => Ok(Name::Pcap(file.into())),
+            Some(("netmap", _)) => Err("netmap is not in this version; use af_xdp:IF or af_packet:IF".to_owned()),
+            None if text == "memory" => Ok(Name::Memory),
+            None if text.starts_with("vale") => Err("netmap is not in this version; use af_xdp:IF or af_packet:IF".to_owned()),
+            None if !text.is_empty() => Ok(Name::AfXdp(text.to_owned())),
+            _ => Err("is none of af_xdp:IF, af_packet:IF, pcap:FILE and memory".to_owned()),
+        }
+    }
+}
+
+/// Why it cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The interface.
+    #[error(transparent)]
+    Interface(#[from] interface::Error),
+    /// AF_XDP.
+    #[error(transparent)]
+    AfXdp(#[from] af_xdp::Error),
+    /// AF_PACKET.
+    #[error(transparent)]
+    AfPacket(#[from] af_packet::Error),
+    /// A capture.
+    #[error(transparent)]
+    Pcap(#[from] pcap::Error),
+    /// A file.
+    #[error("{0}: {1}")]
+    File(PathBuf, std::io::Error),
+    /// Several queues.
+    #[error("network interface `{0}` has {1} receive queues, and pkt-gen serves one: `ethtool -L {0} combined 1`, or af_packet:{0}")]
+    Queues(String, usize),
+}
+
+/// An open io.
+pub struct Port {
+    /// Its way in and out.
+    pub io: Box<dyn Io>,
+    /// The link-layer address, if it has one.
+    pub mac: Option<[u8; 6]>,
+    _filter: Option<Filter>,
+}
+
+impl Port {
+    /// Opens `name` to send. What af_xdp receives is what goes to `take`; all other kinds receive everything.
+    pub fn open(name: &Name, take: &[IpAddr], reads: bool) -> Result<Port, Error> {
+        let plain = |io: Box<dyn Io>, mac| Port { io, mac, _filter: None };
+        match name {
+            Name::AfXdp(name) => {
+                let found = Interface::by_name(name)?;
+                let (filter, mut sockets) = AfXdp::open(name, af_xdp::Options::default())?;
+                filter.set_vips(take)?;
+                match sockets.pop() {
+                    Some(io) if sockets.is_empty() => Ok(Port { io: Box::new(io), mac: Some(found.mac), _filter: Some(filter) }),
+                    _ => Err(Error::Queues(name.clone(), sockets.len() + 1)),
+                }
+            }
+            Name::AfPacket(name) => {
+                let found = Interface::by_name(name)?;
+                let io = AfPacket::open(name, 1)?.pop().ok_or(af_packet::Error::Workers(0))?;
+                Ok(plain(Box::new(io), Some(found.mac)))
+            }
+            Name::Pcap(file) if reads => Ok(plain(Box::new(Pcap::open(file, Path::new("/dev/null"))?), None)),
+            Name::Pcap(file) => Ok(plain(Box::new(PcapSink::new(file).map_err(|e| Error::File(file.clone(), e))?), None)),
+            Name::Memory => Ok(plain(Box::new(Loop::new()), None)),
+        }
+    }
+}
+
+/// The monotonic clock, in nanoseconds.
+pub fn now() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_nanos() as u64)
+}
+
+/// Memory whose two ends are joined.
+struct Loop {
+    memory: Memory,
+}
+
+impl Loop {
+    fn new() -> Loop {
+        Loop { memory: Memory::new(LONGEST) }
+    }
+}
+
+impl Io for Loop {
+    fn turn(&mut self, wait: Duration, work: &mut Work<'_>) -> std::io::Result<Turn> {
+        if self.memory.waiting() == 0 {
+            // Nobody else can send here: nothing will come before the caller does something.
+            std::thread::sleep(wait);
+        }
+        let turn = self.memory.turn(Duration::ZERO, work)?;
+        while let Some(frame) = self.memory.pop() {
+            self.memory.push(&frame);
+        }
+        self.memory.clear();
+        Ok(turn)
+    }
+
+    fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
+        let room = self.memory.waiting() < MEMORY;
+        if room {
+            self.memory.push(frame);
+        }
+        Ok(room)
+    }
+
+    fn now(&self) -> Time {
+        Time(now())
+    }
+}
+
+/// A capture that is written.
+pub struct PcapSink {
+    out: PcapWriter<BufWriter<File>>,
+}
+
+impl PcapSink {
+    /// Makes `file` anew.
+    pub fn new(file: &Path) -> std::io::Result<PcapSink> {
+        let header = PcapHeader { datalink: DataLink::ETHERNET, ts_resolution: TsResolution::NanoSecond, ..PcapHeader::default() };
+        let out = PcapWriter::with_header(BufWriter::new(File::create(file)?), header).map_err(std::io::Error::other)?;
+        Ok(PcapSink { out })
+    }
+
+    /// Adds a frame with its time.
+    pub fn write(&mut self, at: Duration, frame: &[u8]) -> std::io::Result<()> {
+        let packet = PcapPacket::new(at, u32::try_from(frame.len()).unwrap_or(u32::MAX), frame);
+        self.out.write_packet(&packet).map(drop).map_err(std::io::Error::other)
+    }
+
+    /// Writes out what is still buffered.
+    #[cfg(test)]
+    pub fn finish(self) -> std::io::Result<()> {
+        use std::io::Write;
+        self.out.into_writer().flush()
+    }
+}
+
+impl Io for PcapSink {
+    fn turn(&mut self, _: Duration, _: &mut Work<'_>) -> std::io::Result<Turn> {
+        Ok(Turn::default())
+    }
+
+    fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
+        self.write(Duration::from_nanos(now()), frame).map(|()| true)
+    }
+
+    fn now(&self) -> Time {
+        Time(now())
+    }
+}
+
+/// Lets go of received frames.
+pub fn release(frames: &mut [Frame<'_>]) {
+    frames.iter_mut().for_each(|frame| frame.verdict = Verdict::ToHost);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for (text, name) in [
+            ("af_xdp:eth0", Name::AfXdp("eth0".into())),
+            ("eth0", Name::AfXdp("eth0".into())),
+            ("af_packet:eth0", Name::AfPacket("eth0".into())),
+            ("pcap:a:b.pcap", Name::Pcap("a:b.pcap".into())),
+            ("memory", Name::Memory),
+        ] {
+            assert_eq!(text.parse(), Ok(name));
+        }
+        for bad in ["", "pcap:", "netmap:eth0", "vale0:1", "dpdk:0"] {
+            assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+}
