@@ -1,9 +1,13 @@
 //! The lab as users run it: real clients and servers, with and without directors, and nothing left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use guideway::io::Io;
+use guideway::io::pcap::Pcap;
+use guideway::lab::packet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -340,5 +344,31 @@ fn without_root_it_runs_in_a_user_namespace_or_says_what_is_missing() {
         let said = said(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(reason) && said.trim_end().lines().count() == 1, "one line: {said}");
+    }
+}
+
+#[test]
+fn what_the_router_sent_is_in_the_capture() {
+    let Some(_turn) = root() else { return };
+    for flags in ["", "--ipv6"] {
+        let file = std::env::temp_dir().join(format!("guideway-lab-capture-{}.pcap", std::process::id()));
+        let report = verified(&format!("--size 64KiB --backends 2 {flags} --capture {}", file.display()), 5);
+        let (mut capture, mut frames, mut requests) = (Pcap::open(&file, Path::new("/dev/null")).unwrap(), 0, BTreeSet::new());
+        while !capture
+            .turn(Duration::ZERO, &mut |_, batch| {
+                for frame in batch {
+                    let outer = packet::flow(&frame.bytes()[14..]).unwrap();
+                    let inner = packet::strip_gre(&frame.bytes()[14 + outer.payload..]).unwrap();
+                    requests.extend(packet::read_request(inner).map(|(_, _, name)| name));
+                    frames += 1;
+                }
+            })
+            .unwrap()
+            .end
+        {}
+        std::fs::remove_file(file).unwrap();
+        assert_eq!(requests.len(), 5, "{requests:?}");
+        // Nothing but what the router sent, and nothing twice.
+        assert_eq!(frames, report["router"]["received"].as_u64().unwrap(), "{report:#}");
     }
 }
