@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Serve files by TFTP: a directory, or what the handlers and rules of a file choose
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "SIGUSR1 prints the counters. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
+    after_help = "SIGUSR1 prints the counters; `guideway status` shows them, too, when there is a control socket. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
     server may go on.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
     guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n  \
     guideway tftpd --config /etc/guideway/tftpd.toml"
@@ -80,6 +80,12 @@ pub struct Args {
     /// Repetitions without an answer before a client is given up. Default: 5
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(..=100))]
     retries: Option<u8>,
+    /// Answer `guideway status` at this Unix socket. Default: none, or with [server] in the file /run/guideway/NAME.sock
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Serve metrics to Prometheus here, at /metrics. Default: nowhere
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
     /// Print the counters as JSON at the end, too
     #[arg(long)]
     json: bool,
@@ -99,6 +105,8 @@ impl Args {
     fn server(&self) -> Server {
         let said = |list: &[IpAddr]| (!list.is_empty()).then(|| list.to_vec());
         Server {
+            socket: self.socket.clone(),
+            metrics: self.metrics,
             listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
             gre: said(&self.gre),
             vip: said(&self.vip),
@@ -137,9 +145,12 @@ impl Args {
 
     fn options(&self) -> Result<Options, u8> {
         let (files, file) = self.files()?;
+        let has_section = file.is_some();
         let server = self.server().or(file.unwrap_or_default());
+        // Without [server] there is none unless it is asked for: several servers may run by hand.
+        let socket = if has_section { Some(server.control_socket()) } else { server.socket.clone() };
         let engine = server.engine().map_err(|why| common::bad(&why))?;
-        Ok(Options { files, engine, user: server.user })
+        Ok(Options { files, engine, name: server.name().to_owned(), user: server.user, socket, metrics: server.metrics })
     }
 }
 

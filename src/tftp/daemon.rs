@@ -1,20 +1,24 @@
 //! The process around a server: descriptors, privileges, signals, a log line for each transfer.
 
-use super::config;
+use super::config::{self, Built};
 use super::directory::{Directory, DirectoryOptions};
 use super::engine::{self, Config, Server};
-use super::handler::Handler;
 use super::handlers::background::Background;
-use super::report::{Observer, Outcome, Statistics, TransferReport};
+use super::report::{Observer, Outcome, TransferReport};
+use super::status::{self, Status};
+use crate::control::{ControlSocket, socket};
+use crate::{metrics, systemd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{User, setgid, setgroups, setuid};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Threads that fetch from origins and ask programs, for all handlers together.
 const BACKGROUND: usize = 2;
@@ -28,6 +32,12 @@ pub struct Options {
     pub engine: Config,
     /// The user to become once the sockets are bound.
     pub user: Option<String>,
+    /// Its name in what it tells of itself.
+    pub name: String,
+    /// The control socket.
+    pub socket: Option<PathBuf>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Where files come from.
@@ -64,6 +74,12 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The control socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] socket::Error),
+    /// The address for metrics cannot be had.
+    #[error(transparent)]
+    Metrics(#[from] metrics::Error),
     /// The sockets cannot be had.
     #[error(transparent)]
     Engine(#[from] engine::Error),
@@ -86,19 +102,25 @@ fn system(doing: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Error {
 /// # Errors
 /// When the server cannot be set up, or an event loop ends of its own accord.
 pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> {
+    let started = Instant::now();
     let mut signals = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1].into_iter().for_each(|signal| signals.add(signal));
     signals.thread_block().map_err(system("blocking signals"))?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(system("waiting for signals"))?;
     raise_descriptors();
     let user = options.user.as_deref().map(find).transpose()?;
+    // Before there are threads, for the umask is the process's.
+    let control = options.socket.as_deref().map(ControlSocket::claim).transpose()?;
+    let scraped = options.metrics.map(metrics::listen).transpose()?;
     let background = Background::new(BACKGROUND).map_err(|source| Error::System { doing: "starting threads".to_owned(), source })?;
-    let handler: Arc<dyn Handler> = match &options.files {
+    let Built { handler, caches } = match &options.files {
         Files::Directory(root, options) => {
-            Arc::new(Directory::new(root, *options).map_err(|source| Error::Root { path: root.clone(), source })?)
+            let directory = Directory::new(root, *options).map_err(|source| Error::Root { path: root.clone(), source })?;
+            Built { handler: Arc::new(directory), caches: Vec::new() }
         }
         Files::Rules(config) => config.build(&background)?,
     };
+    let (loops, places) = (options.engine.loops, options.engine.max_transfers.saturating_mul(options.engine.loops));
     let server = Server::bind(options.engine, handler, Arc::new(Log))?;
     if let Some(user) = user {
         become_user(&user)?;
@@ -107,7 +129,28 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         tracing::info!("{what} {}", addresses.join(", "));
     }
+    let status = Arc::new(Status {
+        name: options.name,
+        listen: server.addresses().to_vec(),
+        tids: server.tids().to_vec(),
+        loops,
+        places,
+        statistics: server.statistics().clone(),
+        caches,
+        started,
+    });
+    if let Some(control) = &control {
+        // On a thread of the background: its runtime must be there when the listener is made.
+        let listener =
+            control.listener_for_later().map_err(|source| Error::System { doing: "listening on the control socket".to_owned(), source })?;
+        let status = status.clone();
+        background.spawn(async move { status::serve(tokio::net::UnixListener::from_std(listener)?, status).await });
+    }
+    if let Some(listener) = scraped {
+        background.spawn(metrics::serve(listener, move || status.metrics()));
+    }
     let running = server.start()?;
+    systemd::ready();
     loop {
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(1000u16)) {
@@ -116,7 +159,7 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         }
         let signal = if fds[0].any() == Some(true) { signals.read_signal().map_err(system("reading a signal"))? } else { None };
         match signal.map(|signal| signal.ssi_signo as i32) {
-            Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&as_json(running.statistics())),
+            Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&status::counters(running.statistics())),
             Some(_) => break,
             None if running.has_ended() => break,
             None => {}
@@ -125,14 +168,7 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
     let statistics = running.statistics().clone();
     running.stop().map_err(|source| Error::System { doing: "serving".to_owned(), source })?;
     tracing::info!("stopped");
-    Ok(as_json(&statistics))
-}
-
-fn as_json(statistics: &Statistics) -> Value {
-    let totals = statistics.totals();
-    let mut map: Map<String, Value> = totals.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    map.insert("open".to_owned(), totals.open().into());
-    json!(map)
+    Ok(status::counters(&statistics))
 }
 
 /// Every transfer may have a file open.

@@ -26,7 +26,7 @@ mod server;
 mod tests;
 mod values;
 
-pub use build::BuildError;
+pub use build::{BuildError, Built};
 pub use check::{check_command, is_meant};
 pub use server::{Server, rollover};
 

@@ -1,6 +1,6 @@
 //! `[server]`: the addresses, limits and times of the server itself. The flags of `guideway tftpd` say the same and win over the file.
 
-use super::values::{one_or_more, path, size};
+use super::values::{one_or_more, size};
 use crate::config::reader::{Field, Table};
 use crate::config::{duration_within, text};
 use crate::tftp::engine::{Config, Tid, TunnelConfig};
@@ -74,9 +74,9 @@ pub(super) fn read(root: &mut Table<'_, '_>) -> Option<Option<Server>> {
 fn section(mut table: Table<'_, '_>) -> Option<Server> {
     let t = &mut table;
     let name = key(t, "name", |f| Some(f.parse("a name in quotes", text::name)?.value));
-    let socket = key(t, "socket", |f| Some(f.parse("a path in quotes", path)?.value));
-    let metrics = key(t, "metrics", |f| Some(f.parse("an address with a port in quotes", socket_address)?.value));
-    let one = |f: Field<'_, '_>| Some(f.parse(ADDRESSES, socket_address)?.value);
+    let socket = key(t, "socket", |f| Some(f.parse("a path in quotes", text::socket_path)?.value));
+    let metrics = key(t, "metrics", |f| Some(f.parse("an address with a port in quotes", text::socket_address)?.value));
+    let one = |f: Field<'_, '_>| Some(f.parse(ADDRESSES, text::socket_address)?.value);
     let listen = key(t, "listen", |f| one_or_more(&f, ADDRESSES, one));
     let host = |f: Field<'_, '_>| Some(f.parse("an address in quotes", text::unicast)?.value);
     let gre_field = t.optional("gre");
@@ -149,10 +149,6 @@ fn key<'r, 't, T>(table: &mut Table<'r, 't>, name: &'static str, read: impl FnOn
 
 fn whole<T>(read: Option<Option<T>>) -> Option<Option<T>> {
     read.map_or(Some(None), |read| read.map(Some))
-}
-
-fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "is no address with a port; write it like \"127.0.0.1:6969\" or \"[::1]:6969\"".to_owned())
 }
 
 fn one_of_each(field: &Field<'_, '_>, addresses: &[IpAddr]) -> bool {
@@ -245,6 +241,11 @@ impl Server {
             open_timeout: self.open_timeout.unwrap_or(default.open_timeout),
             ..default
         })
+    }
+
+    /// The control socket of a server whose file has this section.
+    pub fn control_socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| text::socket_of(self.name()))
     }
 
     /// The name of the server, `tftpd` where none is said.

@@ -237,8 +237,8 @@ retrys = 3
         &format!("{text}{FILES}"),
         &[
             "line 2: server.name = \"a b\": is no name; a name has 1 to 63 characters of a-z, A-Z, 0-9, '-', '_' and '.'",
-            "line 3: server.metrics = \"9069\": is no address with a port; write it like \"127.0.0.1:6969\" or \"[::1]:6969\"",
-            "line 4: server.listen = \"127.0.0.1\": is no address with a port; write it like \"127.0.0.1:6969\" or \"[::1]:6969\"",
+            "line 3: server.metrics = \"9069\": is no address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"",
+            "line 4: server.listen = \"127.0.0.1\": is no address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"",
             "line 5: server.gre: has several addresses of one family; at most one IPv4 and one IPv6 address take GRE",
             "line 6: server.vip: is empty; write addresses in quotes, or leave the key out",
             "line 7: server.tid_port = 69: is outside of what is allowed: a port, 1024 to 65535",
@@ -281,7 +281,7 @@ fn world(rules: &str) -> World {
         }
         text += &format!("[[handler]]\nname = \"{tree}\"\nkind = \"directory\"\nroot = \"{}\"\n", directory.path().join(tree).display());
     }
-    let handler = good(&(text + rules)).build(&Background::new(1).unwrap()).unwrap();
+    let handler = good(&(text + rules)).build(&Background::new(1).unwrap()).unwrap().handler;
     World { _directory: directory, handler }
 }
 

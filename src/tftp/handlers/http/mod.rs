@@ -35,6 +35,7 @@ use object::{Object, Stage};
 use origin::{Answer, Origin, Question};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
@@ -75,6 +76,50 @@ struct Shared {
     disk: disk::Disk,
     index: Mutex<Index>,
     connections: Semaphore,
+    uses: Uses,
+}
+
+/// How requests met the cache.
+#[derive(Debug, Default)]
+struct Uses {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    joined: AtomicU64,
+    absent: AtomicU64,
+}
+
+/// Looks into the cache of a handler while it serves.
+#[derive(Clone)]
+pub struct Cache(Arc<Shared>);
+
+/// How a cache is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheReport {
+    /// Requests answered without asking the origin.
+    pub hits: u64,
+    /// Requests for which the origin was asked.
+    pub misses: u64,
+    /// Requests that joined a question to the origin that was under way.
+    pub joined: u64,
+    /// Requests refused because the origin had said shortly before that there is no such file.
+    pub absent: u64,
+    /// Files that are there, in part or whole.
+    pub files: u64,
+    /// Bytes that they take, or will when they are whole.
+    pub bytes: u64,
+    /// Bytes that there is room for.
+    pub limit: u64,
+}
+
+impl Cache {
+    /// The numbers now.
+    pub fn report(&self) -> CacheReport {
+        let uses = &self.0.uses;
+        let [hits, misses, joined, absent] = [&uses.hits, &uses.misses, &uses.joined, &uses.absent].map(|number| number.load(Relaxed));
+        let index = self.0.index();
+        let (files, bytes) = (index.files(), index.bytes());
+        CacheReport { hits, misses, joined, absent, files, bytes, limit: self.0.settings.cache_size }
+    }
 }
 
 impl Http {
@@ -93,8 +138,13 @@ impl Http {
         index.gone.drain(..).for_each(|path| disk::remove(&path));
         let origin = Origin::new(settings.url.clone(), Client::new(settings.timeout));
         let connections = Semaphore::new(settings.connections.clamp(1, Semaphore::MAX_PERMITS));
-        let shared = Shared { settings, origin, disk, index: Mutex::new(index), connections };
+        let shared = Shared { settings, origin, disk, index: Mutex::new(index), connections, uses: Uses::default() };
         Ok(Http { shared: Arc::new(shared), background: background.clone() })
+    }
+
+    /// Looks into its cache from elsewhere.
+    pub fn cache(&self) -> Cache {
+        Cache(self.shared.clone())
     }
 }
 
@@ -105,15 +155,25 @@ impl Handler for Http {
             Err(error) => return Opening::refuse(error.into()),
         };
         let url = self.shared.origin.url(&name);
+        let uses = &self.shared.uses;
+        let count = |number: &AtomicU64| number.fetch_add(1, Relaxed);
         let mut index = self.shared.index();
         if let Some(asked) = index.asking.get(&url) {
+            count(&uses.joined);
             return later(asked.clone());
         }
         match index.look_up(&url, self.shared.settings.fresh, Instant::now()) {
-            Known::Fresh(object) => Opening::Now(Ok(object)),
-            Known::Missing => Opening::refuse(Refusal::not_found()),
+            Known::Fresh(object) => {
+                count(&uses.hits);
+                Opening::Now(Ok(object))
+            }
+            Known::Missing => {
+                count(&uses.absent);
+                Opening::refuse(Refusal::not_found())
+            }
             Known::Ask(_) if index.asking.len() >= MOST_ASKED => Opening::refuse(Refusal::failed("the server is busy, try again")),
             Known::Ask(here) => {
+                count(&uses.misses);
                 let (sender, receiver) = oneshot::channel();
                 let answer = receiver.map(|answer| answer.unwrap_or_else(|_| Err(Refusal::failed("the server failed"))));
                 let asked = answer.boxed().shared();

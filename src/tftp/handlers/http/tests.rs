@@ -128,6 +128,8 @@ fn a_thousand_clients_are_one_download() {
             assert!(buffer[..1000] == file[from..]);
         }
         assert_eq!(w.origin.log(), ["/big"]);
+        let report = handler.cache().report();
+        assert_eq!((report.misses, report.joined, report.hits, report.files, report.bytes), (1, 499, 500, 1, 64 << 20));
     });
 }
 
