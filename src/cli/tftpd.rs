@@ -26,7 +26,8 @@ pub struct Args {
     /// Handlers, rules and limits, instead of a directory, and under [server] what flags say; a flag wins. `guideway check` knows the file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address and port to take requests at; may be repeated. Default: [::]:69, which includes IPv4, unless --gre is given
+    /// Address and port to take requests at; may be repeated. Default: the sockets that systemd passes, or [::]:69, which
+    /// includes IPv4, unless --gre is given
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Vec<SocketAddr>,
     /// Take GRE from directors at this address of the host; needs no tunnel device. At most one IPv4 and one IPv6
@@ -150,7 +151,8 @@ impl Args {
         // Without [server] there is none unless it is asked for: several servers may run by hand.
         let socket = if has_section { Some(server.control_socket()) } else { server.socket.clone() };
         let engine = server.engine().map_err(|why| common::bad(&why))?;
-        Ok(Options { files, engine, name: server.name().to_owned(), user: server.user, socket, metrics: server.metrics })
+        let addresses_said = server.listen.is_some();
+        Ok(Options { files, engine, addresses_said, name: server.name().to_owned(), user: server.user, socket, metrics: server.metrics })
     }
 }
 

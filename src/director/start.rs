@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::control::neighbour::{self, Neighbours, Wanted};
 use crate::control::{self, Board, ControlSocket, Facts, NextHops, Shown, Unresolved, Writer, api};
 use crate::metrics;
+use crate::systemd;
 use crate::time::Time;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
@@ -103,6 +104,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         // Without it the director forwards all the same.
         tokio::spawn(metrics::serve(listener, move || control::metrics::render(&board)));
     }
+    systemd::ready();
     let end = control.run(signals, reported, unresolved, server).await;
     workers.end();
     tracing::info!(counters = %board.counters().to_json(), "ended");

@@ -30,6 +30,8 @@ pub struct Options {
     pub files: Files,
     /// The server.
     pub engine: Config,
+    /// Whether the addresses of the server were said, rather than left to the default.
+    pub addresses_said: bool,
     /// The user to become once the sockets are bound.
     pub user: Option<String>,
     /// Its name in what it tells of itself.
@@ -66,6 +68,9 @@ pub enum Error {
     /// There is no such user.
     #[error("--user {0}: there is no such user on this host")]
     NoUser(String),
+    /// systemd passes a socket for an address that the server was not told to listen at.
+    #[error("systemd passes a socket for {0}, which is not among the addresses of `listen`: leave `listen` out, or name it there")]
+    Unused(SocketAddr),
     /// A step that the kernel refused.
     #[error("{doing}: {source}")]
     System {
@@ -88,7 +93,7 @@ pub enum Error {
 impl Error {
     /// Whether the options are wrong, rather than the host.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Root { .. } | Error::Handlers(_) | Error::NoUser(_))
+        matches!(self, Error::Root { .. } | Error::Handlers(_) | Error::NoUser(_) | Error::Unused(_))
     }
 }
 
@@ -109,6 +114,8 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(system("waiting for signals"))?;
     raise_descriptors();
     let user = options.user.as_deref().map(find).transpose()?;
+    let mut engine = options.engine;
+    take_passed(&mut engine, options.addresses_said)?;
     // Before there are threads, for the umask is the process's.
     let control = options.socket.as_deref().map(ControlSocket::claim).transpose()?;
     let scraped = options.metrics.map(metrics::listen).transpose()?;
@@ -120,8 +127,8 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         }
         Files::Rules(config) => config.build(&background)?,
     };
-    let (loops, places) = (options.engine.loops, options.engine.max_transfers.saturating_mul(options.engine.loops));
-    let server = Server::bind(options.engine, handler, Arc::new(Log))?;
+    let (loops, places) = (engine.loops, engine.max_transfers.saturating_mul(engine.loops));
+    let server = Server::bind(engine, handler, Arc::new(Log))?;
     if let Some(user) = user {
         become_user(&user)?;
     }
@@ -169,6 +176,22 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
     running.stop().map_err(|source| Error::System { doing: "serving".to_owned(), source })?;
     tracing::info!("stopped");
     Ok(status::counters(&statistics))
+}
+
+/// Sockets that systemd passes take the place of the default addresses, and are used for those that are said.
+fn take_passed(engine: &mut Config, addresses_said: bool) -> Result<(), Error> {
+    let sockets = systemd::passed().map_err(|source| Error::System { doing: "taking sockets from systemd".to_owned(), source })?;
+    engine.passed = sockets.into_iter().map(engine::Passed::new).collect::<Result<_, _>>()?;
+    let passed: Vec<SocketAddr> = engine.passed.iter().map(|passed| passed.address).collect();
+    if passed.is_empty() {
+        return Ok(());
+    }
+    if !addresses_said {
+        engine.listen = passed;
+    } else if let Some(unused) = passed.iter().find(|address| !engine.listen.contains(address)) {
+        return Err(Error::Unused(*unused));
+    }
+    Ok(())
 }
 
 /// Every transfer may have a file open.
