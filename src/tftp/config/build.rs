@@ -51,9 +51,9 @@ impl Config {
                     caches.push((handler.name.clone(), http.cache()));
                     Arc::new(http)
                 }
-                Kind::Template(settings) => Arc::new(Template::new(settings.clone(), background)),
+                Kind::Template(settings) => Arc::new(Template::new(settings.clone(), background).map_err(failed)?),
                 Kind::Exec { settings, files } => Arc::new(Exec::new(settings.clone(), opener(files), background)),
-                Kind::Hook { settings, files } => Arc::new(Hook::new(settings.clone(), opener(files), background)),
+                Kind::Hook { settings, files } => Arc::new(Hook::new(settings.clone(), opener(files), background).map_err(failed)?),
             };
             made.insert(&handler.name, new);
         }

@@ -7,10 +7,10 @@
 //! | | `timeout`, `timeout_least`, `timeout_most`, `retries`, `patience`, `open_timeout` |
 //! | `[[handler]]` | `name`, `kind`, and those of the kind, below |
 //! | `directory` | `root`, `symlinks`, `ignore_case` |
-//! | `http` | `url`, `cache`, `cache_size`, `fresh`, `missing`, `stale`, `timeout`, `connections` |
-//! | `template` | `pattern`, `directory`, `template`, `inventory = { csv or json or url, key, from, optional, timeout, concurrency }` |
+//! | `http` | `url`, `ca`, `cache`, `cache_size`, `fresh`, `missing`, `stale`, `timeout`, `connections` |
+//! | `template` | `pattern`, `directory`, `template`, `inventory = { csv or json or url, ca, key, from, optional, timeout, concurrency }` |
 //! | `exec` | `program`, `answer`, `files`, `timeout`, `output`, `concurrency` |
-//! | `hook` | `url`, `answer`, `files`, `timeout`, `output`, `concurrency` |
+//! | `hook` | `url`, `ca`, `answer`, `files`, `timeout`, `output`, `concurrency` |
 //! | `[[rule]]` | `file`, `ignore_case`, `client`, `vip`, `remap = { pattern, to }`, `use` or `deny` |
 //! | `[limits]` | `rate`, `burst`, `concurrent`, `prefix4`, `prefix6`, `remembered` |
 //!

@@ -65,7 +65,7 @@ root = "srv/tftp"
 [[handler]]
 name = "h"
 kind = "http"
-url = "https://h/"
+url = "ftp://h/"
 cache = "/c"
 cache_size = "10GB"
 fresh = "2d"
@@ -114,12 +114,12 @@ burst = 0
             "line 3: handler.files.kind = \"directry\": is not allowed; did you mean \"directory\"? Allowed: \"directory\", \"http\", \"template\", \"exec\" or \"hook\"",
             "line 5: handler[1].name = \"files\": is also the name of the handler in line 2; a name is unique",
             "line 7: handler.files.root = \"srv/tftp\": is no path from the root on; write it like \"/srv/tftp\"",
-            "line 11: handler.h.url = \"https://h/\": is an https URL, and TLS is not in this version; put a proxy that speaks TLS in between",
+            "line 11: handler.h.url = \"ftp://h/\": is no http or https URL; write it like http://10.0.0.5:8080/images/",
             "line 13: handler.h.cache_size = \"10GB\": is no size; write a whole number with a unit (B, KiB, MiB, GiB, TiB), such as \"10GiB\"",
             "line 14: handler.h.fresh = \"2d\": lacks a unit that is known; write ms, s, m or h behind every number, such as \"60s\"",
             "line 19: handler.h2.cache = \"/c\": is also the cache in line 12; each handler needs a directory of its own",
             "line 20: handler.h2.cache_size = \"1KiB\": is outside of what is allowed: 1MiB to 1024TiB",
-            "line 21: handler.h2.root: is no key that is known here. Known: name, kind, url, cache, cache_size, fresh, missing, stale, timeout, connections",
+            "line 21: handler.h2.root: is no key that is known here. Known: name, kind, url, ca, cache, cache_size, fresh, missing, stale, timeout, connections",
             "line 25: handler.t.pattern = \"(?<client>.*\": is no regular expression: unclosed group",
             "line 27: handler.t.template = \"../x\": is no name of a file in the directory; write it like \"grub.cfg.j2\"",
             "line 28: handler.t.inventory.json = \"/b\": is one source too many; keep one of csv, json and url",

@@ -48,6 +48,8 @@ const MOST_ASKED: usize = 4096;
 pub struct Settings {
     /// What names are put behind; it ends with a slash.
     pub url: Uri,
+    /// Certificate authorities of an https origin; without, those that the host trusts.
+    pub ca: Option<PathBuf>,
     /// Directory of the cache, for this handler alone.
     pub cache: PathBuf,
     /// Bytes of files in the cache.
@@ -126,7 +128,7 @@ impl Http {
     /// A handler with its cache, which it takes over as an earlier server left it.
     ///
     /// # Errors
-    /// When the directory cannot be used, or is used by another handler.
+    /// When the directory cannot be used, or is used by another handler; when there is no authority to trust an https origin by.
     pub fn new(settings: Settings, background: &Background) -> io::Result<Http> {
         let (disk, mut found) = disk::Disk::open(&settings.cache)?;
         let mut index = Index::new(settings.cache_size);
@@ -136,7 +138,7 @@ impl Http {
             index.keep(&url, Version::Settled(kept, Weak::new()), size, None);
         }
         index.gone.drain(..).for_each(|path| disk::remove(&path));
-        let origin = Origin::new(settings.url.clone(), Client::new(settings.timeout));
+        let origin = Origin::new(settings.url.clone(), Client::new(&settings.url, settings.ca.as_deref(), settings.timeout)?);
         let connections = Semaphore::new(settings.connections.clamp(1, Semaphore::MAX_PERMITS));
         let shared = Shared { settings, origin, disk, index: Mutex::new(index), connections, uses: Uses::default() };
         Ok(Http { shared: Arc::new(shared), background: background.clone() })

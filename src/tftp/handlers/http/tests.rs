@@ -12,6 +12,7 @@ fn settings(url: &str, cache: &Path) -> Settings {
         url: prefix(url).unwrap(),
         cache: cache.to_owned(),
         cache_size: 256 << 20,
+        ca: None,
         fresh: Duration::from_secs(3600),
         missing: Duration::from_secs(3600),
         stale: true,
