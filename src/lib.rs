@@ -21,6 +21,11 @@
 //! | [`lab`] | namespaces in which real clients fetch real files |
 //! | [`cli`] | the commands |
 
+/// The README's examples are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
+
 pub mod cli;
 pub mod config;
 pub mod control;
