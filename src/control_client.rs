@@ -112,6 +112,6 @@ mod tests {
     #[test]
     fn nobody_there_is_said() {
         let said = get(Path::new("/nowhere/d1.sock"), "/v1/status").unwrap_err().to_string();
-        assert!(said.contains("/nowhere/d1.sock") && said.contains("is it running"), "{said}");
+        assert!(said.contains("/nowhere/d1.sock") && said.contains("does it run"), "{said}");
     }
 }
