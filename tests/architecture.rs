@@ -20,6 +20,8 @@ const ORDER: &[&str] = &[
     "io",
     "path",
     "turn",
+    "metrics",
+    "systemd",
     "control",
     "director",
     "control_client",

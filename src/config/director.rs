@@ -8,7 +8,6 @@ use crate::hash::FleetKey;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 const FLOWS: usize = 1 << 20;
@@ -16,8 +15,6 @@ const RETIRE: Duration = Duration::from_secs(600);
 const RETIRE_LIMITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 /// Highest CPU number that an affinity mask of the usual size can name.
 const LAST_CPU: i64 = 1023;
-/// Room in `sockaddr_un.sun_path` without the final zero byte.
-const LONGEST_SOCKET: usize = 107;
 
 /// What was read of `[director]`.
 #[derive(Default)]
@@ -40,8 +37,12 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     let io = table.required("io", "io = { kind = \"af_xdp\", interface = \"eth0\" }").and_then(|f| io(&f));
     let routers = table.optional("routers").map_or(Some(Vec::new()), |f| routers(&f));
     let socket = match table.optional("socket") {
-        Some(field) => field.parse("a path in quotes", socket).map(|s| s.value),
-        None => name.as_ref().map(|name| PathBuf::from(format!("/run/guideway/{name}.sock"))),
+        Some(field) => field.parse("a path in quotes", text::socket_path).map(|s| s.value),
+        None => name.as_ref().map(|name| text::socket_of(name)),
+    };
+    let metrics = match table.optional("metrics") {
+        Some(field) => field.parse("an address with a port in quotes", text::socket_address).map(|s| Some(s.value)),
+        None => Some(None),
     };
     let unmatched = table
         .optional("unmatched")
@@ -62,6 +63,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
             io: io.clone()?,
             routers: prefixes?,
             socket: socket?,
+            metrics: metrics?,
             unmatched: unmatched?,
             icmp_echo: icmp_echo?,
             flows: flows?,
@@ -179,14 +181,4 @@ fn routers<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Spot<'r, 't, IpNet>>> {
     let items = field.items("a list of prefixes and addresses, such as [\"10.0.0.0/24\"]")?;
     let read: Vec<_> = items.into_iter().map(|f| f.parse("a prefix or an address in quotes", text::prefix)).collect();
     read.into_iter().collect()
-}
-
-fn socket(text: &str) -> Result<PathBuf, String> {
-    if text.len() > LONGEST_SOCKET {
-        return Err(format!("has {} bytes; the path of a socket has at most {LONGEST_SOCKET}", text.len()));
-    }
-    if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
-        return Err("is no path of a socket; write an absolute path such as \"/run/guideway/d1.sock\"".to_owned());
-    }
-    Ok(PathBuf::from(text))
 }

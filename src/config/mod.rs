@@ -8,7 +8,7 @@
 //!
 //! | section | keys |
 //! |---|---|
-//! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `unmatched`, `icmp_echo`, `flows`, `retire` |
+//! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire` |
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
 //! | `[[pool]]` | `name`, `table_size`, `backends = [{ name, address, weight, tid_range }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
@@ -40,7 +40,7 @@ pub use problem::{Problem, Severity};
 
 use crate::hash::FleetKey;
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ pub struct Director {
     pub routers: Vec<IpNet>,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where metrics are served to Prometheus; nowhere by default.
+    pub metrics: Option<SocketAddr>,
     /// What becomes of GRE for an address that is no VIP.
     pub unmatched: Unmatched,
     /// What becomes of echo requests to a VIP.

@@ -18,6 +18,9 @@ pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let routers: Vec<&str> = routers.iter().map(String::as_str).collect();
     writeln!(out, "  routers   {}", if routers.is_empty() { "none".to_owned() } else { some_of(&routers) })?;
     writeln!(out, "  socket    {}", director.socket.display())?;
+    if let Some(metrics) = director.metrics {
+        writeln!(out, "  metrics   http://{metrics}/metrics")?;
+    }
     let neighbours = config.neighbours.len();
     if neighbours > 0 {
         writeln!(out, "  static    {neighbours} {}", plural(neighbours, "neighbour"))?;

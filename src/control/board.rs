@@ -126,6 +126,7 @@ impl Board {
             |(at, counters): (usize, &Counters)| json!({"worker": at, "cpu": self.facts.cpus.get(at), "counters": counters.to_json()});
         let flows = |of: fn(&Shown) -> &AtomicUsize| self.workers.iter().map(|shown| of(shown).load(Relaxed)).sum::<usize>();
         json!({
+            "kind": "director",
             "name": self.facts.name,
             "version": env!("CARGO_PKG_VERSION"),
             "generation": view.as_ref().map_or(0, |v| v.snapshot.generation),

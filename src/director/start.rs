@@ -5,7 +5,9 @@ use super::worker::{self, Report, Worker};
 use super::{Error, cpus, open};
 use crate::config::Config;
 use crate::control::neighbour::{self, Neighbours, Wanted};
-use crate::control::{Board, ControlSocket, Facts, NextHops, Shown, Unresolved, Writer, api};
+use crate::control::{self, Board, ControlSocket, Facts, NextHops, Shown, Unresolved, Writer, api};
+use crate::metrics;
+use crate::systemd;
 use crate::time::Time;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
@@ -44,6 +46,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     // First of all: a signal that comes during the start must not kill us in the middle of it.
     let signals = signals().map_err(system("cannot listen for signals"))?;
     let socket = ControlSocket::claim(&config.director.socket)?;
+    let scraped = config.director.metrics.map(metrics::listen).transpose()?;
     let opened = open::open(&config.director, vips(&config).len())?;
     let cpus = cpus::choose(&opened.cpus, opened.workers.len(), &cpus::allowed())?;
     let wanted = wanted(&config, BTreeSet::new());
@@ -96,6 +99,12 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     control.show();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
     let server = tokio::spawn(api::serve(listener, board.clone()));
+    if let Some(listener) = scraped {
+        let board = board.clone();
+        // Without it the director forwards all the same.
+        tokio::spawn(metrics::serve(listener, move || control::metrics::render(&board)));
+    }
+    systemd::ready();
     let end = control.run(signals, reported, unresolved, server).await;
     workers.end();
     tracing::info!(counters = %board.counters().to_json(), "ended");

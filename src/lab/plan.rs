@@ -90,7 +90,7 @@ impl Plan {
                     name: format!("t{}", i + 1),
                     address: host([10, 0, 2], 2, 21 + i),
                     mac: mac(2, 21 + i),
-                    tids: args.server().has_tid_ranges().then_some((first, first + span - 1)),
+                    tids: args.server.has_tid_ranges().then_some((first, first + span - 1)),
                 }
             })
             .collect();

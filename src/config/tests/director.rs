@@ -211,11 +211,14 @@ fn the_rest_of_the_director() {
     );
     director(
         "cluster = \"x\"",
-        "line 7: director.cluster: is no key that is known here. Known: name, address, key, io, routers, socket, unmatched, icmp_echo, flows, retire",
+        "line 7: director.cluster: is no key that is known here. Known: name, address, key, io, routers, socket, metrics, unmatched, icmp_echo, flows, retire",
     );
     let set =
         good(&with_director("socket = \"/tmp/d.sock\"\nunmatched = \"drop\"\nicmp_echo = \"answer\"\nflows = 1_024\nretire = \"0s\""))
             .director;
+    assert_eq!(set.metrics, None, "never open by default");
+    let scraped = good(&with_director("metrics = \"127.0.0.1:9068\""));
+    assert_eq!(scraped.director.metrics, Some("127.0.0.1:9068".parse().unwrap()));
     assert_eq!(set.socket, PathBuf::from("/tmp/d.sock"));
     assert_eq!((set.unmatched, set.icmp_echo, set.flows, set.retire), (Unmatched::Drop, Echo::Answer, 1024, Duration::ZERO));
 }
