@@ -58,6 +58,10 @@
 //! opening it says which are on, and the `ethtool` line that switches them off. Frames in more than one buffer are dropped and counted: give
 //! netmap buffers that hold an MTU (`buf_size`). The feature `simulated` adds a netmap in ordinary memory, for tests without all that.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod cursor;
 mod device;
 mod error;

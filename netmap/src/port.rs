@@ -31,6 +31,7 @@ pub struct Port {
     rx: Vec<RxRing>,
     host_tx: Vec<TxRing>,
     host_rx: Vec<RxRing>,
+    there: (u32, u32),
     region: Arc<Region>,
     kernel: Box<dyn Kernel>,
 }
@@ -94,12 +95,18 @@ impl Port {
         let host_tx = host_tx.map(|ring| transmit(there.tx + ring)).collect::<std::result::Result<_, _>>().map_err(wrong)?;
         let rx = rx.map(|ring| receive(received + ring)).collect::<std::result::Result<_, _>>().map_err(wrong)?;
         let host_rx = host_rx.map(|ring| receive(received + there.rx + ring)).collect::<std::result::Result<_, _>>().map_err(wrong)?;
-        Ok(Port { tx, rx, host_tx, host_rx, region: Arc::clone(region), kernel, name })
+        let there = (there.tx, there.rx);
+        Ok(Port { tx, rx, host_tx, host_rx, there, region: Arc::clone(region), kernel, name })
     }
 
     /// Its name.
     pub fn name(&self) -> &PortName {
         &self.name
+    }
+
+    /// Transmit and receive rings that the card, the switch port or the pipe has in all, whichever of them were opened.
+    pub fn ring_counts(&self) -> (u32, u32) {
+        self.there
     }
 
     /// Where its rings and buffers live. Two ports with equal regions (`Arc::ptr_eq`) exchange buffers without a copy.
