@@ -118,8 +118,7 @@ fn an_interface_keeps_its_address_through_the_host_rings() {
             let there = |what: &str| format!("--target {} --net {what}", far.id());
             run("nsenter", &there("ip address add 192.0.2.2/24 dev nm1"));
             run("nsenter", &there("ip link set nm1 up"));
-            let mut ping =
-                Command::new("nsenter").args(there("ping -c 5 -i 0.2 -W 5 192.0.2.1").split(' ')).spawn().expect("ping runs");
+            let mut ping = Command::new("nsenter").args(there("ping -c 5 -i 0.2 -W 5 192.0.2.1").split(' ')).spawn().expect("ping runs");
             let (mut up, mut down) = (0, 0);
             let end = Instant::now() + Duration::from_secs(30);
             let status = loop {
