@@ -69,7 +69,9 @@ pub enum OpenError {
         name: String,
     },
     /// The port has no rings of this kind, or the module was built without them.
-    #[error("`{name}`: this netmap module or port does not support that (pipes, VALE switches and host rings are options of the module)")]
+    #[error(
+        "`{name}`: this netmap module or port does not support that. Pipes, VALE switches and host rings are options of the module, and no port of a switch may have the name of a network interface"
+    )]
     Unsupported {
         /// Name of the port.
         name: String,
