@@ -4,7 +4,6 @@
 mod world;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
-use guideway::hash::FleetKey;
 use guideway::io::BATCH;
 use guideway::io::memory::Memory;
 use guideway::path::State;

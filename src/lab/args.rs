@@ -86,6 +86,9 @@ pub enum Io {
     /// Ring-mapped AF_PACKET sockets
     #[value(name = "af_packet")]
     AfPacket,
+    /// netmap rings; needs root and netmap's kernel module
+    #[value(name = "netmap")]
+    Netmap,
 }
 
 impl Io {
@@ -94,6 +97,7 @@ impl Io {
         match self {
             Io::AfXdp => "af_xdp",
             Io::AfPacket => "af_packet",
+            Io::Netmap => "netmap",
         }
     }
 }
