@@ -178,7 +178,7 @@ fn bad_flags_are_refused_with_exit_code_2_and_the_reason() {
         ("--backends 65", "1..=64"),
         ("--size 1TiB", "no unit of size"),
         ("--blksize 7", "8..=65464"),
-        ("--io netmap", "af_xdp"),
+        ("--io dpdk", "af_xdp"),
         ("--reload add", "add-backend or broken"),
         ("--direct --reload broken", "--reload needs directors"),
         ("--backends 64 --reload broken", "at most --backends 63"),

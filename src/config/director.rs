@@ -3,9 +3,10 @@
 use super::duration;
 use super::reader::{Field, Spot, Table};
 use super::text;
-use super::{Addresses, Director, Echo, Io, Unmatched};
+use super::{Addresses, Detour, Director, Echo, Io, Unmatched};
 use crate::hash::FleetKey;
 use ipnet::IpNet;
+use netmap_rings::PortName;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -138,6 +139,10 @@ fn io(field: &Field<'_, '_>) -> Option<Io> {
             let (interface, cpus) = (interface(&mut table), cpus(&mut table));
             interface.zip(cpus).map(|(interface, cpus)| Io::AfXdp { interface, cpus })
         }
+        Kind::Netmap => {
+            let (interface, cpus, detour) = (interface(&mut table), cpus(&mut table), detour(&mut table));
+            interface.zip(cpus).zip(detour).map(|((interface, cpus), detour)| Io::Netmap { interface, detour, cpus })
+        }
         Kind::AfPacket => {
             let (interface, cpus) = (interface(&mut table), cpus(&mut table));
             let workers = table.optional("workers").map_or(Some(1), |f| f.integer("a number of workers", 1..=64));
@@ -152,15 +157,35 @@ fn io(field: &Field<'_, '_>) -> Option<Io> {
 enum Kind {
     Pcap,
     AfXdp,
+    Netmap,
     AfPacket,
 }
 
 fn kind(field: &Field<'_, '_>) -> Option<Kind> {
-    if field.as_text() == Some("netmap") {
-        field.error("is not in this version; use \"af_xdp\" (stock Linux, as root) or \"af_packet\" (anywhere)");
-        return None;
-    }
-    field.choice(&[("af_xdp", Kind::AfXdp), ("af_packet", Kind::AfPacket), ("pcap", Kind::Pcap)])
+    field.choice(&[("af_xdp", Kind::AfXdp), ("af_packet", Kind::AfPacket), ("netmap", Kind::Netmap), ("pcap", Kind::Pcap)])
+}
+
+/// `port` and `host`: both or neither.
+fn detour(table: &mut Table<'_, '_>) -> Option<Option<Detour>> {
+    let (port, host) = (table.optional("port"), table.optional("host"));
+    let given = match (port, host) {
+        (None, None) => return Some(None),
+        (Some(port), Some(host)) => (port, host),
+        (Some(alone), None) => {
+            alone.error("stands without `host`, the netmap port by which the interface's own stack is reached: give both or neither");
+            return None;
+        }
+        (None, Some(alone)) => {
+            alone.error("stands without `port`, the netmap port by which packets come and go: give both or neither");
+            return None;
+        }
+    };
+    let name = |field: Field<'_, '_>| {
+        let named = |text: &str| text.parse::<PortName>().map_err(|error| format!("is no netmap port: {error}"));
+        field.parse("the name of a netmap port in quotes, such as \"vale0:1\"", named).map(|s| s.value)
+    };
+    let (port, host) = (name(given.0), name(given.1));
+    Some(Some(Detour { port: port?, host: host? }))
 }
 
 fn interface(table: &mut Table<'_, '_>) -> Option<String> {

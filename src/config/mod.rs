@@ -40,6 +40,7 @@ pub use problem::{Problem, Severity};
 
 use crate::hash::FleetKey;
 use ipnet::IpNet;
+use netmap_rings::PortName;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -126,6 +127,15 @@ pub enum Io {
         /// CPUs that the workers are pinned to, in the order of the queues; empty: spread over the CPUs that the process may use.
         cpus: Vec<usize>,
     },
+    /// netmap rings, a worker for each receive ring.
+    Netmap {
+        /// Name of the interface.
+        interface: String,
+        /// What packets go through in place of the interface's own rings.
+        detour: Option<Detour>,
+        /// As for `AfXdp`.
+        cpus: Vec<usize>,
+    },
     /// A ring-mapped AF_PACKET socket for each worker.
     AfPacket {
         /// Name of the interface.
@@ -135,6 +145,15 @@ pub enum Io {
         /// As for `AfXdp`.
         cpus: Vec<usize>,
     },
+}
+
+/// Two netmap ports that stand for an interface, which keeps its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detour {
+    /// What packets come and go by: a port of a VALE switch, the end of a pipe, another interface.
+    pub port: PortName,
+    /// What leads to the interface's own stack: the other end of a veth pair.
+    pub host: PortName,
 }
 
 /// `[director] unmatched`

@@ -88,6 +88,10 @@ pub(super) fn io(io: &Io) -> String {
     match io {
         Io::Pcap { mac, mtu } => format!("pcap, {}, MTU {mtu}", mac_text(*mac)),
         Io::AfXdp { interface, cpus } => format!("af_xdp on {interface}{}", on(cpus)),
+        Io::Netmap { interface, detour, cpus } => {
+            let through = detour.as_ref().map(|d| format!(" through {} and {}", d.port, d.host)).unwrap_or_default();
+            format!("netmap on {interface}{through}{}", on(cpus))
+        }
         Io::AfPacket { interface, workers, cpus } => {
             format!("af_packet on {interface}, {workers} {}{}", plural(*workers, "worker"), on(cpus))
         }

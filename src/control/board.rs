@@ -16,7 +16,7 @@ use std::time::Instant;
 pub struct Facts {
     /// Name of the director.
     pub name: String,
-    /// `af_xdp` or `af_packet`
+    /// `af_xdp`, `af_packet` or `netmap`
     pub kind: &'static str,
     /// Name of the interface.
     pub interface: String,

@@ -44,12 +44,14 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     // First of all: a signal that comes during the start must not kill us in the middle of it.
     let signals = signals().map_err(system("cannot listen for signals"))?;
     let socket = ControlSocket::claim(&config.director.socket)?;
-    let opened = open::open(&config.director, vips(&config).len())?;
-    let cpus = cpus::choose(&opened.cpus, opened.workers.len(), &cpus::allowed())?;
+    let interface = open::interface(&config.director)?;
     let wanted = wanted(&config, BTreeSet::new());
     let backends = wanted.addresses.clone();
-    let mut neighbours = neighbour::watch(opened.interface.index, wanted).await?;
+    let mut neighbours = neighbour::watch(interface.index, wanted).await?;
     answered(&mut neighbours, &backends).await;
+    // Not before the neighbours have answered: netmap takes the interface from the host, whose questions the workers have to carry.
+    let opened = open::open(&config.director, interface, vips(&config).len())?;
+    let cpus = cpus::choose(&opened.cpus, opened.workers.len(), &cpus::allowed())?;
 
     let mut writer = Writer::new();
     let hops = neighbours.hops.borrow_and_update().clone();

@@ -1,10 +1,10 @@
 //! A VALE switch before every director (`--io vale`): the director is one of its ports, the link to the fabric is another.
 //!
 //! ```text
-//! fabric ── wire ══ vale0:wire ┐
-//!                        vale0 │ (in the kernel)
-//!   director ══ vale0:director ┘
-//!        └═══ stack ── eth0, the host's own addresses
+//! fabric ── wire ══ vale0:fabric ┐
+//!                          vale0 │ (in the kernel)
+//!     director ══ vale0:director ┘
+//!          └═══ stack ── eth0, the host's own addresses
 //! ```
 //!
 //! The wire is joined to the switch by a thread of the lab, not by attaching it in the kernel: an attachment outlives whoever made it and
@@ -20,8 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What the director sends and receives by.
+/// What the director sends and receives by. (No port of a switch may be named like an interface of the host.)
 pub const DIRECTOR: &str = "vale0:director";
+/// What the wire is joined to.
+const FABRIC: &str = "vale0:fabric";
 /// The far end of the director's interface: what leads to the host's stack.
 pub const STACK: &str = "stack";
 /// The end of the link to the fabric.
@@ -43,7 +45,7 @@ impl Joined {
             Netlink::within(host, |n| n.up(interface, true))?;
             host.run(|| sys::segments_off(interface).doing(|| format!("switching off offloads of {interface} on {}", host.name())))?;
         }
-        let (wire, switch) = host.run(|| Ok((open(&format!("netmap:{WIRE}"))?, open("vale0:wire")?)))?;
+        let (wire, switch) = host.run(|| Ok((open(&format!("netmap:{WIRE}"))?, open(FABRIC)?)))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let body = move || join(wire, switch, &stopped).doing(|| "passing frames between the fabric and a VALE switch".to_owned());

@@ -96,12 +96,24 @@ fn kinds_of_io() {
         ("io = {}", ".kind: is missing; it is written like kind = \"af_xdp\""),
         (
             "io = { kind = \"afxdp\" }",
-            ".kind = \"afxdp\": is not allowed; did you mean \"af_xdp\"? Allowed: \"af_xdp\", \"af_packet\" or \"pcap\"",
+            ".kind = \"afxdp\": is not allowed; did you mean \"af_xdp\"? Allowed: \"af_xdp\", \"af_packet\", \"netmap\" or \"pcap\"",
         ),
-        ("io = { kind = \"dpdk\" }", ".kind = \"dpdk\": is not allowed. Allowed: \"af_xdp\", \"af_packet\" or \"pcap\""),
+        ("io = { kind = \"dpdk\" }", ".kind = \"dpdk\": is not allowed. Allowed: \"af_xdp\", \"af_packet\", \"netmap\" or \"pcap\""),
         (
-            "io = { kind = \"netmap\", interface = \"eth0\" }",
-            ".kind = \"netmap\": is not in this version; use \"af_xdp\" (stock Linux, as root) or \"af_packet\" (anywhere)",
+            "io = { kind = \"netmap\", interface = \"eth0\", workers = 2 }",
+            ".workers: is no key that is known here. Known: kind, interface, cpus, port, host",
+        ),
+        (
+            "io = { kind = \"netmap\", interface = \"eth0\", port = \"vale0:1\" }",
+            ".port = \"vale0:1\": stands without `host`, the netmap port by which the interface's own stack is reached: give both or neither",
+        ),
+        (
+            "io = { kind = \"netmap\", interface = \"eth0\", host = \"netmap:sw\" }",
+            ".host = \"netmap:sw\": stands without `port`, the netmap port by which packets come and go: give both or neither",
+        ),
+        (
+            "io = { kind = \"netmap\", interface = \"eth0\", port = \"netmap:x{\", host = \"netmap:sw\" }",
+            ".port = \"netmap:x{\": is no netmap port: `x{` is no pipe: after `{` (one end) or `}` (the other) comes a number, 0 to 4095, and nothing else",
         ),
         ("io = { kind = \"af_xdp\" }", ".interface: is missing; it is written like interface = \"eth0\""),
         (
@@ -136,6 +148,15 @@ fn kinds_of_io() {
     assert_eq!(
         io("io = { kind = \"af_xdp\", interface = \"eth0\", cpus = [2, 3] }"),
         Io::AfXdp { interface: "eth0".into(), cpus: vec![2, 3] }
+    );
+    assert_eq!(
+        io("io = { kind = \"netmap\", interface = \"eth0\", cpus = [1] }"),
+        Io::Netmap { interface: "eth0".into(), detour: None, cpus: vec![1] }
+    );
+    let detour = Detour { port: "vale0:gw".parse().unwrap(), host: "netmap:sw".parse().unwrap() };
+    assert_eq!(
+        io("io = { kind = \"netmap\", interface = \"eth0\", port = \"vale0:gw\", host = \"netmap:sw\" }"),
+        Io::Netmap { interface: "eth0".into(), detour: Some(detour), cpus: vec![] }
     );
     assert_eq!(
         io("io = { kind = \"af_packet\", interface = \"veth-0123456789\", workers = 4 }"),

@@ -20,6 +20,7 @@ pub use error::Error;
 
 use super::interface::Interface;
 use super::{BATCH, Io, Turn, Work, sys};
+use crate::config;
 use crate::frame::{Frame, HEADROOM};
 use crate::time::Time;
 use crate::verdict::Verdict;
@@ -61,15 +62,6 @@ pub struct Netmap {
     turns: u32,
 }
 
-/// Which ports carry the packets, when it is not the interface itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Detour {
-    /// What packets come and go by: a port of a VALE switch, the end of a pipe.
-    pub port: PortName,
-    /// What leads to the interface's own stack: the other end of a veth pair.
-    pub host: PortName,
-}
-
 impl Netmap {
     /// Opens an interface: as many workers as it has receive rings.
     ///
@@ -88,11 +80,11 @@ impl Netmap {
         Ok(workers)
     }
 
-    /// Opens ports that stand for an interface: one worker.
+    /// Opens the ports that stand for an interface (a VALE switch has no host rings): one worker.
     ///
     /// # Errors
     /// Say what to do about it.
-    pub fn open_detour(interface: &Interface, detour: &Detour) -> Result<Netmap, Error> {
+    pub fn open_detour(interface: &Interface, detour: &config::Detour) -> Result<Netmap, Error> {
         let options = netmap_rings::Options::default();
         let (card, host) = (Port::open_with(&detour.port, options)?, Port::open_with(&detour.host, options)?);
         Netmap::new(card, Some(host), interface)
