@@ -1,6 +1,8 @@
 //! `netmap-vm` says what is wrong with a kernel, modules and options before it builds or boots anything. (That a good kernel boots is shown
 //! by running it; no kernel is part of this repository.)
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
