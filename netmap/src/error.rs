@@ -10,13 +10,17 @@ pub enum OpenError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// `/dev/netmap` is missing.
-    #[error("there is no /dev/netmap: load netmap's kernel module (`modprobe netmap`), built for this very kernel from https://github.com/luigirizzo/netmap")]
+    #[error(
+        "there is no /dev/netmap: load netmap's kernel module (`modprobe netmap`), built for this very kernel from https://github.com/luigirizzo/netmap"
+    )]
     NoModule,
     /// `/dev/netmap` may not be opened.
     #[error("no permission for /dev/netmap: run as root, or let a group in (`chgrp netmap /dev/netmap && chmod 660 /dev/netmap`)")]
     Permission,
     /// The module is older or newer than what is spoken here.
-    #[error("the netmap module does not speak API version {ours}: it is too old; build a newer one from https://github.com/luigirizzo/netmap")]
+    #[error(
+        "the netmap module does not speak API version {ours}: it is too old; build a newer one from https://github.com/luigirizzo/netmap"
+    )]
     Version {
         /// What was asked for.
         ours: u32,
@@ -65,7 +69,9 @@ pub enum OpenError {
         name: String,
     },
     /// The port has no rings of this kind, or the module was built without them.
-    #[error("`{name}`: this netmap module or port does not support that (pipes, VALE switches and host rings are options of the module)")]
+    #[error(
+        "`{name}`: this netmap module or port does not support that. Pipes, VALE switches and host rings are options of the module, and no port of a switch may have the name of a network interface"
+    )]
     Unsupported {
         /// Name of the port.
         name: String,

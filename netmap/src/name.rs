@@ -67,7 +67,9 @@ pub enum NameError {
         name: String,
     },
     /// A switch port without its name.
-    #[error("`{name}` is no port of a VALE switch: write `vale0:1`, a switch whose name starts with `vale`, a colon, and a name of the port")]
+    #[error(
+        "`{name}` is no port of a VALE switch: write `vale0:1`, a switch whose name starts with `vale`, a colon, and a name of the port"
+    )]
     Vale {
         /// The name.
         name: String,

@@ -99,7 +99,8 @@ impl<'r> Interface<'r> {
         let slots = offset + size_of::<netmap_ring>();
         let last = (said.num_slots as usize).checked_sub(1).and_then(|last| slots.checked_add(last * size_of::<netmap_slot>()));
         let fits = last.and_then(|last| self.region.at::<netmap_slot>(last)).is_some();
-        let slots = self.region.at::<netmap_slot>(slots).filter(|_| fits && said.num_slots >= 2).ok_or("the slots of a ring leave the region")?;
+        let slots =
+            self.region.at::<netmap_slot>(slots).filter(|_| fits && said.num_slots >= 2).ok_or("the slots of a ring leave the region")?;
         if said.dir != direction as u16 {
             return Err("a ring goes the wrong way");
         }

@@ -165,18 +165,18 @@ fn kind(field: &Field<'_, '_>) -> Option<Kind> {
     field.choice(&[("af_xdp", Kind::AfXdp), ("af_packet", Kind::AfPacket), ("netmap", Kind::Netmap), ("pcap", Kind::Pcap)])
 }
 
-/// `port` and `host`: both or neither.
+/// `rings` and `host_rings`: both or neither.
 fn detour(table: &mut Table<'_, '_>) -> Option<Option<Detour>> {
-    let (port, host) = (table.optional("port"), table.optional("host"));
-    let given = match (port, host) {
+    let (rings, host_rings) = (table.optional("rings"), table.optional("host_rings"));
+    let given = match (rings, host_rings) {
         (None, None) => return Some(None),
-        (Some(port), Some(host)) => (port, host),
+        (Some(rings), Some(host_rings)) => (rings, host_rings),
         (Some(alone), None) => {
-            alone.error("stands without `host`, the netmap port by which the interface's own stack is reached: give both or neither");
+            alone.error("stands without `host_rings`, the netmap port by which the interface's own stack is reached: give both or neither");
             return None;
         }
         (None, Some(alone)) => {
-            alone.error("stands without `port`, the netmap port by which packets come and go: give both or neither");
+            alone.error("stands without `rings`, the netmap port by which packets come and go: give both or neither");
             return None;
         }
     };
@@ -184,8 +184,8 @@ fn detour(table: &mut Table<'_, '_>) -> Option<Option<Detour>> {
         let named = |text: &str| text.parse::<PortName>().map_err(|error| format!("is no netmap port: {error}"));
         field.parse("the name of a netmap port in quotes, such as \"vale0:1\"", named).map(|s| s.value)
     };
-    let (port, host) = (name(given.0), name(given.1));
-    Some(Some(Detour { port: port?, host: host? }))
+    let (rings, host_rings) = (name(given.0), name(given.1));
+    Some(Some(Detour { rings: rings?, host_rings: host_rings? }))
 }
 
 fn interface(table: &mut Table<'_, '_>) -> Option<String> {

@@ -151,9 +151,9 @@ pub enum Io {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detour {
     /// What packets come and go by: a port of a VALE switch, the end of a pipe, another interface.
-    pub port: PortName,
+    pub rings: PortName,
     /// What leads to the interface's own stack: the other end of a veth pair.
-    pub host: PortName,
+    pub host_rings: PortName,
 }
 
 /// `[director] unmatched`

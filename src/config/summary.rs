@@ -89,7 +89,7 @@ pub(super) fn io(io: &Io) -> String {
         Io::Pcap { mac, mtu } => format!("pcap, {}, MTU {mtu}", mac_text(*mac)),
         Io::AfXdp { interface, cpus } => format!("af_xdp on {interface}{}", on(cpus)),
         Io::Netmap { interface, detour, cpus } => {
-            let through = detour.as_ref().map(|d| format!(" through {} and {}", d.port, d.host)).unwrap_or_default();
+            let through = detour.as_ref().map(|d| format!(" through {} and {}", d.rings, d.host_rings)).unwrap_or_default();
             format!("netmap on {interface}{through}{}", on(cpus))
         }
         Io::AfPacket { interface, workers, cpus } => {

@@ -21,7 +21,9 @@ fn names_open_the_rings_that_they_name_and_no_ring_twice() {
     let (first, host) = (network.open("netmap:sim0-0").unwrap(), network.open("netmap:sim0^").unwrap());
     assert!(Arc::ptr_eq(first.region(), host.region()));
     assert_eq!(first.ring_counts(), (3, 3), "all that there are");
-    for (name, expected) in [("netmap:sim0-0", "in use"), ("sim0*", "in use"), ("sim0-3", "3 to transmit and 3 to receive"), ("eth9", "eth9")] {
+    for (name, expected) in
+        [("netmap:sim0-0", "in use"), ("sim0*", "in use"), ("sim0-3", "3 to transmit and 3 to receive"), ("eth9", "eth9")]
+    {
         let error = network.open(name).unwrap_err().to_string();
         assert!(error.contains(expected), "{name}: {error}");
     }

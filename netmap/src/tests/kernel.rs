@@ -99,14 +99,33 @@ fn all_arrive(from: &mut RxRing, to: &mut TxRing, count: &mut usize) {
     }
 }
 
+/// Marks every frame for the kernel to pass up.
+fn all_forwarded(from: &mut RxRing, count: &mut usize) {
+    let mut batch = from.batch(64).unwrap();
+    for frame in 0..batch.len() {
+        batch.forward(frame).unwrap();
+        *count += 1;
+    }
+}
+
 #[test]
 fn an_interface_keeps_its_address_through_the_host_rings() {
-    if netmap("an_interface_keeps_its_address_through_the_host_rings") {
-        in_namespace(|| {
+    keeps_its_address("an_interface_keeps_its_address_through_the_host_rings", false);
+}
+
+#[test]
+fn an_interface_keeps_its_address_when_the_kernel_forwards() {
+    keeps_its_address("an_interface_keeps_its_address_when_the_kernel_forwards", true);
+}
+
+fn keeps_its_address(test: &str, forward: bool) {
+    if netmap(test) {
+        in_namespace(move || {
             veth();
             ip("address add 192.0.2.1/24 dev nm0");
             let (mut card, mut host) = (Port::open("netmap:nm0-0").unwrap(), Port::open("netmap:nm0^").unwrap());
             assert!(Arc::ptr_eq(card.region(), host.region()));
+            card.rings().rx[0].set_forwarding(forward);
             // The far end is another host, which has not heard of netmap.
             let mut far = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().expect("it runs");
             let end = Instant::now() + Duration::from_secs(10);
@@ -118,8 +137,7 @@ fn an_interface_keeps_its_address_through_the_host_rings() {
             let there = |what: &str| format!("--target {} --net {what}", far.id());
             run("nsenter", &there("ip address add 192.0.2.2/24 dev nm1"));
             run("nsenter", &there("ip link set nm1 up"));
-            let mut ping =
-                Command::new("nsenter").args(there("ping -c 5 -i 0.2 -W 5 192.0.2.1").split(' ')).spawn().expect("ping runs");
+            let mut ping = Command::new("nsenter").args(there("ping -c 5 -i 0.2 -W 5 192.0.2.1").split(' ')).spawn().expect("ping runs");
             let (mut up, mut down) = (0, 0);
             let end = Instant::now() + Duration::from_secs(30);
             let status = loop {
@@ -129,7 +147,11 @@ fn an_interface_keeps_its_address_through_the_host_rings() {
                 assert!(Instant::now() < end, "{up} frames up, {down} down");
                 Port::wait(&[&card, &host], Events::Receive, Duration::from_millis(20)).unwrap();
                 let (card_rings, host_rings) = (card.rings(), host.rings());
-                all_arrive(&mut card_rings.rx[0], &mut host_rings.host_tx[0], &mut up);
+                if forward {
+                    all_forwarded(&mut card_rings.rx[0], &mut up);
+                } else {
+                    all_arrive(&mut card_rings.rx[0], &mut host_rings.host_tx[0], &mut up);
+                }
                 all_arrive(&mut host_rings.host_rx[0], &mut card_rings.tx[0], &mut down);
                 card.sync_tx().unwrap();
                 host.sync_tx().unwrap();

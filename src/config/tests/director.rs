@@ -101,19 +101,19 @@ fn kinds_of_io() {
         ("io = { kind = \"dpdk\" }", ".kind = \"dpdk\": is not allowed. Allowed: \"af_xdp\", \"af_packet\", \"netmap\" or \"pcap\""),
         (
             "io = { kind = \"netmap\", interface = \"eth0\", workers = 2 }",
-            ".workers: is no key that is known here. Known: kind, interface, cpus, port, host",
+            ".workers: is no key that is known here. Known: kind, interface, cpus, rings, host_rings",
         ),
         (
-            "io = { kind = \"netmap\", interface = \"eth0\", port = \"vale0:1\" }",
-            ".port = \"vale0:1\": stands without `host`, the netmap port by which the interface's own stack is reached: give both or neither",
+            "io = { kind = \"netmap\", interface = \"eth0\", rings = \"vale0:1\" }",
+            ".rings = \"vale0:1\": stands without `host_rings`, the netmap port by which the interface's own stack is reached: give both or neither",
         ),
         (
-            "io = { kind = \"netmap\", interface = \"eth0\", host = \"netmap:sw\" }",
-            ".host = \"netmap:sw\": stands without `port`, the netmap port by which packets come and go: give both or neither",
+            "io = { kind = \"netmap\", interface = \"eth0\", host_rings = \"netmap:sw\" }",
+            ".host_rings = \"netmap:sw\": stands without `rings`, the netmap port by which packets come and go: give both or neither",
         ),
         (
-            "io = { kind = \"netmap\", interface = \"eth0\", port = \"netmap:x{\", host = \"netmap:sw\" }",
-            ".port = \"netmap:x{\": is no netmap port: `x{` is no pipe: after `{` (one end) or `}` (the other) comes a number, 0 to 4095, and nothing else",
+            "io = { kind = \"netmap\", interface = \"eth0\", rings = \"netmap:x{\", host_rings = \"netmap:sw\" }",
+            ".rings = \"netmap:x{\": is no netmap port: `x{` is no pipe: after `{` (one end) or `}` (the other) comes a number, 0 to 4095, and nothing else",
         ),
         ("io = { kind = \"af_xdp\" }", ".interface: is missing; it is written like interface = \"eth0\""),
         (
@@ -153,9 +153,9 @@ fn kinds_of_io() {
         io("io = { kind = \"netmap\", interface = \"eth0\", cpus = [1] }"),
         Io::Netmap { interface: "eth0".into(), detour: None, cpus: vec![1] }
     );
-    let detour = Detour { port: "vale0:gw".parse().unwrap(), host: "netmap:sw".parse().unwrap() };
+    let detour = Detour { rings: "vale0:gw".parse().unwrap(), host_rings: "netmap:sw".parse().unwrap() };
     assert_eq!(
-        io("io = { kind = \"netmap\", interface = \"eth0\", port = \"vale0:gw\", host = \"netmap:sw\" }"),
+        io("io = { kind = \"netmap\", interface = \"eth0\", rings = \"vale0:gw\", host_rings = \"netmap:sw\" }"),
         Io::Netmap { interface: "eth0".into(), detour: Some(detour), cpus: vec![] }
     );
     assert_eq!(

@@ -86,7 +86,7 @@ impl Netmap {
     /// Say what to do about it.
     pub fn open_detour(interface: &Interface, detour: &config::Detour) -> Result<Netmap, Error> {
         let options = netmap_rings::Options::default();
-        let (card, host) = (Port::open_with(&detour.port, options)?, Port::open_with(&detour.host, options)?);
+        let (card, host) = (Port::open_with(&detour.rings, options)?, Port::open_with(&detour.host_rings, options)?);
         Netmap::new(card, Some(host), interface)
     }
 
