@@ -130,7 +130,7 @@ impl Director {
 /// What stands in `io` besides interface and CPUs.
 fn kind(io: Io) -> String {
     match io {
-        Io::Vale => format!("kind = \"netmap\", port = \"{}\", host = \"netmap:{}\"", switch::DIRECTOR, switch::STACK),
+        Io::Vale => format!("kind = \"netmap\", rings = \"{}\", host_rings = \"netmap:{}\"", switch::DIRECTOR, switch::STACK),
         _ => format!("kind = \"{}\"", io.name()),
     }
 }
