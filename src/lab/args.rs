@@ -89,16 +89,25 @@ pub enum Io {
     /// netmap rings; needs root and netmap's kernel module
     #[value(name = "netmap")]
     Netmap,
+    /// netmap, with every director a port of a VALE switch
+    #[value(name = "vale")]
+    Vale,
 }
 
 impl Io {
-    /// Its name in the configuration.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Io::AfXdp => "af_xdp",
             Io::AfPacket => "af_packet",
             Io::Netmap => "netmap",
+            Io::Vale => "vale",
         }
+    }
+
+    /// Whether netmap's module is needed.
+    pub fn is_netmap(self) -> bool {
+        matches!(self, Io::Netmap | Io::Vale)
     }
 }
 

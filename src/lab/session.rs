@@ -127,11 +127,11 @@ pub fn run(args: &LabArgs) -> Result<u8, Error> {
 
 fn choose_io(args: &LabArgs, inside: &Inside) -> Result<Io, Error> {
     match (args.io, inside.user_namespace) {
-        (Some(Io::Netmap), _) if !std::path::Path::new("/dev/netmap").exists() => Err(Error::Missing {
+        (Some(io), _) if io.is_netmap() && !std::path::Path::new("/dev/netmap").exists() => Err(Error::Missing {
             what: "there is no /dev/netmap".to_owned(),
             mend: "load netmap's kernel module (`modprobe netmap`), or use another --io".to_owned(),
         }),
-        (Some(Io::Netmap), true) => Err(Error::Missing {
+        (Some(Io::Netmap | Io::Vale), true) => Err(Error::Missing {
             what: "netmap is not permitted without root".to_owned(),
             mend: "run as root, or with --io af_packet".to_owned(),
         }),
