@@ -1,1 +1,4 @@
+//! Placeholder-free once its rows are merged.
+#![allow(missing_docs)]
+
 fn main() {}
