@@ -30,6 +30,7 @@ const ORDER: &[&str] = &[
 
 /// The only files that may hold unsafe code.
 const FENCES: &[&str] = &[
+    "benches/lines/mod.rs",
     "src/flow/fence.rs",
     "src/io/af_packet/ring.rs",
     "src/io/af_packet/send.rs",
