@@ -35,7 +35,7 @@ pub struct Built {
 pub fn build() -> Result<Vec<Built>, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["bench", "--locked", "--package", "guideway", "--benches", "--no-run", "--message-format", "json-render-diagnostics"]);
+    command.args(["bench", "--locked", "--package", "guideway", "--bench", "*", "--no-run", "--message-format", "json-render-diagnostics"]);
     let output = command.stderr(Stdio::inherit()).output().map_err(|error| format!("cargo cannot be run: {error}"))?;
     if !output.status.success() {
         return Err("the benchmarks cannot be built".to_owned());
