@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// As many flows as "a million" means here: a power of two, so that they can be visited in a random order without a list of it.
+#[allow(dead_code)] // Each benchmark is a crate of its own, and not every one has so many.
 pub const MILLION: u64 = 1 << 20;
 /// Bytes from one packet buffer to the next, as in a ring.
 const STRIDE: usize = 2048 + 192;

@@ -12,7 +12,7 @@ struct Place(PathBuf);
 impl Place {
     fn new(name: &str) -> Place {
         let directory = std::env::temp_dir().join(format!("bench-report-test-{name}-{}", std::process::id()));
-        fs::create_dir_all(directory.join("benches")).unwrap();
+        fs::create_dir_all(directory.join("tools/plots")).unwrap();
         fs::write(directory.join("README.md"), "# Top\n<!-- bench-report: begin -->\nold\n<!-- bench-report: end -->\nrest\n").unwrap();
         Place(directory)
     }
@@ -70,8 +70,8 @@ fn a_recording_becomes_rows_page_pictures_and_the_part_of_the_readme() {
     }
     assert!(!page.contains("`steer_2`"), "it has neither a goal nor a number: {page}");
     assert!(readme.starts_with("# Top\n<!-- bench-report: begin -->\n") && readme.ends_with("<!-- bench-report: end -->\nrest\n"), "{readme}");
-    assert!(!readme.contains("old") && readme.contains("(benches/flows.svg)"), "{readme}");
-    for picture in ["out/flows.svg", "out/batch.svg", "out/frame.svg", "benches/flows.svg"] {
+    assert!(!readme.contains("old") && readme.contains("(tools/plots/flows.svg)"), "{readme}");
+    for picture in ["out/flows.svg", "out/batch.svg", "out/frame.svg", "tools/plots/flows.svg"] {
         assert!(place.read(picture).starts_with("<svg "), "{picture}");
     }
 }

@@ -58,7 +58,7 @@ struct Args {
 }
 
 /// Where the README finds its picture.
-const PICTURE: &str = "benches/flows.svg";
+const PICTURE: &str = "tools/plots/flows.svg";
 
 fn main() -> ExitCode {
     match report(&Args::parse()) {
