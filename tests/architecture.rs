@@ -32,6 +32,7 @@ const ORDER: &[&str] = &[
 
 /// The only files that may hold unsafe code.
 const FENCES: &[&str] = &[
+    "benches/lines/mod.rs",
     "netmap/src/device.rs",
     "netmap/src/memory.rs",
     "netmap/src/offload.rs",
