@@ -1,127 +1,175 @@
 //! What the path costs, a batch of 64 packets at a time: GRE in, GRE out, every header really rewritten. Beside it the same number of SipHash-1-3.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod beside;
 mod world;
 
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
-use guideway::hash::FleetKey;
+use beside::Unit;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use guideway::io::BATCH;
 use guideway::io::memory::Memory;
 use guideway::path::State;
+use guideway::tables::Snapshot;
 use guideway::time::Time;
 use guideway::turn::turn;
 use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use world::{Batch, Kind, MILLION};
+use world::{Batch, Kind, MILLION, MTU};
 
-/// Payload that makes an Ethernet frame of 64 bytes before the router wraps it: 14 + 20 + 8 + 18, and 4 of checksum.
-const SMALL: usize = 18;
-const MTU: u16 = 1500;
+const PACKET: Unit = Unit { name: "ns/packet", nanoseconds: BATCH as f64, elements: BATCH as u64 };
+const NOW: Time = Time(1_000_000_000);
+/// Bytes of a frame around its UDP payload before the router wraps it: Ethernet with its checksum, IPv4, UDP.
+const AROUND: usize = 14 + 20 + 8 + 4;
+/// Payload of a frame of 64 bytes.
+const SMALL: usize = 64 - AROUND;
 
-/// One row: established flows of one kind.
-fn established(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, kind: Kind, flows: u64, room: usize) {
-    let tables = world::tables();
-    let mut state = State::new(room, MTU);
-    let mut batch = Batch::new(kind, flows, SMALL);
-    let now = Time(1_000_000_000);
-    // Twice, so that no flow is on probation.
-    for _ in 0..(2 * flows).div_ceil(BATCH as u64) {
-        batch.run(&tables, &mut state, now);
-    }
-    assert_eq!(state.counters.dropped_in_all(), 0, "{:?}", state.counters.to_json());
-    group.throughput(Throughput::Elements(BATCH as u64));
-    group.bench_function(name, |b| b.iter_custom(|batches| (0..batches).map(|_| batch.run(&tables, &mut state, now)).sum()));
+/// A director with its tables, flows and packets.
+struct World {
+    tables: Snapshot,
+    state: State,
+    batch: Batch,
 }
 
-/// One row: every packet opens a flow, and the table has been full for long.
-fn new_flows(group: &mut BenchmarkGroup<'_, WallTime>, name: &str) {
-    let tables = world::tables();
-    let mut state = State::new(MILLION as usize, MTU);
-    let mut batch = Batch::new(Kind::V4, 1 << 36, SMALL);
-    let now = Time(1_000_000_000);
-    for _ in 0..3 * MILLION / BATCH as u64 {
-        batch.run(&tables, &mut state, now);
+impl World {
+    /// Every flow is established.
+    fn established(kind: Kind, flows: u64, room: usize, payload: usize) -> World {
+        let mut world = World { tables: world::tables(), state: State::new(room, MTU), batch: Batch::new(kind, flows, payload) };
+        // Twice, so that no flow is on probation.
+        for _ in 0..(2 * flows).div_ceil(BATCH as u64) {
+            world.run();
+        }
+        assert_eq!(world.state.counters.dropped_in_all(), 0, "{:?}", world.state.counters.to_json());
+        world
     }
-    assert!(state.flows.used() >= state.flows.capacity(), "the table is full");
-    group.throughput(Throughput::Elements(BATCH as u64));
-    group.bench_function(name, |b| b.iter_custom(|batches| (0..batches).map(|_| batch.run(&tables, &mut state, now)).sum()));
+
+    /// Every packet opens a flow, and the table has been full for long.
+    fn flooded() -> World {
+        let batch = Batch::new(Kind::V4, 1 << 36, SMALL);
+        let mut world = World { tables: world::tables(), state: State::new(MILLION as usize, MTU), batch };
+        for _ in 0..3 * MILLION / BATCH as u64 {
+            world.run();
+        }
+        assert!(world.state.flows.used() >= world.state.flows.capacity(), "the table is full");
+        world
+    }
+
+    fn hot() -> World {
+        World::established(Kind::V4, 1, 1 << 16, SMALL)
+    }
+
+    fn run(&mut self) -> Duration {
+        self.batch.run(&self.tables, &mut self.state, NOW)
+    }
 }
 
 /// The reference: one SipHash-1-3 of 13 bytes for each packet of a batch, independent of one another, timed in the same way.
-fn siphash(group: &mut BenchmarkGroup<'_, WallTime>) {
-    let hasher = SipHasher13::new_with_key(&[7; 16]);
-    let mut messages = [[0u8; 13]; BATCH];
-    let mut next = 0u64;
-    group.throughput(Throughput::Elements(BATCH as u64));
-    group.bench_function("siphash13", |b| {
-        b.iter_custom(|batches| {
-            let mut took = Duration::ZERO;
-            for _ in 0..batches {
-                for message in &mut messages {
-                    next += 1;
-                    message[..8].copy_from_slice(&next.to_le_bytes());
-                }
-                let messages = black_box(&messages);
-                let start = Instant::now();
-                for message in messages {
-                    black_box(hasher.hash(message));
-                }
-                took += start.elapsed();
-            }
-            took
-        });
-    });
+struct Reference {
+    hasher: SipHasher13,
+    next: u64,
+}
+
+impl Reference {
+    fn new() -> Reference {
+        Reference { hasher: SipHasher13::new_with_key(&[7; 16]), next: 0 }
+    }
+
+    #[inline(always)]
+    fn time(&mut self, hash: impl Fn(&SipHasher13, &[u8; 13]) -> u64) -> Duration {
+        let mut messages = [[0u8; 13]; BATCH];
+        for message in &mut messages {
+            self.next += 1;
+            message[..8].copy_from_slice(&self.next.to_le_bytes());
+        }
+        let messages = black_box(&messages);
+        let start = Instant::now();
+        for message in messages {
+            black_box(hash(&self.hasher, message));
+        }
+        start.elapsed()
+    }
+
+    /// By the call that takes all bytes at once: the fastest that the crate has.
+    fn run(&mut self) -> Duration {
+        self.time(|hasher, message| hasher.hash(message))
+    }
+
+    /// By the trait of the standard library, on a copy of the keyed hasher.
+    fn run_by_trait(&mut self) -> Duration {
+        self.time(|hasher, message| {
+            let mut hasher = *hasher;
+            hasher.write(message);
+            hasher.finish()
+        })
+    }
 }
 
 /// The whole loop of a worker over queues in memory: receive, one snapshot for the batch, path, counters, transmit.
-fn whole_loop(group: &mut BenchmarkGroup<'_, WallTime>, name: &str) {
-    let tables = world::tables();
-    let mut state = State::new(1 << 16, MTU);
-    let mut batch = Batch::new(Kind::V4, 1, SMALL);
-    let mut io = Memory::new(2048);
-    io.reserve(2 * BATCH);
-    io.set_now(Time(1_000_000_000));
-    let shared = std::sync::Arc::new(arc_swap::ArcSwap::from_pointee(tables));
-    let mut tables = arc_swap::Cache::new(shared);
-    group.throughput(Throughput::Elements(BATCH as u64));
-    group.bench_function(name, |b| {
-        b.iter_custom(|batches| {
-            let mut took = Duration::ZERO;
-            for _ in 0..batches {
-                batch.fill();
-                batch.frames().iter().for_each(|frame| io.push(frame.bytes()));
-                let start = Instant::now();
-                let (turn, _) = turn(&mut io, &mut state, Duration::ZERO, &mut tables).expect("memory never fails");
-                took += start.elapsed();
-                assert_eq!((turn.received, turn.transmit_full), (BATCH, 0));
-                io.clear();
-            }
-            took
-        });
-    });
-    assert_eq!(state.counters.dropped_in_all(), 0, "{:?}", state.counters.to_json());
+struct Loop {
+    io: Memory,
+    tables: arc_swap::Cache<Arc<arc_swap::ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    state: State,
+    batch: Batch,
+}
+
+impl Loop {
+    fn new() -> Loop {
+        let mut io = Memory::new(2048);
+        io.reserve(2 * BATCH);
+        io.set_now(NOW);
+        let tables = arc_swap::Cache::new(Arc::new(arc_swap::ArcSwap::from_pointee(world::tables())));
+        Loop { io, tables, state: State::new(1 << 16, MTU), batch: Batch::new(Kind::V4, 1, SMALL) }
+    }
+
+    fn run(&mut self) -> Duration {
+        self.batch.fill();
+        self.batch.frames().iter().for_each(|frame| self.io.push(frame.bytes()));
+        let start = Instant::now();
+        let (turn, _) = turn(&mut self.io, &mut self.state, Duration::ZERO, &mut self.tables).expect("memory never fails");
+        let took = start.elapsed();
+        assert_eq!((turn.received, turn.transmit_full, self.state.counters.dropped_in_all()), (BATCH, 0, 0));
+        self.io.clear();
+        took
+    }
 }
 
 fn rows(c: &mut Criterion) {
     let mut group = c.benchmark_group("path");
-    siphash(&mut group);
-    established(&mut group, "path_hot", Kind::V4, 1, 1 << 16);
-    whole_loop(&mut group, "loop_memory");
-    established(&mut group, "path_v6", Kind::V6, 1, 1 << 16);
-    established(&mut group, "path_1m", Kind::V4, MILLION, MILLION as usize);
-    established(&mut group, "path_tid_1m", Kind::Tid, MILLION, 1 << 16);
-    new_flows(&mut group, "path_new_full");
+    let mut reference = Reference::new();
+    let by_trait = |reference: &mut Reference| (reference.run_by_trait(), Some(reference.run()));
+    beside::row(&mut group, "siphash13_by_trait", PACKET, Reference::new, by_trait);
+    let mut row = |name: &str, make: fn() -> World| beside::row(&mut group, name, PACKET, make, |w| (w.run(), Some(reference.run())));
+    row("path_hot", World::hot);
+    row("path_1m", || World::established(Kind::V4, MILLION, MILLION as usize, SMALL));
+    row("path_tid_1m", || World::established(Kind::Tid, MILLION, 1 << 16, SMALL));
+    row("path_new_full", World::flooded);
+    let v6 = || (World::established(Kind::V6, 1, 1 << 16, SMALL), World::hot());
+    beside::row(&mut group, "path_v6", PACKET, v6, |(v6, hot)| (v6.run(), Some(hot.run())));
+    let whole = || (Loop::new(), World::hot());
+    beside::row(&mut group, "loop_memory", PACKET, whole, |(whole, hot)| (whole.run(), Some(hot.run())));
     group.finish();
 }
 
-/// Cost against the number of flows, and against the size of the packet.
+/// Cost against the number of flows, the size of the batch, and the size of the frame.
 fn curves(c: &mut Criterion) {
-    let mut group = c.benchmark_group("flows");
-    for power in [0u32, 10, 14, 17, 20, 22] {
-        established(&mut group, &format!("{}", 1u64 << power), Kind::V4, 1 << power, 1 << power.max(16));
+    let mut group = c.benchmark_group("curve");
+    let mut point = |curve: &str, x: u64, batch: usize, make: &dyn Fn() -> World| point(&mut group, &format!("{curve}_{x}"), batch, make);
+    for flows in [0u32, 10, 14, 17, 20, 22].map(|power| 1u64 << power) {
+        point("flows", flows, BATCH, &|| World::established(Kind::V4, flows, flows.max(1 << 16) as usize, SMALL));
+    }
+    for batch in [8, 16, 32, 64] {
+        point("batch", batch as u64, batch, &|| World::established(Kind::V4, MILLION, MILLION as usize, SMALL));
+    }
+    for frame in [64, 128, 256, 512, 1024, 1500] {
+        point("frame", frame as u64, BATCH, &|| World::established(Kind::V4, 1, 1 << 16, frame - AROUND));
     }
     group.finish();
+}
+
+fn point(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, batch: usize, make: &dyn Fn() -> World) {
+    beside::row(group, name, PACKET, make, |w| (w.batch.run_by(batch, &w.tables, &mut w.state, NOW), None));
 }
 
 criterion_group!(benches, rows, curves);

@@ -1,4 +1,4 @@
-//! Asks a director's control socket: HTTP over a Unix socket, for `guideway status` and for the lab.
+//! Asks the control socket of a director or a TFTP server: HTTP over a Unix socket, for `guideway status` and for the lab.
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
@@ -15,7 +15,7 @@ const LONGEST: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody listens there.
-    #[error("no director answers at {}: {reason}; is it running, and may you open its socket?", .socket.display())]
+    #[error("nobody answers at {}: {reason}; does it run, and may you open its socket?", .socket.display())]
     Connect {
         /// The socket.
         socket: PathBuf,
@@ -112,6 +112,6 @@ mod tests {
     #[test]
     fn nobody_there_is_said() {
         let said = get(Path::new("/nowhere/d1.sock"), "/v1/status").unwrap_err().to_string();
-        assert!(said.contains("/nowhere/d1.sock") && said.contains("is it running"), "{said}");
+        assert!(said.contains("/nowhere/d1.sock") && said.contains("does it run"), "{said}");
     }
 }

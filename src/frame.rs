@@ -2,7 +2,8 @@
 
 use crate::verdict::{Reason, Verdict};
 
-/// Room that every io leaves before a received frame, in bytes: enough to wrap plain IPv4 in GRE over IPv6 (40 + 4), and then some.
+/// Room that every io leaves for the front of a received frame to grow into, in bytes: enough to wrap plain IPv4 in GRE over IPv6 (40 + 4), and
+/// then some. It lies before the frame, or behind it where cards write to the start of a buffer: then a frame that grows is moved, once.
 pub const HEADROOM: usize = 64;
 
 /// One received frame, from its Ethernet header on, in place in the buffer of the io that received it.
@@ -51,16 +52,33 @@ impl<'a> Frame<'a> {
         self.start == self.end
     }
 
+    /// Bytes by which the front can grow.
+    pub fn room(&self) -> usize {
+        self.buffer.len() - self.len()
+    }
+
     /// Takes `old` bytes off the front and puts `new` in their place (not initialised: the caller writes them all).
-    /// `None`, and nothing changed, when the frame has less than `old` bytes or the buffer too little headroom.
+    /// `None`, and nothing changed, when the frame has less than `old` bytes or the buffer too little room.
     #[inline]
     pub fn replace_front(&mut self, old: usize, new: usize) -> Option<&mut [u8]> {
         if old > self.len() {
             return None;
         }
-        let start = (self.start + old).checked_sub(new)?;
-        self.start = start;
-        Some(&mut self.buffer[start..start + new])
+        self.start = match (self.start + old).checked_sub(new) {
+            Some(start) => start,
+            None => self.move_back(old, new)?,
+        };
+        Some(&mut self.buffer[self.start..self.start + new])
+    }
+
+    /// Moves all but the first `old` bytes so far back that `new` bytes fit before them, and says where these start.
+    #[cold]
+    fn move_back(&mut self, old: usize, new: usize) -> Option<usize> {
+        let kept = self.start + old..self.end;
+        let end = new.checked_add(kept.len()).filter(|end| *end <= self.buffer.len())?;
+        self.buffer.copy_within(kept, new);
+        self.end = end;
+        Some(0)
     }
 
     /// Keeps of the frame the `len` bytes from `old` on, and puts `HEAD` bytes before them (not initialised: the caller writes them all).
@@ -69,10 +87,22 @@ impl<'a> Frame<'a> {
     pub fn rehead<const HEAD: usize>(&mut self, old: usize, len: usize) -> Option<&mut [u8; HEAD]> {
         let kept = self.start.checked_add(old)?;
         let end = kept.checked_add(len).filter(|end| *end <= self.end)?;
-        let start = kept.checked_sub(HEAD)?;
+        let Some(start) = kept.checked_sub(HEAD) else { return self.rehead_moved(old, end) };
         let head = self.buffer.get_mut(start..)?.first_chunk_mut()?;
         (self.start, self.end) = (start, end);
         Some(head)
+    }
+
+    /// The same where there is no headroom: what is kept is moved.
+    #[cold]
+    fn rehead_moved<const HEAD: usize>(&mut self, old: usize, end: usize) -> Option<&mut [u8; HEAD]> {
+        let before = std::mem::replace(&mut self.end, end);
+        let Some(start) = self.move_back(old, HEAD) else {
+            self.end = before;
+            return None;
+        };
+        self.start = start;
+        self.buffer.first_chunk_mut()
     }
 
     /// Cuts the frame to its first `len` bytes; longer than the frame changes nothing.
@@ -92,7 +122,7 @@ mod tests {
         let mut frame = Frame::new(&mut buffer, 8, 10);
         assert_eq!(frame.replace_front(4, 6).map(|head| head.len()), Some(6));
         assert_eq!((frame.start(), frame.len()), (6, 12));
-        assert!(frame.replace_front(0, 7).is_none(), "only 6 bytes of headroom are left");
+        assert!(frame.replace_front(0, 9).is_none(), "the buffer has room for 8 bytes more");
         assert!(frame.replace_front(13, 0).is_none(), "the frame has 12 bytes");
         assert_eq!((frame.start(), frame.len()), (6, 12));
         frame.truncate(5);
@@ -108,8 +138,23 @@ mod tests {
         for (old, len) in [(0, 10), (10, 0), (usize::MAX - 6, 1), (3, usize::MAX)] {
             assert!(frame.rehead::<2>(old, len).is_none(), "{old} {len}");
         }
-        assert!(frame.rehead::<7>(0, 1).is_none(), "6 bytes of headroom are left");
         assert_eq!((frame.start(), frame.len()), (6, 9));
+        frame.rehead::<8>(1, 3).unwrap().fill(0xee);
+        assert_eq!(frame.bytes(), [0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 7, 8, 9], "6 bytes of headroom were left");
+        assert!(frame.rehead::<18>(0, 3).is_none() && frame.len() == 11);
+    }
+
+    #[test]
+    fn a_frame_without_headroom_is_moved_to_grow() {
+        let mut buffer: Vec<u8> = (0..20).collect();
+        let mut frame = Frame::new(&mut buffer, 1, 10);
+        assert_eq!(frame.room(), 10);
+        frame.replace_front(2, 9).unwrap().fill(0xee);
+        assert_eq!((frame.start(), frame.bytes()), (0, &[[0xee; 9].as_slice(), &[3, 4, 5, 6, 7, 8, 9, 10]].concat()[..]));
+        assert_eq!(frame.replace_front(9, 12).map(|head| head.len()), Some(12));
+        assert_eq!((frame.room(), &frame.bytes()[12..]), (0, &[3, 4, 5, 6, 7, 8, 9, 10][..]));
+        assert!(frame.replace_front(0, 1).is_none() && frame.replace_front(0, usize::MAX).is_none());
+        assert_eq!(frame.len(), 20);
     }
 
     #[test]

@@ -123,30 +123,34 @@ fn round(v: &mut [u64; 4]) {
     v[2] = v[2].rotate_left(32);
 }
 
+/// Two ports in network order, in the bytes 2 to 5 of a little-endian word.
+#[inline(always)]
+fn ports(source: u16, destination: u16) -> u64 {
+    u64::from(u16::from_le_bytes(source.to_be_bytes())) << 16 | u64::from(u16::from_le_bytes(destination.to_be_bytes())) << 32
+}
+
 impl PacketHash {
     /// Hash of a flow over IPv4. `destination_port` is 0 for a `tftp` service, whose server port is not part of the key.
     #[inline(always)]
     pub fn flow_v4(&self, protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, source_port: u16, destination_port: u16) -> u64 {
-        // The message as two big-endian words of 8 and 6 bytes, turned round to what SipHash reads.
-        let (source, destination) = (u64::from(source.to_bits()), u64::from(destination.to_bits()));
-        let first = u64::from(FLOW_V4) << 56 | u64::from(protocol) << 48 | source << 16 | destination >> 16;
-        let last = destination << 48 | u64::from(source_port) << 32 | u64::from(destination_port) << 16;
-        self.words.hash([first.swap_bytes(), last.swap_bytes() | 14 << 56])
+        // The message's bytes stand in the packet in this order: read as little-endian words they need no turning round.
+        let address = |a: Ipv4Addr| u64::from(u32::from_le_bytes(a.octets()));
+        let (source, destination) = (address(source), address(destination));
+        let first = u64::from(FLOW_V4) | u64::from(protocol) << 8 | source << 16 | destination << 48;
+        self.words.hash([first, destination >> 16 | ports(source_port, destination_port) | 14 << 56])
     }
 
     /// Hash of a flow over IPv6, as [`PacketHash::flow_v4`].
     #[inline(always)]
     pub fn flow_v6(&self, protocol: u8, source: Ipv6Addr, destination: Ipv6Addr, source_port: u16, destination_port: u16) -> u64 {
-        let (source, destination) = (source.to_bits(), destination.to_bits());
-        let words = [
-            u64::from(FLOW_V6) << 56 | u64::from(protocol) << 48 | (source >> 80) as u64,
-            (source >> 16) as u64,
-            (source << 48) as u64 | (destination >> 80) as u64,
-            (destination >> 16) as u64,
-            (destination << 48) as u64 | u64::from(source_port) << 32 | u64::from(destination_port) << 16,
-        ];
-        let [a, b, c, d, last] = words.map(u64::swap_bytes);
-        self.words.hash([a, b, c, d, last | 38 << 56])
+        let (source, destination) = (u128::from_le_bytes(source.octets()), u128::from_le_bytes(destination.octets()));
+        self.words.hash([
+            u64::from(FLOW_V6) | u64::from(protocol) << 8 | (source as u64) << 16,
+            (source >> 48) as u64,
+            (source >> 112) as u64 | (destination as u64) << 16,
+            (destination >> 48) as u64,
+            (destination >> 112) as u64 | ports(source_port, destination_port) | 38 << 56,
+        ])
     }
 
     /// Hash of a client's address and a VIP, for services with `key = "client"`.

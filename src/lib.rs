@@ -14,13 +14,18 @@
 //! | [`path`] | the packet path: bytes, tables, time → verdict |
 //! | [`turn`] | one turn of a worker: io, path, io |
 //! | [`steer`] | one receive queue for several workers |
+//! | [`metrics`], [`systemd`] | numbers for Prometheus; sockets from systemd, and telling it that we are ready |
 //! | [`control`] | the one writer of tables, neighbours |
 //! | [`director`] | workers and the daemon around them, its control socket |
-//! | [`control_client`] | asks a director over its control socket |
+//! | [`control_client`] | asks a director or a server over its control socket |
 //! | [`tftp`] | a framework for TFTP servers, the server, a client and thousands of them |
 //! | [`lab`] | namespaces in which real clients fetch real files |
-//! | [`tftp`] | TFTP packets, a framework for servers and its engine |
 //! | [`cli`] | the commands |
+
+/// The README's examples are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
 
 pub mod cli;
 pub mod config;
@@ -34,8 +39,10 @@ pub mod hash;
 pub mod io;
 pub mod lab;
 pub mod maglev;
+pub mod metrics;
 pub mod path;
 pub mod steer;
+pub mod systemd;
 pub mod tables;
 pub mod tftp;
 pub mod time;

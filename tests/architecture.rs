@@ -21,6 +21,8 @@ const ORDER: &[&str] = &[
     "path",
     "turn",
     "steer",
+    "metrics",
+    "systemd",
     "control",
     "director",
     "control_client",
@@ -31,6 +33,13 @@ const ORDER: &[&str] = &[
 
 /// The only files that may hold unsafe code.
 const FENCES: &[&str] = &[
+    "benches/lines/mod.rs",
+    "netmap/src/device.rs",
+    "netmap/src/memory.rs",
+    "netmap/src/offload.rs",
+    "netmap/src/raw.rs",
+    "netmap/src/simulated.rs",
+    "netmap/src/simulated/state.rs",
     "src/flow/fence.rs",
     "src/io/af_packet/ring.rs",
     "src/io/af_packet/send.rs",
@@ -67,7 +76,7 @@ fn sources(directory: &str) -> Vec<PathBuf> {
 
 fn all_sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let directories = ["src", "tests", "tools", "benches"].into_iter().filter(|directory| root.join(directory).is_dir());
+    let directories = ["src", "netmap", "tests", "tools", "benches"].into_iter().filter(|directory| root.join(directory).is_dir());
     let files = directories.flat_map(sources);
     files.map(|file| (file.strip_prefix(root).unwrap().display().to_string(), fs::read_to_string(&file).unwrap())).collect()
 }

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -65,6 +65,7 @@ fn in_namespaces(test: impl FnOnce(AfPacket) + Send + 'static) {
         let tid = far_tid.recv().unwrap();
         ip(&format!("link add dut0 address 02:00:00:00:01:11 type veth peer name far0 netns {tid}"));
         ip("link set dut0 up");
+        ip("link set lo up");
         ip("addr add 10.0.1.11/24 dev dut0");
         made.send(()).unwrap();
         test(far_wire.recv().unwrap());
@@ -164,6 +165,7 @@ fn write_config(directory: &Path, io: &str, backends: &[(&str, &str)]) {
         io = {{ kind = "{io}", interface = "dut0" }}
         routers = ["10.0.1.1/32"]
         socket = "{}/run/d1.sock"
+        metrics = "127.0.0.1:9068"
         flows = 1024
         {steering}
         [[vip]]
@@ -178,6 +180,17 @@ fn write_config(directory: &Path, io: &str, backends: &[(&str, &str)]) {
         backends.join(", ")
     );
     std::fs::write(directory.join("d1.toml"), text).unwrap();
+}
+
+/// The director's metrics; it must be in this thread's namespace.
+fn metrics() -> String {
+    let mut stream = std::net::TcpStream::connect("127.0.0.1:9068").unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: d1\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/plain; version=0.0.4"), "{head}");
+    body.to_owned()
 }
 
 /// What a client sends to the first VIP at `port`.
@@ -245,6 +258,11 @@ fn a_day_of_a_director(io: &'static str) {
         assert_eq!(status["counters"]["dropped"], serde_json::json!({}));
         assert!(status["backends"].as_array().unwrap().iter().all(|b| b["neighbour"] == "02:00:00:00:01:01"), "{status:#}");
 
+        let scraped = metrics();
+        for line in ["guideway_director_packets_transmitted_total 3\n", "_total{reason=\"not_tftp\"} 0\n", "_neighbours_unresolved 0\n"] {
+            assert!(scraped.contains(line), "{line} in {scraped}");
+        }
+
         // A file with one backend more.
         write_config(director.directory.path(), io, THREE);
         director.signal(Signal::SIGHUP);
@@ -286,7 +304,7 @@ fn a_day_of_a_director(io: &'static str) {
         std::fs::write(&file, good).unwrap();
         let second = Command::new(env!("CARGO_BIN_EXE_guideway")).args(["director", "--config"]).arg(&file).output().unwrap();
         assert_eq!(second.status.code(), Some(1));
-        assert!(String::from_utf8_lossy(&second.stderr).contains("another director answers"));
+        assert!(String::from_utf8_lossy(&second.stderr).contains("another director or server answers"));
         let shown = Command::new(env!("CARGO_BIN_EXE_guideway")).args(["status", "--config"]).arg(&file).output().unwrap();
         assert!(shown.status.success());
         assert!(String::from_utf8_lossy(&shown.stdout).contains("t3       boot"), "{}", String::from_utf8_lossy(&shown.stdout));
@@ -351,7 +369,7 @@ fn what_stops_a_director_from_starting_is_said_with_the_right_exit_code() {
     write_config(directory.path(), "af_packet", BOTH);
     let (code, said) = run("status");
     assert_eq!(code, Some(1));
-    assert!(said.contains("no director answers"), "{said}");
+    assert!(said.contains("nobody answers"), "{said}");
     let text = std::fs::read_to_string(&file).unwrap().replace("dut0", "no-such-if");
     std::fs::write(&file, text).unwrap();
     let (code, said) = run("director");

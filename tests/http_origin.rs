@@ -119,6 +119,7 @@ fn settings(cache: &Path) -> Settings {
         url: "http://127.0.0.1:8080/".parse().unwrap(),
         cache: cache.into(),
         cache_size: 1 << 30,
+        ca: None,
         fresh: Duration::from_secs(3600),
         missing: Duration::from_secs(5),
         stale: true,

@@ -66,7 +66,7 @@ fn each(report: &Value, list: &str, key: &str) -> Vec<u64> {
 fn every_client_fetches_from_every_server_through_directors() {
     let Some(_turn) = root() else { return };
     for server in ["in.tftpd", "dnsmasq", "dnsmasq-single-port", "guideway", "guideway-tunnel"] {
-        for client in ["curl", "tftp-hpa", "atftp", "busybox"] {
+        for client in ["curl", "tftp-hpa", "atftp", "busybox", "guideway"] {
             for family in ["", "--ipv6"] {
                 let flags = format!("--backends 2 --size 20KiB --server {server} --client {client} {family}");
                 let report = verified(&flags, 12);
@@ -80,7 +80,8 @@ fn every_client_fetches_from_every_server_through_directors() {
 #[test]
 fn the_lab_itself_works_without_directors() {
     let Some(_turn) = root() else { return };
-    for flags in ["", "--ipv6", "--server dnsmasq-single-port --client atftp"] {
+    let other = "--server in.tftpd --client curl";
+    for flags in ["", "--ipv6", other, &format!("{other} --ipv6"), "--server dnsmasq-single-port --client atftp"] {
         verified(&format!("--direct --backends 2 --size 20KiB {flags}"), 12);
     }
 }
@@ -88,7 +89,9 @@ fn the_lab_itself_works_without_directors() {
 #[test]
 fn request_and_acknowledgements_cross_different_directors_and_every_file_is_right() {
     let Some(_turn) = root() else { return };
-    for flags in ["", "--ipv6", "--io af_packet", "--server dnsmasq", "--ipv6 --io af_packet --server dnsmasq --client tftp-hpa"] {
+    let others =
+        ["--server in.tftpd --client curl", "--server dnsmasq --client curl", "--ipv6 --io af_packet --server dnsmasq --client tftp-hpa"];
+    for flags in ["", "--ipv6", "--io af_packet", "--ipv6 --server guideway"].into_iter().chain(others) {
         let report = verified(&format!("{flags} --size 64KiB"), 80);
         assert_eq!(report["io"], if flags.contains("af_packet") { "af_packet" } else { "af_xdp" });
         assert_eq!(report["ecmp"], "5tuple");
@@ -124,12 +127,14 @@ fn directors_account_for_every_packet() {
 #[test]
 fn a_backend_joins_during_the_transfers_and_none_fails() {
     let Some(_turn) = root() else { return };
-    let report = verified("--reload add-backend@30 --size 64KiB", 150);
-    assert_eq!(report["reload"]["right"], true);
-    for director in report["reload"]["directors"].as_array().unwrap() {
-        assert!(director["after"].as_u64() > director["before"].as_u64(), "{report:#}");
+    for programs in ["", "--server in.tftpd --client curl"] {
+        let report = verified(&format!("--reload add-backend@30 --size 64KiB {programs}"), 150);
+        assert_eq!(report["reload"]["right"], true);
+        for director in report["reload"]["directors"].as_array().unwrap() {
+            assert!(director["after"].as_u64() > director["before"].as_u64(), "{report:#}");
+        }
+        assert!(each(&report, "backends", "transfers")[4] > 0, "the new backend serves: {report:#}");
     }
-    assert!(each(&report, "backends", "transfers")[4] > 0, "the new backend serves: {report:#}");
 }
 
 #[test]
@@ -182,12 +187,12 @@ fn bad_flags_are_refused_with_exit_code_2_and_the_reason() {
         ("--backends 65", "1..=64"),
         ("--size 1TiB", "no unit of size"),
         ("--blksize 7", "8..=65464"),
-        ("--io netmap", "af_xdp"),
+        ("--io dpdk", "af_xdp"),
         ("--reload add", "add-backend or broken"),
         ("--direct --reload broken", "--reload needs directors"),
         ("--backends 64 --reload broken", "at most --backends 63"),
         ("--concurrency 0", "1..=500"),
-        ("--size 0", "use another --client"),
+        ("--size 0 --client curl", "use another --client"),
     ] {
         let output = lab(flags).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flags}: {}", said(&output));
@@ -239,7 +244,7 @@ struct Kept(Child);
 
 impl Kept {
     fn start() -> Self {
-        let mut kept = Kept(lab("--transfers 4 --size 1KiB --keep").spawn().unwrap());
+        let mut kept = Kept(lab("--transfers 4 --size 1KiB --keep --server in.tftpd").spawn().unwrap());
         let stderr = BufReader::new(kept.0.stderr.take().unwrap());
         let mut lines = stderr.lines().map_while(Result::ok);
         assert!(lines.any(|line| line.starts_with("Configurations and logs")), "the lab stays");
@@ -334,7 +339,9 @@ fn without_root_it_runs_in_a_user_namespace_or_says_what_is_missing() {
     let output = as_nobody(&program, "666", "--transfers 20 --size 64KiB --json");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
     assert_eq!((output.status.code(), &report["transfers"]["verified"]), (Some(0), &20.into()), "{report:#}");
-    assert_eq!((&report["io"], &report["server"]), (&"af_packet".into(), &"dnsmasq".into()));
+    assert_eq!((&report["io"], &report["server"]), (&"af_packet".into(), &"guideway-tunnel".into()));
+    let output = as_nobody(&program, "666", "--transfers 20 --size 64KiB --json --server dnsmasq --client curl");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     for (permissions, flags, reason) in [
         ("600", "", "/dev/net/tun may not be opened: run as root"),
         ("666", "--io af_xdp", "AF_XDP is not permitted without root"),

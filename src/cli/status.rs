@@ -1,25 +1,28 @@
-//! `guideway status`: what a running director does.
+//! `guideway status`: what a running director or TFTP server does.
+
+mod tftpd;
 
 use super::common::{failed, load, result};
 use crate::control_client;
 use serde_json::Value;
 use std::fmt::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// Where directors have their control sockets unless the configuration says otherwise.
+/// Where they have their control sockets unless the configuration says otherwise.
 const DIRECTORY: &str = "/run/guideway";
 
-/// Show what a running director does: backends, counters, drops and their reasons
+/// Show what a running director or TFTP server does: backends, drops and their reasons; transfers, failures, caches
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  guideway status\n  guideway status d1 --json\n  guideway status --config /etc/guideway/director.toml")]
 pub struct Args {
-    /// Name of the director; needed only if several run here
+    /// Name of the director or server; needed only if several run here
     #[arg(conflicts_with_all = ["config", "socket"])]
     name: Option<String>,
-    /// The director with this configuration file
+    /// The one with this configuration file
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     config: Option<PathBuf>,
-    /// The director with this control socket
+    /// The one with this control socket
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Print the JSON document of the control socket
@@ -34,7 +37,9 @@ pub fn run(args: &Args) -> u8 {
         Err(code) => return code,
     };
     match control_client::get(&socket, "/v1/status") {
-        Ok(status) => result(&if args.json { format!("{status:#}") } else { table(&status) }),
+        Ok(status) if args.json => result(&format!("{status:#}")),
+        Ok(status) if status["kind"] == "tftpd" => result(&tftpd::table(&status)),
+        Ok(status) => result(&table(&status)),
         Err(error) => failed(&error.to_string()),
     }
 }
@@ -43,26 +48,35 @@ pub fn run(args: &Args) -> u8 {
 fn socket(args: &Args) -> Result<PathBuf, u8> {
     match (&args.socket, &args.config, &args.name) {
         (Some(socket), _, _) => Ok(socket.clone()),
+        (_, Some(file), _) if is_tftpd(file) => tftpd::socket(file),
         (_, Some(file), _) => Ok(load(file)?.director.socket),
         (_, _, Some(name)) => Ok(Path::new(DIRECTORY).join(format!("{name}.sock"))),
         _ => only_one(Path::new(DIRECTORY)).map_err(|why| failed(&why)),
     }
 }
 
+/// Whether a file is that of a TFTP server. One that cannot be read is told of by either reader.
+fn is_tftpd(file: &Path) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| crate::tftp::config::is_meant(&text))
+}
+
 /// The socket in `directory`, if there is just one.
 fn only_one(directory: &Path) -> Result<PathBuf, String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut sockets: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "sock")).collect();
+    // What was killed, or had given up its privileges, leaves a socket behind at which nobody answers.
+    let answers = |path: &PathBuf| path.extension().is_some_and(|e| e == "sock") && UnixStream::connect(path).is_ok();
+    let mut sockets: Vec<PathBuf> = entries.filter(answers).collect();
     sockets.sort();
     match sockets.as_slice() {
         [one] => Ok(one.clone()),
         [] => Err(format!(
-            "no director has a control socket in {}; is one running? One with `socket` in [director] is found by --config or --socket",
+            "nobody answers at a control socket in {}; is a director or server running, and may you open its socket? One with a `socket` of its \
+             own is found by --config or --socket",
             directory.display()
         )),
         several => {
             let names: Vec<_> = several.iter().filter_map(|path| path.file_stem()).map(|name| name.to_string_lossy()).collect();
-            Err(format!("several directors run here, name one: {}", names.join(", ")))
+            Err(format!("several run here, name one: {}", names.join(", ")))
         }
     }
 }
@@ -145,6 +159,7 @@ fn uptime(seconds: u64) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::os::unix::net::UnixListener;
 
     #[test]
     fn the_table_shows_backends_drops_and_the_last_refusal() {
@@ -170,12 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_the_only_director_is_meant() {
+    fn without_a_name_the_only_one_that_answers_is_meant() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(only_one(directory.path()).unwrap_err().contains("is one running?"));
-        std::fs::write(directory.path().join("d1.sock"), "").unwrap();
+        assert!(only_one(directory.path()).unwrap_err().contains("nobody answers"));
+        let d1 = UnixListener::bind(directory.path().join("d1.sock")).unwrap();
+        drop(UnixListener::bind(directory.path().join("killed.sock")).unwrap());
         assert!(only_one(directory.path()).unwrap().ends_with("d1.sock"));
-        std::fs::write(directory.path().join("d2.sock"), "").unwrap();
+        let d2 = UnixListener::bind(directory.path().join("d2.sock")).unwrap();
         assert!(only_one(directory.path()).unwrap_err().contains("d1, d2"));
+        drop((d1, d2));
     }
 }

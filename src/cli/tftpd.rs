@@ -1,19 +1,20 @@
 //! `guideway tftpd`: the server.
 
 use super::{BAD_USAGE, DONE, FAILED, common, logging, print};
+use crate::config::duration;
 use crate::tftp;
+use crate::tftp::config::{Server, rollover};
 use crate::tftp::daemon::{self, Files, Options};
 use crate::tftp::directory::DirectoryOptions;
-use crate::tftp::engine::{Config, Tid, TunnelConfig};
-use crate::tftp::options::{Limits, Rollover};
-use crate::tftp::packet::PORT;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use crate::tftp::engine::Tid;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Serve files by TFTP: a directory, or what the handlers and rules of a file choose
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "SIGUSR1 prints the counters. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
+    after_help = "SIGUSR1 prints the counters; `guideway status` shows them, too, when there is a control socket. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
     server may go on.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
     guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n  \
     guideway tftpd --config /etc/guideway/tftpd.toml"
@@ -22,17 +23,18 @@ pub struct Args {
     /// The directory; nothing outside of it is ever served
     #[arg(long, value_name = "DIR", required_unless_present = "config", conflicts_with = "config")]
     root: Option<PathBuf>,
-    /// Handlers, rules and limits, instead of a directory; `guideway check` knows the file too
+    /// Handlers, rules and limits, instead of a directory, and under [server] what flags say; a flag wins. `guideway check` knows the file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address and port to take requests at; may be repeated. Default: [::]:69, which includes IPv4, unless --gre is given
+    /// Address and port to take requests at; may be repeated. Default: the sockets that systemd passes, or [::]:69, which
+    /// includes IPv4, unless --gre is given
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Vec<SocketAddr>,
     /// Take GRE from directors at this address of the host; needs no tunnel device. At most one IPv4 and one IPv6
-    #[arg(long, value_name = "ADDRESS", requires = "vip")]
+    #[arg(long, value_name = "ADDRESS")]
     gre: Vec<IpAddr>,
     /// With --gre: an address that clients ask. It need not, and should not, be set up on this host
-    #[arg(long, value_name = "ADDRESS", requires = "gre")]
+    #[arg(long, value_name = "ADDRESS")]
     vip: Vec<IpAddr>,
     /// The port that answers come from (of the first loop; the next ones take the next ports). Default: the kernel chooses
     #[arg(long, value_name = "PORT", conflicts_with = "single_port", value_parser = clap::value_parser!(u16).range(1024..))]
@@ -40,9 +42,9 @@ pub struct Args {
     /// Answer from the listening port itself
     #[arg(long)]
     single_port: bool,
-    /// Event loops, each a thread
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    loops: u16,
+    /// Event loops, each a thread. Default: 1
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
+    loops: Option<u16>,
     /// Become this user once the sockets are bound
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -52,27 +54,39 @@ pub struct Args {
     /// Refuse symbolic links even when they stay below the directory
     #[arg(long)]
     no_symlinks: bool,
-    /// Largest block size in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().blksize, value_parser = clap::value_parser!(u16).range(8..=65464))]
-    max_blksize: u16,
+    /// Largest block size in bytes. Default: 65464
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(8..=65464))]
+    max_blksize: Option<u16>,
     /// Grant block sizes beyond the path's MTU, so that blocks travel in fragments
     #[arg(long)]
     fragments: bool,
-    /// Largest window in blocks
-    #[arg(long, value_name = "BLOCKS", default_value_t = Limits::default().window, value_parser = clap::value_parser!(u16).range(1..=32767))]
-    max_window: u16,
-    /// Largest window in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().window_bytes)]
-    max_window_bytes: u32,
-    /// The number of the block after block 65535, when the client does not ask: 0 or 1
-    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=1))]
-    rollover: u8,
-    /// Most transfers at once in each loop; requests beyond are not answered
-    #[arg(long, value_name = "COUNT", default_value_t = Config::default().max_transfers)]
-    max_transfers: usize,
-    /// Most transfers at once with one client address; requests beyond are not answered
-    #[arg(long, value_name = "COUNT", default_value_t = Config::default().max_per_client)]
-    max_per_client: usize,
+    /// Largest window in blocks. Default: 64
+    #[arg(long, value_name = "BLOCKS", value_parser = clap::value_parser!(u16).range(1..=32767))]
+    max_window: Option<u16>,
+    /// Largest window in bytes. Default: 1048576
+    #[arg(long, value_name = "BYTES")]
+    max_window_bytes: Option<u32>,
+    /// The number of the block after block 65535, when the client does not ask: 0 or 1. Default: 0
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(..=1))]
+    rollover: Option<u8>,
+    /// Most transfers at once in each loop; requests beyond are not answered. Default: 100000
+    #[arg(long, value_name = "COUNT")]
+    max_transfers: Option<usize>,
+    /// Most transfers at once with one client address; requests beyond are not answered. Default: 1000
+    #[arg(long, value_name = "COUNT")]
+    max_per_client: Option<usize>,
+    /// Time-out before a round-trip was measured, 1ms to 60s. Default: 300ms
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    timeout: Option<Duration>,
+    /// Repetitions without an answer before a client is given up. Default: 5
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(..=100))]
+    retries: Option<u8>,
+    /// Answer `guideway status` at this Unix socket. Default: none, or with [server] in the file /run/guideway/NAME.sock
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Serve metrics to Prometheus here, at /metrics. Default: nowhere
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
     /// Print the counters as JSON at the end, too
     #[arg(long)]
     json: bool,
@@ -80,12 +94,44 @@ pub struct Args {
     logging: logging::LogArgs,
 }
 
+/// A time-out of 1 ms to 60 s.
+fn timeout(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_millis(1)..=Duration::from_secs(60);
+    allowed.contains(&time).then_some(time).ok_or_else(|| "is outside of what is allowed: 1ms to 60s".to_owned())
+}
+
 impl Args {
-    /// Where files come from; every error of a configuration is on standard error.
-    fn files(&self) -> Result<Files, u8> {
+    /// What the flags say of the server.
+    fn server(&self) -> Server {
+        let said = |list: &[IpAddr]| (!list.is_empty()).then(|| list.to_vec());
+        Server {
+            socket: self.socket.clone(),
+            metrics: self.metrics,
+            listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
+            gre: said(&self.gre),
+            vip: said(&self.vip),
+            tid: if self.single_port { Some(Tid::Single) } else { self.tid_port.map(Tid::Port) },
+            loops: self.loops,
+            user: self.user.clone(),
+            max_blksize: self.max_blksize,
+            fragments: self.fragments.then_some(true),
+            max_window: self.max_window,
+            max_window_bytes: self.max_window_bytes,
+            rollover: self.rollover.map(rollover),
+            max_transfers: self.max_transfers,
+            max_per_client: self.max_per_client,
+            timeout: self.timeout,
+            retries: self.retries,
+            ..Server::default()
+        }
+    }
+
+    /// Where files come from, and what the file says of the server; every error of a configuration is on standard error.
+    fn files(&self) -> Result<(Files, Option<Server>), u8> {
         let Some(path) = &self.config else {
             let options = DirectoryOptions { symlinks: !self.no_symlinks, ignore_case: self.ignore_case };
-            return Ok(Files::Directory(self.root.clone().unwrap_or_default(), options));
+            return Ok((Files::Directory(self.root.clone().unwrap_or_default(), options), None));
         };
         let checked = match tftp::config::load(path) {
             Ok(checked) => checked,
@@ -94,42 +140,19 @@ impl Args {
         for problem in checked.errors() {
             print::error(problem.in_file(path));
         }
-        checked.config.map(|(config, ())| Files::Rules(Box::new(config))).ok_or(BAD_USAGE)
+        let (config, server) = checked.config.ok_or(BAD_USAGE)?;
+        Ok((Files::Rules(Box::new(config)), server))
     }
 
     fn options(&self) -> Result<Options, u8> {
-        let listen = if self.listen.is_empty() && self.gre.is_empty() {
-            vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT)]
-        } else {
-            self.listen.clone()
-        };
-        let tid = match self.tid_port {
-            _ if self.single_port => Tid::Single,
-            Some(port) => Tid::Port(port),
-            None => Tid::Any,
-        };
-        let tunnel = (!self.gre.is_empty()).then(|| TunnelConfig { locals: self.gre.clone(), vips: self.vip.clone(), port: PORT });
-        let limits = Limits {
-            blksize: self.max_blksize,
-            blksize_by_mtu: !self.fragments,
-            window: self.max_window,
-            window_bytes: self.max_window_bytes,
-            rollover: if self.rollover == 0 { Rollover::Zero } else { Rollover::One },
-        };
-        Ok(Options {
-            files: self.files()?,
-            engine: Config {
-                listen,
-                tunnel,
-                tid,
-                loops: usize::from(self.loops),
-                limits,
-                max_transfers: self.max_transfers,
-                max_per_client: self.max_per_client,
-                ..Config::default()
-            },
-            user: self.user.clone(),
-        })
+        let (files, file) = self.files()?;
+        let has_section = file.is_some();
+        let server = self.server().or(file.unwrap_or_default());
+        // Without [server] there is none unless it is asked for: several servers may run by hand.
+        let socket = if has_section { Some(server.control_socket()) } else { server.socket.clone() };
+        let engine = server.engine().map_err(|why| common::bad(&why))?;
+        let addresses_said = server.listen.is_some();
+        Ok(Options { files, engine, addresses_said, name: server.name().to_owned(), user: server.user, socket, metrics: server.metrics })
     }
 }
 
@@ -137,11 +160,6 @@ impl Args {
 pub fn run(args: &Args) -> u8 {
     if let Err(code) = logging::start(&args.logging) {
         return code;
-    }
-    let families = |v6: bool| args.gre.iter().filter(|a| a.is_ipv6() == v6).count();
-    if families(false) > 1 || families(true) > 1 {
-        print::error("--gre: at most one IPv4 and one IPv6 address");
-        return BAD_USAGE;
     }
     let counters = |json: &serde_json::Value| {
         print::line(json);

@@ -3,12 +3,12 @@
 use super::duration;
 use super::reader::{Field, Spot, Table};
 use super::text;
-use super::{Addresses, Director, Echo, Io, Unmatched};
+use super::{Addresses, Detour, Director, Echo, Io, Unmatched};
 use crate::hash::FleetKey;
 use ipnet::IpNet;
+use netmap_rings::PortName;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 const FLOWS: usize = 1 << 20;
@@ -16,8 +16,6 @@ const RETIRE: Duration = Duration::from_secs(600);
 const RETIRE_LIMITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 /// Highest CPU number that an affinity mask of the usual size can name.
 const LAST_CPU: i64 = 1023;
-/// Room in `sockaddr_un.sun_path` without the final zero byte.
-const LONGEST_SOCKET: usize = 107;
 
 /// What was read of `[director]`.
 #[derive(Default)]
@@ -40,8 +38,12 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     let io = table.required("io", "io = { kind = \"af_xdp\", interface = \"eth0\" }").and_then(|f| io(&f));
     let routers = table.optional("routers").map_or(Some(Vec::new()), |f| routers(&f));
     let socket = match table.optional("socket") {
-        Some(field) => field.parse("a path in quotes", socket).map(|s| s.value),
-        None => name.as_ref().map(|name| PathBuf::from(format!("/run/guideway/{name}.sock"))),
+        Some(field) => field.parse("a path in quotes", text::socket_path).map(|s| s.value),
+        None => name.as_ref().map(|name| text::socket_of(name)),
+    };
+    let metrics = match table.optional("metrics") {
+        Some(field) => field.parse("an address with a port in quotes", text::socket_address).map(|s| Some(s.value)),
+        None => Some(None),
     };
     let unmatched = table
         .optional("unmatched")
@@ -63,6 +65,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
             io: io.clone()?,
             routers: prefixes?,
             socket: socket?,
+            metrics: metrics?,
             unmatched: unmatched?,
             icmp_echo: icmp_echo?,
             flows: flows?,
@@ -140,6 +143,10 @@ fn io(field: &Field<'_, '_>) -> Option<Io> {
             let (interface, cpus) = (interface(&mut table), cpus(&mut table));
             interface.zip(cpus).map(|(interface, cpus)| Io::AfXdp { interface, cpus })
         }
+        Kind::Netmap => {
+            let (interface, cpus, detour) = (interface(&mut table), cpus(&mut table), detour(&mut table));
+            interface.zip(cpus).zip(detour).map(|((interface, cpus), detour)| Io::Netmap { interface, detour, cpus })
+        }
         Kind::AfPacket => {
             let (interface, cpus) = (interface(&mut table), cpus(&mut table));
             let workers = table.optional("workers").map_or(Some(1), |f| f.integer("a number of workers", 1..=64));
@@ -168,15 +175,35 @@ fn steering(field: &Field<'_, '_>, io: Option<&Io>) -> Option<usize> {
 enum Kind {
     Pcap,
     AfXdp,
+    Netmap,
     AfPacket,
 }
 
 fn kind(field: &Field<'_, '_>) -> Option<Kind> {
-    if field.as_text() == Some("netmap") {
-        field.error("is not in this version; use \"af_xdp\" (stock Linux, as root) or \"af_packet\" (anywhere)");
-        return None;
-    }
-    field.choice(&[("af_xdp", Kind::AfXdp), ("af_packet", Kind::AfPacket), ("pcap", Kind::Pcap)])
+    field.choice(&[("af_xdp", Kind::AfXdp), ("af_packet", Kind::AfPacket), ("netmap", Kind::Netmap), ("pcap", Kind::Pcap)])
+}
+
+/// `rings` and `host_rings`: both or neither.
+fn detour(table: &mut Table<'_, '_>) -> Option<Option<Detour>> {
+    let (rings, host_rings) = (table.optional("rings"), table.optional("host_rings"));
+    let given = match (rings, host_rings) {
+        (None, None) => return Some(None),
+        (Some(rings), Some(host_rings)) => (rings, host_rings),
+        (Some(alone), None) => {
+            alone.error("stands without `host_rings`, the netmap port by which the interface's own stack is reached: give both or neither");
+            return None;
+        }
+        (None, Some(alone)) => {
+            alone.error("stands without `rings`, the netmap port by which packets come and go: give both or neither");
+            return None;
+        }
+    };
+    let name = |field: Field<'_, '_>| {
+        let named = |text: &str| text.parse::<PortName>().map_err(|error| format!("is no netmap port: {error}"));
+        field.parse("the name of a netmap port in quotes, such as \"vale0:1\"", named).map(|s| s.value)
+    };
+    let (rings, host_rings) = (name(given.0), name(given.1));
+    Some(Some(Detour { rings: rings?, host_rings: host_rings? }))
 }
 
 fn interface(table: &mut Table<'_, '_>) -> Option<String> {
@@ -195,14 +222,4 @@ fn routers<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Spot<'r, 't, IpNet>>> {
     let items = field.items("a list of prefixes and addresses, such as [\"10.0.0.0/24\"]")?;
     let read: Vec<_> = items.into_iter().map(|f| f.parse("a prefix or an address in quotes", text::prefix)).collect();
     read.into_iter().collect()
-}
-
-fn socket(text: &str) -> Result<PathBuf, String> {
-    if text.len() > LONGEST_SOCKET {
-        return Err(format!("has {} bytes; the path of a socket has at most {LONGEST_SOCKET}", text.len()));
-    }
-    if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
-        return Err("is no path of a socket; write an absolute path such as \"/run/guideway/d1.sock\"".to_owned());
-    }
-    Ok(PathBuf::from(text))
 }

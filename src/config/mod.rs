@@ -8,7 +8,7 @@
 //!
 //! | section | keys |
 //! |---|---|
-//! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
+//! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
 //! | `[[pool]]` | `name`, `table_size`, `backends = [{ name, address, weight, tid_range }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
@@ -40,7 +40,8 @@ pub use problem::{Problem, Severity};
 
 use crate::hash::FleetKey;
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use netmap_rings::PortName;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub struct Director {
     pub routers: Vec<IpNet>,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where metrics are served to Prometheus; nowhere by default.
+    pub metrics: Option<SocketAddr>,
     /// What becomes of GRE for an address that is no VIP.
     pub unmatched: Unmatched,
     /// What becomes of echo requests to a VIP.
@@ -128,6 +131,15 @@ pub enum Io {
         /// CPUs that the workers are pinned to, in the order of the queues; empty: spread over the CPUs that the process may use.
         cpus: Vec<usize>,
     },
+    /// netmap rings, a worker for each receive ring.
+    Netmap {
+        /// Name of the interface.
+        interface: String,
+        /// What packets go through in place of the interface's own rings.
+        detour: Option<Detour>,
+        /// As for `AfXdp`.
+        cpus: Vec<usize>,
+    },
     /// A ring-mapped AF_PACKET socket for each worker.
     AfPacket {
         /// Name of the interface.
@@ -137,6 +149,15 @@ pub enum Io {
         /// As for `AfXdp`.
         cpus: Vec<usize>,
     },
+}
+
+/// Two netmap ports that stand for an interface, which keeps its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detour {
+    /// What packets come and go by: a port of a VALE switch, the end of a pipe, another interface.
+    pub rings: PortName,
+    /// What leads to the interface's own stack: the other end of a veth pair.
+    pub host_rings: PortName,
 }
 
 /// `[director] unmatched`

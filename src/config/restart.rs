@@ -22,6 +22,7 @@ impl Config {
         compare("io", |d| io(&d.io));
         compare("socket", |d| format!("{:?}", d.socket));
         compare("steering", |d| d.steering.to_string());
+        compare("metrics", |d| d.metrics.map_or_else(|| "off".to_owned(), |at| format!("\"{at}\"")));
         compare("flows", |d| d.flows.to_string());
         if old.key != new.key {
             let message = "is another key than when the director started; this needs a restart of every director of the fleet";

@@ -19,6 +19,9 @@ pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let routers: Vec<&str> = routers.iter().map(String::as_str).collect();
     writeln!(out, "  routers   {}", if routers.is_empty() { "none".to_owned() } else { some_of(&routers) })?;
     writeln!(out, "  socket    {}", director.socket.display())?;
+    if let Some(metrics) = director.metrics {
+        writeln!(out, "  metrics   http://{metrics}/metrics")?;
+    }
     let neighbours = config.neighbours.len();
     if neighbours > 0 {
         writeln!(out, "  static    {neighbours} {}", plural(neighbours, "neighbour"))?;
@@ -89,6 +92,10 @@ pub(super) fn io(io: &Io) -> String {
     match io {
         Io::Pcap { mac, mtu } => format!("pcap, {}, MTU {mtu}", mac_text(*mac)),
         Io::AfXdp { interface, cpus } => format!("af_xdp on {interface}{}", on(cpus)),
+        Io::Netmap { interface, detour, cpus } => {
+            let through = detour.as_ref().map(|d| format!(" through {} and {}", d.rings, d.host_rings)).unwrap_or_default();
+            format!("netmap on {interface}{through}{}", on(cpus))
+        }
         Io::AfPacket { interface, workers, cpus } => {
             format!("af_packet on {interface}, {workers} {}{}", plural(*workers, "worker"), on(cpus))
         }

@@ -3,7 +3,11 @@
 //! Each function gives the value, or a phrase that follows "`key = value`: " and says what is allowed.
 
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// Room in `sockaddr_un.sun_path` without the final zero byte.
+const LONGEST_SOCKET: usize = 107;
 
 /// A name of a director, pool or backend: it appears in paths, metrics and commands.
 pub(crate) fn name(text: &str) -> Result<String, String> {
@@ -98,6 +102,27 @@ pub(crate) fn port_range(text: &str, lowest: u16) -> Result<(u16, u16), String> 
 /// A range of ports as [`port_range`] reads it.
 pub(crate) fn port_range_text((first, last): (u16, u16)) -> String {
     if first == last { first.to_string() } else { format!("{first}-{last}") }
+}
+
+/// An address with a port.
+pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "is no address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"".to_owned())
+}
+
+/// The path of a Unix socket.
+pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
+    if text.len() > LONGEST_SOCKET {
+        return Err(format!("has {} bytes; the path of a socket has at most {LONGEST_SOCKET}", text.len()));
+    }
+    if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
+        return Err("is no path of a socket; write an absolute path such as \"/run/guideway/d1.sock\"".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// The control socket of a daemon of this name, unless its file says otherwise.
+pub(crate) fn socket_of(name: &str) -> PathBuf {
+    PathBuf::from(format!("/run/guideway/{name}.sock"))
 }
 
 /// The one of `known` that `text` was probably meant to be.

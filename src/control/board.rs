@@ -2,12 +2,13 @@
 
 use super::{Known, NextHops, neighbour::mac};
 use crate::counters::{Counters, Published};
+use crate::io::Io;
 use crate::tables::Snapshot;
 use arc_swap::ArcSwapOption;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// What does not change while the director runs.
@@ -15,7 +16,7 @@ use std::time::Instant;
 pub struct Facts {
     /// Name of the director.
     pub name: String,
-    /// `af_xdp` or `af_packet`
+    /// `af_xdp`, `af_packet` or `netmap`
     pub kind: &'static str,
     /// Name of the interface.
     pub interface: String,
@@ -57,6 +58,7 @@ pub struct Shown {
     counters: Published,
     flows: AtomicUsize,
     flow_capacity: AtomicUsize,
+    io: OnceLock<Vec<(&'static str, AtomicU64)>>,
 }
 
 impl Shown {
@@ -64,6 +66,21 @@ impl Shown {
     pub fn set(&self, counters: &Counters, flows: usize) {
         self.counters.set(counters);
         self.flows.store(flows, Relaxed);
+    }
+
+    /// Shows what the io has counted. Called by the worker alone, always with the same io.
+    pub fn set_io(&self, io: &dyn Io) {
+        let start = || {
+            let mut counts = Vec::new();
+            io.each_count(&mut |name, _| counts.push((name, AtomicU64::new(0))));
+            counts
+        };
+        let mut shown = self.io.get_or_init(start).iter();
+        io.each_count(&mut |_, count| {
+            if let Some((_, shown)) = shown.next() {
+                shown.store(count, Relaxed);
+            }
+        });
     }
 
     /// Shows for how many flows there is room.
@@ -120,6 +137,16 @@ impl Board {
         sum
     }
 
+    /// The sum of what the ios of all workers have counted, and that of the steering thread.
+    fn io_counts(&self) -> Map<String, Value> {
+        let mut sums = Map::new();
+        for (name, count) in self.workers.iter().chain(&self.steering).filter_map(|shown| shown.io.get()).flatten() {
+            let before = sums.get(*name).and_then(Value::as_u64).unwrap_or(0);
+            sums.insert((*name).to_owned(), json!(before + count.load(Relaxed)));
+        }
+        sums
+    }
+
     /// The document of `GET /v1/status`.
     pub fn status(&self) -> Value {
         let view = self.view.load();
@@ -134,11 +161,12 @@ impl Board {
             |(at, counters): (usize, &Counters)| json!({"worker": at, "cpu": self.facts.cpus.get(at), "counters": counters.to_json()});
         let flows = |of: fn(&Shown) -> &AtomicUsize| self.workers.iter().map(|shown| of(shown).load(Relaxed)).sum::<usize>();
         json!({
+            "kind": "director",
             "name": self.facts.name,
             "version": env!("CARGO_PKG_VERSION"),
             "generation": view.as_ref().map_or(0, |v| v.snapshot.generation),
             "ready": view.is_some(),
-            "io": {"kind": self.facts.kind, "interface": self.facts.interface, "mode": self.facts.mode},
+            "io": {"kind": self.facts.kind, "interface": self.facts.interface, "mode": self.facts.mode, "counts": self.io_counts()},
             "workers": self.workers.len(),
             "uptime_seconds": self.facts.started.elapsed().as_secs(),
             "counters": sum.to_json(),

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod board;
+pub mod metrics;
 pub mod neighbour;
 pub mod next_hops;
 pub mod socket;

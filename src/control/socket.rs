@@ -1,4 +1,4 @@
-//! The control socket's place in the file system: ours alone, taken over when its director is gone, and removed at the end.
+//! The control socket's place in the file system: ours alone, taken over when its daemon is gone, and removed at the end.
 
 use nix::sys::stat::{Mode, umask};
 use std::io::ErrorKind;
@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 /// Why the control socket cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another director has it.
-    #[error("another director answers on {}: stop it first, or give this one another `name` or `socket` in [director]", .0.display())]
+    /// Another daemon has it.
+    #[error("another director or server answers on {}: stop it first, or give this one another `name` or `socket`", .0.display())]
     Taken(PathBuf),
     /// Something else is there.
-    #[error("{} exists and is no socket: remove it, or set another `socket` in [director]", .0.display())]
+    #[error("{} exists and is no socket: remove it, or set another `socket`", .0.display())]
     NoSocket(PathBuf),
     /// The system refuses.
-    #[error("cannot make the control socket {}: {error}; [director] socket can name another place", path.display())]
+    #[error("cannot make the control socket {}: {error}; `socket` can name another place", path.display())]
     System {
         /// The socket.
         path: PathBuf,
@@ -36,7 +36,7 @@ impl ControlSocket {
     /// Makes the socket with mode 0600, and its directory if it is missing. To be called before there are other threads: the umask is the process's.
     ///
     /// # Errors
-    /// When a director answers there already, or the path cannot be used.
+    /// When a daemon answers there already, or the path cannot be used.
     pub fn claim(path: &Path) -> Result<ControlSocket, Error> {
         let failed = |error| Error::System { path: path.to_owned(), error };
         match path.symlink_metadata() {
@@ -63,9 +63,14 @@ impl ControlSocket {
 
     /// For the runtime of this thread.
     pub fn listener(&self) -> std::io::Result<tokio::net::UnixListener> {
+        tokio::net::UnixListener::from_std(self.listener_for_later()?)
+    }
+
+    /// For a runtime of other threads.
+    pub fn listener_for_later(&self) -> std::io::Result<UnixListener> {
         let listener = self.listener.try_clone()?;
         listener.set_nonblocking(true)?;
-        tokio::net::UnixListener::from_std(listener)
+        Ok(listener)
     }
 }
 

@@ -36,6 +36,9 @@ pub enum Error {
     /// The control socket.
     #[error(transparent)]
     Socket(#[from] socket::Error),
+    /// Metrics.
+    #[error(transparent)]
+    Metrics(#[from] crate::metrics::Error),
     /// The io.
     #[error(transparent)]
     Open(#[from] open::Error),

@@ -2,7 +2,7 @@
 
 use crate::config::{self, Unmatched};
 use crate::io::interface::{self, Interface};
-use crate::io::{Io, af_packet, af_xdp};
+use crate::io::{Io, af_packet, af_xdp, netmap};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -34,8 +34,13 @@ pub enum Error {
         /// How many it has.
         queues: usize,
     },
+    /// netmap cannot be used on it.
+    #[error(transparent)]
+    Netmap(#[from] netmap::Error),
     /// Not for a running director.
-    #[error("[director] io.kind = \"pcap\" is for `guideway replay`; a director needs \"af_xdp\" or \"af_packet\" with an `interface`")]
+    #[error(
+        "[director] io.kind = \"pcap\" is for `guideway replay`; a director needs \"af_xdp\", \"af_packet\" or \"netmap\" with an `interface`"
+    )]
     Pcap,
 }
 
@@ -57,7 +62,7 @@ pub struct Opened {
 
 /// What decides in the kernel which packets come to the workers.
 pub enum Filter {
-    /// Nothing: all come, and the host has copies.
+    /// Nothing: all come.
     All,
     /// The XDP filter.
     Xdp(af_xdp::Filter),
@@ -92,15 +97,27 @@ impl Opened {
     }
 }
 
-/// Opens what `director` names. Packets come once [`Filter::set_vips`] was called.
+/// Finds the interface that `director` names.
+///
+/// # Errors
+/// When there is none.
+pub fn interface(director: &config::Director) -> Result<Interface, Error> {
+    match &director.io {
+        config::Io::Pcap { .. } => Err(Error::Pcap),
+        config::Io::AfXdp { interface, .. } | config::Io::Netmap { interface, .. } | config::Io::AfPacket { interface, .. } => {
+            Ok(Interface::by_name(interface)?)
+        }
+    }
+}
+
+/// Opens what `director` names, on its interface. Packets come once [`Filter::set_vips`] was called.
 ///
 /// # Errors
 /// Say what to do about it.
-pub fn open(director: &config::Director, vips: usize) -> Result<Opened, Error> {
+pub fn open(director: &config::Director, found: Interface, vips: usize) -> Result<Opened, Error> {
     match &director.io {
         config::Io::Pcap { .. } => Err(Error::Pcap),
         config::Io::AfXdp { interface, cpus } => {
-            let found = Interface::by_name(interface)?;
             let options = af_xdp::Options {
                 v4: director.address.v4,
                 v6: director.address.v6,
@@ -113,8 +130,17 @@ pub fn open(director: &config::Director, vips: usize) -> Result<Opened, Error> {
             let mode = format!("{driver}, {copy}");
             Ok(Opened { interface: found, kind: "af_xdp", mode, workers: boxed(workers), cpus: cpus.clone(), filter: Filter::Xdp(filter) })
         }
+        config::Io::Netmap { detour, cpus, .. } => {
+            let workers = match detour {
+                None => netmap::Netmap::open(&found)?,
+                Some(detour) => vec![netmap::Netmap::open_detour(&found, detour)?],
+            };
+            let shared = workers.iter().all(netmap::Netmap::shares_memory_with_host);
+            let mode = if shared { "host rings, zero copy" } else { "host port, copied to and from" };
+            let workers = boxed(workers);
+            Ok(Opened { interface: found, kind: "netmap", mode: mode.into(), workers, cpus: cpus.clone(), filter: Filter::All })
+        }
         config::Io::AfPacket { interface, workers, cpus } => {
-            let found = Interface::by_name(interface)?;
             let workers = boxed(af_packet::AfPacket::open(interface, *workers)?);
             Ok(Opened { interface: found, kind: "af_packet", mode: "ring".into(), workers, cpus: cpus.clone(), filter: Filter::All })
         }

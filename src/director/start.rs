@@ -5,9 +5,11 @@ use super::worker::{self, Report, Worker};
 use super::{Error, cpus, open, steering};
 use crate::config::Config;
 use crate::control::neighbour::{self, Neighbours, Wanted};
-use crate::control::{Board, ControlSocket, Facts, NextHops, Shown, Unresolved, Writer, api};
+use crate::control::{self, Board, ControlSocket, Facts, NextHops, Shown, Unresolved, Writer, api};
 use crate::io::Io;
+use crate::metrics;
 use crate::steer;
+use crate::systemd;
 use crate::time::Time;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
@@ -46,17 +48,20 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     // First of all: a signal that comes during the start must not kill us in the middle of it.
     let signals = signals().map_err(system("cannot listen for signals"))?;
     let socket = ControlSocket::claim(&config.director.socket)?;
-    let mut opened = open::open(&config.director, vips(&config).len())?;
+    let scraped = config.director.metrics.map(metrics::listen).transpose()?;
+    let interface = open::interface(&config.director)?;
+    let wanted = wanted(&config, BTreeSet::new());
+    let backends = wanted.addresses.clone();
+    let mut neighbours = neighbour::watch(interface.index, wanted).await?;
+    answered(&mut neighbours, &backends).await;
+    // Not before the neighbours have answered: netmap takes the interface from the host, whose questions the workers have to carry.
+    let mut opened = open::open(&config.director, interface, vips(&config).len())?;
     let steered = match config.director.steering {
         0 => None,
         workers => Some((opened.only_io(workers)?, workers)),
     };
     let threads = steered.as_ref().map_or(opened.workers.len(), |(_, workers)| workers + 1);
     let cpus = cpus::choose(&opened.cpus, threads, &cpus::allowed())?;
-    let wanted = wanted(&config, BTreeSet::new());
-    let backends = wanted.addresses.clone();
-    let mut neighbours = neighbour::watch(opened.interface.index, wanted).await?;
-    answered(&mut neighbours, &backends).await;
 
     let mut writer = Writer::new();
     let hops = neighbours.hops.borrow_and_update().clone();
@@ -114,6 +119,12 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     control.show();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
     let server = tokio::spawn(api::serve(listener, board.clone()));
+    if let Some(listener) = scraped {
+        let board = board.clone();
+        // Without it the director forwards all the same.
+        tokio::spawn(metrics::serve(listener, move || control::metrics::render(&board)));
+    }
+    systemd::ready();
     let end = control.run(signals, reported, unresolved, server).await;
     workers.end();
     tracing::info!(counters = %board.counters().to_json(), "ended");

@@ -68,6 +68,7 @@ impl Thread {
             }
             pace.turned(turn.received > 0 || waiting);
             self.shown.set(&self.steering.counters, 0);
+            self.shown.set_io(self.steering.io());
         }
         let counters = self.steering.finish(LAST_FRAMES).map_err(failed)?;
         self.shown.set(&counters, 0);

@@ -70,7 +70,7 @@ fn expected(given: &[u8], seq: u32) -> Option<Vec<u8>> {
 
 fn work(frames: &mut [Frame<'_>]) {
     for received in frames {
-        assert!(received.start() >= HEADROOM, "{} bytes before a frame", received.start());
+        assert!(received.room() >= HEADROOM, "{} bytes for a frame to grow by", received.room());
         let bytes = received.bytes();
         let (action, seq) = (bytes[ACTION_AT], u32::from_be_bytes(bytes[ACTION_AT + 1..ACTION_AT + 5].try_into().unwrap()));
         assert_eq!(bytes, frame(seq, action, bytes.len()), "received as it was sent");

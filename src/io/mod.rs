@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod fault;
 pub mod interface;
 pub mod memory;
+pub mod netmap;
 pub mod pcap;
 pub(crate) mod sys;
 #[cfg(test)]
@@ -48,4 +49,7 @@ pub trait Io: Send {
 
     /// The time now, on the clock that `work` is given.
     fn now(&self) -> Time;
+
+    /// Tells what it has seen that no turn says: names for people, in snake_case, and numbers; always the same names in the same order.
+    fn each_count(&self, _show: &mut dyn FnMut(&'static str, u64)) {}
 }

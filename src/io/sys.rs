@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 use std::io::{Error, Result};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -67,6 +67,33 @@ pub fn bind<T: Plain>(fd: BorrowedFd<'_>, address: &T) -> Result<()> {
     // SAFETY: the pointer and the length are those of one live value, which the kernel only reads.
     let rc = unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(address).cast(), size_of::<T>() as libc::socklen_t) };
     if rc == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
+/// Takes over a descriptor that this process was started with; programs that it starts do not get it.
+///
+/// # Errors
+/// When there is no such descriptor, or it was open but not for us: one that closes on exec cannot have been inherited.
+pub fn inherited(fd: i32) -> Result<OwnedFd> {
+    // The standard streams belong to the standard library.
+    if fd <= libc::STDERR_FILENO {
+        return Err(Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the call takes integers only.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(Error::last_os_error());
+    }
+    // Everything that this program opens closes on exec, so what does not was inherited; taken over, it does from now on, so that it cannot be
+    // taken over twice.
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: as above.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, flags | libc::FD_CLOEXEC) } < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open and was inherited, and by the flag set above nobody else has taken it over.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Memory that is mapped for as long as this value lives.

@@ -8,7 +8,7 @@ use super::servers::Server;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Fetch real files by real TFTP clients through directors, in network namespaces on this machine.
+/// Fetch real files by TFTP clients, our own or others, through directors, in network namespaces on this machine.
 ///
 /// Builds client — router — fabric with directors and backends, fetches files, checks the SHA-256 of every one, and removes everything
 /// again. Needs no configuration and touches nothing of the machine's own network. Exit code 0: every transfer was verified; 1: one
@@ -41,11 +41,11 @@ pub struct LabArgs {
     /// How directors get packets in and out (default: af_xdp as root, else af_packet)
     #[arg(long, value_enum)]
     pub io: Option<Io>,
-    /// The TFTP server on the backends (default: in.tftpd as root, else dnsmasq)
-    #[arg(long, value_enum)]
-    pub server: Option<Server>,
-    /// The TFTP client
-    #[arg(long, value_enum, default_value_t = Client::Curl)]
+    /// The TFTP server on the backends; all but our own are programs of others, to be installed first
+    #[arg(long, value_enum, default_value_t = Server::GuidewayTunnel)]
+    pub server: Server,
+    /// The TFTP client; the same holds for it
+    #[arg(long, value_enum, default_value_t = Client::Guideway)]
     pub client: Client,
     /// What the router spreads packets over the directors by
     #[arg(long, value_enum, default_value_t = Ecmp::FiveTuple)]
@@ -90,15 +90,28 @@ pub enum Io {
     /// Ring-mapped AF_PACKET sockets
     #[value(name = "af_packet")]
     AfPacket,
+    /// netmap rings; needs root and netmap's kernel module
+    #[value(name = "netmap")]
+    Netmap,
+    /// netmap, with every director a port of a VALE switch
+    #[value(name = "vale")]
+    Vale,
 }
 
 impl Io {
-    /// Its name in the configuration.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Io::AfXdp => "af_xdp",
             Io::AfPacket => "af_packet",
+            Io::Netmap => "netmap",
+            Io::Vale => "vale",
         }
+    }
+
+    /// Whether netmap's module is needed.
+    pub fn is_netmap(self) -> bool {
+        matches!(self, Io::Netmap | Io::Vale)
     }
 }
 
@@ -129,11 +142,6 @@ impl LabArgs {
             return Err(Error::Usage("--reload needs a spare backend: give at most --backends 63".to_owned()));
         }
         Ok(())
-    }
-
-    /// The kind of server. in.tftpd gives up its groups for every transfer, which a user namespace without root does not allow.
-    pub fn server(&self) -> Server {
-        self.server.unwrap_or(if nix::unistd::geteuid().is_root() { Server::InTftpd } else { Server::Dnsmasq })
     }
 
     /// What the router really hashes over.

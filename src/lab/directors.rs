@@ -5,6 +5,8 @@ use super::error::{Doing, Error};
 use super::netns::Namespace;
 use super::plan::{self, Backend, Plan};
 use super::servers::last_line;
+use super::switch;
+use super::sys;
 use super::topology::INTERFACE;
 use crate::control_client;
 use crate::director::cpus;
@@ -38,6 +40,9 @@ impl Director {
     pub fn start(plan: &Plan, number: usize, host: &Namespace, io: Io, directory: &Path) -> Result<Self, Error> {
         let name = host.name().to_owned();
         let at = |suffix: &str| directory.join(format!("{name}.{suffix}"));
+        if io.is_netmap() {
+            host.run(|| sys::segments_off(INTERFACE).doing(|| format!("switching off offloads of {INTERFACE} on {name}")))?;
+        }
         let (config, socket, log) = (at("toml"), at("sock"), at("log"));
         let text = configuration(plan, number, io, &socket, &plan.backends);
         std::fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
@@ -122,6 +127,14 @@ impl Director {
     }
 }
 
+/// What stands in `io` besides interface and CPUs.
+fn kind(io: Io) -> String {
+    match io {
+        Io::Vale => format!("kind = \"netmap\", rings = \"{}\", host_rings = \"netmap:{}\"", switch::DIRECTOR, switch::STACK),
+        _ => format!("kind = \"{}\"", io.name()),
+    }
+}
+
 /// The configuration of director `number` with these backends in the pool.
 pub fn configuration(plan: &Plan, number: usize, io: Io, socket: &Path, backends: &[Backend]) -> String {
     let director = &plan.directors[number];
@@ -134,7 +147,7 @@ pub fn configuration(plan: &Plan, number: usize, io: Io, socket: &Path, backends
 name = "{}"
 address = "{}"
 key = "000102030405060708090a0b0c0d0e0f"
-io = {{ kind = "{}", interface = "{INTERFACE}", cpus = [{cpu}] }}
+io = {{ {}, interface = "{INTERFACE}", cpus = [{cpu}] }}
 routers = ["{router}"]
 socket = "{}"
 
@@ -149,7 +162,7 @@ backends = [
 "#,
         director.name,
         director.address,
-        io.name(),
+        kind(io),
         socket.display(),
         plan.vip
     );
@@ -183,7 +196,7 @@ mod tests {
         for flags in ["", "--ipv6", "--server dnsmasq-single-port", "--directors 16 --backends 64", "--ipv6 --directors 16 --backends 64"] {
             let args = Line::try_parse_from(std::iter::once("lab").chain(flags.split_whitespace())).unwrap().lab;
             let plan = Plan::new(&args);
-            for io in [Io::AfXdp, Io::AfPacket] {
+            for io in [Io::AfXdp, Io::AfPacket, Io::Netmap, Io::Vale] {
                 let text = configuration(&plan, 0, io, Path::new("/run/guideway-lab/d1.sock"), &plan.backends);
                 let checked = crate::config::read(&text);
                 let config = checked.config.unwrap_or_else(|| panic!("{flags}: {:?}\n{text}", checked.problems));

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`args`], [`plan`] | what is asked for; who is where |
 //! | [`sandbox`] | the namespaces that hold everything, and take it away |
-//! | [`netns`], [`netlink`], [`topology`] | hosts and links |
+//! | [`netns`], [`netlink`], [`topology`], [`switch`] | hosts and links |
 //! | [`packet`], [`nexthops`], [`router`] | the test router: ECMP and GRE |
 //! | [`decap`], [`servers`], [`backends`] | backends |
 //! | [`directors`], [`reload`] | directors |
@@ -31,6 +31,7 @@ pub mod router;
 pub mod sandbox;
 pub mod servers;
 mod session;
+pub mod switch;
 mod sys;
 pub mod topology;
 pub mod transfers;

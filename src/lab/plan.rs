@@ -1,6 +1,6 @@
 //! The lab on paper: names, addresses and port ranges of every host, worked out from the flags alone.
 
-use super::args::LabArgs;
+use super::args::{Io, LabArgs};
 use super::decap::host_prefix;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -66,6 +66,8 @@ pub struct Plan {
     pub backends: Vec<Backend>,
     /// A backend that is up and not in the pool yet.
     pub spare: Option<Backend>,
+    /// Every director is a port of a VALE switch.
+    pub switched: bool,
 }
 
 impl Plan {
@@ -90,7 +92,7 @@ impl Plan {
                     name: format!("t{}", i + 1),
                     address: host([10, 0, 2], 2, 21 + i),
                     mac: mac(2, 21 + i),
-                    tids: args.server().has_tid_ranges().then_some((first, first + span - 1)),
+                    tids: args.server.has_tid_ranges().then_some((first, first + span - 1)),
                 }
             })
             .collect();
@@ -106,6 +108,7 @@ impl Plan {
                 .collect(),
             backends,
             spare,
+            switched: args.io == Some(Io::Vale),
         }
     }
 

@@ -224,7 +224,7 @@ pub fn dropped(directors: &[Value]) -> BTreeMap<String, u64> {
 
 /// The topology, drawn.
 pub fn draw(plan: &Plan, args: &LabArgs, io: &str) -> String {
-    let server = args.server().name();
+    let server = args.server.name();
     let spread = if plan.directors.is_empty() { "straight to backends" } else { "over the directors" };
     let mut lines = vec![
         format!("client  {}   {}", plan.client, args.client.name()),

@@ -53,7 +53,7 @@ impl Lab {
         let topology = Topology::build(&plan)?;
         let names = plan.all_backends().map(|b| b.name.clone()).collect();
         let served = witness::watch(&topology.fabric, names, args.ipv6)?;
-        let common = Common { vip: plan.vip, unwrap: args.decap, server: args.server(), root: &files.root, directory };
+        let common = Common { vip: plan.vip, unwrap: args.decap, server: args.server, root: &files.root, directory };
         let start = |(backend, host)| Backend::start(backend, host, &common);
         let backends = plan.all_backends().zip(&topology.backends).map(start).collect::<Result<_, _>>()?;
         let start = |(number, host)| Director::start(&plan, number, host, io, directory);
@@ -116,7 +116,7 @@ pub fn run(args: &LabArgs) -> Result<u8, Error> {
     match sandbox::role() {
         Role::Outer => {
             args.check()?;
-            args.server().program()?;
+            args.server.program()?;
             args.client.program()?;
             router::check_tun()?;
             sandbox::outer()
@@ -128,6 +128,14 @@ pub fn run(args: &LabArgs) -> Result<u8, Error> {
 
 fn choose_io(args: &LabArgs, inside: &Inside) -> Result<Io, Error> {
     match (args.io, inside.user_namespace) {
+        (Some(io), _) if io.is_netmap() && !std::path::Path::new("/dev/netmap").exists() => Err(Error::Missing {
+            what: "there is no /dev/netmap".to_owned(),
+            mend: "load netmap's kernel module (`modprobe netmap`), or use another --io".to_owned(),
+        }),
+        (Some(Io::Netmap | Io::Vale), true) => Err(Error::Missing {
+            what: "netmap is not permitted without root".to_owned(),
+            mend: "run as root, or with --io af_packet".to_owned(),
+        }),
         (Some(Io::AfXdp), true) => Err(Error::Missing {
             what: "AF_XDP is not permitted without root".to_owned(),
             mend: "run as root, or with --io af_packet".to_owned(),
@@ -138,23 +146,21 @@ fn choose_io(args: &LabArgs, inside: &Inside) -> Result<Io, Error> {
     }
 }
 
-/// Inside a user namespace this process is root of nothing but that, so the default is fixed here.
-fn choose_server(args: &LabArgs, inside: &Inside) -> Result<Server, Error> {
-    match (args.server, inside.user_namespace) {
-        (Some(Server::InTftpd), true) => Err(Error::Missing {
+/// Whether the server works where the lab runs: inside a user namespace this process is root of nothing but that.
+fn check_server(server: Server, inside: &Inside) -> Result<(), Error> {
+    if server == Server::InTftpd && inside.user_namespace {
+        return Err(Error::Missing {
             what: "in.tftpd cannot run without root (it gives up its groups for every transfer, and a user namespace forbids that)"
                 .to_owned(),
             mend: "run as root, or with --server dnsmasq".to_owned(),
-        }),
-        (Some(server), _) => Ok(server),
-        (None, true) => Ok(Server::Dnsmasq),
-        (None, false) => Ok(Server::InTftpd),
+        });
     }
+    Ok(())
 }
 
 fn inside(args: &LabArgs, inside: &Inside) -> Result<u8, Error> {
     let io = choose_io(args, inside)?;
-    let args = &LabArgs { server: Some(choose_server(args, inside)?), ..args.clone() };
+    check_server(args.server, inside)?;
     let interrupt = Interrupt::listen()?;
     if args.block_size() != args.blksize.unwrap_or(args.block_size()) {
         eprintln!("note: {} cannot ask for a block size; its blocks have 512 bytes", args.client.name());
@@ -222,7 +228,7 @@ fn measure(lab: &mut Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Resu
         backends: lab.backends.iter().map(|b| backend(&b.name)).collect(),
         router: lab.router_report(),
         io: io.name(),
-        server: args.server().name(),
+        server: args.server.name(),
         client: args.client.name(),
         ecmp: args.hashed().name(),
         ipv6: args.ipv6,

@@ -1,4 +1,4 @@
-//! The lab's fence for what no safe crate offers: one ethtool ioctl, and binding an AF_PACKET socket to an interface.
+//! The lab's fence for what no safe crate offers: an ethtool ioctl, and binding an AF_PACKET socket to an interface.
 #![allow(unsafe_code)]
 
 use nix::libc;
@@ -8,6 +8,8 @@ use std::os::fd::AsRawFd;
 
 /// `ETHTOOL_STXCSUM` of linux/ethtool.h.
 const ETHTOOL_STXCSUM: u32 = 0x17;
+/// `ETHTOOL_SSG`, `STSO`, `SGSO` and `SGRO` of linux/ethtool.h.
+const ETHTOOL_SEGMENTS: [u32; 4] = [0x19, 0x1f, 0x24, 0x2c];
 /// `SIOCETHTOOL` of linux/sockios.h.
 const SIOCETHTOOL: u64 = 0x8946;
 
@@ -21,8 +23,17 @@ struct EthtoolValue {
 /// Makes the kernel finish L4 checksums before a frame leaves by `interface` of the current namespace. Without it a frame from a local
 /// stack crosses a veth with an unfinished checksum, which AF_XDP and AF_PACKET see.
 pub fn transmit_checksums_off(interface: &str) -> io::Result<()> {
+    switch_off(interface, ETHTOOL_STXCSUM)
+}
+
+/// Switches off all that makes frames larger than the link: scattered, segmented and merged ones. netmap does none of that work.
+pub fn segments_off(interface: &str) -> io::Result<()> {
+    ETHTOOL_SEGMENTS.into_iter().try_for_each(|command| switch_off(interface, command))
+}
+
+fn switch_off(interface: &str, command: u32) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    let mut value = EthtoolValue { cmd: ETHTOOL_STXCSUM, data: 0 };
+    let mut value = EthtoolValue { cmd: command, data: 0 };
     // SAFETY: `ifreq` is plain old data for which all zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {

@@ -5,8 +5,10 @@ use super::netlink::{Netlink, Via};
 use super::netns::Namespace;
 use super::plan::{FABRIC_MTU, MTU, Mac, Plan, ROUTER_MAC};
 use super::router::MAIN_TABLE;
+use super::switch::{self, Joined};
 use super::sys;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Every host's interface to the fabric, and the client's to the router.
 pub const INTERFACE: &str = "eth0";
@@ -29,6 +31,8 @@ pub struct Topology {
     pub directors: Vec<Namespace>,
     /// As in the plan, the spare one last.
     pub backends: Vec<Namespace>,
+    /// What joins directors to their VALE switches, where they have some.
+    joined: Vec<Arc<Joined>>,
 }
 
 impl Topology {
@@ -40,14 +44,18 @@ impl Topology {
             prepare(&host, ipv6)?;
             Ok::<_, Error>(host)
         };
-        let topology = Topology {
+        let mut topology = Topology {
             client: host("client")?,
             router: host("router")?,
             fabric: host("fabric")?,
             directors: plan.directors.iter().map(|d| host(&d.name)).collect::<Result<_, _>>()?,
             backends: plan.all_backends().map(|b| host(&b.name)).collect::<Result<_, _>>()?,
+            joined: Vec::new(),
         };
         topology.wire(plan)?;
+        if plan.switched {
+            topology.joined = topology.directors.iter().map(|host| Joined::start(host).map(Arc::new)).collect::<Result<_, _>>()?;
+        }
         topology.route(plan, ipv6)?;
         Ok(topology)
     }
@@ -69,7 +77,15 @@ impl Topology {
         plug(&self.router, ROUTER_INGRESS, plan.gateway)?;
         self.join(&workshop, (&self.router, ROUTER_FABRIC), "router", ROUTER_MAC, plan.router)?;
         for (host, director) in self.directors.iter().zip(&plan.directors) {
-            self.join(&workshop, (host, INTERFACE), &director.name, director.mac, (director.address, plan.router.1))?;
+            let address = (director.address, plan.router.1);
+            if plan.switched {
+                self.link(&workshop, (host, switch::WIRE), &director.name)?;
+                connect(&workshop, (host, INTERFACE), (host, switch::STACK), FABRIC_MTU)?;
+                Netlink::within(host, |n| n.mac(INTERFACE, director.mac))?;
+                plug(host, INTERFACE, address)?;
+            } else {
+                self.join(&workshop, (host, INTERFACE), &director.name, director.mac, address)?;
+            }
         }
         for (host, backend) in self.backends.iter().zip(plan.all_backends()) {
             self.join(&workshop, (host, INTERFACE), &backend.name, backend.mac, (backend.address, plan.router.1))?;
@@ -77,15 +93,20 @@ impl Topology {
         self.introduce(plan)
     }
 
-    /// Connects a host to the fabric by a port of the bridge named `port`.
+    /// Connects a host to the fabric by a port of the bridge named `port`, and gives it its addresses there.
     fn join(&self, workshop: &Netlink, host: (&Namespace, &str), port: &str, mac: Mac, address: (IpAddr, u8)) -> Result<(), Error> {
-        connect(workshop, host, (&self.fabric, port), FABRIC_MTU)?;
+        self.link(workshop, host, port)?;
         Netlink::within(host.0, |n| n.mac(host.1, mac))?;
+        plug(host.0, host.1, address)
+    }
+
+    /// Connects a host to the fabric by a port of the bridge named `port`.
+    fn link(&self, workshop: &Netlink, host: (&Namespace, &str), port: &str) -> Result<(), Error> {
+        connect(workshop, host, (&self.fabric, port), FABRIC_MTU)?;
         Netlink::within(&self.fabric, |n| {
             n.enslave(port, BRIDGE)?;
             n.up(port, true)
-        })?;
-        plug(host.0, host.1, address)
+        })
     }
 
     /// Makes hosts of the fabric known to one another, except to the directors, which find their backends themselves.

@@ -124,7 +124,18 @@ impl Table {
     /// The order of `backends` does not matter: members are numbered from 0 in the order of their names (compared as bytes), those of weight 0 included.
     /// If all weights are 0, or there are no backends, nobody owns any slot.
     pub fn build(key: &FleetKey, size: u32, backends: &[(&str, u16)]) -> Result<Table, Error> {
-        check_size(size, backends.len())?;
+        check_size(size, backends.len(), SLOTS_PER_BACKEND)?;
+        Table::build_checked(key, size, backends)
+    }
+
+    /// The same from one slot per backend on, for comparisons: the paper and others measure 65,537 slots for 1000 backends, whose shares are less even
+    /// than a pool of ours may have them.
+    pub fn build_uneven(key: &FleetKey, size: u32, backends: &[(&str, u16)]) -> Result<Table, Error> {
+        check_size(size, backends.len(), 1)?;
+        Table::build_checked(key, size, backends)
+    }
+
+    fn build_checked(key: &FleetKey, size: u32, backends: &[(&str, u16)]) -> Result<Table, Error> {
         let mut sorted = backends.to_vec();
         sorted.sort_unstable();
         check_members(&sorted)?;
@@ -196,7 +207,7 @@ impl Table {
     }
 }
 
-fn check_size(size: u32, backends: usize) -> Result<(), Error> {
+fn check_size(size: u32, backends: usize, slots: u32) -> Result<(), Error> {
     let limit = MAX_MEMBERS.min((MAX_SIZE / SLOTS_PER_BACKEND) as usize);
     if backends > limit {
         return Err(Error::TooMany { backends, limit });
@@ -204,7 +215,7 @@ fn check_size(size: u32, backends: usize) -> Result<(), Error> {
     if size > MAX_SIZE {
         return Err(Error::TooLarge { size });
     }
-    let least = u32::try_from(backends).map_or(u32::MAX, |count| count.saturating_mul(SLOTS_PER_BACKEND));
+    let least = u32::try_from(backends).map_or(u32::MAX, |count| count.saturating_mul(slots));
     if size < least {
         return Err(Error::TooSmall { size, backends, least, next: next_prime(least) });
     }

@@ -2,7 +2,8 @@
 //!
 //! Stages in the order in which a packet meets them: [`parse`] → [`vip`] → [`icmp`] → [`fragment`] → [`select`] → [`encap`].
 //! A batch goes through in two passes: what needs no state first, so that the cache lines of all its flows are on their way
-//! before the second pass reads and writes them. Ordinary packets take a short way through both ([`quick`]), all others the stages one by one.
+//! before the second pass reads and writes them. Ordinary packets take a short way through both (`quick`, and for the
+//! usual run of packets to one VIP `predict`), all others the stages one by one.
 
 pub mod encap;
 pub mod explain;
@@ -10,6 +11,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod outbox;
 pub mod parse;
+mod predict;
 mod quick;
 pub mod select;
 pub mod spread;
@@ -29,6 +31,7 @@ use crate::tables::{BackendId, Snapshot};
 use crate::time::Time;
 use crate::verdict::{Reason, Verdict};
 use parse::Packet;
+use predict::Prediction;
 use quick::Quick;
 use select::{Flow, Plan};
 
@@ -66,8 +69,9 @@ pub fn run(frames: &mut [Frame<'_>], tables: &Snapshot, state: &mut State, now: 
 /// First pass, for all packets.
 #[inline(never)]
 fn glance(steps: &mut [Option<Quick>; BATCH], frames: &[Frame<'_>], tables: &Snapshot, state: &State) {
+    let mut prediction = Prediction::default();
     for (step, frame) in steps.iter_mut().zip(frames) {
-        quick::look(frame.bytes(), tables, step);
+        prediction.look(frame.bytes(), tables, step);
         if let Some(Quick { plan: Plan::Tables { hash, .. }, .. }) = step {
             state.flows.prefetch(*hash);
             if state.many_new {

@@ -104,16 +104,31 @@ fn mixed<I: Family>(inner: &[u8], from: From, tables: &Snapshot, found: &mut Opt
 /// The client's packet is of a flow.
 #[inline(always)]
 fn flow<I: Family>(head: Head<'_, I>, from: From, tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
-    let Ports { client, server, opcode } = ports(head.protocol, head.payload)?;
-    let id = I::vip(head.destination, tables)?.service(head.protocol, server)?;
-    let service = tables.services.get(usize::from(id))?;
+    let ports = ports(head.protocol, head.payload)?;
+    let vip = I::vip(head.destination, tables)?;
     let From { l2, ttl, tos, inner } = from;
     let envelope = Envelope { l2, ttl, tos, v6: I::LEN == 40, inner, total_len: (I::LEN + head.payload.len()) as u16 };
-    let plan = match steer(service, server, opcode, false).ok()? {
+    steered::<I>(vip, (head.source, head.destination), head.protocol, ports, envelope, tables, found)
+}
+
+/// The plan for a packet of a flow.
+#[inline(always)]
+pub(super) fn steered<I: Family>(
+    vip: &Vip,
+    (client, destination): (I, I),
+    protocol: u8,
+    ports: Ports,
+    envelope: Envelope,
+    tables: &Snapshot,
+    found: &mut Option<Quick>,
+) -> Option<()> {
+    let id = vip.service(protocol, ports.server)?;
+    let service = tables.services.get(usize::from(id))?;
+    let plan = match steer(service, ports.server, ports.opcode, false).ok()? {
         Steering::Owner(backend) => Plan::Chosen(Choice { backend, by: By::TidRange }),
         Steering::Tables { read, learn } => {
-            let server = if service.kind == Kind::Flow { server } else { 0 };
-            Plan::Tables { hash: I::hash(head.protocol, head.source, head.destination, client, server, tables), read, learn }
+            let server = if service.kind == Kind::Flow { ports.server } else { 0 };
+            Plan::Tables { hash: I::hash(protocol, client, destination, ports.client, server, tables), read, learn }
         }
     };
     *found = Some(Quick { plan, service: id, envelope });
@@ -153,7 +168,7 @@ pub fn flow_hash(frame: &[u8], quick: &Quick, tables: &Snapshot) -> Option<u64> 
 }
 
 /// An IP header without anything unusual, and the payload that it says it has.
-struct Head<'f, A> {
+pub(super) struct Head<'f, A> {
     source: A,
     destination: A,
     protocol: u8,
@@ -163,7 +178,7 @@ struct Head<'f, A> {
 }
 
 /// IPv4 or IPv6.
-trait Family: Copy + Eq {
+pub(super) trait Family: Copy + Eq {
     /// Bytes of the header.
     const LEN: usize;
     fn head(packet: &[u8]) -> Option<Head<'_, Self>>;
@@ -180,7 +195,7 @@ impl Family for Ipv4Addr {
     #[inline(always)]
     fn head(packet: &[u8]) -> Option<Head<'_, Self>> {
         let head = packet.first_chunk::<20>()?;
-        if head[0] != 0x45 || be16(head, 6) & MORE_OR_OFFSET != 0 || !intact(head) {
+        if head[0] != 0x45 || be16(head, 6) & MORE_OR_OFFSET != 0 || !intact(head, 0) {
             return None;
         }
         let payload = packet.get(20..usize::from(be16(head, 2)))?;
@@ -247,10 +262,10 @@ impl Family for Ipv6Addr {
 }
 
 /// What is read of a transport header.
-struct Ports {
-    client: u16,
-    server: u16,
-    opcode: Option<u16>,
+pub(super) struct Ports {
+    pub client: u16,
+    pub server: u16,
+    pub opcode: Option<u16>,
 }
 
 /// As [`crate::wire::l4::Ports`], for whole packets.
@@ -271,12 +286,12 @@ fn ports(protocol: u8, payload: &[u8]) -> Option<Ports> {
 /// Bits of an IPv4 header's flags and offset that only fragments have.
 const MORE_OR_OFFSET: u16 = 0x3fff;
 
-/// Whether the sum of an IPv4 header is that of one whose checksum is right.
+/// Whether the sum of the IPv4 header at `start` is that of one whose checksum is right.
 #[inline(always)]
-fn intact(head: &[u8; 20]) -> bool {
+pub(super) fn intact<const N: usize>(bytes: &[u8; N], start: usize) -> bool {
     // RFC 1071 section 2 (B): the sum may be taken in any byte order, here that of the machine; and (A): in words of any size.
-    let word = |at: usize| u64::from(u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
-    let sum = word(0) + word(4) + word(8) + word(12) + word(16);
+    let words = bytes[start..start + 20].as_chunks::<4>().0;
+    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     // Less than 2^32 + 5. The halves add up to a multiple of 0xffff, which is not 0 as the first byte is not.
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -284,12 +299,12 @@ fn intact(head: &[u8; 20]) -> bool {
 }
 
 #[inline(always)]
-fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+pub(super) fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 #[inline(always)]
-fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+pub(super) fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
@@ -299,6 +314,6 @@ fn be64<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
 }
 
 #[inline(always)]
-fn be128<const N: usize>(bytes: &[u8; N], at: usize) -> u128 {
+pub(super) fn be128<const N: usize>(bytes: &[u8; N], at: usize) -> u128 {
     u128::from(be64(bytes, at)) << 64 | u128::from(be64(bytes, at + 8))
 }

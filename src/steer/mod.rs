@@ -107,6 +107,11 @@ impl Steering {
         Ok(turn)
     }
 
+    /// The io that all share.
+    pub fn io(&self) -> &dyn Io {
+        &*self.io
+    }
+
     /// Whether a lane has parcels under way.
     pub fn busy(&self) -> bool {
         self.lanes.iter().any(|lane| lane.free.len() < PARCELS)

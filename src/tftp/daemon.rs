@@ -1,20 +1,24 @@
 //! The process around a server: descriptors, privileges, signals, a log line for each transfer.
 
-use super::config;
+use super::config::{self, Built};
 use super::directory::{Directory, DirectoryOptions};
 use super::engine::{self, Config, Server};
-use super::handler::Handler;
 use super::handlers::background::Background;
-use super::report::{Observer, Outcome, Statistics, TransferReport};
+use super::report::{Observer, Outcome, TransferReport};
+use super::status::{self, Status};
+use crate::control::{ControlSocket, socket};
+use crate::{metrics, systemd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{User, setgid, setgroups, setuid};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Threads that fetch from origins and ask programs, for all handlers together.
 const BACKGROUND: usize = 2;
@@ -26,8 +30,16 @@ pub struct Options {
     pub files: Files,
     /// The server.
     pub engine: Config,
+    /// Whether the addresses of the server were said, rather than left to the default.
+    pub addresses_said: bool,
     /// The user to become once the sockets are bound.
     pub user: Option<String>,
+    /// Its name in what it tells of itself.
+    pub name: String,
+    /// The control socket.
+    pub socket: Option<PathBuf>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Where files come from.
@@ -56,6 +68,9 @@ pub enum Error {
     /// There is no such user.
     #[error("--user {0}: there is no such user on this host")]
     NoUser(String),
+    /// systemd passes a socket for an address that the server was not told to listen at.
+    #[error("systemd passes a socket for {0}, which is not among the addresses of `listen`: leave `listen` out, or name it there")]
+    Unused(SocketAddr),
     /// A step that the kernel refused.
     #[error("{doing}: {source}")]
     System {
@@ -64,6 +79,12 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The control socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] socket::Error),
+    /// The address for metrics cannot be had.
+    #[error(transparent)]
+    Metrics(#[from] metrics::Error),
     /// The sockets cannot be had.
     #[error(transparent)]
     Engine(#[from] engine::Error),
@@ -72,7 +93,7 @@ pub enum Error {
 impl Error {
     /// Whether the options are wrong, rather than the host.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Root { .. } | Error::Handlers(_) | Error::NoUser(_))
+        matches!(self, Error::Root { .. } | Error::Handlers(_) | Error::NoUser(_) | Error::Unused(_))
     }
 }
 
@@ -86,20 +107,28 @@ fn system(doing: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Error {
 /// # Errors
 /// When the server cannot be set up, or an event loop ends of its own accord.
 pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> {
+    let started = Instant::now();
     let mut signals = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1].into_iter().for_each(|signal| signals.add(signal));
     signals.thread_block().map_err(system("blocking signals"))?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(system("waiting for signals"))?;
     raise_descriptors();
     let user = options.user.as_deref().map(find).transpose()?;
+    let mut engine = options.engine;
+    take_passed(&mut engine, options.addresses_said)?;
+    // Before there are threads, for the umask is the process's.
+    let control = options.socket.as_deref().map(ControlSocket::claim).transpose()?;
+    let scraped = options.metrics.map(metrics::listen).transpose()?;
     let background = Background::new(BACKGROUND).map_err(|source| Error::System { doing: "starting threads".to_owned(), source })?;
-    let handler: Arc<dyn Handler> = match &options.files {
+    let Built { handler, caches } = match &options.files {
         Files::Directory(root, options) => {
-            Arc::new(Directory::new(root, *options).map_err(|source| Error::Root { path: root.clone(), source })?)
+            let directory = Directory::new(root, *options).map_err(|source| Error::Root { path: root.clone(), source })?;
+            Built { handler: Arc::new(directory), caches: Vec::new() }
         }
         Files::Rules(config) => config.build(&background)?,
     };
-    let server = Server::bind(options.engine, handler, Arc::new(Log))?;
+    let (loops, places) = (engine.loops, engine.max_transfers.saturating_mul(engine.loops));
+    let server = Server::bind(engine, handler, Arc::new(Log))?;
     if let Some(user) = user {
         become_user(&user)?;
     }
@@ -107,7 +136,28 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         tracing::info!("{what} {}", addresses.join(", "));
     }
+    let status = Arc::new(Status {
+        name: options.name,
+        listen: server.addresses().to_vec(),
+        tids: server.tids().to_vec(),
+        loops,
+        places,
+        statistics: server.statistics().clone(),
+        caches,
+        started,
+    });
+    if let Some(control) = &control {
+        // On a thread of the background: its runtime must be there when the listener is made.
+        let listener =
+            control.listener_for_later().map_err(|source| Error::System { doing: "listening on the control socket".to_owned(), source })?;
+        let status = status.clone();
+        background.spawn(async move { status::serve(tokio::net::UnixListener::from_std(listener)?, status).await });
+    }
+    if let Some(listener) = scraped {
+        background.spawn(metrics::serve(listener, move || status.metrics()));
+    }
     let running = server.start()?;
+    systemd::ready();
     loop {
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(1000u16)) {
@@ -116,7 +166,7 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         }
         let signal = if fds[0].any() == Some(true) { signals.read_signal().map_err(system("reading a signal"))? } else { None };
         match signal.map(|signal| signal.ssi_signo as i32) {
-            Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&as_json(running.statistics())),
+            Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&status::counters(running.statistics())),
             Some(_) => break,
             None if running.has_ended() => break,
             None => {}
@@ -125,14 +175,23 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
     let statistics = running.statistics().clone();
     running.stop().map_err(|source| Error::System { doing: "serving".to_owned(), source })?;
     tracing::info!("stopped");
-    Ok(as_json(&statistics))
+    Ok(status::counters(&statistics))
 }
 
-fn as_json(statistics: &Statistics) -> Value {
-    let totals = statistics.totals();
-    let mut map: Map<String, Value> = totals.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    map.insert("open".to_owned(), totals.open().into());
-    json!(map)
+/// Sockets that systemd passes take the place of the default addresses, and are used for those that are said.
+fn take_passed(engine: &mut Config, addresses_said: bool) -> Result<(), Error> {
+    let sockets = systemd::passed().map_err(|source| Error::System { doing: "taking sockets from systemd".to_owned(), source })?;
+    engine.passed = sockets.into_iter().map(engine::Passed::new).collect::<Result<_, _>>()?;
+    let passed: Vec<SocketAddr> = engine.passed.iter().map(|passed| passed.address).collect();
+    if passed.is_empty() {
+        return Ok(());
+    }
+    if !addresses_said {
+        engine.listen = passed;
+    } else if let Some(unused) = passed.iter().find(|address| !engine.listen.contains(address)) {
+        return Err(Error::Unused(*unused));
+    }
+    Ok(())
 }
 
 /// Every transfer may have a file open.

@@ -53,7 +53,7 @@
 //! | [`transfer`] | one transfer as a state machine without I/O |
 //! | [`report`] | reports and counters |
 //! | [`engine`] | event loops |
-//! | [`daemon`] | the process around them |
+//! | [`daemon`], [`status`] | the process around them, and what it tells of itself |
 //! | [`client`], [`swarm`] | one client, and thousands of them |
 
 pub mod client;
@@ -68,6 +68,7 @@ pub mod netascii;
 pub mod options;
 pub mod packet;
 pub mod report;
+pub mod status;
 pub mod swarm;
 #[cfg(test)]
 pub(crate) mod testing;

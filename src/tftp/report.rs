@@ -125,9 +125,14 @@ macro_rules! counters {
             /// All of them.
             pub const ALL: &'static [Counter] = &[ $( Counter::$variant, )* ];
 
-            /// Its name in logs and metrics.
+            /// Its name in logs.
             pub const fn name(self) -> &'static str {
                 match self { $( Counter::$variant => $name, )* }
+            }
+
+            /// One sentence for people.
+            pub const fn explain(self) -> &'static str {
+                match self { $( Counter::$variant => $doc, )* }
             }
         }
     };
@@ -186,6 +191,19 @@ impl Default for Totals {
     }
 }
 
+/// What counts requests by their end; what is in none of them is open.
+const ENDS: [Counter; 10] = {
+    use Counter::{Aborted, Done, Failed, Probed, Refused, Restarted, Stopped, TimedOut, Unconfirmed, Unheard};
+    [Done, Unconfirmed, Probed, Aborted, Unheard, TimedOut, Restarted, Refused, Failed, Stopped]
+};
+
+impl Counter {
+    /// Whether it counts requests by their end: each that was [`Counter::Started`] ends in exactly one of these.
+    pub fn is_end(self) -> bool {
+        ENDS.contains(&self)
+    }
+}
+
 impl Totals {
     /// The value of a counter.
     pub fn get(&self, counter: Counter) -> u64 {
@@ -199,9 +217,7 @@ impl Totals {
 
     /// Transfers and openings that have not ended.
     pub fn open(&self) -> u64 {
-        use Counter::{Aborted, Done, Failed, Probed, Refused, Restarted, Started, Stopped, TimedOut, Unconfirmed, Unheard};
-        let ended = [Done, Unconfirmed, Probed, Aborted, Unheard, TimedOut, Restarted, Refused, Failed, Stopped];
-        self.get(Started).wrapping_sub(ended.into_iter().map(|counter| self.get(counter)).sum())
+        self.get(Counter::Started).wrapping_sub(ENDS.into_iter().map(|counter| self.get(counter)).sum())
     }
 
     /// The counters with their names.

@@ -96,12 +96,24 @@ fn kinds_of_io() {
         ("io = {}", ".kind: is missing; it is written like kind = \"af_xdp\""),
         (
             "io = { kind = \"afxdp\" }",
-            ".kind = \"afxdp\": is not allowed; did you mean \"af_xdp\"? Allowed: \"af_xdp\", \"af_packet\" or \"pcap\"",
+            ".kind = \"afxdp\": is not allowed; did you mean \"af_xdp\"? Allowed: \"af_xdp\", \"af_packet\", \"netmap\" or \"pcap\"",
         ),
-        ("io = { kind = \"dpdk\" }", ".kind = \"dpdk\": is not allowed. Allowed: \"af_xdp\", \"af_packet\" or \"pcap\""),
+        ("io = { kind = \"dpdk\" }", ".kind = \"dpdk\": is not allowed. Allowed: \"af_xdp\", \"af_packet\", \"netmap\" or \"pcap\""),
         (
-            "io = { kind = \"netmap\", interface = \"eth0\" }",
-            ".kind = \"netmap\": is not in this version; use \"af_xdp\" (stock Linux, as root) or \"af_packet\" (anywhere)",
+            "io = { kind = \"netmap\", interface = \"eth0\", workers = 2 }",
+            ".workers: is no key that is known here. Known: kind, interface, cpus, rings, host_rings",
+        ),
+        (
+            "io = { kind = \"netmap\", interface = \"eth0\", rings = \"vale0:1\" }",
+            ".rings = \"vale0:1\": stands without `host_rings`, the netmap port by which the interface's own stack is reached: give both or neither",
+        ),
+        (
+            "io = { kind = \"netmap\", interface = \"eth0\", host_rings = \"netmap:sw\" }",
+            ".host_rings = \"netmap:sw\": stands without `rings`, the netmap port by which packets come and go: give both or neither",
+        ),
+        (
+            "io = { kind = \"netmap\", interface = \"eth0\", rings = \"netmap:x{\", host_rings = \"netmap:sw\" }",
+            ".rings = \"netmap:x{\": is no netmap port: `x{` is no pipe: after `{` (one end) or `}` (the other) comes a number, 0 to 4095, and nothing else",
         ),
         ("io = { kind = \"af_xdp\" }", ".interface: is missing; it is written like interface = \"eth0\""),
         (
@@ -136,6 +148,15 @@ fn kinds_of_io() {
     assert_eq!(
         io("io = { kind = \"af_xdp\", interface = \"eth0\", cpus = [2, 3] }"),
         Io::AfXdp { interface: "eth0".into(), cpus: vec![2, 3] }
+    );
+    assert_eq!(
+        io("io = { kind = \"netmap\", interface = \"eth0\", cpus = [1] }"),
+        Io::Netmap { interface: "eth0".into(), detour: None, cpus: vec![1] }
+    );
+    let detour = Detour { rings: "vale0:gw".parse().unwrap(), host_rings: "netmap:sw".parse().unwrap() };
+    assert_eq!(
+        io("io = { kind = \"netmap\", interface = \"eth0\", rings = \"vale0:gw\", host_rings = \"netmap:sw\" }"),
+        Io::Netmap { interface: "eth0".into(), detour: Some(detour), cpus: vec![] }
     );
     assert_eq!(
         io("io = { kind = \"af_packet\", interface = \"veth-0123456789\", workers = 4 }"),
@@ -217,11 +238,14 @@ fn the_rest_of_the_director() {
     }
     director(
         "cluster = \"x\"",
-        "line 7: director.cluster: is no key that is known here. Known: name, address, key, io, routers, socket, unmatched, icmp_echo, flows, retire, steering",
+        "line 7: director.cluster: is no key that is known here. Known: name, address, key, io, routers, socket, metrics, unmatched, icmp_echo, flows, retire, steering",
     );
     let set =
         good(&with_director("socket = \"/tmp/d.sock\"\nunmatched = \"drop\"\nicmp_echo = \"answer\"\nflows = 1_024\nretire = \"0s\""))
             .director;
+    assert_eq!(set.metrics, None, "never open by default");
+    let scraped = good(&with_director("metrics = \"127.0.0.1:9068\""));
+    assert_eq!(scraped.director.metrics, Some("127.0.0.1:9068".parse().unwrap()));
     assert_eq!(set.socket, PathBuf::from("/tmp/d.sock"));
     assert_eq!((set.unmatched, set.icmp_echo, set.flows, set.retire), (Unmatched::Drop, Echo::Answer, 1024, Duration::ZERO));
 }

@@ -105,7 +105,7 @@ fn every_error_of_a_file_is_reported_at_once() {
 name = "d 1"
 address = ["10.0.1.11", "10.0.1.12"]
 key = "0001"
-io = { kind = "netmap" }
+io = { kind = "dpdk" }
 flows = 10
 
 [[vip]]
@@ -131,7 +131,7 @@ address = "10.0.2.21"
             "line 2: director.name = \"d 1\": is no name; a name has 1 to 63 characters of a-z, A-Z, 0-9, '-', '_' and '.'",
             "line 3: director.address[1] = \"10.0.1.12\": is a second IPv4 address; a director has at most one IPv4 and one IPv6 address",
             "line 4: director.key: has 4 characters; 32 hex digits (16 bytes) are wanted, the same on every director of the fleet",
-            "line 5: director.io.kind = \"netmap\": is not in this version; use \"af_xdp\" (stock Linux, as root) or \"af_packet\" (anywhere)",
+            "line 5: director.io.kind = \"dpdk\": is not allowed. Allowed: \"af_xdp\", \"af_packet\", \"netmap\" or \"pcap\"",
             "line 6: director.flows = 10: is outside of what is allowed: a number of flows, 1024 to 67108864",
             "line 9: vip[0].address = \"224.0.0.1\": is a multicast address; a unicast address of one machine is wanted",
             "line 10: vip[0].service = \"tfpt\": is no service; did you mean \"tftp\"? Allowed: \"tftp\", or a table such as { protocol = \"udp\", ports = [53] }",

@@ -25,6 +25,7 @@ address = ["10.0.1.11", "2001:db8::1"]
 key = "ff0102030405060708090a0b0c0d0e0f"
 io = { kind = "af_packet", interface = "eth0", cpus = [1, 2] }
 flows = 2048
+metrics = "127.0.0.1:9068"
 "#;
     assert_eq!(
         refused(&before, after),
@@ -33,6 +34,7 @@ flows = 2048
             "director.address = 10.0.1.11, 2001:db8::1: was 10.0.1.11 when the director started; this needs a restart",
             "director.io = af_packet on eth0, 1 worker, CPUs 1 2: was af_xdp on eth0 when the director started; this needs a restart",
             "director.socket = \"/run/guideway/d2.sock\": was \"/run/guideway/d1.sock\" when the director started; this needs a restart",
+            "director.metrics = \"127.0.0.1:9068\": was off when the director started; this needs a restart",
             "director.flows = 2048: was 1048576 when the director started; this needs a restart",
             "director.key: is another key than when the director started; this needs a restart of every director of the fleet",
         ]

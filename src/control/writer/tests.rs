@@ -28,6 +28,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
             io: Io::Pcap { mac: [2; 6], mtu: 1500 },
             routers: vec!["10.0.0.0/24".parse().unwrap()],
             socket: "/nowhere".into(),
+            metrics: None,
             unmatched: Unmatched::Host,
             icmp_echo: Echo::Forward,
             flows: 1024,

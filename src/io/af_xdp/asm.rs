@@ -23,6 +23,8 @@ pub enum Width {
 pub enum Op {
     /// `dst += value`
     Add = 0x00,
+    /// `dst |= value`
+    Or = 0x40,
     /// `dst &= value`
     And = 0x50,
     /// `dst <<= value`
@@ -130,6 +132,12 @@ impl Assembler {
         self.code.push(encode(0x05, 0, 0, 0, 0));
     }
 
+    /// `dst = value`, all 64 bits of it
+    pub fn wide(&mut self, dst: Register, value: u64) {
+        self.code.push(encode(0x18, dst, 0, 0, (value as u32).cast_signed()));
+        self.code.push(value >> 32 << 32);
+    }
+
     /// `dst = the map behind this file descriptor`
     pub fn map(&mut self, dst: Register, fd: i32) {
         const PSEUDO_MAP_FD: Register = 1;
@@ -171,6 +179,7 @@ mod tests {
         asm.store_value(Width::Double, 10, -16, 0);
         asm.value(Op::Right, 4, 4);
         asm.register(Op::Move, 6, 1);
+        asm.wide(5, 0x0123_4567_89ab_cdef);
         asm.when(If::NotEqual, 2, 0xffff_ffff, "end");
         asm.when_register(If::Greater, 1, 8, "start");
         asm.label("end");
@@ -184,8 +193,10 @@ mod tests {
                 [0x7a, 0x0a, 0xf0, 0xff, 0, 0, 0, 0],
                 [0x77, 0x04, 0, 0, 4, 0, 0, 0],
                 [0xbf, 0x16, 0, 0, 0, 0, 0, 0],
+                [0x18, 0x05, 0, 0, 0xef, 0xcd, 0xab, 0x89],
+                [0, 0, 0, 0, 0x67, 0x45, 0x23, 0x01],
                 [0x56, 0x02, 1, 0, 0xff, 0xff, 0xff, 0xff],
-                [0x2d, 0x81, 0xf9, 0xff, 0, 0, 0, 0],
+                [0x2d, 0x81, 0xf7, 0xff, 0, 0, 0, 0],
                 [0x95, 0, 0, 0, 0, 0, 0, 0],
             ]
         );

@@ -207,4 +207,8 @@ impl Io for AfXdp {
     fn now(&self) -> Time {
         sys::monotonic()
     }
+
+    fn each_count(&self, show: &mut dyn FnMut(&'static str, u64)) {
+        show("lost_to_host", self.counts.lost_to_host);
+    }
 }

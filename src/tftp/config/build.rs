@@ -7,7 +7,7 @@ use crate::tftp::handlers::background::Background;
 use crate::tftp::handlers::chain::Chain;
 use crate::tftp::handlers::exec::Exec;
 use crate::tftp::handlers::hook::Hook;
-use crate::tftp::handlers::http::Http;
+use crate::tftp::handlers::http::{Cache, Http};
 use crate::tftp::handlers::limits::Limited;
 use crate::tftp::handlers::rules::{self, Remap, Rules};
 use crate::tftp::handlers::template::Template;
@@ -25,22 +25,35 @@ pub struct BuildError {
     pub source: io::Error,
 }
 
+/// What was made of a configuration.
+pub struct Built {
+    /// The handler that a server asks.
+    pub handler: Arc<dyn Handler>,
+    /// The caches of its `http` handlers, by their names.
+    pub caches: Vec<(String, Cache)>,
+}
+
 impl Config {
     /// Makes the handlers, and what chooses between them.
     ///
     /// # Errors
     /// When a directory or a cache cannot be used.
-    pub fn build(&self, background: &Background) -> Result<Arc<dyn Handler>, BuildError> {
+    pub fn build(&self, background: &Background) -> Result<Built, BuildError> {
+        let mut caches = Vec::new();
         let mut made: HashMap<&str, Arc<dyn Handler>> = HashMap::new();
         for handler in &self.handlers {
             let opener = |files: &Option<String>| files.as_ref().and_then(|files| made.get(files.as_str()).cloned());
             let failed = |source| BuildError { handler: handler.name.clone(), source };
             let new: Arc<dyn Handler> = match &handler.kind {
                 Kind::Directory { root, options } => Arc::new(Directory::new(root, *options).map_err(failed)?),
-                Kind::Http(settings) => Arc::new(Http::new(settings.clone(), background).map_err(failed)?),
-                Kind::Template(settings) => Arc::new(Template::new(settings.clone(), background)),
+                Kind::Http(settings) => {
+                    let http = Http::new(settings.clone(), background).map_err(failed)?;
+                    caches.push((handler.name.clone(), http.cache()));
+                    Arc::new(http)
+                }
+                Kind::Template(settings) => Arc::new(Template::new(settings.clone(), background).map_err(failed)?),
                 Kind::Exec { settings, files } => Arc::new(Exec::new(settings.clone(), opener(files), background)),
-                Kind::Hook { settings, files } => Arc::new(Hook::new(settings.clone(), opener(files), background)),
+                Kind::Hook { settings, files } => Arc::new(Hook::new(settings.clone(), opener(files), background).map_err(failed)?),
             };
             made.insert(&handler.name, new);
         }
@@ -62,9 +75,10 @@ impl Config {
             };
             Arc::new(Rules::new(self.rules.iter().map(rule).collect()))
         };
-        Ok(match self.limits {
+        let handler: Arc<dyn Handler> = match self.limits {
             Some(settings) => Arc::new(Limited::new(settings, all)),
             None => all,
-        })
+        };
+        Ok(Built { handler, caches })
     }
 }

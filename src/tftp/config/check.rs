@@ -1,6 +1,6 @@
 //! `guideway check` for the file of a TFTP server.
 
-use super::{Action, Config, Kind};
+use super::{Action, Config, Kind, Server};
 use crate::config::tell;
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,11 +15,14 @@ pub fn is_meant(text: &str) -> bool {
 
 /// Checks a file and reports on it, as [`crate::config::check_command`] does for a director's.
 pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    tell(path, super::load(path), json, out, err, |(config, ()), out| summary(config, out))
+    tell(path, super::load(path), json, out, err, |(config, server), out| summary(config, server.as_ref(), out))
 }
 
 /// What the file holds, in a few lines.
-fn summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+fn summary(config: &Config, server: Option<&Server>, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(server) = server {
+        writeln!(out, "server {}: {}", server.name(), addresses(server))?;
+    }
     for handler in &config.handlers {
         let what = match &handler.kind {
             Kind::Directory { root, .. } => format!("files below {}", root.display()),
@@ -41,6 +44,19 @@ fn summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
+/// Where the server takes requests.
+fn addresses(server: &Server) -> String {
+    let list = |addresses: &[std::net::IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let tunnel = server.gre.iter().zip(&server.vip).map(|(gre, vip)| format!("{} in GRE to {}", list(vip), list(gre)));
+    let plain = server.listen.iter().flatten().map(ToString::to_string);
+    let all: Vec<String> = plain.chain(tunnel).collect();
+    if all.is_empty() {
+        "requests at the addresses of the command line, or port 69".to_owned()
+    } else {
+        format!("requests at {}", all.join(", "))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,7 +76,7 @@ mod tests {
         assert_eq!(check_command(&file, false, &mut out, &mut err), 0);
         let said = String::from_utf8(out).unwrap();
         assert!(
-            said.starts_with("handler files: files below /srv/tftp\nhandler images: files of http://10.0.0.5:8080/images/, cached in"),
+            said.starts_with("server tftpd: requests at 127.0.0.1:6969\nhandler files: files below /srv/tftp\nhandler images: files of http://10.0.0.5:8080/images/, cached in"),
             "{said}"
         );
         assert!(said.contains("rule 3: asks pxelinux, then files, then images\n") && said.ends_with("good, 0 warnings\n"), "{said}");

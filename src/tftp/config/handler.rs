@@ -86,8 +86,19 @@ fn required_url(table: &mut Table<'_, '_>, read: fn(&str) -> Result<Uri, String>
     table.required("url", "url = \"http://10.0.0.5:8080/images/\"").and_then(|f| f.parse("a URL in quotes", read)).map(|s| s.value)
 }
 
+/// The file of authorities by which an https server is trusted.
+fn ca(table: &mut Table<'_, '_>, url: Option<&Uri>) -> Option<Option<PathBuf>> {
+    let Some(field) = table.optional("ca") else { return Some(None) };
+    if url.is_some_and(|url| url.scheme_str() != Some("https")) {
+        field.error("is for https URLs, and the URL is another; leave the key out");
+        return None;
+    }
+    field.parse("a path in quotes", path).map(|s| Some(s.value))
+}
+
 fn origin<'r, 't>(table: &mut Table<'r, 't>) -> (Option<http::Settings>, Option<Spot<'r, 't, PathBuf>>) {
     let url = required_url(table, prefix);
+    let ca = ca(table, url.as_ref());
     let cache = table.required("cache", "cache = \"/var/cache/guideway\"").and_then(|f| f.parse("a path in quotes", path));
     let cache_size = table.optional("cache_size").map_or(Some(10 << 30), |f| size(f, 1 << 20..=1 << 50));
     let fresh = duration(table, "fresh", 10, 0..=24 * 3600);
@@ -98,6 +109,7 @@ fn origin<'r, 't>(table: &mut Table<'r, 't>) -> (Option<http::Settings>, Option<
     let settings = || {
         Some(http::Settings {
             url: url?,
+            ca: ca?,
             cache: cache.as_ref()?.value.clone(),
             cache_size: cache_size?,
             fresh: fresh?,
@@ -139,7 +151,11 @@ fn machines(mut table: Table<'_, '_>, captures: Option<&Vec<&str>>) -> Option<Ma
     let source = match sources {
         [Some(csv), None, None] => csv.parse("a path in quotes", path).map(|s| Source::Csv(s.value)),
         [None, Some(json), None] => json.parse("a path in quotes", path).map(|s| Source::Json(s.value)),
-        [None, None, Some(service)] => service.parse("a URL in quotes", prefix).map(|s| Source::Http(s.value)),
+        [None, None, Some(service)] => {
+            let url = service.parse("a URL in quotes", prefix).map(|s| s.value);
+            let ca = ca(&mut table, url.as_ref());
+            url.and_then(|url| Some(Source::Http { url, ca: ca? }))
+        }
         [None, None, None] => {
             table.missing(
                 "csv",
@@ -212,8 +228,9 @@ fn exec(table: &mut Table<'_, '_>) -> Option<exec::Settings> {
 
 fn hook(table: &mut Table<'_, '_>) -> Option<hook::Settings> {
     let url = required_url(table, url);
+    let ca = ca(table, url.as_ref());
     let (answer, timeout, output, concurrency) = logic(table, 64)?;
-    Some(hook::Settings { url: url?, answer, timeout, output, concurrency })
+    Some(hook::Settings { url: url?, ca: ca?, answer, timeout, output, concurrency })
 }
 
 /// Reports what handlers say of one another.

@@ -1,13 +1,16 @@
-//! The configuration of a TFTP server's handlers: what the TOML file says, checked and with its defaults filled in.
+//! The configuration of a TFTP server: what the TOML file says, checked and with its defaults filled in.
 //!
 //! | section | keys |
 //! |---|---|
+//! | `[server]` | `name`, `socket`, `metrics`, `listen`, `gre`, `vip`, `tid_port`, `single_port`, `loops`, `user` |
+//! | | `max_blksize`, `fragments`, `max_window`, `max_window_bytes`, `rollover`, `max_transfers`, `max_per_client` |
+//! | | `timeout`, `timeout_least`, `timeout_most`, `retries`, `patience`, `open_timeout` |
 //! | `[[handler]]` | `name`, `kind`, and those of the kind, below |
 //! | `directory` | `root`, `symlinks`, `ignore_case` |
-//! | `http` | `url`, `cache`, `cache_size`, `fresh`, `missing`, `stale`, `timeout`, `connections` |
-//! | `template` | `pattern`, `directory`, `template`, `inventory = { csv or json or url, key, from, optional, timeout, concurrency }` |
+//! | `http` | `url`, `ca`, `cache`, `cache_size`, `fresh`, `missing`, `stale`, `timeout`, `connections` |
+//! | `template` | `pattern`, `directory`, `template`, `inventory = { csv or json or url, ca, key, from, optional, timeout, concurrency }` |
 //! | `exec` | `program`, `answer`, `files`, `timeout`, `output`, `concurrency` |
-//! | `hook` | `url`, `answer`, `files`, `timeout`, `output`, `concurrency` |
+//! | `hook` | `url`, `ca`, `answer`, `files`, `timeout`, `output`, `concurrency` |
 //! | `[[rule]]` | `file`, `ignore_case`, `client`, `vip`, `remap = { pattern, to }`, `use` or `deny` |
 //! | `[limits]` | `rate`, `burst`, `concurrent`, `prefix4`, `prefix6`, `remembered` |
 //!
@@ -18,16 +21,18 @@ mod build;
 mod check;
 mod handler;
 mod rule;
+mod server;
 #[cfg(test)]
 mod tests;
 mod values;
 
-pub use build::BuildError;
+pub use build::{BuildError, Built};
 pub use check::{check_command, is_meant};
+pub use server::{Server, rollover};
 
 use super::directory::DirectoryOptions;
 use super::handlers::{exec, hook, http, limits, template};
-use crate::config::reader::{Reader, Table};
+use crate::config::reader::Reader;
 use crate::config::{Checked, LoadError, load_with, syntax_errors, tables};
 use globset::GlobSet;
 use ipnet::IpNet;
@@ -112,26 +117,15 @@ pub enum Action {
     Serve(Vec<String>),
 }
 
-/// Reads and checks the text of a file that has handlers, rules and limits only.
-pub fn read(text: &str) -> Checked<(Config, ())> {
-    read_with(text, |_| Some(()))
-}
+/// What a file says of handlers and rules, and of the server when it has that section.
+pub type Whole = (Config, Option<Server>);
 
-/// Reads a file.
-///
-/// # Errors
-/// When it cannot be read at all; what is wrong in it is in the result.
-pub fn load(path: &Path) -> Result<Checked<(Config, ())>, LoadError> {
-    load_with(path, read)
-}
-
-/// Reads and checks the text of a file of which other sections are read by `others`. It takes them from the table, and gives nothing when it
-/// has reported an error.
-pub(crate) fn read_with<S>(text: &str, others: impl FnOnce(&mut Table<'_, '_>) -> Option<S>) -> Checked<(Config, S)> {
+/// Reads and checks the text of a file.
+pub fn read(text: &str) -> Checked<Whole> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let reader = Reader::new(text, !errors.is_empty());
     let mut problems = syntax_errors(&reader, text, &errors);
-    let config = sections(&reader, document.get_ref(), others);
+    let config = sections(&reader, document.get_ref());
     // On a line that is no TOML every other complaint is a consequence.
     let broken: HashSet<usize> = problems.iter().map(|p| p.line).collect();
     problems.extend(reader.into_problems().into_iter().filter(|p| !broken.contains(&p.line)));
@@ -139,9 +133,17 @@ pub(crate) fn read_with<S>(text: &str, others: impl FnOnce(&mut Table<'_, '_>) -
     Checked { config: config.filter(|_| errors.is_empty()), problems }
 }
 
-fn sections<S>(reader: &Reader, document: &DeTable<'_>, others: impl FnOnce(&mut Table<'_, '_>) -> Option<S>) -> Option<(Config, S)> {
+/// Reads a file.
+///
+/// # Errors
+/// When it cannot be read at all; what is wrong in it is in the result.
+pub fn load(path: &Path) -> Result<Checked<Whole>, LoadError> {
+    load_with(path, read)
+}
+
+fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Whole> {
     let mut root = reader.root(document);
-    let others = others(&mut root);
+    let server = server::read(&mut root);
     let no_handler = root.about("handler");
     let handlers = tables(&mut root, "handler", "a list of tables: [[handler]], in two brackets");
     let handlers: Vec<_> = handlers.into_iter().map(handler::read).collect();
@@ -168,5 +170,5 @@ fn sections<S>(reader: &Reader, document: &DeTable<'_>, others: impl FnOnce(&mut
         rules: rules.into_iter().map(rule::Draft::rule).collect::<Option<_>>()?,
         limits,
     };
-    Some((config, others?))
+    Some((config, server?))
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// The sample that users start from.
 const SAMPLE: &str = include_str!("sample.toml");
+/// The shortest good file.
+const FILES: &str = "[[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"/srv/tftp\"\n";
 
 fn said(text: &str, severity: Severity) -> Vec<String> {
     let checked = read(text);
@@ -63,7 +65,7 @@ root = "srv/tftp"
 [[handler]]
 name = "h"
 kind = "http"
-url = "https://h/"
+url = "ftp://h/"
 cache = "/c"
 cache_size = "10GB"
 fresh = "2d"
@@ -112,12 +114,12 @@ burst = 0
             "line 3: handler.files.kind = \"directry\": is not allowed; did you mean \"directory\"? Allowed: \"directory\", \"http\", \"template\", \"exec\" or \"hook\"",
             "line 5: handler[1].name = \"files\": is also the name of the handler in line 2; a name is unique",
             "line 7: handler.files.root = \"srv/tftp\": is no path from the root on; write it like \"/srv/tftp\"",
-            "line 11: handler.h.url = \"https://h/\": is an https URL, and TLS is not in this version; put a proxy that speaks TLS in between",
+            "line 11: handler.h.url = \"ftp://h/\": is no http or https URL; write it like http://10.0.0.5:8080/images/",
             "line 13: handler.h.cache_size = \"10GB\": is no size; write a whole number with a unit (B, KiB, MiB, GiB, TiB), such as \"10GiB\"",
             "line 14: handler.h.fresh = \"2d\": lacks a unit that is known; write ms, s, m or h behind every number, such as \"60s\"",
             "line 19: handler.h2.cache = \"/c\": is also the cache in line 12; each handler needs a directory of its own",
             "line 20: handler.h2.cache_size = \"1KiB\": is outside of what is allowed: 1MiB to 1024TiB",
-            "line 21: handler.h2.root: is no key that is known here. Known: name, kind, url, cache, cache_size, fresh, missing, stale, timeout, connections",
+            "line 21: handler.h2.root: is no key that is known here. Known: name, kind, url, ca, cache, cache_size, fresh, missing, stale, timeout, connections",
             "line 25: handler.t.pattern = \"(?<client>.*\": is no regular expression: unclosed group",
             "line 27: handler.t.template = \"../x\": is no name of a file in the directory; write it like \"grub.cfg.j2\"",
             "line 28: handler.t.inventory.json = \"/b\": is one source too many; keep one of csv, json and url",
@@ -158,16 +160,108 @@ fn what_a_file_cannot_promise() {
 }
 
 #[test]
-fn other_sections_are_read_by_others() {
-    let text = format!("[server]\nthreads = 2\nx = 1\n{SAMPLE}");
-    let checked = read_with(&text, |root| {
-        let mut table = root.optional("server")?.table("a table")?;
-        let threads = table.optional("threads")?.integer::<u8>("threads", 1..=64);
-        table.finish();
-        threads
-    });
-    let errors: Vec<_> = checked.errors().map(ToString::to_string).collect();
-    assert_eq!(errors, ["line 3: server.x: is no key that is known here. Known: threads"]);
+fn the_section_of_the_server_says_what_flags_can() {
+    let all = r#"[server]
+name = "t1"
+socket = "/run/guideway/other.sock"
+metrics = "127.0.0.1:9069"
+listen = ["127.0.0.1:6969", "[::1]:6969"]
+gre = "10.0.2.21"
+vip = ["192.0.2.69", "2001:db8::69"]
+tid_port = 20001
+loops = 2
+user = "nobody"
+max_blksize = 1428
+fragments = true
+max_window = 16
+max_window_bytes = "64KiB"
+rollover = 1
+max_transfers = 10
+max_per_client = 5
+timeout = "1s"
+timeout_least = "100ms"
+timeout_most = "8s"
+retries = 3
+patience = "30s"
+open_timeout = "5s"
+"#;
+    errors(&format!("{all}{FILES}"), &[]);
+    let server = read(&format!("{all}{FILES}")).config.unwrap().1.unwrap();
+    let engine = server.engine().unwrap();
+    assert_eq!((server.name(), server.user.as_deref(), server.metrics), ("t1", Some("nobody"), Some("127.0.0.1:9069".parse().unwrap())));
+    assert_eq!((engine.listen.len(), engine.tid, engine.loops), (2, crate::tftp::engine::Tid::Port(20001), 2));
+    let tunnel = engine.tunnel.unwrap();
+    assert_eq!((tunnel.locals.len(), tunnel.vips.len(), tunnel.port), (1, 2, 69));
+    let limits = engine.limits;
+    assert_eq!((limits.blksize, limits.blksize_by_mtu, limits.window, limits.window_bytes), (1428, false, 16, 65536));
+    assert_eq!((limits.rollover, engine.max_transfers, engine.max_per_client), (rollover(1), 10, 5));
+    let pace = engine.pace;
+    assert_eq!(
+        [pace.first, pace.floor, pace.ceiling, pace.patience, engine.open_timeout].map(|d| d.as_millis()),
+        [1000, 100, 8000, 30_000, 5000]
+    );
+    assert_eq!(pace.retries, 3);
+    let flags = Server { listen: Some(vec!["127.0.0.1:7000".parse().unwrap()]), retries: Some(9), ..Server::default() };
+    let both = flags.or(server).engine().unwrap();
+    assert_eq!((both.listen.len(), both.pace.retries, both.limits.window), (1, 9, 16), "a flag wins, and the rest is the file's");
+}
+
+#[test]
+fn a_server_without_settings_is_the_usual_one() {
+    let (usual, default) = (Server::default().engine().unwrap(), crate::tftp::engine::Config::default());
+    assert_eq!(usual.listen, ["[::]:69".parse().unwrap()]);
+    assert_eq!(
+        (usual.limits, usual.pace, usual.max_transfers, usual.loops),
+        (default.limits, default.pace, default.max_transfers, default.loops)
+    );
+    assert_eq!(read(FILES).config.unwrap().1, None);
+}
+
+#[test]
+fn errors_of_the_server_are_reported_with_the_others() {
+    let text = r#"[server]
+name = "a b"
+metrics = "9069"
+listen = "127.0.0.1"
+gre = ["10.0.2.21", "10.0.2.22"]
+vip = []
+tid_port = 69
+single_port = "yes"
+loops = 65
+max_blksize = 65465
+max_window_bytes = 65536
+timeout = "1h"
+retrys = 3
+"#;
+    errors(
+        &format!("{text}{FILES}"),
+        &[
+            "line 2: server.name = \"a b\": is no name; a name has 1 to 63 characters of a-z, A-Z, 0-9, '-', '_' and '.'",
+            "line 3: server.metrics = \"9069\": is no address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"",
+            "line 4: server.listen = \"127.0.0.1\": is no address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"",
+            "line 5: server.gre: has several addresses of one family; at most one IPv4 and one IPv6 address take GRE",
+            "line 6: server.vip: is empty; write addresses in quotes, or leave the key out",
+            "line 7: server.tid_port = 69: is outside of what is allowed: a port, 1024 to 65535",
+            "line 8: server.single_port = \"yes\": expected true or false, found a string",
+            "line 9: server.loops = 65: is outside of what is allowed: a number of threads, 1 to 64",
+            "line 10: server.max_blksize = 65465: is outside of what is allowed: bytes of a block, 8 to 65464",
+            "line 11: server.max_window_bytes = 65536: expected a size in quotes, such as \"10GiB\", found an integer",
+            "line 12: server.timeout = \"1h\": is outside of what is allowed: 1ms to 1m",
+            "line 13: server.retrys: is no key that is known here; did you mean \"retries\"? Known: name, socket, metrics, listen, gre, vip, \
+             tid_port, single_port, loops, user, max_blksize, fragments, max_window, max_window_bytes, rollover, max_transfers, max_per_client, \
+             timeout, timeout_least, timeout_most, retries, patience, open_timeout",
+        ],
+    );
+    errors(
+        &format!("[server]\ntid_port = 2000\nsingle_port = true\n{FILES}"),
+        &["line 2: server.tid_port = 2000: contradicts single_port = true; keep one of the two"],
+    );
+    errors(
+        &format!("[server]\ngre = \"10.0.2.21\"\n{FILES}"),
+        &["line 2: server.gre = \"10.0.2.21\": needs vip, too: the addresses that clients ask; vip = \"192.0.2.69\""],
+    );
+    let wrong = Server { timeout_least: Some(Duration::from_secs(5)), ..Server::default() };
+    assert_eq!(wrong.engine().unwrap_err(), "timeout_least = 5s is longer than timeout_most = 4s");
 }
 
 /// A directory with two trees, and a configuration with `rules` over them.
@@ -187,7 +281,7 @@ fn world(rules: &str) -> World {
         }
         text += &format!("[[handler]]\nname = \"{tree}\"\nkind = \"directory\"\nroot = \"{}\"\n", directory.path().join(tree).display());
     }
-    let handler = good(&(text + rules)).build(&Background::new(1).unwrap()).unwrap();
+    let handler = good(&(text + rules)).build(&Background::new(1).unwrap()).unwrap().handler;
     World { _directory: directory, handler }
 }
 
@@ -264,7 +358,7 @@ fn a_handler_that_cannot_be_made_is_named() {
 
 proptest! {
     #[test]
-    fn any_toml_like_text_is_read_or_refused(text in "([a-z]{1,8}|\\[\\[?(handler|rule|limits)\\]\\]?|kind = \"(http|exec|template)\"|[=\\[\\]{}\",.\n #0-9'-]){0,60}") {
+    fn any_toml_like_text_is_read_or_refused(text in "([a-z]{1,8}|\\[\\[?(handler|rule|limits|server)\\]\\]?|kind = \"(http|exec|template)\"|[=\\[\\]{}\",.\n #0-9'-]){0,60}") {
         said(&text, Severity::Error);
     }
 

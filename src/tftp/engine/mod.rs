@@ -39,6 +39,7 @@ use event_loop::EventLoop;
 use mailbox::{Mail, Mailbox};
 use openers::Openers;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -90,6 +91,27 @@ pub struct Config {
     pub open_timeout: Duration,
     /// Threads at most for openings that block.
     pub opener_threads: usize,
+    /// Sockets that others have bound already, for addresses of `listen`; with one loop only.
+    pub passed: Vec<Passed>,
+}
+
+/// A UDP socket that another process has bound for this one, as systemd does.
+#[derive(Clone, Debug)]
+pub struct Passed {
+    /// Its address.
+    pub address: SocketAddr,
+    socket: Arc<OwnedFd>,
+}
+
+impl Passed {
+    /// Checks that the socket is one that a server can listen at.
+    ///
+    /// # Errors
+    /// When it is not bound, is no UDP socket, or takes IPv4 and IPv6 at once.
+    pub fn new(socket: OwnedFd) -> Result<Passed, Error> {
+        let address = ports::check(&socket)?;
+        Ok(Passed { address, socket: Arc::new(socket) })
+    }
 }
 
 impl Default for Config {
@@ -105,6 +127,7 @@ impl Default for Config {
             max_per_client: 1_000,
             open_timeout: Duration::from_secs(15),
             opener_threads: 16,
+            passed: Vec::new(),
         }
     }
 }
@@ -141,6 +164,10 @@ impl Server {
     pub fn bind(config: Config, handler: Arc<dyn Handler>, observer: Arc<dyn Observer>) -> Result<Server, Error> {
         let openers = Openers::new(config.opener_threads);
         let count = config.loops.max(1);
+        if count > 1 && !config.passed.is_empty() {
+            let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+            return Err(Error::new("several loops at a socket that was passed; such a socket serves one loop (loops = 1)", source));
+        }
         let counters: Vec<_> = (0..count).map(|_| Arc::new(Counters::default())).collect();
         let statistics = Statistics::new(counters.clone());
         let mut config = config;

@@ -1,11 +1,11 @@
 //! The sockets of an event loop.
 
-use super::{Config, Tid};
+use super::{Config, Passed, Tid};
 use crate::io::sys::{get_option, set_option};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Receive buffer asked for: a burst of thousands of requests must fit while the loop waits for its turn.
 const RECEIVE_BUFFER: i32 = 8 << 20;
@@ -51,7 +51,7 @@ pub fn open(config: &Config, index: usize) -> Result<Vec<Port>, Error> {
     let mut ports = Vec::new();
     for &address in &config.listen {
         // Windows and BSD users expect [::] to mean everything. Two sockets of one family each keep addresses what they are.
-        if address.ip() == IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED) {
+        if address.ip() == IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED) && config.passed(address).is_none() {
             pair(config, index, SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), address.port()), &mut ports)?;
         }
         pair(config, index, address, &mut ports)?;
@@ -74,9 +74,9 @@ pub fn open(config: &Config, index: usize) -> Result<Vec<Port>, Error> {
 fn pair(config: &Config, index: usize, address: SocketAddr, ports: &mut Vec<Port>) -> Result<(), Error> {
     let at = u16::try_from(ports.len()).unwrap_or(u16::MAX);
     match config.tid.port(index) {
-        None => ports.push(Port::bind(address, true, at, false)?),
+        None => ports.push(Port::listen(config, address, at)?),
         Some(port) => {
-            ports.push(Port::bind(address, true, at + 1, false)?);
+            ports.push(Port::listen(config, address, at + 1)?);
             ports.push(Port::bind(SocketAddr::new(address.ip(), port), false, at + 1, false)?);
         }
     }
@@ -94,7 +94,38 @@ impl Tid {
     }
 }
 
+impl Config {
+    fn passed(&self, address: SocketAddr) -> Option<&Passed> {
+        self.passed.iter().find(|passed| passed.address == address)
+    }
+}
+
+/// The address of a socket that was passed.
+pub fn check(socket: &OwnedFd) -> Result<SocketAddr, Error> {
+    let failed = |why: &str| Error::new("using a socket that was passed", io::Error::new(io::ErrorKind::InvalidInput, why));
+    let socket = SockRef::from(socket);
+    let kind = socket.r#type().map_err(|e| Error::new("using a socket that was passed", e))?;
+    let address = socket.local_addr().ok().and_then(|address| address.as_socket());
+    let address = address.filter(|address| kind == Type::DGRAM && address.port() > 0);
+    let address = address.ok_or_else(|| failed("it is no bound UDP socket (ListenDatagram=)"))?;
+    if address.is_ipv6() && !socket.only_v6().unwrap_or(true) {
+        return Err(failed("it takes IPv4 and IPv6 at once; write BindIPv6Only=ipv6-only and a ListenDatagram= for each"));
+    }
+    Ok(address)
+}
+
 impl Port {
+    /// A socket for requests, bound here or by whoever passed it.
+    fn listen(config: &Config, address: SocketAddr, reply: u16) -> Result<Port, Error> {
+        let Some(passed) = config.passed(address) else { return Port::bind(address, true, reply, false) };
+        let failed = |source: io::Error| Error::new(format!("listening on {address}"), source);
+        let socket = Socket::from(passed.socket.try_clone().map_err(failed)?);
+        // Whoever waits only briefly must wait at all: systemd may pass it as one that does not.
+        socket.set_nonblocking(false).map_err(failed)?;
+        set_up(&socket, address).map_err(failed)?;
+        Ok(Port { socket, local: address, listens: true, reply })
+    }
+
     /// `foreign` is for an address that this host does not have.
     fn bind(address: SocketAddr, listens: bool, reply: u16, foreign: bool) -> Result<Port, Error> {
         let what = if listens { "listening on" } else { "binding the transfers' port to" };
@@ -114,23 +145,30 @@ impl Port {
             option(level, name, 1)
                 .map_err(|e| Error::new(format!("sending from {address}, which needs CAP_NET_ADMIN or CAP_NET_RAW"), e))?;
         }
-        if address.ip().is_unspecified() {
-            let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
-            option(level, name, 1).map_err(failed)?;
-        }
-        // A client that cannot take a block's size says so by its options; a DF bit would only lose blocks on narrower paths.
-        let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER) } else { (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER) };
-        option(level, name, libc::IP_PMTUDISC_DONT).map_err(failed)?;
-        for (force, plain, size) in
-            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)]
-        {
-            option(libc::SOL_SOCKET, force, size).or_else(|_| option(libc::SOL_SOCKET, plain, size)).map_err(failed)?;
-        }
-        socket.set_read_timeout(Some(BRIEFLY)).map_err(failed)?;
+        set_up(&socket, address).map_err(failed)?;
         socket.bind(&SockAddr::from(address)).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
         Ok(Port { socket, local, listens, reply })
     }
+}
+
+/// What every socket has, whoever bound it.
+fn set_up(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    let (fd, v6) = (socket.as_fd(), address.is_ipv6());
+    let option = |level, name, value: i32| set_option(fd, level, name, &value);
+    if address.ip().is_unspecified() {
+        let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
+        option(level, name, 1)?;
+    }
+    // A client that cannot take a block's size says so by its options; a DF bit would only lose blocks on narrower paths.
+    let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER) } else { (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER) };
+    option(level, name, libc::IP_PMTUDISC_DONT)?;
+    for (force, plain, size) in
+        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER)]
+    {
+        option(libc::SOL_SOCKET, force, size).or_else(|_| option(libc::SOL_SOCKET, plain, size))?;
+    }
+    socket.set_read_timeout(Some(BRIEFLY))
 }
 
 /// The MTU of paths to clients, asked of the kernel and remembered for a while.

@@ -1,13 +1,20 @@
-//! Asks HTTP servers: origins of files, hooks, inventories. Plain HTTP only.
+//! Asks HTTP servers: origins of files, hooks, inventories. With TLS where the URL says https.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use std::error::Error;
 use std::fmt::Write;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -52,9 +59,8 @@ pub(crate) fn prefix(text: &str) -> Result<Uri, String> {
 pub(crate) fn url(text: &str) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|_| "is no URL; write it like http://10.0.0.5:8080/images/".to_owned())?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err("is an https URL, and TLS is not in this version; put a proxy that speaks TLS in between".to_owned()),
-        _ => return Err("is no http URL; write it like http://10.0.0.5:8080/images/".to_owned()),
+        Some("http" | "https") => {}
+        _ => return Err("is no http or https URL; write it like http://10.0.0.5:8080/images/".to_owned()),
     }
     if uri.query().is_some() || text.contains('#') {
         return Err("has a query or a fragment; names of files are put behind the URL".to_owned());
@@ -68,22 +74,31 @@ pub(crate) fn url(text: &str) -> Result<Uri, String> {
 /// A pool of connections.
 #[derive(Clone)]
 pub(crate) struct Client {
-    pool: Pool<HttpConnector, Full<Bytes>>,
+    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
 }
 
 impl Client {
-    /// Connections are made when needed. `timeout` is for connecting, for the head of an answer and for each piece of its body.
-    pub(crate) fn new(timeout: Duration) -> Client {
+    /// A client of the server of `url`. Connections are made when needed. `timeout` is for connecting, for the head of an answer and for each
+    /// piece of its body. A server with TLS is trusted when its certificate comes from an authority of the file `ca`, or without, of the host.
+    ///
+    /// # Errors
+    /// When there is TLS and no authority to trust.
+    pub(crate) fn new(url: &Uri, ca: Option<&Path>, timeout: Duration) -> io::Result<Client> {
+        let authorities = if url.scheme_str() == Some("https") { authorities(ca)? } else { RootCertStore::empty() };
+        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let tls = tls.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+        let tls = tls.with_root_certificates(authorities).with_no_client_auth();
         let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
         connector.set_connect_timeout(Some(timeout));
         connector.set_nodelay(true);
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(20))
             .pool_max_idle_per_host(32)
-            .build(connector);
-        Client { pool, timeout }
+            .build(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector));
+        Ok(Client { pool, timeout })
     }
 
     /// The head of the answer.
@@ -122,6 +137,24 @@ impl Client {
     }
 }
 
+/// The authorities of a PEM file, or those that the host trusts.
+fn authorities(ca: Option<&Path>) -> io::Result<RootCertStore> {
+    let mut trusted = RootCertStore::empty();
+    let Some(file) = ca else {
+        let found = rustls_native_certs::load_native_certs();
+        let (good, _) = trusted.add_parsable_certificates(found.certs);
+        if good == 0 {
+            return Err(io::Error::other("this host trusts no certificate authority (Debian's package ca-certificates); name one by ca"));
+        }
+        return Ok(trusted);
+    };
+    let wrong = |why: &dyn std::fmt::Display| io::Error::other(format!("ca = {:?}: {why}", file.display()));
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))? {
+        trusted.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
+    }
+    if trusted.is_empty() { Err(wrong(&"there is no certificate in it; a PEM file is wanted")) } else { Ok(trusted) }
+}
+
 /// A request without a body.
 pub(crate) fn get(url: &str) -> Result<Request<Full<Bytes>>, AskError> {
     request(Method::GET, url, Bytes::new())
@@ -138,13 +171,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_of_authorities_that_is_none_is_refused_with_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.pem");
+        let said = |url: &str| Client::new(&url.parse().unwrap(), Some(&file), Duration::from_secs(1)).err().map(|e| e.to_string());
+        assert!(said("https://h/").is_some_and(|said| said.contains("ca.pem")), "it is not there");
+        std::fs::write(&file, "nonsense").unwrap();
+        assert!(said("https://h/").is_some_and(|said| said.contains("no certificate in it")));
+        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        assert!(said("https://h/").is_some_and(|said| said.contains("ca.pem")));
+        assert_eq!(said("http://h/"), None, "without TLS nobody needs it");
+    }
+
+    #[test]
     fn urls() {
         assert_eq!(prefix("http://h:8080/images").map(|u| u.to_string()).as_deref(), Ok("http://h:8080/images/"));
+        assert_eq!(prefix("https://h/x").map(|u| u.to_string()).as_deref(), Ok("https://h/x/"));
         assert_eq!(prefix("http://h").map(|u| u.to_string()).as_deref(), Ok("http://h/"));
         for (text, said) in [
-            ("https://h/", "TLS"),
-            ("ftp://h/", "no http URL"),
-            ("/x", "no http URL"),
+            ("ftp://h/", "no http or https URL"),
+            ("/x", "no http or https URL"),
             ("http://h/?x", "query"),
             ("http://u@h/", "user name"),
             ("http://", "no URL"),

@@ -8,6 +8,8 @@ use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -17,6 +19,8 @@ use tokio::time::timeout;
 pub struct Settings {
     /// Where requests are posted.
     pub url: Uri,
+    /// Certificate authorities of an https service; without, those that the host trusts.
+    pub ca: Option<PathBuf>,
     /// How the answer is to be read.
     pub answer: Answer,
     /// Time for the whole answer.
@@ -45,9 +49,13 @@ struct Shared {
 
 impl Hook {
     /// A handler; `files` opens the files that the service decides on.
-    pub fn new(settings: Settings, files: Option<Arc<dyn Handler>>, background: &Background) -> Hook {
-        let (client, gate) = (Client::new(settings.timeout), Gate::new(settings.concurrency));
-        Hook { shared: Arc::new(Shared { settings, files, client, gate }), background: background.clone() }
+    ///
+    /// # Errors
+    /// When there is no authority to trust an https service by.
+    pub fn new(settings: Settings, files: Option<Arc<dyn Handler>>, background: &Background) -> io::Result<Hook> {
+        let client = Client::new(&settings.url, settings.ca.as_deref(), settings.timeout)?;
+        let gate = Gate::new(settings.concurrency);
+        Ok(Hook { shared: Arc::new(Shared { settings, files, client, gate }), background: background.clone() })
     }
 }
 
@@ -103,13 +111,14 @@ mod tests {
             let origin = Origin::start();
             let settings = Settings {
                 url: format!("{}hook", origin.url()).parse().unwrap(),
+                ca: None,
                 answer: Answer::Decision,
                 timeout: Duration::from_secs(60),
                 output: 1000,
                 concurrency: 4,
             };
             let files = Arc::new(|request: &Request<'_>| Opening::content(Bytes::new(request.file)));
-            let hook = Hook::new(settings, Some(files), &Background::new(1).unwrap());
+            let hook = Hook::new(settings, Some(files), &Background::new(1).unwrap()).unwrap();
             let said = |text: &str, status| {
                 origin.put("/hook", Page { bytes: Arc::new(text.into()), status, ..Page::default() });
                 ask(&hook, b"f").map(|content| String::from_utf8(read_all(&*content).unwrap()).unwrap())

@@ -237,9 +237,13 @@ impl Index {
     }
 
     /// Bytes that files take, or will when they are whole.
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Files that are here, in part or whole.
+    pub(super) fn files(&self) -> u64 {
+        self.kept.len() as u64
     }
 
     fn of(&mut self, url: &str, object: &Arc<Object>) -> Option<&mut Entry> {

@@ -35,6 +35,7 @@ use object::{Object, Stage};
 use origin::{Answer, Origin, Question};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
@@ -47,6 +48,8 @@ const MOST_ASKED: usize = 4096;
 pub struct Settings {
     /// What names are put behind; it ends with a slash.
     pub url: Uri,
+    /// Certificate authorities of an https origin; without, those that the host trusts.
+    pub ca: Option<PathBuf>,
     /// Directory of the cache, for this handler alone.
     pub cache: PathBuf,
     /// Bytes of files in the cache.
@@ -75,13 +78,57 @@ struct Shared {
     disk: disk::Disk,
     index: Mutex<Index>,
     connections: Semaphore,
+    uses: Uses,
+}
+
+/// How requests met the cache.
+#[derive(Debug, Default)]
+struct Uses {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    joined: AtomicU64,
+    absent: AtomicU64,
+}
+
+/// Looks into the cache of a handler while it serves.
+#[derive(Clone)]
+pub struct Cache(Arc<Shared>);
+
+/// How a cache is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheReport {
+    /// Requests answered without asking the origin.
+    pub hits: u64,
+    /// Requests for which the origin was asked.
+    pub misses: u64,
+    /// Requests that joined a question to the origin that was under way.
+    pub joined: u64,
+    /// Requests refused because the origin had said shortly before that there is no such file.
+    pub absent: u64,
+    /// Files that are there, in part or whole.
+    pub files: u64,
+    /// Bytes that they take, or will when they are whole.
+    pub bytes: u64,
+    /// Bytes that there is room for.
+    pub limit: u64,
+}
+
+impl Cache {
+    /// The numbers now.
+    pub fn report(&self) -> CacheReport {
+        let uses = &self.0.uses;
+        let [hits, misses, joined, absent] = [&uses.hits, &uses.misses, &uses.joined, &uses.absent].map(|number| number.load(Relaxed));
+        let index = self.0.index();
+        let (files, bytes) = (index.files(), index.bytes());
+        CacheReport { hits, misses, joined, absent, files, bytes, limit: self.0.settings.cache_size }
+    }
 }
 
 impl Http {
     /// A handler with its cache, which it takes over as an earlier server left it.
     ///
     /// # Errors
-    /// When the directory cannot be used, or is used by another handler.
+    /// When the directory cannot be used, or is used by another handler; when there is no authority to trust an https origin by.
     pub fn new(settings: Settings, background: &Background) -> io::Result<Http> {
         let (disk, mut found) = disk::Disk::open(&settings.cache)?;
         let mut index = Index::new(settings.cache_size);
@@ -91,10 +138,15 @@ impl Http {
             index.keep(&url, Version::Settled(kept, Weak::new()), size, None);
         }
         index.gone.drain(..).for_each(|path| disk::remove(&path));
-        let origin = Origin::new(settings.url.clone(), Client::new(settings.timeout));
+        let origin = Origin::new(settings.url.clone(), Client::new(&settings.url, settings.ca.as_deref(), settings.timeout)?);
         let connections = Semaphore::new(settings.connections.clamp(1, Semaphore::MAX_PERMITS));
-        let shared = Shared { settings, origin, disk, index: Mutex::new(index), connections };
+        let shared = Shared { settings, origin, disk, index: Mutex::new(index), connections, uses: Uses::default() };
         Ok(Http { shared: Arc::new(shared), background: background.clone() })
+    }
+
+    /// Looks into its cache from elsewhere.
+    pub fn cache(&self) -> Cache {
+        Cache(self.shared.clone())
     }
 }
 
@@ -105,15 +157,25 @@ impl Handler for Http {
             Err(error) => return Opening::refuse(error.into()),
         };
         let url = self.shared.origin.url(&name);
+        let uses = &self.shared.uses;
+        let count = |number: &AtomicU64| number.fetch_add(1, Relaxed);
         let mut index = self.shared.index();
         if let Some(asked) = index.asking.get(&url) {
+            count(&uses.joined);
             return later(asked.clone());
         }
         match index.look_up(&url, self.shared.settings.fresh, Instant::now()) {
-            Known::Fresh(object) => Opening::Now(Ok(object)),
-            Known::Missing => Opening::refuse(Refusal::not_found()),
+            Known::Fresh(object) => {
+                count(&uses.hits);
+                Opening::Now(Ok(object))
+            }
+            Known::Missing => {
+                count(&uses.absent);
+                Opening::refuse(Refusal::not_found())
+            }
             Known::Ask(_) if index.asking.len() >= MOST_ASKED => Opening::refuse(Refusal::failed("the server is busy, try again")),
             Known::Ask(here) => {
+                count(&uses.misses);
                 let (sender, receiver) = oneshot::channel();
                 let answer = receiver.map(|answer| answer.unwrap_or_else(|_| Err(Refusal::failed("the server failed"))));
                 let asked = answer.boxed().shared();

@@ -12,6 +12,7 @@ fn settings(url: &str, cache: &Path) -> Settings {
         url: prefix(url).unwrap(),
         cache: cache.to_owned(),
         cache_size: 256 << 20,
+        ca: None,
         fresh: Duration::from_secs(3600),
         missing: Duration::from_secs(3600),
         stale: true,
@@ -128,6 +129,8 @@ fn a_thousand_clients_are_one_download() {
             assert!(buffer[..1000] == file[from..]);
         }
         assert_eq!(w.origin.log(), ["/big"]);
+        let report = handler.cache().report();
+        assert_eq!((report.misses, report.joined, report.hits, report.files, report.bytes), (1, 499, 500, 1, 64 << 20));
     });
 }
 

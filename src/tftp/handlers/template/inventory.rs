@@ -7,6 +7,7 @@ use crate::tftp::handlers::name::url_path;
 use hyper::{StatusCode, Uri};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,7 +22,12 @@ pub enum Source {
     /// A JSON file: a list of objects, or an object that holds an object for each key.
     Json(PathBuf),
     /// A service that is asked for `URL/key` and answers with a JSON object, or 404.
-    Http(Uri),
+    Http {
+        /// What keys are put behind.
+        url: Uri,
+        /// Certificate authorities of an https service; without, those that the host trusts.
+        ca: Option<PathBuf>,
+    },
 }
 
 /// Every machine by its key.
@@ -39,12 +45,15 @@ pub(super) struct Service {
 }
 
 impl Inventory {
-    pub(super) fn new(source: Source, key: String, timeout: Duration, concurrency: usize) -> Inventory {
-        match source {
+    pub(super) fn new(source: Source, key: String, timeout: Duration, concurrency: usize) -> io::Result<Inventory> {
+        Ok(match source {
             Source::Csv(path) => Inventory::File(Watched::new(path, key, csv)),
             Source::Json(path) => Inventory::File(Watched::new(path, key, json)),
-            Source::Http(url) => Inventory::Service(Box::new(Service { url, client: Client::new(timeout), gate: Gate::new(concurrency) })),
-        }
+            Source::Http { url, ca } => {
+                let client = Client::new(&url, ca.as_deref(), timeout)?;
+                Inventory::Service(Box::new(Service { url, client, gate: Gate::new(concurrency) }))
+            }
+        })
     }
 }
 

@@ -27,6 +27,7 @@ use inventory::{Inventory, canonical};
 use regex::Regex;
 use render::Templates;
 use serde_json::{Map, Value};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,14 +80,18 @@ struct Shared {
 
 impl Template {
     /// A handler. Templates and inventory are read when they are needed, and again when they have changed.
-    pub fn new(settings: Settings, background: &Background) -> Template {
-        let inventory = settings.inventory.map(|machines| {
+    ///
+    /// # Errors
+    /// When there is no authority to trust an https inventory by.
+    pub fn new(settings: Settings, background: &Background) -> io::Result<Template> {
+        let inventory = |machines: Machines| {
             let Machines { source, key, timeout, concurrency, .. } = machines.clone();
-            (Inventory::new(source, key, timeout, concurrency), machines)
-        });
+            Ok::<_, io::Error>((Inventory::new(source, key, timeout, concurrency)?, machines))
+        };
+        let inventory = settings.inventory.map(inventory).transpose()?;
         let shared =
             Shared { pattern: settings.pattern, template: settings.template, templates: Templates::new(settings.directory), inventory };
-        Template { shared: Arc::new(shared), background: background.clone() }
+        Ok(Template { shared: Arc::new(shared), background: background.clone() })
     }
 }
 

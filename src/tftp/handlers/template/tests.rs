@@ -45,7 +45,7 @@ impl World {
     }
 
     fn handler(&self, settings: Settings) -> Template {
-        Template::new(settings, &Background::new(1).unwrap())
+        Template::new(settings, &Background::new(1).unwrap()).unwrap()
     }
 }
 
@@ -145,7 +145,7 @@ fn a_service_knows_the_machines() {
     in_a_network(|| {
         let (w, origin) = (World::new(), Origin::start());
         w.put("boot.j2", "{{ machine.name }}");
-        let source = Source::Http(origin.url().parse().unwrap());
+        let source = Source::Http { url: origin.url().parse().unwrap(), ca: None };
         let handler = w.handler(w.settings("^(?<mac>.*)$", Some(source)));
         let path = "/02%3A00%3A00%3A00%3A00%3A01";
         let put = |text: &str| origin.put(path, Page { bytes: Arc::new(text.into()), ..Page::default() });

@@ -1,0 +1,121 @@
+//! What a director tells Prometheus: the board in numbers.
+
+use super::board::Board;
+use crate::counters::Number;
+use crate::metrics::{Exposition, Kind};
+use crate::verdict::Reason;
+use std::collections::BTreeMap;
+
+/// The document of `GET /metrics`. Every reason is there, also those that never happened: a rate needs a zero to start from.
+pub fn render(board: &Board) -> String {
+    let status = board.status();
+    let counters = board.counters();
+    let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
+    let io = |key: &str| status["io"][key].as_str().unwrap_or_default().to_owned();
+    let mut out = Exposition::default();
+    let mut put = |name: &str, kind, help: &str, samples: &[(&[(&str, &str)], u64)]| {
+        let mut metric = out.metric(&format!("guideway_director_{name}"), kind, help);
+        for (labels, value) in samples {
+            metric.sample(labels, *value);
+        }
+    };
+    let facts = [("name", text("name")), ("version", text("version")), ("io", io("kind")), ("interface", io("interface"))];
+    let facts: Vec<(&str, &str)> = facts.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    put("info", Kind::Gauge, "Always 1; the labels say which director this is.", &[(&facts, 1)]);
+    let number = |key: &str| status[key].as_u64().unwrap_or(0);
+    put("uptime_seconds", Kind::Gauge, "Seconds since the director started.", &[(&[], number("uptime_seconds"))]);
+    put("ready", Kind::Gauge, "1 when packets are forwarded.", &[(&[], u64::from(status["ready"] == true))]);
+    put("generation", Kind::Gauge, "Generation of the tables that the workers read.", &[(&[], number("generation"))]);
+    put("workers", Kind::Gauge, "Threads that forward packets.", &[(&[], number("workers"))]);
+
+    put("packets_received_total", Kind::Counter, "Packets received.", &[(&[], counters.get(Number::Received))]);
+    put(
+        "packets_transmitted_total",
+        Kind::Counter,
+        "Received packets forwarded to a backend.",
+        &[(&[], counters.get(Number::Transmitted))],
+    );
+    put("packets_to_host_total", Kind::Counter, "Received packets left to the host's kernel.", &[(&[], counters.get(Number::ToHost))]);
+    put("packets_held", Kind::Gauge, "Early fragments held now.", &[(&[], counters.get(Number::Held))]);
+    let labels: Vec<[(&str, &str); 1]> = Reason::ALL.iter().map(|reason| [("reason", reason.name())]).collect();
+    let dropped: Vec<_> = labels.iter().zip(Reason::ALL).map(|(labels, reason)| (labels.as_slice(), counters.dropped(*reason))).collect();
+    put("packets_dropped_total", Kind::Counter, "Received packets dropped, by the one reason of each.", &dropped);
+    let originated = counters.get(Number::Originated);
+    put(
+        "packets_originated_total",
+        Kind::Counter,
+        "Packets that the director made itself: ICMP, and fragments beyond the first.",
+        &[(&[], originated)],
+    );
+    let chosen = [("tid_range", Number::ByTidRange), ("flow", Number::ByFlow), ("maglev", Number::ByMaglev)];
+    let labels = chosen.map(|(by, _)| [("by", by)]);
+    let chosen: Vec<_> = labels.iter().zip(chosen).map(|(labels, (_, number))| (labels.as_slice(), counters.get(number))).collect();
+    put("packets_chosen_total", Kind::Counter, "Packets by what named their backend.", &chosen);
+
+    let of = |section: &str, key: &str| status[section][key].as_u64().unwrap_or(0);
+    put("flows", Kind::Gauge, "Entries of the flow tables in use.", &[(&[], of("flows", "used"))]);
+    put("flows_limit", Kind::Gauge, "Entries that the flow tables have room for.", &[(&[], of("flows", "capacity"))]);
+    let reloads: [(&[(&str, &str)], u64); 2] =
+        [(&[("outcome", "accepted")], of("reload", "accepted")), (&[("outcome", "refused")], of("reload", "refused"))];
+    put("reloads_total", Kind::Counter, "Files taken over or refused since the start.", &reloads);
+
+    // A map, for a series that stood twice would make Prometheus refuse the whole document.
+    let backends: BTreeMap<[&str; 4], (u64, u64)> = status["backends"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|backend| {
+            let weight = backend["weight"].as_u64().unwrap_or(0);
+            let labels = ["pool", "name", "address", "state"].map(|key| backend[key].as_str().unwrap_or_default());
+            (labels, (weight, u64::from(backend["neighbour"] == "unresolved")))
+        })
+        .collect();
+    let labels: Vec<[(&str, &str); 4]> = backends
+        .keys()
+        .map(|[pool, name, address, state]| [("pool", *pool), ("backend", *name), ("address", *address), ("state", *state)])
+        .collect();
+    let each = |value: fn(&(u64, u64)) -> u64| {
+        labels.iter().zip(backends.values()).map(|(labels, values)| (labels.as_slice(), value(values))).collect::<Vec<_>>()
+    };
+    put("backend_weight", Kind::Gauge, "Weight of a backend.", &each(|values| values.0));
+    put("backend_unresolved", Kind::Gauge, "1 when the next hop towards a backend is not known.", &each(|values| values.1));
+    let all = backends.values().map(|values| values.1).sum();
+    put("neighbours_unresolved", Kind::Gauge, "Backends whose next hop is not known.", &[(&[], all)]);
+    out.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Facts, Shown};
+    use crate::counters::Counters;
+    use crate::metrics::testing::parse;
+    use std::sync::Arc;
+
+    #[test]
+    fn every_verdict_and_reason_is_there() {
+        let facts = Facts {
+            name: "d1".into(),
+            kind: "af_xdp",
+            interface: "eth0".into(),
+            mode: "native".into(),
+            cpus: vec![0],
+            started: std::time::Instant::now(),
+        };
+        let shown = Arc::new(Shown::default());
+        let mut counters = Counters::default();
+        counters.add(Number::Received, 5);
+        counters.add(Number::Transmitted, 3);
+        counters.drop(Reason::NotTftp);
+        counters.drop(Reason::NotTftp);
+        shown.set(&counters, 7);
+        let samples = parse(&render(&Board::new(facts, vec![shown], None)));
+        assert_eq!(samples["guideway_director_info{name=\"d1\",version=\"0.1.0\",io=\"af_xdp\",interface=\"eth0\"}"], 1.0);
+        assert_eq!(samples["guideway_director_packets_transmitted_total"], 3.0);
+        assert_eq!(samples["guideway_director_flows"], 7.0);
+        for reason in Reason::ALL {
+            let series = format!("guideway_director_packets_dropped_total{{reason=\"{}\"}}", reason.name());
+            assert_eq!(samples[&series], if *reason == Reason::NotTftp { 2.0 } else { 0.0 });
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Packets through netmap rings, one pair for each worker: the interface belongs to the director, and the host's stack gets the rest from it.
+//!
+//! A received frame stays in its buffer: the path changes it in place, and the receive slot and a transmit slot exchange buffers. What is not
+//! ours goes to the host's network stack, and what that sends goes out, so that the interface keeps its addresses: ARP, ping and ssh go on.
+//!
+//! * **Cards write to the start of a buffer and send from there.** GRE to GRE of one family leaves a frame where it is. One that grows (plain
+//!   packets, IPv4 to IPv6) is moved once, by the frame itself into the room behind it ([`crate::frame::HEADROOM`]); one that shrinks is moved
+//!   when it is sent. netmap's option for offsets in buffers would spare that, but few drivers have it, and GRE needs it seldom.
+//! * **The host's rings belong to the first worker**, which exchanges buffers with them too. The others have the kernel itself pass frames up
+//!   (`NS_FORWARD`), for two threads must not share a ring.
+//! * **Busy under load, asleep when idle.** The kernel is asked for frames only when all that it gave were looked at, and asked to send only
+//!   then or when the transmit ring runs short, so that a system call serves up to a ring of frames. A turn that may wait sleeps in `poll(2)`.
+//!   [`Counts`] tells how often either was done.
+
+mod error;
+#[cfg(test)]
+mod tests;
+
+pub use error::Error;
+
+use super::interface::Interface;
+use super::{BATCH, Io, Turn, Work, sys};
+use crate::config;
+use crate::frame::{Frame, HEADROOM};
+use crate::time::Time;
+use crate::verdict::Verdict;
+use netmap_rings::{Batch, Events, Port, PortName, Ready, Rings, RxRing, TxRing};
+use std::time::Duration;
+
+/// Busy turns between two looks at what the host sends. An idle turn looks at it anyway.
+const HOST_EVERY: u32 = 16;
+/// Longest pause when the interface is down: `poll` does not sleep then.
+const DOWN: Duration = Duration::from_millis(10);
+/// Ethernet header with a VLAN tag.
+const LINK: usize = 18;
+
+/// What one worker's rings have seen that a turn does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Times that the kernel was asked for frames without waiting.
+    pub looks: u64,
+    /// Times that the worker went to sleep until frames come.
+    pub sleeps: u64,
+    /// Frames of the host's that were sent on.
+    pub from_host: u64,
+    /// Frames for the host that found no room in its ring: lost to it.
+    pub lost_to_host: u64,
+    /// Frames in more than one buffer, or that the kernel described wrongly: not received.
+    pub unreadable: u64,
+}
+
+/// The rings of one worker.
+#[derive(Debug)]
+pub struct Netmap {
+    card: Port,
+    /// To the host's stack and back; the first worker's.
+    host: Option<Port>,
+    interface: u32,
+    counts: Counts,
+    /// Frames were handed over that the kernel was not told of.
+    unsent: bool,
+    turns: u32,
+}
+
+impl Netmap {
+    /// Opens an interface: as many workers as it has receive rings.
+    ///
+    /// # Errors
+    /// Say what to do about it.
+    pub fn open(interface: &Interface) -> Result<Vec<Netmap>, Error> {
+        let name = |rings| PortName::interface(&interface.name, rings);
+        let first = Port::open_with(&name(Rings::One(0))?, netmap_rings::Options::default())?;
+        let (_, rings) = first.ring_counts();
+        let host = Port::open_with(&name(Rings::Host)?, netmap_rings::Options::default())?;
+        let mut workers = vec![Netmap::new(first, Some(host), interface)?];
+        for ring in 1..u16::try_from(rings).unwrap_or(u16::MAX) {
+            let port = Port::open_with(&name(Rings::One(ring))?, netmap_rings::Options::default())?;
+            workers.push(Netmap::new(port, None, interface)?);
+        }
+        Ok(workers)
+    }
+
+    /// Opens the ports that stand for an interface (a VALE switch has no host rings): one worker.
+    ///
+    /// # Errors
+    /// Say what to do about it.
+    pub fn open_detour(interface: &Interface, detour: &config::Detour) -> Result<Netmap, Error> {
+        let options = netmap_rings::Options::default();
+        let (card, host) = (Port::open_with(&detour.rings, options)?, Port::open_with(&detour.host_rings, options)?);
+        Netmap::new(card, Some(host), interface)
+    }
+
+    /// A worker on ports that are open. `host` are the rings to the host, or a port that leads there.
+    ///
+    /// # Errors
+    /// When frames of the interface's MTU do not fit the buffers.
+    pub fn new(mut card: Port, host: Option<Port>, interface: &Interface) -> Result<Netmap, Error> {
+        let (receive, transmit) = ends(&mut card);
+        let buffer = receive.buffer_size().min(transmit.buffer_size());
+        let most = buffer.saturating_sub(LINK + HEADROOM);
+        if interface.mtu as usize > most {
+            return Err(Error::Mtu { interface: interface.name.clone(), mtu: interface.mtu, buffer, most });
+        }
+        // Without rings to the host the kernel passes on what we mark.
+        receive.set_forwarding(host.is_none());
+        Ok(Netmap { card, host, interface: interface.index, counts: Counts::default(), unsent: false, turns: 0 })
+    }
+
+    /// What these rings have counted so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Whether frames move to the host and back without a copy of ours.
+    pub fn shares_memory_with_host(&self) -> bool {
+        self.host.as_ref().is_none_or(|host| std::sync::Arc::ptr_eq(self.card.region(), host.region()))
+    }
+
+    /// An error that a retry does not mend is one; an interface that is down may come back.
+    fn tolerate(&self, outcome: std::io::Result<()>) -> std::io::Result<()> {
+        outcome.or_else(|error| sys::interface_error(error, self.interface))
+    }
+
+    /// Tells the kernel of frames that were handed over.
+    fn flush(&mut self) -> std::io::Result<()> {
+        if !std::mem::take(&mut self.unsent) {
+            return Ok(());
+        }
+        self.tolerate(self.card.sync_tx())
+    }
+
+    /// Has the kernel hand over what has come, waiting for it at most `wait`.
+    fn look(&mut self, wait: Duration) -> std::io::Result<()> {
+        if wait.is_zero() {
+            self.counts.looks += 1;
+            self.flush()?;
+            return self.tolerate(self.card.sync_rx());
+        }
+        self.counts.sleeps += 1;
+        // Polling sends what was handed over, and looks at the rings of both ports.
+        self.unsent = false;
+        let Ready { failed, .. } = match &self.host {
+            Some(host) => Port::wait(&[&self.card, host], Events::Receive, wait)?,
+            None => Port::wait(&[&self.card], Events::Receive, wait)?,
+        };
+        if failed {
+            sys::interface_error(std::io::Error::other("netmap says that the ring has an error"), self.interface)?;
+            std::thread::sleep(wait.min(DOWN));
+        }
+        Ok(())
+    }
+
+    /// Sends on what the host has sent, as far as there is room; the rest waits in the host's ring.
+    fn serve_host(&mut self) -> std::io::Result<()> {
+        let Some(host) = &mut self.host else { return Ok(()) };
+        let (from_host, _) = ends(host);
+        let (_, transmit) = ends(&mut self.card);
+        loop {
+            let room = transmit.room()? as usize;
+            let mut batch = from_host.batch(room)?;
+            for frame in 0..batch.len() {
+                let len = batch.bytes(frame).map_or(0, |bytes| bytes.len());
+                pass(&mut batch, frame, transmit, 0, len)?;
+                self.counts.from_host += 1;
+                self.unsent = true;
+            }
+            if batch.len() < BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Receives a batch, has `work` decide, and carries the verdicts out.
+    fn batch(&mut self, work: &mut Work<'_>) -> std::io::Result<Turn> {
+        let (receive, transmit) = ends(&mut self.card);
+        let mut batch = receive.batch(BATCH)?;
+        let mut turn = Turn { received: batch.len(), ..Turn::default() };
+        if batch.is_empty() {
+            return Ok(turn);
+        }
+        let mut after = [(0, 0, Verdict::ToHost); BATCH];
+        show(&mut batch, &mut after, work);
+
+        let mut host = self.host.as_mut().map(|host| ends(host).1);
+        let (mut up, mut short) = (false, false);
+        for (frame, (start, len, verdict)) in after.into_iter().enumerate().take(batch.len()) {
+            match verdict {
+                Verdict::Transmit => {
+                    let sent = !short && pass(&mut batch, frame, transmit, start, len)?;
+                    self.unsent |= sent;
+                    short |= !sent;
+                    turn.transmit_full += usize::from(!sent);
+                }
+                Verdict::ToHost => match &mut host {
+                    Some(host) => {
+                        let passed = pass(&mut batch, frame, host, start, len)?;
+                        up |= passed;
+                        self.counts.lost_to_host += u64::from(!passed);
+                    }
+                    None => batch.forward(frame)?,
+                },
+                Verdict::Hold | Verdict::Drop(_) => (),
+            }
+        }
+        drop(batch);
+        let dropped = receive.dropped();
+        self.counts.unreadable = dropped.fragmented + dropped.too_long + dropped.bad_buffer;
+        if up && let Some(host) = &self.host {
+            self.tolerate(host.sync_tx())?;
+        }
+        Ok(turn)
+    }
+}
+
+/// The rings of a port that frames come and go by: those to the host where these were opened, else the first pair.
+fn ends(port: &mut Port) -> (&mut RxRing, &mut TxRing) {
+    let rings = port.rings();
+    let (receive, transmit) = if rings.rx.is_empty() { (rings.host_rx, rings.host_tx) } else { (rings.rx, rings.tx) };
+    (&mut receive[0], &mut transmit[0])
+}
+
+/// Sends `len` bytes from `start` of a frame's buffer by `to`: by exchange of buffers, or as a copy where the memory is not the same. `false`
+/// when there is no room.
+#[inline]
+fn pass(batch: &mut Batch<'_>, frame: usize, to: &mut TxRing, start: usize, len: usize) -> std::io::Result<bool> {
+    if start > 0
+        && let Some(buffer) = batch.buffer(frame)
+    {
+        buffer.copy_within(start..start + len, 0);
+    }
+    match batch.send(frame, to, len) {
+        Err(netmap_rings::RingError::OtherRegion) => {
+            let bytes = batch.buffer(frame).and_then(|buffer| buffer.get(..len)).unwrap_or_default();
+            Ok(to.send(bytes)?)
+        }
+        sent => Ok(sent?),
+    }
+}
+
+/// Shows the frames of a batch to `work`; afterwards `after` says where each starts, its length and its verdict.
+fn show(batch: &mut Batch<'_>, after: &mut [(usize, usize, Verdict); BATCH], work: &mut Work<'_>) {
+    let mut frames: [Frame<'_>; BATCH] = std::array::from_fn(|_| Frame::new(&mut [], 0, 0));
+    let mut count = 0;
+    for (frame, (_, buffer, len)) in frames.iter_mut().zip(batch.iter_mut()) {
+        *frame = Frame::new(buffer, 0, len);
+        count += 1;
+    }
+    work(sys::monotonic(), &mut frames[..count]);
+    for (after, frame) in after.iter_mut().zip(&frames[..count]) {
+        *after = (frame.start(), frame.len(), frame.verdict);
+    }
+}
+
+impl Io for Netmap {
+    fn turn(&mut self, wait: Duration, work: &mut Work<'_>) -> std::io::Result<Turn> {
+        self.turns = self.turns.wrapping_add(1);
+        let idle = ends(&mut self.card).0.waiting()? == 0;
+        if idle {
+            self.look(wait)?;
+        }
+        if self.turns.is_multiple_of(HOST_EVERY)
+            && let Some(host) = &self.host
+        {
+            self.tolerate(host.sync_rx())?;
+        }
+        self.serve_host()?;
+        // What the kernel has sent is given back at a look at the ring.
+        let (receive, transmit) = ends(&mut self.card);
+        if receive.waiting()? > 0 && (transmit.room()? as usize) < BATCH {
+            self.unsent = false;
+            self.tolerate(self.card.sync_tx())?;
+        }
+        let turn = self.batch(work)?;
+        if ends(&mut self.card).0.waiting()? == 0 {
+            self.flush()?;
+        }
+        Ok(turn)
+    }
+
+    /// Sent with the next turn.
+    fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
+        let mut sent = ends(&mut self.card).1.send(frame)?;
+        if !sent {
+            self.tolerate(self.card.sync_tx())?;
+            sent = ends(&mut self.card).1.send(frame)?;
+        }
+        self.unsent |= sent;
+        Ok(sent)
+    }
+
+    fn now(&self) -> Time {
+        sys::monotonic()
+    }
+
+    fn each_count(&self, show: &mut dyn FnMut(&'static str, u64)) {
+        let Counts { looks, sleeps, from_host, lost_to_host, unreadable } = self.counts;
+        show("looks", looks);
+        show("sleeps", sleeps);
+        show("from_host", from_host);
+        show("lost_to_host", lost_to_host);
+        show("unreadable", unreadable);
+    }
+}
