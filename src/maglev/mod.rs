@@ -55,8 +55,11 @@ pub enum Error {
         /// The size asked for.
         size: u32,
     },
-    /// Fewer than 100 slots per backend.
-    #[error("Maglev table size {size} is less than {SLOTS_PER_BACKEND} × {backends} backends = {least}; use the prime {next} or more")]
+    /// Too few slots for so many backends.
+    #[error(
+        "Maglev table size {size} is less than {} × {backends} backends = {least}; use the prime {next} or more",
+        *least as usize / (*backends).max(1)
+    )]
     TooSmall {
         /// The size asked for.
         size: u32,
