@@ -67,7 +67,7 @@ pub struct Args {
     /// The number of the block after block 65535, when the client does not ask: 0 or 1
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=1))]
     rollover: u8,
-    /// Most transfers at once in each loop; requests beyond are not answered
+    /// Most transfers at once in each loop; a request beyond takes the place of one whose client never answered, or is not answered
     #[arg(long, value_name = "COUNT", default_value_t = Config::default().max_transfers)]
     max_transfers: usize,
     /// Most transfers at once with one client address; requests beyond are not answered

@@ -22,6 +22,8 @@ pub enum Outcome {
     Aborted(ErrorCode, String),
     /// The client never answered.
     Unheard,
+    /// The client never answered, and its transfer made room for another.
+    Displaced,
     /// The client was not heard any more.
     TimedOut,
     /// The client asked again from the same port.
@@ -43,6 +45,7 @@ impl Outcome {
             Outcome::Probed => "probed",
             Outcome::Aborted(..) => "aborted",
             Outcome::Unheard => "unheard",
+            Outcome::Displaced => "displaced",
             Outcome::TimedOut => "timed_out",
             Outcome::Restarted => "restarted",
             Outcome::Refused(..) => "refused",
@@ -58,6 +61,7 @@ impl Outcome {
             Outcome::Probed => Counter::Probed,
             Outcome::Aborted(..) => Counter::Aborted,
             Outcome::Unheard => Counter::Unheard,
+            Outcome::Displaced => Counter::Displaced,
             Outcome::TimedOut => Counter::TimedOut,
             Outcome::Restarted => Counter::Restarted,
             Outcome::Refused(..) => Counter::Refused,
@@ -156,6 +160,7 @@ counters! {
     Probed "probed" "Transfers that the client ended before any data.",
     Aborted "aborted" "Transfers that the client ended in the middle.",
     Unheard "unheard" "Transfers whose client never answered.",
+    Displaced "displaced" "Transfers whose client never answered and that made room for others in a full server.",
     TimedOut "timed_out" "Transfers whose client was not heard any more.",
     Restarted "restarted" "Transfers whose client asked again from the same port.",
     Refused "refused" "Requests that a handler refused.",
@@ -199,8 +204,8 @@ impl Totals {
 
     /// Transfers and openings that have not ended.
     pub fn open(&self) -> u64 {
-        use Counter::{Aborted, Done, Failed, Probed, Refused, Restarted, Started, Stopped, TimedOut, Unconfirmed, Unheard};
-        let ended = [Done, Unconfirmed, Probed, Aborted, Unheard, TimedOut, Restarted, Refused, Failed, Stopped];
+        use Counter::{Aborted, Displaced, Done, Failed, Probed, Refused, Restarted, Started, Stopped, TimedOut, Unconfirmed, Unheard};
+        let ended = [Done, Unconfirmed, Probed, Aborted, Unheard, Displaced, TimedOut, Restarted, Refused, Failed, Stopped];
         self.get(Started).wrapping_sub(ended.into_iter().map(|counter| self.get(counter)).sum())
     }
 

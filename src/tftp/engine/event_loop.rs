@@ -8,6 +8,7 @@ use super::read_ahead::ReadAhead;
 use super::session::{Peer, Session};
 use super::sys::{Local, Patience, Received, Receiver};
 use super::tunnel::Tunnel;
+use super::unheard::Unheard;
 use super::wheel::Wheel;
 use super::{Config, Key};
 use crate::io::sys::monotonic;
@@ -34,9 +35,9 @@ const TURNS: usize = 4;
 const SLOTS: u16 = 256;
 /// ERRORs to strangers in a second.
 const TOLD: u32 = 100;
-/// Turns at one busy socket before the others are looked at.
+/// Turns at a busy socket before the others are looked at.
 const HOT: usize = 16;
-/// Longest wait for an event.
+/// Longest wait.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// What a loop is made of.
@@ -64,8 +65,9 @@ pub struct EventLoop {
     statistics: Option<Statistics>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) openers: Openers,
-    sessions: Vec<(u32, Option<Box<Session>>)>,
+    pub(super) sessions: Vec<(u32, Option<Box<Session>>)>,
     free: Vec<u32>,
+    pub(super) unheard: Unheard,
     pub(super) peers: HashMap<Peer, Key>,
     pub(super) per_client: HashMap<IpAddr, usize>,
     pub(super) outbox: Outbox,
@@ -104,6 +106,7 @@ impl EventLoop {
             openers: parts.openers,
             sessions: Vec::new(),
             free: Vec::new(),
+            unheard: Unheard::default(),
             peers: HashMap::new(),
             per_client: HashMap::new(),
             outbox: Outbox::default(),
@@ -201,7 +204,7 @@ impl EventLoop {
 
     fn receive(&mut self, index: u16, receiver: &mut Receiver) {
         for _ in 0..TURNS {
-            // An error is a pending one of the socket's and concerns a datagram that we sent.
+            // An error concerns a datagram that we sent.
             let Ok((count, more)) = receiver.receive(self.ports[usize::from(index)].as_fd(), Patience::Now) else { return };
             self.datagrams(index, receiver, count);
             if !more {
@@ -213,7 +216,7 @@ impl EventLoop {
         }
     }
 
-    /// Waits at the one socket that everything has come from lately, which saves asking which socket it is. `false` when nothing came.
+    /// Waits at the one socket that everything came from lately, which saves asking which it is. `false` when nothing came.
     fn receive_hot(&mut self, index: u16, receiver: &mut Receiver) -> bool {
         let Ok((count, _)) = receiver.receive(self.ports[usize::from(index)].as_fd(), Patience::Briefly) else { return false };
         self.now = monotonic();
@@ -319,13 +322,14 @@ impl EventLoop {
         self.peers.insert(session.peer, key);
         *self.per_client.entry(session.peer.client.ip()).or_default() += 1;
         place.1 = Some(Box::new(session));
+        self.unheard.push(index);
         self.counters.add(Counter::Started, 1);
         key
     }
 
     /// How many sessions there are.
     pub(super) fn open(&self) -> usize {
-        self.sessions.len() - self.free.len()
+        self.peers.len()
     }
 
     /// The session of this key.
@@ -352,6 +356,7 @@ impl EventLoop {
 
     fn close(&mut self, key: Key, mut session: Session, outcome: Outcome) {
         self.read_ahead.release(&mut session.cursor, key);
+        self.unheard.remove(key.index);
         self.peers.remove(&session.peer);
         let client = session.peer.client.ip();
         if let Some(count) = self.per_client.get_mut(&client) {

@@ -9,7 +9,7 @@
 //! | `event_loop` | waits, receives, tells datagrams apart, handles timers |
 //! | `requests` | from a request to the first answer |
 //! | `serve` | from the first answer to the end |
-//! | `session` | what is kept of one transfer |
+//! | `session`, `unheard` | what is kept of one transfer; those whose client has not answered yet |
 //! | `read_ahead`, `outbox` | content in, datagrams out, neither copied per block |
 //! | `wheel` | timers |
 //! | `mailbox`, `openers` | what other threads do and say |
@@ -27,6 +27,7 @@ mod serve;
 mod session;
 mod sys;
 mod tunnel;
+mod unheard;
 mod wheel;
 
 pub use ports::Error;
@@ -82,7 +83,8 @@ pub struct Config {
     pub limits: Limits,
     /// Time-outs and retries.
     pub pace: Pace,
-    /// Most transfers at once in each loop; requests beyond are not answered.
+    /// Most transfers at once in each loop. A request beyond takes the place of the oldest transfer whose client never answered; without
+    /// such a one it is not answered.
     pub max_transfers: usize,
     /// Most transfers at once with one client address in each loop; requests beyond are not answered.
     pub max_per_client: usize,

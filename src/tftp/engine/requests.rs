@@ -40,11 +40,25 @@ impl EventLoop {
             self.with(key, |_, _| After::Close(Outcome::Restarted));
         }
         let of_client = self.per_client.get(&peer.client.ip()).copied().unwrap_or(0);
-        if self.open() >= self.config.max_transfers || of_client >= self.config.max_per_client {
+        if of_client >= self.config.max_per_client {
+            return self.counters.add(Counter::Shed, 1);
+        }
+        if self.open() >= self.config.max_transfers {
+            self.make_room();
+        }
+        if self.open() >= self.config.max_transfers {
             return self.counters.add(Counter::Shed, 1);
         }
         let key = self.insert(Session::new(peer, route, bytes, self.now));
         self.with(key, |this, session| this.begin(key, session, request));
+    }
+
+    /// Ends the oldest transfer whose client never answered, without a word: its client may never have asked.
+    fn make_room(&mut self) {
+        if let Some(index) = self.unheard.oldest() {
+            let key = Key { index, generation: self.sessions[index as usize].0 };
+            self.with(key, |_, _| After::Close(Outcome::Displaced));
+        }
     }
 
     fn begin(&mut self, key: Key, session: &mut Session, request: &packet::Request<'_>) -> After {

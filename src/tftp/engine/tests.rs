@@ -305,6 +305,34 @@ fn a_request_that_comes_again_restarts_only_when_it_is_another_or_late() {
     });
 }
 
+#[test]
+fn who_answers_keeps_its_place_in_a_full_server_and_who_never_did_makes_room() {
+    in_namespace(|| {
+        let config = Config { max_transfers: 3, ..Config::listen(local(69)) };
+        let (running, outcomes) = serve(config, |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 1100])));
+        let answers = Client::ask(local(69), "f", &[]);
+        let tid = answers.data(1, &[7; 512]);
+        answers.ack(tid, 1);
+        answers.data(2, &[7; 512]);
+        // Nobody answers here; the second and third of them stay.
+        let forged: Vec<Client> = (0..4).map(|_| Client::ask(local(69), "f", &[])).collect();
+        until(&running, "two make room", |totals| totals.get(Counter::Displaced) == 2);
+        assert_eq!(running.statistics().totals().open(), 3);
+        for late in [&forged[2], &forged[3]] {
+            let tid = late.data(1, &[7; 512]);
+            late.ack(tid, 1);
+        }
+        until(&running, "all are heard", |totals| totals.get(Counter::Acks) == 3);
+        let _beyond = Client::ask(local(69), "f", &[]);
+        until(&running, "nobody is left to make room", |totals| totals.get(Counter::Shed) == 1);
+        answers.ack(tid, 2);
+        answers.data(3, &[7; 76]);
+        answers.ack(tid, 3);
+        until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
+        assert_eq!(*outcomes.0.lock().unwrap(), [Outcome::Displaced, Outcome::Displaced, Outcome::Done]);
+    });
+}
+
 /// Content that others fetch: as much as was put there.
 struct Stream(Mutex<(Vec<u8>, bool, Option<Waker>)>);
 
