@@ -1,12 +1,14 @@
 //! `guideway tftpd`: the server.
 
 use super::{BAD_USAGE, DONE, FAILED, common, logging, print};
+use crate::lab::args::parse_size;
 use crate::tftp;
 use crate::tftp::daemon::{self, Files, Options};
 use crate::tftp::directory::DirectoryOptions;
 use crate::tftp::engine::{Config, Tid, TunnelConfig};
 use crate::tftp::options::{Limits, Rollover};
 use crate::tftp::packet::PORT;
+use crate::tftp::writable;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -16,6 +18,7 @@ use std::path::PathBuf;
     after_help = "SIGUSR1 prints the counters. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
     server may go on.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
     guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n  \
+    guideway tftpd --root /srv/tftp --writable /srv/backups --writable-limit 4MiB --user nobody\n  \
     guideway tftpd --config /etc/guideway/tftpd.toml"
 )]
 pub struct Args {
@@ -25,6 +28,13 @@ pub struct Args {
     /// Handlers, rules and limits, instead of a directory; `guideway check` knows the file too
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Take new files of clients into this directory, for backups of switches; nothing there is ever overwritten. May be that of --root.
+    /// Without it, write requests are refused
+    #[arg(long, value_name = "DIR")]
+    writable: Option<PathBuf>,
+    /// With --writable: size of a file at most, such as 64KiB, 1MiB, 2GiB
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = parse_size, requires = "writable")]
+    writable_limit: u64,
     /// Address and port to take requests at; may be repeated. Default: [::]:69, which includes IPv4, unless --gre is given
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Vec<SocketAddr>,
@@ -118,6 +128,7 @@ impl Args {
         };
         Ok(Options {
             files: self.files()?,
+            writable: self.writable.clone().map(|path| (path, writable::Settings { limit: self.writable_limit, ..Default::default() })),
             engine: Config {
                 listen,
                 tunnel,

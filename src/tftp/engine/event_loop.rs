@@ -1,9 +1,10 @@
 //! The loop: waits, receives, tells datagrams apart, handles timers and messages, sends.
 
+use super::finished::Finished;
 use super::mailbox::{Mail, Mailbox};
 use super::openers::Openers;
 use super::outbox::{Flushed, Outbox, Route};
-use super::ports::{PathMtu, Port};
+use super::ports::{PathMtu, Port, scope};
 use super::read_ahead::ReadAhead;
 use super::session::{Peer, Session};
 use super::sys::{Local, Patience, Received, Receiver};
@@ -21,7 +22,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,8 @@ use std::time::Duration;
 /// Datagrams received with one call, and the longest request that is understood.
 const BATCH: usize = 64;
 const LONGEST: usize = 2048;
+/// The longest datagram that there can be, for those who write.
+const DATAGRAM: usize = 65_536;
 /// Batches taken from one socket before the others have their turn.
 const TURNS: usize = 4;
 /// Slots of the read-ahead.
@@ -68,6 +71,7 @@ pub struct EventLoop {
     pub(super) sessions: Vec<(u32, Option<Box<Session>>)>,
     free: Vec<u32>,
     pub(super) unheard: Unheard,
+    pub(super) finished: Finished,
     pub(super) peers: HashMap<Peer, Key>,
     pub(super) per_client: HashMap<IpAddr, usize>,
     pub(super) outbox: Outbox,
@@ -107,6 +111,7 @@ impl EventLoop {
             sessions: Vec::new(),
             free: Vec::new(),
             unheard: Unheard::default(),
+            finished: Finished::default(),
             peers: HashMap::new(),
             per_client: HashMap::new(),
             outbox: Outbox::default(),
@@ -137,7 +142,8 @@ impl EventLoop {
         for (index, socket) in self.tunnel.iter().flat_map(Tunnel::sockets).enumerate() {
             epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, bell + 1 + index as u64))?;
         }
-        let mut receiver = Receiver::new(BATCH, LONGEST);
+        // Memory of longer ones is taken when they come.
+        let mut receiver = Receiver::new(BATCH, if self.config.writable.is_some() { DATAGRAM } else { LONGEST });
         let mut events = [EpollEvent::empty(); 32];
         let mut due = Vec::new();
         let mut hot = None;
@@ -267,13 +273,15 @@ impl EventLoop {
         let route = Route { port: reply, to: client, from };
         let peer = Peer { client, vip: from.map_or(bound, |local| local.address), port: reply };
         match Packet::parse(bytes) {
-            Ok(Packet::Request(request)) if listens && !received.cut => self.request(peer, route, bytes, &request),
+            Ok(Packet::Request(request)) if listens && !received.cut && bytes.len() <= LONGEST => {
+                self.request(peer, route, bytes, &request)
+            }
             Ok(Packet::Ack { block }) => self.ack(peer, route, block),
             Ok(Packet::Error { code, text }) => {
                 self.counters.add(Counter::ErrorsReceived, 1);
                 self.client_error(peer, code, text);
             }
-            Ok(Packet::Data { .. }) if !self.peers.contains_key(&peer) => self.stranger(peer, route),
+            Ok(Packet::Data { block, data }) => self.data(peer, route, block, data),
             Err(Malformed::Unterminated) if listens => {
                 self.counters.add(Counter::Malformed, 1);
                 self.error(route, ErrorCode::ILLEGAL, "the request does not end");
@@ -374,11 +382,12 @@ impl EventLoop {
         self.observer.transfer(&session.report(tid, outcome, self.now));
     }
 
-    fn read_mail(&mut self) -> bool {
+    pub(super) fn read_mail(&mut self) -> bool {
         let mut stop = false;
         for mail in self.mailbox.take() {
             match mail {
                 Mail::Opened(key, opened) => self.with(key, |this, session| this.opened(key, session, opened)),
+                Mail::Stored(key, stored) => self.with(key, |this, session| this.stored(session, stored)),
                 Mail::Woken(key) => self.with(key, |this, session| this.woken(key, session)),
                 Mail::Stop => stop = true,
             }
@@ -431,13 +440,5 @@ impl EventLoop {
         }
         self.flush();
         self.settle();
-    }
-}
-
-/// The interface of a link-local client; 0 for all others, which routes lead to.
-fn scope(client: SocketAddr) -> u32 {
-    match client {
-        SocketAddr::V6(client) => client.scope_id(),
-        SocketAddr::V4(_) => 0,
     }
 }

@@ -9,6 +9,7 @@
 //! | `event_loop` | waits, receives, tells datagrams apart, handles timers |
 //! | `requests` | from a request to the first answer |
 //! | `serve` | from the first answer to the end |
+//! | `uploads`, `finished` | files that clients write, and who has just written one |
 //! | `session`, `unheard` | what is kept of one transfer; those whose client has not answered yet |
 //! | `read_ahead`, `outbox` | content in, datagrams out, neither copied per block |
 //! | `wheel` | timers |
@@ -17,6 +18,7 @@
 //! | `sys` | the fence around `recvmmsg` and `sendmmsg` |
 
 mod event_loop;
+mod finished;
 mod mailbox;
 mod openers;
 mod outbox;
@@ -28,6 +30,7 @@ mod session;
 mod sys;
 mod tunnel;
 mod unheard;
+mod uploads;
 mod wheel;
 
 pub use ports::Error;
@@ -36,6 +39,7 @@ use super::handler::Handler;
 use super::options::Limits;
 use super::report::{Counters, Observer, Statistics};
 use super::transfer::Pace;
+use super::writable::Writable;
 use event_loop::EventLoop;
 use mailbox::{Mail, Mailbox};
 use openers::Openers;
@@ -90,8 +94,10 @@ pub struct Config {
     pub max_per_client: usize,
     /// Longest time from a request to its first answer, and for content that is not at hand to come.
     pub open_timeout: Duration,
-    /// Threads at most for openings that block.
+    /// Threads at most for openings that block, and for files that clients wrote to come to the disk.
     pub opener_threads: usize,
+    /// Where clients may write; without, write requests are answered ERROR 2.
+    pub writable: Option<Writable>,
 }
 
 impl Default for Config {
@@ -107,6 +113,7 @@ impl Default for Config {
             max_per_client: 1_000,
             open_timeout: Duration::from_secs(15),
             opener_threads: 16,
+            writable: None,
         }
     }
 }

@@ -5,16 +5,18 @@
 use super::Key;
 use super::event_loop::{After, EventLoop};
 use super::mailbox::Knock;
+use super::openers::Job;
 use super::outbox::Route;
 use super::read_ahead::{Have, Wanted};
 use super::session::{Peer, Running, Session, Stage};
 use crate::tftp::content::Content;
 use crate::tftp::handler::{Opened, Opening, Refusal, Request};
 use crate::tftp::netascii::Netascii;
-use crate::tftp::options::{blksize_of_mtu, negotiate};
+use crate::tftp::options::{Terms, blksize_of_mtu, negotiate};
 use crate::tftp::packet::{self, ErrorCode, Mode};
 use crate::tftp::report::{Counter, Outcome};
 use crate::tftp::transfer::{Step, Transfer};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -26,11 +28,10 @@ const DUPLICATE: Duration = Duration::from_secs(1);
 
 impl EventLoop {
     pub(super) fn request(&mut self, peer: Peer, route: Route, bytes: &[u8], request: &packet::Request<'_>) {
-        if request.write {
-            self.counters.add(Counter::Writes, 1);
+        self.counters.add(if request.write { Counter::Writes } else { Counter::Requests }, 1);
+        if request.write && self.config.writable.is_none() {
             return self.error(route, ErrorCode::ACCESS, "writing is not allowed");
         }
-        self.counters.add(Counter::Requests, 1);
         if let Some(&key) = self.peers.get(&peer) {
             let now = self.now;
             if self.session(key).is_some_and(|session| session.request[..] == *bytes && session.is_starting(now)) {
@@ -50,7 +51,7 @@ impl EventLoop {
             return self.counters.add(Counter::Shed, 1);
         }
         let key = self.insert(Session::new(peer, route, bytes, self.now));
-        self.with(key, |this, session| this.begin(key, session, request));
+        self.with(key, |this, session| if request.write { this.begin_write(session, request) } else { this.begin(key, session, request) });
     }
 
     /// Ends the oldest transfer whose client never answered, without a word: its client may never have asked.
@@ -75,7 +76,7 @@ impl EventLoop {
                 self.woken(key, session)
             }
             Opening::Job(job) => {
-                if self.openers.submit(&self.mailbox, key, job) {
+                if self.openers.submit(&self.mailbox, key, Job::Open(job)) {
                     After::Keep
                 } else {
                     self.refuse(session, Refusal::failed("the server is busy"))
@@ -85,7 +86,7 @@ impl EventLoop {
     }
 
     /// Tells the client.
-    fn refuse(&mut self, session: &mut Session, refusal: Refusal) -> After {
+    pub(super) fn refuse(&mut self, session: &mut Session, refusal: Refusal) -> After {
         session.answered = Some(self.now);
         if let Some(code) = refusal.code {
             self.error(session.route, code, &refusal.text);
@@ -144,7 +145,7 @@ impl EventLoop {
                 running.starved = None;
                 self.pump(key, session)
             }
-            Stage::Opening => After::Keep,
+            Stage::Opening | Stage::Receiving(_) => After::Keep,
         }
     }
 
@@ -160,9 +161,7 @@ impl EventLoop {
         let size = content.size();
         let asked = packet::Packet::parse(&session.request);
         let options = if let Ok(packet::Packet::Request(request)) = asked { request.options } else { packet::Options::default() };
-        let (mtu, second, client, by_mtu) = (&mut self.mtu, self.now.seconds(), session.peer.client, self.config.limits.blksize_by_mtu);
-        let cap = || if by_mtu { blksize_of_mtu(mtu.to(client, second), client.is_ipv6()) } else { u16::MAX };
-        let (terms, oack) = negotiate(options, &self.config.limits, cap, size);
+        let (terms, oack) = self.terms(session.peer.client, options, size);
         let block = usize::from(terms.blksize);
         match self.read(key, session, &Span { content: &content, size, offset: 0, block, window: block }) {
             Err(error) => return self.fail(session, &error),
@@ -178,6 +177,13 @@ impl EventLoop {
         let oack = oack.unwrap_or_default().into_boxed_slice();
         session.stage = Stage::Running(Box::new(Running { transfer, content, size, oack, cut: true, starved: None }));
         self.step(key, session, start)
+    }
+
+    /// What holds for a transfer with `client`, and the OACK.
+    pub(super) fn terms(&mut self, client: SocketAddr, options: packet::Options<'_>, size: Option<u64>) -> (Terms, Option<Vec<u8>>) {
+        let (mtu, second, by_mtu) = (&mut self.mtu, self.now.seconds(), self.config.limits.blksize_by_mtu);
+        let cap = || if by_mtu { blksize_of_mtu(mtu.to(client, second), client.is_ipv6()) } else { u16::MAX };
+        negotiate(options, &self.config.limits, cap, size)
     }
 
     /// Reads content without waiting; after `Pending` the session is woken.
@@ -237,6 +243,7 @@ impl Session {
         match &self.stage {
             // Once everything was sent the client may have all of it, and may be so quick that its next request overtakes its last ACK.
             Stage::Running(running) => now - self.started < DUPLICATE && !running.transfer.everything_sent(),
+            Stage::Receiving(receiving) => now - self.started < DUPLICATE || !receiving.upload.heard(),
             _ => true,
         }
     }

@@ -48,6 +48,7 @@ impl EventLoop {
                     let untouched = !running.oack.is_empty() && running.transfer.acked() == 0;
                     untouched && (code == ErrorCode::OPTIONS || code == ErrorCode::NOT_DEFINED)
                 }
+                Stage::Receiving(receiving) => !receiving.upload.heard() && code == ErrorCode::OPTIONS,
                 _ => false,
             };
             After::Close(if probe { Outcome::Probed } else { Outcome::Aborted(code, String::from_utf8_lossy(text).into_owned()) })
@@ -57,6 +58,9 @@ impl EventLoop {
     /// A session's time has come.
     pub(super) fn expired(&mut self, key: Key, session: &mut Session) -> After {
         let pace = self.pace(session);
+        if matches!(session.stage, Stage::Receiving(_)) {
+            return self.write_expired(session, &pace);
+        }
         let Stage::Running(running) = &mut session.stage else {
             let refusal = Refusal::failed("the file could not be opened in time");
             self.error(session.route, ErrorCode::NOT_DEFINED, &refusal.text);
@@ -77,7 +81,11 @@ impl EventLoop {
 
     /// Who never answered is soon given up in a server that is more than half full: it may never have asked.
     fn pace(&self, session: &Session) -> Pace {
-        let heard = matches!(&session.stage, Stage::Running(running) if running.transfer.heard());
+        let heard = match &session.stage {
+            Stage::Running(running) => running.transfer.heard(),
+            Stage::Receiving(receiving) => receiving.upload.heard(),
+            _ => false,
+        };
         let pace = self.config.pace;
         if heard || self.open() <= self.config.max_transfers / 2 { pace } else { Pace { retries: pace.retries.min(CROWDED), ..pace } }
     }
