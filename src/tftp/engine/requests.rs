@@ -104,7 +104,11 @@ impl EventLoop {
     pub(super) fn opened(&mut self, key: Key, session: &mut Session, opened: Opened) -> After {
         match opened {
             Err(refusal) => self.refuse(session, refusal),
-            Ok(content) => {
+            Ok(mut content) => {
+                while let Some((behind, keep)) = content.behind() {
+                    content = behind;
+                    session.keep.push(keep);
+                }
                 session.stage = Stage::Priming(content);
                 if session.mode == Some(Mode::Netascii) { self.translate(key, session) } else { self.prime(key, session) }
             }

@@ -4,7 +4,7 @@ use super::mailbox::Knock;
 use super::outbox::Route;
 use super::read_ahead::Cursor;
 use crate::tftp::client::netascii::Decoder;
-use crate::tftp::content::Content;
+use crate::tftp::content::{Content, Keep};
 use crate::tftp::handler::Opened;
 use crate::tftp::options::Terms;
 use crate::tftp::packet::{Mode, Options, Packet};
@@ -77,6 +77,8 @@ pub struct Session {
     pub request: Box<[u8]>,
     pub mode: Option<Mode>,
     pub stage: Stage,
+    /// What the content wants to be kept as long as it is sent.
+    pub keep: Vec<Keep>,
     pub cursor: Cursor,
     pub knock: Option<Arc<Knock>>,
     pub started: Time,
@@ -106,6 +108,7 @@ impl Session {
             request: request.into(),
             mode: None,
             stage: Stage::Opening,
+            keep: Vec::new(),
             cursor: Cursor::default(),
             knock: None,
             started: now,
