@@ -2,6 +2,7 @@
 
 mod hostile;
 mod limits;
+mod loops;
 mod uploads;
 
 use super::*;
