@@ -6,6 +6,9 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+/// Kept until a transfer ends, and dropped then.
+pub type Keep = Arc<dyn Send + Sync>;
+
 /// Bytes to be sent. One content may serve many transfers at once.
 ///
 /// Reading at an offset, instead of reading on, is what makes windows, repeated blocks and going on with another server's transfer possible.
@@ -16,6 +19,13 @@ pub trait Content: Send + Sync {
 
     /// Changes when the bytes change. Two servers with the same bytes should agree on it.
     fn version(&self) -> Version;
+
+    /// Of a content that only stands in front of another one to know how long it is sent: the other one, and what is to be kept as long.
+    ///
+    /// The engine works with the other one then, so that transfers of it share what is read.
+    fn behind(&self) -> Option<(Arc<dyn Content>, Keep)> {
+        None
+    }
 
     /// Reads at `offset` into `buffer` and says how many bytes: fewer than asked when no more are at hand, 0 only at the end.
     ///

@@ -79,7 +79,7 @@ impl Handler for Directory {
 }
 
 /// The path below the root that a client's name means: backslashes are slashes, leading ones are dropped. Nothing when no name is left.
-fn path(file: &[u8]) -> Option<PathBuf> {
+pub(super) fn path(file: &[u8]) -> Option<PathBuf> {
     let mut name: Vec<u8> = without_garbage(file).iter().map(|&b| if b == b'\\' { b'/' } else { b }).collect();
     let start = name.iter().position(|&b| b != b'/')?;
     name.drain(..start);

@@ -1,12 +1,13 @@
 //! `[server]`: the addresses, limits and times of the server itself. The flags of `guideway tftpd` say the same and win over the file.
 
-use super::values::{one_or_more, size};
+use super::values::{one_or_more, path, size};
 use crate::config::reader::{Field, Table};
 use crate::config::{duration_within, text};
 use crate::tftp::engine::{Config, Tid, TunnelConfig};
 use crate::tftp::options::{Limits, Rollover};
 use crate::tftp::packet::PORT;
 use crate::tftp::transfer::Pace;
+use crate::tftp::writable;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -33,6 +34,10 @@ pub struct Server {
     pub loops: Option<u16>,
     /// The user to become.
     pub user: Option<String>,
+    /// The directory that clients may write to.
+    pub writable: Option<PathBuf>,
+    /// Bytes of a file that a client writes.
+    pub writable_limit: Option<u64>,
     /// Bytes of a block, 8–65464.
     pub max_blksize: Option<u16>,
     /// Whether blocks may travel in fragments.
@@ -88,6 +93,9 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
     let single = single_port.as_ref().map(Field::boolean);
     let loops = key(t, "loops", |f| f.integer("a number of threads", 1..=64));
     let user = key(t, "user", |f| Some(f.parse("the name of a user in quotes", text::name)?.value));
+    let writable = key(t, "writable", |f| Some(f.parse("a path in quotes", path)?.value));
+    let limit_field = t.optional("writable_limit");
+    let writable_limit = whole(limit_field.clone().map(|f| size(f, 1..=1 << 40)));
     let max_blksize = key(t, "max_blksize", |f| f.integer("bytes of a block", 8..=65464));
     let fragments = key(t, "fragments", |f| f.boolean());
     let max_window = key(t, "max_window", |f| f.integer("blocks of a window", 1..=32767));
@@ -110,6 +118,9 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         (None, Some(field)) => field.error("needs gre, too: the address of this host that takes GRE from directors; gre = \"10.0.2.21\""),
         _ => {}
     }
+    if let (Some(None), Some(field)) = (&writable, &limit_field) {
+        field.error("needs writable, too: the directory that clients may write to; writable = \"/srv/backups\"");
+    }
     table.finish();
     let tid = match (single, port) {
         (Some(single), _) if single? => Some(Tid::Single),
@@ -126,6 +137,8 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         tid,
         loops: loops?,
         user: user?,
+        writable: writable?,
+        writable_limit: writable_limit?,
         max_blksize: max_blksize?,
         fragments: fragments?,
         max_window: max_window?,
@@ -182,6 +195,8 @@ impl Server {
             tid: self.tid.or(other.tid),
             loops: self.loops.or(other.loops),
             user: self.user.or(other.user),
+            writable: self.writable.or(other.writable),
+            writable_limit: self.writable_limit.or(other.writable_limit),
             max_blksize: self.max_blksize.or(other.max_blksize),
             fragments: self.fragments.or(other.fragments),
             max_window: self.max_window.or(other.max_window),
@@ -241,6 +256,21 @@ impl Server {
             open_timeout: self.open_timeout.unwrap_or(default.open_timeout),
             ..default
         })
+    }
+
+    /// The directory that clients may write to, if any, and within which limits.
+    ///
+    /// # Errors
+    /// A sentence, when there is a limit and no directory.
+    pub fn writable(&self) -> Result<Option<(PathBuf, writable::Settings)>, String> {
+        let default = writable::Settings::default();
+        match &self.writable {
+            Some(path) => Ok(Some((path.clone(), writable::Settings { limit: self.writable_limit.unwrap_or(default.limit), ..default }))),
+            None if self.writable_limit.is_some() => {
+                Err("writable_limit needs writable, too: the directory that clients may write to".to_owned())
+            }
+            None => Ok(None),
+        }
     }
 
     /// The control socket of a server whose file has this section.

@@ -9,9 +9,12 @@ use super::session::{Peer, Session, Stage};
 use crate::tftp::handler::Refusal;
 use crate::tftp::packet::{ErrorCode, data_header};
 use crate::tftp::report::{Counter, Outcome};
-use crate::tftp::transfer::{Ack, Silence, Step};
+use crate::tftp::transfer::{Ack, Pace, Silence, Step};
 use std::io;
 use std::sync::Arc;
+
+/// Repetitions to a client that never answered when the server is more than half full.
+const CROWDED: u8 = 1;
 
 impl EventLoop {
     pub(super) fn ack(&mut self, peer: Peer, route: Route, block: u16) {
@@ -22,6 +25,9 @@ impl EventLoop {
                 return After::Keep;
             };
             let (ack, step) = running.transfer.on_ack(block, &this.config.pace, this.now);
+            if running.transfer.heard() {
+                this.unheard.remove(key.index);
+            }
             if ack == Ack::New {
                 session.tally.acks += 1;
                 this.counters.add(Counter::Acks, 1);
@@ -42,6 +48,7 @@ impl EventLoop {
                     let untouched = !running.oack.is_empty() && running.transfer.acked() == 0;
                     untouched && (code == ErrorCode::OPTIONS || code == ErrorCode::NOT_DEFINED)
                 }
+                Stage::Receiving(receiving) => !receiving.upload.heard() && code == ErrorCode::OPTIONS,
                 _ => false,
             };
             After::Close(if probe { Outcome::Probed } else { Outcome::Aborted(code, String::from_utf8_lossy(text).into_owned()) })
@@ -50,6 +57,10 @@ impl EventLoop {
 
     /// A session's time has come.
     pub(super) fn expired(&mut self, key: Key, session: &mut Session) -> After {
+        let pace = self.pace(session);
+        if matches!(session.stage, Stage::Receiving(_)) {
+            return self.write_expired(session, &pace);
+        }
         let Stage::Running(running) = &mut session.stage else {
             let refusal = Refusal::failed("the file could not be opened in time");
             self.error(session.route, ErrorCode::NOT_DEFINED, &refusal.text);
@@ -58,7 +69,7 @@ impl EventLoop {
         if running.starved.is_some() && !running.transfer.outstanding() {
             return self.fail(session, &io::Error::new(io::ErrorKind::TimedOut, "the content did not come in time"));
         }
-        let step = running.transfer.on_timer(&self.config.pace, self.now);
+        let step = running.transfer.on_timer(&pace, self.now);
         session.tally.timeouts += 1;
         self.counters.add(Counter::Timeouts, 1);
         if step == Step::Oack {
@@ -66,6 +77,17 @@ impl EventLoop {
             self.counters.add(Counter::Repeated, 1);
         }
         self.step(key, session, step)
+    }
+
+    /// Who never answered is soon given up in a server that is more than half full: it may never have asked.
+    fn pace(&self, session: &Session) -> Pace {
+        let heard = match &session.stage {
+            Stage::Running(running) => running.transfer.heard(),
+            Stage::Receiving(receiving) => receiving.upload.heard(),
+            _ => false,
+        };
+        let pace = self.config.pace;
+        if heard || self.open() <= self.config.max_transfers / 2 { pace } else { Pace { retries: pace.retries.min(CROWDED), ..pace } }
     }
 
     /// Sends the blocks that are wanted, as far as content is at hand.
