@@ -73,7 +73,7 @@ pub mod swarm;
 pub(crate) mod testing;
 pub mod transfer;
 
-pub use content::{Bytes, Content, Version};
+pub use content::{Bytes, Content, Lent, Version};
 pub use engine::{Config, Running, Server, Tid, TunnelConfig};
 pub use handler::{Handler, Opened, Opening, Refusal, Request};
 pub use report::{Counter, Observer, Outcome, Statistics, Totals, TransferReport};

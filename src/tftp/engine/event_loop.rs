@@ -67,6 +67,8 @@ pub struct EventLoop {
     sessions: Vec<(u32, Option<Box<Session>>)>,
     free: Vec<u32>,
     pub(super) peers: HashMap<Peer, Key>,
+    /// The transfer that the last ACK was of.
+    pub(super) latest: Option<Key>,
     pub(super) per_client: HashMap<IpAddr, usize>,
     pub(super) outbox: Outbox,
     pub(super) read_ahead: ReadAhead,
@@ -105,6 +107,7 @@ impl EventLoop {
             sessions: Vec::new(),
             free: Vec::new(),
             peers: HashMap::new(),
+            latest: None,
             per_client: HashMap::new(),
             outbox: Outbox::default(),
             read_ahead: ReadAhead::new(SLOTS),
@@ -409,6 +412,13 @@ impl EventLoop {
             if let Some(session) = self.session(key) {
                 session.never_cut();
             }
+        }
+        if !self.flushed.lost.is_empty() {
+            for key in std::mem::take(&mut self.flushed.lost) {
+                let why = io::Error::other("the content was cut short while it was sent");
+                self.with(key, |this, session| this.fail(session, &why));
+            }
+            self.flush();
         }
         if let Some(statistics) = &self.statistics
             && self.now - self.observed >= self.observer.interval()

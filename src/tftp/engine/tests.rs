@@ -1,6 +1,7 @@
 //! The engine on the real kernel, within network namespaces of the tests' own.
 
 mod hostile;
+mod lending;
 
 use super::*;
 use crate::tftp::content::{Bytes, Content, Version};
