@@ -78,7 +78,7 @@ pub mod transfer;
 pub mod upload;
 pub mod writable;
 
-pub use content::{Bytes, Content, Version};
+pub use content::{Bytes, Content, Lent, Version};
 pub use engine::{Config, Running, Server, Tid, TunnelConfig};
 pub use handler::{Handler, Opened, Opening, Refusal, Request};
 pub use report::{Counter, Observer, Outcome, Statistics, Totals, TransferReport};

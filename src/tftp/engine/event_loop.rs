@@ -36,8 +36,6 @@ const DATAGRAM: usize = 65_536;
 const TURNS: usize = 4;
 /// Slots of the read-ahead.
 const SLOTS: u16 = 256;
-/// ERRORs to strangers in a second.
-const TOLD: u32 = 100;
 /// Turns at a busy socket before the others are looked at.
 const HOT: usize = 16;
 /// Longest wait.
@@ -73,6 +71,8 @@ pub struct EventLoop {
     pub(super) unheard: Unheard,
     pub(super) finished: Finished,
     pub(super) peers: HashMap<Peer, Key>,
+    /// The transfer that the last ACK was of.
+    pub(super) latest: Option<Key>,
     pub(super) per_client: HashMap<IpAddr, usize>,
     pub(super) outbox: Outbox,
     pub(super) read_ahead: ReadAhead,
@@ -80,9 +80,9 @@ pub struct EventLoop {
     pub(super) mtu: PathMtu,
     wheel: Wheel<Key>,
     /// Hashes of peers whose transfer ended lately: what still comes from them is no stranger's.
-    ended: Box<[u64; 256]>,
-    hasher: RandomState,
-    told: (u64, u32),
+    pub(super) ended: Box<[u64; 256]>,
+    pub(super) hasher: RandomState,
+    pub(super) told: (u64, u32),
     observed: Time,
     /// The socket that the last events were of, and how many in a row.
     streak: (u16, u16),
@@ -113,6 +113,7 @@ impl EventLoop {
             unheard: Unheard::default(),
             finished: Finished::default(),
             peers: HashMap::new(),
+            latest: None,
             per_client: HashMap::new(),
             outbox: Outbox::default(),
             read_ahead: ReadAhead::new(SLOTS),
@@ -299,26 +300,6 @@ impl EventLoop {
         self.outbox.packet(route, |to| put_error(to, code, text.as_bytes()));
     }
 
-    /// A packet of a transfer that is not known here. It is told so (RFC 1350 section 4), unless that transfer has just ended or too many
-    /// were told in this second: whoever forges senders' addresses must not find a mirror here.
-    pub(super) fn stranger(&mut self, peer: Peer, route: Route) {
-        let hash = self.hasher.hash_one(peer);
-        if self.ended[hash as usize % 256] == hash {
-            self.counters.add(Counter::AcksIgnored, 1);
-            return;
-        }
-        self.counters.add(Counter::Strangers, 1);
-        let second = self.now.seconds();
-        if self.told.0 != second {
-            self.told = (second, 0);
-        }
-        if self.told.1 < TOLD {
-            self.told.1 += 1;
-            self.counters.add(Counter::StrangersTold, 1);
-            self.error(route, ErrorCode::UNKNOWN_TID, "unknown transfer");
-        }
-    }
-
     /// Keeps a new session; its key.
     pub(super) fn insert(&mut self, session: Session) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -424,6 +405,13 @@ impl EventLoop {
             if let Some(session) = self.session(key) {
                 session.never_cut();
             }
+        }
+        if !self.flushed.lost.is_empty() {
+            for key in std::mem::take(&mut self.flushed.lost) {
+                let why = io::Error::other("the content was cut short while it was sent");
+                self.with(key, |this, session| this.fail(session, &why));
+            }
+            self.flush();
         }
         if let Some(statistics) = &self.statistics
             && self.now - self.observed >= self.observer.interval()

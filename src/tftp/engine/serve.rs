@@ -2,7 +2,7 @@
 
 use super::Key;
 use super::event_loop::{After, EventLoop};
-use super::outbox::{Blocks, Route};
+use super::outbox::{Blocks, Route, Source};
 use super::read_ahead::Have;
 use super::requests::Span;
 use super::session::{Peer, Session, Stage};
@@ -10,15 +10,29 @@ use crate::tftp::handler::Refusal;
 use crate::tftp::packet::{ErrorCode, data_header};
 use crate::tftp::report::{Counter, Outcome};
 use crate::tftp::transfer::{Ack, Pace, Silence, Step};
+use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 
 /// Repetitions to a client that never answered when the server is more than half full.
 const CROWDED: u8 = 1;
+/// ERRORs to strangers in a second.
+const TOLD: u32 = 100;
 
 impl EventLoop {
+    /// The transfer with this peer. Often it is the one that the last packet was of, too.
+    fn find(&mut self, peer: &Peer) -> Option<Key> {
+        if let Some(key) = self.latest
+            && self.session(key).is_some_and(|session| session.peer == *peer)
+        {
+            return Some(key);
+        }
+        self.latest = self.peers.get(peer).copied();
+        self.latest
+    }
+
     pub(super) fn ack(&mut self, peer: Peer, route: Route, block: u16) {
-        let Some(&key) = self.peers.get(&peer) else { return self.stranger(peer, route) };
+        let Some(key) = self.find(&peer) else { return self.stranger(peer, route) };
         self.with(key, |this, session| {
             let Stage::Running(running) = &mut session.stage else {
                 this.counters.add(Counter::AcksIgnored, 1);
@@ -37,6 +51,26 @@ impl EventLoop {
             }
             this.step(key, session, step)
         });
+    }
+
+    /// A packet of a transfer that is not known here. It is told so (RFC 1350 section 4), unless that transfer has just ended or too many
+    /// were told in this second: whoever forges senders' addresses must not find a mirror here.
+    pub(super) fn stranger(&mut self, peer: Peer, route: Route) {
+        let hash = self.hasher.hash_one(peer);
+        if self.ended[hash as usize % 256] == hash {
+            self.counters.add(Counter::AcksIgnored, 1);
+            return;
+        }
+        self.counters.add(Counter::Strangers, 1);
+        let second = self.now.seconds();
+        if self.told.0 != second {
+            self.told = (second, 0);
+        }
+        if self.told.1 < TOLD {
+            self.told.1 += 1;
+            self.counters.add(Counter::StrangersTold, 1);
+            self.error(route, ErrorCode::UNKNOWN_TID, "unknown transfer");
+        }
     }
 
     /// The client ends it. It is never answered: an ERROR for an ERROR would have no end.
@@ -102,28 +136,42 @@ impl EventLoop {
             let count = usize::try_from(wanted.end() - first + 1).unwrap_or(usize::MAX);
             let (content, size, cut) = (Arc::clone(&running.content), running.size, running.cut);
             let offset = (first - 1) * blksize as u64;
-            let span = Span { content: &content, size, offset, block: blksize, window: count.saturating_mul(blksize) };
-            let have = self.read(key, session, &span);
-            let Stage::Running(running) = &mut session.stage else { return After::Keep };
-            let (slot, range, end) = match have {
-                Err(error) => return self.fail(session, &error),
-                Ok(Have::Bytes { slot, range, end }) => (slot, range, end),
-                Ok(_) => {
-                    running.starved.get_or_insert(self.now);
-                    return After::Keep;
+            // Whatever ends before the content's end: the end itself is always read, and read last, because that shows whether it changed.
+            let whole = count.saturating_mul(blksize);
+            let before_the_end = size.is_some_and(|size| offset.saturating_add(whole as u64) < size);
+            let (blocks, source, sent) = if before_the_end && content.lend(offset, whole).is_some() {
+                self.read_ahead.release(&mut session.cursor, key);
+                (count, Source::Lent(content, offset, whole), whole as u64)
+            } else {
+                if self.outbox.has_loans() {
+                    self.flush();
                 }
+                let span = Span { content: &content, size, offset, block: blksize, window: whole };
+                let have = self.read(key, session, &span);
+                let Stage::Running(running) = &mut session.stage else { return After::Keep };
+                let (slot, range, end) = match have {
+                    Err(error) => return self.fail(session, &error),
+                    Ok(Have::Bytes { slot, range, end }) => (slot, range, end),
+                    Ok(_) => {
+                        running.starved.get_or_insert(self.now);
+                        return After::Keep;
+                    }
+                };
+                let full = range.len() / blksize;
+                if end {
+                    running.transfer.ends_with(first + full as u64);
+                }
+                self.read_ahead.queued(slot, self.outbox.number());
+                let blocks = count.min(full + usize::from(end));
+                let bytes = range.start..range.end.min(range.start + blocks * blksize);
+                let sent = bytes.len() as u64;
+                (blocks, Source::Slot(slot, bytes), sent)
             };
-            let full = range.len() / blksize;
-            if end {
-                running.transfer.ends_with(first + full as u64);
-            }
-            let blocks = count.min(full + usize::from(end));
-            let bytes = range.start..range.end.min(range.start + blocks * blksize);
-            let (sent, upto) = (bytes.len() as u64, first + blocks as u64 - 1);
+            let Stage::Running(running) = &mut session.stage else { return After::Keep };
+            let upto = first + blocks as u64 - 1;
             let transfer = &running.transfer;
             let headers = (first..=upto).map(|block| data_header(transfer.wire(block)));
-            self.outbox.blocks(session.route, Blocks { owner: key, cut, blksize: blksize as u16, slot, bytes }, headers);
-            self.read_ahead.queued(slot, self.outbox.number());
+            self.outbox.blocks(session.route, Blocks { owner: key, cut, blksize: blksize as u16, source }, headers);
             let repeated = running.transfer.sent(upto, self.now);
             session.tally.packets += blocks as u64;
             session.tally.bytes += sent;

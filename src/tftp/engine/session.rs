@@ -14,17 +14,29 @@ use crate::tftp::upload::Upload;
 use crate::tftp::writable::Draft;
 use crate::time::Time;
 use std::future::Future;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
 /// What packets of one transfer have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub client: SocketAddr,
     pub vip: IpAddr,
     /// Index of the socket that answers go from.
     pub port: u16,
+}
+
+impl Hash for Peer {
+    /// In few words: it is done for every packet.
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        match (self.client.ip(), self.vip) {
+            (IpAddr::V4(client), IpAddr::V4(vip)) => to.write_u64(u64::from(client.to_bits()) << 32 | u64::from(vip.to_bits())),
+            (client, vip) => (client, vip).hash(to),
+        }
+        to.write_u32(u32::from(self.client.port()) << 16 | u32::from(self.port));
+    }
 }
 
 /// How far it is.

@@ -1,6 +1,7 @@
 //! The engine on the real kernel, within network namespaces of the tests' own.
 
 mod hostile;
+mod lending;
 mod limits;
 mod loops;
 mod uploads;

@@ -1,6 +1,6 @@
 //! How much a client gets: requests a second and transfers at once, for each client prefix.
 
-use crate::tftp::content::{Content, Keep, Version};
+use crate::tftp::content::{Content, Keep, Lent, Version};
 use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -197,6 +197,10 @@ impl Content for Held {
 
     fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         self.inner.poll_read_at(context, offset, buffer)
+    }
+
+    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
+        self.inner.lend(offset, len)
     }
 }
 
