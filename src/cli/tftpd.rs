@@ -35,6 +35,12 @@ pub struct Args {
     /// With --writable: size of a file at most, such as 64KiB, 2GiB. Default: 1MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     writable_limit: Option<u64>,
+    /// With --writable: files in that directory at most, those that were there before included. Default: 10000
+    #[arg(long, value_name = "COUNT", value_parser = files)]
+    writable_files: Option<usize>,
+    /// With --writable: bytes of them at most. Default: no other limit than those of their number and size
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    writable_total: Option<u64>,
     /// Address and port to take requests at; may be repeated. Default: the sockets that systemd passes, or [::]:69, which
     /// includes IPv4, unless --gre is given
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -111,6 +117,11 @@ fn timeout(text: &str) -> Result<Duration, String> {
     allowed.contains(&time).then_some(time).ok_or_else(|| "is outside of what is allowed: 1ms to 60s".to_owned())
 }
 
+/// A number of files, at least one.
+fn files(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| (1..=10_000_000).contains(count)).ok_or_else(|| "is no number of files, 1 to 10000000".to_owned())
+}
+
 impl Args {
     /// What the flags say of the server.
     fn server(&self) -> Server {
@@ -126,6 +137,8 @@ impl Args {
             user: self.user.clone(),
             writable: self.writable.clone(),
             writable_limit: self.writable_limit,
+            writable_files: self.writable_files,
+            writable_total: self.writable_total,
             max_blksize: self.max_blksize,
             fragments: self.fragments.then_some(true),
             max_window: self.max_window,

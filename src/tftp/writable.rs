@@ -1,7 +1,9 @@
-//! The directory that clients may write to: new files only, none beyond a size, none outside of it, complete or not there at all.
+//! The directory that clients may write to: new files only, none beyond a size, not too many, none outside of it, complete or not there at all.
 //!
 //! A file is written without a name (`O_TMPFILE`) and linked when its bytes are on disk, so that a crash leaves nothing. On file systems
 //! without that it has a hidden temporary name in the directory, which is removed by the next start when nobody writes to it any more.
+
+mod room;
 
 use super::directory::path;
 use super::handler::Refusal;
@@ -10,14 +12,15 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use room::{Space, Turn, Used, full};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// How temporary names begin. No client can write such a name, for it begins with a dot.
 const TEMPORARY: &str = ".guideway-upload-";
@@ -31,13 +34,17 @@ const MODE: Mode = Mode::from_bits_truncate(0o640);
 pub struct Settings {
     /// Bytes of a file at most.
     pub limit: u64,
+    /// Files at most in the directory and below it, those that clients did not write included.
+    pub files: usize,
+    /// Bytes of them at most; without, the number of files and their size are bound enough.
+    pub total: Option<u64>,
     /// Files at most that are being written at once.
     pub concurrent: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { limit: 1 << 20, concurrent: 64 }
+        Settings { limit: 1 << 20, files: 10_000, total: None, concurrent: 64 }
     }
 }
 
@@ -51,7 +58,7 @@ struct Inner {
     settings: Settings,
     /// Whether the file system has files without a name.
     nameless: bool,
-    open: AtomicUsize,
+    used: Mutex<Used>,
     names: AtomicU64,
 }
 
@@ -70,11 +77,12 @@ impl Writable {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, "not a directory"));
         }
         clean(root)?;
-        let mut inner = Inner { root: file.into(), settings, nameless, open: AtomicUsize::new(0), names: AtomicU64::new(0) };
+        let mut inner = Inner { root: file.into(), settings, nameless, used: Mutex::default(), names: AtomicU64::new(0) };
         if matches!(inner.parent(Path::new("")), Err(Errno::ENOSYS)) {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel lacks openat2 (Linux 5.6)"));
         }
         inner.nameless = nameless && !matches!(nameless_file(&inner.root), Err(Errno::EOPNOTSUPP));
+        inner.count()?;
         Ok(Writable(Arc::new(inner)))
     }
 
@@ -86,22 +94,24 @@ impl Writable {
     /// Whether a file of this name, as a client wrote it, can be begun.
     ///
     /// # Errors
-    /// Why not: it exists, leads out, or names no file of a directory that exists.
+    /// Why not: it exists, leads out, names no file of a directory that exists, or there is no room.
     pub fn check(&self, file: &[u8]) -> Result<(), Refusal> {
-        self.0.place(file).map(|_| ())
+        self.0.place(file)?;
+        if self.0.space() == Space::Full { Err(full()) } else { Ok(()) }
     }
 
-    /// Begins a file; nothing when too many are being written.
+    /// Begins a file; nothing when too many are being written, or when it takes a moment to know whether there is room.
     ///
     /// # Errors
     /// As for [`Writable::check`], and when the disk is full.
     pub fn begin(&self, file: &[u8]) -> Result<Option<Draft>, Refusal> {
         let (parent, name) = self.0.place(file)?;
-        let most = self.0.settings.concurrent;
-        let turn = Turn(Arc::clone(&self.0));
-        if self.0.open.fetch_add(1, Ordering::Relaxed) >= most {
-            return Ok(None);
+        match self.0.space() {
+            Space::Free => {}
+            Space::Unsure => return Ok(None),
+            Space::Full => return Err(full()),
         }
+        let Some(turn) = Turn::take(&self.0) else { return Ok(None) };
         let (file, temporary) = if self.0.nameless {
             (nameless_file(&parent).map_err(refusal)?.into(), None)
         } else {
@@ -199,16 +209,6 @@ fn io_refusal(error: &io::Error) -> Refusal {
     error.raw_os_error().map_or_else(|| Refusal::failed("the file cannot be stored"), |code| refusal(Errno::from_raw(code)))
 }
 
-/// One of the files that may be written at once.
-#[derive(Debug)]
-struct Turn(Arc<Inner>);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A temporary name; removed when dropped.
 #[derive(Debug)]
 struct Temporary {
@@ -240,25 +240,32 @@ impl Draft {
     /// Appends bytes.
     ///
     /// # Errors
-    /// When the file becomes too large, or the disk is full.
+    /// When the file becomes too large, or the directory or the disk is full.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         self.written += bytes.len() as u64;
-        let limit = self.turn.0.settings.limit;
+        let limit = self.turn.inner.settings.limit;
         if self.written > limit {
             return Err(too_large(limit));
         }
+        self.turn.grow(bytes.len() as u64)?;
         self.file.write_all(bytes).map_err(|error| io_refusal(&error))
+    }
+
+    /// Bytes so far.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// The file is complete: puts it on disk and gives it its name. It waits for the disk.
     ///
     /// # Errors
     /// When somebody else put a file there meanwhile, or the disk is full.
-    pub fn keep(self) -> Result<(), Refusal> {
+    pub fn keep(mut self) -> Result<(), Refusal> {
         let (parent, name, temporary) = (self.parent, self.name, self.temporary);
         let kept = self.file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| {
             file.sync_all()?;
             link(&file, temporary.as_ref(), &parent, &name)?;
+            self.turn.keep();
             File::from(parent).sync_all()
         });
         kept.map_err(|error| {

@@ -38,6 +38,10 @@ pub struct Server {
     pub writable: Option<PathBuf>,
     /// Bytes of a file that a client writes.
     pub writable_limit: Option<u64>,
+    /// Files of that directory.
+    pub writable_files: Option<usize>,
+    /// Bytes of them.
+    pub writable_total: Option<u64>,
     /// Bytes of a block, 8–65464.
     pub max_blksize: Option<u16>,
     /// Whether blocks may travel in fragments.
@@ -94,8 +98,11 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
     let loops = key(t, "loops", |f| f.integer("a number of threads", 1..=64));
     let user = key(t, "user", |f| Some(f.parse("the name of a user in quotes", text::name)?.value));
     let writable = key(t, "writable", |f| Some(f.parse("a path in quotes", path)?.value));
-    let limit_field = t.optional("writable_limit");
-    let writable_limit = whole(limit_field.clone().map(|f| size(f, 1..=1 << 40)));
+    let limits = ["writable_limit", "writable_files", "writable_total"].map(|name| t.optional(name));
+    let [limit, files, total] = limits.clone();
+    let writable_limit = whole(limit.map(|f| size(f, 1..=1 << 40)));
+    let writable_files = whole(files.map(|f| f.integer("a number of files", 1..=10_000_000)));
+    let writable_total = whole(total.map(|f| size(f, 1..=1 << 60)));
     let max_blksize = key(t, "max_blksize", |f| f.integer("bytes of a block", 8..=65464));
     let fragments = key(t, "fragments", |f| f.boolean());
     let max_window = key(t, "max_window", |f| f.integer("blocks of a window", 1..=32767));
@@ -118,8 +125,9 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         (None, Some(field)) => field.error("needs gre, too: the address of this host that takes GRE from directors; gre = \"10.0.2.21\""),
         _ => {}
     }
-    if let (Some(None), Some(field)) = (&writable, &limit_field) {
-        field.error("needs writable, too: the directory that clients may write to; writable = \"/srv/backups\"");
+    if writable == Some(None) {
+        let why = "needs writable, too: the directory that clients may write to; writable = \"/srv/backups\"";
+        limits.iter().flatten().for_each(|field| field.error(why));
     }
     table.finish();
     let tid = match (single, port) {
@@ -139,6 +147,8 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         user: user?,
         writable: writable?,
         writable_limit: writable_limit?,
+        writable_files: writable_files?,
+        writable_total: writable_total?,
         max_blksize: max_blksize?,
         fragments: fragments?,
         max_window: max_window?,
@@ -197,6 +207,8 @@ impl Server {
             user: self.user.or(other.user),
             writable: self.writable.or(other.writable),
             writable_limit: self.writable_limit.or(other.writable_limit),
+            writable_files: self.writable_files.or(other.writable_files),
+            writable_total: self.writable_total.or(other.writable_total),
             max_blksize: self.max_blksize.or(other.max_blksize),
             fragments: self.fragments.or(other.fragments),
             max_window: self.max_window.or(other.max_window),
@@ -264,12 +276,16 @@ impl Server {
     /// A sentence, when there is a limit and no directory.
     pub fn writable(&self) -> Result<Option<(PathBuf, writable::Settings)>, String> {
         let default = writable::Settings::default();
+        let settings = writable::Settings {
+            limit: self.writable_limit.unwrap_or(default.limit),
+            files: self.writable_files.unwrap_or(default.files),
+            total: self.writable_total,
+            ..default
+        };
         match &self.writable {
-            Some(path) => Ok(Some((path.clone(), writable::Settings { limit: self.writable_limit.unwrap_or(default.limit), ..default }))),
-            None if self.writable_limit.is_some() => {
-                Err("writable_limit needs writable, too: the directory that clients may write to".to_owned())
-            }
-            None => Ok(None),
+            Some(path) => Ok(Some((path.clone(), settings))),
+            None if settings == default => Ok(None),
+            None => Err("limits of what is written need writable, too: the directory that clients may write to".to_owned()),
         }
     }
 

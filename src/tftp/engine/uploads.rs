@@ -123,6 +123,11 @@ impl EventLoop {
     fn store(&mut self, key: Key, session: &mut Session) -> After {
         let Stage::Receiving(receiving) = &mut session.stage else { return After::Keep };
         let Some(draft) = receiving.draft.take() else { return After::Keep };
+        // In netascii other bytes travel than are stored, and 0 is what some say who do not know.
+        if let Some(size) = receiving.size.filter(|&size| size > 0 && receiving.decoder.is_none() && size != draft.written()) {
+            let came = format!("{} bytes came, {size} were announced", draft.written());
+            return self.refuse(session, Refusal::failed(came));
+        }
         receiving.storing = Some(self.now);
         if self.openers.submit(&self.mailbox, key, Job::Store(Box::new(move || draft.keep()))) {
             After::Keep

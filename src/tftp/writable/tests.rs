@@ -96,7 +96,7 @@ fn no_name_leads_out_or_hides() {
 #[test]
 fn size_and_number_have_limits() {
     let dir = place();
-    let w = writable(&dir, Settings { limit: 10, concurrent: 2 }, true);
+    let w = writable(&dir, Settings { limit: 10, concurrent: 2, ..Settings::default() }, true);
     let mut draft = w.begin(b"a").unwrap().unwrap();
     draft.write(&[0; 10]).unwrap();
     assert_eq!(draft.write(&[0; 1]), Err(too_large(10)));
@@ -106,7 +106,76 @@ fn size_and_number_have_limits() {
     drop(w.begin(b"c").unwrap().unwrap());
     drop(second);
     assert_eq!(names(&dir), BEFORE);
-    assert_eq!(w.0.open.load(Ordering::Relaxed), 0);
+    assert_eq!(w.0.used().open, 0);
+}
+
+#[test]
+fn the_directory_has_room_for_so_much_and_what_was_removed_is_seen() {
+    let dir = place();
+    fs::write(dir.path().join("root/switches/s1"), [0; 100]).unwrap();
+    // Five are there: two files, three links.
+    let w = writable(&dir, Settings { files: 7, total: Some(200), ..Settings::default() }, true);
+    let there = w.0.used_now();
+    assert_eq!((there.0, there.1 >= 105), (5, true));
+    let left = 200 - there.1;
+    let mut first = w.begin(b"a").unwrap().unwrap();
+    let second = w.begin(b"b").unwrap().unwrap();
+    assert!(w.begin(b"c").unwrap().is_none(), "both may be kept");
+    first.write(&vec![0; left as usize]).unwrap();
+    assert_eq!(first.write(&[0; 1]), Err(room::full()));
+    drop(first);
+    let mut first = w.begin(b"a").unwrap().unwrap();
+    first.write(&[1; 2]).unwrap();
+    first.keep().unwrap();
+    second.keep().unwrap();
+    assert_eq!(w.0.used_now(), (7, there.1 + 2));
+    assert_eq!((w.check(b"c"), w.begin(b"c").unwrap_err()), (Err(room::full()), room::full()));
+    // Somebody makes room. After a while that is looked for, and who asks meanwhile may come again.
+    fs::remove_file(dir.path().join("root/a")).unwrap();
+    w.0.used().long_ago();
+    w.check(b"c").unwrap();
+    let draft = loop {
+        if let Some(draft) = w.begin(b"c").unwrap() {
+            break draft;
+        }
+        std::thread::yield_now();
+    };
+    draft.keep().unwrap();
+    assert_eq!(w.0.used_now(), (7, there.1));
+}
+
+/// Set in a process that writes and is killed.
+const KILLED: &str = "GUIDEWAY_TEST_KILLED";
+
+#[test]
+fn a_process_that_is_killed_while_it_writes_leaves_nothing() {
+    if let Ok(root) = std::env::var(KILLED) {
+        let mut draft = Writable::with(Path::new(&root), Settings::default(), false).unwrap().begin(b"f").unwrap().unwrap();
+        draft.write(&[7; BUFFER + 1]).unwrap();
+        println!("under way");
+        loop {
+            std::thread::park();
+        }
+    }
+    let dir = place();
+    let name = "tftp::writable::tests::a_process_that_is_killed_while_it_writes_leaves_nothing";
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture"]).env(KILLED, dir.path().join("root")).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let said = io::BufRead::lines(io::BufReader::new(child.stdout.take().unwrap()));
+    let began = said.map_while(Result::ok).any(|line| line.contains("under way"));
+    let there = names(&dir);
+    let _again = writable(&dir, Settings::default(), false);
+    let while_it_writes = names(&dir);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(began);
+    let temporary: Vec<_> = there.iter().filter(|name| !BEFORE.contains(&name.as_str())).collect();
+    assert!(matches!(&temporary[..], [name] if name.starts_with(TEMPORARY)), "{there:?}");
+    assert_eq!(while_it_writes, there, "another server's start leaves it");
+    assert_eq!(names(&dir), there, "the kernel does not remove it");
+    let _after = writable(&dir, Settings::default(), false);
+    assert_eq!(names(&dir), BEFORE);
 }
 
 #[test]

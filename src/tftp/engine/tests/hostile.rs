@@ -43,7 +43,7 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
         _ => Opening::refuse(Refusal::not_found()),
     };
     let directory = tempfile::tempdir().unwrap();
-    let writable = Writable::new(directory.path(), Settings { limit: 60, concurrent: 2 }).unwrap();
+    let writable = Writable::new(directory.path(), Settings { limit: 60, concurrent: 2, ..Settings::default() }).unwrap();
     let config = Config { max_transfers: 4, max_per_client: 3, writable: Some(writable), ..Config::listen(local(0)) };
     let mailbox = Arc::new(Mailbox::new().unwrap());
     let ports = ports::open(&config, 0).unwrap();

@@ -7,7 +7,7 @@ use crate::tftp::writable::{Settings, Writable};
 /// A server of which files of up to 1000 bytes may be written, `concurrent` at once.
 fn taking(concurrent: usize) -> (tempfile::TempDir, Running, Arc<Outcomes>) {
     let directory = tempfile::tempdir().unwrap();
-    let writable = Writable::new(directory.path(), Settings { limit: 1000, concurrent }).unwrap();
+    let writable = Writable::new(directory.path(), Settings { limit: 1000, concurrent, ..Settings::default() }).unwrap();
     let config = Config { writable: Some(writable), ..Config::listen(local(69)) };
     let (running, outcomes) = serve(config, |_: &Request<'_>| Opening::refuse(Refusal::not_found()));
     (directory, running, outcomes)
@@ -123,6 +123,28 @@ fn a_silent_client_is_asked_again_and_what_is_given_up_leaves_nothing() {
         let aborted = Outcome::Aborted(ErrorCode::NOT_DEFINED, "stop".to_owned());
         assert_eq!(outcomes.0.lock().unwrap().last(), Some(&aborted));
         assert_eq!(directory.path().read_dir().unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_file_is_as_long_as_announced_or_not_kept() {
+    in_namespace(|| {
+        let (directory, running, _) = taking(4);
+        for (size, sent, kept) in [("100", 99, false), ("100", 101, false), ("100", 100, true), ("0", 7, true)] {
+            let client = Client::write("f", &[("tsize", size)]);
+            let (oack, tid) = client.receive();
+            assert_eq!(oack, format!("\0\x06tsize\0{size}\0").as_bytes());
+            client.send(tid, 1, &vec![7; sent]);
+            if kept {
+                client.acked(1);
+                assert_eq!(std::fs::read(directory.path().join("f")).unwrap(), vec![7; sent]);
+                std::fs::remove_file(directory.path().join("f")).unwrap();
+            } else {
+                client.error(ErrorCode::NOT_DEFINED);
+                assert_eq!(directory.path().read_dir().unwrap().count(), 0);
+            }
+        }
+        until(&running, "they end", |totals| totals.get(Counter::Refused) == 2 && totals.get(Counter::Done) == 2);
     });
 }
 
