@@ -3,7 +3,9 @@
 
 mod site;
 
+use guideway::tftp::packet::{Packet, put_data_header, put_request};
 use site::{GUIDEWAY, Tftpd, program};
+use std::net::UdpSocket;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Output;
@@ -199,6 +201,46 @@ fn what_must_not_be_written_is_not() {
         assert!(!output.status.success());
         let (counters, _) = tftpd.stop();
         assert_eq!((counters["stored"].as_u64(), counters["refused"].as_u64()), (Some(1), Some(8)), "{counters:#}");
+    });
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_no_half_of_a_file() {
+    site::in_namespace(&NEEDS, || {
+        let mut site = Site::new();
+        site.file("sent", &random(100_000));
+        let tftpd = site.tftpd("");
+        let client = UdpSocket::bind((V4, 0)).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut request = Vec::new();
+        put_request(&mut request, true, b"floor1/0", b"octet", [(&b"blksize"[..], &b"1000"[..])]);
+        client.send_to(&request, (V4, 69)).unwrap();
+        let mut answer = [0; 600];
+        let (_, tid) = client.recv_from(&mut answer).unwrap();
+        // More than is gathered before it is written, and not all.
+        for (number, block) in (1u16..).zip(random(100_000).chunks(1000).take(90)) {
+            let mut data = Vec::new();
+            put_data_header(&mut data, number);
+            data.extend(block);
+            client.send_to(&data, tid).unwrap();
+            loop {
+                let length = client.recv(&mut answer).unwrap();
+                match Packet::parse(&answer[..length]) {
+                    Ok(Packet::Ack { block }) if block == number => break,
+                    // On a busy machine it asked before.
+                    Ok(Packet::Ack { .. } | Packet::Oack(_)) => {}
+                    other => panic!("{other:?} instead of an ACK of {number}"),
+                }
+            }
+        }
+        // By SIGKILL.
+        drop(tftpd);
+        let left = || site.at("backups/floor1").read_dir().unwrap().count() + site.at("backups").read_dir().unwrap().count();
+        assert!(!site.at("backups/floor1/0").exists());
+        let tftpd = site.tftpd("");
+        assert_eq!(left(), 1, "only floor1 itself");
+        site.curl(V4, "sent", 1000);
+        site.all_stored(tftpd);
     });
 }
 
