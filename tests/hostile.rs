@@ -38,8 +38,8 @@ const FLOOD_PAUSES: usize = 800;
 /// A window goes out twice, then half of it, and so on until single blocks that are repeated for the rest of the server's patience.
 const WINDOWS_IN_VAIN: u64 = 4;
 /// Transfers of the server that is filled by forged requests, how many come in each pause, and for how many pauses: 8 seconds, so that a
-/// server that keeps them all is full for 20.
-const SMALL: usize = 2000;
+/// server is full all the time although it keeps each for a third of a second only.
+const SMALL: usize = 500;
 const FORGED: usize = 25;
 const FILL_PAUSES: usize = 1600;
 /// No honest transfer may take longer.

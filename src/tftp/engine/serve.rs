@@ -14,8 +14,11 @@ use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 
-/// Repetitions to a client that never answered when the server is more than half full.
-const CROWDED: u8 = 1;
+/// Repetitions to clients that never answered when those fill more than this part of the places, the smallest part first. Whoever asked
+/// asks again; answers to those who never did are most of what forged requests cost.
+const CROWDED: [(usize, u8); 2] = [(16, 1), (4, 0)];
+/// So many that never answered are no crowd, however few places there are.
+const FEW: usize = 100;
 /// ERRORs to strangers in a second.
 const TOLD: u32 = 100;
 
@@ -113,7 +116,7 @@ impl EventLoop {
         self.step(key, session, step)
     }
 
-    /// Who never answered is soon given up in a server that is more than half full: it may never have asked.
+    /// Who never answered is soon given up where many did not: it may never have asked.
     fn pace(&self, session: &Session) -> Pace {
         let heard = match &session.stage {
             Stage::Running(running) => running.transfer.heard(),
@@ -121,7 +124,9 @@ impl EventLoop {
             _ => false,
         };
         let pace = self.config.pace;
-        if heard || self.open() <= self.config.max_transfers / 2 { pace } else { Pace { retries: pace.retries.min(CROWDED), ..pace } }
+        let crowded = |&&(part, _): &&(usize, u8)| !heard && self.unheard.len() > (self.config.max_transfers / part).max(FEW);
+        let retries = CROWDED.iter().filter(crowded).map(|&(_, retries)| retries).min();
+        Pace { retries: retries.unwrap_or(u8::MAX).min(pace.retries), ..pace }
     }
 
     /// Sends the blocks that are wanted, as far as content is at hand.

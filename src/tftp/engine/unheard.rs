@@ -11,6 +11,7 @@ pub struct Unheard {
     links: Vec<Option<Link>>,
     first: u32,
     last: u32,
+    len: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,7 @@ struct Link {
 
 impl Default for Unheard {
     fn default() -> Self {
-        Unheard { links: Vec::new(), first: NONE, last: NONE }
+        Unheard { links: Vec::new(), first: NONE, last: NONE, len: 0 }
     }
 }
 
@@ -38,11 +39,13 @@ impl Unheard {
             None => self.first = place,
         }
         self.last = place;
+        self.len += 1;
     }
 
     /// It answered or ended. Nothing happens when its place is not in the list.
     pub fn remove(&mut self, place: u32) {
         let Some(Link { before, behind }) = self.links.get_mut(place as usize).and_then(Option::take) else { return };
+        self.len -= 1;
         match self.link(before) {
             Some(link) => link.behind = behind,
             None => self.first = behind,
@@ -51,6 +54,11 @@ impl Unheard {
             Some(link) => link.before = before,
             None => self.last = before,
         }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
     }
 
     /// The oldest one.
@@ -82,7 +90,7 @@ mod tests {
                     list.push(place);
                     plain.push_back(place);
                 }
-                prop_assert_eq!(list.oldest(), plain.front().copied());
+                prop_assert_eq!((list.oldest(), list.len()), (plain.front().copied(), plain.len()));
             }
             while let Some(oldest) = list.oldest() {
                 prop_assert_eq!(Some(oldest), plain.pop_front());
