@@ -15,7 +15,7 @@ use site::{GUIDEWAY, Tftpd, ip, program};
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
@@ -35,10 +35,21 @@ const MOST: usize = 100_000;
 const PAUSE: Duration = Duration::from_millis(5);
 const GARBAGE_PAUSES: usize = 1600;
 const FLOOD_PAUSES: usize = 800;
-/// A window goes out once and after each time-out until the server's patience ends, 20 s.
-const WINDOWS_IN_VAIN: u64 = 16;
+/// A window goes out twice, then half of it, and so on until single blocks that are repeated for the rest of the server's patience.
+const WINDOWS_IN_VAIN: u64 = 4;
+/// Transfers of the server that is filled by forged requests, how many come in each pause, and for how many pauses: 8 seconds, so that a
+/// server is full all the time although it keeps each for a third of a second only.
+const SMALL: usize = 500;
+const FORGED: usize = 25;
+const FILL_PAUSES: usize = 1600;
 /// No honest transfer may take longer.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who fetches, how long each waits before it repeats its request, and what a busy machine may add: the
+/// kernel drops what the server has no time to take.
+const HONEST: [&str; 2] = ["curl", GUIDEWAY];
+const RETRIES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(1)];
+const SLACK: Duration = Duration::from_secs(4);
 
 /// Memory that the server may have at any time, in KiB: what it needs anyway in a debug build, and what a request takes that nobody follows up.
 fn bound(requests: usize) -> u64 {
@@ -196,14 +207,14 @@ impl Drop for End<'_> {
     }
 }
 
-/// Does `evil` while honest clients fetch.
-fn meanwhile(what: &str, tftpd: &Tftpd, directory: &Path, evil: impl FnOnce()) {
+/// Does `evil` while honest clients fetch, [`HONEST`] in their order.
+fn meanwhile(what: &str, tftpd: &Tftpd, directory: &Path, evil: impl FnOnce()) -> Vec<Fared> {
     let over = AtomicBool::new(false);
     let since = Instant::now();
     let fared: Vec<Fared> = std::thread::scope(|scope| {
         let end = End(&over);
         let over = &over;
-        let clients = ["curl", GUIDEWAY].map(|client| scope.spawn(move || honest(client, directory, over)));
+        let clients = HONEST.map(|client| scope.spawn(move || honest(client, directory, over)));
         evil();
         drop(end);
         clients.map(joined).into_iter().collect()
@@ -211,32 +222,46 @@ fn meanwhile(what: &str, tftpd: &Tftpd, directory: &Path, evil: impl FnOnce()) {
     let (open, memory, pss) = (tftpd.counters()["open"].clone(), tftpd.memory("status", "VmRSS"), tftpd.memory("smaps_rollup", "Pss"));
     println!("{what}: {:?}, honest {fared:?}, open {open}, resident {memory} KiB, proportional {pss} KiB", since.elapsed());
     assert!(fared.iter().all(|f| f.slowest < PATIENCE), "{what}: {fared:?}");
+    fared
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-#[test]
-fn honest_clients_are_served_among_hostile_ones() {
-    site::in_namespace(&[("curl", "curl")], || {
+/// The namespace's addresses, and a directory with files to serve.
+struct Site(tempfile::TempDir);
+
+impl Site {
+    fn new() -> Site {
         ip(&format!("address add {SERVER}/32 dev lo"));
         ip("route add local 10.0.0.0/8 dev lo");
-        let site = tempfile::tempdir().unwrap();
-        let root = site.path().join("root");
-        std::fs::create_dir(&root).unwrap();
+        let site = Site(tempfile::tempdir().unwrap());
+        std::fs::create_dir(site.root()).unwrap();
         for (name, length) in [("honest", 100_000), ("big", 50_000_000)] {
             let mut content = vec![0; length];
             fastrand::Rng::with_seed(7).fill(&mut content);
-            std::fs::write(root.join(name), content).unwrap();
+            std::fs::write(site.root().join(name), content).unwrap();
         }
+        site
+    }
+
+    fn root(&self) -> PathBuf {
+        self.0.path().join("root")
+    }
+}
+
+#[test]
+fn honest_clients_are_served_among_hostile_ones() {
+    site::in_namespace(&[("curl", "curl")], || {
+        let site = Site::new();
         let (garbage, flood) = (garbage_wanted(), garbage_wanted() / 4);
-        let tftpd = Tftpd::start(&root, &format!("--listen {LISTEN} --tid-port {}", TID.port()), "info");
+        let tftpd = Tftpd::start(&site.root(), &format!("--listen {LISTEN} --tid-port {}", TID.port()), "info");
         // A server that has served once has all descriptors of its own.
         assert_eq!(served(&tftpd), "done");
         let descriptors = tftpd.descriptors();
         println!("at first: resident {} KiB", tftpd.memory("status", "VmRSS"));
-        afternoon(&tftpd, site.path(), garbage, flood);
+        afternoon(&tftpd, site.0.path(), garbage, flood);
         // Three files at most were open at once, however many asked for them.
         let now = tftpd.descriptors();
         assert!(now.len() <= descriptors.len() + 3, "{now:?}, before {descriptors:?}");
@@ -285,22 +310,40 @@ fn afternoon(tftpd: &Tftpd, directory: &Path, garbage: usize, flood: usize) {
                 enemy.send(from, if number % 3 == 0 { TID } else { LISTEN }, &bytes);
             }
         });
-        meanwhile("flood", tftpd, directory, || {
-            let enemy = Enemy::new(2);
-            let mut bytes = Vec::new();
-            put_request(&mut bytes, false, b"big", b"octet", [(&b"windowsize"[..], &b"64"[..]), (b"blksize", b"1428")]);
-            for number in 0..flood {
-                if number % (flood / FLOOD_PAUSES).max(1) == 0 {
-                    pause(PAUSE);
-                }
-                // 10.0.0.0 to 10.199.255.255, each address once.
-                enemy.send(Ipv4Addr::from(0x0A00_0000 + (number as u32 * 7919) % (200 << 16)), LISTEN, &bytes);
-            }
-        });
+        meanwhile("flood", tftpd, directory, || forge(flood, (flood / FLOOD_PAUSES).max(1)));
         drop(end);
         let slowest = joined(crawling);
         println!("slow readers: {slowest} blocks each, or more");
         assert!(slowest > 5, "a slow reader got {slowest} blocks only");
+    });
+}
+
+/// Requests that nobody follows up, so many between two pauses; each from an address of its own, 10.0.0.0 to 10.199.255.255.
+fn forge(requests: usize, at_once: usize) {
+    let enemy = Enemy::new(2);
+    let mut bytes = Vec::new();
+    put_request(&mut bytes, false, b"big", b"octet", [(&b"windowsize"[..], &b"64"[..]), (b"blksize", b"1428")]);
+    for number in 0..requests {
+        if number % at_once == 0 {
+            pause(PAUSE);
+        }
+        enemy.send(Ipv4Addr::from(0x0A00_0000 + (number as u32 * 7919) % (200 << 16)), LISTEN, &bytes);
+    }
+}
+
+#[test]
+fn forged_requests_that_fill_the_server_keep_nobody_out() {
+    site::in_namespace(&[("curl", "curl")], || {
+        let site = Site::new();
+        let tftpd = Tftpd::start(&site.root(), &format!("--listen {LISTEN} --max-transfers {SMALL}"), "info");
+        let fared = meanwhile("a full server", &tftpd, site.0.path(), || forge(FORGED * FILL_PAUSES, FORGED));
+        for (fared, retry) in fared.iter().zip(RETRIES) {
+            assert!(fared.slowest < retry + SLACK, "longer than one retry: {fared:?}");
+        }
+        let counters = tftpd.idle(PATIENCE);
+        let count = |name: &str| counters[name].as_u64().unwrap();
+        assert!(count("displaced") > 10 * SMALL as u64 && count("shed") == 0, "{counters:#}");
+        assert_eq!(count("timed_out") + count("aborted") + count("restarted"), 0, "an honest client was cut off: {counters:#}");
     });
 }
 

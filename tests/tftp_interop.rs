@@ -7,6 +7,7 @@
 mod site;
 
 use site::{GUIDEWAY, Tftpd, ip, program};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +40,15 @@ impl Site {
         let mut content = vec![0; length];
         fastrand::Rng::with_seed(length as u64).fill(&mut content);
         std::fs::write(self.root().join(name), content).unwrap();
+    }
+
+    /// A file with [`WRAPS`] blocks that takes little of the disk: each begins with its number, and nothing follows.
+    fn stamped(&self, name: &str, blksize: usize) {
+        let file = std::fs::File::create(self.root().join(name)).unwrap();
+        for number in 0..WRAPS {
+            file.write_all_at(&number.to_be_bytes(), (number * blksize) as u64).unwrap();
+        }
+        file.set_len((WRAPS * blksize + 1) as u64).unwrap();
     }
 
     /// Runs a client that fetches `name` into `got` and compares.
@@ -152,6 +162,49 @@ fn more_than_65535_blocks() {
             site.guideway(host, "eight", 8, window);
         }
         site.all_done(tftpd);
+    });
+}
+
+#[test]
+fn more_than_65535_blocks_of_every_size() {
+    site::in_namespace(&NEEDS, || {
+        let mut site = Site::new();
+        for blksize in &BLKSIZES[1..] {
+            site.stamped(&format!("many-{blksize}"), *blksize);
+        }
+        let tftpd = Tftpd::start(&site.root(), "--listen [::]:69", "info");
+        site.guideway(V4, "many-1428", 1428, 64);
+        site.curl(V6, "many-8192", 8192);
+        // 4 GB: compared as they come.
+        let served = site.root().join("many-65464");
+        let pipe = format!("set -o pipefail; curl -q -gsS --tftp-blksize 65464 {} | cmp - {}", url(V4, "many-65464"), served.display());
+        let output = program("timeout").args(["120", "bash", "-c", &pipe]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
+        site.transfers += 1;
+        site.all_done(tftpd);
+    });
+}
+
+#[test]
+fn block_1_follows_block_65535_where_somebody_wants_it() {
+    site::in_namespace(&NEEDS, || {
+        let mut site = Site::new();
+        site.file("eight", 8 * WRAPS);
+        for (flags, wish) in [("--rollover 1", ""), ("", "--rollover 1"), ("--rollover 1", "--rollover 0")] {
+            let tftpd = Tftpd::start(&site.root(), &format!("--listen [::]:69 {flags}"), "info");
+            site.transfers = 0;
+            for (host, window) in [(V4, 1), (V6, 64)] {
+                // Who was not told learns it in lock-step only.
+                if wish.is_empty() && window > 1 {
+                    continue;
+                }
+                let url = url(host, "eight");
+                site.fetch("eight", GUIDEWAY, |got| {
+                    words(&format!("tftp get {url} --quiet -o {got} --blksize 8 --windowsize {window} {wish}"))
+                });
+            }
+            site.all_done(tftpd);
+        }
     });
 }
 

@@ -2,6 +2,7 @@
 
 use super::{BAD_USAGE, DONE, FAILED, common, logging, print};
 use crate::config::duration;
+use crate::lab::args::parse_size;
 use crate::tftp;
 use crate::tftp::config::{Server, rollover};
 use crate::tftp::daemon::{self, Files, Options};
@@ -17,6 +18,7 @@ use std::time::Duration;
     after_help = "SIGUSR1 prints the counters; `guideway status` shows them, too, when there is a control socket. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
     server may go on.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
     guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n  \
+    guideway tftpd --root /srv/tftp --writable /srv/backups --writable-limit 4MiB --user nobody\n  \
     guideway tftpd --config /etc/guideway/tftpd.toml"
 )]
 pub struct Args {
@@ -26,6 +28,19 @@ pub struct Args {
     /// Handlers, rules and limits, instead of a directory, and under [server] what flags say; a flag wins. `guideway check` knows the file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Take new files of clients into this directory, for backups of switches; nothing there is ever overwritten. May be that of --root.
+    /// Without it, write requests are refused
+    #[arg(long, value_name = "DIR")]
+    writable: Option<PathBuf>,
+    /// With --writable: size of a file at most, such as 64KiB, 2GiB. Default: 1MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    writable_limit: Option<u64>,
+    /// With --writable: files in that directory at most, those that were there before included. Default: 10000
+    #[arg(long, value_name = "COUNT", value_parser = files)]
+    writable_files: Option<usize>,
+    /// With --writable: bytes of them at most. Default: no other limit than those of their number and size
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    writable_total: Option<u64>,
     /// Address and port to take requests at; may be repeated. Default: the sockets that systemd passes, or [::]:69, which
     /// includes IPv4, unless --gre is given
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -69,7 +84,8 @@ pub struct Args {
     /// The number of the block after block 65535, when the client does not ask: 0 or 1. Default: 0
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(..=1))]
     rollover: Option<u8>,
-    /// Most transfers at once in each loop; requests beyond are not answered. Default: 100000
+    /// Most transfers at once in each loop; a request beyond takes the place of one whose client never answered, or is not answered.
+    /// Default: 100000
     #[arg(long, value_name = "COUNT")]
     max_transfers: Option<usize>,
     /// Most transfers at once with one client address; requests beyond are not answered. Default: 1000
@@ -101,6 +117,11 @@ fn timeout(text: &str) -> Result<Duration, String> {
     allowed.contains(&time).then_some(time).ok_or_else(|| "is outside of what is allowed: 1ms to 60s".to_owned())
 }
 
+/// A number of files, at least one.
+fn files(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| (1..=10_000_000).contains(count)).ok_or_else(|| "is no number of files, 1 to 10000000".to_owned())
+}
+
 impl Args {
     /// What the flags say of the server.
     fn server(&self) -> Server {
@@ -114,6 +135,10 @@ impl Args {
             tid: if self.single_port { Some(Tid::Single) } else { self.tid_port.map(Tid::Port) },
             loops: self.loops,
             user: self.user.clone(),
+            writable: self.writable.clone(),
+            writable_limit: self.writable_limit,
+            writable_files: self.writable_files,
+            writable_total: self.writable_total,
             max_blksize: self.max_blksize,
             fragments: self.fragments.then_some(true),
             max_window: self.max_window,
@@ -151,8 +176,9 @@ impl Args {
         // Without [server] there is none unless it is asked for: several servers may run by hand.
         let socket = if has_section { Some(server.control_socket()) } else { server.socket.clone() };
         let engine = server.engine().map_err(|why| common::bad(&why))?;
-        let addresses_said = server.listen.is_some();
-        Ok(Options { files, engine, addresses_said, name: server.name().to_owned(), user: server.user, socket, metrics: server.metrics })
+        let writable = server.writable().map_err(|why| common::bad(&why))?;
+        let (addresses_said, name) = (server.listen.is_some(), server.name().to_owned());
+        Ok(Options { files, writable, engine, addresses_said, name, user: server.user, socket, metrics: server.metrics })
     }
 }
 

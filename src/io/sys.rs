@@ -111,18 +111,24 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Memory of our own, zeroed, with its pages present from the start.
     pub fn anonymous(len: usize) -> Result<Mapping> {
-        Self::map(-1, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE, 0)
+        Self::map(-1, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE, 0)
     }
 
     /// Memory shared with the kernel through `fd`.
     pub fn shared(fd: BorrowedFd<'_>, len: usize, offset: u64) -> Result<Mapping> {
         let offset = libc::off_t::try_from(offset).map_err(|_| Error::from_raw_os_error(libc::EOVERFLOW))?;
-        Self::map(fd.as_raw_fd(), len, libc::MAP_SHARED | libc::MAP_POPULATE, offset)
+        Self::map(fd.as_raw_fd(), len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE, offset)
     }
 
-    fn map(fd: i32, len: usize, flags: i32, offset: libc::off_t) -> Result<Mapping> {
+    /// The first `len` bytes of a file, only to be read, and only by the kernel: when somebody cuts the file, a system call that is given
+    /// these bytes fails with EFAULT, but a program that looks at them itself gets SIGBUS.
+    pub fn file(fd: BorrowedFd<'_>, len: usize) -> Result<Mapping> {
+        Self::map(fd.as_raw_fd(), len, libc::PROT_READ, libc::MAP_SHARED, 0)
+    }
+
+    fn map(fd: i32, len: usize, access: i32, flags: i32, offset: libc::off_t) -> Result<Mapping> {
         // SAFETY: a new mapping at an address that the kernel chooses touches no memory that exists.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, access, flags, fd, offset) };
         if start == libc::MAP_FAILED {
             return Err(Error::last_os_error());
         }

@@ -1,10 +1,17 @@
 //! What a transfer sends: bytes that can be read at any offset, with a size when it is known and a tag that changes when they do.
 
+use crate::io::sys::Mapping;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+
+/// Kept until a transfer ends, and dropped then.
+pub type Keep = Arc<dyn Send + Sync>;
 
 /// Bytes to be sent. One content may serve many transfers at once.
 ///
@@ -17,6 +24,13 @@ pub trait Content: Send + Sync {
     /// Changes when the bytes change. Two servers with the same bytes should agree on it.
     fn version(&self) -> Version;
 
+    /// Of a content that only stands in front of another one to know how long it is sent: the other one, and what is to be kept as long.
+    ///
+    /// The engine works with the other one then, so that transfers of it share what is read.
+    fn behind(&self) -> Option<(Arc<dyn Content>, Keep)> {
+        None
+    }
+
     /// Reads at `offset` into `buffer` and says how many bytes: fewer than asked when no more are at hand, 0 only at the end.
     ///
     /// It runs on the event loop and must not wait. Bytes that come later are `Pending`, after which `context`'s waker is woken when there
@@ -25,6 +39,74 @@ pub trait Content: Send + Sync {
     /// # Errors
     /// What ends the transfer; the client gets an ERROR with a general text, the log the error.
     fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// The `len` bytes at `offset`, to be sent from where they are without being read; nothing when the content does not lend them.
+    ///
+    /// Only a content of known size is asked, and never for its last byte, which is always read: a content that finds out at its end whether
+    /// it was changed must say so there. What it lent once it must lend again.
+    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
+        let _ = (offset, len);
+        None
+    }
+}
+
+/// Bytes that are for the kernel alone. They may be a file's, and whoever looked at them when somebody has cut it would be killed; a
+/// system call that is given them only fails.
+#[derive(Clone, Copy, Debug)]
+pub struct Lent<'a> {
+    start: *const u8,
+    len: usize,
+    of: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Lent<'a> {
+    /// Where they are.
+    pub(crate) fn start(self) -> *const u8 {
+        self.start
+    }
+
+    /// How many.
+    pub(crate) fn len(self) -> usize {
+        self.len
+    }
+
+    /// Some of them, as far as they are there.
+    pub(crate) fn part(self, range: Range<usize>) -> Lent<'a> {
+        let (start, end) = (range.start.min(self.len), range.end.min(self.len));
+        Lent { start: self.start.wrapping_add(start), len: end.saturating_sub(start), of: PhantomData }
+    }
+
+    /// Bytes that are nowhere: a system call that is given them fails.
+    pub(crate) fn nowhere(len: usize) -> Lent<'a> {
+        Lent { start: std::ptr::null(), len, of: PhantomData }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Lent<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Lent { start: bytes.as_ptr(), len: bytes.len(), of: PhantomData }
+    }
+}
+
+/// The pages of a file, mapped when they are first lent.
+#[derive(Debug, Default)]
+pub(crate) struct Pages(OnceLock<Option<Mapping>>);
+
+impl Pages {
+    /// Files below this size are read: setting up a mapping would cost more.
+    const WORTH_IT: u64 = 64 * 1024;
+
+    /// Bytes of `file`, whose size is the same each time; nothing when it is small or the kernel maps no more files.
+    pub(crate) fn lend(&self, file: impl AsFd, size: u64, offset: u64, len: usize) -> Option<Lent<'_>> {
+        if size < Self::WORTH_IT {
+            return None;
+        }
+        let map = || Mapping::file(file.as_fd(), usize::try_from(size).ok()?).ok();
+        let mapping = self.0.get_or_init(map).as_ref()?;
+        let whole = Lent { start: mapping.start().as_ptr(), len: mapping.len(), of: PhantomData };
+        let offset = usize::try_from(offset).ok()?;
+        Some(whole.part(offset..offset.checked_add(len)?)).filter(|lent| lent.len == len)
+    }
 }
 
 /// Tag of a content's bytes.
@@ -81,6 +163,11 @@ impl Content for Bytes {
         let len = left.len().min(buffer.len());
         buffer[..len].copy_from_slice(&left[..len]);
         Poll::Ready(Ok(len))
+    }
+
+    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
+        let offset = usize::try_from(offset).ok()?;
+        self.0.get(offset..offset.checked_add(len)?).map(Lent::from)
     }
 }
 

@@ -6,6 +6,7 @@ use super::engine::{self, Config, Server};
 use super::handlers::background::Background;
 use super::report::{Observer, Outcome, TransferReport};
 use super::status::{self, Status};
+use super::writable::{self, Writable};
 use crate::control::{ControlSocket, socket};
 use crate::{metrics, systemd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,7 +29,9 @@ const BACKGROUND: usize = 2;
 pub struct Options {
     /// Where files come from.
     pub files: Files,
-    /// The server.
+    /// The directory that clients may write to, if any, and within which limits.
+    pub writable: Option<(PathBuf, writable::Settings)>,
+    /// The server; where clients may write is taken from above.
     pub engine: Config,
     /// Whether the addresses of the server were said, rather than left to the default.
     pub addresses_said: bool,
@@ -57,6 +60,14 @@ pub enum Error {
     /// The directory cannot be served.
     #[error("serving {}: {source}", path.display())]
     Root {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The directory that clients may write to cannot be used.
+    #[error("writing to {}: {source}", path.display())]
+    Writable {
         /// The directory.
         path: PathBuf,
         /// Why.
@@ -93,7 +104,7 @@ pub enum Error {
 impl Error {
     /// Whether the options are wrong, rather than the host.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Root { .. } | Error::Handlers(_) | Error::NoUser(_) | Error::Unused(_))
+        matches!(self, Error::Root { .. } | Error::Writable { .. } | Error::Handlers(_) | Error::NoUser(_) | Error::Unused(_))
     }
 }
 
@@ -127,6 +138,9 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         }
         Files::Rules(config) => config.build(&background)?,
     };
+    let open =
+        |(path, settings): (PathBuf, writable::Settings)| Writable::new(&path, settings).map_err(|source| Error::Writable { path, source });
+    engine.writable = options.writable.map(open).transpose()?;
     let (loops, places) = (engine.loops, engine.max_transfers.saturating_mul(engine.loops));
     let server = Server::bind(engine, handler, Arc::new(Log))?;
     if let Some(user) = user {
@@ -222,7 +236,8 @@ impl Observer for Log {
         let file = report.file.escape_ascii();
         let outcome = report.outcome.name();
         let seconds = report.duration.as_secs_f64();
-        let (client, vip, bytes, repeated) = (report.client, report.vip, report.bytes_sent, report.repeated);
+        let (client, vip, repeated, write) = (report.client, report.vip, report.repeated, report.write);
+        let bytes = if write { report.bytes_received } else { report.bytes_sent };
         match &report.outcome {
             Outcome::Refused(code, text) => {
                 let code = code.map_or_else(|| "no answer".to_owned(), |code| code.to_string());
@@ -231,9 +246,11 @@ impl Observer for Log {
             Outcome::Aborted(code, text) => {
                 tracing::info!(%client, %vip, %file, outcome, bytes, seconds, %code, "the client said: {}", text.escape_debug());
             }
+            // Who changes what is on this host's disk is worth a line.
+            Outcome::Done if write => tracing::info!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),
             Outcome::Failed(why) => tracing::warn!(%client, %vip, %file, outcome, bytes, seconds, "{why}"),
-            Outcome::Unheard | Outcome::TimedOut => tracing::info!(%client, %vip, %file, outcome, bytes, repeated, seconds),
-            _ => tracing::debug!(%client, %vip, %file, outcome, bytes, repeated, seconds),
+            Outcome::Unheard | Outcome::TimedOut => tracing::info!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),
+            _ => tracing::debug!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),
         }
     }
 }

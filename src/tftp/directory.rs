@@ -3,7 +3,7 @@
 //! The kernel holds the fence: `openat2` with `RESOLVE_BENEATH` resolves the whole name in one step, so that neither `..` nor a symbolic
 //! link nor a rename at the wrong moment leads out.
 
-use super::content::{Content, Version};
+use super::content::{Content, Lent, Pages, Version};
 use super::handler::{Handler, Opened, Opening, Refusal, Request, without_garbage};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -79,7 +79,7 @@ impl Handler for Directory {
 }
 
 /// The path below the root that a client's name means: backslashes are slashes, leading ones are dropped. Nothing when no name is left.
-fn path(file: &[u8]) -> Option<PathBuf> {
+pub(super) fn path(file: &[u8]) -> Option<PathBuf> {
     let mut name: Vec<u8> = without_garbage(file).iter().map(|&b| if b == b'\\' { b'/' } else { b }).collect();
     let start = name.iter().position(|&b| b != b'/')?;
     name.drain(..start);
@@ -116,7 +116,7 @@ impl Inner {
         {
             return known;
         }
-        let file = Arc::new(OpenFile { file, stamp });
+        let file = Arc::new(OpenFile { file, stamp, pages: Pages::default() });
         if open.len() == open.capacity() {
             open.retain(|_, file| file.strong_count() > 0);
         }
@@ -173,11 +173,12 @@ impl Stamp {
     }
 }
 
-/// An open file. Its bytes go from the page cache straight into what is sent; a mapping would end the process when somebody cuts the file.
+/// An open file. Its bytes go from the page cache straight into what is sent.
 #[derive(Debug)]
 struct OpenFile {
     file: File,
     stamp: Stamp,
+    pages: Pages,
 }
 
 impl Content for OpenFile {
@@ -196,6 +197,10 @@ impl Content for OpenFile {
             return Poll::Ready(Err(io::Error::other("the file was changed while it was read")));
         }
         Poll::Ready(Ok(len))
+    }
+
+    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
+        self.pages.lend(&self.file, self.stamp.size, offset, len)
     }
 }
 

@@ -50,7 +50,8 @@
 //! | [`content`], [`netascii`] | bytes to be sent, and their translation |
 //! | [`handler`], [`directory`], [`handlers`] | who opens them; the one that serves files, and the others, chosen by rules |
 //! | [`config`] | the file of a server |
-//! | [`transfer`] | one transfer as a state machine without I/O |
+//! | [`transfer`], [`upload`], [`order`] | one read and one write as state machines without I/O; the order of blocks that come |
+//! | [`writable`] | the directory that writes go to, when there is one |
 //! | [`report`] | reports and counters |
 //! | [`engine`] | event loops |
 //! | [`daemon`], [`status`] | the process around them, and what it tells of itself |
@@ -66,6 +67,7 @@ pub mod handler;
 pub mod handlers;
 pub mod netascii;
 pub mod options;
+pub mod order;
 pub mod packet;
 pub mod report;
 pub mod status;
@@ -73,8 +75,10 @@ pub mod swarm;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transfer;
+pub mod upload;
+pub mod writable;
 
-pub use content::{Bytes, Content, Version};
+pub use content::{Bytes, Content, Lent, Version};
 pub use engine::{Config, Running, Server, Tid, TunnelConfig};
 pub use handler::{Handler, Opened, Opening, Refusal, Request};
 pub use report::{Counter, Observer, Outcome, Statistics, Totals, TransferReport};

@@ -68,8 +68,9 @@ pub fn blksize_of_mtu(mtu: u32, v6: bool) -> u16 {
     u16::try_from(mtu.saturating_sub(if v6 { 52 } else { 32 })).unwrap_or(u16::MAX).max(8)
 }
 
-/// The terms of a read, and the OACK that says them (nothing when no option was granted). `blksize_cap` is what the path allows, asked only
-/// when a block size above the default is wanted; `size` is the size in bytes after translation, if known.
+/// The terms of a transfer, and the OACK that says them (nothing when no option was granted). `blksize_cap` is what the path allows, asked
+/// only when a block size above the default is wanted; `size` is the size in bytes after translation, if known; of a write, what was
+/// announced.
 pub fn negotiate(asked: Options<'_>, limits: &Limits, mut blksize_cap: impl FnMut() -> u16, size: Option<u64>) -> (Terms, Option<Vec<u8>>) {
     let mut terms = Terms::plain(limits);
     let mut granted: Vec<(&'static str, u64)> = Vec::new();
@@ -123,6 +124,11 @@ pub fn negotiate(asked: Options<'_>, limits: &Limits, mut blksize_cap: impl FnMu
         bytes
     });
     (terms, oack)
+}
+
+/// The size of its file that a client announces with a write request (RFC 2349).
+pub fn announced(asked: Options<'_>) -> Option<u64> {
+    asked.get("tsize").and_then(number)
 }
 
 const NAMES: [&str; 6] = ["blksize", "timeout", "utimeout", "tsize", "windowsize", "rollover"];

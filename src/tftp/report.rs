@@ -22,6 +22,8 @@ pub enum Outcome {
     Aborted(ErrorCode, String),
     /// The client never answered.
     Unheard,
+    /// The client never answered, and its transfer made room for another.
+    Displaced,
     /// The client was not heard any more.
     TimedOut,
     /// The client asked again from the same port.
@@ -43,6 +45,7 @@ impl Outcome {
             Outcome::Probed => "probed",
             Outcome::Aborted(..) => "aborted",
             Outcome::Unheard => "unheard",
+            Outcome::Displaced => "displaced",
             Outcome::TimedOut => "timed_out",
             Outcome::Restarted => "restarted",
             Outcome::Refused(..) => "refused",
@@ -58,6 +61,7 @@ impl Outcome {
             Outcome::Probed => Counter::Probed,
             Outcome::Aborted(..) => Counter::Aborted,
             Outcome::Unheard => Counter::Unheard,
+            Outcome::Displaced => Counter::Displaced,
             Outcome::TimedOut => Counter::TimedOut,
             Outcome::Restarted => Counter::Restarted,
             Outcome::Refused(..) => Counter::Refused,
@@ -78,6 +82,8 @@ pub struct TransferReport<'a> {
     pub tid: u16,
     /// The file's name as it came.
     pub file: &'a [u8],
+    /// Whether the client wrote it.
+    pub write: bool,
     /// The mode; nothing when it is not one that is served.
     pub mode: Option<Mode>,
     /// What the client asked for.
@@ -86,7 +92,7 @@ pub struct TransferReport<'a> {
     pub acknowledged: Options<'a>,
     /// What held; nothing when no content was opened.
     pub terms: Option<Terms>,
-    /// Size of what was to be sent, after translation, when it was known.
+    /// Size of what was to be sent, after translation, when it was known; of a write, what the client announced.
     pub size: Option<u64>,
     /// The content's version; nothing when none was opened.
     pub version: Option<Version>,
@@ -96,19 +102,21 @@ pub struct TransferReport<'a> {
     pub duration: Duration,
     /// From request to the first answer.
     pub opening: Duration,
-    /// DATA and OACK packets sent, repetitions included.
+    /// DATA and OACK packets sent, repetitions included; for a write, ACK and OACK packets.
     pub packets_sent: u64,
     /// Bytes of file content sent, repetitions included.
     pub bytes_sent: u64,
-    /// Blocks that the client acknowledged.
+    /// Bytes of the file that the client wrote, after translation.
+    pub bytes_received: u64,
+    /// Blocks that the client acknowledged; for a write, those that came.
     pub blocks_acknowledged: u64,
     /// DATA and OACK packets sent again.
     pub repeated: u64,
     /// Time-outs.
     pub timeouts: u64,
-    /// ACKs that said something new.
+    /// ACKs that said something new; for a write, DATA packets.
     pub acks: u64,
-    /// ACKs that repeated the last one, were stale, or were for a block never sent.
+    /// ACKs that repeated the last one, were stale, or were for a block never sent; for a write, DATA packets out of order.
     pub acks_ignored: u64,
     /// Smoothed round-trip time, zero when nothing was measured.
     pub round_trip: Duration,
@@ -141,17 +149,19 @@ macro_rules! counters {
 counters! {
     Datagrams "datagrams" "Datagrams received.",
     Requests "requests" "Read requests, repeated ones included.",
-    RequestsRepeated "requests_repeated" "Read requests that came again for a transfer that was just starting.",
-    Writes "writes" "Write requests, refused.",
-    Shed "shed" "Read requests not answered because a limit was reached.",
+    RequestsRepeated "requests_repeated" "Requests that came again for a transfer that was just starting.",
+    Writes "writes" "Write requests, repeated ones included; all refused where nothing is writable.",
+    Shed "shed" "Requests not answered because a limit was reached.",
     Malformed "malformed" "Datagrams that are no TFTP packet, or of a kind that no client sends.",
     Strangers "strangers" "Packets of a transfer that is not known.",
     StrangersTold "strangers_told" "Strangers that were answered ERROR 5.",
     Acks "acks" "ACKs that said something new.",
     AcksIgnored "acks_ignored" "ACKs that repeated the last one, were stale, or were for a block never sent.",
     ErrorsReceived "errors_received" "ERRORs of clients.",
-    PacketsSent "packets_sent" "DATA and OACK packets sent, repetitions included.",
+    PacketsSent "packets_sent" "DATA and OACK packets sent, and ACKs of what clients write, repetitions included.",
     BytesSent "bytes_sent" "Bytes of file content sent, repetitions included.",
+    BytesReceived "bytes_received" "Bytes of files that clients write, in order.",
+    Stored "stored" "Files that clients wrote, complete.",
     Repeated "repeated" "DATA and OACK packets sent again.",
     Timeouts "timeouts" "Times that a client was waited for in vain.",
     SendErrors "send_errors" "Datagrams that the kernel did not take.",
@@ -161,6 +171,7 @@ counters! {
     Probed "probed" "Transfers that the client ended before any data.",
     Aborted "aborted" "Transfers that the client ended in the middle.",
     Unheard "unheard" "Transfers whose client never answered.",
+    Displaced "displaced" "Transfers whose client never answered and that made room for others in a full server.",
     TimedOut "timed_out" "Transfers whose client was not heard any more.",
     Restarted "restarted" "Transfers whose client asked again from the same port.",
     Refused "refused" "Requests that a handler refused.",
@@ -192,9 +203,9 @@ impl Default for Totals {
 }
 
 /// What counts requests by their end; what is in none of them is open.
-const ENDS: [Counter; 10] = {
-    use Counter::{Aborted, Done, Failed, Probed, Refused, Restarted, Stopped, TimedOut, Unconfirmed, Unheard};
-    [Done, Unconfirmed, Probed, Aborted, Unheard, TimedOut, Restarted, Refused, Failed, Stopped]
+const ENDS: [Counter; 11] = {
+    use Counter::{Aborted, Displaced, Done, Failed, Probed, Refused, Restarted, Stopped, TimedOut, Unconfirmed, Unheard};
+    [Done, Unconfirmed, Probed, Aborted, Unheard, Displaced, TimedOut, Restarted, Refused, Failed, Stopped]
 };
 
 impl Counter {

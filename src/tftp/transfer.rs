@@ -93,6 +93,8 @@ pub struct Transfer {
     highest: u64,
     /// The last block of the file.
     last: Option<u64>,
+    /// Blocks that may be under way now: the window, or less of it while a client is silent.
+    flight: u16,
     /// The block whose answer is timed and when it went; nothing after a repetition (Karn's algorithm, RFC 6298 section 3).
     timed: Option<(u64, Time)>,
     sent_at: Time,
@@ -118,6 +120,7 @@ impl Transfer {
             next: 1,
             highest: 0,
             last: None,
+            flight: terms.window,
             timed: oack.then_some((0, now)),
             sent_at: now,
             repeated_at: None,
@@ -154,7 +157,7 @@ impl Transfer {
 
     /// The blocks that may be sent now; empty while the window is full or the OACK unanswered.
     pub fn wanted(&self) -> RangeInclusive<u64> {
-        let end = (self.acked + u64::from(self.terms.window)).min(self.last.unwrap_or(u64::MAX));
+        let end = (self.acked + u64::from(self.flight)).min(self.last.unwrap_or(u64::MAX));
         if self.oack { RangeInclusive::new(1, 0) } else { self.next..=end }
     }
 
@@ -219,6 +222,7 @@ impl Transfer {
             return Step::Wait;
         }
         self.heard = true;
+        self.flight = self.terms.window;
         self.repeated_at = Some(now);
         self.go_back();
         Step::Blocks
@@ -239,6 +243,11 @@ impl Transfer {
             });
         }
         self.tries = self.tries.saturating_add(1);
+        // Half as much each time from the second time-out in a row: whoever is flooded hears no more of it, and whoever forged the one ACK
+        // that began it gets three windows out of it in all, however patient we are.
+        if self.tries > 1 {
+            self.flight = (self.flight / 2).max(1);
+        }
         if self.terms.timeout.is_none() {
             self.rto = self.rto.saturating_mul(2).min(micros(pace.ceiling));
         }
@@ -298,6 +307,7 @@ impl Transfer {
             self.timed = None;
         }
         self.heard = true;
+        self.flight = self.terms.window;
         self.tries = 0;
         self.progress_at = now;
         self.rto = self.base_rto(pace);

@@ -4,6 +4,7 @@ use super::block::Rollover;
 use super::options::{Agreed, BadOack, shown};
 use super::rto::Dally;
 use super::transfer::{Counters, Failure, Pending, Phase, Plan, Session};
+use crate::tftp::order::{Arrival, Order};
 use crate::tftp::packet::{ErrorCode, Mode, Options, Packet};
 use crate::time::Time;
 use std::net::SocketAddr;
@@ -17,22 +18,17 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Read {
     session: Session,
-    /// The block that comes next, from 1.
-    next: u64,
-    /// Blocks of the current window that came.
-    in_window: u16,
+    order: Order,
     /// When the last acknowledgement was made.
     acknowledged: Time,
     /// Whether options came that were not asked for.
     unasked: bool,
-    /// How far behind the missing block the last block was that showed the gap.
-    gap: Option<u64>,
 }
 
 impl Read {
     /// Asks for a file.
     pub fn new(plan: Plan, now: Time) -> Self {
-        Read { session: Session::new(plan, false, now), next: 1, in_window: 0, acknowledged: now, unasked: false, gap: None }
+        Read { session: Session::new(plan, false, now), order: Order::default(), acknowledged: now, unasked: false }
     }
 
     /// Takes a datagram. Gives the bytes that follow those given before; to be stored before what [`Read::transmit`] gives is sent.
@@ -57,13 +53,13 @@ impl Read {
                 self.data(now, 1, data)
             }
             (Phase::Running, Packet::Data { block, data }) => self.data(now, block, data),
-            (Phase::Running, Packet::Oack(_)) if self.next == 1 => {
+            (Phase::Running, Packet::Oack(_)) if self.order.next() == 1 => {
                 self.repeated(now);
                 None
             }
             // The guard of the last acknowledgement.
             (Phase::Over, Packet::Data { block, .. }) => {
-                if self.session.deadline.is_some() && block == self.session.wire(self.next - 1) {
+                if self.session.deadline.is_some() && block == self.session.wire(self.order.next() - 1) {
                     self.repeated(now);
                 }
                 None
@@ -94,56 +90,40 @@ impl Read {
 
     fn data<'a>(&mut self, now: Time, block: u16, data: &'a [u8]) -> Option<&'a [u8]> {
         self.learn_rollover(block);
-        let blksize = self.session.agreed.blksize;
-        match self.session.rollover().ahead(self.next, block)? {
-            0 if data.len() > usize::from(blksize) => {
+        let Agreed { blksize, windowsize, .. } = self.session.agreed;
+        match self.order.arrive(block, data.len(), blksize, windowsize, self.session.rollover()) {
+            Arrival::TooLong => {
                 let failure = Failure::Block { length: data.len(), blksize };
                 self.session.end(Err(failure), Some(Pending::Error(ErrorCode::ILLEGAL, "block longer than agreed")));
                 None
             }
-            0 => {
-                self.in_order(now, data);
+            Arrival::Next { full, last } => {
+                self.session.counters.bytes += data.len() as u64;
+                self.session.progress(now);
+                if last {
+                    self.last(now);
+                } else if full {
+                    self.acknowledge(now);
+                }
                 Some(data)
             }
-            ahead if ahead < u64::from(self.session.agreed.windowsize) => {
-                self.hole(now, ahead);
+            Arrival::Gap => {
+                self.session.counters.gaps += 1;
+                self.session.counters.retransmits += 1;
+                self.session.deadline = Some(now.plus(self.session.rto.current()));
+                self.acknowledge(now);
+                self.session.clock = None;
                 None
             }
-            behind => {
+            Arrival::Again { acknowledged } => {
                 self.session.counters.duplicates += 1;
-                // The last of a window again: its acknowledgement was lost. What is further behind was answered by a later one.
-                if behind == self.session.rollover().ring() - 1 && self.in_window == 0 {
+                if acknowledged {
                     self.repeated(now);
                 }
                 None
             }
+            Arrival::Behind | Arrival::Foreign => None,
         }
-    }
-
-    fn in_order(&mut self, now: Time, data: &[u8]) {
-        self.session.counters.bytes += data.len() as u64;
-        self.session.progress(now);
-        self.next += 1;
-        self.in_window += 1;
-        self.gap = None;
-        if data.len() < usize::from(self.session.agreed.blksize) {
-            self.last(now);
-        } else if self.in_window >= self.session.agreed.windowsize {
-            self.acknowledge(now);
-        }
-    }
-
-    /// Blocks are missing: "the receiver … notifies the sender by sending an ACK of the last data block received in sequence" (RFC 7440,
-    /// section 4). Once, because each such ACK makes the server send a window; again when the blocks begin anew and still lack that one.
-    fn hole(&mut self, now: Time, ahead: u64) {
-        if self.gap.is_none_or(|before| ahead < before) {
-            self.session.counters.gaps += 1;
-            self.session.counters.retransmits += 1;
-            self.session.deadline = Some(now.plus(self.session.rto.current()));
-            self.acknowledge(now);
-            self.session.clock = None;
-        }
-        self.gap = Some(ahead);
     }
 
     /// Something came again that was acknowledged. When that is soon, the acknowledgement may still be on its way, and one more would be
@@ -157,10 +137,10 @@ impl Read {
     }
 
     fn acknowledge(&mut self, now: Time) {
-        self.in_window = 0;
+        self.order.acknowledged();
         self.acknowledged = now;
         self.session.clock = Some(now);
-        self.session.pending = Some(Pending::Ack(self.session.wire(self.next - 1)));
+        self.session.pending = Some(Pending::Ack(self.session.wire(self.order.next() - 1)));
     }
 
     /// The last block came.
@@ -189,7 +169,7 @@ impl Read {
     /// In lock-step a 1 where 0 was due can only mean that the server counts on from 1.
     fn learn_rollover(&mut self, block: u16) {
         let session = &mut self.session;
-        if session.agreed.rollover.is_none() && session.plan.rollover.is_none() && self.next == Rollover::Zero.ring() {
+        if session.agreed.rollover.is_none() && session.plan.rollover.is_none() && self.order.next() == Rollover::Zero.ring() {
             match block {
                 0 => session.agreed.rollover = Some(Rollover::Zero),
                 1 if session.agreed.windowsize == 1 => session.agreed.rollover = Some(Rollover::One),
@@ -208,12 +188,12 @@ impl Read {
             Phase::Asking => self.session.ask_again(now),
             Phase::Running if self.session.again(now) => {
                 self.session.counters.retransmits += 1;
-                self.gap = None;
+                self.order.silence();
                 self.acknowledge(now);
                 self.session.clock = None;
             }
             Phase::Running => {
-                let failure = Failure::Silent { block: self.next - 1, tries: self.session.tries };
+                let failure = Failure::Silent { block: self.order.next() - 1, tries: self.session.tries };
                 self.session.end(Err(failure), Some(Pending::Error(ErrorCode::NOT_DEFINED, "timed out")));
             }
             Phase::Over => self.session.deadline = None,

@@ -22,6 +22,16 @@ pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn
 fn summary(config: &Config, server: Option<&Server>, out: &mut dyn Write) -> io::Result<()> {
     if let Some(server) = server {
         writeln!(out, "server {}: {}", server.name(), addresses(server))?;
+        if let Ok(Some((path, settings))) = server.writable() {
+            let total = settings.total.map(|total| format!(" and {total} bytes")).unwrap_or_default();
+            writeln!(
+                out,
+                "new files of clients, of at most {} bytes, go to {}, which has room for {} files{total}",
+                settings.limit,
+                path.display(),
+                settings.files
+            )?;
+        }
     }
     for handler in &config.handlers {
         let what = match &handler.kind {
@@ -76,7 +86,7 @@ mod tests {
         assert_eq!(check_command(&file, false, &mut out, &mut err), 0);
         let said = String::from_utf8(out).unwrap();
         assert!(
-            said.starts_with("server tftpd: requests at 127.0.0.1:6969\nhandler files: files below /srv/tftp\nhandler images: files of http://10.0.0.5:8080/images/, cached in"),
+            said.starts_with("server tftpd: requests at 127.0.0.1:6969\nnew files of clients, of at most 4194304 bytes, go to /srv/backups, which has room for 10000 files and 1073741824 bytes\nhandler files: files below /srv/tftp\nhandler images: files of http://10.0.0.5:8080/images/, cached in"),
             "{said}"
         );
         assert!(said.contains("rule 3: asks pxelinux, then files, then images\n") && said.ends_with("good, 0 warnings\n"), "{said}");

@@ -1,12 +1,13 @@
 //! `[server]`: the addresses, limits and times of the server itself. The flags of `guideway tftpd` say the same and win over the file.
 
-use super::values::{one_or_more, size};
+use super::values::{one_or_more, path, size};
 use crate::config::reader::{Field, Table};
 use crate::config::{duration_within, text};
 use crate::tftp::engine::{Config, Tid, TunnelConfig};
 use crate::tftp::options::{Limits, Rollover};
 use crate::tftp::packet::PORT;
 use crate::tftp::transfer::Pace;
+use crate::tftp::writable;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -33,6 +34,14 @@ pub struct Server {
     pub loops: Option<u16>,
     /// The user to become.
     pub user: Option<String>,
+    /// The directory that clients may write to.
+    pub writable: Option<PathBuf>,
+    /// Bytes of a file that a client writes.
+    pub writable_limit: Option<u64>,
+    /// Files of that directory.
+    pub writable_files: Option<usize>,
+    /// Bytes of them.
+    pub writable_total: Option<u64>,
     /// Bytes of a block, 8–65464.
     pub max_blksize: Option<u16>,
     /// Whether blocks may travel in fragments.
@@ -88,6 +97,12 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
     let single = single_port.as_ref().map(Field::boolean);
     let loops = key(t, "loops", |f| f.integer("a number of threads", 1..=64));
     let user = key(t, "user", |f| Some(f.parse("the name of a user in quotes", text::name)?.value));
+    let writable = key(t, "writable", |f| Some(f.parse("a path in quotes", path)?.value));
+    let limits = ["writable_limit", "writable_files", "writable_total"].map(|name| t.optional(name));
+    let [limit, files, total] = limits.clone();
+    let writable_limit = whole(limit.map(|f| size(f, 1..=1 << 40)));
+    let writable_files = whole(files.map(|f| f.integer("a number of files", 1..=10_000_000)));
+    let writable_total = whole(total.map(|f| size(f, 1..=1 << 60)));
     let max_blksize = key(t, "max_blksize", |f| f.integer("bytes of a block", 8..=65464));
     let fragments = key(t, "fragments", |f| f.boolean());
     let max_window = key(t, "max_window", |f| f.integer("blocks of a window", 1..=32767));
@@ -110,6 +125,10 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         (None, Some(field)) => field.error("needs gre, too: the address of this host that takes GRE from directors; gre = \"10.0.2.21\""),
         _ => {}
     }
+    if writable == Some(None) {
+        let why = "needs writable, too: the directory that clients may write to; writable = \"/srv/backups\"";
+        limits.iter().flatten().for_each(|field| field.error(why));
+    }
     table.finish();
     let tid = match (single, port) {
         (Some(single), _) if single? => Some(Tid::Single),
@@ -126,6 +145,10 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         tid,
         loops: loops?,
         user: user?,
+        writable: writable?,
+        writable_limit: writable_limit?,
+        writable_files: writable_files?,
+        writable_total: writable_total?,
         max_blksize: max_blksize?,
         fragments: fragments?,
         max_window: max_window?,
@@ -182,6 +205,10 @@ impl Server {
             tid: self.tid.or(other.tid),
             loops: self.loops.or(other.loops),
             user: self.user.or(other.user),
+            writable: self.writable.or(other.writable),
+            writable_limit: self.writable_limit.or(other.writable_limit),
+            writable_files: self.writable_files.or(other.writable_files),
+            writable_total: self.writable_total.or(other.writable_total),
             max_blksize: self.max_blksize.or(other.max_blksize),
             fragments: self.fragments.or(other.fragments),
             max_window: self.max_window.or(other.max_window),
@@ -241,6 +268,25 @@ impl Server {
             open_timeout: self.open_timeout.unwrap_or(default.open_timeout),
             ..default
         })
+    }
+
+    /// The directory that clients may write to, if any, and within which limits.
+    ///
+    /// # Errors
+    /// A sentence, when there is a limit and no directory.
+    pub fn writable(&self) -> Result<Option<(PathBuf, writable::Settings)>, String> {
+        let default = writable::Settings::default();
+        let settings = writable::Settings {
+            limit: self.writable_limit.unwrap_or(default.limit),
+            files: self.writable_files.unwrap_or(default.files),
+            total: self.writable_total,
+            ..default
+        };
+        match &self.writable {
+            Some(path) => Ok(Some((path.clone(), settings))),
+            None if settings == default => Ok(None),
+            None => Err("limits of what is written need writable, too: the directory that clients may write to".to_owned()),
+        }
     }
 
     /// The control socket of a server whose file has this section.

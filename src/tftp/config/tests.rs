@@ -171,6 +171,10 @@ vip = ["192.0.2.69", "2001:db8::69"]
 tid_port = 20001
 loops = 2
 user = "nobody"
+writable = "/srv/backups"
+writable_limit = "4MiB"
+writable_files = 200
+writable_total = "1GiB"
 max_blksize = 1428
 fragments = true
 max_window = 16
@@ -192,6 +196,8 @@ open_timeout = "5s"
     assert_eq!((engine.listen.len(), engine.tid, engine.loops), (2, crate::tftp::engine::Tid::Port(20001), 2));
     let tunnel = engine.tunnel.unwrap();
     assert_eq!((tunnel.locals.len(), tunnel.vips.len(), tunnel.port), (1, 2, 69));
+    let (backups, settings) = server.writable().unwrap().unwrap();
+    assert_eq!((backups.to_str(), settings.limit, settings.files, settings.total), (Some("/srv/backups"), 4 << 20, 200, Some(1 << 30)));
     let limits = engine.limits;
     assert_eq!((limits.blksize, limits.blksize_by_mtu, limits.window, limits.window_bytes), (1428, false, 16, 65536));
     assert_eq!((limits.rollover, engine.max_transfers, engine.max_per_client), (rollover(1), 10, 5));
@@ -232,6 +238,9 @@ max_blksize = 65465
 max_window_bytes = 65536
 timeout = "1h"
 retrys = 3
+writable = "backups"
+writable_limit = "2TiB"
+writable_files = 0
 "#;
     errors(
         &format!("{text}{FILES}"),
@@ -248,13 +257,22 @@ retrys = 3
             "line 11: server.max_window_bytes = 65536: expected a size in quotes, such as \"10GiB\", found an integer",
             "line 12: server.timeout = \"1h\": is outside of what is allowed: 1ms to 1m",
             "line 13: server.retrys: is no key that is known here; did you mean \"retries\"? Known: name, socket, metrics, listen, gre, vip, \
-             tid_port, single_port, loops, user, max_blksize, fragments, max_window, max_window_bytes, rollover, max_transfers, max_per_client, \
+             tid_port, single_port, loops, user, writable, writable_limit, writable_files, writable_total, max_blksize, fragments, max_window, max_window_bytes, rollover, max_transfers, max_per_client, \
              timeout, timeout_least, timeout_most, retries, patience, open_timeout",
+            "line 14: server.writable = \"backups\": is no path from the root on; write it like \"/srv/tftp\"",
+            "line 15: server.writable_limit = \"2TiB\": is outside of what is allowed: 1B to 1TiB",
+            "line 16: server.writable_files = 0: is outside of what is allowed: a number of files, 1 to 10000000",
         ],
     );
     errors(
         &format!("[server]\ntid_port = 2000\nsingle_port = true\n{FILES}"),
         &["line 2: server.tid_port = 2000: contradicts single_port = true; keep one of the two"],
+    );
+    errors(
+        &format!("[server]\nwritable_limit = \"1MiB\"\n{FILES}"),
+        &[
+            "line 2: server.writable_limit = \"1MiB\": needs writable, too: the directory that clients may write to; writable = \"/srv/backups\"",
+        ],
     );
     errors(
         &format!("[server]\ngre = \"10.0.2.21\"\n{FILES}"),

@@ -1,13 +1,15 @@
 //! The loop: waits, receives, tells datagrams apart, handles timers and messages, sends.
 
+use super::finished::Finished;
 use super::mailbox::{Mail, Mailbox};
 use super::openers::Openers;
 use super::outbox::{Flushed, Outbox, Route};
-use super::ports::{PathMtu, Port};
+use super::ports::{PathMtu, Port, scope};
 use super::read_ahead::ReadAhead;
 use super::session::{Peer, Session};
 use super::sys::{Local, Patience, Received, Receiver};
 use super::tunnel::Tunnel;
+use super::unheard::Unheard;
 use super::wheel::Wheel;
 use super::{Config, Key};
 use crate::io::sys::monotonic;
@@ -20,7 +22,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,15 +30,15 @@ use std::time::Duration;
 /// Datagrams received with one call, and the longest request that is understood.
 const BATCH: usize = 64;
 const LONGEST: usize = 2048;
+/// The longest datagram that there can be, for those who write.
+const DATAGRAM: usize = 65_536;
 /// Batches taken from one socket before the others have their turn.
 const TURNS: usize = 4;
 /// Slots of the read-ahead.
 const SLOTS: u16 = 256;
-/// ERRORs to strangers in a second.
-const TOLD: u32 = 100;
-/// Turns at one busy socket before the others are looked at.
+/// Turns at a busy socket before the others are looked at.
 const HOT: usize = 16;
-/// Longest wait for an event.
+/// Longest wait.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// What a loop is made of.
@@ -64,9 +66,13 @@ pub struct EventLoop {
     statistics: Option<Statistics>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) openers: Openers,
-    sessions: Vec<(u32, Option<Box<Session>>)>,
+    pub(super) sessions: Vec<(u32, Option<Box<Session>>)>,
     free: Vec<u32>,
+    pub(super) unheard: Unheard,
+    pub(super) finished: Finished,
     pub(super) peers: HashMap<Peer, Key>,
+    /// The transfer that the last ACK was of.
+    pub(super) latest: Option<Key>,
     pub(super) per_client: HashMap<IpAddr, usize>,
     pub(super) outbox: Outbox,
     pub(super) read_ahead: ReadAhead,
@@ -74,9 +80,9 @@ pub struct EventLoop {
     pub(super) mtu: PathMtu,
     wheel: Wheel<Key>,
     /// Hashes of peers whose transfer ended lately: what still comes from them is no stranger's.
-    ended: Box<[u64; 256]>,
-    hasher: RandomState,
-    told: (u64, u32),
+    pub(super) ended: Box<[u64; 256]>,
+    pub(super) hasher: RandomState,
+    pub(super) told: (u64, u32),
     observed: Time,
     /// The socket that the last events were of, and how many in a row.
     streak: (u16, u16),
@@ -104,7 +110,10 @@ impl EventLoop {
             openers: parts.openers,
             sessions: Vec::new(),
             free: Vec::new(),
+            unheard: Unheard::default(),
+            finished: Finished::default(),
             peers: HashMap::new(),
+            latest: None,
             per_client: HashMap::new(),
             outbox: Outbox::default(),
             read_ahead: ReadAhead::new(SLOTS),
@@ -134,7 +143,8 @@ impl EventLoop {
         for (index, socket) in self.tunnel.iter().flat_map(Tunnel::sockets).enumerate() {
             epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, bell + 1 + index as u64))?;
         }
-        let mut receiver = Receiver::new(BATCH, LONGEST);
+        // Memory of longer ones is taken when they come.
+        let mut receiver = Receiver::new(BATCH, if self.config.writable.is_some() { DATAGRAM } else { LONGEST });
         let mut events = [EpollEvent::empty(); 32];
         let mut due = Vec::new();
         let mut hot = None;
@@ -201,7 +211,7 @@ impl EventLoop {
 
     fn receive(&mut self, index: u16, receiver: &mut Receiver) {
         for _ in 0..TURNS {
-            // An error is a pending one of the socket's and concerns a datagram that we sent.
+            // An error concerns a datagram that we sent.
             let Ok((count, more)) = receiver.receive(self.ports[usize::from(index)].as_fd(), Patience::Now) else { return };
             self.datagrams(index, receiver, count);
             if !more {
@@ -213,7 +223,7 @@ impl EventLoop {
         }
     }
 
-    /// Waits at the one socket that everything has come from lately, which saves asking which socket it is. `false` when nothing came.
+    /// Waits at the one socket that everything came from lately, which saves asking which it is. `false` when nothing came.
     fn receive_hot(&mut self, index: u16, receiver: &mut Receiver) -> bool {
         let Ok((count, _)) = receiver.receive(self.ports[usize::from(index)].as_fd(), Patience::Briefly) else { return false };
         self.now = monotonic();
@@ -264,13 +274,15 @@ impl EventLoop {
         let route = Route { port: reply, to: client, from };
         let peer = Peer { client, vip: from.map_or(bound, |local| local.address), port: reply };
         match Packet::parse(bytes) {
-            Ok(Packet::Request(request)) if listens && !received.cut => self.request(peer, route, bytes, &request),
+            Ok(Packet::Request(request)) if listens && !received.cut && bytes.len() <= LONGEST => {
+                self.request(peer, route, bytes, &request)
+            }
             Ok(Packet::Ack { block }) => self.ack(peer, route, block),
             Ok(Packet::Error { code, text }) => {
                 self.counters.add(Counter::ErrorsReceived, 1);
                 self.client_error(peer, code, text);
             }
-            Ok(Packet::Data { .. }) if !self.peers.contains_key(&peer) => self.stranger(peer, route),
+            Ok(Packet::Data { block, data }) => self.data(peer, route, block, data),
             Err(Malformed::Unterminated) if listens => {
                 self.counters.add(Counter::Malformed, 1);
                 self.error(route, ErrorCode::ILLEGAL, "the request does not end");
@@ -288,26 +300,6 @@ impl EventLoop {
         self.outbox.packet(route, |to| put_error(to, code, text.as_bytes()));
     }
 
-    /// A packet of a transfer that is not known here. It is told so (RFC 1350 section 4), unless that transfer has just ended or too many
-    /// were told in this second: whoever forges senders' addresses must not find a mirror here.
-    pub(super) fn stranger(&mut self, peer: Peer, route: Route) {
-        let hash = self.hasher.hash_one(peer);
-        if self.ended[hash as usize % 256] == hash {
-            self.counters.add(Counter::AcksIgnored, 1);
-            return;
-        }
-        self.counters.add(Counter::Strangers, 1);
-        let second = self.now.seconds();
-        if self.told.0 != second {
-            self.told = (second, 0);
-        }
-        if self.told.1 < TOLD {
-            self.told.1 += 1;
-            self.counters.add(Counter::StrangersTold, 1);
-            self.error(route, ErrorCode::UNKNOWN_TID, "unknown transfer");
-        }
-    }
-
     /// Keeps a new session; its key.
     pub(super) fn insert(&mut self, session: Session) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -319,13 +311,14 @@ impl EventLoop {
         self.peers.insert(session.peer, key);
         *self.per_client.entry(session.peer.client.ip()).or_default() += 1;
         place.1 = Some(Box::new(session));
+        self.unheard.push(index);
         self.counters.add(Counter::Started, 1);
         key
     }
 
     /// How many sessions there are.
     pub(super) fn open(&self) -> usize {
-        self.sessions.len() - self.free.len()
+        self.peers.len()
     }
 
     /// The session of this key.
@@ -352,6 +345,7 @@ impl EventLoop {
 
     fn close(&mut self, key: Key, mut session: Session, outcome: Outcome) {
         self.read_ahead.release(&mut session.cursor, key);
+        self.unheard.remove(key.index);
         self.peers.remove(&session.peer);
         let client = session.peer.client.ip();
         if let Some(count) = self.per_client.get_mut(&client) {
@@ -364,16 +358,18 @@ impl EventLoop {
         self.ended[hash as usize % 256] = hash;
         self.sessions[key.index as usize].0 = key.generation.wrapping_add(1);
         self.free.push(key.index);
-        self.counters.add(outcome.counter(), 1);
-        let tid = self.ports[usize::from(session.peer.port)].local.port();
+        let (tid, counter) = (self.ports[usize::from(session.peer.port)].local.port(), outcome.counter());
         self.observer.transfer(&session.report(tid, outcome, self.now));
+        // Behind the report: who sees the end counted finds it reported.
+        self.counters.add(counter, 1);
     }
 
-    fn read_mail(&mut self) -> bool {
+    pub(super) fn read_mail(&mut self) -> bool {
         let mut stop = false;
         for mail in self.mailbox.take() {
             match mail {
                 Mail::Opened(key, opened) => self.with(key, |this, session| this.opened(key, session, opened)),
+                Mail::Stored(key, stored) => self.with(key, |this, session| this.stored(session, stored)),
                 Mail::Woken(key) => self.with(key, |this, session| this.woken(key, session)),
                 Mail::Stop => stop = true,
             }
@@ -410,6 +406,13 @@ impl EventLoop {
                 session.never_cut();
             }
         }
+        if !self.flushed.lost.is_empty() {
+            for key in std::mem::take(&mut self.flushed.lost) {
+                let why = io::Error::other("the content was cut short while it was sent");
+                self.with(key, |this, session| this.fail(session, &why));
+            }
+            self.flush();
+        }
         if let Some(statistics) = &self.statistics
             && self.now - self.observed >= self.observer.interval()
         {
@@ -426,13 +429,5 @@ impl EventLoop {
         }
         self.flush();
         self.settle();
-    }
-}
-
-/// The interface of a link-local client; 0 for all others, which routes lead to.
-fn scope(client: SocketAddr) -> u32 {
-    match client {
-        SocketAddr::V6(client) => client.scope_id(),
-        SocketAddr::V4(_) => 0,
     }
 }

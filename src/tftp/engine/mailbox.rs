@@ -1,7 +1,7 @@
 //! What other threads tell an event loop: a content was opened, a waker was woken, stop.
 
 use super::Key;
-use crate::tftp::handler::Opened;
+use crate::tftp::handler::{Opened, Refusal};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,6 +13,8 @@ use std::task::{Wake, Waker};
 pub enum Mail {
     /// A job that opens has ended.
     Opened(Key, Opened),
+    /// A file that a client wrote is on disk, or why not.
+    Stored(Key, Result<(), Refusal>),
     /// What a transfer waits for may have come.
     Woken(Key),
     /// The loop is to end.

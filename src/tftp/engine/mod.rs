@@ -9,7 +9,8 @@
 //! | `event_loop` | waits, receives, tells datagrams apart, handles timers |
 //! | `requests` | from a request to the first answer |
 //! | `serve` | from the first answer to the end |
-//! | `session` | what is kept of one transfer |
+//! | `uploads`, `finished` | files that clients write, and who has just written one |
+//! | `session`, `unheard` | what is kept of one transfer; those whose client has not answered yet |
 //! | `read_ahead`, `outbox` | content in, datagrams out, neither copied per block |
 //! | `wheel` | timers |
 //! | `mailbox`, `openers` | what other threads do and say |
@@ -17,6 +18,7 @@
 //! | `sys` | the fence around `recvmmsg` and `sendmmsg` |
 
 mod event_loop;
+mod finished;
 mod mailbox;
 mod openers;
 mod outbox;
@@ -27,6 +29,8 @@ mod serve;
 mod session;
 mod sys;
 mod tunnel;
+mod unheard;
+mod uploads;
 mod wheel;
 
 pub use ports::Error;
@@ -35,6 +39,7 @@ use super::handler::Handler;
 use super::options::Limits;
 use super::report::{Counters, Observer, Statistics};
 use super::transfer::Pace;
+use super::writable::Writable;
 use event_loop::EventLoop;
 use mailbox::{Mail, Mailbox};
 use openers::Openers;
@@ -83,14 +88,17 @@ pub struct Config {
     pub limits: Limits,
     /// Time-outs and retries.
     pub pace: Pace,
-    /// Most transfers at once in each loop; requests beyond are not answered.
+    /// Most transfers at once in each loop. A request beyond takes the place of the oldest transfer whose client never answered; without
+    /// such a one it is not answered.
     pub max_transfers: usize,
     /// Most transfers at once with one client address in each loop; requests beyond are not answered.
     pub max_per_client: usize,
     /// Longest time from a request to its first answer, and for content that is not at hand to come.
     pub open_timeout: Duration,
-    /// Threads at most for openings that block.
+    /// Threads at most for openings that block, and for files that clients wrote to come to the disk.
     pub opener_threads: usize,
+    /// Where clients may write; without, write requests are answered ERROR 2.
+    pub writable: Option<Writable>,
     /// Sockets that others have bound already, for addresses of `listen`; with one loop only.
     pub passed: Vec<Passed>,
 }
@@ -127,6 +135,7 @@ impl Default for Config {
             max_per_client: 1_000,
             open_timeout: Duration::from_secs(15),
             opener_threads: 16,
+            writable: None,
             passed: Vec::new(),
         }
     }

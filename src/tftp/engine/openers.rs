@@ -1,4 +1,4 @@
-//! Threads for openings that block. They are made when work waits, up to a limit, and end with the server.
+//! Threads for work that blocks: openings, and files that clients wrote. They are made when work waits, up to a limit, and end with the server.
 
 use super::Key;
 use super::mailbox::{Mail, Mailbox};
@@ -10,7 +10,24 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Most openings that wait for a thread.
 const QUEUE: usize = 4096;
 
-type Job = Box<dyn FnOnce() -> Opened + Send>;
+/// Work that blocks.
+pub enum Job {
+    /// Opens content.
+    Open(Box<dyn FnOnce() -> Opened + Send>),
+    /// Puts a file on disk.
+    Store(Box<dyn FnOnce() -> Result<(), Refusal> + Send>),
+}
+
+impl Job {
+    fn run(self, key: Key) -> Mail {
+        // A handler's mistake is one client's ERROR, not the loss of a thread.
+        let mistake = || Refusal::failed("the server failed");
+        match self {
+            Job::Open(job) => Mail::Opened(key, catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(mistake()))),
+            Job::Store(job) => Mail::Stored(key, catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(mistake()))),
+        }
+    }
+}
 
 /// The pool.
 #[derive(Clone)]
@@ -76,9 +93,7 @@ impl Shared {
         while !state.stopped {
             if let Some((mailbox, key, job)) = state.queue.pop_front() {
                 drop(state);
-                // A handler's mistake is one client's ERROR, not the loss of a thread.
-                let opened = catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(Refusal::failed("the server failed")));
-                mailbox.put(Mail::Opened(key, opened));
+                mailbox.put(job.run(key));
                 state = self.lock();
             } else {
                 state.idle += 1;

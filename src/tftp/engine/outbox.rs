@@ -1,15 +1,18 @@
 //! Datagrams that a turn of the event loop has to send: collected, then handed to the kernel with as few calls as possible.
 //!
-//! File content stays where it was read; a window's blocks are one datagram to be cut apart by the kernel where it can (UDP_SEGMENT).
+//! File content stays where it was read, or where a content lends it; a window's blocks are one datagram to be cut apart by the kernel
+//! where it can (UDP_SEGMENT).
 
 use super::Key;
 use super::read_ahead::ReadAhead;
 use super::sys::{Batch, Local, Sender};
+use crate::tftp::content::{Content, Lent};
 use crate::tftp::packet::DATA_HEADER;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 /// Most segments of one send that every kernel with UDP_SEGMENT takes (UDP_MAX_SEGMENTS was 64 before Linux 6.9).
 pub const MAX_SEGMENTS: usize = 64;
@@ -27,17 +30,54 @@ pub struct Route {
     pub from: Option<Local>,
 }
 
-/// A run of bytes: some of the outbox's own, then some of a read-ahead slot.
-struct Part {
-    own: Range<usize>,
-    content: Option<(u16, Range<usize>)>,
+/// Where content is.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In a slot of the read-ahead.
+    Slot(u16),
+    /// In one of the outbox's loans.
+    Loan(usize),
 }
 
+/// What a content is to lend when it is sent. That it is held keeps its bytes where they are.
+struct Loan {
+    content: Arc<dyn Content>,
+    offset: u64,
+    len: usize,
+}
+
+impl Loan {
+    /// Its bytes; nowhere when the content breaks its promise.
+    fn bytes(&self) -> Lent<'_> {
+        self.content.lend(self.offset, self.len).filter(|lent| lent.len() == self.len).unwrap_or(Lent::nowhere(self.len))
+    }
+}
+
+/// A datagram, or several that the kernel cuts apart.
 struct Message {
     route: Route,
     owner: Option<Key>,
-    parts: Range<usize>,
+    /// Bytes of the outbox's own: all of a packet, or the headers of blocks.
+    own: Range<usize>,
+    /// What follows the headers.
+    content: Option<Blob>,
     segment: Option<u16>,
+}
+
+/// Content of blocks, one behind the other.
+#[derive(Clone)]
+struct Blob {
+    place: Place,
+    bytes: Range<usize>,
+    /// Bytes of each but the last.
+    size: usize,
+}
+
+impl Message {
+    /// Datagrams that it is cut into.
+    fn count(&self) -> usize {
+        if self.content.is_some() { self.own.len() / DATA_HEADER } else { 1 }
+    }
 }
 
 /// Blocks of one transfer.
@@ -48,10 +88,16 @@ pub struct Blocks {
     pub cut: bool,
     /// Bytes of each but the last.
     pub blksize: u16,
-    /// The slot of their bytes.
-    pub slot: u16,
-    /// Where in it they are, one behind the other.
-    pub bytes: Range<usize>,
+    /// Their bytes, one behind the other.
+    pub source: Source,
+}
+
+/// Where the bytes of blocks are.
+pub enum Source {
+    /// In this slot of the read-ahead, there.
+    Slot(u16, Range<usize>),
+    /// The content lends that many from an offset on.
+    Lent(Arc<dyn Content>, u64, usize),
 }
 
 /// What became of a flush.
@@ -61,13 +107,15 @@ pub struct Flushed {
     pub failed: u64,
     /// Transfers whose windows the kernel cannot cut apart; they are sent block by block.
     pub uncut: Vec<Key>,
+    /// Transfers whose content lent bytes that are not there any more.
+    pub lost: Vec<Key>,
 }
 
 /// The datagrams to be sent.
 #[derive(Default)]
 pub struct Outbox {
     own: Vec<u8>,
-    parts: Vec<Part>,
+    loans: Vec<Loan>,
     messages: Vec<Message>,
     sender: Sender,
     flushed: u32,
@@ -84,40 +132,41 @@ impl Outbox {
         self.messages.len() >= 256
     }
 
+    /// Whether lent bytes wait to be sent.
+    pub fn has_loans(&self) -> bool {
+        !self.loans.is_empty()
+    }
+
     /// Queues a datagram that `write` appends to what it is given.
     pub fn packet(&mut self, route: Route, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.own.len();
         write(&mut self.own);
-        self.parts.push(Part { own: start..self.own.len(), content: None });
-        self.messages.push(Message { route, owner: None, parts: self.parts.len() - 1..self.parts.len(), segment: None });
+        self.messages.push(Message { route, owner: None, own: start..self.own.len(), content: None, segment: None });
     }
 
     /// Queues blocks with these headers; with `cut`, as one datagram for the kernel to cut apart.
     pub fn blocks(&mut self, route: Route, blocks: Blocks, headers: impl Iterator<Item = [u8; DATA_HEADER]>) {
         let size = usize::from(blocks.blksize);
         let most = if blocks.cut { (MAX_BYTES / (size + DATA_HEADER)).clamp(1, MAX_SEGMENTS) } else { 1 };
-        let mut start = blocks.bytes.start;
-        let mut first = self.parts.len();
-        for header in headers {
-            let end = (start + size).min(blocks.bytes.end);
-            let own = self.own.len();
-            self.own.extend(header);
-            self.parts.push(Part { own: own..own + DATA_HEADER, content: Some((blocks.slot, start..end)) });
-            start = end;
-            if self.parts.len() - first == most {
-                self.run(route, blocks.owner, size, first);
-                first = self.parts.len();
+        let (place, bytes) = match blocks.source {
+            Source::Slot(slot, range) => (Place::Slot(slot), range),
+            Source::Lent(content, offset, len) => {
+                self.loans.push(Loan { content, offset, len });
+                (Place::Loan(self.loans.len() - 1), 0..len)
             }
+        };
+        let first = self.own.len();
+        headers.for_each(|header| self.own.extend_from_slice(&header));
+        let (mut own, mut start) = (first, bytes.start);
+        while own < self.own.len() {
+            let end = self.own.len().min(own + most * DATA_HEADER);
+            let count = (end - own) / DATA_HEADER;
+            let stop = bytes.end.min(start + count * size);
+            let segment = (count > 1).then(|| u16::try_from(size + DATA_HEADER).unwrap_or(u16::MAX));
+            let content = Some(Blob { place, bytes: start..stop, size });
+            self.messages.push(Message { route, owner: Some(blocks.owner), own: own..end, content, segment });
+            (own, start) = (end, stop);
         }
-        if self.parts.len() > first {
-            self.run(route, blocks.owner, size, first);
-        }
-    }
-
-    fn run(&mut self, route: Route, owner: Key, size: usize, first: usize) {
-        let parts = first..self.parts.len();
-        let segment = (parts.len() > 1).then(|| u16::try_from(size + DATA_HEADER).unwrap_or(u16::MAX));
-        self.messages.push(Message { route, owner: Some(owner), parts, segment });
     }
 
     /// Sends everything. `sockets` are those that routes name.
@@ -130,19 +179,19 @@ impl Outbox {
             start += len;
         }
         self.own.clear();
-        self.parts.clear();
+        self.loans.clear();
         self.messages.clear();
         self.flushed = self.flushed.wrapping_add(1);
     }
 
     /// Sends messages that go by one socket.
     fn send(&mut self, socket: BorrowedFd<'_>, range: Range<usize>, content: &ReadAhead, result: &mut Flushed) {
-        let (own, parts, messages) = (&self.own, &self.parts, &self.messages[range]);
+        let (sources, messages) = ((&self.own[..], &self.loans[..], content), &self.messages[range]);
         let mut uncut = Vec::new();
         {
             let mut batch = self.sender.batch();
             for message in messages {
-                push(&mut batch, message, message.parts.clone(), message.segment, (own, parts, content));
+                push(&mut batch, message, 0..message.count(), message.segment, sources);
             }
             let mut done = 0;
             while done < messages.len() {
@@ -150,7 +199,9 @@ impl Outbox {
                     Ok(sent) => done += sent.max(1),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => {
-                        if messages[done].segment.is_some() && cannot_cut(&error) {
+                        if error.raw_os_error() == Some(libc::EFAULT) {
+                            result.lost.extend(messages[done].owner);
+                        } else if messages[done].segment.is_some() && cannot_cut(&error) {
                             uncut.push(done);
                         } else {
                             result.failed += 1;
@@ -163,11 +214,11 @@ impl Outbox {
         for message in uncut.into_iter().map(|index| &messages[index]) {
             result.uncut.extend(message.owner);
             let mut batch = self.sender.batch();
-            for part in message.parts.clone() {
-                push(&mut batch, message, part..part + 1, None, (own, parts, content));
+            for block in 0..message.count() {
+                push(&mut batch, message, block..block + 1, None, sources);
             }
             let mut done = 0;
-            while done < message.parts.len() {
+            while done < message.count() {
                 match batch.send(socket, done) {
                     Ok(sent) => done += sent.max(1),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -187,16 +238,19 @@ fn cannot_cut(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::ENOPROTOOPT | libc::EOPNOTSUPP))
 }
 
-fn push<'a>(
-    batch: &mut Batch<'a>,
-    message: &Message,
-    range: Range<usize>,
-    segment: Option<u16>,
-    (own, parts, content): (&'a [u8], &'a [Part], &'a ReadAhead),
-) {
-    let slices = parts[range].iter().flat_map(|part| {
-        let bytes = part.content.as_ref().map(|(slot, range)| content.bytes(*slot, range.clone()));
-        std::iter::once(&own[part.own.clone()]).chain(bytes)
-    });
-    batch.push(message.route.to, message.route.from, segment, slices);
+/// What messages are made of.
+type Sources<'a> = (&'a [u8], &'a [Loan], &'a ReadAhead);
+
+/// Adds some of the datagrams that a message is cut into.
+fn push<'a>(batch: &mut Batch<'a>, message: &Message, range: Range<usize>, segment: Option<u16>, (own, loans, slots): Sources<'a>) {
+    batch.datagram(message.route.to, message.route.from, segment);
+    let Some(Blob { place, bytes, size }) = &message.content else { return batch.part(own[message.own.clone()].into()) };
+    let content = match place {
+        Place::Slot(slot) => slots.bytes(*slot, bytes.clone()).into(),
+        Place::Loan(loan) => loans.get(*loan).map_or(Lent::nowhere(bytes.end), Loan::bytes).part(bytes.clone()),
+    };
+    for block in range {
+        batch.part(own[message.own.start + block * DATA_HEADER..][..DATA_HEADER].into());
+        batch.part(content.part(block * size..(block + 1) * size));
+    }
 }

@@ -171,6 +171,14 @@ fn set_up(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.set_read_timeout(Some(BRIEFLY))
 }
 
+/// The interface of a link-local client; 0 for all others, which routes lead to.
+pub fn scope(client: SocketAddr) -> u32 {
+    match client {
+        SocketAddr::V6(client) => client.scope_id(),
+        SocketAddr::V4(_) => 0,
+    }
+}
+
 /// The MTU of paths to clients, asked of the kernel and remembered for a while.
 pub struct PathMtu {
     probes: [Option<Socket>; 2],

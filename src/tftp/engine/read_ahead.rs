@@ -156,7 +156,9 @@ impl ReadAhead {
     fn of_others(&mut self, wanted: &Wanted<'_>) -> Option<(u16, Have)> {
         (0..self.slots.len()).filter_map(|index| u16::try_from(index).ok()).find_map(|index| {
             let slot = &self.slots[usize::from(index)];
-            let near = slot.start <= wanted.offset && slot.is_of(wanted.content);
+            // Not the end alone: whether a content was changed shows when its end is read, and each transfer must see that for itself. A slot
+            // that holds all of it was read whole before that was looked at.
+            let near = slot.start <= wanted.offset && (!slot.end || slot.start == 0) && slot.is_of(wanted.content);
             near.then(|| self.at_hand(index, wanted)).flatten().map(|have| (index, have))
         })
     }

@@ -5,16 +5,18 @@
 use super::Key;
 use super::event_loop::{After, EventLoop};
 use super::mailbox::Knock;
+use super::openers::Job;
 use super::outbox::Route;
 use super::read_ahead::{Have, Wanted};
 use super::session::{Peer, Running, Session, Stage};
 use crate::tftp::content::Content;
 use crate::tftp::handler::{Opened, Opening, Refusal, Request};
 use crate::tftp::netascii::Netascii;
-use crate::tftp::options::{blksize_of_mtu, negotiate};
+use crate::tftp::options::{Terms, blksize_of_mtu, negotiate};
 use crate::tftp::packet::{self, ErrorCode, Mode};
 use crate::tftp::report::{Counter, Outcome};
 use crate::tftp::transfer::{Step, Transfer};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -26,11 +28,10 @@ const DUPLICATE: Duration = Duration::from_secs(1);
 
 impl EventLoop {
     pub(super) fn request(&mut self, peer: Peer, route: Route, bytes: &[u8], request: &packet::Request<'_>) {
-        if request.write {
-            self.counters.add(Counter::Writes, 1);
+        self.counters.add(if request.write { Counter::Writes } else { Counter::Requests }, 1);
+        if request.write && self.config.writable.is_none() {
             return self.error(route, ErrorCode::ACCESS, "writing is not allowed");
         }
-        self.counters.add(Counter::Requests, 1);
         if let Some(&key) = self.peers.get(&peer) {
             let now = self.now;
             if self.session(key).is_some_and(|session| session.request[..] == *bytes && session.is_starting(now)) {
@@ -40,11 +41,25 @@ impl EventLoop {
             self.with(key, |_, _| After::Close(Outcome::Restarted));
         }
         let of_client = self.per_client.get(&peer.client.ip()).copied().unwrap_or(0);
-        if self.open() >= self.config.max_transfers || of_client >= self.config.max_per_client {
+        if of_client >= self.config.max_per_client {
+            return self.counters.add(Counter::Shed, 1);
+        }
+        if self.open() >= self.config.max_transfers {
+            self.make_room();
+        }
+        if self.open() >= self.config.max_transfers {
             return self.counters.add(Counter::Shed, 1);
         }
         let key = self.insert(Session::new(peer, route, bytes, self.now));
-        self.with(key, |this, session| this.begin(key, session, request));
+        self.with(key, |this, session| if request.write { this.begin_write(session, request) } else { this.begin(key, session, request) });
+    }
+
+    /// Ends the oldest transfer whose client never answered, without a word: its client may never have asked.
+    fn make_room(&mut self) {
+        if let Some(index) = self.unheard.oldest() {
+            let key = Key { index, generation: self.sessions[index as usize].0 };
+            self.with(key, |_, _| After::Close(Outcome::Displaced));
+        }
     }
 
     fn begin(&mut self, key: Key, session: &mut Session, request: &packet::Request<'_>) -> After {
@@ -61,7 +76,7 @@ impl EventLoop {
                 self.woken(key, session)
             }
             Opening::Job(job) => {
-                if self.openers.submit(&self.mailbox, key, job) {
+                if self.openers.submit(&self.mailbox, key, Job::Open(job)) {
                     After::Keep
                 } else {
                     self.refuse(session, Refusal::failed("the server is busy"))
@@ -71,7 +86,7 @@ impl EventLoop {
     }
 
     /// Tells the client.
-    fn refuse(&mut self, session: &mut Session, refusal: Refusal) -> After {
+    pub(super) fn refuse(&mut self, session: &mut Session, refusal: Refusal) -> After {
         session.answered = Some(self.now);
         if let Some(code) = refusal.code {
             self.error(session.route, code, &refusal.text);
@@ -89,7 +104,11 @@ impl EventLoop {
     pub(super) fn opened(&mut self, key: Key, session: &mut Session, opened: Opened) -> After {
         match opened {
             Err(refusal) => self.refuse(session, refusal),
-            Ok(content) => {
+            Ok(mut content) => {
+                while let Some((behind, keep)) = content.behind() {
+                    content = behind;
+                    session.keep.push(keep);
+                }
                 session.stage = Stage::Priming(content);
                 if session.mode == Some(Mode::Netascii) { self.translate(key, session) } else { self.prime(key, session) }
             }
@@ -130,7 +149,7 @@ impl EventLoop {
                 running.starved = None;
                 self.pump(key, session)
             }
-            Stage::Opening => After::Keep,
+            Stage::Opening | Stage::Receiving(_) => After::Keep,
         }
     }
 
@@ -146,9 +165,7 @@ impl EventLoop {
         let size = content.size();
         let asked = packet::Packet::parse(&session.request);
         let options = if let Ok(packet::Packet::Request(request)) = asked { request.options } else { packet::Options::default() };
-        let (mtu, second, client, by_mtu) = (&mut self.mtu, self.now.seconds(), session.peer.client, self.config.limits.blksize_by_mtu);
-        let cap = || if by_mtu { blksize_of_mtu(mtu.to(client, second), client.is_ipv6()) } else { u16::MAX };
-        let (terms, oack) = negotiate(options, &self.config.limits, cap, size);
+        let (terms, oack) = self.terms(session.peer.client, options, size);
         let block = usize::from(terms.blksize);
         match self.read(key, session, &Span { content: &content, size, offset: 0, block, window: block }) {
             Err(error) => return self.fail(session, &error),
@@ -164,6 +181,13 @@ impl EventLoop {
         let oack = oack.unwrap_or_default().into_boxed_slice();
         session.stage = Stage::Running(Box::new(Running { transfer, content, size, oack, cut: true, starved: None }));
         self.step(key, session, start)
+    }
+
+    /// What holds for a transfer with `client`, and the OACK.
+    pub(super) fn terms(&mut self, client: SocketAddr, options: packet::Options<'_>, size: Option<u64>) -> (Terms, Option<Vec<u8>>) {
+        let (mtu, second, by_mtu) = (&mut self.mtu, self.now.seconds(), self.config.limits.blksize_by_mtu);
+        let cap = || if by_mtu { blksize_of_mtu(mtu.to(client, second), client.is_ipv6()) } else { u16::MAX };
+        negotiate(options, &self.config.limits, cap, size)
     }
 
     /// Reads content without waiting; after `Pending` the session is woken.
@@ -223,6 +247,7 @@ impl Session {
         match &self.stage {
             // Once everything was sent the client may have all of it, and may be so quick that its next request overtakes its last ACK.
             Stage::Running(running) => now - self.started < DUPLICATE && !running.transfer.everything_sent(),
+            Stage::Receiving(receiving) => now - self.started < DUPLICATE || !receiving.upload.heard(),
             _ => true,
         }
     }

@@ -2,26 +2,49 @@
 
 use super::Key;
 use super::event_loop::{After, EventLoop};
-use super::outbox::{Blocks, Route};
+use super::outbox::{Blocks, Route, Source};
 use super::read_ahead::Have;
 use super::requests::Span;
 use super::session::{Peer, Session, Stage};
 use crate::tftp::handler::Refusal;
 use crate::tftp::packet::{ErrorCode, data_header};
 use crate::tftp::report::{Counter, Outcome};
-use crate::tftp::transfer::{Ack, Silence, Step};
+use crate::tftp::transfer::{Ack, Pace, Silence, Step};
+use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 
+/// Repetitions to clients that never answered when those fill more than this part of the places, the smallest part first. Whoever asked
+/// asks again; answers to those who never did are most of what forged requests cost.
+const CROWDED: [(usize, u8); 2] = [(16, 1), (4, 0)];
+/// So many that never answered are no crowd, however few places there are.
+const FEW: usize = 100;
+/// ERRORs to strangers in a second.
+const TOLD: u32 = 100;
+
 impl EventLoop {
+    /// The transfer with this peer. Often it is the one that the last packet was of, too.
+    fn find(&mut self, peer: &Peer) -> Option<Key> {
+        if let Some(key) = self.latest
+            && self.session(key).is_some_and(|session| session.peer == *peer)
+        {
+            return Some(key);
+        }
+        self.latest = self.peers.get(peer).copied();
+        self.latest
+    }
+
     pub(super) fn ack(&mut self, peer: Peer, route: Route, block: u16) {
-        let Some(&key) = self.peers.get(&peer) else { return self.stranger(peer, route) };
+        let Some(key) = self.find(&peer) else { return self.stranger(peer, route) };
         self.with(key, |this, session| {
             let Stage::Running(running) = &mut session.stage else {
                 this.counters.add(Counter::AcksIgnored, 1);
                 return After::Keep;
             };
             let (ack, step) = running.transfer.on_ack(block, &this.config.pace, this.now);
+            if running.transfer.heard() {
+                this.unheard.remove(key.index);
+            }
             if ack == Ack::New {
                 session.tally.acks += 1;
                 this.counters.add(Counter::Acks, 1);
@@ -33,6 +56,26 @@ impl EventLoop {
         });
     }
 
+    /// A packet of a transfer that is not known here. It is told so (RFC 1350 section 4), unless that transfer has just ended or too many
+    /// were told in this second: whoever forges senders' addresses must not find a mirror here.
+    pub(super) fn stranger(&mut self, peer: Peer, route: Route) {
+        let hash = self.hasher.hash_one(peer);
+        if self.ended[hash as usize % 256] == hash {
+            self.counters.add(Counter::AcksIgnored, 1);
+            return;
+        }
+        self.counters.add(Counter::Strangers, 1);
+        let second = self.now.seconds();
+        if self.told.0 != second {
+            self.told = (second, 0);
+        }
+        if self.told.1 < TOLD {
+            self.told.1 += 1;
+            self.counters.add(Counter::StrangersTold, 1);
+            self.error(route, ErrorCode::UNKNOWN_TID, "unknown transfer");
+        }
+    }
+
     /// The client ends it. It is never answered: an ERROR for an ERROR would have no end.
     pub(super) fn client_error(&mut self, peer: Peer, code: ErrorCode, text: &[u8]) {
         let Some(&key) = self.peers.get(&peer) else { return };
@@ -42,6 +85,7 @@ impl EventLoop {
                     let untouched = !running.oack.is_empty() && running.transfer.acked() == 0;
                     untouched && (code == ErrorCode::OPTIONS || code == ErrorCode::NOT_DEFINED)
                 }
+                Stage::Receiving(receiving) => !receiving.upload.heard() && code == ErrorCode::OPTIONS,
                 _ => false,
             };
             After::Close(if probe { Outcome::Probed } else { Outcome::Aborted(code, String::from_utf8_lossy(text).into_owned()) })
@@ -50,6 +94,10 @@ impl EventLoop {
 
     /// A session's time has come.
     pub(super) fn expired(&mut self, key: Key, session: &mut Session) -> After {
+        let pace = self.pace(session);
+        if matches!(session.stage, Stage::Receiving(_)) {
+            return self.write_expired(session, &pace);
+        }
         let Stage::Running(running) = &mut session.stage else {
             let refusal = Refusal::failed("the file could not be opened in time");
             self.error(session.route, ErrorCode::NOT_DEFINED, &refusal.text);
@@ -58,7 +106,7 @@ impl EventLoop {
         if running.starved.is_some() && !running.transfer.outstanding() {
             return self.fail(session, &io::Error::new(io::ErrorKind::TimedOut, "the content did not come in time"));
         }
-        let step = running.transfer.on_timer(&self.config.pace, self.now);
+        let step = running.transfer.on_timer(&pace, self.now);
         session.tally.timeouts += 1;
         self.counters.add(Counter::Timeouts, 1);
         if step == Step::Oack {
@@ -66,6 +114,19 @@ impl EventLoop {
             self.counters.add(Counter::Repeated, 1);
         }
         self.step(key, session, step)
+    }
+
+    /// Who never answered is soon given up where many did not: it may never have asked.
+    fn pace(&self, session: &Session) -> Pace {
+        let heard = match &session.stage {
+            Stage::Running(running) => running.transfer.heard(),
+            Stage::Receiving(receiving) => receiving.upload.heard(),
+            _ => false,
+        };
+        let pace = self.config.pace;
+        let crowded = |&&(part, _): &&(usize, u8)| !heard && self.unheard.len() > (self.config.max_transfers / part).max(FEW);
+        let retries = CROWDED.iter().filter(crowded).map(|&(_, retries)| retries).min();
+        Pace { retries: retries.unwrap_or(u8::MAX).min(pace.retries), ..pace }
     }
 
     /// Sends the blocks that are wanted, as far as content is at hand.
@@ -80,28 +141,42 @@ impl EventLoop {
             let count = usize::try_from(wanted.end() - first + 1).unwrap_or(usize::MAX);
             let (content, size, cut) = (Arc::clone(&running.content), running.size, running.cut);
             let offset = (first - 1) * blksize as u64;
-            let span = Span { content: &content, size, offset, block: blksize, window: count.saturating_mul(blksize) };
-            let have = self.read(key, session, &span);
-            let Stage::Running(running) = &mut session.stage else { return After::Keep };
-            let (slot, range, end) = match have {
-                Err(error) => return self.fail(session, &error),
-                Ok(Have::Bytes { slot, range, end }) => (slot, range, end),
-                Ok(_) => {
-                    running.starved.get_or_insert(self.now);
-                    return After::Keep;
+            // Whatever ends before the content's end: the end itself is always read, and read last, because that shows whether it changed.
+            let whole = count.saturating_mul(blksize);
+            let before_the_end = size.is_some_and(|size| offset.saturating_add(whole as u64) < size);
+            let (blocks, source, sent) = if before_the_end && content.lend(offset, whole).is_some() {
+                self.read_ahead.release(&mut session.cursor, key);
+                (count, Source::Lent(content, offset, whole), whole as u64)
+            } else {
+                if self.outbox.has_loans() {
+                    self.flush();
                 }
+                let span = Span { content: &content, size, offset, block: blksize, window: whole };
+                let have = self.read(key, session, &span);
+                let Stage::Running(running) = &mut session.stage else { return After::Keep };
+                let (slot, range, end) = match have {
+                    Err(error) => return self.fail(session, &error),
+                    Ok(Have::Bytes { slot, range, end }) => (slot, range, end),
+                    Ok(_) => {
+                        running.starved.get_or_insert(self.now);
+                        return After::Keep;
+                    }
+                };
+                let full = range.len() / blksize;
+                if end {
+                    running.transfer.ends_with(first + full as u64);
+                }
+                self.read_ahead.queued(slot, self.outbox.number());
+                let blocks = count.min(full + usize::from(end));
+                let bytes = range.start..range.end.min(range.start + blocks * blksize);
+                let sent = bytes.len() as u64;
+                (blocks, Source::Slot(slot, bytes), sent)
             };
-            let full = range.len() / blksize;
-            if end {
-                running.transfer.ends_with(first + full as u64);
-            }
-            let blocks = count.min(full + usize::from(end));
-            let bytes = range.start..range.end.min(range.start + blocks * blksize);
-            let (sent, upto) = (bytes.len() as u64, first + blocks as u64 - 1);
+            let Stage::Running(running) = &mut session.stage else { return After::Keep };
+            let upto = first + blocks as u64 - 1;
             let transfer = &running.transfer;
             let headers = (first..=upto).map(|block| data_header(transfer.wire(block)));
-            self.outbox.blocks(session.route, Blocks { owner: key, cut, blksize: blksize as u16, slot, bytes }, headers);
-            self.read_ahead.queued(slot, self.outbox.number());
+            self.outbox.blocks(session.route, Blocks { owner: key, cut, blksize: blksize as u16, source }, headers);
             let repeated = running.transfer.sent(upto, self.now);
             session.tally.packets += blocks as u64;
             session.tally.bytes += sent;

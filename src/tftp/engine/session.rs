@@ -3,25 +3,40 @@
 use super::mailbox::Knock;
 use super::outbox::Route;
 use super::read_ahead::Cursor;
-use crate::tftp::content::Content;
+use crate::tftp::client::netascii::Decoder;
+use crate::tftp::content::{Content, Keep};
 use crate::tftp::handler::Opened;
 use crate::tftp::options::Terms;
 use crate::tftp::packet::{Mode, Options, Packet};
 use crate::tftp::report::{Outcome, TransferReport};
 use crate::tftp::transfer::Transfer;
+use crate::tftp::upload::Upload;
+use crate::tftp::writable::Draft;
 use crate::time::Time;
 use std::future::Future;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
 /// What packets of one transfer have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub client: SocketAddr,
     pub vip: IpAddr,
     /// Index of the socket that answers go from.
     pub port: u16,
+}
+
+impl Hash for Peer {
+    /// In few words: it is done for every packet.
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        match (self.client.ip(), self.vip) {
+            (IpAddr::V4(client), IpAddr::V4(vip)) => to.write_u64(u64::from(client.to_bits()) << 32 | u64::from(vip.to_bits())),
+            (client, vip) => (client, vip).hash(to),
+        }
+        to.write_u32(u32::from(self.client.port()) << 16 | u32::from(self.port));
+    }
 }
 
 /// How far it is.
@@ -34,6 +49,8 @@ pub enum Stage {
     Priming(Arc<dyn Content>),
     /// Blocks are sent.
     Running(Box<Running>),
+    /// Blocks come: the client writes.
+    Receiving(Box<Receiving>),
 }
 
 /// A transfer with what it sends.
@@ -49,6 +66,21 @@ pub struct Running {
     pub starved: Option<Time>,
 }
 
+/// A transfer with what comes of it.
+pub struct Receiving {
+    pub upload: Upload,
+    /// Empty when nothing was granted.
+    pub oack: Box<[u8]>,
+    /// Bytes that the client announced.
+    pub size: Option<u64>,
+    /// The file, from the first block on: a request that nobody follows up takes no place among those that are written.
+    pub draft: Option<Draft>,
+    /// For netascii.
+    pub decoder: Option<Decoder>,
+    /// Since when it is complete and on its way to the disk.
+    pub storing: Option<Time>,
+}
+
 /// One request.
 pub struct Session {
     pub peer: Peer,
@@ -57,6 +89,8 @@ pub struct Session {
     pub request: Box<[u8]>,
     pub mode: Option<Mode>,
     pub stage: Stage,
+    /// What the content wants to be kept as long as it is sent.
+    pub keep: Vec<Keep>,
     pub cursor: Cursor,
     pub knock: Option<Arc<Knock>>,
     pub started: Time,
@@ -71,6 +105,7 @@ pub struct Session {
 pub struct Tally {
     pub packets: u64,
     pub bytes: u64,
+    pub received: u64,
     pub repeated: u64,
     pub timeouts: u64,
     pub acks: u64,
@@ -85,6 +120,7 @@ impl Session {
             request: request.into(),
             mode: None,
             stage: Stage::Opening,
+            keep: Vec::new(),
             cursor: Cursor::default(),
             knock: None,
             started: now,
@@ -109,6 +145,8 @@ impl Session {
                 Some(since) if !running.transfer.outstanding() => since.plus(patience),
                 _ => running.transfer.deadline(),
             },
+            // The disk has its own time; when that is long, one looks again.
+            Stage::Receiving(receiving) => receiving.storing.map_or(receiving.upload.deadline(), |since| since.plus(patience)),
             _ => self.started.plus(patience),
         }
     }
@@ -116,11 +154,13 @@ impl Session {
     /// The report of its end.
     pub fn report(&self, tid: u16, outcome: Outcome, now: Time) -> TransferReport<'_> {
         let (file, options) = self.asked();
-        let running = match &self.stage {
-            Stage::Running(running) => Some(running),
-            _ => None,
+        let (running, receiving) = match &self.stage {
+            Stage::Running(running) => (Some(running), None),
+            Stage::Receiving(receiving) => (None, Some(receiving)),
+            _ => (None, None),
         };
-        let acknowledged = match running.map(|running| Packet::parse(&running.oack)) {
+        let oack = running.map(|running| &running.oack).or(receiving.map(|receiving| &receiving.oack));
+        let acknowledged = match oack.map(|oack| Packet::parse(oack)) {
             Some(Ok(Packet::Oack(options))) => options,
             _ => Options::default(),
         };
@@ -129,18 +169,22 @@ impl Session {
             vip: self.peer.vip,
             tid,
             file,
+            write: receiving.is_some(),
             mode: self.mode,
             options,
             acknowledged,
-            terms: running.map(|running| *running.transfer.terms()) as Option<Terms>,
-            size: running.and_then(|running| running.size),
+            terms: running.map(|running| *running.transfer.terms()).or(receiving.map(|receiving| *receiving.upload.terms()))
+                as Option<Terms>,
+            size: running.and_then(|running| running.size).or(receiving.and_then(|receiving| receiving.size)),
             version: running.map(|running| running.content.version()),
             outcome,
             duration: now - self.started,
             opening: self.answered.unwrap_or(now) - self.started,
             packets_sent: self.tally.packets,
             bytes_sent: self.tally.bytes,
-            blocks_acknowledged: running.map_or(0, |running| running.transfer.acked()),
+            bytes_received: self.tally.received,
+            blocks_acknowledged: running.map_or(0, |running| running.transfer.acked())
+                + receiving.map_or(0, |receiving| receiving.upload.blocks()),
             repeated: self.tally.repeated,
             timeouts: self.tally.timeouts,
             acks: self.tally.acks,

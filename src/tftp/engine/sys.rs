@@ -1,8 +1,9 @@
-//! Fence for the two system calls that no safe crate offers without an allocation or a copy per datagram: `recvmmsg` and `sendmmsg`.
+//! Fence for the system calls that no safe crate offers without an allocation or a copy per datagram: `recvmmsg` and `sendmmsg`.
 //!
 //! Both sides keep their arrays of headers from call to call; pointers in them are set anew before every call and never used after it.
 #![allow(unsafe_code)]
 
+use crate::tftp::content::Lent;
 use libc::{c_int, cmsghdr, iovec, mmsghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
 use std::io;
 use std::marker::PhantomData;
@@ -44,6 +45,8 @@ pub struct Receiver {
     headers: Vec<mmsghdr>,
     /// Datagrams asked for: setting up headers that stay empty costs as much as using them.
     offered: usize,
+    /// Calls in a row that found one datagram and no second one.
+    lonely: u8,
 }
 
 /// Whether to wait for the first datagram.
@@ -55,8 +58,11 @@ pub enum Patience {
     Briefly,
 }
 
-/// Fewest datagrams asked for.
+/// Fewest datagrams asked for, until it is known that they come one by one.
 const OFFERED: usize = 2;
+/// After so many calls that found a single datagram only one is asked for, and after so many more it is tried with two again.
+const LONELY: u8 = 16;
+const ALONE: u8 = 64;
 
 // SAFETY: the pointers in `vectors` and `headers` are only used within `receive`, which sets them first.
 unsafe impl Send for Receiver {}
@@ -74,6 +80,7 @@ impl Receiver {
             vectors: vec![vector; count],
             headers: vec![header; count],
             offered: OFFERED.min(count),
+            lonely: 0,
         }
     }
 
@@ -91,15 +98,29 @@ impl Receiver {
             message.msg_controllen = size_of::<Control>();
             message.msg_flags = 0;
         }
+        let got = if offered == 1 { self.one(socket, patience)? } else { self.several(socket, patience)? };
+        self.lonely = if got > 1 || self.lonely >= LONELY + ALONE { 0 } else { self.lonely + 1 };
+        self.offered = if self.lonely >= LONELY { 1 } else { (got * 2).max(OFFERED) }.min(self.headers.len());
+        Ok((got, got == offered))
+    }
+
+    fn several(&mut self, socket: BorrowedFd<'_>, patience: Patience) -> io::Result<usize> {
         let flags = if patience == Patience::Now { libc::MSG_DONTWAIT } else { libc::MSG_WAITFORONE };
+        let count = self.offered as libc::c_uint;
         // SAFETY: each of the first `offered` headers points to a name, one vector and a control buffer of its own, all alive with the sizes
         // stated; each vector points to its own `size` bytes of `buffers`.
-        let got = unsafe {
-            libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), offered as libc::c_uint, flags as _, std::ptr::null_mut())
-        };
-        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-        self.offered = (got * 2).clamp(OFFERED.min(self.headers.len()), self.headers.len());
-        Ok((got, got == offered))
+        let got = unsafe { libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, flags as _, std::ptr::null_mut()) };
+        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The first datagram alone, by the system call itself: the C library's makes every call a point where a thread can be cancelled.
+    fn one(&mut self, socket: BorrowedFd<'_>, patience: Patience) -> io::Result<usize> {
+        let Some(header) = self.headers.first_mut() else { return Ok(0) };
+        let flags = if patience == Patience::Now { libc::MSG_DONTWAIT } else { 0 };
+        // SAFETY: as for `several`.
+        let got = unsafe { libc::syscall(libc::SYS_recvmsg, socket.as_raw_fd(), &raw mut header.msg_hdr, flags) };
+        header.msg_len = u32::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        Ok(1)
     }
 
     /// One of the datagrams of the last call; nothing when its sender's address is of no IP family.
@@ -136,6 +157,9 @@ const HEADER: usize = size_of::<cmsghdr>();
 
 /// The packet information among the first `used` bytes of control messages.
 fn local_of(control: &Control, used: usize) -> Option<Local> {
+    if used == 0 {
+        return None;
+    }
     let mut bytes = [0u8; size_of::<Control>()];
     for (to, word) in bytes.chunks_exact_mut(8).zip(control) {
         to.copy_from_slice(&word.to_ne_bytes());
@@ -167,7 +191,7 @@ fn local_of(control: &Control, used: usize) -> Option<Local> {
 /// The arrays that a batch of sends is built in.
 #[derive(Default)]
 pub struct Sender {
-    names: Vec<sockaddr_storage>,
+    names: Vec<Name>,
     lengths: Vec<libc::socklen_t>,
     controls: Vec<(Control, usize)>,
     vectors: Vec<iovec>,
@@ -198,36 +222,22 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Adds a datagram, or with `segment` several of that many bytes each but the last, to be cut apart by the kernel. `from` is the
+    /// Starts a datagram, or with `segment` several of that many bytes each but the last, to be cut apart by the kernel. `from` is the
     /// address to send from on a socket that is bound to none.
-    pub fn push(&mut self, to: SocketAddr, from: Option<Local>, segment: Option<u16>, parts: impl IntoIterator<Item = &'a [u8]>) {
-        // SAFETY: a plain C structure for which zeroes are valid.
-        let mut name: sockaddr_storage = unsafe { std::mem::zeroed() };
-        let length = match to {
-            SocketAddr::V4(to) => {
-                // SAFETY: `sockaddr_storage` is large enough and aligned for every address.
-                let v4 = unsafe { &mut *std::ptr::from_mut(&mut name).cast::<sockaddr_in>() };
-                v4.sin_family = libc::AF_INET as libc::sa_family_t;
-                v4.sin_port = to.port().to_be();
-                v4.sin_addr.s_addr = u32::from(*to.ip()).to_be();
-                size_of::<sockaddr_in>()
-            }
-            SocketAddr::V6(to) => {
-                // SAFETY: as above.
-                let v6 = unsafe { &mut *std::ptr::from_mut(&mut name).cast::<sockaddr_in6>() };
-                v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-                v6.sin6_port = to.port().to_be();
-                v6.sin6_addr.s6_addr = to.ip().octets();
-                v6.sin6_scope_id = to.scope_id();
-                size_of::<sockaddr_in6>()
-            }
-        };
+    pub fn datagram(&mut self, to: SocketAddr, from: Option<Local>, segment: Option<u16>) {
+        let (name, length) = name(to);
         self.sender.names.push(name);
         self.sender.lengths.push(length as libc::socklen_t);
         self.sender.controls.push(control(from, segment));
-        let vectors = parts.into_iter().map(|part| iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
-        self.sender.vectors.extend(vectors);
         self.sender.ends.push(self.sender.vectors.len());
+    }
+
+    /// Appends bytes to the last datagram.
+    pub fn part(&mut self, part: Lent<'a>) {
+        self.sender.vectors.push(iovec { iov_base: part.start().cast_mut().cast(), iov_len: part.len() });
+        if let Some(end) = self.sender.ends.last_mut() {
+            *end = self.sender.vectors.len();
+        }
     }
 
     /// Sends the datagrams from the `skip`th on, without waiting; how many the kernel took. An error is that of the `skip`th.
@@ -248,6 +258,12 @@ impl<'a> Batch<'a> {
             message.msg_controllen = *used;
             s.headers.push(header);
         }
+        if let [only] = s.headers.as_slice() {
+            // The system call itself: the C library's makes every call a point where a thread can be cancelled.
+            // SAFETY: as below.
+            let sent = unsafe { libc::syscall(libc::SYS_sendmsg, socket.as_raw_fd(), &raw const only.msg_hdr, libc::MSG_DONTWAIT) };
+            return if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+        }
         let count = s.headers.len() as libc::c_uint;
         // SAFETY: every header points to its own name, vectors and control buffer in arrays that are not touched until the call returns;
         // the vectors point to bytes that `'a` keeps borrowed, and the kernel only reads them.
@@ -256,8 +272,37 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// Room for an address of either family; `sockaddr_storage` is four times as large.
+type Name = sockaddr_in6;
+
+/// An address and how many of its bytes are used.
+fn name(to: SocketAddr) -> (Name, usize) {
+    // SAFETY: a plain C structure for which zeroes are valid.
+    let mut name: Name = unsafe { std::mem::zeroed() };
+    match to {
+        SocketAddr::V4(to) => {
+            // SAFETY: `sockaddr_in6` is larger than `sockaddr_in` and aligned at least as strictly.
+            let v4 = unsafe { &mut *std::ptr::from_mut(&mut name).cast::<sockaddr_in>() };
+            v4.sin_family = libc::AF_INET as libc::sa_family_t;
+            v4.sin_port = to.port().to_be();
+            v4.sin_addr.s_addr = u32::from(*to.ip()).to_be();
+            (name, size_of::<sockaddr_in>())
+        }
+        SocketAddr::V6(to) => {
+            name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            name.sin6_port = to.port().to_be();
+            name.sin6_addr.s6_addr = to.ip().octets();
+            name.sin6_scope_id = to.scope_id();
+            (name, size_of::<Name>())
+        }
+    }
+}
+
 /// Control messages and how many of their bytes are used.
 fn control(from: Option<Local>, segment: Option<u16>) -> (Control, usize) {
+    if from.is_none() && segment.is_none() {
+        return ([0; 8], 0);
+    }
     let mut bytes = [0u8; size_of::<Control>()];
     let mut used = 0;
     let mut put = |level: c_int, kind: c_int, data: &[u8]| {

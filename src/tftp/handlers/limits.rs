@@ -1,6 +1,6 @@
 //! How much a client gets: requests a second and transfers at once, for each client prefix.
 
-use crate::tftp::content::{Content, Version};
+use crate::tftp::content::{Content, Keep, Lent, Version};
 use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -88,7 +88,7 @@ impl Handler for Limited {
 }
 
 fn held(opened: Opened, place: Place) -> Opened {
-    opened.map(|inner| -> Arc<dyn Content> { Arc::new(Held { inner, _place: place }) })
+    opened.map(|inner| -> Arc<dyn Content> { Arc::new(Held { inner, place: Arc::new(place) }) })
 }
 
 impl Limits {
@@ -179,7 +179,7 @@ impl Drop for Place {
 /// A content that holds a place as long as it is sent.
 struct Held {
     inner: Arc<dyn Content>,
-    _place: Place,
+    place: Arc<Place>,
 }
 
 impl Content for Held {
@@ -191,8 +191,16 @@ impl Content for Held {
         self.inner.version()
     }
 
+    fn behind(&self) -> Option<(Arc<dyn Content>, Keep)> {
+        Some((Arc::clone(&self.inner), self.place.clone()))
+    }
+
     fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         self.inner.poll_read_at(context, offset, buffer)
+    }
+
+    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
+        self.inner.lend(offset, len)
     }
 }
 

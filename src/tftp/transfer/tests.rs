@@ -171,6 +171,46 @@ fn silent_clients_are_given_up() {
 }
 
 #[test]
+fn a_client_that_answered_once_is_sent_three_windows_at_most() {
+    for window in [1, 2, 16, 64] {
+        let mut t = Transfer::new(terms(window), true, &pace(), at(0));
+        assert_eq!(ack(&mut t, 0, 1), (Ack::New, Step::Blocks));
+        let mut sent = send(&mut t, 1).len();
+        let (mut bursts, mut repeated) = (vec![sent], 0);
+        while let Step::Blocks = t.on_timer(&pace(), t.deadline()) {
+            let ms = (t.deadline() - at(0)).as_millis() as u64;
+            bursts.push(send(&mut t, ms).len());
+            sent += bursts.last().unwrap();
+            repeated += 1;
+        }
+        let window = usize::from(window);
+        assert_eq!(bursts[..3], [window, window, (window / 2).max(1)]);
+        assert!(sent < 3 * window + repeated, "{bursts:?}");
+        assert_eq!(*bursts.last().unwrap(), 1);
+    }
+}
+
+#[test]
+fn a_client_that_is_heard_again_is_sent_whole_windows() {
+    let mut t = Transfer::new(terms(8), true, &pace(), at(0));
+    ack(&mut t, 0, 1);
+    send(&mut t, 1);
+    for _ in 0..3 {
+        let now = t.deadline();
+        assert_eq!(t.on_timer(&pace(), now), Step::Blocks);
+        send(&mut t, (now - at(0)).as_millis() as u64);
+    }
+    assert_eq!(t.wanted().count(), 0);
+    let now = t.deadline();
+    t.on_timer(&pace(), now);
+    assert_eq!(t.wanted(), 1..=1);
+    let ms = (now - at(0)).as_millis() as u64;
+    send(&mut t, ms);
+    assert_eq!(ack(&mut t, 1, ms + 1), (Ack::New, Step::Blocks));
+    assert_eq!(send(&mut t, ms + 1), (2..=9).collect::<Vec<_>>());
+}
+
+#[test]
 fn an_ack_of_what_was_sent_before_going_back_counts() {
     let mut t = started(terms(4), 99);
     assert_eq!(t.on_timer(&pace(), at(300)), Step::Blocks);

@@ -4,6 +4,8 @@ use super::super::event_loop::{EventLoop, Parts};
 use super::super::openers::Openers;
 use super::super::sys::Received;
 use super::*;
+use crate::tftp::packet::put_data_header;
+use crate::tftp::writable::{Settings, Writable};
 use crate::time::Time;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -14,6 +16,8 @@ enum Event {
     Request(u8, u8, u16, u16),
     Ack(u8, u16),
     Error(u8, u16),
+    Write(u8, u8, u16, u16),
+    Data(u8, u16, u16),
     Wait(u64),
 }
 
@@ -23,6 +27,8 @@ fn event() -> impl Strategy<Value = Event> {
         (0u8..6, 0u8..5, 0u16..3000, 0u16..70).prop_map(|(c, f, b, w)| Event::Request(c, f, b, w)),
         (0u8..6, prop_oneof![0u16..70, any::<u16>()]).prop_map(|(c, n)| Event::Ack(c, n)),
         (0u8..6, 0u16..10).prop_map(|(c, n)| Event::Error(c, n)),
+        (0u8..6, 0u8..6, 0u16..40, 0u16..5).prop_map(|(c, f, b, w)| Event::Write(c, f, b, w)),
+        (0u8..6, 0u16..9, 0u16..40).prop_map(|(c, n, len)| Event::Data(c, n, len)),
         (1u64..3000).prop_map(Event::Wait),
     ]
 }
@@ -36,7 +42,10 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
         Some(b'3') => Opening::content(Arc::new(Stream(Mutex::new((vec![1; 3000], false, None))))),
         _ => Opening::refuse(Refusal::not_found()),
     };
-    let config = Config { max_transfers: 4, max_per_client: 3, ..Config::listen(local(0)) };
+    let directory = tempfile::tempdir().unwrap();
+    let writable = Writable::new(directory.path(), Settings { limit: 60, concurrent: 2, ..Settings::default() }).unwrap();
+    let config = Config { max_transfers: 4, max_per_client: 3, writable: Some(writable), ..Config::listen(local(0)) };
+    let mailbox = Arc::new(Mailbox::new().unwrap());
     let ports = ports::open(&config, 0).unwrap();
     let counters = Arc::new(Counters::default());
     let statistics = Statistics::new(vec![Arc::clone(&counters)]);
@@ -48,7 +57,7 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
         observer: Arc::new(()),
         counters,
         statistics: None,
-        mailbox: Arc::new(Mailbox::new().unwrap()),
+        mailbox,
         openers: Openers::new(1),
     };
     let mut event_loop = EventLoop::new(parts);
@@ -75,6 +84,18 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
                 put_ack(&mut bytes, *number);
                 client
             }
+            Event::Write(client, file, blksize, window) => {
+                let (blksize, window) = (blksize.to_string(), window.to_string());
+                let options = [(&b"blksize"[..], blksize.as_bytes()), (b"windowsize", window.as_bytes()), (b"tsize", b"50")];
+                let name = ["a", "b", "../c", "d/e", ".f", ""][usize::from(*file)];
+                put_request(&mut bytes, true, name.as_bytes(), if file % 2 == 0 { b"octet" } else { b"netascii" }, options);
+                client
+            }
+            Event::Data(client, number, length) => {
+                put_data_header(&mut bytes, *number);
+                bytes.resize(bytes.len() + usize::from(*length), b'\r');
+                client
+            }
             Event::Error(client, code) => {
                 put_error(&mut bytes, ErrorCode(*code), b"text");
                 client
@@ -84,6 +105,7 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
         for index in [0, 1] {
             event_loop.datagram(index, &Received { from, local: None, bytes: &bytes, cut: false });
         }
+        event_loop.read_mail();
         prop_assert!(event_loop.open() <= 4);
         prop_assert_eq!(event_loop.open(), event_loop.peers.len());
         prop_assert_eq!(event_loop.per_client.values().sum::<usize>(), event_loop.open());
@@ -91,6 +113,10 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
         prop_assert_eq!(statistics.totals().open(), event_loop.open() as u64);
     }
     event_loop.finish();
+    for entry in directory.path().read_dir().unwrap().map(|entry| entry.unwrap()) {
+        prop_assert!(["a", "b"].contains(&entry.file_name().to_str().unwrap()), "{entry:?}");
+        prop_assert!(entry.metadata().unwrap().len() <= 60, "{entry:?}");
+    }
     prop_assert_eq!((event_loop.open(), event_loop.peers.len(), event_loop.per_client.len(), statistics.totals().open()), (0, 0, 0, 0));
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::meta::Meta;
 use super::spans::Spans;
-use crate::tftp::content::{Content, Version};
+use crate::tftp::content::{Content, Lent, Pages, Version};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -24,6 +24,7 @@ pub(super) struct Object {
     known: OnceLock<(u64, Version)>,
     /// Everything is there: reading needs no lock.
     whole: AtomicBool,
+    pages: Pages,
     state: Mutex<State>,
 }
 
@@ -50,7 +51,15 @@ impl Object {
         if let (Some(size), Some(version)) = (meta.size, meta.version()) {
             let _ = known.set((size, version));
         }
-        Object { meta, file, path: Mutex::new(path), known, whole: AtomicBool::new(false), state: Mutex::default() }
+        Object {
+            meta,
+            file,
+            path: Mutex::new(path),
+            known,
+            whole: AtomicBool::new(false),
+            pages: Pages::default(),
+            state: Mutex::default(),
+        }
     }
 
     /// An object that is there.
@@ -202,6 +211,11 @@ impl Content for Object {
         let who = (waker.data() as usize, std::ptr::from_ref(waker.vtable()) as usize);
         state.waiting.insert(who, (offset, waker.clone()));
         Poll::Pending
+    }
+
+    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
+        let whole = self.whole.load(Ordering::Acquire);
+        self.size().filter(|_| whole).and_then(|size| self.pages.lend(&self.file, size, offset, len))
     }
 }
 

@@ -139,6 +139,53 @@ impl Blocks {
     }
 }
 
+/// Room for datagrams that the kernel did not cut apart because the socket takes them together (UDP_GRO).
+pub struct Together {
+    bytes: Vec<u8>,
+    controls: Vec<[u64; 4]>,
+    vectors: Vec<iovec>,
+    headers: Vec<mmsghdr>,
+}
+
+/// The most bytes that come together.
+const TOGETHER: usize = 65535;
+
+impl Together {
+    /// Room for this many.
+    pub fn new(count: usize) -> Together {
+        let nothing = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: a plain C structure for which zeroes are valid.
+        let header: mmsghdr = unsafe { std::mem::zeroed() };
+        let (vectors, headers) = (vec![nothing; count], vec![header; count]);
+        Together { bytes: vec![0; count * TOGETHER], controls: vec![[0; 4]; count], vectors, headers }
+    }
+
+    /// Waits for one on a connected socket, as long as its time-out allows, and takes what else is there; how many.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let slots = self.headers.iter_mut().zip(&mut self.vectors).zip(&mut self.controls).zip(self.bytes.chunks_exact_mut(TOGETHER));
+        for (((header, vector), control), bytes) in slots {
+            *vector = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = size_of_val(control);
+        }
+        let (headers, count) = (self.headers.as_mut_ptr(), self.headers.len() as libc::c_uint);
+        // SAFETY: each header points to a vector and a control buffer of its own with the sizes stated, and the vector to bytes of its own.
+        let got = unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count, libc::MSG_WAITFORONE as _, std::ptr::null_mut()) };
+        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The datagrams of one of the last call's slots.
+    pub fn get(&self, index: usize) -> impl Iterator<Item = &[u8]> {
+        let (header, control) = (&self.headers[index], &self.controls[index]);
+        let len = (header.msg_len as usize).min(TOGETHER);
+        // The only control message that the socket was told to give: the length, level and type, and the size of a segment.
+        let size = if header.msg_hdr.msg_controllen > size_of::<cmsghdr>() { control[2] as u32 as usize } else { len };
+        self.bytes[index * TOGETHER..][..len].chunks(size.max(1))
+    }
+}
+
 /// Datagrams to be sent.
 pub struct Outbox(Slots, usize);
 
@@ -218,6 +265,22 @@ mod tests {
         assert_eq!(blocks.receive(b.as_fd(), &mut to[3..], 3).unwrap(), 1);
         assert_eq!(blocks.get(0), Some(([0, 3, 0, 2], 2)));
         assert_eq!(&to, b"onetw.....");
+    }
+
+    #[test]
+    fn segments_that_come_together_are_told_apart() {
+        let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        a.connect(b.local_addr().unwrap()).unwrap();
+        setsockopt(&b, sockopt::UdpGroSegment, &true).unwrap();
+        a.send(b"alone").unwrap();
+        setsockopt(&a, sockopt::UdpGsoSegment, &3).unwrap();
+        a.send(b"onetwoend!").unwrap();
+        let (mut together, mut seen) = (Together::new(2), Vec::new());
+        while seen.len() < 5 {
+            let got = together.receive(b.as_fd()).unwrap();
+            seen.extend((0..got).flat_map(|i| together.get(i)).map(<[u8]>::to_vec));
+        }
+        assert_eq!(seen, [&b"alone"[..], b"one", b"two", b"end", b"!"]);
     }
 
     #[test]

@@ -118,6 +118,7 @@ impl Args {
             let blksizes: &[u16] = if self.quick { &[ETHERNET, 8192] } else { &[512, ETHERNET, 8192] };
             all.extend(blksizes.iter().map(|&blksize| Work::Single { blksize, window }));
         }
+        all.extend([ETHERNET, 8192].map(|blksize| Work::Together { blksize, window: WINDOW }));
         all.extend([1, WINDOW].map(|window| Work::Crowd { window }));
         all.push(Work::Short);
         all.extend([200, OPEN].map(|transfers| Work::Open { transfers }));

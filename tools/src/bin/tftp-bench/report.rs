@@ -25,9 +25,10 @@ pub fn tables(all: &[Work]) -> Vec<Table> {
         RESENDS, UNFINISHED, US_PER_BLOCK, US_PER_TRANSFER, WALL,
     };
     let mut tables = Vec::new();
-    let singles: Vec<Work> = all.iter().copied().filter(|w| matches!(w, Work::Single { .. })).collect();
+    let singles: Vec<Work> = all.iter().copied().filter(|w| matches!(w, Work::Single { .. } | Work::Together { .. })).collect();
     let head = |work: &Work| match work {
         Work::Single { blksize, window } => format!("{blksize} w{window}"),
+        Work::Together { blksize, window } => format!("{blksize} w{window} GRO"),
         other => other.to_string(),
     };
     for (title, metric, decimals) in [
@@ -40,7 +41,7 @@ pub fn tables(all: &[Work]) -> Vec<Table> {
     }
     for work in all.iter().filter(|w| !singles.contains(w)) {
         let columns: &[(&str, Metric, usize)] = match work {
-            Work::Single { .. } => &[],
+            Work::Single { .. } | Work::Together { .. } => &[],
             Work::Crowd { .. } => &[
                 ("wall s", WALL, 2),
                 ("server CPU s", CPU, 2),
@@ -108,7 +109,9 @@ fn cell(results: &Results, server: &Server, work: Work, metric: Metric, decimals
     };
     let blksize = results.spread(work, server.kind, metrics::BLKSIZE).map(|s| s.median);
     let cut = match (work, blksize) {
-        (Work::Single { blksize: asked, .. }, Some(granted)) if granted < f64::from(asked) => format!(" [{granted}]"),
+        (Work::Single { blksize: asked, .. } | Work::Together { blksize: asked, .. }, Some(granted)) if granted < f64::from(asked) => {
+            format!(" [{granted}]")
+        }
         _ => String::new(),
     };
     format!("{}{cut}", with_spread(spread, decimals))
@@ -158,7 +161,11 @@ pub const NO_WINDOWS: &str = "no windows";
 
 /// How to read the tables.
 pub fn window_note() -> String {
-    format!("w1, w{WINDOW}: windowsize. [n]: the block size that the server cut the request to. Medians, in parentheses the extremes.")
+    format!(
+        "w1, w{WINDOW}: windowsize. GRO: the client's socket takes segments together (UDP_GRO), so that what a server hands over as one \
+         is not cut apart by its own CPU, which on a wire is the network card's work; firmware has no such socket. [n]: the block size \
+         that the server cut the request to. Medians, in parentheses the extremes."
+    )
 }
 
 #[cfg(test)]

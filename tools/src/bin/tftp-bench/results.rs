@@ -139,6 +139,10 @@ impl Results {
                 let name = format!("single, blksize {blksize}, windowsize {WINDOW}, both ends on one CPU");
                 ratio(name, unit, ours(work, metric), reference, Bound::Least(least));
             }
+            let work = Work::Together { blksize, window: WINDOW };
+            let reference = self.of(Kind::InTftpdSid, work, MB_PER_CPU_S).or_else(|| self.best(work, MB_PER_CPU_S, more));
+            let name = format!("the same, and the client's socket takes segments together (UDP_GRO), blksize {blksize}");
+            ratio(name, "MB per CPU s of both ends", ours(work, MB_PER_CPU_S), reference, Bound::Least(least));
         }
         let dnsmasq = || self.of(Kind::Dnsmasq, crowd(1), CPU);
         ratio("many × 1 MiB, windowsize 1: server CPU".to_owned(), "s", ours(crowd(1), CPU), dnsmasq(), Bound::Most(0.6));

@@ -1,6 +1,6 @@
 //! One transfer by a blocking loop, as lean as a client can be: what is measured is the server.
 
-use crate::batch::Blocks;
+use crate::batch::{Blocks, Together};
 use guideway::tftp::packet::{Options, Packet, put_request};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -21,6 +21,8 @@ pub struct Want<'a> {
     pub blksize: u16,
     /// Window to ask for; 1 does not ask.
     pub window: u16,
+    /// Whether the client takes the segments of a window together (UDP_GRO).
+    pub together: bool,
     /// When to give up.
     pub limit: Duration,
 }
@@ -73,6 +75,12 @@ pub fn fetch(want: &Want<'_>, content: &mut [u8]) -> io::Result<Fetched> {
     roomy(&socket)?;
     let (since, before) = (Instant::now(), thread_cpu());
     let mut fetched = ask(want, &socket, content, since)?;
+    if want.together {
+        setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
+        take_together(want, &socket, content, since, &mut fetched)?;
+        (fetched.took, fetched.cpu) = (since.elapsed(), thread_cpu().saturating_sub(before));
+        return Ok(fetched);
+    }
     let send = |block: u64| socket.send(&[0, 4, (block >> 8) as u8, block as u8]).map(drop);
     send(fetched.blocks)?;
     let size = usize::from(fetched.blksize);
@@ -121,6 +129,50 @@ pub fn fetch(want: &Want<'_>, content: &mut [u8]) -> io::Result<Fetched> {
     fetched.took = since.elapsed();
     fetched.cpu = thread_cpu().saturating_sub(before);
     Ok(fetched)
+}
+
+/// Receives what follows the first answer, on a socket that takes segments together.
+fn take_together(want: &Want<'_>, socket: &UdpSocket, content: &mut [u8], since: Instant, fetched: &mut Fetched) -> io::Result<()> {
+    let send = |block: u64| socket.send(&[0, 4, (block >> 8) as u8, block as u8]).map(drop);
+    send(fetched.blocks)?;
+    let size = usize::from(fetched.blksize);
+    let mut together = Together::new(usize::from(fetched.window));
+    let mut in_window = 0;
+    while fetched.bytes as u64 == fetched.blocks * size as u64 {
+        let got = match together.receive(socket.as_fd()) {
+            Ok(got) => got,
+            Err(e) if !is_timeout(&e) => return Err(e),
+            Err(_) if since.elapsed() > want.limit => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => {
+                (fetched.resends, in_window) = (fetched.resends + 1, 0);
+                send(fetched.blocks)?;
+                0
+            }
+        };
+        for datagram in (0..got).flat_map(|index| together.get(index)) {
+            let (high, low, data) = match datagram {
+                [0, 3, high, low, data @ ..] => (*high, *low, data),
+                [0, 5, ..] => return Err(io::Error::other("it ended the transfer with an ERROR")),
+                _ => continue,
+            };
+            if u16::from_be_bytes([high, low]) != (fetched.blocks + 1) as u16 {
+                continue;
+            }
+            let room = content.get_mut(fetched.bytes..fetched.bytes + data.len());
+            room.ok_or_else(|| io::Error::other("the file is larger than it should be"))?.copy_from_slice(data);
+            in_window += 1;
+            fetched.blocks += 1;
+            fetched.bytes += data.len();
+            if data.len() < size || in_window == fetched.window {
+                in_window = 0;
+                send(fetched.blocks)?;
+            }
+            if data.len() < size {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Sends the request until it is answered, and connects the socket to the port that answers: from then on the kernel checks the TID, and

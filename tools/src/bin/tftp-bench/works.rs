@@ -32,6 +32,8 @@ const THINK: Duration = Duration::from_secs(1);
 pub enum Work {
     /// One transfer, both ends on one CPU.
     Single { blksize: u16, window: u16 },
+    /// The same, but the client takes a window's segments together, as a network card would cut them apart on a wire.
+    Together { blksize: u16, window: u16 },
     /// Many transfers of a file of medium size.
     Crowd { window: u16 },
     /// Very many short ones.
@@ -65,7 +67,7 @@ impl Work {
     /// Its group.
     pub fn group(self) -> Group {
         match self {
-            Work::Single { .. } => Group::Single,
+            Work::Single { .. } | Work::Together { .. } => Group::Single,
             Work::Crowd { .. } => Group::Crowd,
             Work::Short => Group::Short,
             Work::Open { .. } => Group::Memory,
@@ -77,7 +79,7 @@ impl Work {
     /// The window that it asks for.
     pub fn window(self) -> u16 {
         match self {
-            Work::Single { window, .. } | Work::Crowd { window } | Work::Loss { window } => window,
+            Work::Single { window, .. } | Work::Together { window, .. } | Work::Crowd { window } | Work::Loss { window } => window,
             Work::Short | Work::Open { .. } | Work::Burst => 1,
         }
     }
@@ -96,6 +98,7 @@ impl std::fmt::Display for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Work::Single { blksize, window } => write!(f, "single, blksize {blksize}, windowsize {window}"),
+            Work::Together { blksize, window } => write!(f, "single, blksize {blksize}, windowsize {window}, UDP_GRO"),
             Work::Crowd { window } => write!(f, "many × 1 MiB, windowsize {window}"),
             Work::Short => write!(f, "short transfers"),
             Work::Open { transfers } => write!(f, "{transfers} open transfers"),
@@ -176,16 +179,17 @@ impl Bench {
     /// When it does not serve it.
     pub fn abilities(&self, server: &Server) -> Result<Abilities, Error> {
         let running = server.start(&self.place, &self.account, None)?;
-        let fetched = self.fetch(&running, SHORT, 1024, WINDOW, self.sums[2], Duration::from_secs(5))?;
+        let fetched = self.fetch(&running, (SHORT, 1024, WINDOW, false), self.sums[2], Duration::from_secs(5))?;
         Ok(Abilities { windows: fetched.window == WINDOW })
     }
 
-    fn fetch(&self, _serving: &Running, file: &str, blksize: u16, window: u16, sum: [u8; 32], limit: Duration) -> Result<Fetched, Error> {
+    fn fetch(&self, _serving: &Running, asked: (&str, u16, u16, bool), sum: [u8; 32], limit: Duration) -> Result<Fetched, Error> {
+        let (file, blksize, window, together) = asked;
         let doing = || format!("fetching {file}");
         let size = if file == SINGLE { self.sizes.single } else { SHORT_SIZE };
         // Touched now: page faults are not to be measured.
         let mut content = vec![0xaa; size + usize::from(blksize) * (usize::from(window) + 1)];
-        let want = Want { server: SocketAddr::V4(self.place.address), file, blksize, window, limit };
+        let want = Want { server: SocketAddr::V4(self.place.address), file, blksize, window, together, limit };
         let fetched = fetch(&want, &mut content).doing(doing)?;
         if <[u8; 32]>::from(Sha256::digest(&content[..fetched.bytes])) == sum {
             Ok(fetched)
@@ -200,21 +204,22 @@ impl Bench {
     /// What prevented it.
     pub fn measure(&self, work: Work, server: &Server) -> Result<Sample, Error> {
         match work {
-            Work::Single { blksize, window } => pinned(Some(self.cpu), || self.single(server, blksize, window))?,
+            Work::Single { blksize, window } => pinned(Some(self.cpu), || self.single(server, blksize, window, false))?,
+            Work::Together { blksize, window } => pinned(Some(self.cpu), || self.single(server, blksize, window, true))?,
             _ => self.many(work, server),
         }
     }
 
     fn warmed_up(&self, server: &Server, pin: Option<usize>) -> Result<Running, Error> {
         let running = server.start(&self.place, &self.account, pin)?;
-        self.fetch(&running, SHORT, 512, 1, self.sums[2], Duration::from_secs(5))?;
+        self.fetch(&running, (SHORT, 512, 1, false), self.sums[2], Duration::from_secs(5))?;
         Ok(running)
     }
 
-    fn single(&self, server: &Server, blksize: u16, window: u16) -> Result<Sample, Error> {
+    fn single(&self, server: &Server, blksize: u16, window: u16, together: bool) -> Result<Sample, Error> {
         let running = self.warmed_up(server, Some(self.cpu))?;
         let meter = Meter::start(&running)?;
-        let fetched = self.fetch(&running, SINGLE, blksize, window, self.sums[0], self.sizes.limit)?;
+        let fetched = self.fetch(&running, (SINGLE, blksize, window, together), self.sums[0], self.sizes.limit)?;
         let spent = meter.stop(&running)?;
         let (bytes, took) = (self.sizes.single as f64, fetched.took.as_secs_f64());
         let server_cpu = spent.server.as_secs_f64();
@@ -239,7 +244,7 @@ impl Bench {
         };
         let (transfers, at_once) = match work {
             Work::Short => (sizes.short, SHORT_AT_ONCE),
-            Work::Crowd { .. } | Work::Single { .. } => (sizes.crowd, sizes.crowd),
+            Work::Crowd { .. } | Work::Single { .. } | Work::Together { .. } => (sizes.crowd, sizes.crowd),
             Work::Open { transfers } => (transfers, transfers),
             Work::Loss { .. } => (sizes.loss, sizes.loss),
             Work::Burst => (sizes.burst, sizes.burst),

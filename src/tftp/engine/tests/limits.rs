@@ -1,0 +1,48 @@
+//! Limits for each client do not keep transfers from sharing what is read.
+
+use super::*;
+use crate::tftp::handlers::limits::{Limited, Settings};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts how often it is read.
+struct Counted(Bytes, AtomicUsize);
+
+impl Content for Counted {
+    fn size(&self) -> Option<u64> {
+        self.0.size()
+    }
+    fn version(&self) -> Version {
+        self.0.version()
+    }
+    fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.poll_read_at(context, offset, buffer)
+    }
+}
+
+#[test]
+fn clients_within_their_limits_share_what_is_read_and_give_their_places_back() {
+    in_namespace(|| {
+        let counted = Arc::new(Counted(Bytes::new(vec![7; 1100]), AtomicUsize::new(0)));
+        let content: Arc<dyn Content> = counted.clone();
+        let inner = move |_: &Request<'_>| Opening::Now(Ok(Arc::clone(&content)));
+        let settings = Settings { concurrent: Some(2), ..Settings::default() };
+        let (running, _) = serve(Config::listen(local(69)), Limited::new(settings, Arc::new(inner)));
+        for round in 1..=2 {
+            let clients = [1, 2].map(|_| Client::ask(local(69), "f", &[]));
+            let tids = clients.each_ref().map(|client| client.data(1, &[7; 512]));
+            let _beyond = Client::ask(local(69), "f", &[]);
+            until(&running, "the third is not answered", |totals| totals.get(Counter::Refused) == round);
+            for (acked, length) in [(1, 512), (2, 76)] {
+                for (client, tid) in clients.iter().zip(tids) {
+                    client.ack(tid, acked);
+                    client.data(acked + 1, &vec![7; length]);
+                }
+            }
+            clients.iter().zip(tids).for_each(|(client, tid)| client.ack(tid, 3));
+            until(&running, "both end", |totals| totals.get(Counter::Done) == 2 * round);
+        }
+        // Read once in each round, whoever came first.
+        assert_eq!(counted.1.load(Ordering::Relaxed), 2);
+    });
+}

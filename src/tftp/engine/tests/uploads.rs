@@ -1,0 +1,169 @@
+//! Files that clients write, by clients that say exactly what they are told.
+
+use super::*;
+use crate::tftp::packet::put_data_header;
+use crate::tftp::writable::{Settings, Writable};
+
+/// A server of which files of up to 1000 bytes may be written, `concurrent` at once.
+fn taking(concurrent: usize) -> (tempfile::TempDir, Running, Arc<Outcomes>) {
+    let directory = tempfile::tempdir().unwrap();
+    let writable = Writable::new(directory.path(), Settings { limit: 1000, concurrent, ..Settings::default() }).unwrap();
+    let config = Config { writable: Some(writable), ..Config::listen(local(69)) };
+    let (running, outcomes) = serve(config, |_: &Request<'_>| Opening::refuse(Refusal::not_found()));
+    (directory, running, outcomes)
+}
+
+impl Client {
+    fn write(file: &str, options: &[(&str, &str)]) -> Client {
+        let (client, server) = Client::new(local(69));
+        client.write_again(server, file, options);
+        client
+    }
+
+    fn write_again(&self, server: SocketAddr, file: &str, options: &[(&str, &str)]) {
+        let mut bytes = Vec::new();
+        put_request(&mut bytes, true, file.as_bytes(), b"octet", options.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())));
+        self.0.send_to(&bytes, server).unwrap();
+    }
+
+    fn send(&self, tid: SocketAddr, block: u16, data: &[u8]) {
+        let mut bytes = Vec::new();
+        put_data_header(&mut bytes, block);
+        bytes.extend(data);
+        self.0.send_to(&bytes, tid).unwrap();
+    }
+
+    /// The next packet must be this ACK; who sent it. On a busy machine the server may have asked for the block before.
+    fn acked(&self, block: u16) -> SocketAddr {
+        loop {
+            let (bytes, from) = self.receive();
+            match Packet::parse(&bytes) {
+                Ok(Packet::Ack { block: got }) if got == block => return from,
+                Ok(Packet::Ack { block: got }) if got < block => {}
+                other => panic!("{other:?} instead of an ACK of {block}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_is_acknowledged_when_it_is_there_and_again_when_that_was_lost() {
+    in_namespace(|| {
+        let (directory, running, outcomes) = taking(4);
+        let client = Client::write("f", &[]);
+        let tid = client.acked(0);
+        // Again before the first block: nothing new.
+        client.write_again(local(69), "f", &[]);
+        until(&running, "the duplicate is seen", |totals| totals.get(Counter::RequestsRepeated) == 1);
+        client.send(tid, 1, &[7; 512]);
+        assert_eq!(client.acked(1), tid);
+        client.send(tid, 2, &[8; 100]);
+        client.acked(2);
+        assert_eq!(std::fs::read(directory.path().join("f")).unwrap(), [vec![7; 512], vec![8; 100]].concat());
+        until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
+        client.send(tid, 2, &[8; 100]);
+        client.acked(2);
+        client.send(tid, 1, &[7; 512]);
+        until(&running, "what is older is not answered", |totals| totals.get(Counter::AcksIgnored) == 1);
+        // A stranger has no last block.
+        let (stranger, _) = Client::new(tid);
+        stranger.send(tid, 2, &[8; 100]);
+        stranger.error(ErrorCode::UNKNOWN_TID);
+        let totals = running.statistics().totals();
+        assert_eq!((totals.get(Counter::Stored), totals.get(Counter::BytesReceived)), (1, 612));
+        assert_eq!(*outcomes.0.lock().unwrap(), [Outcome::Done]);
+    });
+}
+
+#[test]
+fn a_window_with_a_gap_is_written_from_the_gap_on() {
+    in_namespace(|| {
+        let (directory, running, _) = taking(4);
+        let client = Client::write("f", &[("blksize", "100"), ("windowsize", "4"), ("tsize", "550")]);
+        let (oack, tid) = client.receive();
+        assert_eq!(oack, b"\0\x06blksize\x00100\0windowsize\x004\0tsize\x00550\0");
+        let block = |number: u16| client.send(tid, number, &[number as u8; 100]);
+        [1, 3, 4].into_iter().for_each(block);
+        client.acked(1);
+        [2, 3, 4, 5].into_iter().for_each(block);
+        client.acked(5);
+        client.send(tid, 6, &[6; 50]);
+        client.acked(6);
+        let expected: Vec<u8> = (1..=5).flat_map(|number| [number; 100]).chain([6; 50]).collect();
+        assert_eq!(std::fs::read(directory.path().join("f")).unwrap(), expected);
+        until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
+    });
+}
+
+#[test]
+fn a_silent_client_is_asked_again_and_what_is_given_up_leaves_nothing() {
+    in_namespace(|| {
+        let (directory, running, outcomes) = taking(4);
+        let client = Client::write("f", &[]);
+        let tid = client.acked(0);
+        client.acked(0);
+        client.send(tid, 1, &[7; 512]);
+        client.acked(1);
+        client.acked(1);
+        client.send(tid, 2, &[7; 512]);
+        client.error(ErrorCode::DISK_FULL);
+        until(&running, "it ends", |totals| totals.get(Counter::Refused) == 1);
+        let client = Client::write("f", &[]);
+        let tid = client.acked(0);
+        client.send(tid, 1, &[7; 600]);
+        client.error(ErrorCode::ILLEGAL);
+        let client = Client::write("f", &[]);
+        let tid = client.acked(0);
+        client.send(tid, 1, &[7; 512]);
+        client.acked(1);
+        let mut error = Vec::new();
+        put_error(&mut error, ErrorCode::NOT_DEFINED, b"stop");
+        client.0.send_to(&error, tid).unwrap();
+        until(&running, "it ends", |totals| totals.get(Counter::Aborted) == 1);
+        let aborted = Outcome::Aborted(ErrorCode::NOT_DEFINED, "stop".to_owned());
+        assert_eq!(outcomes.0.lock().unwrap().last(), Some(&aborted));
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_file_is_as_long_as_announced_or_not_kept() {
+    in_namespace(|| {
+        let (directory, running, _) = taking(4);
+        for (size, sent, kept) in [("100", 99, false), ("100", 101, false), ("100", 100, true), ("0", 7, true)] {
+            let client = Client::write("f", &[("tsize", size)]);
+            let (oack, tid) = client.receive();
+            assert_eq!(oack, format!("\0\x06tsize\0{size}\0").as_bytes());
+            client.send(tid, 1, &vec![7; sent]);
+            if kept {
+                client.acked(1);
+                assert_eq!(std::fs::read(directory.path().join("f")).unwrap(), vec![7; sent]);
+                std::fs::remove_file(directory.path().join("f")).unwrap();
+            } else {
+                client.error(ErrorCode::NOT_DEFINED);
+                assert_eq!(directory.path().read_dir().unwrap().count(), 0);
+            }
+        }
+        until(&running, "they end", |totals| totals.get(Counter::Refused) == 2 && totals.get(Counter::Done) == 2);
+    });
+}
+
+#[test]
+fn requests_alone_take_no_place_and_who_finds_none_comes_again() {
+    in_namespace(|| {
+        let (directory, running, _) = taking(1);
+        let _forged: Vec<Client> = (0..50).map(|_| Client::write("g", &[])).collect();
+        let (first, second) = (Client::write("f", &[]), Client::write("f2", &[]));
+        let (tid, _) = (first.acked(0), second.acked(0));
+        first.send(tid, 1, &[1; 512]);
+        first.acked(1);
+        second.send(tid, 1, &[2; 10]);
+        until(&running, "there is no place", |totals| totals.get(Counter::Shed) == 1);
+        first.send(tid, 2, &[]);
+        first.acked(2);
+        second.send(tid, 1, &[2; 10]);
+        // It may have been asked for the block meanwhile.
+        while second.receive().0 != b"\0\x04\0\x01" {}
+        assert_eq!(std::fs::read(directory.path().join("f2")).unwrap(), [2; 10]);
+    });
+}

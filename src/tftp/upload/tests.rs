@@ -1,0 +1,228 @@
+use super::*;
+use crate::tftp::client::{Ask, Plan, Write};
+use crate::tftp::options::{Limits, Rollover};
+use crate::tftp::packet::{Packet, put_ack, put_oack};
+use proptest::prelude::*;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+const MS: u64 = 1_000_000;
+
+fn at(ms: u64) -> Time {
+    Time(1_000 * MS + ms * MS)
+}
+
+fn started(window: u16, oack: bool) -> Upload {
+    let terms = Terms { window, blksize: 8, ..Terms::plain(&Limits::default()) };
+    let mut upload = Upload::new(terms, oack, &Pace::default(), at(0));
+    assert_eq!(upload.answer(false, at(0)), if oack { Answer::Oack } else { Answer::Ack(0) });
+    upload
+}
+
+const KEEP: Took = Took::Bytes { answer: false, last: false };
+const KEEP_AND_ANSWER: Took = Took::Bytes { answer: true, last: false };
+
+#[test]
+fn lock_step_from_the_first_block_to_the_last() {
+    let mut upload = started(1, false);
+    assert_eq!(upload.on_data(1, 8, at(1)), KEEP_AND_ANSWER);
+    assert_eq!(upload.answer(false, at(1)), Answer::Ack(1));
+    assert_eq!(upload.on_data(1, 8, at(2)), Took::Nothing, "its ACK is on the way");
+    assert_eq!(upload.on_data(1, 8, at(500)), Took::Answer, "its ACK was lost");
+    assert_eq!(upload.answer(true, at(500)), Answer::Ack(1));
+    assert_eq!(upload.on_data(2, 0, at(501)), Took::Bytes { answer: false, last: true });
+    assert_eq!((upload.answer(false, at(502)), upload.blocks()), (Answer::Ack(2), 2));
+}
+
+#[test]
+fn a_window_is_answered_at_its_end_and_where_a_block_is_missing() {
+    let mut upload = started(4, true);
+    assert_eq!([1, 2, 3].map(|n| upload.on_data(n, 8, at(1))), [KEEP; 3]);
+    assert_eq!(upload.on_data(4, 8, at(1)), KEEP_AND_ANSWER);
+    assert_eq!(upload.answer(false, at(1)), Answer::Ack(4));
+    assert_eq!([6, 7, 8].map(|n| upload.on_data(n, 8, at(2))), [Took::Answer, Took::Nothing, Took::Nothing]);
+    assert_eq!(upload.answer(true, at(2)), Answer::Ack(4));
+    assert_eq!(upload.on_data(5, 9, at(3)), Took::TooLong);
+}
+
+#[test]
+fn a_silent_client_is_answered_again_and_given_up() {
+    for (heard, silence) in [(false, Silence::Never), (true, Silence::Midway)] {
+        let mut upload = started(1, true);
+        if heard {
+            assert_eq!(upload.on_data(1, 8, at(1)), KEEP_AND_ANSWER);
+            upload.answer(false, at(1));
+        }
+        assert_eq!(upload.on_timer(&Pace::default(), at(0)), Step::Wait);
+        let mut repeated = 0;
+        let end = loop {
+            let now = upload.deadline();
+            match upload.on_timer(&Pace::default(), now) {
+                Step::Answer => {
+                    repeated += 1;
+                    assert_eq!(upload.answer(true, now), if heard { Answer::Ack(1) } else { Answer::Oack });
+                }
+                Step::GiveUp(why) => {
+                    assert_eq!(why, silence);
+                    break now;
+                }
+                Step::Wait => panic!("it was time"),
+            }
+        };
+        assert!((5..12).contains(&repeated), "{repeated}");
+        assert!((10..20).contains(&(end - at(0)).as_secs()), "{:?}", end - at(0));
+    }
+}
+
+#[test]
+fn a_negotiated_timeout_is_kept() {
+    let terms = Terms { timeout: Some(Duration::from_secs(3)), ..Terms::plain(&Limits::default()) };
+    let mut upload = Upload::new(terms, true, &Pace::default(), at(0));
+    for round in 1..=3 {
+        assert_eq!(upload.deadline(), at(3000 * round));
+        assert_eq!(upload.on_timer(&Pace::default(), upload.deadline()), Step::Answer);
+    }
+}
+
+/// When it comes, its number, whether to the server, and its bytes.
+type Datagram = (u64, u64, bool, Vec<u8>);
+
+/// Loses, doubles and delays datagrams.
+struct Path<'a> {
+    fates: std::iter::Cycle<std::slice::Iter<'a, u8>>,
+    /// What is under way.
+    wire: BinaryHeap<Reverse<Datagram>>,
+    count: u64,
+}
+
+impl Path<'_> {
+    fn send(&mut self, now: Time, to_server: bool, bytes: &[u8]) {
+        let fate = self.fates.next().copied().unwrap_or(255);
+        let copies = match fate {
+            0..20 => 0,
+            20..30 => 2,
+            _ => 1,
+        };
+        for copy in 0..copies {
+            self.count += 1;
+            self.wire.push(Reverse((now.0 + (u64::from(fate % 8) + 1 + copy) * MS, self.count, to_server, bytes.to_vec())));
+        }
+    }
+}
+
+/// Our own client writes over a path that loses, doubles and delays as `fate` says; the file must come whole.
+fn simulate(window: u16, length: usize, one: bool, fate: &[u8]) -> Result<(), TestCaseError> {
+    let file: Vec<u8> = (0..length).map(|n| (n * 7) as u8).collect();
+    let rollover = if one { Rollover::One } else { Rollover::Zero };
+    let server = "192.0.2.69:69".parse().unwrap();
+    let ask = vec![Ask::Blksize(8), Ask::Windowsize(window), Ask::Rollover(rollover)];
+    let mut client = Write::new(Plan { ask, ..Plan::new(server, "f") }, at(0));
+    let terms = Terms { blksize: 8, window, timeout: None, rollover };
+    let mut upload: Option<Upload> = None;
+    let (mut got, mut last, mut supplied) = (Vec::<u8>::new(), None, 0);
+    let mut path = Path { fates: fate.iter().cycle(), wire: BinaryHeap::new(), count: 0 };
+    let mut now = at(0);
+    let oack = |to: &mut Vec<u8>| {
+        let window = window.to_string();
+        let options = [(&b"blksize"[..], &b"8"[..]), (b"windowsize", window.as_bytes()), (b"rollover", if one { b"1" } else { b"0" })];
+        put_oack(to, options);
+    };
+    for _ in 0..200_000 {
+        let mut out = Vec::new();
+        while let Some(size) = client.wants() {
+            let end = (supplied + size).min(file.len());
+            client.supply(&file[supplied..end]);
+            supplied = end;
+        }
+        while client.transmit(now, &mut out).is_some() {
+            path.send(now, true, &out);
+        }
+        if client.outcome().is_some() {
+            break;
+        }
+        let timers = [client.deadline(), upload.as_ref().map(Upload::deadline)].into_iter().flatten().map(|time| time.0).min();
+        let next = path.wire.peek().map(|Reverse((time, ..))| *time);
+        now = Time([timers, next].into_iter().flatten().min().unwrap().max(now.0));
+        let answer = |path: &mut Path<'_>, upload: &mut Upload, repeated: bool| {
+            let mut bytes = Vec::new();
+            match upload.answer(repeated, now) {
+                Answer::Oack => oack(&mut bytes),
+                Answer::Ack(number) => put_ack(&mut bytes, number),
+            }
+            path.send(now, false, &bytes);
+        };
+        if next.is_some_and(|time| time <= now.0) {
+            let Some(Reverse((_, _, to_server, bytes))) = path.wire.pop() else { continue };
+            match (Packet::parse(&bytes).unwrap(), &mut upload) {
+                _ if !to_server => client.receive(now, server, &bytes),
+                (Packet::Request(_), None) => answer(&mut path, upload.insert(Upload::new(terms, true, &Pace::default(), now)), false),
+                (Packet::Data { block, .. }, Some(upload)) if last == Some(block) => answer(&mut path, upload, true),
+                (Packet::Data { block, data }, Some(upload)) if last.is_none() => match upload.on_data(block, data.len(), now) {
+                    Took::Bytes { answer: due, last: end } => {
+                        got.extend(data);
+                        last = end.then_some(block);
+                        if due || end {
+                            answer(&mut path, upload, false);
+                        }
+                    }
+                    Took::Answer => answer(&mut path, upload, true),
+                    Took::Nothing => {}
+                    Took::TooLong => return Err(TestCaseError::fail("too long")),
+                },
+                _ => {}
+            }
+        } else {
+            client.expire(now);
+            if let Some(upload) = &mut upload
+                && last.is_none()
+                && upload.on_timer(&Pace::default(), now) == Step::Answer
+            {
+                answer(&mut path, upload, true);
+            }
+        }
+        if last.is_some()
+            && let Some(upload) = &mut upload
+        {
+            // Stored: the engine closes the transfer and only answers what comes again.
+            upload.deadline = Time(u64::MAX);
+        }
+    }
+    prop_assert_eq!(client.outcome(), Some(&Ok(())));
+    prop_assert!(got == file, "{} bytes instead of {}", got.len(), file.len());
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn what_is_written_comes_whole_whatever_is_lost_or_doubled(window in 1u16..20, length in 0usize..2000, one: bool,
+                                                               fate in proptest::collection::vec(any::<u8>(), 50..200)) {
+        simulate(window, length, one, &fate)?;
+    }
+
+    #[test]
+    fn any_blocks_keep_the_count(window in 1u16..70, one: bool, blocks in proptest::collection::vec((any::<u16>(), 0usize..10, 0u64..100), 0..200)) {
+        let rollover = if one { Rollover::One } else { Rollover::Zero };
+        let terms = Terms { window, blksize: 8, timeout: None, rollover };
+        let mut upload = Upload::new(terms, true, &Pace::default(), at(0));
+        let (mut now, mut kept) = (at(0), 0);
+        for (number, length, wait) in blocks {
+            now = Time(now.0 + wait * MS);
+            // Half of them are near the one that is due.
+            let number = if number % 2 == 0 { number } else { rollover.wire(upload.blocks() + 1 + u64::from(number % 8)) };
+            if let Took::Bytes { answer, last } = upload.on_data(number, length, now) {
+                kept += 1;
+                prop_assert!(length <= 8 && last == (length < 8) && !(answer && last));
+            }
+            prop_assert_eq!(upload.blocks(), kept);
+        }
+    }
+}
+
+#[test]
+fn beyond_65535_blocks_with_windows_and_both_rollovers() {
+    for (window, one) in [(1, false), (64, true)] {
+        simulate(window, 65_600 * 8, one, &[100]).unwrap();
+    }
+}
