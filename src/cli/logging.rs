@@ -22,11 +22,21 @@ enum LogFormat {
     Json,
 }
 
+/// The filter that `text` asks for. A word that is no level is one mistyped, not the name of a part of the program: as that it would silence all others.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let known = |part: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
+    if let Some(part) = text.split(',').find(|part| !part.contains(['=', '[']) && !known(part.trim())) {
+        return Err(format!("{part:?} is no level"));
+    }
+    EnvFilter::try_new(text).map_err(|e| e.to_string())
+}
+
 /// Sets logging up; says why not and gives the exit code when the options are wrong.
 pub fn start(args: &LogArgs) -> Result<(), u8> {
     let set = || -> Result<(), String> {
         let filter = match &args.log_level {
-            Some(level) => EnvFilter::try_new(level).map_err(|e| e.to_string())?,
+            Some(level) => filter(level)?,
             None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
         };
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
@@ -40,4 +50,19 @@ pub fn start(args: &LogArgs) -> Result<(), u8> {
         print::error(format_args!("--log-level: {why}; allowed are error, warn, info, debug, trace, or target=level"));
         super::BAD_USAGE
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_level_is_refused() {
+        for text in ["info", "WARN", "guideway::control=debug", "warn,guideway=trace", "[{x}]=debug", "off"] {
+            assert!(filter(text).is_ok(), "{text}");
+        }
+        for text in ["wran", "blah", "warn,guideway", "", "guideway=loud"] {
+            assert!(filter(text).is_err(), "{text}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Serve files by TFTP: a directory, or what the handlers and rules of a file choose
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "SIGUSR1 prints the counters; `guideway status` shows them, too, when there is a control socket. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
+    after_help = "SIGUSR1 prints the counters, SIGHUP changes nothing; `guideway status` shows them, too, when there is a control socket. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
     server may go on.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
     guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n  \
     guideway tftpd --root /srv/tftp --writable /srv/backups --writable-limit 4MiB --user nobody\n  \

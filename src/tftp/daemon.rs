@@ -120,7 +120,7 @@ fn system(doing: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Error {
 pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> {
     let started = Instant::now();
     let mut signals = SigSet::empty();
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1].into_iter().for_each(|signal| signals.add(signal));
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
     signals.thread_block().map_err(system("blocking signals"))?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(system("waiting for signals"))?;
     raise_descriptors();
@@ -181,6 +181,9 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         let signal = if fds[0].any() == Some(true) { signals.read_signal().map_err(system("reading a signal"))? } else { None };
         match signal.map(|signal| signal.ssi_signo as i32) {
             Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&status::counters(running.statistics())),
+            Some(signal) if signal == Signal::SIGHUP as i32 => {
+                tracing::warn!("SIGHUP changes nothing: a new configuration needs a restart")
+            }
             Some(_) => break,
             None if running.has_ended() => break,
             None => {}

@@ -13,6 +13,7 @@ use crate::tftp::handlers::rules::{self, Remap, Rules};
 use crate::tftp::handlers::template::Template;
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Why a handler cannot be made although its configuration is good.
@@ -33,6 +34,11 @@ pub struct Built {
     pub caches: Vec<(String, Cache)>,
 }
 
+/// The same error, with the path that it is about.
+fn named(path: &Path, source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), format!("{}: {source}", path.display()))
+}
+
 impl Config {
     /// Makes the handlers, and what chooses between them.
     ///
@@ -45,7 +51,9 @@ impl Config {
             let opener = |files: &Option<String>| files.as_ref().and_then(|files| made.get(files.as_str()).cloned());
             let failed = |source| BuildError { handler: handler.name.clone(), source };
             let new: Arc<dyn Handler> = match &handler.kind {
-                Kind::Directory { root, options } => Arc::new(Directory::new(root, *options).map_err(failed)?),
+                Kind::Directory { root, options } => {
+                    Arc::new(Directory::new(root, *options).map_err(|source| failed(named(root, source)))?)
+                }
                 Kind::Http(settings) => {
                     let http = Http::new(settings.clone(), background).map_err(failed)?;
                     caches.push((handler.name.clone(), http.cache()));

@@ -371,7 +371,7 @@ fn limits_come_first_and_are_silent() {
 fn a_handler_that_cannot_be_made_is_named() {
     let text = "[[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"/does/not/exist\"\n";
     let error = good(text).build(&Background::new(1).unwrap()).err().unwrap();
-    assert!(error.to_string().starts_with("the handler \"files\" cannot be made: "), "{error}");
+    assert!(error.to_string().starts_with("the handler \"files\" cannot be made: /does/not/exist: "), "{error}");
 }
 
 proptest! {

@@ -177,6 +177,7 @@ impl Server {
             let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
             return Err(Error::new("several loops at a socket that was passed; such a socket serves one loop (loops = 1)", source));
         }
+        ports::refuse_taken(&config)?;
         let counters: Vec<_> = (0..count).map(|_| Arc::new(Counters::default())).collect();
         let statistics = Statistics::new(counters.clone());
         let mut config = config;

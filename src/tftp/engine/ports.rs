@@ -114,6 +114,19 @@ pub fn check(socket: &OwnedFd) -> Result<SocketAddr, Error> {
     Ok(address)
 }
 
+/// Refuses addresses that another server listens at: the sockets of several loops share theirs, and would share with those of a stranger, too.
+pub fn refuse_taken(config: &Config) -> Result<(), Error> {
+    for address in config.listen.iter().filter(|address| address.port() > 0 && config.passed(**address).is_none()) {
+        let failed = |source: io::Error| Error::new(format!("listening on {address}"), source);
+        let probe = Socket::new(Domain::for_address(*address), Type::DGRAM, Some(Protocol::UDP)).map_err(failed)?;
+        if address.is_ipv6() {
+            probe.set_only_v6(true).map_err(failed)?;
+        }
+        probe.bind(&SockAddr::from(*address)).map_err(failed)?;
+    }
+    Ok(())
+}
+
 impl Port {
     /// A socket for requests, bound here or by whoever passed it.
     fn listen(config: &Config, address: SocketAddr, reply: u16) -> Result<Port, Error> {

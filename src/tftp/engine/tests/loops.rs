@@ -44,3 +44,15 @@ fn a_client_is_asked_again_after_the_time_that_it_wants() {
         assert!((Duration::from_millis(200)..Duration::from_millis(2500)).contains(&took), "{took:?}");
     });
 }
+
+#[test]
+fn an_address_that_another_server_listens_at_is_refused() {
+    in_namespace(|| {
+        let config = Config { loops: 3, ..Config::listen(local(69)) };
+        let handler = |_: &Request<'_>| Opening::refuse(Refusal::not_found());
+        let (running, _) = serve(config.clone(), handler);
+        let error = Server::bind(config, Arc::new(handler), Arc::new(Outcomes::default())).err().unwrap();
+        assert!(error.to_string().contains("listening on 127.0.0.1:69"), "{error}");
+        running.stop().unwrap();
+    });
+}
