@@ -69,7 +69,10 @@ fn a_recording_becomes_rows_page_pictures_and_the_part_of_the_readme() {
         assert!(page.contains(name) && readme.contains(name), "{name} is missing in {page}");
     }
     assert!(!page.contains("`steer_2`"), "it has neither a goal nor a number: {page}");
-    assert!(readme.starts_with("# Top\n<!-- bench-report: begin -->\n") && readme.ends_with("<!-- bench-report: end -->\nrest\n"), "{readme}");
+    assert!(
+        readme.starts_with("# Top\n<!-- bench-report: begin -->\n") && readme.ends_with("<!-- bench-report: end -->\nrest\n"),
+        "{readme}"
+    );
     assert!(!readme.contains("old") && readme.contains("(tools/plots/flows.svg)"), "{readme}");
     for picture in ["out/flows.svg", "out/batch.svg", "out/frame.svg", "tools/plots/flows.svg"] {
         assert!(place.read(picture).starts_with("<svg "), "{picture}");
