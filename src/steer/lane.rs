@@ -13,16 +13,16 @@ use std::time::Duration;
 /// `ToHost` only releases a frame: the steering thread has left to the host what the tables of its moment say is the host's.
 #[derive(Debug)]
 pub struct Lane {
-    full: Receiver<Box<Parcel>>,
-    done: Sender<Box<Parcel>>,
+    full: Receiver<Parcel>,
+    done: Sender<Parcel>,
     /// Decided over, and open for frames that the worker itself sends until its next turn.
-    current: Option<Box<Parcel>>,
+    current: Option<Parcel>,
     /// The time of the io behind, as of its last turn.
     clock: Arc<AtomicU64>,
 }
 
 impl Lane {
-    pub(super) fn new(full: Receiver<Box<Parcel>>, done: Sender<Box<Parcel>>, clock: Arc<AtomicU64>) -> Lane {
+    pub(super) fn new(full: Receiver<Parcel>, done: Sender<Parcel>, clock: Arc<AtomicU64>) -> Lane {
         Lane { full, done, current: None, clock }
     }
 

@@ -59,13 +59,13 @@ impl std::fmt::Debug for Steering {
 /// Its side of one lane.
 #[derive(Debug)]
 struct Side {
-    full: Sender<Box<Parcel>>,
-    done: Receiver<Box<Parcel>>,
-    free: Vec<Box<Parcel>>,
+    full: Sender<Parcel>,
+    done: Receiver<Parcel>,
+    free: Vec<Parcel>,
     /// The parcel that is being filled.
-    open: Option<Box<Parcel>>,
+    open: Option<Parcel>,
     /// The parcel that is being sent: the io had no room for the rest of it.
-    sending: Option<Box<Parcel>>,
+    sending: Option<Parcel>,
 }
 
 /// Puts `workers` lanes before `io`, for frames of an interface with this MTU in bytes.
@@ -74,7 +74,7 @@ pub fn split(io: Box<dyn Io>, workers: usize, mtu: u16) -> (Steering, Vec<Lane>)
     let (sides, lanes) = (0..workers)
         .map(|_| {
             let ((full, to_worker), (from_worker, done)) = (bounded(PARCELS), bounded(PARCELS));
-            let free = (0..PARCELS).map(|_| Box::new(Parcel::new(mtu))).collect();
+            let free = (0..PARCELS).map(|_| Parcel::new(mtu)).collect();
             let lane = Lane::new(to_worker, from_worker, clock.clone());
             (Side { full, done, free, open: None, sending: None }, lane)
         })
@@ -197,7 +197,7 @@ impl Side {
     }
 
     /// There is room for every parcel that there is; without a worker there is nobody to do it, and control is told by the worker's end.
-    fn hand_over(&mut self, parcel: Box<Parcel>) {
+    fn hand_over(&mut self, parcel: Parcel) {
         let _ = self.full.try_send(parcel);
     }
 }

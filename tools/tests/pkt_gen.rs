@@ -191,7 +191,7 @@ fn what_cannot_be_done_is_said_with_the_right_exit_code() {
         ("-i memory -f tx -l 20", 2, "at least 56 bytes"),
         ("-i memory -f tx -P /nonexistent.pcap", 2, "/nonexistent.pcap"),
         ("-i af_packet:no-such-if -f rx", 1, "no-such-if"),
-        ("-i netmap:eth0 -f rx", 2, "netmap"),
+        ("-i netmap:x{ -f rx", 2, "is no pipe"),
     ] {
         let output = pkt_gen(arguments).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);

@@ -21,7 +21,7 @@ use std::path::PathBuf;
   tools/pkt-gen --lab-bisect -P lab.pcap                        # through a director in namespaces of its own, until loss"
 )]
 pub struct Args {
-    /// What packets go through: af_xdp:IF (or IF alone), af_packet:IF, pcap:FILE, memory (sent is received)
+    /// What packets go through: af_xdp:IF (or IF alone), af_packet:IF, netmap:IF, vale0:PORT, pcap:FILE, memory (sent is received)
     #[arg(
         short,
         long = "interface",

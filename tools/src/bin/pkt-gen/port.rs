@@ -5,10 +5,12 @@ use guideway::io::af_packet::{self, AfPacket};
 use guideway::io::af_xdp::{self, AfXdp, Filter};
 use guideway::io::interface::{self, Interface};
 use guideway::io::memory::Memory;
+use guideway::io::netmap::{self, Netmap};
 use guideway::io::pcap::{self, Pcap};
 use guideway::io::{Io, Turn, Work};
 use guideway::time::Time;
-use guideway::verdict::Verdict;
+use guideway::verdict::{Reason, Verdict};
+use netmap_rings::{NameError, PortName};
 use nix::time::{ClockId, clock_gettime};
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use pcap_file::{DataLink, TsResolution};
@@ -31,6 +33,8 @@ pub enum Name {
     AfXdp(String),
     /// AF_PACKET on an interface.
     AfPacket(String),
+    /// netmap's rings: a card, a VALE port, a pipe.
+    Netmap(PortName),
     /// A capture: written by a sender, read by a receiver.
     Pcap(PathBuf),
     /// What is sent is received.
@@ -45,11 +49,12 @@ impl FromStr for Name {
             Some(("af_xdp", name)) => Ok(Name::AfXdp(name.to_owned())),
             Some(("af_packet", name)) => Ok(Name::AfPacket(name.to_owned())),
             Some(("pcap", file)) if !file.is_empty() => Ok(Name::Pcap(file.into())),
-            Some(("netmap", _)) => Err("netmap is not in this version; use af_xdp:IF or af_packet:IF".to_owned()),
+            Some((kind, _)) if kind == "netmap" || kind.starts_with("vale") => {
+                text.parse().map(Name::Netmap).map_err(|e: NameError| e.to_string())
+            }
             None if text == "memory" => Ok(Name::Memory),
-            None if text.starts_with("vale") => Err("netmap is not in this version; use af_xdp:IF or af_packet:IF".to_owned()),
             None if !text.is_empty() => Ok(Name::AfXdp(text.to_owned())),
-            _ => Err("is none of af_xdp:IF, af_packet:IF, pcap:FILE and memory".to_owned()),
+            _ => Err("is none of af_xdp:IF, af_packet:IF, netmap:IF, valeN:PORT, pcap:FILE and memory".to_owned()),
         }
     }
 }
@@ -66,6 +71,9 @@ pub enum Error {
     /// AF_PACKET.
     #[error(transparent)]
     AfPacket(#[from] af_packet::Error),
+    /// netmap.
+    #[error(transparent)]
+    Netmap(#[from] netmap::Error),
     /// A capture.
     #[error(transparent)]
     Pcap(#[from] pcap::Error),
@@ -105,11 +113,25 @@ impl Port {
                 let io = AfPacket::open(name, 1)?.pop().ok_or(af_packet::Error::Workers(0))?;
                 Ok(plain(Box::new(io), Some(found.mac)))
             }
+            Name::Netmap(name) => {
+                let port = netmap_rings::Port::open_with(name, netmap_rings::Options::default()).map_err(netmap::Error::from)?;
+                let found = Interface::by_name(base(&name.to_string())).ok();
+                let mac = found.as_ref().map(|found| found.mac);
+                // What is no interface of the kernel has no MTU; buffers are made for Ethernet's.
+                let other = Interface { name: name.to_string(), index: 0, mac: [0; 6], mtu: 1500, rx_queues: 1 };
+                Ok(plain(Box::new(Netmap::new(port, None, &found.unwrap_or(other))?), mac))
+            }
             Name::Pcap(file) if reads => Ok(plain(Box::new(Pcap::open(file, Path::new("/dev/null"))?), None)),
             Name::Pcap(file) => Ok(plain(Box::new(PcapSink::new(file).map_err(|e| Error::File(file.clone(), e))?), None)),
             Name::Memory => Ok(plain(Box::new(Loop::new()), None)),
         }
     }
+}
+
+/// The interface in the name of a netmap port: `netmap:eth0-2` is a ring of `eth0`.
+fn base(name: &str) -> &str {
+    let name = name.strip_prefix("netmap:").unwrap_or(name);
+    name.split(['-', '^', '*', '{', '}', '/', '@']).next().unwrap_or(name)
 }
 
 /// The monotonic clock, in nanoseconds.
@@ -196,9 +218,12 @@ impl Io for PcapSink {
     }
 }
 
+/// What becomes of a received frame that is not sent back. The host is not to have it: some kinds would hand it over.
+pub const RELEASED: Verdict = Verdict::Drop(Reason::NotVip);
+
 /// Lets go of received frames.
 pub fn release(frames: &mut [Frame<'_>]) {
-    frames.iter_mut().for_each(|frame| frame.verdict = Verdict::ToHost);
+    frames.iter_mut().for_each(|frame| frame.verdict = RELEASED);
 }
 
 #[cfg(test)]
@@ -213,11 +238,14 @@ mod tests {
             ("af_packet:eth0", Name::AfPacket("eth0".into())),
             ("pcap:a:b.pcap", Name::Pcap("a:b.pcap".into())),
             ("memory", Name::Memory),
+            ("netmap:eth0-2", Name::Netmap("netmap:eth0-2".parse().unwrap())),
+            ("vale0:1", Name::Netmap("vale0:1".parse().unwrap())),
         ] {
             assert_eq!(text.parse(), Ok(name));
         }
-        for bad in ["", "pcap:", "netmap:eth0", "vale0:1", "dpdk:0"] {
+        for bad in ["", "pcap:", "netmap:x{", "dpdk:0"] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
         }
+        assert_eq!(["netmap:eth0-2", "netmap:eth0^", "vale0:1"].map(base), ["eth0", "eth0", "vale0:1"]);
     }
 }

@@ -3,7 +3,7 @@
 use crate::args::{Args, Function, Pair};
 use crate::capture::{Capture, Rewrite};
 use crate::pace::Pace;
-use crate::port::{self, Port, release};
+use crate::port::{self, Port, RELEASED, release};
 use crate::search::{self, Limit, Search, Trial};
 use crate::tag::Tag;
 use crate::tally::Tally;
@@ -275,8 +275,7 @@ fn pong(args: &Args, port: &mut Port) -> Result<(Value, String, bool), Error> {
     while !STOP.load(Relaxed) && (args.count == 0 || answered < args.count) {
         let turn = port.io.turn(SLEEP, &mut |_, frames| {
             for frame in frames {
-                frame.verdict =
-                    if Tag::in_frame(frame.bytes()).is_some() && turned_round(frame) { Verdict::Transmit } else { Verdict::ToHost };
+                frame.verdict = if Tag::in_frame(frame.bytes()).is_some() && turned_round(frame) { Verdict::Transmit } else { RELEASED };
                 answered += u64::from(frame.verdict == Verdict::Transmit);
                 bytes += frame.len() as u64;
             }
