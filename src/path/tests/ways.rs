@@ -151,7 +151,7 @@ fn spoil(world: &mut World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     /// Frames, counters, flows and what leaves besides: all as if there were no short way.
     #[test]
