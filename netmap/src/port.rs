@@ -26,14 +26,14 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Port {
     name: PortName,
-    // The rings before the kernel's side: nothing uses them once that is closed.
+    // Each ring holds on to the kernel's side, too: rings may change places with those of another port.
     tx: Vec<TxRing>,
     rx: Vec<RxRing>,
     host_tx: Vec<TxRing>,
     host_rx: Vec<RxRing>,
     there: (u32, u32),
     region: Arc<Region>,
-    kernel: Box<dyn Kernel>,
+    kernel: Arc<dyn Kernel>,
 }
 
 /// The rings of a port, all at once: frames move from one to another. Those that were not opened are not there.
@@ -75,7 +75,8 @@ impl Port {
         kernel: Box<dyn Kernel>,
     ) -> std::result::Result<Port, OpenError> {
         let wrong = |what| OpenError::Layout { name: name.as_str().to_owned(), what };
-        let interface = Interface::at(region, offset).map_err(wrong)?;
+        let kernel: Arc<dyn Kernel> = kernel.into();
+        let interface = Interface::at(region, &kernel, offset).map_err(wrong)?;
         let there = interface.counts();
         let none = 0..0;
         let (tx, rx, host_tx, host_rx) = match name.rings() {

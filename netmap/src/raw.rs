@@ -4,6 +4,7 @@
 //! change at any time are handed on as they were read, for the callers to check.
 #![allow(unsafe_code)]
 
+use crate::device::Kernel;
 use crate::memory::Region;
 use netmap_sys::netmap::{netmap_if, netmap_ring, netmap_slot};
 use std::ptr::NonNull;
@@ -38,6 +39,8 @@ pub(crate) struct RawRing {
     count: u32,
     buffer_size: usize,
     region: Arc<Region>,
+    /// Keeps the ring ours: rings can be moved out of the port that they were opened with, and may outlive it.
+    _kernel: Arc<dyn Kernel>,
 }
 
 // SAFETY: the ring belongs to no thread, and this value is the only one for it in the process (ports are opened exclusively).
@@ -61,13 +64,14 @@ pub(crate) struct Counts {
 /// The structure at the head of a port's rings.
 pub(crate) struct Interface<'r> {
     region: &'r Arc<Region>,
+    kernel: &'r Arc<dyn Kernel>,
     offset: usize,
     counts: Counts,
 }
 
 impl<'r> Interface<'r> {
-    /// Finds it at `offset`.
-    pub(crate) fn at(region: &'r Arc<Region>, offset: usize) -> Result<Self, &'static str> {
+    /// Finds it at `offset`. `kernel` is what has its rings open.
+    pub(crate) fn at(region: &'r Arc<Region>, kernel: &'r Arc<dyn Kernel>, offset: usize) -> Result<Self, &'static str> {
         /// No machine has so many rings; it keeps the arithmetic far from its limits.
         const MOST: u32 = 1 << 16;
         let found = region.at::<netmap_if>(offset).ok_or("the interface lies outside of the region")?;
@@ -78,7 +82,7 @@ impl<'r> Interface<'r> {
         if [counts.tx, counts.rx, counts.host_tx, counts.host_rx].iter().any(|count| *count > MOST) {
             return Err("the interface has more rings than there can be");
         }
-        Ok(Interface { region, offset, counts })
+        Ok(Interface { region, kernel, offset, counts })
     }
 
     /// How many rings it has.
@@ -106,11 +110,13 @@ impl<'r> Interface<'r> {
         }
         let base = isize::try_from(said.buf_ofs).ok().and_then(|distance| offset.checked_add_signed(distance));
         let buffer_size = said.nr_buf_size as usize;
+        // Buffers are shown as plain bytes: no ring may lie among them.
+        let end = last.map_or(usize::MAX, |last| last + size_of::<netmap_slot>());
         match base {
-            Some(base) if buffer_size >= 64 && self.region.set_buffers(base, buffer_size) => (),
+            Some(base) if buffer_size >= 64 && base >= end && self.region.set_buffers(base, buffer_size) => (),
             _ => return Err("the buffers of a ring lie outside of the region, or elsewhere than those of another"),
         }
-        Ok(RawRing { header, slots, count: said.num_slots, buffer_size, region: Arc::clone(self.region) })
+        Ok(RawRing { header, slots, count: said.num_slots, buffer_size, region: Arc::clone(self.region), _kernel: Arc::clone(self.kernel) })
     }
 }
 

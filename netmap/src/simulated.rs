@@ -182,6 +182,18 @@ impl Simulated {
         self.0.state().poke(side, ring, word, value);
     }
 
+    /// Has all rings say that their buffers lie at `base`, as no kernel should.
+    #[cfg(test)]
+    pub(crate) fn move_buffers(&self, base: usize) {
+        self.0.state().move_buffers(base);
+    }
+
+    /// Where the first ring starts, and where the slots of the last one end.
+    #[cfg(test)]
+    pub(crate) fn span(&self) -> (usize, usize) {
+        self.0.state().span()
+    }
+
     /// Reads a word of a ring's header.
     pub fn peek(&self, side: Side, ring: u16, word: Word) -> u32 {
         self.0.state().peek(side, ring, word)

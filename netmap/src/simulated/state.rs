@@ -392,6 +392,21 @@ impl State {
         self.word(self.place(side, number, word)).store(value, Ordering::Release);
     }
 
+    /// Has all rings say that their buffers lie at `base`.
+    #[cfg(test)]
+    pub(super) fn move_buffers(&mut self, base: usize) {
+        for ring in &self.rings {
+            self.write(ring.offset + RING_BUFFERS, base as i64 - ring.offset as i64);
+        }
+    }
+
+    /// Where the first ring starts, and where the slots of the last one end.
+    #[cfg(test)]
+    pub(super) fn span(&self) -> (usize, usize) {
+        let ends = self.rings.iter().map(|ring| ring.offset + RING_FIRST_SLOT + self.slots as usize * SLOT);
+        (self.rings.iter().map(|ring| ring.offset).min().unwrap_or(0), ends.max().unwrap_or(0))
+    }
+
     pub(super) fn peek(&self, side: Side, number: u16, word: Word) -> u32 {
         self.word(self.place(side, number, word)).load(Ordering::Acquire)
     }

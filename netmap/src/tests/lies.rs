@@ -150,6 +150,30 @@ fn layouts_that_do_not_hold_together() {
     assert!(error.contains("begins outside"), "{error}");
 }
 
+#[test]
+fn rings_among_the_buffers() {
+    let (first, end) = Simulated::interface(1, 8).span();
+    for base in [0, first, end - 16, end] {
+        let network = Simulated::interface(1, 8);
+        network.move_buffers(base);
+        let opened = network.open("sim0*").map(drop);
+        let refused = matches!(&opened, Err(error) if error.to_string().contains("buffers of a ring"));
+        assert_eq!((refused, opened.is_ok()), (base < end, base >= end), "{base} of {first}..{end}: {opened:?}");
+    }
+}
+
+#[test]
+fn rings_that_changed_ports_stay_open() {
+    let network = Simulated::interface(2, 8);
+    let (mut first, mut second) = (network.open("sim0-0").unwrap(), network.open("sim0-1").unwrap());
+    std::mem::swap(rx(&mut first), rx(&mut second));
+    drop(first);
+    // One ring of each port lives on in `second`: the kernel must not give either to anybody else.
+    assert!(matches!(network.open("sim0-0"), Err(crate::OpenError::Busy { .. })));
+    drop(second);
+    assert!(network.open("sim0-0").is_ok() && network.open("sim0-1").is_ok());
+}
+
 /// Does nothing.
 #[derive(Debug)]
 struct NoKernel;

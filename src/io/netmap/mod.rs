@@ -45,7 +45,7 @@ pub struct Counts {
     pub from_host: u64,
     /// Frames for the host that found no room in its ring: lost to it.
     pub lost_to_host: u64,
-    /// Frames in more than one buffer, or that the kernel described wrongly: not received.
+    /// Frames in more than one buffer, that the kernel described wrongly, or of the host's that no buffer of ours holds: not received.
     pub unreadable: u64,
 }
 
@@ -57,6 +57,8 @@ pub struct Netmap {
     host: Option<Port>,
     interface: u32,
     counts: Counts,
+    /// Frames of the host's that are longer than the card's buffers.
+    too_long: u64,
     /// Frames were handed over that the kernel was not told of.
     unsent: bool,
     turns: u32,
@@ -94,16 +96,18 @@ impl Netmap {
     ///
     /// # Errors
     /// When frames of the interface's MTU do not fit the buffers.
-    pub fn new(mut card: Port, host: Option<Port>, interface: &Interface) -> Result<Netmap, Error> {
+    pub fn new(mut card: Port, mut host: Option<Port>, interface: &Interface) -> Result<Netmap, Error> {
         let (receive, transmit) = ends(&mut card);
         let buffer = receive.buffer_size().min(transmit.buffer_size());
+        // The host's rings may live in another region, with buffers of another size.
+        let buffer = host.as_mut().map_or(buffer, |host| buffer.min(ends(host).1.buffer_size()));
         let most = buffer.saturating_sub(LINK + HEADROOM);
         if interface.mtu as usize > most {
             return Err(Error::Mtu { interface: interface.name.clone(), mtu: interface.mtu, buffer, most });
         }
         // Without rings to the host the kernel passes on what we mark.
         receive.set_forwarding(host.is_none());
-        Ok(Netmap { card, host, interface: interface.index, counts: Counts::default(), unsent: false, turns: 0 })
+        Ok(Netmap { card, host, interface: interface.index, counts: Counts::default(), too_long: 0, unsent: false, turns: 0 })
     }
 
     /// What these rings have counted so far.
@@ -139,8 +143,11 @@ impl Netmap {
         self.counts.sleeps += 1;
         // Polling sends what was handed over, and looks at the rings of both ports.
         self.unsent = false;
+        // Without room, what the host sends would wake us at once, again and again; and the kernel gives room back only when asked for it.
+        let full = ends(&mut self.card).1.room()? == 0;
         let Ready { failed, .. } = match &self.host {
-            Some(host) => Port::wait(&[&self.card, host], Events::Receive, wait)?,
+            Some(host) if !full => Port::wait(&[&self.card, host], Events::Receive, wait)?,
+            Some(_) => Port::wait(&[&self.card], Events::Any, wait)?,
             None => Port::wait(&[&self.card], Events::Receive, wait)?,
         };
         if failed {
@@ -160,9 +167,11 @@ impl Netmap {
             let mut batch = from_host.batch(room)?;
             for frame in 0..batch.len() {
                 let len = batch.bytes(frame).map_or(0, |bytes| bytes.len());
-                pass(&mut batch, frame, transmit, 0, len)?;
-                self.counts.from_host += 1;
-                self.unsent = true;
+                // There is room: what is not sent fits no buffer.
+                let sent = pass(&mut batch, frame, transmit, 0, len)?;
+                self.counts.from_host += u64::from(sent);
+                self.too_long += u64::from(!sent);
+                self.unsent |= sent;
             }
             if batch.len() < BATCH {
                 return Ok(());
@@ -176,6 +185,8 @@ impl Netmap {
         let mut batch = receive.batch(BATCH)?;
         let mut turn = Turn { received: batch.len(), ..Turn::default() };
         if batch.is_empty() {
+            drop(batch);
+            self.count_unreadable();
             return Ok(turn);
         }
         let mut after = [(0, 0, Verdict::ToHost); BATCH];
@@ -194,8 +205,9 @@ impl Netmap {
                 Verdict::ToHost => match &mut host {
                     Some(host) => {
                         let passed = pass(&mut batch, frame, host, start, len)?;
-                        up |= passed;
                         self.counts.lost_to_host += u64::from(!passed);
+                        // Also without room: only a look at the ring gives room back.
+                        up = true;
                     }
                     None => batch.forward(frame)?,
                 },
@@ -203,12 +215,17 @@ impl Netmap {
             }
         }
         drop(batch);
-        let dropped = receive.dropped();
-        self.counts.unreadable = dropped.fragmented + dropped.too_long + dropped.bad_buffer;
+        self.count_unreadable();
         if up && let Some(host) = &self.host {
             self.tolerate(host.sync_tx())?;
         }
         Ok(turn)
+    }
+
+    fn count_unreadable(&mut self) {
+        let ports = [Some(&mut self.card), self.host.as_mut()];
+        let dropped = ports.into_iter().flatten().map(|port| ends(port).0.dropped());
+        self.counts.unreadable = self.too_long + dropped.map(|d| d.fragmented + d.too_long + d.bad_buffer).sum::<u64>();
     }
 }
 
@@ -220,7 +237,7 @@ fn ends(port: &mut Port) -> (&mut RxRing, &mut TxRing) {
 }
 
 /// Sends `len` bytes from `start` of a frame's buffer by `to`: by exchange of buffers, or as a copy where the memory is not the same. `false`
-/// when there is no room.
+/// when there is no room, or its buffers are too short.
 #[inline]
 fn pass(batch: &mut Batch<'_>, frame: usize, to: &mut TxRing, start: usize, len: usize) -> std::io::Result<bool> {
     if start > 0
@@ -231,7 +248,7 @@ fn pass(batch: &mut Batch<'_>, frame: usize, to: &mut TxRing, start: usize, len:
     match batch.send(frame, to, len) {
         Err(netmap_rings::RingError::OtherRegion) => {
             let bytes = batch.buffer(frame).and_then(|buffer| buffer.get(..len)).unwrap_or_default();
-            Ok(to.send(bytes)?)
+            Ok(bytes.len() <= to.buffer_size() && to.send(bytes)?)
         }
         sent => Ok(sent?),
     }

@@ -129,6 +129,27 @@ fn what_finds_no_room_to_leave_is_counted_and_the_host_waits() {
 }
 
 #[test]
+fn a_host_that_sends_more_than_there_is_room_for_does_not_keep_the_worker_awake() {
+    let mut bench = bench(8);
+    bench.network.set_holding(true);
+    for seq in 0..10 {
+        bench.network.host_send(&frame(seq, 0, 60));
+    }
+    while bench.io.counts().from_host < 7 {
+        bench.io.turn(LONG, &mut |_, _| panic!("nothing for the path")).unwrap();
+    }
+    // The transmit ring is full, and more waits in the host's.
+    let (wait, before) = (Duration::from_millis(30), std::time::Instant::now());
+    bench.io.turn(wait, &mut |_, _| panic!("nothing for the path")).unwrap();
+    assert!(before.elapsed() >= wait, "it slept");
+    bench.network.set_holding(false);
+    while bench.io.counts().from_host < 10 {
+        bench.io.turn(LONG, &mut |_, _| panic!("nothing for the path")).unwrap();
+    }
+    bench.check();
+}
+
+#[test]
 fn workers_without_host_rings_have_the_kernel_pass_frames_up() {
     let network = Simulated::interface(2, 64);
     let io = |ring: &str| Netmap::new(network.open(ring).unwrap(), None, &interface(1500)).unwrap();

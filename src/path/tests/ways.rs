@@ -1,10 +1,14 @@
-//! The short way and the long way come to the same plan, for whatever frame the short way takes at all.
+//! The short way and the long way come to the same plan, for whatever frame the short way takes at all, and to the same end.
 
 use super::world::*;
+use crate::counters::Number;
+use crate::frame::{Frame, HEADROOM};
 use crate::path::encap::Envelope;
 use crate::path::predict::Prediction;
 use crate::path::quick::Quick;
-use crate::path::{Step, look, quick, select};
+use crate::path::{Step, long_way, look, quick, select};
+use crate::tables::NextHop;
+use crate::verdict::Verdict;
 use crate::wire::build::{self, GreFields, Packet};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -113,6 +117,88 @@ proptest! {
             prop_assert_eq!(predicted(first, &frame, world), short(&frame, world), "after {:02x?}: {:02x?}", first, frame);
             Ok(())
         })?;
+    }
+}
+
+/// Runs a batch the long way only: what becomes of each frame, and what leaves besides.
+fn long(world: &mut World, batch: &[Vec<u8>]) -> (Vec<(Verdict, Vec<u8>)>, Vec<Vec<u8>>) {
+    world.state.tick(world.now);
+    let mut ends = Vec::new();
+    for bytes in batch {
+        let mut buffer = [&[0xee; HEADROOM][..], bytes].concat();
+        let mut frame = Frame::new(&mut buffer, HEADROOM, bytes.len());
+        frame.verdict = long_way(&mut frame, &world.tables, &mut world.state, world.now);
+        world.state.counters.verdict(frame.verdict);
+        ends.push((frame.verdict, frame.bytes().to_vec()));
+    }
+    world.state.counters.add(Number::Received, batch.len() as u64);
+    let mut outbox = Vec::new();
+    world.state.drain_outbox(|frame| {
+        outbox.push(frame.to_vec());
+        true
+    });
+    (ends, outbox)
+}
+
+/// Everything that may go wrong after a backend was chosen: one is not resolved, one is gone, to one nearly nothing fits.
+fn spoil(world: &mut World) {
+    let backends = &mut world.tables.backends;
+    for (id, mtu) in [(0, Some(90)), (1, Some(120)), (2, None), (3, Some(80)), (6, Some(70))] {
+        let backend = backends[id].as_mut().unwrap();
+        backend.set_next_hop(mtu.map(|mtu| NextHop { mac: [2, 0, 0, 0, 3, id as u8], mtu }));
+    }
+    backends[4] = None;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Frames, counters, flows and what leaves besides: all as if there were no short way.
+    #[test]
+    fn both_ways_end_the_same(
+        picks in prop::collection::vec((any::<Index>(), prop::collection::vec((0usize..70, any::<u8>()), 0..2), any::<bool>(), 0usize..30), 1..90),
+        tables in any::<bool>(),
+    ) {
+        thread_local! {
+            static SEEDS: Vec<Vec<u8>> = seeds();
+        }
+        let batch: Vec<Vec<u8>> = SEEDS.with(|seeds| {
+            let spoilt = |(seed, changes, mend, padding): &(Index, Vec<(usize, u8)>, bool, usize)| {
+                let mut frame = seed.get(seeds).clone();
+                for (at, byte) in changes {
+                    if let Some(place) = frame.get_mut(*at) {
+                        *place = *byte;
+                    }
+                }
+                if *mend {
+                    mend_checksums(&mut frame);
+                }
+                frame.extend(std::iter::repeat_n(0, *padding));
+                frame
+            };
+            picks.iter().map(spoilt).collect()
+        });
+        let (mut short, mut slow) = (World::new(), World::new());
+        // Some flows are known before the tables change, some are not.
+        for round in 0..2 {
+            if tables == (round == 0) {
+                spoil(&mut short);
+                spoil(&mut slow);
+            }
+            let outcomes = short.batch(&batch);
+            let (ends, outbox) = long(&mut slow, &batch);
+            for ((outcome, end), frame) in outcomes.iter().zip(&ends).zip(&batch) {
+                prop_assert_eq!((outcome.verdict, &outcome.frame), (end.0, &end.1), "{:02x?}", frame);
+            }
+            prop_assert_eq!(&outcomes[outcomes.len() - 1].outbox, &outbox);
+            prop_assert_eq!(short.state.counters.to_json(), slow.state.counters.to_json());
+            prop_assert_eq!(short.state.flows.statistics(), slow.state.flows.statistics());
+            prop_assert_eq!(short.state.flows.occupancy(short.now), slow.state.flows.occupancy(slow.now));
+            let (mut wanted, mut wanted_slow) = (Vec::new(), Vec::new());
+            short.state.drain_unresolved(|backend| wanted.push(backend));
+            slow.state.drain_unresolved(|backend| wanted_slow.push(backend));
+            prop_assert_eq!(wanted, wanted_slow);
+        }
     }
 }
 
