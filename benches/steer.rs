@@ -5,8 +5,11 @@
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 #[allow(dead_code)]
+mod beside;
+#[allow(dead_code)]
 mod world;
 
+use beside::Unit;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use guideway::io::{BATCH, Io, Turn, Work};
 use guideway::path::State;
@@ -139,7 +142,10 @@ fn rows(c: &mut Criterion) {
     let mut batch = Batch::new(Kind::V4, FLOWS, 18);
     group.bench_function("making", |b| b.iter(|| batch.fill()));
     group.bench_function("one_worker", |b| b.iter_custom(|batches| one_worker(batches, &tables)));
-    group.bench_function("steer_2", |b| b.iter_custom(|batches| steered(batches, &tables, 2)));
+    const RUN: u64 = 200;
+    let unit = Unit { name: "ns/packet", nanoseconds: (RUN * BATCH as u64) as f64, elements: RUN * BATCH as u64 };
+    beside::row(&mut group, "steer_2", unit, world::tables, |tables| (steered(RUN, tables, 2), Some(one_worker(RUN, tables))));
+    group.throughput(Throughput::Elements(BATCH as u64));
     group.bench_function("steering_thread", |b| b.iter_custom(|batches| steering_thread(batches, &tables)));
     group.finish();
 }

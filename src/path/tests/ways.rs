@@ -120,8 +120,11 @@ proptest! {
     }
 }
 
+/// Verdicts with the frames as they then stand, and what was originated.
+type Ends = (Vec<(Verdict, Vec<u8>)>, Vec<Vec<u8>>);
+
 /// Runs a batch the long way only: what becomes of each frame, and what leaves besides.
-fn long(world: &mut World, batch: &[Vec<u8>]) -> (Vec<(Verdict, Vec<u8>)>, Vec<Vec<u8>>) {
+fn long(world: &mut World, batch: &[Vec<u8>]) -> Ends {
     world.state.tick(world.now);
     let mut ends = Vec::new();
     for bytes in batch {
