@@ -167,21 +167,16 @@ fn more_than_65535_blocks() {
 }
 
 #[test]
-fn more_than_65535_blocks_of_every_size() {
+fn more_than_65535_blocks_of_usual_sizes() {
     site::in_namespace(&NEEDS, || {
         let mut site = Site::new();
-        for blksize in &BLKSIZES[1..] {
+        // Larger ones would be gigabytes that show nothing else.
+        for blksize in &BLKSIZES[1..3] {
             site.stamped(&format!("many-{blksize}"), *blksize);
         }
         let tftpd = Tftpd::start(&site.root(), "--listen [::]:69", "info");
         site.guideway(V4, "many-1428", 1428, 64);
         site.curl(V6, "many-8192", 8192);
-        // 4 GB: compared as they come.
-        let served = site.root().join("many-65464");
-        let pipe = format!("set -o pipefail; curl -q -gsS --tftp-blksize 65464 {} | cmp - {}", url(V4, "many-65464"), served.display());
-        let output = program("timeout").args(["120", "bash", "-c", &pipe]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
-        site.transfers += 1;
         site.all_done(tftpd);
     });
 }
