@@ -29,7 +29,8 @@ fn take(port: &mut Port, next: &mut u32, most: usize) -> usize {
     batch.len()
 }
 
-/// The conformance test. Between ports that are `lossless`, what the receiver has no room for waits at the sender; a switch drops it.
+/// The conformance test. Between ports that are `lossless`, what the receiver has no room for waits at the sender; a switch, and the kernel between
+/// emulated adapters, drop it.
 pub(super) fn connected(a: &mut Port, b: &mut Port, lossless: bool) {
     one_by_one(a, b);
     one_by_one(b, a);
