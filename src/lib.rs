@@ -15,6 +15,7 @@
 //! | [`turn`] | one turn of a worker: io, path, io |
 //! | [`steer`] | one receive queue for several workers |
 //! | [`metrics`], [`systemd`] | numbers for Prometheus; sockets from systemd, and telling it that we are ready |
+//! | [`store`] | the set that directors share: what is wanted, and how the backends do |
 //! | [`control`] | the one writer of tables, neighbours |
 //! | [`director`] | workers and the daemon around them, its control socket |
 //! | [`control_client`] | asks a director or a server over its control socket |
@@ -42,6 +43,7 @@ pub mod maglev;
 pub mod metrics;
 pub mod path;
 pub mod steer;
+pub mod store;
 pub mod systemd;
 pub mod tables;
 pub mod tftp;

@@ -23,6 +23,7 @@ const ORDER: &[&str] = &[
     "steer",
     "metrics",
     "systemd",
+    "store",
     "control",
     "director",
     "control_client",

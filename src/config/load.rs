@@ -2,7 +2,7 @@
 
 use super::problem::{Problem, Severity};
 use super::reader::{Mark, Reader, Table};
-use super::{Config, cross, director, neighbour, pool, promise, vip};
+use super::{Config, Intent, cross, director, neighbour, pool, promise, vip};
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -77,6 +77,11 @@ pub(crate) fn load_with<T>(path: &Path, read: impl FnOnce(&str) -> Checked<T>) -
 
 /// Reads and checks the text of a file.
 pub fn read(text: &str) -> Checked {
+    read_sections(text, sections)
+}
+
+/// The same for a text of other sections.
+pub(super) fn read_sections<T>(text: &str, sections: impl FnOnce(&Reader, &DeTable<'_>) -> Option<T>) -> Checked<T> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let reader = Reader::new(text, !errors.is_empty());
     let mut problems = syntax_errors(&reader, text, &errors);
@@ -104,9 +109,7 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
     let mut root = reader.root(document);
     let no_vip = root.about("vip");
     let table = root.required("director", "[director]").and_then(|f| f.table("a table: [director]"));
-    let vips = tables(&mut root, "vip", "a list of tables: [[vip]], in two brackets").into_iter().map(vip::read).collect();
-    let pools = tables(&mut root, "pool", "a list of tables: [[pool]], in two brackets");
-    let pools = pools.into_iter().map(|t| pool::read(reader, t)).collect();
+    let (vips, pools) = served(reader, &mut root);
     let neighbours = tables(&mut root, "neighbour", "a list of tables: [[neighbour]], in two brackets");
     let neighbours = neighbours.into_iter().map(neighbour::read).collect();
     root.finish();
@@ -115,17 +118,44 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
         None => (no_vip.clone(), director::Draft::default()),
     };
     let sections = Sections { director, routers, vips, no_vip, pools, neighbours };
-    reader.unless_broken(|| cross::check(reader, &sections));
-    reader.unless_broken(|| promise::check(reader, &sections));
-    if reader.has_errors() {
-        return None;
+    compare(reader, &sections)?;
+    let Intent { vips, pools } = sections.intent()?;
+    let neighbours = sections.neighbours.iter().map(neighbour::Draft::neighbour).collect::<Option<_>>()?;
+    Some(Config { director: sections.director.director?, vips, pools, neighbours })
+}
+
+/// The sections of an intent.
+pub(super) fn intent_sections(reader: &Reader, document: &DeTable<'_>) -> Option<Intent> {
+    let mut root = reader.root(document);
+    let no_vip = root.about("vip");
+    let (vips, pools) = served(reader, &mut root);
+    root.finish();
+    let routers = no_vip.clone();
+    let sections = Sections { director: director::Draft::default(), routers, vips, no_vip, pools, neighbours: Vec::new() };
+    compare(reader, &sections)?;
+    sections.intent()
+}
+
+fn served<'r, 't>(reader: &'r Reader, root: &mut Table<'r, 't>) -> (Vec<vip::Draft<'r, 't>>, Vec<pool::Draft<'r, 't>>) {
+    let vips = tables(root, "vip", "a list of tables: [[vip]], in two brackets").into_iter().map(vip::read).collect();
+    let pools = tables(root, "pool", "a list of tables: [[pool]], in two brackets");
+    (vips, pools.into_iter().map(|t| pool::read(reader, t)).collect())
+}
+
+/// What the sections say of one another; `None` when there are errors.
+fn compare(reader: &Reader, sections: &Sections<'_, '_>) -> Option<()> {
+    reader.unless_broken(|| cross::check(reader, sections));
+    reader.unless_broken(|| promise::check(reader, sections));
+    (!reader.has_errors()).then_some(())
+}
+
+impl Sections<'_, '_> {
+    fn intent(&self) -> Option<Intent> {
+        Some(Intent {
+            vips: self.vips.iter().map(vip::Draft::vip).collect::<Option<_>>()?,
+            pools: self.pools.iter().map(pool::Draft::pool).collect::<Option<_>>()?,
+        })
     }
-    Some(Config {
-        director: sections.director.director?,
-        vips: sections.vips.iter().map(vip::Draft::vip).collect::<Option<_>>()?,
-        pools: sections.pools.iter().map(pool::Draft::pool).collect::<Option<_>>()?,
-        neighbours: sections.neighbours.iter().map(neighbour::Draft::neighbour).collect::<Option<_>>()?,
-    })
 }
 
 /// The tables of `[[key]]`; none if there is no such key.

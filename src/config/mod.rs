@@ -10,13 +10,14 @@
 //! |---|---|
 //! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
-//! | `[[pool]]` | `name`, `table_size`, `backends = [{ name, address, weight, tid_range }]` |
+//! | `[[pool]]` | `name`, `table_size`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
 
 mod check;
 mod cross;
 mod director;
 pub mod duration;
+mod intent;
 mod load;
 mod neighbour;
 mod pool;
@@ -34,6 +35,7 @@ mod vip;
 pub use check::check_command;
 pub(crate) use check::tell;
 pub(crate) use director::duration_within;
+pub use intent::{Intent, read_intent};
 pub use load::{Checked, LoadError, load, read};
 pub(crate) use load::{load_with, syntax_errors, tables};
 pub use problem::{Problem, Severity};
@@ -264,6 +266,8 @@ pub struct Backend {
     pub weight: u16,
     /// The server ports that are its own, inclusive, within 1024–65535. All backends of a pool have one or none has.
     pub tid_range: Option<(u16, u16)>,
+    /// Gets no new flows and keeps those that it has, whatever its weight; default false.
+    pub drain: bool,
 }
 
 /// `[[neighbour]]`

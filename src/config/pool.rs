@@ -33,6 +33,7 @@ pub(super) struct BackendDraft<'r, 't> {
     pub(super) address: Option<Spot<'r, 't, IpAddr>>,
     pub(super) tid_range: Option<Spot<'r, 't, (u16, u16)>>,
     pub(super) weight: Option<u16>,
+    drain: Option<bool>,
     tid_good: bool,
     no_tid: Mark,
 }
@@ -45,11 +46,22 @@ impl BackendDraft<'_, '_> {
 
     fn backend(&self) -> Option<Backend> {
         let tid_range = self.tid_good.then_some(self.tid_range.as_ref().map(|r| r.value))?;
-        Some(Backend { name: self.name.as_ref()?.value.clone(), address: self.address.as_ref()?.value, weight: self.weight?, tid_range })
+        Some(Backend {
+            name: self.name.as_ref()?.value.clone(),
+            address: self.address.as_ref()?.value,
+            weight: self.weight?,
+            tid_range,
+            drain: self.drain?,
+        })
     }
 }
 
 impl Draft<'_, '_> {
+    /// Whether it is known that no backend gets new flows.
+    pub(super) fn gets_nothing(&self) -> bool {
+        self.backends.iter().all(|b| b.weight == Some(0) || b.drain == Some(true))
+    }
+
     /// The pool, if everything of it could be read.
     pub(super) fn pool(&self) -> Option<Pool> {
         let backends = self.backends.iter().map(BackendDraft::backend).collect::<Option<_>>()?;
@@ -97,8 +109,9 @@ fn backend<'r, 't>(item: &Field<'r, 't>) -> Option<BackendDraft<'r, 't>> {
     let tid = table.optional("tid_range");
     let given = tid.is_some();
     let tid_range = tid.and_then(|f| Some(Spot { value: range(&f, LOWEST_TID)?, field: f }));
+    let drain = table.optional("drain").map_or(Some(false), |f| f.boolean());
     table.finish();
-    Some(BackendDraft { tid_good: tid_range.is_some() == given, name, address, tid_range, weight, no_tid })
+    Some(BackendDraft { tid_good: tid_range.is_some() == given, name, address, tid_range, weight, drain, no_tid })
 }
 
 /// The size of the Maglev table for so many backends (Eisenbud et al., NSDI 2016, section 5.3: M at least 100 × N keeps the shares within 1 %).

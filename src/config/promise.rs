@@ -48,8 +48,11 @@ fn pool_alone(reader: &Reader, pool: &pool::Draft<'_, '_>) {
     }
     if pool.backends.is_empty() {
         reader.warning(&pool.list, "is empty: every packet for this pool is dropped with reason no_backend");
-    } else if pool.backends.iter().all(|b| b.weight == Some(0)) {
-        reader.warning(&pool.list, "all have weight 0: no new flow finds a backend, and its packets are dropped with reason no_backend");
+    } else if pool.gets_nothing() {
+        reader.warning(
+            &pool.list,
+            "all have weight 0 or `drain = true`: no new flow finds a backend, and its packets are dropped with reason no_backend",
+        );
     }
 }
 

@@ -92,9 +92,10 @@ fn the_sample_is_what_it_says() {
     assert_eq!(config.vips[1].service, Service::Udp { ports: vec![(53, 53)] });
 
     assert_eq!((config.pools[0].name.as_str(), config.pools[0].table_size), ("boot", 65_537));
-    let t2 = Backend { name: "t2".into(), address: "10.0.2.22".parse().unwrap(), weight: 200, tid_range: Some((21_000, 21_999)) };
+    let t2 =
+        Backend { name: "t2".into(), address: "10.0.2.22".parse().unwrap(), weight: 200, tid_range: Some((21_000, 21_999)), drain: false };
     assert_eq!((config.pools[0].backends.len(), &config.pools[0].backends[1]), (3, &t2));
-    let n1 = Backend { name: "n1".into(), address: "10.0.2.31".parse().unwrap(), weight: 100, tid_range: None };
+    let n1 = Backend { name: "n1".into(), address: "10.0.2.31".parse().unwrap(), weight: 100, tid_range: None, drain: false };
     assert_eq!(config.pools[1].backends[0], n1);
     assert_eq!(config.neighbours, [Neighbour { address: "10.0.2.21".parse().unwrap(), mac: [2, 0, 0, 0, 2, 0x21] }]);
 }

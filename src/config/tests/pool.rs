@@ -111,7 +111,7 @@ fn backends() {
         ("name = \"t1\", address = \"10.0.2.21\", weight = \"1\"", ".t1.weight = \"1\": expected a weight, 0 to 1000, found a string"),
         (
             "name = \"t1\", address = \"10.0.2.21\", wieght = 1",
-            ".t1.wieght: is no key that is known here; did you mean \"weight\"? Known: name, address, weight, tid_range",
+            ".t1.wieght: is no key that is known here; did you mean \"weight\"? Known: name, address, weight, tid_range, drain",
         ),
     ] {
         errors(&with_pool("", &[backend]), &[&format!("line 15: pool.boot.backends{expected}")]);

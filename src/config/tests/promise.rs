@@ -55,7 +55,7 @@ fn what_does_nothing() {
     warnings(
         &with_rest(&format!("{VIP}{}", POOL.replace("tid_range", "weight = 0, tid_range"))),
         &[
-            "line 11: warning: pool.boot.backends: all have weight 0: no new flow finds a backend, and its packets are dropped with reason no_backend",
+            "line 11: warning: pool.boot.backends: all have weight 0 or `drain = true`: no new flow finds a backend, and its packets are dropped with reason no_backend",
         ],
     );
     warnings(

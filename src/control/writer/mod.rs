@@ -89,7 +89,7 @@ pub enum Refused {
 pub enum State {
     /// It does.
     Active,
-    /// Its weight is 0: it keeps what it has.
+    /// Drained, or its weight is 0: it keeps what it has.
     Drained,
     /// It is no longer in the file: it keeps what it has for `[director] retire`.
     Retired,
@@ -212,10 +212,10 @@ impl Writer {
             pool: identity.pool.clone(),
             address: identity.address,
             weight: entry.weight,
-            state: match (entry.retired, entry.weight) {
+            state: match (entry.retired, entry.drain || entry.weight == 0) {
                 (Some(_), _) => State::Retired,
-                (None, 0) => State::Drained,
-                (None, _) => State::Active,
+                (None, true) => State::Drained,
+                (None, false) => State::Active,
             },
         })
     }
@@ -239,7 +239,7 @@ fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec
 fn build(pool: &crate::config::Pool, key: FleetKey, known: &Members<'_>, before: Option<&Built>) -> Result<Built, Refused> {
     let mut sorted: Vec<_> = pool.backends.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    let members: Vec<(String, u16)> = sorted.iter().map(|b| (b.name.clone(), b.weight)).collect();
+    let members: Vec<(String, u16)> = sorted.iter().map(|b| (b.name.clone(), if b.drain { 0 } else { b.weight })).collect();
     // A pool that no longer has ranges forgets those that were given up: its servers now answer from any port, also from these.
     let ranged = pool.backends.iter().any(|b| b.tid_range.is_some());
     let ranges = if ranged { known.ranges() } else { Vec::new() };

@@ -32,6 +32,8 @@ pub(super) struct Claim {
 pub(super) struct Entry {
     pub(super) id: BackendId,
     pub(super) weight: u16,
+    /// The file has it drained.
+    pub(super) drain: bool,
     /// Since when the file has it no more.
     pub(super) retired: Option<Time>,
     claims: Vec<Claim>,
@@ -91,6 +93,7 @@ impl Registry {
                 let identity = Identity { pool: pool_name.clone(), name: backend.name.as_str().into(), address: backend.address };
                 let entry = self.entry(&identity, now)?;
                 entry.weight = backend.weight;
+                entry.drain = backend.drain;
                 entry.retired = None;
                 for claim in &mut entry.claims {
                     let kept = backend.tid_range == Some(claim.range);
@@ -138,7 +141,7 @@ impl Registry {
     fn entry(&mut self, identity: &Identity, now: Time) -> Result<&mut Entry, Refused> {
         if !self.entries.contains_key(identity) {
             let id = self.number(now)?;
-            self.entries.insert(identity.clone(), Entry { id, weight: 0, retired: None, claims: Vec::new() });
+            self.entries.insert(identity.clone(), Entry { id, weight: 0, drain: false, retired: None, claims: Vec::new() });
         }
         self.entries.get_mut(identity).ok_or(Refused::Numbers)
     }

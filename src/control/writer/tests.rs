@@ -19,6 +19,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
         address: address.parse().unwrap(),
         weight: *weight,
         tid_range: (*first > 0).then_some((*first, first.saturating_add(999))),
+        drain: false,
     });
     Config {
         director: Director {

@@ -1,0 +1,189 @@
+//! The intent: what people want served, apart from the one director that reads it. A director's file may hold it, or a store that all directors share.
+
+use super::duration::human;
+use super::load::{Checked, intent_sections};
+use super::text::port_range_text;
+use super::{Backend, Config, Key, Pool, Problem, Service, Severity, Vip};
+use serde_json::{Map, Value, json};
+
+/// VIPs and pools.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Intent {
+    /// `[[vip]]`
+    pub vips: Vec<Vip>,
+    /// `[[pool]]`
+    pub pools: Vec<Pool>,
+}
+
+/// Reads and checks the text of an intent: a TOML document with `[[vip]]` and `[[pool]]`, each as in a director's file, and nothing else.
+pub fn read_intent(text: &str) -> Checked<Intent> {
+    super::load::read_sections(text, intent_sections)
+}
+
+impl Intent {
+    /// From a JSON document with the keys of the file: `{"vip": [...], "pool": [...]}`. A `null` is a key that is left out.
+    pub fn from_json(document: &Value) -> Checked<Intent> {
+        // One checker for all: what it says of TOML, it says of JSON, for lines are the only thing that JSON loses on the way.
+        match toml::to_string(&without_nulls(document)) {
+            Ok(text) => {
+                let mut checked = read_intent(&text);
+                checked.problems.iter_mut().for_each(|problem| (problem.line, problem.column) = (0, 0));
+                checked
+            }
+            Err(why) => {
+                let message = format!("cannot be read: {why}; expected {{\"vip\": [...], \"pool\": [...]}}");
+                let problem = Problem {
+                    severity: Severity::Error,
+                    line: 0,
+                    column: 0,
+                    place: String::new(),
+                    key: String::new(),
+                    value: None,
+                    message,
+                };
+                Checked { config: None, problems: vec![problem] }
+            }
+        }
+    }
+
+    /// The document that [`Intent::from_json`] reads, every default written out.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "vip": self.vips.iter().map(Vip::to_json).collect::<Vec<_>>(),
+            "pool": self.pools.iter().map(Pool::to_json).collect::<Vec<_>>(),
+        })
+    }
+
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+}
+
+impl Config {
+    /// What the file wants served.
+    pub fn intent(&self) -> Intent {
+        Intent { vips: self.vips.clone(), pools: self.pools.clone() }
+    }
+
+    /// The same director with another intent.
+    pub fn with(&self, intent: &Intent) -> Config {
+        Config {
+            vips: intent.vips.clone(),
+            pools: intent.pools.clone(),
+            director: self.director.clone(),
+            neighbours: self.neighbours.clone(),
+        }
+    }
+}
+
+impl Vip {
+    /// One element of `[[vip]]`.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "address": self.address,
+            "service": self.service.to_json(),
+            "pool": self.pool,
+            "idle": human(self.idle),
+            "paused": self.paused,
+        })
+    }
+}
+
+impl Service {
+    fn to_json(&self) -> Value {
+        let ports = |ports: &[(u16, u16)]| -> Vec<Value> {
+            ports.iter().map(|range| if range.0 == range.1 { json!(range.0) } else { json!(port_range_text(*range)) }).collect()
+        };
+        match self {
+            Service::Tftp { key: Key::Flow } => json!({"protocol": "tftp", "key": "flow"}),
+            Service::Tftp { key: Key::Client } => json!({"protocol": "tftp", "key": "client"}),
+            Service::Udp { ports: list } => json!({"protocol": "udp", "ports": ports(list)}),
+            Service::Tcp { ports: list } => json!({"protocol": "tcp", "ports": ports(list)}),
+        }
+    }
+}
+
+impl Pool {
+    /// One element of `[[pool]]`.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "table_size": self.table_size,
+            "backends": self.backends.iter().map(Backend::to_json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Backend {
+    /// One element of `backends`.
+    pub fn to_json(&self) -> Value {
+        let mut document = json!({"name": self.name, "address": self.address, "weight": self.weight, "drain": self.drain});
+        if let (Some(range), Some(document)) = (self.tid_range, document.as_object_mut()) {
+            document.insert("tid_range".to_owned(), json!(port_range_text(range)));
+        }
+        document
+    }
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), without_nulls(value)));
+            Value::Object(kept.collect::<Map<_, _>>())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+[[vip]]
+address = "192.0.2.69"
+service = { protocol = "tftp", key = "client" }
+pool = "boot"
+[[vip]]
+address = "192.0.2.53"
+service = { protocol = "udp", ports = [53, "8000-8100"] }
+pool = "names"
+idle = "1m30s"
+paused = true
+[[pool]]
+name = "boot"
+backends = [
+  { name = "t1", address = "10.0.2.21", tid_range = "20000-20999" },
+  { name = "t2", address = "10.0.2.22", tid_range = 21000, weight = 7, drain = true },
+]
+[[pool]]
+name = "names"
+table_size = 1009
+backends = [{ name = "n1", address = "10.0.2.31" }]
+"#;
+
+    #[test]
+    fn an_intent_survives_the_way_through_json() {
+        let read = read_intent(TEXT);
+        let intent = read.config.unwrap();
+        assert!(intent.pools[0].backends[1].drain && !intent.pools[0].backends[0].drain);
+        assert_eq!(Intent::from_json(&intent.to_json()).config, Some(intent));
+        assert_eq!(Intent::from_json(&json!({})).config, Some(Intent::default()));
+    }
+
+    #[test]
+    fn what_is_wrong_in_json_is_said_as_in_a_file_but_without_lines() {
+        let pool = json!({"name": "boot", "backends": [{"name": "t1", "address": "10.0.2.21", "weight": 1001, "tid_range": null}]});
+        let said = Intent::from_json(&json!({"vip": [], "pool": [pool]}));
+        assert!(said.config.is_none());
+        let said: Vec<String> = said.errors().map(ToString::to_string).collect();
+        assert_eq!(said.len(), 1);
+        assert!(said[0].starts_with("pool.boot.backends.t1.weight = 1001: "), "{said:?}");
+        for bad in [json!([]), json!(1), json!({"vip": 3}), json!({"director": {}}), json!({"pool": [{"name": "a", "name2": 1e300}]})] {
+            let checked = Intent::from_json(&bad);
+            assert!(checked.config.is_none() && checked.errors().count() > 0, "{bad}");
+        }
+    }
+}
