@@ -98,6 +98,18 @@ fn table(status: &Value) -> String {
         text(&status["io"]["mode"]),
         status["workers"],
     );
+    let store = &status["store"];
+    if let Some(why) = store["stale"]["why"].as_str() {
+        let _ = writeln!(
+            out,
+            "the {} store is away since {:.0} s, the last set stands: {why}",
+            text(&store["kind"]),
+            store["stale"]["seconds"].as_f64().unwrap_or(0.0)
+        );
+    }
+    if let Some(why) = store["refused"].as_str() {
+        let _ = writeln!(out, "the set of generation {} was refused: {why}", store["generation"]);
+    }
     let reload = &status["reload"];
     if reload["last_error"].is_string() {
         let _ = writeln!(out, "the last reload was refused:");

@@ -5,6 +5,7 @@ use super::load::{Checked, intent_sections};
 use super::text::port_range_text;
 use super::{Backend, Config, Key, Pool, Problem, Service, Severity, Vip};
 use serde_json::{Map, Value, json};
+use std::net::IpAddr;
 
 /// VIPs and pools.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +65,22 @@ impl Config {
     /// What the file wants served.
     pub fn intent(&self) -> Intent {
         Intent { vips: self.vips.clone(), pools: self.pools.clone() }
+    }
+
+    /// What of the intent this director cannot serve. A file that holds both is checked for this when it is read.
+    pub fn clashes(&self) -> Vec<String> {
+        let own = |address: IpAddr| self.director.address.contains(address);
+        let vips = self.vips.iter().filter(|vip| own(vip.address));
+        let vips = vips
+            .map(|vip| format!("vip {}: is the director's own address; a VIP is an address that no machine has for itself", vip.address));
+        let backends = self.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
+        let backends = backends.filter(|(_, backend)| own(backend.address)).map(|(pool, backend)| {
+            format!(
+                "pool.{}.backends.{}: {} is an address of this director; a backend is another machine",
+                pool.name, backend.name, backend.address
+            )
+        });
+        vips.chain(backends).collect()
     }
 
     /// The same director with another intent.

@@ -3,6 +3,7 @@
 use super::{Known, NextHops, neighbour::mac};
 use crate::counters::{Counters, Published};
 use crate::io::Io;
+use crate::store::Trouble;
 use crate::tables::Snapshot;
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value, json};
@@ -39,6 +40,28 @@ pub struct View {
     pub backends: Vec<Known>,
     /// What is known of the way to them.
     pub hops: NextHops,
+}
+
+/// What is known of the store.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// Its kind.
+    pub kind: &'static str,
+    /// The newest good set that was read from it.
+    pub generation: u64,
+    /// Since when and why it cannot be read any more.
+    pub trouble: Option<Trouble>,
+    /// Why its newest set is not what the workers read.
+    pub refused: Option<String>,
+    /// Snapshots that were published since the start, for a new set or a neighbour.
+    pub published: u64,
+}
+
+impl Stored {
+    fn to_json(&self) -> Value {
+        let stale = self.trouble.as_ref().map(|t| json!({"seconds": t.since.elapsed().as_secs_f64(), "why": t.why}));
+        json!({"kind": self.kind, "generation": self.generation, "stale": stale, "refused": self.refused})
+    }
 }
 
 /// How reloads went.
@@ -97,12 +120,13 @@ pub struct Board {
     steering: Option<Arc<Shown>>,
     view: ArcSwapOption<View>,
     reloads: Mutex<Reloads>,
+    stored: Mutex<Stored>,
 }
 
 impl Board {
     /// A board without a view yet: the director is not ready. `steering` is shown by the thread before the workers, if there is one.
     pub fn new(facts: Facts, workers: Vec<Arc<Shown>>, steering: Option<Arc<Shown>>) -> Board {
-        Board { facts, workers, steering, view: ArcSwapOption::empty(), reloads: Mutex::default() }
+        Board { facts, workers, steering, view: ArcSwapOption::empty(), reloads: Mutex::default(), stored: Mutex::default() }
     }
 
     /// How many workers there are.
@@ -113,6 +137,16 @@ impl Board {
     /// Shows `view` from now on.
     pub fn show(&self, view: View) {
         self.view.store(Some(Arc::new(view)));
+    }
+
+    /// What the workers read, once there is something.
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.view.load_full()
+    }
+
+    /// Shows what is known of the store from now on.
+    pub fn show_store(&self, stored: Stored) {
+        *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
     }
 
     /// Counts a reload: `Err` says why the file was refused.
@@ -151,6 +185,7 @@ impl Board {
     pub fn status(&self) -> Value {
         let view = self.view.load();
         let reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Summed from the same reading, so that the document agrees with itself.
         let each: Vec<Counters> = self.workers.iter().map(|shown| shown.counters.get()).collect();
         let mut sum = Counters::default();
@@ -165,6 +200,8 @@ impl Board {
             "name": self.facts.name,
             "version": env!("CARGO_PKG_VERSION"),
             "generation": view.as_ref().map_or(0, |v| v.snapshot.generation),
+            "published": stored.published,
+            "store": stored.to_json(),
             "ready": view.is_some(),
             "io": {"kind": self.facts.kind, "interface": self.facts.interface, "mode": self.facts.mode, "counts": self.io_counts()},
             "workers": self.workers.len(),

@@ -25,7 +25,22 @@ pub fn render(board: &Board) -> String {
     let number = |key: &str| status[key].as_u64().unwrap_or(0);
     put("uptime_seconds", Kind::Gauge, "Seconds since the director started.", &[(&[], number("uptime_seconds"))]);
     put("ready", Kind::Gauge, "1 when packets are forwarded.", &[(&[], u64::from(status["ready"] == true))]);
-    put("generation", Kind::Gauge, "Generation of the tables that the workers read.", &[(&[], number("generation"))]);
+    put(
+        "generation",
+        Kind::Gauge,
+        "Generation of the set that the workers read; equal on all directors that agree.",
+        &[(&[], number("generation"))],
+    );
+    put(
+        "snapshots_published_total",
+        Kind::Counter,
+        "Snapshots published since the start, for a new set or a neighbour.",
+        &[(&[], number("published"))],
+    );
+    let stale = status["store"]["stale"]["seconds"].as_f64().map_or(0, |seconds| seconds as u64 + 1);
+    put("store_stale_seconds", Kind::Gauge, "For how long the store could not be read; 0 when it can be.", &[(&[], stale)]);
+    let refused = u64::from(status["store"]["refused"].is_string());
+    put("set_refused", Kind::Gauge, "1 when the store's newest set cannot be used and an older one stands.", &[(&[], refused)]);
     put("workers", Kind::Gauge, "Threads that forward packets.", &[(&[], number("workers"))]);
 
     put("packets_received_total", Kind::Counter, "Packets received.", &[(&[], counters.get(Number::Received))]);

@@ -8,7 +8,8 @@ pub mod next_hops;
 pub mod socket;
 pub mod writer;
 
-pub use board::{Board, Facts, Reloads, Shown, View};
+pub use api::{Api, Trial};
+pub use board::{Board, Facts, Reloads, Shown, Stored, View};
 pub use next_hops::{Link, NextHops, Unresolved};
 pub use socket::ControlSocket;
 pub use writer::{Known, Refused, State, Writer};

@@ -1,13 +1,14 @@
-//! What goes on while workers forward: reloads, neighbours, retirements, signals.
+//! What goes on while workers forward: changes of the set, reloads, neighbours, retirements, signals.
 
+use super::Error;
 use super::open::Filter;
-use super::start::{Signals, answered, vips, wanted};
+use super::start::Signals;
 use super::worker::Report;
-use super::{Error, load};
 use crate::config::Config;
 use crate::control::neighbour::Neighbours;
-use crate::control::{Board, View, Writer};
+use crate::control::{Board, Stored, Trial, View, Writer};
 use crate::io::interface::Interface;
+use crate::store::{Health, Seen, Store};
 use crate::tables::{BackendId, Snapshot};
 use crate::time::Time;
 use arc_swap::ArcSwap;
@@ -15,7 +16,7 @@ use crossbeam::channel::Receiver;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -27,7 +28,17 @@ const NEVER: Duration = Duration::from_secs(24 * 3600);
 /// Control's state.
 pub(super) struct Control<'f> {
     pub(super) file: &'f Path,
+    /// The director's part of the file, with the intent that the workers have.
     pub(super) config: Config,
+    /// The health that the workers have.
+    pub(super) health: Health,
+    /// The generation of both.
+    pub(super) generation: u64,
+    pub(super) store: Store,
+    pub(super) seen: watch::Receiver<Seen>,
+    pub(super) stored: Stored,
+    /// Before this the next set is not taken over, so that many quick changes become one.
+    pub(super) rested: Instant,
     pub(super) writer: Writer,
     pub(super) neighbours: Neighbours,
     pub(super) tables: Arc<ArcSwap<Snapshot>>,
@@ -42,12 +53,14 @@ impl Control<'_> {
     pub(super) async fn run(
         &mut self,
         mut signals: Signals,
-        mut reported: UnboundedReceiver<Report>,
+        mut reported: mpsc::UnboundedReceiver<Report>,
         unresolved: Receiver<BackendId>,
+        mut trials: mpsc::Receiver<Trial>,
         mut server: JoinHandle<std::io::Result<()>>,
     ) -> Result<(), Error> {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = None;
         loop {
             let retirement = self.writer.expiry().map_or(NEVER, |at| at - self.now());
             tokio::select! {
@@ -63,11 +76,17 @@ impl Control<'_> {
                     return Ok(());
                 }
                 Some(()) = signals.reload.recv() => self.reload().await,
+                Ok(()) = self.seen.changed(), if due.is_none() => due = Some(self.rested.max(Instant::now())),
+                () = until(due), if due.is_some() => {
+                    due = None;
+                    self.take_newest().await;
+                }
+                Some(trial) = trials.recv() => self.answer(trial),
                 changed = self.neighbours.hops.changed() => match changed {
                     Ok(()) => self.neighbours_changed(),
                     Err(_) => return Err(self.no_watcher()),
                 },
-                () = tokio::time::sleep(retirement) => self.publish_again("a retired backend is forgotten"),
+                () = tokio::time::sleep(retirement) => self.retired().await,
                 _ = look.tick() => self.ask_for(&unresolved),
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),
             }
@@ -81,74 +100,8 @@ impl Control<'_> {
         }
     }
 
-    fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         Time::default().plus(self.started.elapsed())
-    }
-
-    /// Takes the file over, or says why not and leaves everything as it is.
-    async fn reload(&mut self) {
-        tracing::info!(file = %self.file.display(), "SIGHUP: reloading");
-        let outcome = self.take_over().await;
-        match &outcome {
-            Ok(()) => tracing::info!(generation = self.tables.load().generation, "reloaded"),
-            Err(reasons) => {
-                for reason in reasons {
-                    tracing::error!("reload refused: {reason}");
-                }
-                tracing::error!("reload refused: the tables of generation {} stay", self.tables.load().generation);
-            }
-        }
-        self.board.reloaded(outcome.map_err(|reasons| reasons.join("\n")));
-        self.show();
-    }
-
-    async fn take_over(&mut self) -> Result<(), Vec<String>> {
-        let config = load(self.file).map_err(|error| match error {
-            Error::Config { file, problems } => problems.iter().map(|p| p.in_file(&file).to_string()).collect(),
-            other => vec![other.to_string()],
-        })?;
-        let mut restart: Vec<String> =
-            self.config.changes_needing_restart(&config).iter().map(|p| p.in_file(self.file).to_string()).collect();
-        restart.extend(self.filter.refuses(&self.config.director, &config.director).map(|why| format!("{}: {why}", self.file.display())));
-        if !restart.is_empty() {
-            return Err(restart);
-        }
-        // On a copy: whatever is refused below, nothing has changed.
-        let mut writer = self.writer.clone();
-        writer.apply(&config, &self.neighbours.hops.borrow(), self.now()).map_err(|e| vec![e.to_string()])?;
-        let wants = wanted(&config, writer.addresses());
-        let new = &wants.addresses - &self.writer.addresses();
-        self.neighbours.wanted.send_replace(wants);
-        answered(&mut self.neighbours, &new).await;
-
-        let hops = self.neighbours.hops.borrow_and_update().clone();
-        let (before, after) = (vips(&self.config), vips(&config));
-        let taken = self.writer_after(&config, &hops).and_then(|(writer, snapshot)| {
-            self.filter.set_vips(&(&before | &after)).map_err(|e| e.to_string())?;
-            Ok((writer, snapshot))
-        });
-        match taken {
-            Ok((writer, snapshot)) => {
-                self.writer = writer;
-                self.config = config;
-                self.tables.store(Arc::new(snapshot));
-            }
-            Err(why) => {
-                self.neighbours.wanted.send_replace(wanted(&self.config, self.writer.addresses()));
-                return Err(vec![why]);
-            }
-        }
-        // Only now: until the swap workers still forward to the VIPs that go.
-        if let Err(e) = self.filter.set_vips(&after) {
-            tracing::warn!("the filter in the kernel still takes VIPs that were removed: {e}");
-        }
-        Ok(())
-    }
-
-    fn writer_after(&self, config: &Config, hops: &crate::control::NextHops) -> Result<(Writer, Snapshot), String> {
-        let mut writer = self.writer.clone();
-        let snapshot = writer.apply(config, hops, self.now()).map_err(|e| e.to_string())?;
-        Ok((writer, snapshot))
     }
 
     fn neighbours_changed(&mut self) {
@@ -161,13 +114,13 @@ impl Control<'_> {
     }
 
     /// Publishes the same configuration with what has changed around it.
-    fn publish_again(&mut self, why: &str) {
+    pub(super) fn publish_again(&mut self, why: &str) {
         let hops = self.neighbours.hops.borrow_and_update().clone();
         let now = self.now();
-        match self.writer.apply(&self.config, &hops, now) {
+        match self.writer.apply_set(&self.config, self.generation, &self.health, &hops, now) {
             Ok(snapshot) => {
                 tracing::debug!(generation = snapshot.generation, why, "published");
-                self.tables.store(Arc::new(snapshot));
+                self.publish(snapshot);
                 self.neighbours.wanted.send_if_modified(|wanted| {
                     let now = self.writer.addresses();
                     let changed = wanted.addresses != now;
@@ -178,6 +131,12 @@ impl Control<'_> {
             Err(e) => tracing::error!("the tables stay as they are although {why}: {e}"),
         }
         self.show();
+    }
+
+    /// Gives a snapshot to the workers.
+    pub(super) fn publish(&mut self, snapshot: Snapshot) {
+        self.tables.store(Arc::new(snapshot));
+        self.stored.published += 1;
     }
 
     fn ask_for(&self, unresolved: &Receiver<BackendId>) {
@@ -191,11 +150,20 @@ impl Control<'_> {
     /// Brings the board up to date.
     pub(super) fn show(&self) {
         let hops = self.neighbours.hops.borrow().clone();
+        self.board.show_store(self.stored.clone());
         self.board.show(View {
             snapshot: self.tables.load_full(),
             vips: self.config.vips.iter().map(|vip| vip.address).collect(),
             backends: self.writer.backends().collect(),
             hops,
         });
+    }
+}
+
+/// Until `at`; for ever without one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }

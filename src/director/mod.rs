@@ -8,6 +8,7 @@ mod control;
 pub mod cpus;
 mod open;
 mod pace;
+mod set;
 mod start;
 mod steering;
 mod worker;

@@ -5,10 +5,11 @@ use super::worker::{self, Report, Worker};
 use super::{Error, cpus, open, steering};
 use crate::config::Config;
 use crate::control::neighbour::{self, Neighbours, Wanted};
-use crate::control::{self, Board, ControlSocket, Facts, NextHops, Shown, Unresolved, Writer, api};
+use crate::control::{self, Api, Board, ControlSocket, Facts, NextHops, Shown, Stored, Unresolved, Writer, api};
 use crate::io::Io;
 use crate::metrics;
 use crate::steer;
+use crate::store::Store;
 use crate::systemd;
 use crate::time::Time;
 use arc_swap::ArcSwap;
@@ -20,12 +21,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{self, UnboundedReceiver, unbounded_channel};
 
 /// Before a backend gets its first packet, its neighbour has so long to answer.
-const FIRST_ANSWER: Duration = Duration::from_secs(1);
+pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(1);
 /// Backends without a next hop that may wait to be looked at.
 const UNRESOLVED: usize = 256;
+
+/// Questions about another intent that may wait for an answer.
+const TRIALS: usize = 16;
 
 /// The signals that a director listens to.
 pub(super) struct Signals {
@@ -50,10 +54,14 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let socket = ControlSocket::claim(&config.director.socket)?;
     let scraped = config.director.metrics.map(metrics::listen).transpose()?;
     let interface = open::interface(&config.director)?;
+    let store = Store::memory(config.intent());
+    let mut seen = store.watch();
+    let set = seen.borrow_and_update().set.clone();
+    let config = config.with(&set.intent);
     let wanted = wanted(&config, BTreeSet::new());
     let backends = wanted.addresses.clone();
     let mut neighbours = neighbour::watch(interface.index, wanted).await?;
-    answered(&mut neighbours, &backends).await;
+    answered(&mut neighbours, &backends, FIRST_ANSWER).await;
     // Not before the neighbours have answered: netmap takes the interface from the host, whose questions the workers have to carry.
     let mut opened = open::open(&config.director, interface, vips(&config).len())?;
     let steered = match config.director.steering {
@@ -65,7 +73,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
 
     let mut writer = Writer::new();
     let hops = neighbours.hops.borrow_and_update().clone();
-    let tables = Arc::new(ArcSwap::from_pointee(writer.apply(&config, &hops, Time::default())?));
+    let tables = Arc::new(ArcSwap::from_pointee(writer.apply_set(&config, set.generation, &set.health, &hops, Time::default())?));
     let mtu = hops.link.mtu;
     let steering = steered.map(|(io, workers)| {
         let (steering, lanes) = steer::split(io, workers, mtu);
@@ -115,17 +123,35 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     );
 
     let (interface, filter) = (opened.interface, opened.filter);
-    let mut control = Control { file, config, writer, neighbours, tables, interface, filter, board: board.clone(), started };
+    let (ask_trial, trials) = mpsc::channel(TRIALS);
+    let stored = Stored { kind: store.kind(), generation: set.generation, published: 1, ..Stored::default() };
+    let mut control = Control {
+        file,
+        config,
+        health: set.health.clone(),
+        generation: set.generation,
+        store: store.clone(),
+        seen,
+        stored,
+        rested: started,
+        writer,
+        neighbours,
+        tables,
+        interface,
+        filter,
+        board: board.clone(),
+        started,
+    };
     control.show();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
-    let server = tokio::spawn(api::serve(listener, board.clone()));
+    let server = tokio::spawn(api::serve(listener, Arc::new(Api { board: board.clone(), store, trials: ask_trial })));
     if let Some(listener) = scraped {
         let board = board.clone();
         // Without it the director forwards all the same.
         tokio::spawn(metrics::serve(listener, move || control::metrics::render(&board)));
     }
     systemd::ready();
-    let end = control.run(signals, reported, unresolved, server).await;
+    let end = control.run(signals, reported, unresolved, trials, server).await;
     workers.end();
     tracing::info!(counters = %board.counters().to_json(), "ended");
     end
@@ -180,10 +206,10 @@ pub(super) fn wanted(config: &Config, also: BTreeSet<IpAddr>) -> Wanted {
 
 /// Waits a moment until it is known of each of `backends` whether it can be reached, so that its first packets find it. What does not answer is
 /// left behind.
-pub(super) async fn answered(neighbours: &mut Neighbours, backends: &BTreeSet<IpAddr>) {
+pub(super) async fn answered(neighbours: &mut Neighbours, backends: &BTreeSet<IpAddr>, patience: Duration) {
     let waiting = |hops: &NextHops, backend: &IpAddr| matches!(hops.status(*backend), Err(Unresolved::New | Unresolved::Asked(_)));
     let all = neighbours.hops.wait_for(|hops| !backends.iter().any(|backend| waiting(hops, backend)));
-    if tokio::time::timeout(FIRST_ANSWER, all).await.is_err() {
+    if tokio::time::timeout(patience, all).await.is_err() {
         tracing::info!("not every backend's neighbour has answered yet; going on without");
     }
 }

@@ -202,11 +202,14 @@ pub fn finish(
     Ok(Choice { backend, by: By::Maglev })
 }
 
-/// The backend that the flow table holds, if it still serves this pool.
+/// The backend that the flow table holds, if it still serves this pool. One that is down keeps its transfers, which nobody else could go on with; other
+/// flows are chosen anew.
 #[inline(always)]
 fn remembered(hash: u64, service: &Service, about: bool, tables: &Snapshot, flows: &mut FlowTable, now: Time) -> Option<BackendId> {
     let id = if about { flows.peek(hash, now)?.backend } else { flows.lookup(hash, now, service.idle)? };
-    tables.backend(id).filter(|backend| Arc::ptr_eq(&backend.pool, &service.pool.name) || backend.pool == service.pool.name).map(|_| id)
+    let backend = tables.backend(id)?;
+    let serves = Arc::ptr_eq(&backend.pool, &service.pool.name) || backend.pool == service.pool.name;
+    (serves && !(backend.down && service.kind == Kind::Flow)).then_some(id)
 }
 
 /// The backend in the row of the service's Maglev table that `hash` falls on.

@@ -29,6 +29,8 @@ pub struct Backend {
     pub pool: Arc<str>,
     /// Where its GRE goes.
     pub address: IpAddr,
+    /// Seen to be down: flows that another can go on with leave it.
+    pub down: bool,
     next_hop: Option<NextHop>,
     head: Head,
     /// Longest packet that fits the way there once wrapped; 0 while the next hop is not resolved.
@@ -153,7 +155,7 @@ impl Backend {
             }
             _ => return None,
         };
-        let mut backend = Backend { name, pool, address, next_hop: None, head, room: 0 };
+        let mut backend = Backend { name, pool, address, down: false, next_hop: None, head, room: 0 };
         backend.set_next_hop(next_hop);
         Some(backend)
     }

@@ -12,6 +12,7 @@ use super::next_hops::NextHops;
 use crate::config::{Config, Service as Kinds, Vip};
 use crate::hash::FleetKey;
 use crate::maglev::Table;
+use crate::store::{Health, Observation, PoolHealth};
 use crate::tables::{Backend, BackendId, Kind, Pool, Routers, Service, Snapshot, TidMap, VipTable};
 use crate::time::Time;
 use crate::wire::l4::{TCP, UDP};
@@ -91,7 +92,11 @@ pub enum State {
     Active,
     /// Drained, or its weight is 0: it keeps what it has.
     Drained,
-    /// It is no longer in the file: it keeps what it has for `[director] retire`.
+    /// The health controller says that it is back since a short time: it gets a part of its weight.
+    Slow,
+    /// The health controller says that it is down: it gets no new flows.
+    Down,
+    /// It is no longer wanted: it keeps what it has for `[director] retire`.
     Retired,
 }
 
@@ -101,6 +106,8 @@ impl State {
         match self {
             State::Active => "active",
             State::Drained => "drained",
+            State::Slow => "slow",
+            State::Down => "down",
             State::Retired => "retired",
         }
     }
@@ -147,20 +154,39 @@ impl Writer {
         Writer::default()
     }
 
-    /// The snapshot of `config`. Tables that did not change are those of the snapshot before.
+    /// The snapshot of `config` without any health, one generation after the last one.
+    ///
+    /// # Errors
+    /// As [`Writer::apply_set`].
+    pub fn apply(&mut self, config: &Config, hops: &NextHops, now: Time) -> Result<Snapshot, Refused> {
+        self.apply_set(config, self.generation + 1, &Health::default(), hops, now)
+    }
+
+    /// The snapshot of `config`, which is that of the set's `generation`, and of the health of its backends. Tables that did not change are those of
+    /// the snapshot before.
     ///
     /// # Errors
     /// Says why `config` cannot follow what was there before; then nothing changes.
-    pub fn apply(&mut self, config: &Config, hops: &NextHops, now: Time) -> Result<Snapshot, Refused> {
+    pub fn apply_set(
+        &mut self,
+        config: &Config,
+        generation: u64,
+        health: &Health,
+        hops: &NextHops,
+        now: Time,
+    ) -> Result<Snapshot, Refused> {
         let mut registry = self.registry.clone();
-        registry.update(config, now)?;
+        registry.update(config, health, now)?;
         let backends = backends(&registry, config, hops)?;
         let mut pools = HashMap::with_capacity(config.pools.len());
         let members = registry.by_pool();
         for pool in &config.pools {
             let none = Members::default();
             let members = members.get(pool.name.as_str()).unwrap_or(&none);
-            pools.insert(pool.name.clone(), build(pool, config.director.key, members, self.pools.get(&pool.name))?);
+            pools.insert(
+                pool.name.clone(),
+                build(pool, config.director.key, members, health.get(&pool.name).map(|h| &**h), self.pools.get(&pool.name))?,
+            );
         }
         let mut vips = VipTable::default();
         let mut services = Vec::with_capacity(config.vips.len());
@@ -178,9 +204,9 @@ impl Writer {
         }
         self.registry = registry;
         self.pools = pools;
-        self.generation += 1;
+        self.generation = generation;
         Ok(Snapshot {
-            generation: self.generation,
+            generation,
             mac: hops.link.mac,
             mtu: hops.link.mtu,
             address: config.director.address,
@@ -212,10 +238,12 @@ impl Writer {
             pool: identity.pool.clone(),
             address: identity.address,
             weight: entry.weight,
-            state: match (entry.retired, entry.drain || entry.weight == 0) {
-                (Some(_), _) => State::Retired,
-                (None, true) => State::Drained,
-                (None, false) => State::Active,
+            state: match (entry.retired, entry.drain || entry.weight == 0, entry.health) {
+                (Some(_), ..) => State::Retired,
+                (None, _, Observation::Down) => State::Down,
+                (None, true, _) => State::Drained,
+                (None, false, Observation::Slow { .. }) => State::Slow,
+                (None, false, Observation::Up) => State::Active,
             },
         })
     }
@@ -225,7 +253,10 @@ fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec
     let mut backends = vec![None; registry.len()];
     for (identity, entry) in &registry.entries {
         let backend = config.director.address.same_family(identity.address).and_then(|source| {
-            Backend::new(identity.name.clone(), identity.pool.clone(), hops.link.mac, source, identity.address, hops.get(identity.address))
+            let (name, pool) = (identity.name.clone(), identity.pool.clone());
+            let mut backend = Backend::new(name, pool, hops.link.mac, source, identity.address, hops.get(identity.address))?;
+            backend.down = entry.health == Observation::Down;
+            Some(backend)
         });
         if backend.is_none() && entry.retired.is_none() {
             return Err(Refused::Family { backend: identity.name.to_string(), address: identity.address });
@@ -236,10 +267,23 @@ fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec
 }
 
 /// A pool's tables; those that were there before as far as nothing changed.
-fn build(pool: &crate::config::Pool, key: FleetKey, known: &Members<'_>, before: Option<&Built>) -> Result<Built, Refused> {
+fn build(
+    pool: &crate::config::Pool,
+    key: FleetKey,
+    known: &Members<'_>,
+    health: Option<&PoolHealth>,
+    before: Option<&Built>,
+) -> Result<Built, Refused> {
     let mut sorted: Vec<_> = pool.backends.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    let members: Vec<(String, u16)> = sorted.iter().map(|b| (b.name.clone(), if b.drain { 0 } else { b.weight })).collect();
+    let members: Vec<(String, u16)> = sorted
+        .iter()
+        .map(|b| match (b.drain, health) {
+            (true, _) => (b.name.clone(), 0),
+            (false, None) => (b.name.clone(), b.weight),
+            (false, Some(health)) => (b.name.clone(), health.of(&b.name).weight(b.weight)),
+        })
+        .collect();
     // A pool that no longer has ranges forgets those that were given up: its servers now answer from any port, also from these.
     let ranged = pool.backends.iter().any(|b| b.tid_range.is_some());
     let ranges = if ranged { known.ranges() } else { Vec::new() };

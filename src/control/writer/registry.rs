@@ -2,6 +2,7 @@
 
 use super::{RangeHeld, Refused};
 use crate::config::Config;
+use crate::store::{Health, Observation};
 use crate::tables::{BackendId, NO_BACKEND};
 use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -34,6 +35,8 @@ pub(super) struct Entry {
     pub(super) weight: u16,
     /// The file has it drained.
     pub(super) drain: bool,
+    /// How it was seen to do.
+    pub(super) health: Observation,
     /// Since when the file has it no more.
     pub(super) retired: Option<Time>,
     claims: Vec<Claim>,
@@ -80,7 +83,7 @@ impl<'r> Members<'r> {
 
 impl Registry {
     /// Brings the registry in line with a file. On an error it is left in the middle: work on a copy.
-    pub(super) fn update(&mut self, config: &Config, now: Time) -> Result<(), Refused> {
+    pub(super) fn update(&mut self, config: &Config, health: &Health, now: Time) -> Result<(), Refused> {
         self.retire = config.director.retire;
         self.expire(now);
         let mut seen = BTreeSet::new();
@@ -94,6 +97,7 @@ impl Registry {
                 let entry = self.entry(&identity, now)?;
                 entry.weight = backend.weight;
                 entry.drain = backend.drain;
+                entry.health = health.get(&pool.name).map_or(Observation::Up, |health| health.of(&backend.name));
                 entry.retired = None;
                 for claim in &mut entry.claims {
                     let kept = backend.tid_range == Some(claim.range);
@@ -141,7 +145,10 @@ impl Registry {
     fn entry(&mut self, identity: &Identity, now: Time) -> Result<&mut Entry, Refused> {
         if !self.entries.contains_key(identity) {
             let id = self.number(now)?;
-            self.entries.insert(identity.clone(), Entry { id, weight: 0, drain: false, retired: None, claims: Vec::new() });
+            self.entries.insert(
+                identity.clone(),
+                Entry { id, weight: 0, drain: false, health: Observation::Up, retired: None, claims: Vec::new() },
+            );
         }
         self.entries.get_mut(identity).ok_or(Refused::Numbers)
     }

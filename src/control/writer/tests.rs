@@ -2,6 +2,7 @@ use super::registry::REST;
 use super::*;
 use crate::config::{self, Addresses, Director, Echo, Io, Key, Unmatched};
 use crate::control::Link;
+use crate::store::{Observation, Observed, PoolHealth};
 use crate::tables::NextHop;
 use std::sync::Arc;
 
@@ -84,6 +85,37 @@ fn a_configuration_becomes_a_snapshot() {
     assert_eq!(owner(&snapshot, 20_999), Some(pool.members[0]));
     assert_eq!(owner(&snapshot, 22_000), None);
     assert!(Arc::ptr_eq(&snapshot.services[1].pool, pool));
+}
+
+#[test]
+fn health_and_drain_leave_the_intent_its_weights() {
+    let mut writer = Writer::new();
+    let observed = |state| Observed { state, since: 1, why: "test".into() };
+    let health = |t1, t2| {
+        Health::from([(
+            "boot".into(),
+            Arc::new(PoolHealth { backends: [("t1".into(), observed(t1)), ("t2".into(), observed(t2))].into() }),
+        )])
+    };
+    let shares = |snapshot: &Snapshot| snapshot.services[0].pool.maglev.entries();
+    let (up, down) = (Observation::Up, Observation::Down);
+    let mut config = config(&[T1, T2, T3]);
+    let mut set = |config: &Config, generation, health: &Health| writer.apply_set(config, generation, health, &hops(&[]), at(0)).unwrap();
+    let first = set(&config, 7, &Health::default());
+    assert_eq!((first.generation, shares(&first)), (7, vec![337, 336, 336]));
+    let second = set(&config, 9, &health(down, Observation::Slow { percent: 50 }));
+    assert_eq!(second.generation, 9);
+    let [none, half, whole] = shares(&second)[..] else { panic!("three backends") };
+    assert_eq!(none, 0);
+    assert!((335..=338).contains(&half) && half + whole == 1009, "{half} {whole}");
+    assert_eq!(second.backends.iter().flatten().map(|b| b.down).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(owner(&second, 20_500), second.services[0].pool.members.first().copied(), "transfers stay even with one that is down");
+    config.pools[0].backends[1].drain = true;
+    let third = set(&config, 10, &health(up, Observation::Slow { percent: 50 }));
+    assert_eq!(shares(&third)[1], 0);
+    assert!(Arc::ptr_eq(&second.services[0].pool.tid.clone().unwrap(), &third.services[0].pool.tid.clone().unwrap()));
+    assert_eq!((known(&writer, "t1").1, known(&writer, "t2").1, known(&writer, "t3").1), (State::Active, State::Drained, State::Active));
+    assert_eq!(writer.backends().map(|known| known.weight).collect::<Vec<_>>(), [100, 100, 100]);
 }
 
 #[test]

@@ -108,6 +108,21 @@ fn a_backend_that_is_gone_from_the_tables_is_not_remembered() {
 }
 
 #[test]
+fn a_flow_leaves_a_backend_that_is_down_and_a_transfer_stays() {
+    let mut world = World::new();
+    let flow = backend(&mut world, &query(DNS[0], 5000));
+    let transfer = backend(&mut world, &read_request(STOCK[0], 5000));
+    reshuffle(&mut world);
+    world.tables.backends.iter_mut().flatten().for_each(|backend| backend.down = true);
+    let again = backend(&mut world, &query(DNS[0], 5000));
+    assert_ne!(again, flow);
+    world.tables.backends.iter_mut().flatten().for_each(|backend| backend.down = false);
+    assert_eq!(backend(&mut world, &query(DNS[0], 5000)), again, "it does not come back");
+    world.tables.backends.iter_mut().flatten().for_each(|backend| backend.down = true);
+    assert_eq!(backend(&mut world, &acknowledgement(STOCK[0], 5000, 40_000)), transfer, "nobody else could go on with it");
+}
+
+#[test]
 fn with_ranges_a_transfer_leaves_nothing_in_the_flow_table() {
     let mut world = World::new();
     backend(&mut world, &read_request(BOOT[0], 2000));
