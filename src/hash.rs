@@ -11,6 +11,8 @@
 //! | 16 offset | SipHash-2-4 | name of the backend |
 //! | 17 skip | SipHash-2-4 | name of the backend |
 //! | 18 fingerprint | SipHash-2-4 | see `crate::maglev` |
+//! | 19 heir | SipHash-2-4 | name of the backend |
+//! | 20 transfer | SipHash-2-4 | VIP and client as 16 bytes each (IPv4 mapped), client port |
 
 use siphasher::sip::{SipHasher13, SipHasher24};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,6 +32,10 @@ pub enum Domain {
     Skip = 17,
     /// Fingerprint of a table.
     Fingerprint = 18,
+    /// A backend as an heir.
+    Heir = 19,
+    /// A transfer that looks for its heirs.
+    Transfer = 20,
 }
 
 /// The fleet's hash key: 16 bytes, the same on every director of a fleet. Its bytes are never shown.

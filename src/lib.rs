@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`verdict`], [`time`], [`frame`] | the words that everything shares: what becomes of a packet, its time, its bytes |
 //! | [`wire`] | checked views of headers, and a builder of packets |
-//! | [`hash`], [`maglev`], [`flow`] | keyed hashes, the Maglev table, the flow table |
+//! | [`hash`], [`maglev`], [`heirs`], [`flow`] | keyed hashes, the Maglev table, who goes on with a dead server's transfers, the flow table |
 //! | [`config`] | the TOML file, checked |
 //! | [`tables`] | the snapshot that workers read: VIPs, services, pools, backends |
 //! | [`counters`] | what became of packets, counted once each |
@@ -37,6 +37,7 @@ pub mod director;
 pub mod flow;
 pub mod frame;
 pub mod hash;
+pub mod heirs;
 pub mod io;
 pub mod lab;
 pub mod maglev;

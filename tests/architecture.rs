@@ -13,6 +13,7 @@ const ORDER: &[&str] = &[
     "wire",
     "hash",
     "maglev",
+    "heirs",
     "flow",
     "config",
     "tables",

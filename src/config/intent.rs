@@ -127,6 +127,7 @@ impl Pool {
         json!({
             "name": self.name,
             "table_size": self.table_size,
+            "takeover": self.takeover,
             "backends": self.backends.iter().map(Backend::to_json).collect::<Vec<_>>(),
         })
     }
@@ -171,6 +172,7 @@ idle = "1m30s"
 paused = true
 [[pool]]
 name = "boot"
+takeover = true
 backends = [
   { name = "t1", address = "10.0.2.21", tid_range = "20000-20999" },
   { name = "t2", address = "10.0.2.22", tid_range = 21000, weight = 7, drain = true },
@@ -198,6 +200,9 @@ backends = [{ name = "n1", address = "10.0.2.31" }]
         let said: Vec<String> = said.errors().map(ToString::to_string).collect();
         assert_eq!(said.len(), 1);
         assert!(said[0].starts_with("pool.boot.backends.t1.weight = 1001: "), "{said:?}");
+        let pool = json!({"name": "boot", "takeover": true, "backends": [{"name": "t1", "address": "10.0.2.21"}]});
+        let said: Vec<String> = Intent::from_json(&json!({"pool": [pool]})).errors().map(ToString::to_string).collect();
+        assert!(said.len() == 1 && said[0].starts_with("pool.boot.takeover = true: needs a tid_range"), "{said:?}");
         for bad in [json!([]), json!(1), json!({"vip": 3}), json!({"director": {}}), json!({"pool": [{"name": "a", "name2": 1e300}]})] {
             let checked = Intent::from_json(&bad);
             assert!(checked.config.is_none() && checked.errors().count() > 0, "{bad}");

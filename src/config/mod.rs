@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
-//! | `[[pool]]` | `name`, `table_size`, `backends = [{ name, address, weight, tid_range, drain }]` |
+//! | `[[pool]]` | `name`, `table_size`, `takeover`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
 
 mod check;
@@ -251,6 +251,8 @@ pub struct Pool {
     pub name: String,
     /// Size of the Maglev table: prime, at least 100 × backends, at most 5,000,011; default 65537.
     pub table_size: u32,
+    /// Its servers go on with one another's transfers (Guideway's own do); needs TID ranges. Default false.
+    pub takeover: bool,
     /// In the order of the file. At most 65,000 in all pools together.
     pub backends: Vec<Backend>,
 }

@@ -23,6 +23,7 @@ pub(super) struct Draft<'r, 't> {
     /// The table itself.
     pub(super) here: Mark,
     table_size: Option<u32>,
+    takeover: Option<bool>,
     /// Every element of `backends` could be read.
     pub(super) complete: bool,
 }
@@ -65,7 +66,7 @@ impl Draft<'_, '_> {
     /// The pool, if everything of it could be read.
     pub(super) fn pool(&self) -> Option<Pool> {
         let backends = self.backends.iter().map(BackendDraft::backend).collect::<Option<_>>()?;
-        Some(Pool { name: self.name.as_ref()?.value.clone(), table_size: self.table_size?, backends })
+        Some(Pool { name: self.name.as_ref()?.value.clone(), table_size: self.table_size?, takeover: self.takeover?, backends })
     }
 
     /// Whether it is known that no backend has a TID range.
@@ -89,12 +90,19 @@ pub(super) fn read<'r, 't>(reader: &'r Reader, mut table: Table<'r, 't>) -> Draf
     let complete = complete && backends.iter().all(Option::is_some);
     let backends: Vec<_> = backends.into_iter().flatten().collect();
     let table_size = table_size(reader, &mut table, listed);
+    let takeover = table.optional("takeover").map_or(Some(false), |field| {
+        let takeover = field.boolean();
+        if takeover == Some(true) && complete && backends.iter().any(|b| b.tid_good && b.tid_range.is_none()) {
+            field.error("needs a tid_range for every backend of the pool: a packet of a dead server's transfer must name its owner");
+        }
+        takeover
+    });
     table.finish();
     unique_names(&backends);
     unique_addresses(&backends);
     ranges_for_all_or_none(reader, &backends);
     disjoint_ranges(&backends);
-    Draft { name, backends, list, here, table_size, complete }
+    Draft { name, backends, list, here, table_size, takeover, complete }
 }
 
 fn backend<'r, 't>(item: &Field<'r, 't>) -> Option<BackendDraft<'r, 't>> {
