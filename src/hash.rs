@@ -13,6 +13,7 @@
 //! | 18 fingerprint | SipHash-2-4 | see `crate::maglev` |
 //! | 19 heir | SipHash-2-4 | name of the backend |
 //! | 20 transfer | SipHash-2-4 | VIP and client as 16 bytes each (IPv4 mapped), client port |
+//! | 21 key id | SipHash-2-4 | nothing |
 
 use siphasher::sip::{SipHasher13, SipHasher24};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,6 +37,8 @@ pub enum Domain {
     Heir = 19,
     /// A transfer that looks for its heirs.
     Transfer = 20,
+    /// What a key is called by.
+    KeyId = 21,
 }
 
 /// The fleet's hash key: 16 bytes, the same on every director of a fleet. Its bytes are never shown.
@@ -48,10 +51,35 @@ impl std::fmt::Debug for FleetKey {
     }
 }
 
+/// Names a [`FleetKey`]: 16 hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(u64);
+
+impl std::fmt::Display for KeyId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl std::str::FromStr for KeyId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<KeyId, String> {
+        let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let id = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        id.map(KeyId).ok_or_else(|| "is no key's id; 16 hex digits are wanted, as `guideway check` shows them".to_owned())
+    }
+}
+
 impl FleetKey {
     /// The key with these bytes.
     pub const fn new(bytes: [u8; 16]) -> Self {
         FleetKey(bytes)
+    }
+
+    /// What the key may be called by in public: nobody gets from this to the key.
+    pub fn id(&self) -> KeyId {
+        KeyId(self.rare(Domain::KeyId, &[]))
     }
 
     /// SipHash-2-4 of `domain` and `message`.

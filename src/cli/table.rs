@@ -59,7 +59,8 @@ pub fn run(args: &Args) -> u8 {
 }
 
 fn build(pool: &Pool, config: &Config, without: Option<&str>) -> Result<Tables, String> {
-    let build = |backends: &[(&str, u16)]| Table::build(&config.director.key, pool.table_size, backends).map_err(|e| e.to_string());
+    let key = config.active_key().unwrap_or(config.director.key);
+    let build = |backends: &[(&str, u16)]| Table::build(&key, pool.table_size, backends).map_err(|e| e.to_string());
     let backends: Vec<(&str, u16)> = pool.backends.iter().map(|b| (b.name.as_str(), b.weight)).collect();
     let named = |name: &str| without == Some(name) || without == Some(&format!("{}/{name}", pool.name));
     let rest: Vec<_> = backends.iter().copied().filter(|(name, _)| !named(name)).collect();

@@ -35,6 +35,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     let name = table.required("name", "name = \"d1\"").and_then(|f| f.parse("a name in quotes", text::name)).map(|s| s.value);
     let (address, addresses) = table.required("address", "address = \"10.0.1.11\"").map(address).unwrap_or_default();
     let key = table.required("key", "key = \"…\" with 32 hex digits (openssl rand -hex 16)").and_then(key);
+    let next_key = table.optional("next_key").map_or(Some(None), |f| self::key(f).map(Some));
     let io = table.required("io", "io = { kind = \"af_xdp\", interface = \"eth0\" }").and_then(|f| io(&f));
     let routers = table.optional("routers").map_or(Some(Vec::new()), |f| routers(&f));
     let socket = match table.optional("socket") {
@@ -62,6 +63,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
             name: name?,
             address: address?,
             key: key?,
+            next_key: next_key?,
             io: io.clone()?,
             routers: prefixes?,
             socket: socket?,

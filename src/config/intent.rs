@@ -3,7 +3,8 @@
 use super::duration::human;
 use super::load::{Checked, intent_sections};
 use super::text::port_range_text;
-use super::{Backend, Config, Key, Pool, Problem, Service, Severity, Vip};
+use super::{Backend, Config, Director, Key, Pool, Problem, Service, Severity, Vip};
+use crate::hash::{FleetKey, KeyId};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 
@@ -14,6 +15,8 @@ pub struct Intent {
     pub vips: Vec<Vip>,
     /// `[[pool]]`
     pub pools: Vec<Pool>,
+    /// `active_key`: which of their keys the directors use; without, that of their files.
+    pub active_key: Option<KeyId>,
 }
 
 /// Reads and checks the text of an intent: a TOML document with `[[vip]]` and `[[pool]]`, each as in a director's file, and nothing else.
@@ -49,10 +52,14 @@ impl Intent {
 
     /// The document that [`Intent::from_json`] reads, every default written out.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut document = json!({
             "vip": self.vips.iter().map(Vip::to_json).collect::<Vec<_>>(),
             "pool": self.pools.iter().map(Pool::to_json).collect::<Vec<_>>(),
-        })
+        });
+        if let (Some(id), Some(document)) = (self.active_key, document.as_object_mut()) {
+            document.insert("active_key".to_owned(), json!(id.to_string()));
+        }
+        document
     }
 
     /// The pool of this name.
@@ -62,9 +69,15 @@ impl Intent {
 }
 
 impl Config {
+    /// The key that is used; nothing when the director does not have the one that is wanted.
+    pub fn active_key(&self) -> Option<FleetKey> {
+        let Some(wanted) = self.active_key else { return Some(self.director.key) };
+        self.director.keys().find(|key| key.id() == wanted)
+    }
+
     /// What the file wants served.
     pub fn intent(&self) -> Intent {
-        Intent { vips: self.vips.clone(), pools: self.pools.clone() }
+        Intent { vips: self.vips.clone(), pools: self.pools.clone(), active_key: self.active_key }
     }
 
     /// What of the intent this director cannot serve. A file that holds both is checked for this when it is read.
@@ -80,17 +93,29 @@ impl Config {
                 pool.name, backend.name, backend.address
             )
         });
-        vips.chain(backends).collect()
+        let key = self.active_key.filter(|_| self.active_key().is_none()).map(|id| {
+            let known: Vec<String> = self.director.keys().map(|key| key.id().to_string()).collect();
+            format!("active_key: this director has no key {id}; it has {}. Add it as `next_key` and reload", known.join(" and "))
+        });
+        vips.chain(backends).chain(key).collect()
     }
 
     /// The same director with another intent.
     pub fn with(&self, intent: &Intent) -> Config {
         Config {
+            active_key: intent.active_key,
             vips: intent.vips.clone(),
             pools: intent.pools.clone(),
             director: self.director.clone(),
             neighbours: self.neighbours.clone(),
         }
+    }
+}
+
+impl Director {
+    /// The keys that this director has.
+    pub fn keys(&self) -> impl Iterator<Item = FleetKey> {
+        std::iter::once(self.key).chain(self.next_key)
     }
 }
 
@@ -160,6 +185,7 @@ mod tests {
     use super::*;
 
     const TEXT: &str = r#"
+active_key = "0123456789abcdef"
 [[vip]]
 address = "192.0.2.69"
 service = { protocol = "tftp", key = "client" }

@@ -1,8 +1,9 @@
 //! From a file, or its text, to a checked configuration.
 
 use super::problem::{Problem, Severity};
-use super::reader::{Mark, Reader, Table};
+use super::reader::{Mark, Reader, Spot, Table};
 use super::{Config, Intent, cross, director, neighbour, pool, promise, vip};
+use crate::hash::KeyId;
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -109,6 +110,7 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
     let mut root = reader.root(document);
     let no_vip = root.about("vip");
     let table = root.required("director", "[director]").and_then(|f| f.table("a table: [director]"));
+    let active_key = active_key(&mut root);
     let (vips, pools) = served(reader, &mut root);
     let neighbours = tables(&mut root, "neighbour", "a list of tables: [[neighbour]], in two brackets");
     let neighbours = neighbours.into_iter().map(neighbour::read).collect();
@@ -118,22 +120,34 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
         None => (no_vip.clone(), director::Draft::default()),
     };
     let sections = Sections { director, routers, vips, no_vip, pools, neighbours };
+    if let (Some(director), Some(Some(id))) = (&sections.director.director, &active_key)
+        && director.keys().all(|key| key.id() != id.value)
+    {
+        id.field.error("is the id of neither director.key nor director.next_key");
+    }
     compare(reader, &sections)?;
-    let Intent { vips, pools } = sections.intent()?;
+    let active_key = active_key?.map(|id| id.value);
+    let Intent { vips, pools, .. } = sections.intent(active_key)?;
     let neighbours = sections.neighbours.iter().map(neighbour::Draft::neighbour).collect::<Option<_>>()?;
-    Some(Config { director: sections.director.director?, vips, pools, neighbours })
+    Some(Config { director: sections.director.director?, active_key, vips, pools, neighbours })
 }
 
 /// The sections of an intent.
 pub(super) fn intent_sections(reader: &Reader, document: &DeTable<'_>) -> Option<Intent> {
     let mut root = reader.root(document);
     let no_vip = root.about("vip");
+    let active_key = active_key(&mut root);
     let (vips, pools) = served(reader, &mut root);
     root.finish();
     let routers = no_vip.clone();
     let sections = Sections { director: director::Draft::default(), routers, vips, no_vip, pools, neighbours: Vec::new() };
     compare(reader, &sections)?;
-    sections.intent()
+    sections.intent(active_key?.map(|id| id.value))
+}
+
+/// `active_key`: `None` when it cannot be read, `Some(None)` when it is not there.
+fn active_key<'r, 't>(root: &mut Table<'r, 't>) -> Option<Option<Spot<'r, 't, KeyId>>> {
+    root.optional("active_key").map_or(Some(None), |field| field.parse("the id of a key in quotes", str::parse).map(Some))
 }
 
 fn served<'r, 't>(reader: &'r Reader, root: &mut Table<'r, 't>) -> (Vec<vip::Draft<'r, 't>>, Vec<pool::Draft<'r, 't>>) {
@@ -150,8 +164,9 @@ fn compare(reader: &Reader, sections: &Sections<'_, '_>) -> Option<()> {
 }
 
 impl Sections<'_, '_> {
-    fn intent(&self) -> Option<Intent> {
+    fn intent(&self, active_key: Option<KeyId>) -> Option<Intent> {
         Some(Intent {
+            active_key,
             vips: self.vips.iter().map(vip::Draft::vip).collect::<Option<_>>()?,
             pools: self.pools.iter().map(pool::Draft::pool).collect::<Option<_>>()?,
         })

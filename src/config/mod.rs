@@ -8,7 +8,8 @@
 //!
 //! | section | keys |
 //! |---|---|
-//! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
+//! | (top) | `active_key` |
+//! | `[director]` | `name`, `address`, `key`, `next_key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
 //! | `[[pool]]` | `name`, `table_size`, `takeover`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
@@ -40,7 +41,7 @@ pub use load::{Checked, LoadError, load, read};
 pub(crate) use load::{load_with, syntax_errors, tables};
 pub use problem::{Problem, Severity};
 
-use crate::hash::FleetKey;
+use crate::hash::{FleetKey, KeyId};
 use ipnet::IpNet;
 use netmap_rings::PortName;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -52,6 +53,8 @@ use std::time::Duration;
 pub struct Config {
     /// `[director]`
     pub director: Director,
+    /// `active_key`: which of the director's keys is used; without, `[director] key`.
+    pub active_key: Option<KeyId>,
     /// `[[vip]]`, in the order of the file.
     pub vips: Vec<Vip>,
     /// `[[pool]]`, in the order of the file.
@@ -69,6 +72,8 @@ pub struct Director {
     pub address: Addresses,
     /// The fleet's hash key.
     pub key: FleetKey,
+    /// The key that the fleet is going to have: known before it is used.
+    pub next_key: Option<FleetKey>,
     /// How packets get in and out.
     pub io: Io,
     /// Who may send us GRE.

@@ -9,6 +9,7 @@ impl Config {
     ///
     /// VIPs, pools, routers, neighbours, timeouts, `unmatched` and `icmp_echo` may change at any time.
     pub fn changes_needing_restart(&self, new: &Config) -> Vec<Problem> {
+        let switched = new.active_key.is_some() || self.active_key() == new.active_key();
         let (old, new) = (&self.director, &new.director);
         let mut problems = Vec::new();
         let mut compare = |key: &str, show: fn(&Director) -> String| {
@@ -24,8 +25,9 @@ impl Config {
         compare("steering", |d| d.steering.to_string());
         compare("metrics", |d| d.metrics.map_or_else(|| "off".to_owned(), |at| format!("\"{at}\"")));
         compare("flows", |d| d.flows.to_string());
-        if old.key != new.key {
-            let message = "is another key than when the director started; this needs a restart of every director of the fleet";
+        if !switched {
+            let message = "is another key than the one in use, and a running fleet changes its key by name: let every director know it as `next_key`, \
+                           then set `active_key` to its id";
             problems.push(refused("key", None, message.to_owned()));
         }
         problems

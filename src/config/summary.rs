@@ -18,6 +18,11 @@ pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let routers: Vec<String> = director.routers.iter().map(ToString::to_string).collect();
     let routers: Vec<&str> = routers.iter().map(String::as_str).collect();
     writeln!(out, "  routers   {}", if routers.is_empty() { "none".to_owned() } else { some_of(&routers) })?;
+    let ids: Vec<String> = director.keys().map(|key| key.id().to_string()).collect();
+    let active = config.active_key().map_or_else(String::new, |key| key.id().to_string());
+    let others: Vec<&str> = ids.iter().map(String::as_str).filter(|id| *id != active).collect();
+    let others = if others.is_empty() { String::new() } else { format!(" (also known: {})", others.join(", ")) };
+    writeln!(out, "  key       id {active}{others}")?;
     writeln!(out, "  socket    {}", director.socket.display())?;
     if let Some(metrics) = director.metrics {
         writeln!(out, "  metrics   http://{metrics}/metrics")?;

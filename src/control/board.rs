@@ -2,6 +2,7 @@
 
 use super::{Known, NextHops, neighbour::mac};
 use crate::counters::{Counters, Published};
+use crate::hash::KeyId;
 use crate::io::Io;
 use crate::store::Trouble;
 use crate::tables::Snapshot;
@@ -36,6 +37,8 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// Address of each of the snapshot's services.
     pub vips: Vec<IpAddr>,
+    /// The key that is used, and all that are known.
+    pub keys: (Option<KeyId>, Vec<KeyId>),
     /// The backends, retired ones too.
     pub backends: Vec<Known>,
     /// What is known of the way to them.
@@ -209,6 +212,10 @@ impl Board {
             "counters": sum.to_json(),
             "steering": steering.map(|counters| counters.to_json()),
             "per_worker": each.iter().enumerate().map(worker).collect::<Vec<_>>(),
+            "key": view.as_ref().map(|v| json!({
+                "active": v.keys.0.map(|id| id.to_string()),
+                "known": v.keys.1.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            })),
             "vips": view.as_ref().map(|v| v.vips()).unwrap_or_default(),
             "backends": view.as_ref().map(|v| v.backends()).unwrap_or_default(),
             "flows": {"used": flows(|s| &s.flows), "capacity": flows(|s| &s.flow_capacity)},

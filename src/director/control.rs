@@ -153,6 +153,7 @@ impl Control<'_> {
         self.board.show_store(self.stored.clone());
         self.board.show(View {
             snapshot: self.tables.load_full(),
+            keys: (self.config.active_key().map(|key| key.id()), self.config.director.keys().map(|key| key.id()).collect()),
             vips: self.config.vips.iter().map(|vip| vip.address).collect(),
             backends: self.writer.backends().collect(),
             hops,

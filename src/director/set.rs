@@ -58,13 +58,15 @@ impl Control<'_> {
             Error::Config { file, problems } => problems.iter().map(|p| p.in_file(&file).to_string()).collect(),
             other => vec![other.to_string()],
         })?;
+        let known = self.seen.borrow().set.clone();
+        // Where the store says what is served, it says which key is used, too.
+        let file = if self.store.durable() { file.with(&known.intent) } else { file };
         let mut restart: Vec<String> =
             self.config.changes_needing_restart(&file).iter().map(|p| p.in_file(self.file).to_string()).collect();
         restart.extend(self.filter.refuses(&self.config.director, &file.director).map(|why| format!("{}: {why}", self.file.display())));
         if !restart.is_empty() {
             return Err(restart);
         }
-        let known = self.seen.borrow().set.clone();
         if !self.store.durable() {
             // The file is where such a store comes from. What it cannot bring about must not become the store's intent.
             let hops = self.neighbours.hops.borrow().clone();

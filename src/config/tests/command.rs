@@ -27,6 +27,7 @@ fn a_good_file_gives_a_summary_and_its_warnings() {
   address   10.0.1.11
   io        pcap, 02:00:00:00:01:11, MTU 1500
   routers   10.0.0.0/24
+  key       id 07bce9e1853b342f
   socket    /run/guideway/d1.sock
   static    1 neighbour
 

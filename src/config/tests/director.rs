@@ -238,7 +238,7 @@ fn the_rest_of_the_director() {
     }
     director(
         "cluster = \"x\"",
-        "line 7: director.cluster: is no key that is known here. Known: name, address, key, io, routers, socket, metrics, unmatched, icmp_echo, flows, retire, steering",
+        "line 7: director.cluster: is no key that is known here. Known: name, address, key, next_key, io, routers, socket, metrics, unmatched, icmp_echo, flows, retire, steering",
     );
     let set =
         good(&with_director("socket = \"/tmp/d.sock\"\nunmatched = \"drop\"\nicmp_echo = \"answer\"\nflows = 1_024\nretire = \"0s\""))
@@ -281,6 +281,6 @@ fn neighbours() {
     errors(&rest("[neighbour]\n"), &["line 7: neighbour: expected a list of tables: [[neighbour]], in two brackets, found a table"]);
     errors(
         &rest("[[neighbor]]\n"),
-        &["line 7: neighbor: is no key that is known here; did you mean \"neighbour\"? Known: director, vip, pool, neighbour"],
+        &["line 7: neighbor: is no key that is known here; did you mean \"neighbour\"? Known: director, active_key, vip, pool, neighbour"],
     );
 }

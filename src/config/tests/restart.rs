@@ -36,7 +36,40 @@ metrics = "127.0.0.1:9068"
             "director.socket = \"/run/guideway/d2.sock\": was \"/run/guideway/d1.sock\" when the director started; this needs a restart",
             "director.metrics = \"127.0.0.1:9068\": was off when the director started; this needs a restart",
             "director.flows = 2048: was 1048576 when the director started; this needs a restart",
-            "director.key: is another key than when the director started; this needs a restart of every director of the fleet",
+            "director.key: is another key than the one in use, and a running fleet changes its key by name: let every director know it as `next_key`, \
+             then set `active_key` to its id",
         ]
+    );
+}
+
+#[test]
+fn a_key_is_changed_by_name_once_it_is_known() {
+    const NEW: &str = "ff0102030405060708090a0b0c0d0e0f";
+    let before = good(SAMPLE);
+    let old = before.director.key;
+    let knows = SAMPLE.replace("io = {", &format!("next_key = \"{NEW}\"\nio = {{"));
+    let knows_it = good(&knows);
+    assert_eq!(knows_it.active_key(), Some(old), "a key that is known is not used yet");
+    assert!(before.changes_needing_restart(&knows_it).is_empty());
+    let new = knows_it.director.next_key.unwrap();
+    assert_ne!(new.id(), old.id());
+
+    let switched = good(&format!("active_key = \"{}\"\n{knows}", new.id()));
+    assert_eq!(switched.active_key(), Some(new));
+    assert!(knows_it.changes_needing_restart(&switched).is_empty());
+    let settled = good(&knows.replace("000102030405060708090a0b0c0d0e0f", NEW).replace(&format!("next_key = \"{NEW}\"\n"), ""));
+    assert_eq!(settled.active_key(), Some(new));
+    assert!(switched.changes_needing_restart(&settled).is_empty(), "the file follows what the fleet does already");
+    assert_eq!(before.changes_needing_restart(&settled).len(), 1);
+
+    let unknown = Intent { active_key: Some(new.id()), ..before.intent() };
+    let said = before.with(&unknown).clashes();
+    assert!(said.len() == 1 && said[0].contains(&new.id().to_string()) && said[0].contains(&old.id().to_string()), "{said:?}");
+    assert!(said.iter().all(|said| !said.contains("0001020304")), "keys are never shown");
+    errors(
+        &format!("active_key = \"{}\"\n{SAMPLE}", new.id()),
+        &["line 1: active_key = \"ID\": is the id of neither director.key nor director.next_key"
+            .replace("ID", &new.id().to_string())
+            .as_str()],
     );
 }

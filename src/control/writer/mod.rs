@@ -175,6 +175,7 @@ impl Writer {
         hops: &NextHops,
         now: Time,
     ) -> Result<Snapshot, Refused> {
+        let key = config.active_key().unwrap_or(config.director.key);
         let mut registry = self.registry.clone();
         registry.update(config, health, now)?;
         let backends = backends(&registry, config, hops)?;
@@ -183,10 +184,7 @@ impl Writer {
         for pool in &config.pools {
             let none = Members::default();
             let members = members.get(pool.name.as_str()).unwrap_or(&none);
-            pools.insert(
-                pool.name.clone(),
-                build(pool, config.director.key, members, health.get(&pool.name).map(|h| &**h), self.pools.get(&pool.name))?,
-            );
+            pools.insert(pool.name.clone(), build(pool, key, members, health.get(&pool.name).map(|h| &**h), self.pools.get(&pool.name))?);
         }
         let mut vips = VipTable::default();
         let mut services = Vec::with_capacity(config.vips.len());
@@ -216,7 +214,7 @@ impl Writer {
             vips,
             services,
             backends,
-            hash: config.director.key.per_packet(),
+            hash: key.per_packet(),
         })
     }
 

@@ -27,6 +27,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
             name: "d1".into(),
             address: Addresses { v4: Some([10, 0, 1, 11].into()), v6: None },
             key: FleetKey::new([7; 16]),
+            next_key: None,
             io: Io::Pcap { mac: [2; 6], mtu: 1500 },
             routers: vec!["10.0.0.0/24".parse().unwrap()],
             socket: "/nowhere".into(),
@@ -37,6 +38,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
             retire: RETIRE,
             steering: 0,
         },
+        active_key: None,
         vips: vec![
             vip("192.0.2.69", config::Service::Tftp { key: Key::Flow }),
             vip("192.0.2.53", config::Service::Udp { ports: vec![(53, 53), (8000, 8100)] }),
