@@ -2,7 +2,7 @@
 
 use super::problem::{Problem, Severity};
 use super::reader::{Mark, Reader, Table};
-use super::{Config, cross, director, neighbour, pool, promise, vip};
+use super::{Config, announce, cross, director, neighbour, pool, promise, vip};
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -98,6 +98,7 @@ pub(super) struct Sections<'r, 't> {
     pub(super) no_vip: Mark,
     pub(super) pools: Vec<pool::Draft<'r, 't>>,
     pub(super) neighbours: Vec<neighbour::Draft<'r, 't>>,
+    pub(super) announce: Option<announce::Draft<'r, 't>>,
 }
 
 fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
@@ -109,19 +110,26 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
     let pools = pools.into_iter().map(|t| pool::read(reader, t)).collect();
     let neighbours = tables(&mut root, "neighbour", "a list of tables: [[neighbour]], in two brackets");
     let neighbours = neighbours.into_iter().map(neighbour::read).collect();
+    let announce = root.optional("announce").and_then(|f| f.table("a table: [announce]")).map(announce::read);
     root.finish();
     let (routers, director) = match table {
         Some(table) => (table.about("routers"), director::read(table)),
         None => (no_vip.clone(), director::Draft::default()),
     };
-    let sections = Sections { director, routers, vips, no_vip, pools, neighbours };
+    let sections = Sections { director, routers, vips, no_vip, pools, neighbours, announce };
     reader.unless_broken(|| cross::check(reader, &sections));
     reader.unless_broken(|| promise::check(reader, &sections));
     if reader.has_errors() {
         return None;
     }
+    let director = sections.director.director?;
+    let announce = match &sections.announce {
+        Some(announce) => Some(announce.announce(&director.name)?),
+        None => None,
+    };
     Some(Config {
-        director: sections.director.director?,
+        director,
+        announce,
         vips: sections.vips.iter().map(vip::Draft::vip).collect::<Option<_>>()?,
         pools: sections.pools.iter().map(pool::Draft::pool).collect::<Option<_>>()?,
         neighbours: sections.neighbours.iter().map(neighbour::Draft::neighbour).collect::<Option<_>>()?,
