@@ -24,6 +24,7 @@ const ORDER: &[&str] = &[
     "metrics",
     "systemd",
     "control",
+    "announce",
     "director",
     "control_client",
     "tftp",

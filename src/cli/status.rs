@@ -5,6 +5,7 @@ mod tftpd;
 use super::common::{failed, load, result};
 use crate::control_client;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,20 @@ fn table(status: &Value) -> String {
             let _ = writeln!(out, "  {line}");
         });
     }
-    rows(&mut out, &["VIP", "SERVICE", "POOL", "TABLE"], &status["vips"], &["vip", "service", "pool", "fingerprint"]);
+    let (mut titles, mut keys) = (vec!["VIP", "SERVICE", "POOL", "TABLE"], vec!["vip", "service", "pool", "fingerprint"]);
+    if status["vips"][0]["announced"].is_boolean() {
+        titles.push("ANNOUNCED");
+        keys.push("announced");
+    }
+    rows(&mut out, &titles, &status["vips"], &keys);
+    let mut told = BTreeSet::new();
+    for vip in status["vips"].as_array().into_iter().flatten() {
+        if let Some(why) = vip["not_announced_because"].as_str()
+            && told.insert(vip["vip"].as_str())
+        {
+            let _ = writeln!(out, "{} is not announced: {why}", text(&vip["vip"]));
+        }
+    }
     rows(
         &mut out,
         &["BACKEND", "POOL", "ADDRESS", "WEIGHT", "STATE", "NEIGHBOUR"],

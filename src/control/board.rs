@@ -6,10 +6,14 @@ use crate::io::Io;
 use crate::tables::Snapshot;
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
+
+/// What is announced by BGP, and why the rest is not.
+pub type Announced = BTreeMap<IpAddr, Result<(), String>>;
 
 /// What does not change while the director runs.
 #[derive(Clone, Debug)]
@@ -97,12 +101,14 @@ pub struct Board {
     steering: Option<Arc<Shown>>,
     view: ArcSwapOption<View>,
     reloads: Mutex<Reloads>,
+    /// Empty when the director announces nothing.
+    announced: ArcSwapOption<Announced>,
 }
 
 impl Board {
     /// A board without a view yet: the director is not ready. `steering` is shown by the thread before the workers, if there is one.
     pub fn new(facts: Facts, workers: Vec<Arc<Shown>>, steering: Option<Arc<Shown>>) -> Board {
-        Board { facts, workers, steering, view: ArcSwapOption::empty(), reloads: Mutex::default() }
+        Board { facts, workers, steering, view: ArcSwapOption::empty(), reloads: Mutex::default(), announced: ArcSwapOption::empty() }
     }
 
     /// How many workers there are.
@@ -113,6 +119,11 @@ impl Board {
     /// Shows `view` from now on.
     pub fn show(&self, view: View) {
         self.view.store(Some(Arc::new(view)));
+    }
+
+    /// Shows what is announced from now on.
+    pub fn announce(&self, announced: Announced) {
+        self.announced.store(Some(Arc::new(announced)));
     }
 
     /// Counts a reload: `Err` says why the file was refused.
@@ -172,7 +183,7 @@ impl Board {
             "counters": sum.to_json(),
             "steering": steering.map(|counters| counters.to_json()),
             "per_worker": each.iter().enumerate().map(worker).collect::<Vec<_>>(),
-            "vips": view.as_ref().map(|v| v.vips()).unwrap_or_default(),
+            "vips": view.as_ref().map(|v| v.vips(self.announced.load().as_deref())).unwrap_or_default(),
             "backends": view.as_ref().map(|v| v.backends()).unwrap_or_default(),
             "flows": {"used": flows(|s| &s.flows), "capacity": flows(|s| &s.flow_capacity)},
             "reload": {"accepted": reloads.accepted, "refused": reloads.refused, "last_error": reloads.last_error},
@@ -181,13 +192,15 @@ impl Board {
 }
 
 impl View {
-    fn vips(&self) -> Vec<Value> {
+    fn vips(&self, announced: Option<&Announced>) -> Vec<Value> {
         let vip = |(address, service): (&IpAddr, &crate::tables::Service)| {
             json!({
                 "vip": address,
                 "service": service.label,
                 "pool": &*service.pool.name,
                 "fingerprint": format!("{:016x}", service.pool.maglev.fingerprint()),
+                "announced": announced.map(|all| all.get(address).is_some_and(Result::is_ok)),
+                "not_announced_because": announced.and_then(|all| all.get(address)?.as_ref().err()),
             })
         };
         self.vips.iter().zip(&self.snapshot.services).map(vip).collect()

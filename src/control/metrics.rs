@@ -59,6 +59,17 @@ pub fn render(board: &Board) -> String {
         [(&[("outcome", "accepted")], of("reload", "accepted")), (&[("outcome", "refused")], of("reload", "refused"))];
     put("reloads_total", Kind::Counter, "Files taken over or refused since the start.", &reloads);
 
+    // Nothing where nothing is announced; several services of a VIP are one series.
+    let vips: BTreeMap<&str, u64> = status["vips"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|v| Some((v["vip"].as_str()?, u64::from(v["announced"].as_bool()?))))
+        .collect();
+    let labels: Vec<[(&str, &str); 1]> = vips.keys().map(|vip| [("vip", *vip)]).collect();
+    let announced: Vec<_> = labels.iter().zip(vips.values()).map(|(labels, value)| (labels.as_slice(), *value)).collect();
+    put("vip_announced", Kind::Gauge, "1 when the VIP's route is in the kernel table that a BGP daemon exports.", &announced);
+
     // A map, for a series that stood twice would make Prometheus refuse the whole document.
     let backends: BTreeMap<[&str; 4], (u64, u64)> = status["backends"]
         .as_array()

@@ -8,7 +8,7 @@ pub mod next_hops;
 pub mod socket;
 pub mod writer;
 
-pub use board::{Board, Facts, Reloads, Shown, View};
+pub use board::{Announced, Board, Facts, Reloads, Shown, View};
 pub use next_hops::{Link, NextHops, Unresolved};
 pub use socket::ControlSocket;
 pub use writer::{Known, Refused, State, Writer};

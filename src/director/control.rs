@@ -4,7 +4,8 @@ use super::open::Filter;
 use super::start::{Signals, answered, vips, wanted};
 use super::worker::Report;
 use super::{Error, load};
-use crate::config::Config;
+use crate::announce::Announcer;
+use crate::config::{Config, duration};
 use crate::control::neighbour::Neighbours;
 use crate::control::{Board, View, Writer};
 use crate::io::interface::Interface;
@@ -35,6 +36,8 @@ pub(super) struct Control<'f> {
     pub(super) filter: Filter,
     pub(super) board: Arc<Board>,
     pub(super) started: Instant,
+    /// `None`: the file has no `[announce]`, or everything is withdrawn for good.
+    pub(super) announcer: Option<Announcer>,
 }
 
 impl Control<'_> {
@@ -48,20 +51,22 @@ impl Control<'_> {
     ) -> Result<(), Error> {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut end = None;
         loop {
             let retirement = self.writer.expiry().map_or(NEVER, |at| at - self.now());
             tokio::select! {
                 Some(report) = reported.recv() => if let Report::Failed(worker, why) = report {
                     return Err(Error::Worker { worker, why });
                 },
-                _ = signals.terminate.recv() => {
-                    tracing::info!("SIGTERM: ending");
-                    return Ok(());
-                }
-                _ = signals.interrupt.recv() => {
-                    tracing::info!("SIGINT: ending");
-                    return Ok(());
-                }
+                _ = signals.terminate.recv() => match self.leave("SIGTERM").await {
+                    Some(at) => end = Some(at),
+                    None => return Ok(()),
+                },
+                _ = signals.interrupt.recv() => match self.leave("SIGINT").await {
+                    Some(at) => end = Some(at),
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep_until(end.unwrap_or_else(|| tokio::time::Instant::now() + NEVER)) => return Ok(()),
                 Some(()) = signals.reload.recv() => self.reload().await,
                 changed = self.neighbours.hops.changed() => match changed {
                     Ok(()) => self.neighbours_changed(),
@@ -72,6 +77,17 @@ impl Control<'_> {
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),
             }
         }
+    }
+
+    /// Withdraws what is announced; gives until when to go on forwarding. `None`: there is nothing to wait for, or not any more.
+    async fn leave(&mut self, signal: &str) -> Option<tokio::time::Instant> {
+        let (Some(announcer), Some(announce)) = (self.announcer.take(), &self.config.announce) else {
+            tracing::info!("{signal}: ending");
+            return None;
+        };
+        announcer.leave().await;
+        tracing::info!("{signal}: VIPs are withdrawn; ending in {} (a second signal ends at once)", duration::human(announce.linger));
+        Some(tokio::time::Instant::now() + announce.linger)
     }
 
     fn no_watcher(&self) -> Error {
@@ -188,14 +204,18 @@ impl Control<'_> {
         }
     }
 
-    /// Brings the board up to date.
+    /// Brings the board up to date, and what is announced.
     pub(super) fn show(&self) {
         let hops = self.neighbours.hops.borrow().clone();
-        self.board.show(View {
+        let view = View {
             snapshot: self.tables.load_full(),
             vips: self.config.vips.iter().map(|vip| vip.address).collect(),
             backends: self.writer.backends().collect(),
             hops,
-        });
+        };
+        if let Some(announcer) = &self.announcer {
+            announcer.update(&view);
+        }
+        self.board.show(view);
     }
 }

@@ -3,6 +3,7 @@
 use super::control::Control;
 use super::worker::{self, Report, Worker};
 use super::{Error, cpus, open, steering};
+use crate::announce::{Announcer, Routes};
 use crate::config::Config;
 use crate::control::neighbour::{self, Neighbours, Wanted};
 use crate::control::{self, Board, ControlSocket, Facts, NextHops, Shown, Unresolved, Writer, api};
@@ -50,6 +51,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let socket = ControlSocket::claim(&config.director.socket)?;
     let scraped = config.director.metrics.map(metrics::listen).transpose()?;
     let interface = open::interface(&config.director)?;
+    let routes = config.announce.as_ref().map(Routes::make).transpose()?;
     let wanted = wanted(&config, BTreeSet::new());
     let backends = wanted.addresses.clone();
     let mut neighbours = neighbour::watch(interface.index, wanted).await?;
@@ -115,7 +117,9 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     );
 
     let (interface, filter) = (opened.interface, opened.filter);
-    let mut control = Control { file, config, writer, neighbours, tables, interface, filter, board: board.clone(), started };
+    // Not before: what is announced must be forwarded.
+    let announcer = routes.map(|routes| Announcer::start(routes, board.clone()));
+    let mut control = Control { file, config, writer, neighbours, tables, interface, filter, board: board.clone(), started, announcer };
     control.show();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
     let server = tokio::spawn(api::serve(listener, board.clone()));
@@ -126,6 +130,10 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     }
     systemd::ready();
     let end = control.run(signals, reported, unresolved, server).await;
+    // When the director does not end by a signal, its VIPs are still announced.
+    if let Some(announcer) = control.announcer.take() {
+        announcer.leave().await;
+    }
     workers.end();
     tracing::info!(counters = %board.counters().to_json(), "ended");
     end
