@@ -105,15 +105,21 @@ impl Fleet {
         fleet
     }
 
+    /// Writes the file of director `number`.
+    fn configure(&self, number: usize, paused: bool) -> PathBuf {
+        let file = self.directory.path().join(format!("{}.toml", self.plan.directors[number].name));
+        let text = directors::configuration(&self.plan, number, Io::AfXdp, &self.socket(number), &self.plan.backends);
+        let text = text.replace("service = \"tftp\"", &format!("service = \"tftp\"\npaused = {paused}"));
+        std::fs::write(&file, format!("{text}\n[announce]\ntable = {TABLE}\n")).unwrap();
+        file
+    }
+
     /// Starts director `number`; it is ready when this returns.
     fn director(&self, number: usize) -> Running {
-        let (name, socket) = (&self.plan.directors[number].name, self.socket(number));
-        let file = self.directory.path().join(format!("{name}.toml"));
-        let text = directors::configuration(&self.plan, number, Io::AfXdp, &socket, &self.plan.backends);
-        std::fs::write(&file, format!("{text}\n[announce]\ntable = {TABLE}\n")).unwrap();
+        let file = self.configure(number, false);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log(number)).unwrap();
         let mut command = program_on(&self.topology.directors[number], GUIDEWAY);
-        command.args(["director", "--config"]).arg(file).stderr(log);
+        command.args(["director", "--log-format", "json", "--config"]).arg(file).stderr(log);
         ready(command, self.directory.path())
     }
 
@@ -135,6 +141,14 @@ impl Fleet {
     /// What director `number` says of its VIP.
     fn vip(&self, number: usize) -> Value {
         control_client::get(&self.socket(number), "/v1/status").unwrap()["vips"][0].clone()
+    }
+
+    /// How many packets director `number`, which has ended, forwarded in its life.
+    fn forwarded(&self, number: usize) -> u64 {
+        let log = std::fs::read_to_string(self.log(number)).unwrap();
+        let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        let counters: Value = serde_json::from_str(last["counters"].as_str().unwrap_or_else(|| panic!("{last}"))).unwrap();
+        counters["transmitted"].as_u64().unwrap()
     }
 
     /// Waits until the router sends to just these directors; gives for how long.
@@ -214,7 +228,7 @@ impl Clients {
             std::thread::spawn(move || {
                 let (expected, mut verified) = (content(), 0);
                 let url = if vip.is_ipv6() { format!("tftp://[{vip}]/{FILE}") } else { format!("tftp://{vip}/{FILE}") };
-                while !stop.load(Ordering::Relaxed) {
+                while verified == 0 || !stop.load(Ordering::Relaxed) {
                     let output =
                         program_on(&host, GUIDEWAY).args(["tftp", "get", "--quiet", "--force", "--output"]).arg(&to).arg(&url).output();
                     let output = output.unwrap();
@@ -229,9 +243,15 @@ impl Clients {
     }
 
     /// How many files were fetched; every one was right.
-    fn verified(self) -> u32 {
+    fn verified(mut self) -> u32 {
         self.stop.store(true, Ordering::Relaxed);
-        self.threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        self.threads.drain(..).map(|thread| thread.join().unwrap()).sum()
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -244,6 +264,12 @@ fn a_day_of_a_fleet(family: &'static str) {
         assert_eq!(fleet.vip(0)["announced"], true);
         let clients = Clients::start(&fleet, 3);
 
+        until("each director has much to do", || {
+            let sent = fleet.router.counters.directors();
+            let busy = fleet.plan.directors.iter().all(|director| sent.get(&director.address).is_some_and(|sent| *sent > 500));
+            busy.then_some(()).ok_or(format!("{sent:?}"))
+        });
+
         // Told to end, a director withdraws first and forwards on.
         signal(&fleet.directors[0], Signal::SIGTERM);
         let since = Instant::now();
@@ -252,6 +278,8 @@ fn a_day_of_a_fleet(family: &'static str) {
         assert_eq!(fleet.vip(0)["not_announced_because"], "the director is ending");
         assert!(fleet.directors[0].0.wait().unwrap().success());
         assert!(since.elapsed() >= LINGER, "it ended after {:?}", since.elapsed());
+        let (sent, forwarded) = (fleet.router.counters.directors()[&fleet.plan.directors[0].address], fleet.forwarded(0));
+        assert_eq!(sent, forwarded, "not one packet is lost from start to end");
         fleet.directors[0] = fleet.director(0);
         fleet.next_hops_within("started again", &[0, 1, 2], ms(2000));
 
@@ -261,6 +289,13 @@ fn a_day_of_a_fleet(family: &'static str) {
         assert!(alive(&mut fleet.birds[1]));
         fleet.directors[1] = fleet.director(1);
         fleet.next_hops_within("started again", &[0, 1, 2], ms(2000));
+
+        // Paused, and no longer, by people: at once, both.
+        for (paused, hops) in [(true, &[1, 2][..]), (false, &[0, 1, 2])] {
+            fleet.configure(0, paused);
+            signal(&fleet.directors[0], Signal::SIGHUP);
+            fleet.next_hops_within(if paused { "paused" } else { "not paused any more" }, hops, ms(900));
+        }
 
         // BIRD hangs; BIRD is killed; the host is cut off.
         signal(&fleet.birds[2], Signal::SIGSTOP);
@@ -304,15 +339,19 @@ fn a_day_of_a_fleet(family: &'static str) {
         assert!(status.contains(&format!("{} is not announced: no backend of pool boot", fleet.plan.vip)), "{status}");
         cable("t1", true);
         println!("the backend is back: 3 next hops after {:.0?}", fleet.next_hops(&[0, 1, 2]));
-        assert!(Clients::start(&fleet, 1).verified() <= 1);
+        assert_eq!(Clients::start(&fleet, 1).verified(), 1);
 
         for director in &fleet.directors {
             signal(director, Signal::SIGTERM);
         }
+        let since = Instant::now();
         fleet.next_hops_within("SIGTERM to all", &[], ms(1000));
+        // Told once more, a director does not linger.
+        fleet.directors.iter().for_each(|director| signal(director, Signal::SIGTERM));
         for director in &mut fleet.directors {
             assert!(director.0.wait().unwrap().success());
         }
+        assert!(since.elapsed() < LINGER, "{:?}", since.elapsed());
     });
 }
 

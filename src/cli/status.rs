@@ -199,6 +199,29 @@ mod tests {
     }
 
     #[test]
+    fn a_director_that_announces_says_what_and_why_not() {
+        let row = |vip: &str, service: &str, why: Option<&str>| json!({"vip": vip, "service": service, "pool": "p", "fingerprint": "00ff", "announced": why.is_none(), "not_announced_because": why});
+        let why = Some("its service is paused");
+        let mut status = json!({
+            "vips": [row("192.0.2.53", "udp/53", why), row("192.0.2.53", "tcp/53", why), row("192.0.2.69", "tftp", None)]
+        });
+        let shown = table(&status);
+        let columns: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+        for line in [
+            ["VIP", "SERVICE", "POOL", "TABLE", "ANNOUNCED"],
+            ["192.0.2.53", "udp/53", "p", "00ff", "false"],
+            ["192.0.2.69", "tftp", "p", "00ff", "true"],
+        ] {
+            assert!(columns.iter().any(|columns| columns == &line), "{line:?} in\n{shown}");
+        }
+        assert_eq!(shown.matches("192.0.2.53 is not announced: its service is paused\n").count(), 1, "once for its two services:\n{shown}");
+        for row in status["vips"].as_array_mut().unwrap() {
+            (row["announced"], row["not_announced_because"]) = (Value::Null, Value::Null);
+        }
+        assert!(!table(&status).to_lowercase().contains("announced"), "nothing of it where nothing is announced");
+    }
+
+    #[test]
     fn without_a_name_the_only_one_that_answers_is_meant() {
         let directory = tempfile::tempdir().unwrap();
         assert!(only_one(directory.path()).unwrap_err().contains("nobody answers"));
