@@ -17,7 +17,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use site::{GUIDEWAY, Running};
-use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -151,19 +150,15 @@ impl Fleet {
         counters["transmitted"].as_u64().unwrap()
     }
 
-    /// Waits until the router sends to just these directors; gives for how long.
-    fn next_hops(&self, directors: &[usize]) -> Duration {
-        let expected: Vec<IpAddr> = directors.iter().map(|number| self.plan.directors[*number].address).collect();
-        until(&format!("the next hops {expected:?}"), || {
+    /// Waits until each of these directors is among the router's next hops, or none of them is. Of the others nothing is asked: on a machine with
+    /// too much to do BFD may lose one for a moment.
+    fn router(&self, what: &str, directors: &[usize], wanted: bool, most: Duration) {
+        let took = until(what, || {
             let now = self.router.directors.load().of(self.plan.vip).to_vec();
-            (now == expected).then_some(()).ok_or(format!("{now:?}"))
-        })
-    }
-
-    /// The same, and that it took no longer than `most`.
-    fn next_hops_within(&self, what: &str, directors: &[usize], most: Duration) {
-        let took = self.next_hops(directors);
-        println!("{what}: {} next hops after {took:.0?}", directors.len());
+            let right = directors.iter().all(|number| now.contains(&self.plan.directors[*number].address) == wanted);
+            right.then_some(()).ok_or(format!("{now:?}"))
+        });
+        println!("{what}: {} after {} ms", if wanted { "there" } else { "gone" }, took.as_millis());
         assert!(took < most, "{what}: {took:?}, and {most:?} was promised");
     }
 }
@@ -260,7 +255,7 @@ fn a_day_of_a_fleet(family: &'static str) {
     site::in_namespace(&needs, move || {
         let ms = Duration::from_millis;
         let mut fleet = Fleet::start(family);
-        println!("three directors are ready: their next hops {:.0?} later", fleet.next_hops(&[0, 1, 2]));
+        fleet.router("three directors are ready", &[0, 1, 2], true, PATIENCE);
         assert_eq!(fleet.vip(0)["announced"], true);
         let clients = Clients::start(&fleet, 3);
 
@@ -273,7 +268,7 @@ fn a_day_of_a_fleet(family: &'static str) {
         // Told to end, a director withdraws first and forwards on.
         signal(&fleet.directors[0], Signal::SIGTERM);
         let since = Instant::now();
-        fleet.next_hops_within("SIGTERM", &[1, 2], ms(1000));
+        fleet.router("SIGTERM", &[0], false, ms(1000));
         assert!(alive(&mut fleet.directors[0]), "it lingers");
         assert_eq!(fleet.vip(0)["not_announced_because"], "the director is ending");
         assert!(fleet.directors[0].0.wait().unwrap().success());
@@ -281,36 +276,36 @@ fn a_day_of_a_fleet(family: &'static str) {
         let (sent, forwarded) = (fleet.router.counters.directors()[&fleet.plan.directors[0].address], fleet.forwarded(0));
         assert_eq!(sent, forwarded, "not one packet is lost from start to end");
         fleet.directors[0] = fleet.director(0);
-        fleet.next_hops_within("started again", &[0, 1, 2], ms(2000));
+        fleet.router("started again", &[0, 1, 2], true, PATIENCE);
 
         // Killed, it takes its routes along, and its BIRD tells.
         signal(&fleet.directors[1], Signal::SIGKILL);
-        fleet.next_hops_within("SIGKILL", &[0, 2], ms(1000));
+        fleet.router("SIGKILL", &[1], false, ms(1000));
         assert!(alive(&mut fleet.birds[1]));
         fleet.directors[1] = fleet.director(1);
-        fleet.next_hops_within("started again", &[0, 1, 2], ms(2000));
+        fleet.router("started again", &[0, 1, 2], true, PATIENCE);
 
         // Paused, and no longer, by people: at once, both.
-        for (paused, hops) in [(true, &[1, 2][..]), (false, &[0, 1, 2])] {
+        for paused in [true, false] {
             fleet.configure(0, paused);
             signal(&fleet.directors[0], Signal::SIGHUP);
-            fleet.next_hops_within(if paused { "paused" } else { "not paused any more" }, hops, ms(900));
+            fleet.router(if paused { "paused" } else { "not paused any more" }, &[0], !paused, ms(900));
         }
 
         // BIRD hangs; BIRD is killed; the host is cut off.
         signal(&fleet.birds[2], Signal::SIGSTOP);
-        fleet.next_hops_within("BIRD stopped", &[0, 1], ms(2000));
+        fleet.router("BIRD stopped", &[2], false, ms(2000));
         signal(&fleet.birds[2], Signal::SIGCONT);
-        println!("BIRD goes on: 3 next hops after {:.0?}", fleet.next_hops(&[0, 1, 2]));
+        fleet.router("BIRD goes on", &[0, 1, 2], true, PATIENCE);
         fleet.birds[2].0.kill().unwrap();
-        fleet.next_hops_within("BIRD killed", &[0, 1], ms(2000));
+        fleet.router("BIRD killed", &[2], false, ms(2000));
         fleet.birds[2] = fleet.bird(2);
-        println!("BIRD started again: 3 next hops after {:.0?}", fleet.next_hops(&[0, 1, 2]));
+        fleet.router("BIRD started again", &[0, 1, 2], true, PATIENCE);
         let cable = |host: &str, up| Netlink::within(&fleet.topology.fabric, |fabric| fabric.up(host, up)).unwrap();
         cable("d3", false);
-        fleet.next_hops_within("host cut off", &[0, 1], ms(2000));
+        fleet.router("host cut off", &[2], false, ms(2000));
         cable("d3", true);
-        println!("host is back: 3 next hops after {:.0?}", fleet.next_hops(&[0, 1, 2]));
+        fleet.router("host is back", &[0, 1, 2], true, PATIENCE);
 
         let verified = clients.verified();
         println!("{verified} transfers meanwhile, all verified");
@@ -328,7 +323,7 @@ fn a_day_of_a_fleet(family: &'static str) {
         // One that stays so, of the only backend, is.
         cable("t1", false);
         (0..3).for_each(forget);
-        fleet.next_hops_within("no backend can be reached", &[], ms(4000));
+        fleet.router("no backend can be reached", &[0, 1, 2], false, ms(4000));
         until("all say so", || {
             let why = (0..3).map(|number| fleet.vip(number)["not_announced_because"].clone());
             let wrong = why.into_iter().find(|why| !why.as_str().is_some_and(|why| why.contains("no backend of pool boot can be reached")));
@@ -338,14 +333,14 @@ fn a_day_of_a_fleet(family: &'static str) {
         let status = String::from_utf8_lossy(&status.stdout).into_owned();
         assert!(status.contains(&format!("{} is not announced: no backend of pool boot", fleet.plan.vip)), "{status}");
         cable("t1", true);
-        println!("the backend is back: 3 next hops after {:.0?}", fleet.next_hops(&[0, 1, 2]));
+        fleet.router("the backend is back", &[0, 1, 2], true, PATIENCE);
         assert_eq!(Clients::start(&fleet, 1).verified(), 1);
 
         for director in &fleet.directors {
             signal(director, Signal::SIGTERM);
         }
         let since = Instant::now();
-        fleet.next_hops_within("SIGTERM to all", &[], ms(1000));
+        fleet.router("SIGTERM to all", &[0, 1, 2], false, ms(1000));
         // Told once more, a director does not linger.
         fleet.directors.iter().for_each(|director| signal(director, Signal::SIGTERM));
         for director in &mut fleet.directors {

@@ -87,7 +87,9 @@ impl Routes {
         let failed = |error| Error::Device { name: name.clone(), error };
         let device = DeviceBuilder::new().name(name).layer(Layer::L3).enable(true).build_sync().map_err(failed)?;
         let index = device.if_index().map_err(failed)?;
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check().map_err(Error::Socket)?;
+        // Strict, so that a question about one device is not answered with every route; kernels before 4.20 cannot.
+        let (connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().or_else(|_| rtnetlink::new_connection()).map_err(Error::Socket)?;
         Ok(Routes { table: announce.table, index, handle, connection: tokio::spawn(connection), families: [false; 2], device })
     }
 
@@ -134,7 +136,7 @@ impl Routes {
         Ok(present)
     }
 
-    /// The VIP of a route of ours. Kernels before 4.20 list all routes, whatever they are asked.
+    /// The VIP of a route of ours.
     fn vip_of(&self, route: &RouteMessage) -> Option<IpAddr> {
         let (mut to, mut device, mut table) = (None, None, u32::from(route.header.table));
         for attribute in &route.attributes {
