@@ -76,13 +76,13 @@ impl Memory {
         let since = *self.since.get_or_insert(now);
         let wait = match verdict {
             Ok(()) => self.wait,
-            Err(Why::Paused(_)) => Duration::ZERO,
+            Err(Why::Paused(_) | Why::Stuck(_)) => Duration::ZERO,
             Err(Why::NoBackend(_)) => PATIENCE,
         };
         if now < since.plus(wait) {
             return Some(since.plus(wait));
         }
-        if let Err(Why::NoBackend(_)) = verdict {
+        if let Err(Why::NoBackend(_) | Why::Stuck(_)) = verdict {
             let flaps = self.withdrawn.is_some_and(|before| now - before < FORGOTTEN);
             self.wait = if flaps { (self.wait * 2).min(LONGEST) } else { FIRST };
             self.withdrawn = Some(now);

@@ -20,6 +20,9 @@ pub enum Why {
     /// There is nowhere to forward it to.
     #[error("{0}")]
     NoBackend(String),
+    /// Nobody forwards.
+    #[error("{0}")]
+    Stuck(String),
 }
 
 /// What is true of each VIP.
@@ -73,7 +76,7 @@ fn better(one: Result<(), Why>, other: Result<(), Why>) -> Result<(), Why> {
         (Ok(()), _) | (_, Ok(())) => Ok(()),
         (Err(Why::Paused(a)), Err(Why::Paused(b))) => Err(Why::Paused(a + b)),
         (Err(Why::NoBackend(a)), Err(Why::NoBackend(b))) if a != b => Err(Why::NoBackend(format!("{a}; {b}"))),
-        (Err(why @ Why::NoBackend(_)), _) | (_, Err(why @ Why::NoBackend(_))) => Err(why),
+        (Err(Why::Paused(_)), Err(why)) | (Err(why), Err(_)) => Err(why),
     }
 }
 

@@ -3,6 +3,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`decide`] | which VIPs can be forwarded, and why the others cannot |
+//! | [`pulse`] | whether the workers are at work |
 //! | [`damp`] | when that is followed: not for a blink, and not on and off and on |
 //! | [`routes`] | the device that the routes lead to, and the routes in the kernel |
 //!
@@ -11,6 +12,7 @@
 
 pub mod damp;
 pub mod decide;
+pub mod pulse;
 pub mod routes;
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,8 @@ mod tests;
 use crate::control::{Announced, Board, View};
 use crate::time::Time;
 use damp::{Damper, Step};
-use decide::Verdicts;
+use decide::{Verdicts, Why};
+use pulse::Pulse;
 pub use routes::{Error, Routes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,7 +31,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// The kernel's table is compared with what it should be so often even when nothing changes: somebody may have flushed it.
-const CHECK: Duration = Duration::from_secs(10);
+const CHECK: Duration = pulse::LOOK;
 /// Withdrawing takes a few messages to the kernel. When it takes longer, the device is removed without them.
 const WITHDRAWAL: Duration = Duration::from_secs(2);
 
@@ -45,7 +48,15 @@ impl Announcer {
     pub fn start(routes: Routes, board: Arc<Board>) -> Announcer {
         let (verdicts, changes) = watch::channel(Verdicts::new());
         let (leave, left) = oneshot::channel();
-        let task = Task { routes, board, damper: Damper::default(), told: BTreeMap::new(), origin: Instant::now() };
+        let task = Task {
+            routes,
+            board,
+            damper: Damper::default(),
+            pulse: Pulse::default(),
+            told: BTreeMap::new(),
+            ending: false,
+            origin: Instant::now(),
+        };
         task.board.announce(Announced::new());
         Announcer { verdicts, leave: Some(leave), task: tokio::spawn(task.run(changes, left)) }
     }
@@ -82,15 +93,20 @@ struct Task {
     routes: Routes,
     board: Arc<Board>,
     damper: Damper,
+    pulse: Pulse,
     /// What was said of each VIP.
     told: Announced,
+    ending: bool,
     origin: Instant,
 }
 
 impl Task {
     async fn run(mut self, mut changes: watch::Receiver<Verdicts>, mut left: oneshot::Receiver<()>) {
         loop {
-            let verdicts = changes.borrow_and_update().clone();
+            let mut verdicts = changes.borrow_and_update().clone();
+            if let Some(why) = self.stuck() {
+                verdicts.values_mut().for_each(|verdict| *verdict = Err(why.clone()));
+            }
             let step = self.damper.step(self.now(), &verdicts);
             let wait = step.next.map_or(CHECK, |at| (at - self.now()).min(CHECK));
             self.carry_out(step).await;
@@ -100,8 +116,15 @@ impl Task {
                 _ = &mut left => break,
             }
         }
+        self.ending = true;
         let because = self.told.keys().map(|vip| (*vip, "the director is ending".to_owned())).collect();
         self.carry_out(Step { announce: BTreeSet::new(), because, next: None }).await;
+    }
+
+    fn stuck(&mut self) -> Option<Why> {
+        let thread = self.pulse.look(self.now(), &self.board.turns())?;
+        let name = if thread < self.board.workers() { format!("worker {thread}") } else { "the steering thread".to_owned() };
+        Some(Why::Stuck(format!("{name} is stuck: it has looked for no packet for {} s", (pulse::LOOK * pulse::LOOKS).as_secs())))
     }
 
     fn now(&self) -> Time {
@@ -128,6 +151,7 @@ impl Task {
         for (vip, state) in now {
             match (self.told.get(vip), state) {
                 (before, Ok(())) if before != Some(&Ok(())) => tracing::info!(%vip, "announced"),
+                (Some(Ok(())), Err(_)) if self.ending => tracing::info!(%vip, "withdrawn"),
                 (Some(Ok(())), Err(why)) => tracing::warn!(%vip, "withdrawn: {why}"),
                 (None, Err(why)) => tracing::warn!(%vip, "not announced: {why}"),
                 (Some(Err(before)), Err(why)) if before != why => tracing::debug!(%vip, "still not announced: {why}"),

@@ -1,5 +1,7 @@
 use super::*;
-use crate::config::Announce;
+use crate::config::{self, Announce};
+use crate::control::{Facts, NextHops, Shown, Writer};
+use crate::counters::Counters;
 use nix::sched::{CloneFlags, unshare};
 use std::process::Command;
 
@@ -120,5 +122,68 @@ fn a_full_device_holds_nobody_up() {
             let sent = socket.send_to(&[0; 1000], "192.0.2.69:69");
             assert!(sent.is_ok(), "packet {packet}: {sent:?}");
         }
+    });
+}
+
+/// A director's view with one VIP that can be forwarded.
+fn view() -> View {
+    let checked = config::read(
+        r#"
+        vip = [{ address = "192.0.2.69", service = "tftp", pool = "p" }]
+        pool = [{ name = "p", backends = [{ name = "t1", address = "10.0.2.21" }] }]
+        neighbour = [{ address = "10.0.2.21", mac = "02:00:00:00:02:21" }]
+        director = { name = "d1", address = "10.0.1.11", key = "000102030405060708090a0b0c0d0e0f", io = { kind = "af_xdp", interface = "e" } }
+        "#,
+    );
+    let config = checked.config.unwrap();
+    let (mut writer, hops) = (Writer::new(), NextHops::fixed(&config));
+    View {
+        snapshot: Arc::new(writer.apply(&config, &hops, Time::default()).unwrap()),
+        vips: config.vips.iter().map(|vip| vip.address).collect(),
+        backends: writer.backends().collect(),
+        hops,
+    }
+}
+
+#[test]
+fn a_stuck_worker_withdraws_everything_until_it_turns_again() {
+    in_namespace(async || {
+        let shown = Arc::new(Shown::default());
+        let facts =
+            Facts { name: "d1".into(), kind: "af_xdp", interface: "e".into(), mode: String::new(), cpus: vec![0], started: Instant::now() };
+        let board = Arc::new(Board::new(facts, vec![shown.clone()], None));
+        let view = view();
+        let announcer = Announcer::start(Routes::make(&announce()).unwrap(), board.clone());
+        board.show(view.clone());
+        announcer.update(&view);
+        // With a worker that turns, or not, until the VIP is announced, or it is said why not.
+        let until = async |turning: bool, expected: Result<(), &str>| {
+            let since = Instant::now();
+            loop {
+                let vip = board.status()["vips"][0].clone();
+                let why = vip["not_announced_because"].as_str();
+                if vip["announced"] == expected.is_ok()
+                    && expected.err().is_none_or(|expected| why.is_some_and(|why| why.contains(expected)))
+                {
+                    return since.elapsed();
+                }
+                assert!(since.elapsed() < Duration::from_secs(20), "{expected:?}: still {vip}");
+                if turning {
+                    shown.set(&Counters::default(), 0);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        until(true, Ok(())).await;
+        assert_eq!(table(), ["192.0.2.69 dev gw-d1"]);
+        let took = until(false, Err("worker 0 is stuck")).await;
+        assert!(took > pulse::LOOK, "{took:?}");
+        assert_eq!(table(), [""; 0]);
+        let took = until(true, Ok(())).await;
+        assert!(took >= damp::FIRST, "{took:?}");
+        assert_eq!(table(), ["192.0.2.69 dev gw-d1"]);
+        announcer.leave().await;
+        assert_eq!(table(), [""; 0]);
+        assert_eq!(board.status()["vips"][0]["not_announced_because"], "the director is ending");
     });
 }

@@ -60,16 +60,23 @@ pub struct Reloads {
 #[derive(Debug, Default)]
 pub struct Shown {
     counters: Published,
+    turns: AtomicU64,
     flows: AtomicUsize,
     flow_capacity: AtomicUsize,
     io: OnceLock<Vec<(&'static str, AtomicU64)>>,
 }
 
 impl Shown {
-    /// Shows the counters, and how many entries of the flow table are in use. Called by the worker alone.
+    /// Shows the counters, how many entries of the flow table are in use, and that the worker has turned once more. Called by the worker alone.
     pub fn set(&self, counters: &Counters, flows: usize) {
+        self.turns.store(self.turns.load(Relaxed).wrapping_add(1), Relaxed);
         self.counters.set(counters);
         self.flows.store(flows, Relaxed);
+    }
+
+    /// How often the worker has turned since it started.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Relaxed)
     }
 
     /// Shows what the io has counted. Called by the worker alone, always with the same io.
@@ -114,6 +121,11 @@ impl Board {
     /// How many workers there are.
     pub fn workers(&self) -> usize {
         self.workers.len()
+    }
+
+    /// How often each worker has turned, and behind them the steering thread, if there is one.
+    pub fn turns(&self) -> Vec<u64> {
+        self.workers.iter().chain(&self.steering).map(|shown| shown.turns()).collect()
     }
 
     /// Shows `view` from now on.
