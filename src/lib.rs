@@ -17,6 +17,7 @@
 //! | [`metrics`], [`systemd`] | numbers for Prometheus; sockets from systemd, and telling it that we are ready |
 //! | [`store`] | the set that directors share: what is wanted, and how the backends do |
 //! | [`control`] | the one writer of tables, neighbours |
+//! | [`announce`] | VIPs as routes in a kernel table, for BIRD to export |
 //! | [`director`] | workers and the daemon around them, its control socket |
 //! | [`control_client`] | asks a director or a server over its control socket |
 //! | [`tftp`] | a framework for TFTP servers, the server, a client and thousands of them |
@@ -28,6 +29,7 @@
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
+pub mod announce;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -26,6 +26,7 @@ const ORDER: &[&str] = &[
     "systemd",
     "store",
     "control",
+    "announce",
     "director",
     "control_client",
     "tftp",

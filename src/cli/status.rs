@@ -5,6 +5,7 @@ mod tftpd;
 use super::common::{failed, load, result};
 use crate::control_client;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -117,7 +118,20 @@ fn table(status: &Value) -> String {
             let _ = writeln!(out, "  {line}");
         });
     }
-    rows(&mut out, &["VIP", "SERVICE", "POOL", "TABLE"], &status["vips"], &["vip", "service", "pool", "fingerprint"]);
+    let (mut titles, mut keys) = (vec!["VIP", "SERVICE", "POOL", "TABLE"], vec!["vip", "service", "pool", "fingerprint"]);
+    if status["vips"][0]["announced"].is_boolean() {
+        titles.push("ANNOUNCED");
+        keys.push("announced");
+    }
+    rows(&mut out, &titles, &status["vips"], &keys);
+    let mut told = BTreeSet::new();
+    for vip in status["vips"].as_array().into_iter().flatten() {
+        if let Some(why) = vip["not_announced_because"].as_str()
+            && told.insert(vip["vip"].as_str())
+        {
+            let _ = writeln!(out, "{} is not announced: {why}", text(&vip["vip"]));
+        }
+    }
     rows(
         &mut out,
         &["BACKEND", "POOL", "ADDRESS", "WEIGHT", "STATE", "NEIGHBOUR"],
@@ -194,6 +208,29 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
+    }
+
+    #[test]
+    fn a_director_that_announces_says_what_and_why_not() {
+        let row = |vip: &str, service: &str, why: Option<&str>| json!({"vip": vip, "service": service, "pool": "p", "fingerprint": "00ff", "announced": why.is_none(), "not_announced_because": why});
+        let why = Some("its service is paused");
+        let mut status = json!({
+            "vips": [row("192.0.2.53", "udp/53", why), row("192.0.2.53", "tcp/53", why), row("192.0.2.69", "tftp", None)]
+        });
+        let shown = table(&status);
+        let columns: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+        for line in [
+            ["VIP", "SERVICE", "POOL", "TABLE", "ANNOUNCED"],
+            ["192.0.2.53", "udp/53", "p", "00ff", "false"],
+            ["192.0.2.69", "tftp", "p", "00ff", "true"],
+        ] {
+            assert!(columns.iter().any(|columns| columns == &line), "{line:?} in\n{shown}");
+        }
+        assert_eq!(shown.matches("192.0.2.53 is not announced: its service is paused\n").count(), 1, "once for its two services:\n{shown}");
+        for row in status["vips"].as_array_mut().unwrap() {
+            (row["announced"], row["not_announced_because"]) = (Value::Null, Value::Null);
+        }
+        assert!(!table(&status).to_lowercase().contains("announced"), "nothing of it where nothing is announced");
     }
 
     #[test]

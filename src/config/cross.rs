@@ -6,7 +6,7 @@ use super::pool::{self, overlaps};
 use super::reader::Reader;
 use super::service::Claim;
 use super::text::{did_you_mean, port_range_text};
-use super::{neighbour, vip};
+use super::{announce, neighbour, vip};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -36,6 +36,9 @@ pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
         udp_beside_tftp(vips, &pools);
     }
     neighbour::unique(&sections.neighbours);
+    if let Some(announce) = &sections.announce {
+        announce::check(announce, &sections.director);
+    }
 }
 
 fn pools_by_name<'a, 'r, 't>(sections: &'a Sections<'r, 't>) -> Pools<'a, 'r, 't> {

@@ -104,6 +104,7 @@ impl Config {
     pub fn with(&self, intent: &Intent) -> Config {
         Config {
             active_key: intent.active_key,
+            announce: self.announce.clone(),
             vips: intent.vips.clone(),
             pools: intent.pools.clone(),
             director: self.director.clone(),

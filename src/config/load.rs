@@ -2,7 +2,7 @@
 
 use super::problem::{Problem, Severity};
 use super::reader::{Mark, Reader, Spot, Table};
-use super::{Config, Intent, cross, director, neighbour, pool, promise, vip};
+use super::{Config, Intent, announce, cross, director, neighbour, pool, promise, vip};
 use crate::hash::KeyId;
 use std::collections::HashSet;
 use std::io::Read;
@@ -104,6 +104,7 @@ pub(super) struct Sections<'r, 't> {
     pub(super) no_vip: Mark,
     pub(super) pools: Vec<pool::Draft<'r, 't>>,
     pub(super) neighbours: Vec<neighbour::Draft<'r, 't>>,
+    pub(super) announce: Option<announce::Draft<'r, 't>>,
 }
 
 fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
@@ -114,12 +115,13 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
     let (vips, pools) = served(reader, &mut root);
     let neighbours = tables(&mut root, "neighbour", "a list of tables: [[neighbour]], in two brackets");
     let neighbours = neighbours.into_iter().map(neighbour::read).collect();
+    let announce = root.optional("announce").and_then(|f| f.table("a table: [announce]")).map(announce::read);
     root.finish();
     let (routers, director) = match table {
         Some(table) => (table.about("routers"), director::read(table)),
         None => (no_vip.clone(), director::Draft::default()),
     };
-    let sections = Sections { director, routers, vips, no_vip, pools, neighbours };
+    let sections = Sections { director, routers, vips, no_vip, pools, neighbours, announce };
     if let (Some(director), Some(Some(id))) = (&sections.director.director, &active_key)
         && director.keys().all(|key| key.id() != id.value)
     {
@@ -129,7 +131,12 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
     let active_key = active_key?.map(|id| id.value);
     let Intent { vips, pools, .. } = sections.intent(active_key)?;
     let neighbours = sections.neighbours.iter().map(neighbour::Draft::neighbour).collect::<Option<_>>()?;
-    Some(Config { director: sections.director.director?, active_key, vips, pools, neighbours })
+    let director = sections.director.director?;
+    let announce = match &sections.announce {
+        Some(announce) => Some(announce.announce(&director.name)?),
+        None => None,
+    };
+    Some(Config { director, active_key, announce, vips, pools, neighbours })
 }
 
 /// The sections of an intent.
@@ -140,7 +147,7 @@ pub(super) fn intent_sections(reader: &Reader, document: &DeTable<'_>) -> Option
     let (vips, pools) = served(reader, &mut root);
     root.finish();
     let routers = no_vip.clone();
-    let sections = Sections { director: director::Draft::default(), routers, vips, no_vip, pools, neighbours: Vec::new() };
+    let sections = Sections { director: director::Draft::default(), routers, vips, no_vip, pools, neighbours: Vec::new(), announce: None };
     compare(reader, &sections)?;
     sections.intent(active_key?.map(|id| id.value))
 }

@@ -13,7 +13,9 @@
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
 //! | `[[pool]]` | `name`, `table_size`, `takeover`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
+//! | `[announce]` | `table`, `linger`, `interface` |
 
+mod announce;
 mod check;
 mod cross;
 mod director;
@@ -61,6 +63,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// `[[neighbour]]`: static, for replay and tests.
     pub neighbours: Vec<Neighbour>,
+    /// `[announce]`: whether and how VIPs are announced.
+    pub announce: Option<Announce>,
 }
 
 /// `[director]`
@@ -92,6 +96,17 @@ pub struct Director {
     pub retire: Duration,
     /// Workers that one steering thread spreads packets over, 2–64; 0, the default: a worker for each receive queue instead.
     pub steering: usize,
+}
+
+/// `[announce]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announce {
+    /// The kernel's routing table that gets a route for each VIP, 1–4,294,967,295 but not one that the host itself routes by.
+    pub table: u32,
+    /// How long a director that was told to end goes on forwarding after it has withdrawn its VIPs, at most 60 s; default 2 s.
+    pub linger: Duration,
+    /// Name of the TUN device that the routes lead to; default `gw-` and the director's name, cut to 15 characters.
+    pub interface: String,
 }
 
 /// At most one address of each family, at least one in all.
@@ -156,6 +171,16 @@ pub enum Io {
         /// As for `AfXdp`.
         cpus: Vec<usize>,
     },
+}
+
+impl Io {
+    /// Name of the interface, if there is one.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Io::Pcap { .. } => None,
+            Io::AfXdp { interface, .. } | Io::Netmap { interface, .. } | Io::AfPacket { interface, .. } => Some(interface),
+        }
+    }
 }
 
 /// Two netmap ports that stand for an interface, which keeps its addresses.

@@ -2,7 +2,7 @@
 
 use super::problem::{Problem, Severity};
 use super::summary::{addresses, io};
-use super::{Config, Director};
+use super::{Announce, Config, Director};
 
 impl Config {
     /// What `new` says that only a restart of the director can bring about: an error for each key. Empty: a reload may take `new` over.
@@ -10,6 +10,7 @@ impl Config {
     /// VIPs, pools, routers, neighbours, timeouts, `unmatched` and `icmp_echo` may change at any time.
     pub fn changes_needing_restart(&self, new: &Config) -> Vec<Problem> {
         let switched = new.active_key.is_some() || self.active_key() == new.active_key();
+        let announced = announced(self.announce.as_ref(), new.announce.as_ref());
         let (old, new) = (&self.director, &new.director);
         let mut problems = Vec::new();
         let mut compare = |key: &str, show: fn(&Director) -> String| {
@@ -30,11 +31,23 @@ impl Config {
                            then set `active_key` to its id";
             problems.push(refused("key", None, message.to_owned()));
         }
+        problems.extend(announced);
         problems
     }
 }
 
+/// The device and its routes are made once.
+fn announced(old: Option<&Announce>, new: Option<&Announce>) -> Option<Problem> {
+    let show = |announce: Option<&Announce>| announce.map_or_else(|| "off".to_owned(), |a| format!("table {} by {}", a.table, a.interface));
+    let (before, now) = (show(old), show(new));
+    (before != now)
+        .then(|| problem("announce".to_owned(), Some(now), format!("was {before} when the director started; this needs a restart")))
+}
+
 fn refused(key: &str, value: Option<String>, message: String) -> Problem {
-    let key = format!("director.{key}");
+    problem(format!("director.{key}"), value, message)
+}
+
+fn problem(key: String, value: Option<String>, message: String) -> Problem {
     Problem { severity: Severity::Error, line: 0, column: 0, place: key.clone(), key, value, message }
 }

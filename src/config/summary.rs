@@ -27,6 +27,10 @@ pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     if let Some(metrics) = director.metrics {
         writeln!(out, "  metrics   http://{metrics}/metrics")?;
     }
+    if let Some(announce) = &config.announce {
+        let linger = human(announce.linger);
+        writeln!(out, "  announce  in kernel table {} by {}, {linger} from the withdrawal to the end", announce.table, announce.interface)?;
+    }
     let neighbours = config.neighbours.len();
     if neighbours > 0 {
         writeln!(out, "  static    {neighbours} {}", plural(neighbours, "neighbour"))?;

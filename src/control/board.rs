@@ -8,10 +8,14 @@ use crate::store::Trouble;
 use crate::tables::Snapshot;
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
+
+/// What is announced by BGP, and why the rest is not.
+pub type Announced = BTreeMap<IpAddr, Result<(), String>>;
 
 /// What does not change while the director runs.
 #[derive(Clone, Debug)]
@@ -82,16 +86,23 @@ pub struct Reloads {
 #[derive(Debug, Default)]
 pub struct Shown {
     counters: Published,
+    turns: AtomicU64,
     flows: AtomicUsize,
     flow_capacity: AtomicUsize,
     io: OnceLock<Vec<(&'static str, AtomicU64)>>,
 }
 
 impl Shown {
-    /// Shows the counters, and how many entries of the flow table are in use. Called by the worker alone.
+    /// Shows the counters, how many entries of the flow table are in use, and that the worker has turned once more. Called by the worker alone.
     pub fn set(&self, counters: &Counters, flows: usize) {
+        self.turns.store(self.turns.load(Relaxed).wrapping_add(1), Relaxed);
         self.counters.set(counters);
         self.flows.store(flows, Relaxed);
+    }
+
+    /// How often the worker has turned since it started.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Relaxed)
     }
 
     /// Shows what the io has counted. Called by the worker alone, always with the same io.
@@ -124,17 +135,32 @@ pub struct Board {
     view: ArcSwapOption<View>,
     reloads: Mutex<Reloads>,
     stored: Mutex<Stored>,
+    /// Empty when the director announces nothing.
+    announced: ArcSwapOption<Announced>,
 }
 
 impl Board {
     /// A board without a view yet: the director is not ready. `steering` is shown by the thread before the workers, if there is one.
     pub fn new(facts: Facts, workers: Vec<Arc<Shown>>, steering: Option<Arc<Shown>>) -> Board {
-        Board { facts, workers, steering, view: ArcSwapOption::empty(), reloads: Mutex::default(), stored: Mutex::default() }
+        Board {
+            facts,
+            workers,
+            steering,
+            view: ArcSwapOption::empty(),
+            reloads: Mutex::default(),
+            stored: Mutex::default(),
+            announced: ArcSwapOption::empty(),
+        }
     }
 
     /// How many workers there are.
     pub fn workers(&self) -> usize {
         self.workers.len()
+    }
+
+    /// How often each worker has turned, and behind them the steering thread, if there is one.
+    pub fn turns(&self) -> Vec<u64> {
+        self.workers.iter().chain(&self.steering).map(|shown| shown.turns()).collect()
     }
 
     /// Shows `view` from now on.
@@ -150,6 +176,11 @@ impl Board {
     /// Shows what is known of the store from now on.
     pub fn show_store(&self, stored: Stored) {
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
+    }
+
+    /// Shows what is announced from now on.
+    pub fn announce(&self, announced: Announced) {
+        self.announced.store(Some(Arc::new(announced)));
     }
 
     /// Counts a reload: `Err` says why the file was refused.
@@ -216,7 +247,7 @@ impl Board {
                 "active": v.keys.0.map(|id| id.to_string()),
                 "known": v.keys.1.iter().map(ToString::to_string).collect::<Vec<_>>(),
             })),
-            "vips": view.as_ref().map(|v| v.vips()).unwrap_or_default(),
+            "vips": view.as_ref().map(|v| v.vips(self.announced.load().as_deref())).unwrap_or_default(),
             "backends": view.as_ref().map(|v| v.backends()).unwrap_or_default(),
             "flows": {"used": flows(|s| &s.flows), "capacity": flows(|s| &s.flow_capacity)},
             "reload": {"accepted": reloads.accepted, "refused": reloads.refused, "last_error": reloads.last_error},
@@ -225,13 +256,15 @@ impl Board {
 }
 
 impl View {
-    fn vips(&self) -> Vec<Value> {
+    fn vips(&self, announced: Option<&Announced>) -> Vec<Value> {
         let vip = |(address, service): (&IpAddr, &crate::tables::Service)| {
             json!({
                 "vip": address,
                 "service": service.label,
                 "pool": &*service.pool.name,
                 "fingerprint": format!("{:016x}", service.pool.maglev.fingerprint()),
+                "announced": announced.map(|all| all.get(address).is_some_and(Result::is_ok)),
+                "not_announced_because": announced.and_then(|all| all.get(address)?.as_ref().err()),
             })
         };
         self.vips.iter().zip(&self.snapshot.services).map(vip).collect()

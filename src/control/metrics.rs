@@ -74,6 +74,17 @@ pub fn render(board: &Board) -> String {
         [(&[("outcome", "accepted")], of("reload", "accepted")), (&[("outcome", "refused")], of("reload", "refused"))];
     put("reloads_total", Kind::Counter, "Files taken over or refused since the start.", &reloads);
 
+    // Nothing where nothing is announced; several services of a VIP are one series.
+    let vips: BTreeMap<&str, u64> = status["vips"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|v| Some((v["vip"].as_str()?, u64::from(v["announced"].as_bool()?))))
+        .collect();
+    let labels: Vec<[(&str, &str); 1]> = vips.keys().map(|vip| [("vip", *vip)]).collect();
+    let announced: Vec<_> = labels.iter().zip(vips.values()).map(|(labels, value)| (labels.as_slice(), *value)).collect();
+    put("vip_announced", Kind::Gauge, "1 when the VIP's route is in the kernel table that a BGP daemon exports.", &announced);
+
     // A map, for a series that stood twice would make Prometheus refuse the whole document.
     let backends: BTreeMap<[&str; 4], (u64, u64)> = status["backends"]
         .as_array()
@@ -102,21 +113,24 @@ pub fn render(board: &Board) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Facts, Shown};
+    use crate::control::{Facts, NextHops, Shown, View, Writer};
     use crate::counters::Counters;
     use crate::metrics::testing::parse;
     use std::sync::Arc;
 
-    #[test]
-    fn every_verdict_and_reason_is_there() {
-        let facts = Facts {
+    fn facts() -> Facts {
+        Facts {
             name: "d1".into(),
             kind: "af_xdp",
             interface: "eth0".into(),
             mode: "native".into(),
             cpus: vec![0],
             started: std::time::Instant::now(),
-        };
+        }
+    }
+
+    #[test]
+    fn every_verdict_and_reason_is_there() {
         let shown = Arc::new(Shown::default());
         let mut counters = Counters::default();
         counters.add(Number::Received, 5);
@@ -124,7 +138,8 @@ mod tests {
         counters.drop(Reason::NotTftp);
         counters.drop(Reason::NotTftp);
         shown.set(&counters, 7);
-        let samples = parse(&render(&Board::new(facts, vec![shown], None)));
+        let board = Board::new(facts(), vec![shown], None);
+        let samples = parse(&render(&board));
         assert_eq!(samples["guideway_director_info{name=\"d1\",version=\"0.1.0\",io=\"af_xdp\",interface=\"eth0\"}"], 1.0);
         assert_eq!(samples["guideway_director_packets_transmitted_total"], 3.0);
         assert_eq!(samples["guideway_director_flows"], 7.0);
@@ -132,5 +147,41 @@ mod tests {
             let series = format!("guideway_director_packets_dropped_total{{reason=\"{}\"}}", reason.name());
             assert_eq!(samples[&series], if *reason == Reason::NotTftp { 2.0 } else { 0.0 });
         }
+    }
+
+    #[test]
+    fn each_vip_is_announced_or_not_where_any_is() {
+        let checked = crate::config::read(
+            r#"
+            vip = [
+              { address = "192.0.2.69", service = "tftp", pool = "p" },
+              { address = "192.0.2.53", service = { protocol = "udp", ports = [53] }, pool = "p" },
+              { address = "192.0.2.53", service = { protocol = "tcp", ports = [53] }, pool = "p" },
+            ]
+            pool = [{ name = "p", backends = [{ name = "t1", address = "10.0.2.21" }] }]
+            director = { name = "d1", address = "10.0.1.11", key = "000102030405060708090a0b0c0d0e0f", io = { kind = "af_xdp", interface = "e" } }
+            "#,
+        );
+        let config = checked.config.unwrap();
+        let hops = NextHops::fixed(&config);
+        let mut writer = Writer::new();
+        let board = Board::new(facts(), Vec::new(), None);
+        board.show(View {
+            snapshot: Arc::new(writer.apply(&config, &hops, crate::time::Time::default()).unwrap()),
+            vips: config.vips.iter().map(|vip| vip.address).collect(),
+            keys: Default::default(),
+            backends: writer.backends().collect(),
+            hops,
+        });
+        assert!(!render(&board).contains("vip_announced{"), "this director announces nothing");
+        assert!(board.status()["vips"][0]["announced"].is_null());
+        let why = "its service is paused";
+        board.announce([("192.0.2.69".parse().unwrap(), Ok(())), ("192.0.2.53".parse().unwrap(), Err(why.to_owned()))].into());
+        let samples = parse(&render(&board));
+        assert_eq!(samples["guideway_director_vip_announced{vip=\"192.0.2.69\"}"], 1.0);
+        assert_eq!(samples["guideway_director_vip_announced{vip=\"192.0.2.53\"}"], 0.0);
+        let vips = &board.status()["vips"];
+        assert_eq!((&vips[0]["announced"], &vips[0]["not_announced_because"]), (&true.into(), &serde_json::Value::Null));
+        assert_eq!((&vips[2]["announced"], &vips[2]["not_announced_because"]), (&false.into(), &why.into()));
     }
 }

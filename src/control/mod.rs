@@ -9,7 +9,7 @@ pub mod socket;
 pub mod writer;
 
 pub use api::{Api, Trial};
-pub use board::{Board, Facts, Reloads, Shown, Stored, View};
+pub use board::{Announced, Board, Facts, Reloads, Shown, Stored, View};
 pub use next_hops::{Link, NextHops, Unresolved};
 pub use socket::ControlSocket;
 pub use writer::{Known, Refused, State, Writer};

@@ -4,7 +4,8 @@ use super::Error;
 use super::open::Filter;
 use super::start::Signals;
 use super::worker::Report;
-use crate::config::Config;
+use crate::announce::Announcer;
+use crate::config::{Config, duration};
 use crate::control::neighbour::Neighbours;
 use crate::control::{Board, Stored, Trial, View, Writer};
 use crate::io::interface::Interface;
@@ -46,6 +47,8 @@ pub(super) struct Control<'f> {
     pub(super) filter: Filter,
     pub(super) board: Arc<Board>,
     pub(super) started: Instant,
+    /// `None`: the file has no `[announce]`, or everything is withdrawn for good.
+    pub(super) announcer: Option<Announcer>,
 }
 
 impl Control<'_> {
@@ -61,20 +64,22 @@ impl Control<'_> {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut due = None;
+        let mut end = None;
         loop {
             let retirement = self.writer.expiry().map_or(NEVER, |at| at - self.now());
             tokio::select! {
                 Some(report) = reported.recv() => if let Report::Failed(worker, why) = report {
                     return Err(Error::Worker { worker, why });
                 },
-                _ = signals.terminate.recv() => {
-                    tracing::info!("SIGTERM: ending");
-                    return Ok(());
-                }
-                _ = signals.interrupt.recv() => {
-                    tracing::info!("SIGINT: ending");
-                    return Ok(());
-                }
+                _ = signals.terminate.recv() => match self.leave("SIGTERM").await {
+                    Some(at) => end = Some(at),
+                    None => return Ok(()),
+                },
+                _ = signals.interrupt.recv() => match self.leave("SIGINT").await {
+                    Some(at) => end = Some(at),
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep_until(end.unwrap_or_else(|| tokio::time::Instant::now() + NEVER)) => return Ok(()),
                 Some(()) = signals.reload.recv() => self.reload().await,
                 Ok(()) = self.seen.changed(), if due.is_none() => due = Some(self.rested.max(Instant::now())),
                 () = until(due), if due.is_some() => {
@@ -91,6 +96,17 @@ impl Control<'_> {
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),
             }
         }
+    }
+
+    /// Withdraws what is announced; gives until when to go on forwarding. `None`: there is nothing to wait for, or not any more.
+    async fn leave(&mut self, signal: &str) -> Option<tokio::time::Instant> {
+        let (Some(announcer), Some(announce)) = (self.announcer.take(), &self.config.announce) else {
+            tracing::info!("{signal}: ending");
+            return None;
+        };
+        announcer.leave().await;
+        tracing::info!("{signal}: VIPs are withdrawn; ending in {} (a second signal ends at once)", duration::human(announce.linger));
+        Some(tokio::time::Instant::now() + announce.linger)
     }
 
     fn no_watcher(&self) -> Error {
@@ -147,17 +163,21 @@ impl Control<'_> {
         }
     }
 
-    /// Brings the board up to date.
+    /// Brings the board up to date, and what is announced.
     pub(super) fn show(&self) {
         let hops = self.neighbours.hops.borrow().clone();
         self.board.show_store(self.stored.clone());
-        self.board.show(View {
+        let view = View {
             snapshot: self.tables.load_full(),
             keys: (self.config.active_key().map(|key| key.id()), self.config.director.keys().map(|key| key.id()).collect()),
             vips: self.config.vips.iter().map(|vip| vip.address).collect(),
             backends: self.writer.backends().collect(),
             hops,
-        });
+        };
+        if let Some(announcer) = &self.announcer {
+            announcer.update(&view);
+        }
+        self.board.show(view);
     }
 }
 

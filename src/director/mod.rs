@@ -43,6 +43,9 @@ pub enum Error {
     /// The io.
     #[error(transparent)]
     Open(#[from] open::Error),
+    /// Announcing VIPs.
+    #[error(transparent)]
+    Announce(#[from] crate::announce::Error),
     /// The CPUs.
     #[error(transparent)]
     Cpus(#[from] cpus::Error),

@@ -3,6 +3,7 @@
 use super::control::Control;
 use super::worker::{self, Report, Worker};
 use super::{Error, cpus, open, steering};
+use crate::announce::{Announcer, Routes};
 use crate::config::Config;
 use crate::control::neighbour::{self, Neighbours, Wanted};
 use crate::control::{self, Api, Board, ControlSocket, Facts, NextHops, Shown, Stored, Unresolved, Writer, api};
@@ -58,6 +59,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let mut seen = store.watch();
     let set = seen.borrow_and_update().set.clone();
     let config = config.with(&set.intent);
+    let routes = config.announce.as_ref().map(Routes::make).transpose()?;
     let wanted = wanted(&config, BTreeSet::new());
     let backends = wanted.addresses.clone();
     let mut neighbours = neighbour::watch(interface.index, wanted).await?;
@@ -123,6 +125,8 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     );
 
     let (interface, filter) = (opened.interface, opened.filter);
+    // Not before: what is announced must be forwarded.
+    let announcer = routes.map(|routes| Announcer::start(routes, board.clone()));
     let (ask_trial, trials) = mpsc::channel(TRIALS);
     let stored = Stored { kind: store.kind(), generation: set.generation, published: 1, ..Stored::default() };
     let mut control = Control {
@@ -141,6 +145,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         filter,
         board: board.clone(),
         started,
+        announcer,
     };
     control.show();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
@@ -152,6 +157,10 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     }
     systemd::ready();
     let end = control.run(signals, reported, unresolved, trials, server).await;
+    // When the director does not end by a signal, its VIPs are still announced.
+    if let Some(announcer) = control.announcer.take() {
+        announcer.leave().await;
+    }
     workers.end();
     tracing::info!(counters = %board.counters().to_json(), "ended");
     end

@@ -178,9 +178,14 @@ mod tests {
     #[test]
     fn a_worker_that_is_stopped_ends_without_a_word() {
         let (worker, mut reports) = worker(Faulty(|| Ok(Turn::default())));
-        let stop = worker.stop.clone();
+        let (stop, shown) = (worker.stop.clone(), worker.shown.clone());
         let thread = spawn(worker).unwrap();
         assert_eq!(reports.blocking_recv(), Some(Report::Running(3)));
+        let since = std::time::Instant::now();
+        while shown.turns() < 20 {
+            assert!(since.elapsed() < Duration::from_secs(20), "a worker without packets shows that it is at work");
+            std::thread::yield_now();
+        }
         stop.store(true, Relaxed);
         thread.join().unwrap();
         assert_eq!(reports.blocking_recv(), None);

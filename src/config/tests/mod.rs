@@ -1,5 +1,6 @@
 //! What the checker says about files, to the word.
 
+mod announce;
 mod command;
 mod director;
 mod pool;

@@ -1,0 +1,410 @@
+//! VIPs as routers see them: directors announce through BIRD, with the configuration that the repository ships, and a router's BIRD makes
+//! the set of next hops of it. Directors, their BIRD and their hosts come and go while clients fetch files through the others.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod site;
+
+use clap::Parser;
+use guideway::control_client;
+use guideway::lab::args::{Io, LabArgs};
+use guideway::lab::directors;
+use guideway::lab::netlink::Netlink;
+use guideway::lab::netns::Namespace;
+use guideway::lab::plan::Plan;
+use guideway::lab::router::{self, Router};
+use guideway::lab::topology::{ROUTER_INGRESS, Topology};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use site::{GUIDEWAY, Running};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const LINGER: Duration = Duration::from_secs(2);
+/// The table that directors fill and BIRD exports, as in the shipped files.
+const TABLE: u32 = 4754;
+/// The router's table that BIRD fills; its own main table holds the lab's routes.
+const ROUTER_TABLE: u32 = 100;
+const FILE: &str = "kernel";
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    lab: LabArgs,
+}
+
+/// A program on `host` that is killed with the thread that starts it.
+fn program_on(host: &Namespace, program: &str) -> Command {
+    let mut command = site::program("nsenter");
+    command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), host.as_raw_fd())).arg("--").arg(program);
+    command
+}
+
+fn run_on(host: &Namespace, program: &str, arguments: &str) {
+    let output = program_on(host, program).args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn signal(running: &Running, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(running.0.id()).unwrap()), signal).unwrap();
+}
+
+fn alive(running: &mut Running) -> bool {
+    running.0.try_wait().unwrap().is_none()
+}
+
+/// Hosts, a router, directors with BIRD beside them, and one backend.
+struct Fleet {
+    plan: Plan,
+    topology: Topology,
+    router: Router,
+    directory: tempfile::TempDir,
+    directors: Vec<Running>,
+    birds: Vec<Running>,
+    _others: Vec<Running>,
+}
+
+impl Fleet {
+    fn start(family: &str) -> Fleet {
+        let args = Line::try_parse_from(["lab", "--directors", "3", "--backends", "1"].into_iter().chain(family.split_whitespace()));
+        let plan = Plan::new(&args.unwrap().lab);
+        let topology = Topology::build(&plan).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("files");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join(FILE), content()).unwrap();
+
+        let backend = &plan.backends[0];
+        let mut server = program_on(&topology.backends[0], GUIDEWAY);
+        server.args(["tftpd", "--log-level", "warn", "--gre", &backend.address.to_string(), "--vip", &plan.vip.to_string()]);
+        server.args(["--tid-port", &backend.tids.unwrap().0.to_string()]).arg("--root").arg(&root);
+        let server = ready(server, directory.path());
+
+        let settings = router::Settings {
+            ingress: ROUTER_INGRESS.to_owned(),
+            vips: vec![plan.vip_net()],
+            sources: vec![plan.router.0],
+            directors_table: ROUTER_TABLE,
+            ..router::Settings::default()
+        };
+        let router = topology.router.run(|| router::start(settings)).unwrap();
+        let table = ROUTER_TABLE.to_string();
+        let bird = bird(&topology.router, "router", directory.path(), &[("TABLE", &table)]);
+        let mut fleet = Fleet { plan, topology, router, directory, directors: Vec::new(), birds: Vec::new(), _others: vec![server, bird] };
+        for number in 0..3 {
+            fleet.birds.push(fleet.bird(number));
+            fleet.directors.push(fleet.director(number));
+        }
+        fleet
+    }
+
+    /// Writes the file of director `number`.
+    fn configure(&self, number: usize, paused: bool) -> PathBuf {
+        let file = self.directory.path().join(format!("{}.toml", self.plan.directors[number].name));
+        let text = directors::configuration(&self.plan, number, Io::AfXdp, &self.socket(number), &self.plan.backends);
+        let text = text.replace("service = \"tftp\"", &format!("service = \"tftp\"\npaused = {paused}"));
+        std::fs::write(&file, format!("{text}\n[announce]\ntable = {TABLE}\n")).unwrap();
+        file
+    }
+
+    /// Starts director `number`; it is ready when this returns.
+    fn director(&self, number: usize) -> Running {
+        let file = self.configure(number, false);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log(number)).unwrap();
+        let mut command = program_on(&self.topology.directors[number], GUIDEWAY);
+        command.args(["director", "--log-format", "json", "--config"]).arg(file).stderr(log);
+        ready(command, self.directory.path())
+    }
+
+    /// Starts the BIRD of director `number`.
+    fn bird(&self, number: usize) -> Running {
+        let name = &self.plan.directors[number].name;
+        let id = format!("10.0.1.{}", 11 + number);
+        bird(&self.topology.directors[number], "director", &self.directory.path().join(name), &[("ROUTER_ID", &id)])
+    }
+
+    fn socket(&self, number: usize) -> PathBuf {
+        self.directory.path().join(format!("{}.sock", self.plan.directors[number].name))
+    }
+
+    fn log(&self, number: usize) -> PathBuf {
+        self.directory.path().join(format!("{}.log", self.plan.directors[number].name))
+    }
+
+    /// What director `number` says of its VIP.
+    fn vip(&self, number: usize) -> Value {
+        control_client::get(&self.socket(number), "/v1/status").unwrap()["vips"][0].clone()
+    }
+
+    /// How many packets director `number`, which has ended, forwarded in its life.
+    fn forwarded(&self, number: usize) -> u64 {
+        let log = std::fs::read_to_string(self.log(number)).unwrap();
+        let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        let counters: Value = serde_json::from_str(last["counters"].as_str().unwrap_or_else(|| panic!("{last}"))).unwrap();
+        counters["transmitted"].as_u64().unwrap()
+    }
+
+    /// Waits until each of these directors is among the router's next hops, or none of them is. Of the others nothing is asked: on a machine with
+    /// too much to do BFD may lose one for a moment.
+    fn router(&self, what: &str, directors: &[usize], wanted: bool, most: Duration) {
+        let took = until(what, || {
+            let now = self.router.directors.load().of(self.plan.vip).to_vec();
+            let right = directors.iter().all(|number| now.contains(&self.plan.directors[*number].address) == wanted);
+            right.then_some(()).ok_or(format!("{now:?}"))
+        });
+        println!("{what}: {} after {} ms", if wanted { "there" } else { "gone" }, took.as_millis());
+        assert!(took < most, "{what}: {took:?}, and {most:?} was promised");
+    }
+}
+
+/// Waits until `done`; gives how long it took. What it stands for has no event: routes of another host, the state of another process.
+fn until(what: &str, mut done: impl FnMut() -> Result<(), String>) -> Duration {
+    let since = Instant::now();
+    while let Err(state) = done() {
+        assert!(since.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}, still {state}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    since.elapsed()
+}
+
+/// Starts a daemon that tells when it is ready, and waits for that.
+fn ready(mut command: Command, directory: &Path) -> Running {
+    let path = directory.join("notify");
+    let _from_before = std::fs::remove_file(&path);
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(PATIENCE)).unwrap();
+    let running = Running(command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).spawn().unwrap());
+    let mut said = [0; 16];
+    let length = notify.recv(&mut said).unwrap_or_else(|e| panic!("{command:?} is not ready: {e}"));
+    assert_eq!(&said[..length], b"READY=1");
+    running
+}
+
+/// Starts BIRD with the repository's configuration. In the small file that operators edit, `values` take the place of what is there.
+fn bird(host: &Namespace, which: &str, directory: &Path, values: &[(&str, &str)]) -> Running {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/bird");
+    std::fs::create_dir_all(directory).unwrap();
+    std::fs::copy(shipped.join(format!("{which}.conf")), directory.join("bird.conf")).unwrap();
+    let mut local = std::fs::read_to_string(shipped.join(format!("{which}.local.conf"))).unwrap();
+    for (name, value) in values {
+        let start = local.find(&format!("define {name} =")).unwrap_or_else(|| panic!("{which}.local.conf has no {name}"));
+        let end = start + local[start..].find(';').unwrap();
+        local.replace_range(start..end, &format!("define {name} = {value}"));
+    }
+    std::fs::write(directory.join(format!("{which}.local.conf")), local).unwrap();
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("bird.log")).unwrap();
+    let mut command = program_on(host, "bird");
+    command.arg("-f").arg("-c").arg(directory.join("bird.conf")).arg("-s").arg(directory.join("bird.ctl"));
+    Running(command.stderr(log).spawn().unwrap())
+}
+
+fn content() -> Vec<u8> {
+    (0..200_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect()
+}
+
+/// Clients that fetch one file after the other until they are told to stop.
+struct Clients {
+    stop: std::sync::Arc<AtomicBool>,
+    threads: Vec<JoinHandle<u32>>,
+}
+
+impl Clients {
+    fn start(fleet: &Fleet, count: usize) -> Clients {
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let thread = |number| {
+            let (host, stop, vip) = (fleet.topology.client.clone(), stop.clone(), fleet.plan.vip);
+            let to = fleet.directory.path().join(format!("fetched-{number}"));
+            std::thread::spawn(move || {
+                let (expected, mut verified) = (content(), 0);
+                let url = if vip.is_ipv6() { format!("tftp://[{vip}]/{FILE}") } else { format!("tftp://{vip}/{FILE}") };
+                while verified == 0 || !stop.load(Ordering::Relaxed) {
+                    let output =
+                        program_on(&host, GUIDEWAY).args(["tftp", "get", "--quiet", "--force", "--output"]).arg(&to).arg(&url).output();
+                    let output = output.unwrap();
+                    assert!(output.status.success(), "a transfer failed: {}", String::from_utf8_lossy(&output.stderr));
+                    assert!(std::fs::read(&to).unwrap() == expected, "a transfer brought other bytes");
+                    verified += 1;
+                }
+                verified
+            })
+        };
+        Clients { threads: (0..count).map(thread).collect(), stop }
+    }
+
+    /// How many files were fetched; every one was right.
+    fn verified(mut self) -> u32 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).map(|thread| thread.join().unwrap()).sum()
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn a_day_of_a_fleet(family: &'static str) {
+    let needs = [("bird", "bird2"), ("nsenter", "util-linux"), ("setpriv", "util-linux"), ("ip", "iproute2")];
+    site::in_namespace(&needs, move || {
+        let ms = Duration::from_millis;
+        let mut fleet = Fleet::start(family);
+        fleet.router("three directors are ready", &[0, 1, 2], true, PATIENCE);
+        assert_eq!(fleet.vip(0)["announced"], true);
+        let clients = Clients::start(&fleet, 3);
+
+        until("each director has much to do", || {
+            let sent = fleet.router.counters.directors();
+            let busy = fleet.plan.directors.iter().all(|director| sent.get(&director.address).is_some_and(|sent| *sent > 500));
+            busy.then_some(()).ok_or(format!("{sent:?}"))
+        });
+
+        // Told to end, a director withdraws first and forwards on.
+        signal(&fleet.directors[0], Signal::SIGTERM);
+        let since = Instant::now();
+        fleet.router("SIGTERM", &[0], false, ms(1000));
+        assert!(alive(&mut fleet.directors[0]), "it lingers");
+        assert_eq!(fleet.vip(0)["not_announced_because"], "the director is ending");
+        assert!(fleet.directors[0].0.wait().unwrap().success());
+        assert!(since.elapsed() >= LINGER, "it ended after {:?}", since.elapsed());
+        let (sent, forwarded) = (fleet.router.counters.directors()[&fleet.plan.directors[0].address], fleet.forwarded(0));
+        assert_eq!(sent, forwarded, "not one packet is lost from start to end");
+        fleet.directors[0] = fleet.director(0);
+        fleet.router("started again", &[0, 1, 2], true, PATIENCE);
+
+        // Killed, it takes its routes along, and its BIRD tells.
+        signal(&fleet.directors[1], Signal::SIGKILL);
+        fleet.router("SIGKILL", &[1], false, ms(1000));
+        assert!(alive(&mut fleet.birds[1]));
+        fleet.directors[1] = fleet.director(1);
+        fleet.router("started again", &[0, 1, 2], true, PATIENCE);
+
+        // Paused, and no longer, by people: at once, both.
+        for paused in [true, false] {
+            fleet.configure(0, paused);
+            signal(&fleet.directors[0], Signal::SIGHUP);
+            fleet.router(if paused { "paused" } else { "not paused any more" }, &[0], !paused, ms(900));
+        }
+
+        // BIRD hangs; BIRD is killed; the host is cut off.
+        signal(&fleet.birds[2], Signal::SIGSTOP);
+        fleet.router("BIRD stopped", &[2], false, ms(2000));
+        signal(&fleet.birds[2], Signal::SIGCONT);
+        fleet.router("BIRD goes on", &[0, 1, 2], true, PATIENCE);
+        fleet.birds[2].0.kill().unwrap();
+        fleet.router("BIRD killed", &[2], false, ms(2000));
+        fleet.birds[2] = fleet.bird(2);
+        fleet.router("BIRD started again", &[0, 1, 2], true, PATIENCE);
+        let cable = |host: &str, up| Netlink::within(&fleet.topology.fabric, |fabric| fabric.up(host, up)).unwrap();
+        cable("d3", false);
+        fleet.router("host cut off", &[2], false, ms(2000));
+        cable("d3", true);
+        fleet.router("host is back", &[0, 1, 2], true, PATIENCE);
+
+        let verified = clients.verified();
+        println!("{verified} transfers meanwhile, all verified");
+        assert!(verified > 3);
+
+        // A neighbour that is unresolved for a moment is no reason to withdraw anything.
+        let backend = fleet.plan.backends[0].address;
+        let forget = |number: usize| run_on(&fleet.topology.directors[number], "ip", &format!("neigh del {backend} dev eth0"));
+        let said = |number: usize, what: &str| std::fs::read_to_string(fleet.log(number)).unwrap().matches(what).count();
+        let (resolved, withdrawn) = (said(0, "backend resolved"), said(0, "withdrawn"));
+        forget(0);
+        until("the backend is resolved again", || (said(0, "backend resolved") > resolved).then_some(()).ok_or(String::new()));
+        assert_eq!((said(0, "withdrawn"), fleet.vip(0)["announced"].clone()), (withdrawn, true.into()));
+
+        // One that stays so, of the only backend, is.
+        cable("t1", false);
+        (0..3).for_each(forget);
+        fleet.router("no backend can be reached", &[0, 1, 2], false, ms(4000));
+        until("all say so", || {
+            let why = (0..3).map(|number| fleet.vip(number)["not_announced_because"].clone());
+            let wrong = why.into_iter().find(|why| !why.as_str().is_some_and(|why| why.contains("no backend of pool boot can be reached")));
+            wrong.map_or(Ok(()), |why| Err(why.to_string()))
+        });
+        let status = Command::new(GUIDEWAY).arg("status").arg("--socket").arg(fleet.socket(0)).output().unwrap();
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        assert!(status.contains(&format!("{} is not announced: no backend of pool boot", fleet.plan.vip)), "{status}");
+        cable("t1", true);
+        fleet.router("the backend is back", &[0, 1, 2], true, PATIENCE);
+        assert_eq!(Clients::start(&fleet, 1).verified(), 1);
+
+        for director in &fleet.directors {
+            signal(director, Signal::SIGTERM);
+        }
+        let since = Instant::now();
+        fleet.router("SIGTERM to all", &[0, 1, 2], false, ms(1000));
+        // Told once more, a director does not linger.
+        fleet.directors.iter().for_each(|director| signal(director, Signal::SIGTERM));
+        for director in &mut fleet.directors {
+            assert!(director.0.wait().unwrap().success());
+        }
+        assert!(since.elapsed() < LINGER, "{:?}", since.elapsed());
+    });
+}
+
+#[test]
+fn directors_come_and_go_in_the_routers_next_hops() {
+    a_day_of_a_fleet("");
+}
+
+#[test]
+fn directors_come_and_go_in_the_routers_next_hops_over_ipv6() {
+    a_day_of_a_fleet("--ipv6");
+}
+
+#[test]
+fn bird_finds_nothing_wrong_with_the_configuration() {
+    let needs = [("bird", "bird2")];
+    site::in_namespace(&needs, || {
+        for which in ["director", "router"] {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tools/bird/{which}.conf"));
+            let output = site::program("bird").arg("-p").arg("-c").arg(&file).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success() && said.is_empty(), "{which}.conf: {said}");
+        }
+    });
+}
+
+#[test]
+fn a_device_that_is_there_already_is_refused() {
+    site::in_namespace(&[("ip", "iproute2")], || {
+        site::ip("link add dut0 type veth peer name far0");
+        site::ip("link set dut0 up");
+        site::ip("tuntap add gw-d1 mode tun");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("d1.toml");
+        let text = format!(
+            r#"
+            [director]
+            name = "d1"
+            address = "10.0.1.11"
+            key = "000102030405060708090a0b0c0d0e0f"
+            io = {{ kind = "af_packet", interface = "dut0" }}
+            socket = "{}/d1.sock"
+            [announce]
+            table = {TABLE}
+            [[vip]]
+            address = "192.0.2.69"
+            service = "tftp"
+            pool = "boot"
+            [[pool]]
+            name = "boot"
+            backends = [{{ name = "t1", address = "10.0.1.21" }}]
+            "#,
+            directory.path().display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let output = site::program(GUIDEWAY).args(["director", "--config"]).arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("there is a network interface `gw-d1` already") && said.contains("[announce] interface"), "{said}");
+    });
+}
