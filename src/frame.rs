@@ -84,20 +84,24 @@ impl<'a> Frame<'a> {
     /// Keeps of the frame the `len` bytes from `old` on, and puts `HEAD` bytes before them (not initialised: the caller writes them all).
     /// `None`, and nothing changed, when the frame has not so many bytes or the buffer too little headroom.
     #[inline(always)]
-    pub fn rehead<const HEAD: usize>(&mut self, old: usize, len: usize) -> Option<&mut [u8; HEAD]> {
-        let kept = self.start.checked_add(old)?;
-        let end = kept.checked_add(len).filter(|end| *end <= self.end)?;
+    pub fn rehead<const HEAD: usize>(&mut self, old: u16, len: u16) -> Option<&mut [u8; HEAD]> {
+        // No sum of these overflows: a buffer has at most `isize::MAX` bytes.
+        let kept = self.start + usize::from(old);
+        let end = kept + usize::from(len);
+        if end > self.end {
+            return None;
+        }
         let Some(start) = kept.checked_sub(HEAD) else { return self.rehead_moved(old, end) };
-        let head = self.buffer.get_mut(start..)?.first_chunk_mut()?;
+        let head = self.buffer.get_mut(start..kept)?.first_chunk_mut()?;
         (self.start, self.end) = (start, end);
         Some(head)
     }
 
     /// The same where there is no headroom: what is kept is moved.
     #[cold]
-    fn rehead_moved<const HEAD: usize>(&mut self, old: usize, end: usize) -> Option<&mut [u8; HEAD]> {
+    fn rehead_moved<const HEAD: usize>(&mut self, old: u16, end: usize) -> Option<&mut [u8; HEAD]> {
         let before = std::mem::replace(&mut self.end, end);
-        let Some(start) = self.move_back(old, HEAD) else {
+        let Some(start) = self.move_back(usize::from(old), HEAD) else {
             self.end = before;
             return None;
         };
@@ -135,7 +139,7 @@ mod tests {
         let mut frame = Frame::new(&mut buffer, 8, 10);
         assert_eq!(frame.rehead::<6>(4, 3).map(|head| *head), Some([6, 7, 8, 9, 10, 11]));
         assert_eq!(frame.bytes(), [6, 7, 8, 9, 10, 11, 12, 13, 14]);
-        for (old, len) in [(0, 10), (10, 0), (usize::MAX - 6, 1), (3, usize::MAX)] {
+        for (old, len) in [(0, 10), (10, 0), (u16::MAX, 1), (3, u16::MAX)] {
             assert!(frame.rehead::<2>(old, len).is_none(), "{old} {len}");
         }
         assert_eq!((frame.start(), frame.len()), (6, 9));

@@ -158,33 +158,45 @@ fn round(v: &mut [u64; 4]) {
     v[2] = v[2].rotate_left(32);
 }
 
-/// Two ports in network order, in the bytes 2 to 5 of a little-endian word.
+/// Both ports as they stand in a packet, read in little-endian order.
 #[inline(always)]
-fn ports(source: u16, destination: u16) -> u64 {
-    u64::from(u16::from_le_bytes(source.to_be_bytes())) << 16 | u64::from(u16::from_le_bytes(destination.to_be_bytes())) << 32
+fn ports(source: u16, destination: u16) -> u32 {
+    u32::from(source.swap_bytes()) | u32::from(destination.swap_bytes()) << 16
 }
 
 impl PacketHash {
     /// Hash of a flow over IPv4. `destination_port` is 0 for a `tftp` service, whose server port is not part of the key.
     #[inline(always)]
     pub fn flow_v4(&self, protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, source_port: u16, destination_port: u16) -> u64 {
+        let rest = u64::from(u32::from_le_bytes(destination.octets())) | u64::from(ports(source_port, destination_port)) << 32;
+        self.flow_v4_as_read(protocol, source, rest)
+    }
+
+    /// The same of a packet in which the ports follow the addresses: `rest` is destination and both ports, read together in little-endian order.
+    #[inline(always)]
+    pub fn flow_v4_as_read(&self, protocol: u8, source: Ipv4Addr, rest: u64) -> u64 {
         // The message's bytes stand in the packet in this order: read as little-endian words they need no turning round.
-        let address = |a: Ipv4Addr| u64::from(u32::from_le_bytes(a.octets()));
-        let (source, destination) = (address(source), address(destination));
-        let first = u64::from(FLOW_V4) | u64::from(protocol) << 8 | source << 16 | destination << 48;
-        self.words.hash([first, destination >> 16 | ports(source_port, destination_port) | 14 << 56])
+        let source = u64::from(u32::from_le_bytes(source.octets()));
+        let first = u64::from(FLOW_V4) | u64::from(protocol) << 8 | source << 16 | rest << 48;
+        self.words.hash([first, rest >> 16 | 14 << 56])
     }
 
     /// Hash of a flow over IPv6, as [`PacketHash::flow_v4`].
     #[inline(always)]
     pub fn flow_v6(&self, protocol: u8, source: Ipv6Addr, destination: Ipv6Addr, source_port: u16, destination_port: u16) -> u64 {
+        self.flow_v6_as_read(protocol, source, destination, ports(source_port, destination_port))
+    }
+
+    /// The same of both ports, read together in little-endian order.
+    #[inline(always)]
+    pub fn flow_v6_as_read(&self, protocol: u8, source: Ipv6Addr, destination: Ipv6Addr, ports: u32) -> u64 {
         let (source, destination) = (u128::from_le_bytes(source.octets()), u128::from_le_bytes(destination.octets()));
         self.words.hash([
             u64::from(FLOW_V6) | u64::from(protocol) << 8 | (source as u64) << 16,
             (source >> 48) as u64,
             (source >> 112) as u64 | (destination as u64) << 16,
             (destination >> 48) as u64,
-            (destination >> 112) as u64 | ports(source_port, destination_port) | 38 << 56,
+            (destination >> 112) as u64 | u64::from(ports) << 16 | 38 << 56,
         ])
     }
 

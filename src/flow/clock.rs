@@ -6,27 +6,38 @@ use crate::time::Time;
 const DISORDER: u64 = 60;
 
 /// Seconds since the first time seen, and the time it was then told.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    told: Option<u64>,
+    told: u64,
     second: u64,
+}
+
+/// Before the first time is seen. Not a second that a [`Time`] can name.
+const NEVER: u64 = u64::MAX;
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock { told: NEVER, second: 0 }
+    }
 }
 
 impl Clock {
     /// Whether `now` is in the second in which the clock already is: for nearly every packet.
     #[inline]
     pub fn is_at(&self, now: Time) -> bool {
-        self.told == Some(now.seconds())
+        self.told == now.seconds()
     }
 
     /// The clock at `now`.
     pub fn at(self, now: Time) -> Clock {
         let seconds = now.seconds();
-        let Some(told) = self.told else { return Clock { told: Some(seconds), second: 0 } };
-        match seconds.checked_sub(told) {
-            Some(passed) => Clock { told: Some(seconds), second: self.second.saturating_add(passed) },
-            None if told - seconds <= DISORDER => self,
-            None => Clock { told: Some(seconds), ..self },
+        if self.told == NEVER {
+            return Clock { told: seconds, second: 0 };
+        }
+        match seconds.checked_sub(self.told) {
+            Some(passed) => Clock { told: seconds, second: self.second.saturating_add(passed) },
+            None if self.told - seconds <= DISORDER => self,
+            None => Clock { told: seconds, ..self },
         }
     }
 

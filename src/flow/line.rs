@@ -15,9 +15,9 @@ pub(super) const MAX_IDLE: u16 = 43_200;
 #[repr(C, align(64))]
 pub(super) struct Line {
     tag_low: [u32; WAYS],
-    tag_high: [u16; WAYS],
-    backend: [u16; WAYS],
-    deadline: [u16; WAYS],
+    /// The upper bits of the tags, the backends, the deadlines, six each. In one array so that the first six, and the last, can be read in one go with two
+    /// of their neighbours.
+    words: [u16; 3 * WAYS],
     /// Bit set of the entries that are in use.
     used: u8,
     /// Bit set of the entries seen once.
@@ -40,6 +40,12 @@ pub(super) struct Entry {
     pub away: bool,
 }
 
+/// The last second in which a flow seen in `second` is alive.
+#[inline]
+pub(super) fn deadline(second: u16, idle: u16) -> u16 {
+    second.wrapping_add(idle.min(MAX_IDLE))
+}
+
 /// Whether an entry with this deadline is still alive in second `now` of the wrapped clock.
 #[inline]
 pub(super) fn alive(deadline: u16, now: u16) -> bool {
@@ -51,7 +57,7 @@ impl Line {
     /// then are a formality.
     #[inline]
     pub fn find(&self, tag: u64) -> Option<usize> {
-        let mut hits = fence::equal(&self.tag_high, (tag >> 32) as u16) & self.used;
+        let mut hits = fence::equal(self.words.first_chunk()?, (tag >> 32) as u16) & self.used & ALL;
         while let Some(way) = first(hits) {
             if self.tag_low[way] == tag as u32 {
                 return Some(way);
@@ -64,7 +70,8 @@ impl Line {
     /// A way that is free, or whose entry is dead.
     #[inline]
     pub fn vacant(&self, now: u16) -> Option<usize> {
-        first(!self.used & ALL).or_else(|| (0..WAYS).find(|&way| !alive(self.deadline[way], now)))
+        let spent = fence::beyond(self.words.last_chunk()?, now, MAX_IDLE) >> (fence::WIDTH - WAYS);
+        first(!self.used & ALL).or(first(spent))
     }
 
     #[inline]
@@ -74,12 +81,12 @@ impl Line {
 
     #[inline]
     pub fn backend(&self, way: usize) -> u16 {
-        self.backend[way]
+        self.words[WAYS + way]
     }
 
     #[inline]
     pub fn deadline(&self, way: usize) -> u16 {
-        self.deadline[way]
+        self.words[2 * WAYS + way]
     }
 
     #[inline]
@@ -95,23 +102,47 @@ impl Line {
     /// The flow was seen again. Writes nothing that does not change, so that a busy line stays clean for most of each second.
     #[inline]
     pub fn refresh(&mut self, way: usize, deadline: u16) {
-        if self.deadline[way] != deadline {
-            self.deadline[way] = deadline;
+        if self.deadline(way) != deadline {
+            self.words[2 * WAYS + way] = deadline;
         }
         if self.on_probation(way) {
             self.probation &= !(1 << way);
         }
     }
 
+    /// A packet of the flow in this way, in `second`: its backend, if the flow is still alive.
+    #[inline(always)]
+    pub fn see(&mut self, way: usize, second: u16, idle: u16) -> Option<u16> {
+        let until = deadline(second, idle);
+        // Of a busy flow nearly every packet finds the deadline that it would set.
+        if self.deadline(way) != until {
+            if !alive(self.deadline(way), second) {
+                return None;
+            }
+            self.words[2 * WAYS + way] = until;
+        }
+        if self.on_probation(way) {
+            self.establish(way);
+        }
+        Some(self.backend(way))
+    }
+
+    /// Once for each flow: out of the way of all its other packets.
+    #[cold]
+    #[inline(never)]
+    fn establish(&mut self, way: usize) {
+        self.probation &= !(1 << way);
+    }
+
     pub fn set_backend(&mut self, way: usize, backend: u16) {
-        self.backend[way] = backend;
+        self.words[WAYS + way] = backend;
     }
 
     pub fn entry(&self, way: usize) -> Entry {
         Entry {
-            tag: u64::from(self.tag_low[way]) | u64::from(self.tag_high[way]) << 32,
-            backend: self.backend[way],
-            deadline: self.deadline[way],
+            tag: u64::from(self.tag_low[way]) | u64::from(self.words[way]) << 32,
+            backend: self.backend(way),
+            deadline: self.deadline(way),
             probation: self.on_probation(way),
             away: self.is_away(way),
         }
@@ -120,9 +151,9 @@ impl Line {
     /// Fills a way that is free.
     pub fn put(&mut self, way: usize, entry: Entry) {
         self.tag_low[way] = entry.tag as u32;
-        self.tag_high[way] = (entry.tag >> 32) as u16;
-        self.backend[way] = entry.backend;
-        self.deadline[way] = entry.deadline;
+        self.words[way] = (entry.tag >> 32) as u16;
+        self.set_backend(way, entry.backend);
+        self.words[2 * WAYS + way] = entry.deadline;
         self.used |= 1 << way;
         self.probation = self.probation & !(1 << way) | u8::from(entry.probation) << way;
         self.away = self.away & !(1 << way) | u8::from(entry.away) << way;

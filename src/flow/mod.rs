@@ -27,7 +27,7 @@ mod tests;
 use crate::time::Time;
 use clock::Clock;
 pub use holders::Holders;
-use line::{Entry, Line, WAYS, alive};
+use line::{Entry, Line, WAYS, alive, deadline};
 
 /// The longest idle timeout, in seconds: 12 hours. Longer ones are taken for this one.
 pub const MAX_IDLE: u16 = line::MAX_IDLE;
@@ -122,31 +122,31 @@ impl FlowTable {
     /// Asks for the memory in which `hash` would be found. Worth it when some ten other hashes are handled before the lookup.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        if let Some(line) = self.lines.get(self.home(hash)) {
-            fence::prefetch(line);
-        }
+        fence::prefetch(self.lines.as_ptr().wrapping_add(self.home(hash)));
     }
 
     /// The same for the other memory in which a flow may be: worth it, too, when many flows are new, as each of them looks there.
     #[inline]
     pub fn prefetch_other(&self, hash: u64) {
-        if let Some(line) = self.lines.get(self.other(self.home(hash), hash & TAG)) {
-            fence::prefetch(line);
-        }
+        fence::prefetch(self.lines.as_ptr().wrapping_add(self.other(self.home(hash), hash & TAG)));
     }
 
     /// The backend of the flow with `hash`, if it is known and alive. It then stays for another `idle` seconds, and is no longer on probation.
     #[inline]
     pub fn lookup(&mut self, hash: u64, now: Time, idle: u16) -> Option<u16> {
         self.advance(now);
-        let (at, way) = self.find(hash)?;
         let second = self.clock.wrapped();
-        let line = &mut self.lines[at];
-        if !alive(line.deadline(way), second) {
-            return None;
+        let (home, tag) = (self.home(hash), hash & TAG);
+        let line = &mut self.lines[home];
+        match line.find(tag) {
+            Some(way) => line.see(way, second, idle),
+            None if line.has_spilled() => {
+                let other = self.other(home, tag);
+                let line = &mut self.lines[other];
+                line.see(line.find(tag)?, second, idle)
+            }
+            None => None,
         }
-        line.refresh(way, deadline(second, idle));
-        Some(line.backend(way))
     }
 
     /// Remembers that the flow with `hash` goes to `backend`, for `idle` seconds. A flow that is known is seen again, and takes the new backend.
@@ -327,6 +327,7 @@ impl FlowTable {
     }
 
     /// Puts `entry` into a vacant way, out of which an expired entry goes first.
+    #[inline(always)]
     fn place(&mut self, at: usize, way: usize, entry: Entry) {
         if self.lines[at].is_used(way) {
             self.remove(at, way);
@@ -342,6 +343,7 @@ impl FlowTable {
     }
 
     /// Frees a way in use.
+    #[inline(always)]
     fn remove(&mut self, at: usize, way: usize) {
         let entry = self.lines[at].entry(way);
         self.lines[at].clear(way);
@@ -395,12 +397,6 @@ impl FlowTable {
         let left = alive(deadline, now).then(|| deadline.wrapping_sub(now))?;
         u64::from(left).checked_sub(at.second() - self.clock.second()).and_then(|left| u16::try_from(left).ok())
     }
-}
-
-/// The last second in which a flow seen in `second` is alive.
-#[inline]
-fn deadline(second: u16, idle: u16) -> u16 {
-    second.wrapping_add(idle.min(MAX_IDLE))
 }
 
 /// ⌊hash · count / 2^64⌋.

@@ -15,12 +15,20 @@ pub struct Envelope {
     pub ttl: u8,
     /// DSCP and ECN of that header.
     pub tos: u8,
-    /// Whether the client's packet is IPv6.
-    pub v6: bool,
+    /// EtherType of the client's packet, as it stands in a packet.
+    pub ethertype: [u8; 2],
     /// Where the client's packet starts in the frame.
     pub inner: u16,
     /// Bytes of the client's packet.
     pub total_len: u16,
+}
+
+impl Envelope {
+    /// Whether the client's packet is IPv6.
+    #[inline(always)]
+    pub fn is_v6(&self) -> bool {
+        self.ethertype == IPV6.to_be_bytes()
+    }
 }
 
 impl From<&Packet> for Envelope {
@@ -28,13 +36,14 @@ impl From<&Packet> for Envelope {
     fn from(packet: &Packet) -> Envelope {
         // A frame of any io is shorter than 65,536 bytes.
         let (l2, inner) = (packet.l2 as u8, packet.inner as u16);
-        Envelope { l2, ttl: packet.ttl, tos: packet.tos, v6: packet.ip.source.is_ipv6(), inner, total_len: packet.ip.total_len }
+        let ethertype = if packet.ip.source.is_ipv6() { IPV6 } else { IPV4 };
+        Envelope { l2, ttl: packet.ttl, tos: packet.tos, ethertype: ethertype.to_be_bytes(), inner, total_len: packet.ip.total_len }
     }
 }
 
 /// Wraps the packet in `frame`. Nothing is changed when it fails.
 #[inline(always)]
-pub fn wrap(frame: &mut Frame<'_>, packet: Envelope, backend: &Backend) -> Result<(), Reason> {
+pub fn wrap(frame: &mut Frame<'_>, packet: &Envelope, backend: &Backend) -> Result<(), Reason> {
     // A packet that goes round in circles must end.
     if packet.ttl < 2 {
         return Err(Reason::TtlExpired);
@@ -42,16 +51,14 @@ pub fn wrap(frame: &mut Frame<'_>, packet: Envelope, backend: &Backend) -> Resul
     if packet.total_len > backend.room() {
         return Err(if backend.next_hop().is_none() { Reason::NeighbourUnresolved } else { Reason::TooBig });
     }
-    let inner_ethertype = if packet.v6 { IPV6 } else { IPV4 };
-    let variable = Variable { inner_len: packet.total_len, inner_ethertype, tos: packet.tos, ttl: packet.ttl - 1 };
-    let (place, len) = (usize::from(packet.inner), usize::from(packet.total_len));
+    let variable = Variable { inner_len: packet.total_len, inner_ethertype: packet.ethertype, tos: packet.tos, ttl: packet.ttl - 1 };
     if packet.l2 != UNTAGGED {
-        return tagged(frame, place, len, backend.head(), variable);
+        return tagged(frame, packet, backend.head(), variable);
     }
     // Every io leaves headroom for the largest header that we write. Whatever padding the link had put behind the packet goes.
     match backend.head() {
-        Head::V4(head) => head.write(frame.rehead(place, len).ok_or(Reason::TooBig)?, variable),
-        Head::V6(head) => head.write(frame.rehead(place, len).ok_or(Reason::TooBig)?, variable),
+        Head::V4(head) => head.write(frame.rehead(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, variable),
+        Head::V6(head) => head.write(frame.rehead(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, variable),
     }
     Ok(())
 }
@@ -60,7 +67,8 @@ const UNTAGGED: u8 = 14;
 
 /// The same behind a VLAN tag, which stays.
 #[cold]
-fn tagged(frame: &mut Frame<'_>, place: usize, len: usize, head: &Head, variable: Variable) -> Result<(), Reason> {
+fn tagged(frame: &mut Frame<'_>, packet: &Envelope, head: &Head, variable: Variable) -> Result<(), Reason> {
+    let (place, len) = (usize::from(packet.inner), usize::from(packet.total_len));
     let (mut v4, mut v6) = ([0; HEAD_V4], [0; HEAD_V6]);
     let bytes = match head {
         Head::V4(head) => {

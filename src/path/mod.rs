@@ -68,7 +68,7 @@ pub fn run(frames: &mut [Frame<'_>], tables: &Snapshot, state: &mut State, now: 
 
 /// First pass, for all packets.
 #[inline(never)]
-fn glance(steps: &mut [Option<Quick>; BATCH], frames: &[Frame<'_>], tables: &Snapshot, state: &State) {
+fn glance<'t>(steps: &mut [Option<Quick<'t>>; BATCH], frames: &[Frame<'_>], tables: &'t Snapshot, state: &State) {
     let mut prediction = Prediction::default();
     for (step, frame) in steps.iter_mut().zip(frames) {
         prediction.look(frame.bytes(), tables, step);
@@ -83,12 +83,11 @@ fn glance(steps: &mut [Option<Quick>; BATCH], frames: &[Frame<'_>], tables: &Sna
 
 /// Second pass, for an ordinary packet. `None`, and nothing changed, when no backend takes it.
 #[inline(always)]
-fn short_way(frame: &mut Frame<'_>, quick: &Quick, tables: &Snapshot, state: &mut State, now: Time) -> Option<Verdict> {
-    let service = tables.services.get(usize::from(quick.service))?;
-    let row_hash = |hash| quick::row_hash(frame.bytes(), quick, service, hash, tables);
-    let choice = select::finish(quick.plan, service, false, row_hash, tables, &mut state.flows, now).ok()?;
+fn short_way(frame: &mut Frame<'_>, quick: &Quick<'_>, tables: &Snapshot, state: &mut State, now: Time) -> Option<Verdict> {
+    let row_hash = |hash| quick::row_hash(frame.bytes(), quick, hash, tables);
+    let (choice, backend) = select::finish(&quick.plan, quick.service, false, row_hash, tables, &mut state.flows, now).ok()?;
     state.counters.add(choice.by.number(), 1);
-    let wrapped = tables.backend(choice.backend).is_some_and(|backend| encap::wrap(frame, quick.envelope, backend).is_ok());
+    let wrapped = backend.is_some_and(|backend| encap::wrap(frame, &quick.envelope, backend).is_ok());
     Some(if wrapped { Verdict::Transmit } else { unsent(frame, choice.backend, tables, state, now) })
 }
 
@@ -133,8 +132,8 @@ fn look(frame: &[u8], tables: &Snapshot) -> Result<Step, Verdict> {
 fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tables: &Snapshot, state: &mut State, now: Time) -> Verdict {
     let service = &tables.services[usize::from(flow.service)];
     let row_hash = |hash| select::row_hash(flow, hash, tables);
-    let choice = match select::finish(plan, service, flow.about, row_hash, tables, &mut state.flows, now) {
-        Ok(choice) => choice,
+    let (choice, _) = match select::finish(&plan, service, flow.about, row_hash, tables, &mut state.flows, now) {
+        Ok(chosen) => chosen,
         Err(reason) => return Verdict::Drop(reason),
     };
     state.counters.add(choice.by.number(), 1);
@@ -193,7 +192,7 @@ fn send(
     now: Time,
 ) -> Verdict {
     let Some(backend) = tables.backend(id) else { return Verdict::Drop(Reason::NoBackend) };
-    match encap::wrap(frame, packet.into(), backend) {
+    match encap::wrap(frame, &packet.into(), backend) {
         Ok(()) => Verdict::Transmit,
         Err(Reason::NeighbourUnresolved) => {
             out.want(id);

@@ -1,24 +1,24 @@
 //! The short way through the first four stages, for what nearly every packet is: whole, without options or extension headers, of a flow of a service.
 //!
 //! It decides nothing of its own: what it does not recognise at a glance, right or wrong, takes the long way, and for what it does recognise both ways
-//! come to the same plan (a test compares them). It reads each header with a few wide loads, and carries from the first pass to the second 32 bytes.
+//! come to the same plan (a test compares them). It reads each header with a few wide loads, and carries from the first pass to the second 40 bytes.
 
 use super::encap::Envelope;
 use super::select::{By, Choice, Plan, Steering, steer};
 use crate::config::Key;
-use crate::tables::{Kind, Service, ServiceId, Snapshot, Vip};
+use crate::tables::{Kind, Service, Snapshot, Vip};
 use crate::wire::ethernet::{IPV4, IPV6};
 use crate::wire::gre;
 use crate::wire::l4::{TCP, UDP};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What the first pass found out about an ordinary packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quick {
+#[derive(Clone, Copy, Debug)]
+pub struct Quick<'t> {
     /// What is left to do for it.
     pub plan: Plan,
     /// Its service.
-    pub service: ServiceId,
+    pub service: &'t Service,
     /// What wrapping it takes.
     pub envelope: Envelope,
 }
@@ -27,7 +27,7 @@ pub struct Quick {
 ///
 /// The result is written where it is found, once: handed back through so many ends, it would be moved about more than it took to find out.
 #[inline(always)]
-pub fn look(frame: &[u8], tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+pub fn look<'t>(frame: &[u8], tables: &'t Snapshot, found: &mut Option<Quick<'t>>) -> Option<()> {
     // Every combination of tag and families is compiled for itself, with the places of all fields known; that of most networks stands in the caller's loop.
     match be16(frame.first_chunk::<{ SHORTEST }>()?, 12) {
         IPV4 => outer::<Ipv4Addr, UNTAGGED>(frame, tables, found),
@@ -42,7 +42,7 @@ const TAGGED: usize = 18;
 
 /// The same over IPv6, or with a VLAN tag.
 #[inline(never)]
-fn unusual(frame: &[u8], ethertype: u16, tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+fn unusual<'t>(frame: &[u8], ethertype: u16, tables: &'t Snapshot, found: &mut Option<Quick<'t>>) -> Option<()> {
     const VLAN: u16 = 0x8100;
     match ethertype {
         IPV6 => outer::<Ipv6Addr, UNTAGGED>(frame, tables, found),
@@ -57,7 +57,7 @@ fn unusual(frame: &[u8], ethertype: u16, tables: &Snapshot, found: &mut Option<Q
 
 /// The outermost header is GRE from a router to us, or that of a client's packet which came as it is.
 #[inline(always)]
-fn outer<O: Family, const L2: usize>(frame: &[u8], tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+fn outer<'t, O: Family, const L2: usize>(frame: &[u8], tables: &'t Snapshot, found: &mut Option<Quick<'t>>) -> Option<()> {
     const GRE_IPV4: u32 = IPV4 as u32;
     const GRE_IPV6: u32 = IPV6 as u32;
     let head = O::head(frame.get(L2..)?)?;
@@ -91,58 +91,62 @@ struct From {
 
 /// Without GRE.
 #[inline(never)]
-fn plain<I: Family>(head: Head<'_, I>, from: From, tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+fn plain<'t, I: Family>(head: Head<'_, I>, from: From, tables: &'t Snapshot, found: &mut Option<Quick<'t>>) -> Option<()> {
     flow(head, from, tables, found)
 }
 
 /// In GRE over the other family.
 #[inline(never)]
-fn mixed<I: Family>(inner: &[u8], from: From, tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+fn mixed<'t, I: Family>(inner: &[u8], from: From, tables: &'t Snapshot, found: &mut Option<Quick<'t>>) -> Option<()> {
     flow(I::head(inner)?, from, tables, found)
 }
 
 /// The client's packet is of a flow.
 #[inline(always)]
-fn flow<I: Family>(head: Head<'_, I>, from: From, tables: &Snapshot, found: &mut Option<Quick>) -> Option<()> {
+fn flow<'t, I: Family>(head: Head<'_, I>, from: From, tables: &'t Snapshot, found: &mut Option<Quick<'t>>) -> Option<()> {
     let ports = ports(head.protocol, head.payload)?;
-    let vip = I::vip(head.destination, tables)?;
+    let id = I::vip(head.destination, tables)?.service(head.protocol, ports.server)?;
+    let service = tables.services.get(usize::from(id))?;
     let From { l2, ttl, tos, inner } = from;
-    let envelope = Envelope { l2, ttl, tos, v6: I::LEN == 40, inner, total_len: (I::LEN + head.payload.len()) as u16 };
-    steered::<I>(vip, (head.source, head.destination), head.protocol, ports, envelope, tables, found)
+    let envelope = Envelope { l2, ttl, tos, ethertype: I::ETHERTYPE.to_be_bytes(), inner, total_len: (I::LEN + head.payload.len()) as u16 };
+    let (client, server) = (ports.client, ports.server);
+    let hash = |bits| I::hash(head.protocol, head.source, head.destination, client, server & bits, tables);
+    planned(service, ports, envelope, hash, found)
 }
 
-/// The plan for a packet of a flow.
+/// The plan for a packet of a flow of this service. `hash` is that of the flow with so many bits of the server's port: all or none.
 #[inline(always)]
-pub(super) fn steered<I: Family>(
-    vip: &Vip,
-    (client, destination): (I, I),
-    protocol: u8,
+pub(super) fn planned<'t>(
+    service: &'t Service,
     ports: Ports,
     envelope: Envelope,
-    tables: &Snapshot,
-    found: &mut Option<Quick>,
+    hash: impl Fn(u16) -> u64,
+    found: &mut Option<Quick<'t>>,
 ) -> Option<()> {
-    let id = vip.service(protocol, ports.server)?;
-    let service = tables.services.get(usize::from(id))?;
-    let plan = match steer(service, ports.server, ports.opcode, false).ok()? {
-        Steering::Owner(backend) => Plan::Chosen(Choice { backend, by: By::TidRange }),
-        Steering::Tables { read, learn } => {
-            let server = if service.kind == Kind::Flow { ports.server } else { 0 };
-            Plan::Tables { hash: I::hash(protocol, client, destination, ports.client, server, tables), read, learn }
-        }
+    let (bits, read, learn) = match service.kind {
+        Kind::Flow if service.paused => return None,
+        Kind::Flow => (u16::MAX, true, true),
+        Kind::Tftp(_) => match steer(service, ports.server, ports.opcode, false).ok()? {
+            Steering::Tables { read, learn } => (0, read, learn),
+            Steering::Owner(backend) => {
+                let plan = Plan::Chosen(Choice { backend, by: By::TidRange });
+                *found = Some(Quick { plan, service, envelope });
+                return Some(());
+            }
+        },
     };
-    *found = Some(Quick { plan, service: id, envelope });
+    *found = Some(Quick { plan: Plan::Tables { hash: hash(bits), read, learn }, service, envelope });
     Some(())
 }
 
 /// Hash that chooses the row of the Maglev table for the packet in `frame`; as [`super::select::row_hash`].
 #[inline]
-pub fn row_hash(frame: &[u8], quick: &Quick, service: &Service, flow_hash: u64, tables: &Snapshot) -> u64 {
-    if service.kind != Kind::Tftp(Key::Client) {
+pub fn row_hash(frame: &[u8], quick: &Quick<'_>, flow_hash: u64, tables: &Snapshot) -> u64 {
+    if quick.service.kind != Kind::Tftp(Key::Client) {
         return flow_hash;
     }
     let inner = frame.get(usize::from(quick.envelope.inner)..).unwrap_or_default();
-    let addresses: Option<(IpAddr, IpAddr)> = if quick.envelope.v6 {
+    let addresses: Option<(IpAddr, IpAddr)> = if quick.envelope.is_v6() {
         inner.first_chunk::<40>().map(|head| (Ipv6Addr::from_bits(be128(head, 8)).into(), Ipv6Addr::from_bits(be128(head, 24)).into()))
     } else {
         inner.first_chunk::<20>().map(|head| (Ipv4Addr::from_bits(be32(head, 12)).into(), Ipv4Addr::from_bits(be32(head, 16)).into()))
@@ -152,11 +156,11 @@ pub fn row_hash(frame: &[u8], quick: &Quick, service: &Service, flow_hash: u64, 
 
 /// Hash of the flow of the packet in `frame`, also where the plan names the backend without it. `None` if the frame is not the one that was looked at.
 #[inline]
-pub fn flow_hash(frame: &[u8], quick: &Quick, tables: &Snapshot) -> Option<u64> {
+pub fn flow_hash(frame: &[u8], quick: &Quick<'_>, tables: &Snapshot) -> Option<u64> {
     let inner = frame.get(usize::from(quick.envelope.inner)..)?;
-    let tftp = tables.services.get(usize::from(quick.service))?.kind != Kind::Flow;
+    let tftp = quick.service.kind != Kind::Flow;
     let ports = |l4: &[u8; 4]| (be16(l4, 0), if tftp { 0 } else { be16(l4, 2) });
-    if quick.envelope.v6 {
+    if quick.envelope.is_v6() {
         let (head, l4) = inner.split_first_chunk::<40>()?;
         let (client, server) = ports(l4.first_chunk()?);
         let (source, vip) = (Ipv6Addr::from_bits(be128(head, 8)), Ipv6Addr::from_bits(be128(head, 24)));
@@ -181,6 +185,7 @@ pub(super) struct Head<'f, A> {
 pub(super) trait Family: Copy + Eq {
     /// Bytes of the header.
     const LEN: usize;
+    const ETHERTYPE: u16;
     fn head(packet: &[u8]) -> Option<Head<'_, Self>>;
     /// Our own address.
     fn ours(tables: &Snapshot) -> Option<Self>;
@@ -191,6 +196,7 @@ pub(super) trait Family: Copy + Eq {
 
 impl Family for Ipv4Addr {
     const LEN: usize = 20;
+    const ETHERTYPE: u16 = IPV4;
 
     #[inline(always)]
     fn head(packet: &[u8]) -> Option<Head<'_, Self>> {
@@ -226,6 +232,7 @@ impl Family for Ipv4Addr {
 
 impl Family for Ipv6Addr {
     const LEN: usize = 40;
+    const ETHERTYPE: u16 = IPV6;
 
     #[inline(always)]
     fn head(packet: &[u8]) -> Option<Head<'_, Self>> {
@@ -284,28 +291,38 @@ fn ports(protocol: u8, payload: &[u8]) -> Option<Ports> {
 }
 
 /// Bits of an IPv4 header's flags and offset that only fragments have.
-const MORE_OR_OFFSET: u16 = 0x3fff;
+pub(super) const MORE_OR_OFFSET: u16 = 0x3fff;
 
 /// Whether the sum of the IPv4 header at `start` is that of one whose checksum is right.
 #[inline(always)]
 pub(super) fn intact<const N: usize>(bytes: &[u8; N], start: usize) -> bool {
-    // RFC 1071 section 2 (B): the sum may be taken in any byte order, here that of the machine; and (A): in words of any size.
-    let words = bytes[start..start + 20].as_chunks::<4>().0;
-    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    // Less than 2^32 + 5. The halves add up to a multiple of 0xffff, which is not 0 as the first byte is not.
-    let sum = (sum & 0xffff) + (sum >> 16);
-    sum == 0xffff || sum == 0x1_fffe
+    // RFC 1071 section 2 (B): the sum may be taken in any byte order; and (A): in words of any size. It is then a multiple of 0xffff, as 2^16 leaves a
+    // remainder of 1; and not 0, as the first byte is not.
+    let sum = add(add(word(bytes, start), word(bytes, start + 8)), word(bytes, start + 12) >> 32);
+    sum.is_multiple_of(0xffff)
+}
+
+/// The sum with its carry brought round.
+#[inline(always)]
+fn add(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u64::from(carry)
+}
+
+/// The 8 bytes at `at` as they stand in memory, in little-endian order.
+#[inline(always)]
+pub(super) fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 #[inline(always)]
 pub(super) fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+    bytes[at..].first_chunk().map_or(0, |half| u16::from_be_bytes(*half))
 }
 
 #[inline(always)]
 pub(super) fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    bytes[at..].first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@
 use crate::config::Key;
 use crate::counters::Number;
 use crate::flow::FlowTable;
-use crate::tables::{BackendId, Kind, Service, ServiceId, Snapshot, TFTP_PORT};
+use crate::tables::{Backend, BackendId, Kind, Service, ServiceId, Snapshot, TFTP_PORT};
 use crate::time::Time;
 use crate::verdict::Reason;
 use std::net::IpAddr;
@@ -177,39 +177,47 @@ fn v6(address: IpAddr) -> std::net::Ipv6Addr {
     }
 }
 
-/// Does what `plan` left to do for a packet of `service`; `about` as in [`Flow`]. `row_hash` is asked for only when the Maglev table is.
+/// Does what `plan` left to do for a packet of `service`: the choice, and the backend if there is one of that number. `about` as in [`Flow`]. `row_hash` is
+/// asked for only when the Maglev table is.
 #[inline(always)]
-pub fn finish(
-    plan: Plan,
+pub fn finish<'t>(
+    plan: &Plan,
     service: &Service,
     about: bool,
     row_hash: impl FnOnce(u64) -> u64,
-    tables: &Snapshot,
+    tables: &'t Snapshot,
     flows: &mut FlowTable,
     now: Time,
-) -> Result<Choice, Reason> {
+) -> Result<(Choice, Option<&'t Backend>), Reason> {
     let (hash, read, learn) = match plan {
-        Plan::Chosen(choice) => return Ok(choice),
-        Plan::Tables { hash, read, learn } => (hash, read, learn),
+        Plan::Chosen(choice) => return Ok((*choice, tables.backend(choice.backend))),
+        Plan::Tables { hash, read, learn } => (*hash, read, learn),
     };
-    if read && let Some(backend) = remembered(hash, service, about, tables, flows, now) {
-        return Ok(Choice { backend, by: By::Flow });
+    if *read && let Some((id, backend)) = remembered(hash, service, about, tables, flows, now) {
+        return Ok((Choice { backend: id, by: By::Flow }, Some(backend)));
     }
-    let backend = maglev(row_hash(hash), service).ok_or(Reason::NoBackend)?;
-    if learn {
-        flows.insert(hash, backend, now, service.idle);
+    let id = maglev(row_hash(hash), service).ok_or(Reason::NoBackend)?;
+    if *learn {
+        flows.insert(hash, id, now, service.idle);
     }
-    Ok(Choice { backend, by: By::Maglev })
+    Ok((Choice { backend: id, by: By::Maglev }, tables.backend(id)))
 }
 
 /// The backend that the flow table holds, if it still serves this pool. One that is down keeps its transfers, which nobody else could go on with; other
 /// flows are chosen anew.
 #[inline(always)]
-fn remembered(hash: u64, service: &Service, about: bool, tables: &Snapshot, flows: &mut FlowTable, now: Time) -> Option<BackendId> {
+fn remembered<'t>(
+    hash: u64,
+    service: &Service,
+    about: bool,
+    tables: &'t Snapshot,
+    flows: &mut FlowTable,
+    now: Time,
+) -> Option<(BackendId, &'t Backend)> {
     let id = if about { flows.peek(hash, now)?.backend } else { flows.lookup(hash, now, service.idle)? };
     let backend = tables.backend(id)?;
     let serves = Arc::ptr_eq(&backend.pool, &service.pool.name) || backend.pool == service.pool.name;
-    (serves && !(backend.down && service.kind == Kind::Flow)).then_some(id)
+    (serves && !(backend.down && service.kind == Kind::Flow)).then_some((id, backend))
 }
 
 /// The backend in the row of the service's Maglev table that `hash` falls on.

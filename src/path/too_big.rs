@@ -122,12 +122,12 @@ pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, outbox: 
             ip[..header].copy_from_slice(&from[packet.inner..][..header]);
             ip[header..].copy_from_slice(&from[packet.inner + header + piece * room..][..len]);
             let cut = cut(ip, &bare, piece * room, len, piece + 1 < pieces);
-            wrap(out, (&cut).into(), backend)
+            wrap(out, &(&cut).into(), backend)
         });
         made.ok_or(Reason::OutboxFull)??;
     }
     let first = cut(&mut frame.bytes_mut()[packet.inner..], packet, 0, room, true);
-    wrap(frame, (&first).into(), backend)?;
+    wrap(frame, &(&first).into(), backend)?;
     Ok(pieces as u64 - 1)
 }
 

@@ -57,7 +57,7 @@ pub enum Head {
 #[derive(Clone, Debug)]
 pub struct HeadV4 {
     bytes: [u8; HEAD_V4],
-    /// Sum of the IPv4 header as it stands in `bytes`.
+    /// Sum of the IPv4 header as it stands in `bytes`, in words of the machine (RFC 1071 section 2 (B)).
     sum: u32,
 }
 
@@ -72,8 +72,8 @@ pub struct HeadV6 {
 pub struct Variable {
     /// Bytes of the client's packet, at most 65,491.
     pub inner_len: u16,
-    /// Its EtherType, which is the GRE protocol.
-    pub inner_ethertype: u16,
+    /// Its EtherType, which is the GRE protocol, as it stands in a packet.
+    pub inner_ethertype: [u8; 2],
     /// DSCP and ECN.
     pub tos: u8,
     /// TTL or hop limit.
@@ -84,16 +84,17 @@ impl HeadV4 {
     /// Writes the head of one packet.
     #[inline(always)]
     pub fn write(&self, to: &mut [u8; HEAD_V4], packet: Variable) {
-        *to = self.bytes;
-        let total = packet.inner_len.saturating_add(24);
+        to[..36].copy_from_slice(&self.bytes[..36]);
+        let total = packet.inner_len.wrapping_add(24).to_be_bytes();
         to[15] = packet.tos;
-        to[16..18].copy_from_slice(&total.to_be_bytes());
+        to[16..18].copy_from_slice(&total);
         to[22] = packet.ttl;
-        let sum = self.sum + u32::from(packet.tos) + u32::from(total) + (u32::from(packet.ttl) << 8);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        to[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-        to[36..38].copy_from_slice(&packet.inner_ethertype.to_be_bytes());
+        let word = |high, low| u32::from(u16::from_ne_bytes([high, low]));
+        let sum = self.sum + word(0, packet.tos) + word(total[0], total[1]) + word(packet.ttl, 0);
+        // Both halves added to both halves: the upper one then is their sum with the carry brought round.
+        let sum = (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16;
+        to[24..26].copy_from_slice(&(!sum).to_ne_bytes());
+        to[36..38].copy_from_slice(&packet.inner_ethertype);
     }
 }
 
@@ -104,9 +105,9 @@ impl HeadV6 {
         *to = self.bytes;
         to[14] = 0x60 | packet.tos >> 4;
         to[15] = packet.tos << 4;
-        to[18..20].copy_from_slice(&packet.inner_len.saturating_add(GRE_LEN).to_be_bytes());
+        to[18..20].copy_from_slice(&packet.inner_len.wrapping_add(GRE_LEN).to_be_bytes());
         to[21] = packet.ttl;
-        to[56..58].copy_from_slice(&packet.inner_ethertype.to_be_bytes());
+        to[56..58].copy_from_slice(&packet.inner_ethertype);
     }
 }
 
@@ -140,7 +141,7 @@ impl Backend {
                 ip[9] = PROTOCOL;
                 ip[12..16].copy_from_slice(&source.octets());
                 ip[16..20].copy_from_slice(&destination.octets());
-                let sum = ip[..20].chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+                let sum = ip[..20].chunks_exact(2).map(|w| u32::from(u16::from_ne_bytes([w[0], w[1]]))).sum();
                 Head::V4(HeadV4 { bytes, sum })
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
@@ -216,7 +217,7 @@ mod tests {
         let Head::V4(head) = backend.head() else { panic!("the families are IPv4") };
         for (inner_len, tos, ttl) in [(20, 0, 64), (1476, 0xb8, 1), (65_491, 3, 255)] {
             let mut to = [0u8; HEAD_V4];
-            head.write(&mut to, Variable { inner_len, inner_ethertype: 0x86dd, tos, ttl });
+            head.write(&mut to, Variable { inner_len, inner_ethertype: IPV6.to_be_bytes(), tos, ttl });
             assert_eq!(to[..14], [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 9, 0x08, 0x00]);
             let ip = Ipv4Packet::new(&to[14..]).unwrap();
             assert_eq!(ip.get_checksum(), checksum(&ip));
@@ -231,7 +232,7 @@ mod tests {
         let backend = backend("2001:db8::11", "2001:db8::21").unwrap();
         let Head::V6(head) = backend.head() else { panic!("the families are IPv6") };
         let mut to = [0u8; HEAD_V6];
-        head.write(&mut to, Variable { inner_len: 100, inner_ethertype: 0x0800, tos: 0xb9, ttl: 7 });
+        head.write(&mut to, Variable { inner_len: 100, inner_ethertype: IPV4.to_be_bytes(), tos: 0xb9, ttl: 7 });
         assert_eq!(to[12..14], [0x86, 0xdd]);
         let ip = Ipv6Packet::new(&to[14..]).unwrap();
         assert_eq!((ip.get_version(), ip.get_traffic_class(), ip.get_payload_length(), ip.get_hop_limit()), (6, 0xb9, 104, 7));

@@ -8,7 +8,7 @@ mod vips;
 pub use backend::{Backend, BackendId, HEAD_V4, HEAD_V6, Head, HeadV4, HeadV6, NO_BACKEND, NextHop, Variable};
 pub use routers::Routers;
 pub use tid::TidMap;
-pub use vips::{ServiceId, TFTP_PORT, TID_MIN, Vip, VipTable};
+pub use vips::{ServiceId, Span, TFTP_PORT, TID_MIN, Vip, VipTable};
 
 use crate::config::{Addresses, Echo, Key, Unmatched};
 use crate::hash::PacketHash;

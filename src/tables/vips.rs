@@ -27,6 +27,23 @@ pub struct Vip {
     ports: Vec<(u8, u16, u16, ServiceId)>,
 }
 
+/// Ports that have the same service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    first: u16,
+    last: u16,
+    /// The service.
+    pub service: ServiceId,
+}
+
+impl Span {
+    /// Whether `port` is one of them.
+    #[inline(always)]
+    pub fn contains(&self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
 impl VipTable {
     /// Adds a `tftp` service at `address`.
     pub fn add_tftp(&mut self, address: IpAddr, service: ServiceId) {
@@ -99,6 +116,17 @@ impl Vip {
             }
         }
         self.tftp.filter(|_| protocol == UDP && (port == TFTP_PORT || port >= TID_MIN))
+    }
+
+    /// The same with ports around this one, as many as are known to have the same service without a search.
+    pub fn span(&self, protocol: u8, port: u16) -> Option<Span> {
+        let service = self.service(protocol, port)?;
+        let mut own = self.ports.iter().filter(|entry| entry.0 == protocol).peekable();
+        let (first, last) = match own.peek() {
+            None if port >= TID_MIN => (TID_MIN, u16::MAX),
+            _ => own.find(|entry| (entry.1..=entry.2).contains(&port)).map_or((port, port), |entry| (entry.1, entry.2)),
+        };
+        Some(Span { first, last, service })
     }
 
     /// The service that packets without a port (echo requests) go with: `tftp` if there is one.
@@ -204,9 +232,29 @@ mod tests {
             (1, 53, None),
         ] {
             assert_eq!(vip.service(protocol, port), expected, "{protocol} {port}");
+            let span = vip.span(protocol, port);
+            assert_eq!(span.map(|span| span.service), expected);
+            assert!(span.is_none_or(|span| span.contains(port)), "{protocol} {port}");
         }
         assert!(table.get("192.0.2.70".parse().unwrap()).is_none());
         assert!(table.get("::ffff:192.0.2.69".parse().unwrap()).is_none(), "a mapped address is not the IPv4 VIP");
+    }
+
+    #[test]
+    fn all_ports_of_a_span_have_its_service() {
+        let (alone, mixed): (IpAddr, IpAddr) = ("192.0.2.69".parse().unwrap(), "192.0.2.70".parse().unwrap());
+        let mut table = VipTable::default();
+        table.add_tftp(alone, 0);
+        table.add_ports(alone, TCP, &[(2000, 3000)], 2);
+        table.add_tftp(mixed, 0);
+        table.add_ports(mixed, UDP, &[(53, 53), (8000, 8100)], 1);
+        for (vip, port, ports) in [(alone, 69, 1), (alone, 1024, 64_512), (alone, 65_535, 64_512), (mixed, 8050, 101), (mixed, 9000, 1)] {
+            let vip = table.get(vip).unwrap();
+            let span = vip.span(UDP, port).unwrap();
+            let inside: Vec<u16> = (0..=u16::MAX).filter(|port| span.contains(*port)).collect();
+            assert_eq!(inside.len(), ports, "{port}");
+            assert!(inside.iter().all(|port| vip.service(UDP, *port) == Some(span.service)), "{port}");
+        }
     }
 
     #[test]
