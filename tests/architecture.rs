@@ -23,6 +23,7 @@ const ORDER: &[&str] = &[
     "steer",
     "metrics",
     "systemd",
+    "tls",
     "store",
     "control",
     "director",

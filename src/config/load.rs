@@ -2,7 +2,7 @@
 
 use super::problem::{Problem, Severity};
 use super::reader::{Mark, Reader, Table};
-use super::{Config, Intent, cross, director, neighbour, pool, promise, vip};
+use super::{Config, Intent, cross, director, neighbour, pool, promise, store, vip};
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -103,6 +103,8 @@ pub(super) struct Sections<'r, 't> {
     pub(super) no_vip: Mark,
     pub(super) pools: Vec<pool::Draft<'r, 't>>,
     pub(super) neighbours: Vec<neighbour::Draft<'r, 't>>,
+    /// Where `[store]` is, if it is there.
+    pub(super) store: Option<Mark>,
 }
 
 fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
@@ -112,26 +114,40 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
     let (vips, pools) = served(reader, &mut root);
     let neighbours = tables(&mut root, "neighbour", "a list of tables: [[neighbour]], in two brackets");
     let neighbours = neighbours.into_iter().map(neighbour::read).collect();
+    let store = root.optional("store");
     root.finish();
+    let (place, store) = store.map(|field| (field.mark(), store::read_section(&field))).unzip();
     let (routers, director) = match table {
         Some(table) => (table.about("routers"), director::read(table)),
         None => (no_vip.clone(), director::Draft::default()),
     };
-    let sections = Sections { director, routers, vips, no_vip, pools, neighbours };
+    let sections = Sections { director, routers, vips, no_vip, pools, neighbours, store: place };
     compare(reader, &sections)?;
     let Intent { vips, pools } = sections.intent()?;
     let neighbours = sections.neighbours.iter().map(neighbour::Draft::neighbour).collect::<Option<_>>()?;
-    Some(Config { director: sections.director.director?, vips, pools, neighbours })
+    let store = match store {
+        Some(store) => Some(store?),
+        None => None,
+    };
+    Some(Config { director: sections.director.director?, vips, pools, neighbours, store })
 }
 
 /// The sections of an intent.
 pub(super) fn intent_sections(reader: &Reader, document: &DeTable<'_>) -> Option<Intent> {
+    intent_beside(reader, document, &[])
+}
+
+/// The same in a document that may have sections of these names besides.
+pub(super) fn intent_beside(reader: &Reader, document: &DeTable<'_>, others: &[&'static str]) -> Option<Intent> {
     let mut root = reader.root(document);
     let no_vip = root.about("vip");
     let (vips, pools) = served(reader, &mut root);
+    for other in others {
+        let _passed_over = root.optional(other);
+    }
     root.finish();
     let routers = no_vip.clone();
-    let sections = Sections { director: director::Draft::default(), routers, vips, no_vip, pools, neighbours: Vec::new() };
+    let sections = Sections { director: director::Draft::default(), routers, vips, no_vip, pools, neighbours: Vec::new(), store: None };
     compare(reader, &sections)?;
     sections.intent()
 }

@@ -12,11 +12,13 @@
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
 //! | `[[pool]]` | `name`, `table_size`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
+//! | `[store]`, in place of `[[vip]]` and `[[pool]]` | `kind`, `path`, `endpoints`, `prefix`, `ca`, `cert`, `key`, `user`, `password_file`, `cache` |
 
 mod check;
 mod cross;
 mod director;
 pub mod duration;
+mod export;
 mod intent;
 mod load;
 mod neighbour;
@@ -26,6 +28,7 @@ mod promise;
 pub(crate) mod reader;
 mod restart;
 mod service;
+pub(crate) mod store;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -35,10 +38,11 @@ mod vip;
 pub use check::check_command;
 pub(crate) use check::tell;
 pub(crate) use director::duration_within;
-pub use intent::{Intent, read_intent};
+pub use intent::{Intent, read_any_intent, read_intent};
 pub use load::{Checked, LoadError, load, read};
 pub(crate) use load::{load_with, syntax_errors, tables};
 pub use problem::{Problem, Severity};
+pub use store::{Etcd, Store, read_store};
 
 use crate::hash::FleetKey;
 use ipnet::IpNet;
@@ -58,6 +62,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// `[[neighbour]]`: static, for replay and tests.
     pub neighbours: Vec<Neighbour>,
+    /// `[store]`: where VIPs and pools live, if not in this file.
+    pub store: Option<Store>,
 }
 
 /// `[director]`

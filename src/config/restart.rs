@@ -9,6 +9,18 @@ impl Config {
     ///
     /// VIPs, pools, routers, neighbours, timeouts, `unmatched` and `icmp_echo` may change at any time.
     pub fn changes_needing_restart(&self, new: &Config) -> Vec<Problem> {
+        let store = (self.store != new.store).then(|| {
+            let message = "is another store than when the director started; this needs a restart".to_owned();
+            Problem {
+                severity: Severity::Error,
+                line: 0,
+                column: 0,
+                place: "store".to_owned(),
+                key: "store".to_owned(),
+                value: None,
+                message,
+            }
+        });
         let (old, new) = (&self.director, &new.director);
         let mut problems = Vec::new();
         let mut compare = |key: &str, show: fn(&Director) -> String| {
@@ -28,6 +40,7 @@ impl Config {
             let message = "is another key than when the director started; this needs a restart of every director of the fleet";
             problems.push(refused("key", None, message.to_owned()));
         }
+        problems.extend(store);
         problems
     }
 }
