@@ -19,7 +19,7 @@ fn a_store_stands_in_place_of_vips_and_pools() {
     let both = format!("{VIP}{POOL}[store]\nkind = \"file\"\npath = \"/var/lib/guideway\"\n");
     let advice = "stands beside [store] (line 14), where VIPs and pools live then. Take them over once with `guideway store import --config` and \
                   the name of this file, then remove every [[vip]] and [[pool]] from it";
-    assert_eq!(said(&with_rest(&both), Severity::Error), [format!("line 7: vip[0]: {advice}"), format!("line 11: pool[0]: {advice}")]);
+    assert_eq!(said(&with_rest(&both), Severity::Error), [format!("line 7: vip[0]: {advice}"), format!("line 11: pool.boot: {advice}")]);
     // Which is what the import reads.
     let (intent, store) = (read_any_intent(&with_rest(&both)), read_store(&with_rest(&both)));
     assert_eq!(intent.config.map(|intent| (intent.vips.len(), intent.pools.len())), Some((1, 1)));
