@@ -127,7 +127,6 @@ fn with_tls<'r, 't>(field: Option<Field<'r, 't>>, tls: bool) -> Option<Option<Fi
 }
 
 /// Two keys of which none stands alone. Outer `None`: an error was noted.
-#[expect(clippy::type_complexity, reason = "two fields that go together")]
 fn both<'r, 't>(
     one: Option<Field<'r, 't>>,
     one_name: &str,

@@ -21,8 +21,6 @@ pub(super) struct Show {
 pub(super) fn run(args: &Show) -> u8 {
     with_store(&args.place, async |store| {
         let (leader, directors) = tokio::join!(store.leader(), store.directors());
-        // An edit with errors is found a moment after the set was read.
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         let seen = store.watch().borrow().clone();
         let leader = leader.unwrap_or_else(|ReadError(why)| Some(format!("unknown: {why}")));
         let directors = directors.unwrap_or_default();

@@ -54,6 +54,18 @@ struct Follower {
 /// Told to end.
 struct Stopped;
 
+/// How `intent.toml` stands to the intent in force.
+enum State {
+    /// It is that.
+    Whole,
+    /// It was just put in force.
+    Taken,
+    /// Nothing can be said yet: somebody is writing it.
+    Open,
+    /// It cannot be put in force, and why.
+    Bad(String),
+}
+
 impl Follower {
     fn run(&mut self) {
         loop {
@@ -74,12 +86,19 @@ impl Follower {
         watched.map_err(|why| io::Error::other(format!("{}: {}", self.disk.directory().display(), io::Error::from(why))))?;
         let mut editing = Editing::default();
         loop {
-            let edit = self.read()?;
+            let (set, edit) = self.disk.read(&self.last)?;
             // What has happened while it was read; before anything is made of it.
             let mut changed = drain(&inotify, &mut editing)?;
             let unfinished = editing.wait(Instant::now()).filter(|_| edit.is_some());
-            if let (None, false, Some(edit)) = (unfinished, changed, edit) {
-                changed = self.take(edit)?;
+            let state = match edit {
+                None => State::Whole,
+                Some(_) if unfinished.is_some() || changed => State::Open,
+                Some(edit) => self.take(edit)?,
+            };
+            match state {
+                // It is read again, as a whole.
+                State::Taken => continue,
+                state => self.show(set, state),
             }
             let until = unfinished.map(|left| Instant::now() + left);
             while !changed {
@@ -92,13 +111,25 @@ impl Follower {
         }
     }
 
-    /// Reads the set and says what is new in it.
-    fn read(&mut self) -> io::Result<Option<Edit>> {
-        let (set, edit) = self.disk.read(&self.last)?;
+    /// Puts an edit in force, if it is good.
+    fn take(&self, edit: Edit) -> io::Result<State> {
+        let path = self.disk.path(INTENT);
+        let Some(text) = edit.text else {
+            let why = format!("{} is gone; in-force.toml beside it is the one in force: copy that, or write another", path.display());
+            return Ok(State::Bad(why));
+        };
+        match intent(&text) {
+            Ok(_) => self.disk.take(&text).map(|()| State::Taken),
+            Err(errors) => Ok(State::Bad(format!("{} has errors and is not in force:\n{errors}", path.display()))),
+        }
+    }
+
+    /// Tells the set and what is to be said of it.
+    fn show(&mut self, set: Set, state: State) {
         if set != *self.last {
             self.last = Arc::new(set);
         }
-        let whole = edit.is_none();
+        let whole = matches!(state, State::Whole);
         if whole {
             self.fresh = Instant::now();
         }
@@ -108,25 +139,9 @@ impl Follower {
                 seen.set = self.last.clone();
             }
             let mended = whole && seen.trouble.take().is_some();
-            changed || mended
+            let worse = if let State::Bad(why) = state { self.worse(seen, why) } else { false };
+            changed || mended || worse
         });
-        Ok(edit)
-    }
-
-    /// Puts an edit in force. Whether there is something to read now.
-    fn take(&self, edit: Edit) -> io::Result<bool> {
-        let path = self.disk.path(INTENT);
-        let Some(text) = edit.text else {
-            self.trouble(format!("{} is gone; in-force.toml beside it is the one in force: copy that, or write another", path.display()));
-            return Ok(false);
-        };
-        match intent(&text) {
-            Ok(_) => self.disk.take(&text).map(|()| true),
-            Err(errors) => {
-                self.trouble(format!("{} has errors and is not in force:\n{errors}", path.display()));
-                Ok(false)
-            }
-        }
     }
 
     /// Waits for the kernel's word, or to be told to end, or for `left`.
@@ -143,14 +158,16 @@ impl Follower {
     }
 
     fn trouble(&self, why: String) {
-        self.seen.send_if_modified(|seen| {
-            if seen.trouble.as_ref().is_some_and(|trouble| trouble.why == why) {
-                return false;
-            }
-            tracing::warn!(generation = seen.set.generation, "the last good set stands: {why}");
-            seen.trouble = Some(Trouble { since: self.fresh, why });
-            true
-        });
+        self.seen.send_if_modified(|seen| self.worse(seen, why));
+    }
+
+    fn worse(&self, seen: &mut Seen, why: String) -> bool {
+        if seen.trouble.as_ref().is_some_and(|trouble| trouble.why == why) {
+            return false;
+        }
+        tracing::warn!(generation = seen.set.generation, "the last good set stands: {why}");
+        seen.trouble = Some(Trouble { since: self.fresh, why });
+        true
     }
 }
 
