@@ -9,7 +9,6 @@ mod leading;
 mod program;
 #[path = "store_etcd/secure.rs"]
 mod secure;
-#[allow(dead_code)]
 mod site;
 
 use cluster::{Etcd, PATIENCE, alone, config, down, intent, open, seen};
@@ -25,7 +24,7 @@ fn three_directors_have_the_same_generation_a_moment_after_a_commit() {
         let mut watches: Vec<_> = stores.iter().map(|store| store.watch()).collect();
         assert_eq!((stores[0].kind(), stores[0].durable(), watches[0].borrow().set.generation), ("etcd", true, 0));
         let mut base = 0;
-        let mut took = Vec::new();
+        let (mut took, mut told) = (Vec::new(), Vec::new());
         for round in 0..100u16 {
             let began = Instant::now();
             let generation = stores[usize::from(round) % 3].commit(base, intent(round + 1, 10)).await.unwrap();
@@ -35,14 +34,18 @@ fn three_directors_have_the_same_generation_a_moment_after_a_commit() {
                 assert_eq!((seen.set.generation, seen.set.intent_generation), (generation, generation));
                 assert_eq!(*seen.set.intent, intent(round + 1, 10));
             }
-            took.push((began.elapsed(), committed));
+            took.push(began.elapsed());
+            told.push(began.elapsed().saturating_sub(committed));
             assert_eq!(stores[0].commit(base, intent(1, 1)).await, Err(CommitError::Changed { base, now: generation }));
             base = generation;
         }
         took.sort_unstable();
-        let (median, most) = (took[50], took[99]);
-        println!("commit to seen by three: median {:?} (of it the commit {:?}), max {:?}", median.0, median.1, most.0);
-        assert!(median.0 < Duration::from_millis(200), "directors are to agree within 200 ms: {median:?}");
+        told.sort_unstable();
+        println!(
+            "commit to seen by three: median {:?}, max {:?}; of it after etcd's answer: {:?}, {:?}",
+            took[50], took[99], told[50], told[99]
+        );
+        assert!(took[50] < Duration::from_millis(200), "directors are to agree within 200 ms: {took:?}");
 
         // Two at once: one wins, and the loser is told.
         let (one, other) = tokio::join!(stores[0].commit(base, intent(7, 3)), stores[1].commit(base, intent(8, 3)));
@@ -195,12 +198,12 @@ fn what_etcd_cannot_take_at_once_is_refused_with_the_limit() {
         let set = store.watch().borrow().set.clone();
         assert_eq!((set.intent_generation, set.intent.pools.len()), (base, 100), "nothing has changed");
 
-        // Thousands of backends fit.
+        // Health of more pools goes in parts.
         let mut leadership = store.lead("h1");
         leadership.won().await;
-        let many: Vec<_> = (0..100).map(|pool| (format!("p{pool}"), down("t1"))).collect();
+        let many: Vec<_> = (0..150).map(|pool| (format!("p{pool}"), down("t1"))).collect();
         let generation = store.publish_all(&many).await.unwrap();
         let set = seen(&mut store.watch(), |seen| seen.set.generation == generation).await.set;
-        assert_eq!((set.health.len(), set.intent_generation), (100, base));
+        assert_eq!((set.health.len(), set.intent_generation), (150, base));
     });
 }

@@ -154,10 +154,10 @@ impl Store {
         self.publish_all(&[(pool.to_owned(), health)]).await
     }
 
-    /// The same for several pools at once: one generation.
+    /// The same for several pools at once: one generation, or with etcd one for every 100 pools. Gives the last.
     ///
     /// # Errors
-    /// As for [`Store::publish`]; also when it is more than etcd takes in one go, about 125 pools or 1.5 MB.
+    /// As for [`Store::publish`]; what was published before the error stays.
     pub async fn publish_all(&self, pools: &[(String, PoolHealth)]) -> Result<u64, CommitError> {
         match self {
             Store::Memory(memory) => Ok(memory.publish(pools)),

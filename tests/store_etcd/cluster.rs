@@ -162,7 +162,10 @@ async fn pass(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp:
     loop {
         tokio::select! {
             read = from.read(&mut bytes) => {
-                let Ok(read @ 1..) = read else { return if lost { std::future::pending().await } else { () } };
+                let Ok(read @ 1..) = read else {
+                    if lost { std::future::pending::<()>().await }
+                    return;
+                };
                 // A connection that has lost something is dead for good.
                 lost |= *silent.borrow();
                 if !lost && to.write_all(&bytes[..read]).await.is_err() {

@@ -53,7 +53,7 @@ impl Follower {
             match self.follow(at, &mut reached).await {
                 End::Anew => continue,
                 // What was there a moment ago may be there again, or its neighbour may: no trouble yet.
-                End::Failed(error) if reached && began.elapsed() > PROBE => {
+                End::Failed(error) if reached && began.elapsed() > PROBE && self.fresh.elapsed() < 2 * PROBE => {
                     tracing::debug!("the watch of the store broke: {error}");
                     pause = FIRST_PAUSE;
                     self.client.leave(at);
@@ -207,3 +207,6 @@ async fn while_listening<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What lives in etcd only as long as somebody keeps it alive: the leadership over health, and the directors' words about themselves.
 
-use super::api::{Lease, Range, Txn, created_at, get, put, read, txn};
+use super::api::{Lease, Message, Range, Txn, created_at, get, put, read, txn};
 use super::client::{Client, Error};
 use super::keys::{DIRECTOR, Keys, LEADER};
 use crate::store::background::Stop;
@@ -162,12 +162,11 @@ impl Keeper {
 
     /// Whether the lease still lives.
     async fn keep_alive(&self, id: u64) -> Result<bool, Error> {
-        let at = self.client.current();
-        let mut stream =
-            self.client.stream(at, "lease/keepalive", &json!({"ID": id.to_string()})).await.inspect_err(|_| self.client.leave(at))?;
-        let answer = timeout(super::client::PATIENCE, stream.next::<Lease>()).await;
-        let answer = answer.unwrap_or_else(|_| Err(Error::Away("no answer".to_owned()))).inspect_err(|_| self.client.leave(at))?;
-        Ok(answer.ttl > 0)
+        // A stream in gRPC; here one message is asked and one answered.
+        match self.client.call::<Message<Lease>>("lease/keepalive", &json!({"ID": id.to_string()})).await? {
+            Message { error: Some(refusal), .. } => Err(Error::Refused(refusal)),
+            Message { result, .. } => Ok(result.is_some_and(|lease| lease.ttl > 0)),
+        }
     }
 
     async fn give_back(&self, lease: Option<u64>) {

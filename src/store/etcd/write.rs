@@ -11,11 +11,14 @@ use super::contents::{Contents, Mark, values};
 use super::keys::{HEALTH, HEALTH_GENERATION, INTENT_GENERATION, LEADER, POOL};
 use crate::config::Intent;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, sleep};
 
 /// How long a change is tried.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Pools whose health is published in one transaction: etcd takes 128 keys unless it was told otherwise.
+const AT_ONCE: usize = 100;
 
 impl Etcd {
     pub(in super::super) async fn commit(&self, base: u64, intent: &Intent) -> Result<u64, CommitError> {
@@ -42,7 +45,7 @@ impl Etcd {
         operations.push(put(&generation, &serde_json::to_vec(&mark).unwrap_or_default(), 0));
         // The second: nobody wrote past us between reading and writing, or we might take it for ours.
         let compare = [modified_at(&generation, base), untouched_since(&first, &end, found.header.revision)];
-        let (done, txn) = self.change(&compare, &operations, &[&generation], &mark, count).await?;
+        let (done, txn) = self.change(&compare, &operations, &generation, &mark, count).await?;
         if done {
             return Ok(revision_of(&txn, &generation).unwrap_or(txn.header.revision));
         }
@@ -50,18 +53,28 @@ impl Etcd {
     }
 
     pub(in super::super) async fn publish(&self, pools: &[(String, PoolHealth)]) -> Result<u64, CommitError> {
+        // A key may stand once in a transaction.
+        let pools: BTreeMap<&str, &PoolHealth> = pools.iter().map(|(pool, health)| (pool.as_str(), health)).collect();
+        let mut generation = self.seen.borrow().set.generation;
+        for some in pools.into_iter().collect::<Vec<_>>().chunks(AT_ONCE) {
+            generation = self.publish_some(some).await?;
+        }
+        Ok(generation)
+    }
+
+    async fn publish_some(&self, pools: &[(&str, &PoolHealth)]) -> Result<u64, CommitError> {
         let Some(term) = *self.term.borrow() else { return Err(CommitError::NotLeading) };
-        let key = |pool: &str| self.keys.of(&format!("{HEALTH}{pool}"));
-        let write = |(pool, health): &(String, PoolHealth)| {
+        let write = |(pool, health): &(&str, &PoolHealth)| {
+            let key = self.keys.of(&format!("{HEALTH}{pool}"));
             let value = serde_json::to_vec(health).unwrap_or_default();
-            if health.backends.is_empty() { delete(&key(pool)) } else { put(&key(pool), &value, 0) }
+            if health.backends.is_empty() { delete(&key) } else { put(&key, &value, 0) }
         };
         let mut operations: Vec<Value> = pools.iter().map(write).collect();
         let mark = mark();
         let (generation, leader) = (self.keys.of(HEALTH_GENERATION), self.keys.of(LEADER));
         operations.push(put(&generation, &serde_json::to_vec(&mark).unwrap_or_default(), 0));
         let compare = [created_at(&leader, term)];
-        let (done, txn) = self.change(&compare, &operations, &[&generation], &mark, pools.len()).await?;
+        let (done, txn) = self.change(&compare, &operations, &generation, &mark, pools.len()).await?;
         if !done {
             self.term.send_if_modified(|now| now.take_if(|now| *now == term).is_some());
             return Err(CommitError::NotLeading);
@@ -69,17 +82,16 @@ impl Etcd {
         Ok(revision_of(&txn, &generation).unwrap_or(txn.header.revision))
     }
 
-    /// One transaction, until it is known what became of it. Whether it was done, and the last answer: of a refused one with the keys of `ask`.
+    /// One transaction, until it is known what became of it. Whether it was done, and the last answer: of one that was not, with the key `generation`.
     async fn change(
         &self,
         compare: &[Value],
         operations: &[Value],
-        ask: &[&str],
+        generation: &str,
         mark: &Mark,
         count: usize,
     ) -> Result<(bool, Txn), CommitError> {
-        let ask: Vec<Value> = ask.iter().map(|key| read(key)).collect();
-        let body = txn(compare, operations, &ask);
+        let body = txn(compare, operations, &[read(generation)]);
         let until = Instant::now() + PATIENCE;
         let mut in_doubt = false;
         loop {

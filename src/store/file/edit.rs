@@ -78,7 +78,7 @@ mod tests {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
         inotify.add_watch(directory.path(), EVENTS).unwrap();
         let (mut editing, now) = (Editing::default(), Instant::now());
-        let mut told = |editing: &mut Editing| {
+        let told = |editing: &mut Editing| {
             let events = inotify.read_events().unwrap_or_default();
             events.iter().map(|event| editing.event(event, "intent.toml", "set.json", now)).collect::<Vec<_>>()
         };
