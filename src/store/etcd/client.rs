@@ -15,13 +15,15 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 /// How long one endpoint may take to answer before another is asked.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
+/// A password that etcd has refused is not tried again for so long.
+const LOGIN_PAUSE: Duration = Duration::from_secs(1);
 /// Longest answer, and longest message of a watch, in bytes: 65,000 backends take about 10 MB here.
 const LONGEST: usize = 128 << 20;
 /// gRPC's code for a caller who is not known (any more).
@@ -50,7 +52,24 @@ pub(super) struct Client {
     /// Counts up; the endpoint of now is this, modulo their number.
     current: AtomicUsize,
     login: Option<(String, PathBuf)>,
-    token: Mutex<Option<String>>,
+    session: Mutex<Session>,
+    /// The token of the session is no longer good.
+    expired: AtomicBool,
+}
+
+/// What came of logging in.
+#[derive(Default)]
+struct Session {
+    token: Option<String>,
+    /// With which password, when and how etcd refused.
+    refused: Option<(String, Instant, Refusal)>,
+}
+
+impl std::fmt::Debug for Session {
+    /// Secrets are not shown.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -71,7 +90,7 @@ impl Client {
             .pool_idle_timeout(Duration::from_secs(20))
             .build(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector));
         let (endpoints, login) = (config.endpoints.clone(), config.login.clone());
-        Ok(Client { pool, endpoints, current: AtomicUsize::new(0), login, token: Mutex::new(None) })
+        Ok(Client { pool, endpoints, current: AtomicUsize::new(0), login, session: Mutex::default(), expired: AtomicBool::new(false) })
     }
 
     /// The endpoint of now.
@@ -129,7 +148,7 @@ impl Client {
 
     /// Forgets the login, so that the next call makes a new one.
     pub(super) fn forget_login(&self) {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.expired.store(true, Ordering::Relaxed);
     }
 
     /// The head of a good answer. A token that is no longer good is replaced once: etcd forgets them, and all of them when users change.
@@ -149,15 +168,31 @@ impl Client {
 
     async fn log_in(&self, at: usize) -> Result<Option<String>, Error> {
         let Some((user, file)) = &self.login else { return Ok(None) };
-        let known = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if known.is_some() {
-            return Ok(known);
+        // One at a time: checking a password is made to be hard work for etcd.
+        let mut session = self.session.lock().await;
+        if self.expired.swap(false, Ordering::Relaxed) {
+            session.token = None;
+        }
+        if session.token.is_some() {
+            return Ok(session.token.clone());
         }
         let password = password(file).map_err(|why| self.away(at, &why))?;
-        let answer = self.post(at, "auth/authenticate", &json!({"name": user, "password": password}), None).await?;
+        if let Some((wrong, when, refusal)) = &session.refused
+            && *wrong == password
+            && when.elapsed() < LOGIN_PAUSE
+        {
+            return Err(Error::Refused(refusal.clone()));
+        }
+        let answer = match self.post(at, "auth/authenticate", &json!({"name": user, "password": password}), None).await {
+            Err(Error::Refused(refusal)) => {
+                session.refused = Some((password, Instant::now(), refusal.clone()));
+                return Err(Error::Refused(refusal));
+            }
+            answer => answer?,
+        };
         let Token { token } = serde_json::from_slice(&self.whole(at, answer).await?).map_err(|why| self.away(at, &why.to_string()))?;
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
-        Ok(Some(token))
+        session.token = Some(token);
+        Ok(session.token.clone())
     }
 
     async fn post(&self, at: usize, path: &str, body: &Value, token: Option<&str>) -> Result<Response<Incoming>, Error> {
