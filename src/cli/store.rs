@@ -6,7 +6,7 @@ mod show;
 use super::common::{bad, failed, result};
 use super::{BAD_USAGE, print};
 use crate::config::{self, Intent};
-use crate::store::{Store, open_within};
+use crate::store::{OpenError, Store, ready, start};
 use clap::Subcommand;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,17 +74,21 @@ struct Export {
 
 /// Runs the command.
 pub fn run(args: &Args) -> u8 {
-    let (place, work) = match &args.command {
-        Command::Import(import) => (&import.place, None),
-        Command::Export(export) => (&export.place, Some(export.json)),
-        Command::Show(show) => return show::run(show),
-    };
-    with_store(place, async |store| match (&args.command, work) {
-        (Command::Import(import), _) => import.run(&store).await,
-        (_, json) => {
+    match &args.command {
+        Command::Show(args) => show::run(args),
+        Command::Import(args) => with_store(&args.place, async |store| args.run(&store).await),
+        Command::Export(args) => with_set(&args.place, async |store| {
             let intent = store.watch().borrow().set.intent.clone();
-            result(&if json == Some(true) { format!("{:#}", intent.to_json()) } else { intent.to_toml() })
-        }
+            result(&if args.json { format!("{:#}", intent.to_json()) } else { intent.to_toml() })
+        }),
+    }
+}
+
+/// Opens the store, waits for its set and works with it; gives the exit code.
+fn with_set(place: &Place, work: impl AsyncFnOnce(Store) -> u8) -> u8 {
+    with_store(place, async |store| match ready(&store, PATIENCE).await {
+        Ok(()) => work(store).await,
+        Err(error) => failed(&error.to_string()),
     })
 }
 
@@ -99,7 +103,7 @@ fn with_store(place: &Place, work: impl AsyncFnOnce(Store) -> u8) -> u8 {
         Err(error) => return failed(&error.to_string()),
     };
     runtime.block_on(async {
-        match open_within(&config, PATIENCE).await {
+        match start(&config) {
             Ok(store) => work(store).await,
             Err(error) => failed(&error.to_string()),
         }
@@ -123,7 +127,11 @@ impl Import {
         if intent == Intent::default() {
             return bad(&format!("{}: there is no [[vip]] and no [[pool]] in it; name a file that has them by --from", from.display()));
         }
-        let set = store.watch().borrow().set.clone();
+        let set = match ready(store, PATIENCE).await {
+            Ok(()) => store.watch().borrow().set.clone(),
+            Err(error) if self.replace && !self.dry_run => return self.mend(store, intent, &error).await,
+            Err(error) => return failed(&error.to_string()),
+        };
         let changes = changes::between(&set.intent, &intent);
         let had = *set.intent != Intent::default();
         if had && !self.replace && !self.dry_run {
@@ -142,6 +150,17 @@ impl Import {
                     format!("imported as generation {generation}; {} {}", changes.len(), config::text::plural(changes.len(), "change"));
                 result(&[vec![first], changes].concat().join("\n"))
             }
+            Err(error) => failed(&error.to_string()),
+        }
+    }
+    /// Replaces what cannot be used, unseen: nobody can say what changes.
+    async fn mend(&self, store: &Store, intent: Intent, why: &OpenError) -> u8 {
+        let base = match store.intent_generation().await {
+            Ok(base) => base,
+            Err(_) => return failed(&why.to_string()),
+        };
+        match store.commit(base, intent).await {
+            Ok(generation) => result(&format!("imported as generation {generation}, in place of what could not be used ({why})")),
             Err(error) => failed(&error.to_string()),
         }
     }

@@ -20,7 +20,7 @@ mod replace;
 
 pub use health::{Health, Observation, Observed, PoolHealth};
 pub use lead::{Leadership, Presence};
-pub use open::{OpenError, open, open_within};
+pub use open::{OpenError, open, open_within, ready, start};
 
 use crate::config::Intent;
 use etcd::Etcd;
@@ -143,6 +143,18 @@ impl Store {
             Store::Memory(memory) => memory.commit(base, intent),
             Store::File(file) => file.commit(base, intent).await,
             Store::Etcd(etcd) => etcd.commit(base, &intent).await,
+        }
+    }
+
+    /// The generation of the intent that the store holds, whether or not that can be used: what a commit that replaces all of it is based on.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn intent_generation(&self) -> Result<u64, ReadError> {
+        match self {
+            Store::Memory(memory) => Ok(memory.watch().borrow().set.intent_generation),
+            Store::File(file) => file.intent_generation(),
+            Store::Etcd(etcd) => etcd.intent_generation().await,
         }
     }
 

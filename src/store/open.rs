@@ -52,12 +52,21 @@ pub async fn open(config: &config::Store) -> Result<Store, OpenError> {
 /// Also when there is no set in time.
 pub async fn open_within(config: &config::Store, patience: Duration) -> Result<Store, OpenError> {
     let store = start(config)?;
+    ready(&store, patience).await?;
+    Ok(store)
+}
+
+/// Waits until there is a set.
+///
+/// # Errors
+/// When there is none within `patience`.
+pub async fn ready(store: &Store, patience: Duration) -> Result<(), OpenError> {
     let mut seen = store.watch();
     if timeout(patience, there(&mut seen)).await.is_err() {
         let why = seen.borrow().trouble.as_ref().map(|trouble| trouble.why.clone()).unwrap_or_default();
         return Err(OpenError::Nothing { waited: patience, why });
     }
-    Ok(store)
+    Ok(())
 }
 
 /// A set of generation 0 with trouble is none.
@@ -67,7 +76,11 @@ async fn there(seen: &mut watch::Receiver<Seen>) {
     }
 }
 
-fn start(config: &config::Store) -> Result<Store, OpenError> {
+/// Opens the store and waits for nothing: for those who mend it. Needs a runtime of tokio.
+///
+/// # Errors
+/// When a file that `[store]` names cannot be used.
+pub fn start(config: &config::Store) -> Result<Store, OpenError> {
     match config {
         config::Store::File { path } => Ok(Store::File(Arc::new(File::start(path)?))),
         config::Store::Etcd(etcd) => {

@@ -1,7 +1,7 @@
 //! `guideway store show`: the generation, who leads over health, which directors are there and how far they are.
 
 use super::super::common::result;
-use super::{Place, with_store};
+use super::{Place, with_set};
 use crate::store::{Observation, ReadError, Seen, Store};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -19,7 +19,7 @@ pub(super) struct Show {
 
 /// Runs the command.
 pub(super) fn run(args: &Show) -> u8 {
-    with_store(&args.place, async |store| {
+    with_set(&args.place, async |store| {
         let (leader, directors) = tokio::join!(store.leader(), store.directors());
         let seen = store.watch().borrow().clone();
         let leader = leader.unwrap_or_else(|ReadError(why)| Some(format!("unknown: {why}")));

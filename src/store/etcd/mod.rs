@@ -17,7 +17,7 @@ use super::{Leadership, Presence, ReadError, Seen};
 use crate::config;
 use api::{Range, get, range};
 use client::Client;
-use keys::{DIRECTOR, Keys, LEADER};
+use keys::{DIRECTOR, INTENT_GENERATION, Keys, LEADER};
 use serde_json::Value;
 use std::io;
 use std::path::Path;
@@ -101,6 +101,12 @@ impl Etcd {
             says.send_replace(false);
         });
         Leadership::new(leads, background)
+    }
+
+    pub(super) async fn intent_generation(&self) -> Result<u64, ReadError> {
+        let found: Range =
+            self.client.call("kv/range", &get(&self.keys.of(INTENT_GENERATION))).await.map_err(|why| ReadError(why.to_string()))?;
+        Ok(found.kvs.first().map_or(0, |kv| kv.mod_revision))
     }
 
     pub(super) async fn leader(&self) -> Result<Option<String>, ReadError> {

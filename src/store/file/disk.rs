@@ -150,6 +150,10 @@ impl Disk {
         publish().map_err(|why| CommitError::Away(why.to_string()))
     }
 
+    pub(super) fn intent_generation(&self) -> io::Result<u64> {
+        Ok(self.record()?.intent_generation)
+    }
+
     fn record(&self) -> io::Result<Record> {
         let Some(text) = self.text(SET)? else { return Ok(Record::default()) };
         serde_json::from_str(&text).map_err(|why| {

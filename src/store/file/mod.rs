@@ -24,7 +24,7 @@ mod people;
 #[cfg(test)]
 mod tests;
 
-use super::{CommitError, PoolHealth, Seen};
+use super::{CommitError, PoolHealth, ReadError, Seen};
 use crate::config::Intent;
 use disk::Disk;
 use follow::Following;
@@ -57,6 +57,10 @@ impl File {
 
     pub(super) async fn commit(&self, base: u64, intent: Intent) -> Result<u64, CommitError> {
         self.on_disk(move |disk| disk.commit(base, &intent)).await
+    }
+
+    pub(super) fn intent_generation(&self) -> Result<u64, ReadError> {
+        self.disk.intent_generation().map_err(|why| ReadError(why.to_string()))
     }
 
     pub(super) async fn publish(&self, pools: &[(String, PoolHealth)]) -> Result<u64, CommitError> {

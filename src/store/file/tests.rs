@@ -110,6 +110,29 @@ async fn a_bad_edit_leaves_the_last_good_set_in_force_also_over_a_restart() {
 }
 
 #[tokio::test]
+async fn three_processes_see_a_change_a_moment_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = [open(directory.path()).await, open(directory.path()).await, open(directory.path()).await];
+    let mut watches: Vec<_> = stores.iter().map(Store::watch).collect();
+    let (mut took, mut told) = (Vec::new(), Vec::new());
+    for base in 0..100u16 {
+        let began = std::time::Instant::now();
+        let generation = stores[usize::from(base) % 3].commit(base.into(), intent(base)).await.unwrap();
+        let committed = began.elapsed();
+        for watch in &mut watches {
+            let seen = seen(watch, |seen| seen.set.generation == generation).await;
+            assert_eq!(*seen.set.intent, intent(base));
+        }
+        took.push(began.elapsed());
+        told.push(began.elapsed().saturating_sub(committed));
+    }
+    took.sort_unstable();
+    told.sort_unstable();
+    println!("commit to seen by three: median {:?}, max {:?}; of it after the commit: {:?}, {:?}", took[50], took[99], told[50], told[99]);
+    assert!(took[50] < Duration::from_millis(200), "{took:?}");
+}
+
+#[tokio::test]
 async fn half_an_edit_is_not_taken() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("intent.toml");
