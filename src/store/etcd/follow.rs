@@ -27,6 +27,8 @@ pub(super) struct Follower {
     pub(super) seen: Sender<Seen>,
     /// When the set was last known to be the newest.
     pub(super) fresh: Instant,
+    /// Whether it was told that etcd is away.
+    pub(super) away: bool,
 }
 
 /// Why a watch ended.
@@ -61,7 +63,7 @@ impl Follower {
                 }
                 End::Failed(error) => {
                     self.client.leave(at);
-                    self.trouble(error.to_string());
+                    self.is_away(error.to_string());
                 }
             }
             // Directors that lost etcd together do not come back in the same instant.
@@ -149,6 +151,9 @@ impl Follower {
             Ok(set) => {
                 *last = set.clone();
                 self.fresh = at;
+                if std::mem::take(&mut self.away) {
+                    tracing::info!(generation = set.generation, "etcd is back");
+                }
                 self.seen.send_if_modified(|seen| {
                     let changed = *seen.set != set;
                     let mended = seen.trouble.take().is_some();
@@ -167,6 +172,17 @@ impl Follower {
         if self.seen.borrow().trouble.is_none() {
             self.fresh = at;
         }
+    }
+
+    /// The first word of it is news; that each attempt, at each endpoint, fails in its own way is not.
+    fn is_away(&mut self, why: String) {
+        if !std::mem::replace(&mut self.away, true) {
+            return self.trouble(why);
+        }
+        self.seen.send_if_modified(|seen| {
+            seen.trouble.get_or_insert_with(|| Trouble { since: self.fresh, why: String::new() }).why = why;
+            false
+        });
     }
 
     fn trouble(&self, why: String) {

@@ -51,7 +51,7 @@ impl Etcd {
         let fresh = Instant::now();
         let nothing = super::Trouble { since: fresh, why: "etcd has not answered yet".to_owned() };
         let seen = watch::Sender::new(Seen { set: Arc::default(), trouble: Some(nothing) });
-        let follower = follow::Follower { client: client.clone(), keys: keys.clone(), seen: seen.clone(), fresh };
+        let follower = follow::Follower { client: client.clone(), keys: keys.clone(), seen: seen.clone(), fresh, away: false };
         let mut tasks = vec![tokio::spawn(follower.run())];
         tasks.extend(config.cache.clone().map(|cache| tokio::spawn(copy::keep(cache, seen.subscribe()))));
         Ok(Etcd { client, keys, seen, term: watch::Sender::new(None), tasks })

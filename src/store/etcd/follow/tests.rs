@@ -68,7 +68,7 @@ async fn follow(script: Script) -> (tokio::sync::watch::Receiver<Seen>, tokio::t
     tokio::spawn(async { axum::serve(listener, routes).await });
     let client = Arc::new(Client::new(&config).unwrap());
     let (seen, watch) = tokio::sync::watch::channel(Seen::default());
-    let follower = Follower { client, keys: Keys::new("/g/"), seen, fresh: Instant::now() };
+    let follower = Follower { client, keys: Keys::new("/g/"), seen, fresh: Instant::now(), away: false };
     (watch, tokio::spawn(follower.run()))
 }
 
