@@ -15,6 +15,7 @@
 //! | [`turn`] | one turn of a worker: io, path, io |
 //! | [`steer`] | one receive queue for several workers |
 //! | [`metrics`], [`systemd`] | numbers for Prometheus; sockets from systemd, and telling it that we are ready |
+//! | [`tls`] | whom we believe and who we are, for https |
 //! | [`store`] | the set that directors share: what is wanted, and how the backends do |
 //! | [`control`] | the one writer of tables, neighbours |
 //! | [`announce`] | VIPs as routes in a kernel table, for BIRD to export |
@@ -51,6 +52,7 @@ pub mod systemd;
 pub mod tables;
 pub mod tftp;
 pub mod time;
+pub mod tls;
 pub mod turn;
 pub mod verdict;
 pub mod wire;

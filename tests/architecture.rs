@@ -24,6 +24,7 @@ const ORDER: &[&str] = &[
     "steer",
     "metrics",
     "systemd",
+    "tls",
     "store",
     "control",
     "announce",

@@ -10,6 +10,7 @@ mod logging;
 mod print;
 mod replay;
 mod status;
+mod store;
 mod table;
 mod tftp;
 mod tftpd;
@@ -42,6 +43,7 @@ enum Command {
     Replay(replay::Args),
     Explain(explain::Args),
     Table(table::Args),
+    Store(store::Args),
     Tftp(tftp::Args),
     Lab(lab::LabArgs),
     Decap(lab::DecapArgs),
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Table(args) => table::run(&args),
+        Command::Store(args) => store::run(&args),
         Command::Tftp(args) => tftp::run(&args),
         Command::Lab(args) => return lab::main(&args),
         Command::Decap(args) => return lab::decap_main(&args),

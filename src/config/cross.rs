@@ -39,6 +39,23 @@ pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
     if let Some(announce) = &sections.announce {
         announce::check(announce, &sections.director);
     }
+    one_truth(reader, sections);
+}
+
+/// VIPs and pools live in the store or in the file.
+fn one_truth(reader: &Reader, sections: &Sections<'_, '_>) {
+    let Some(store) = &sections.store else { return };
+    let line = reader.line_of(store);
+    let first = [sections.vips.first().map(|vip| &vip.here), sections.pools.first().map(|pool| &pool.here)];
+    for here in first.into_iter().flatten() {
+        reader.error(
+            here,
+            format!(
+                "stands beside [store] (line {line}), where VIPs and pools live then. Take them over once with `guideway store import --config` \
+                 and the name of this file, then remove every [[vip]] and [[pool]] from it"
+            ),
+        );
+    }
 }
 
 fn pools_by_name<'a, 'r, 't>(sections: &'a Sections<'r, 't>) -> Pools<'a, 'r, 't> {

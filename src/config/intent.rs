@@ -24,6 +24,13 @@ pub fn read_intent(text: &str) -> Checked<Intent> {
     super::load::read_sections(text, intent_sections)
 }
 
+/// The same for any file that may hold an intent beside other things, such as a director's: what is no `[[vip]]` and no `[[pool]]` is passed over.
+pub fn read_any_intent(text: &str) -> Checked<Intent> {
+    super::load::read_sections(text, |reader, document| {
+        super::load::intent_beside(reader, document, &["director", "neighbour", "announce", "store", "health"])
+    })
+}
+
 impl Intent {
     /// From a JSON document with the keys of the file: `{"vip": [...], "pool": [...]}`. A `null` is a key that is left out.
     pub fn from_json(document: &Value) -> Checked<Intent> {
@@ -109,6 +116,7 @@ impl Config {
             pools: intent.pools.clone(),
             director: self.director.clone(),
             neighbours: self.neighbours.clone(),
+            store: self.store.clone(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::problem::{Problem, Severity};
 use super::reader::{Mark, Reader, Spot, Table};
-use super::{Config, Intent, announce, cross, director, neighbour, pool, promise, vip};
+use super::{Config, Intent, announce, cross, director, neighbour, pool, promise, store, vip};
 use crate::hash::KeyId;
 use std::collections::HashSet;
 use std::io::Read;
@@ -105,6 +105,8 @@ pub(super) struct Sections<'r, 't> {
     pub(super) pools: Vec<pool::Draft<'r, 't>>,
     pub(super) neighbours: Vec<neighbour::Draft<'r, 't>>,
     pub(super) announce: Option<announce::Draft<'r, 't>>,
+    /// Where `[store]` is, if it is there.
+    pub(super) store: Option<Mark>,
 }
 
 fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
@@ -116,38 +118,64 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
     let neighbours = tables(&mut root, "neighbour", "a list of tables: [[neighbour]], in two brackets");
     let neighbours = neighbours.into_iter().map(neighbour::read).collect();
     let announce = root.optional("announce").and_then(|f| f.table("a table: [announce]")).map(announce::read);
+    let store = root.optional("store");
     root.finish();
+    let (place, store) = store.map(|field| (field.mark(), store::read_section(&field))).unzip();
     let (routers, director) = match table {
         Some(table) => (table.about("routers"), director::read(table)),
         None => (no_vip.clone(), director::Draft::default()),
     };
-    let sections = Sections { director, routers, vips, no_vip, pools, neighbours, announce };
+    let sections = Sections { director, routers, vips, no_vip, pools, neighbours, announce, store: place };
     if let (Some(director), Some(Some(id))) = (&sections.director.director, &active_key)
         && director.keys().all(|key| key.id() != id.value)
     {
         id.field.error("is the id of neither director.key nor director.next_key");
     }
+    if let (Some(_), Some(Some(id))) = (&sections.store, &active_key) {
+        id.field.error("stands beside [store], where it is part of what all directors share; remove it here");
+    }
     compare(reader, &sections)?;
     let active_key = active_key?.map(|id| id.value);
     let Intent { vips, pools, .. } = sections.intent(active_key)?;
     let neighbours = sections.neighbours.iter().map(neighbour::Draft::neighbour).collect::<Option<_>>()?;
+    let store = match store {
+        Some(store) => Some(store?),
+        None => None,
+    };
     let director = sections.director.director?;
     let announce = match &sections.announce {
         Some(announce) => Some(announce.announce(&director.name)?),
         None => None,
     };
-    Some(Config { director, active_key, announce, vips, pools, neighbours })
+    Some(Config { director, active_key, announce, vips, pools, neighbours, store })
 }
 
 /// The sections of an intent.
 pub(super) fn intent_sections(reader: &Reader, document: &DeTable<'_>) -> Option<Intent> {
+    intent_beside(reader, document, &[])
+}
+
+/// The same in a document that may have sections of these names besides.
+pub(super) fn intent_beside(reader: &Reader, document: &DeTable<'_>, others: &[&'static str]) -> Option<Intent> {
     let mut root = reader.root(document);
     let no_vip = root.about("vip");
     let active_key = active_key(&mut root);
     let (vips, pools) = served(reader, &mut root);
+    for other in others {
+        let _passed_over = root.optional(other);
+    }
     root.finish();
     let routers = no_vip.clone();
-    let sections = Sections { director: director::Draft::default(), routers, vips, no_vip, pools, neighbours: Vec::new(), announce: None };
+    let sections = Sections {
+        director: director::Draft::default(),
+        routers,
+        vips,
+        no_vip,
+        pools,
+        neighbours: Vec::new(),
+        announce: None,
+        store: None,
+    };
     compare(reader, &sections)?;
     sections.intent(active_key?.map(|id| id.value))
 }

@@ -14,12 +14,14 @@
 //! | `[[pool]]` | `name`, `table_size`, `takeover`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
 //! | `[announce]` | `table`, `linger`, `interface` |
+//! | `[store]`, in place of `[[vip]]` and `[[pool]]` | `kind`, `path`, `endpoints`, `prefix`, `ca`, `cert`, `key`, `user`, `password_file`, `cache` |
 
 mod announce;
 mod check;
 mod cross;
 mod director;
 pub mod duration;
+mod export;
 mod intent;
 mod load;
 mod neighbour;
@@ -29,6 +31,7 @@ mod promise;
 pub(crate) mod reader;
 mod restart;
 mod service;
+pub(crate) mod store;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -38,10 +41,11 @@ mod vip;
 pub use check::check_command;
 pub(crate) use check::tell;
 pub(crate) use director::duration_within;
-pub use intent::{Intent, read_intent};
+pub use intent::{Intent, read_any_intent, read_intent};
 pub use load::{Checked, LoadError, load, read};
 pub(crate) use load::{load_with, syntax_errors, tables};
 pub use problem::{Problem, Severity};
+pub use store::{Etcd, Store, read_store};
 
 use crate::hash::{FleetKey, KeyId};
 use ipnet::IpNet;
@@ -65,6 +69,8 @@ pub struct Config {
     pub neighbours: Vec<Neighbour>,
     /// `[announce]`: whether and how VIPs are announced.
     pub announce: Option<Announce>,
+    /// `[store]`: where VIPs and pools live, if not in this file.
+    pub store: Option<Store>,
 }
 
 /// `[director]`

@@ -57,6 +57,9 @@ fn pool_alone(reader: &Reader, pool: &pool::Draft<'_, '_>) {
 }
 
 fn pools_used(reader: &Reader, sections: &Sections<'_, '_>) {
+    if sections.store.is_some() {
+        return;
+    }
     if sections.vips.is_empty() && sections.director.director.is_some() {
         reader.warning(&sections.no_vip, "is missing: a director without a VIP forwards nothing");
         return;

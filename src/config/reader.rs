@@ -218,6 +218,11 @@ impl<'r, 't> Field<'r, 't> {
         self
     }
 
+    /// Where it is.
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark.clone()
+    }
+
     /// Its line.
     pub(crate) fn line(&self) -> usize {
         self.reader.position(self.mark.offset).0

@@ -11,6 +11,18 @@ impl Config {
     pub fn changes_needing_restart(&self, new: &Config) -> Vec<Problem> {
         let switched = new.active_key.is_some() || self.active_key() == new.active_key();
         let announced = announced(self.announce.as_ref(), new.announce.as_ref());
+        let store = (self.store != new.store).then(|| {
+            let message = "is another store than when the director started; this needs a restart".to_owned();
+            Problem {
+                severity: Severity::Error,
+                line: 0,
+                column: 0,
+                place: "store".to_owned(),
+                key: "store".to_owned(),
+                value: None,
+                message,
+            }
+        });
         let (old, new) = (&self.director, &new.director);
         let mut problems = Vec::new();
         let mut compare = |key: &str, show: fn(&Director) -> String| {
@@ -32,6 +44,7 @@ impl Config {
             problems.push(refused("key", None, message.to_owned()));
         }
         problems.extend(announced);
+        problems.extend(store);
         problems
     }
 }

@@ -35,6 +35,9 @@ pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     if neighbours > 0 {
         writeln!(out, "  static    {neighbours} {}", plural(neighbours, "neighbour"))?;
     }
+    if let Some(store) = &config.store {
+        return writeln!(out, "  store     {}; VIPs and pools live there", super::store::summary(store));
+    }
     let mut vips: Vec<[String; 4]> = vec![["VIP", "service", "pool", "idle"].map(str::to_owned)];
     vips.extend(config.vips.iter().map(vip_row));
     table(out, &vips)?;

@@ -1,7 +1,7 @@
 //! `[[vip]]`: from the table to [`Vip`].
 
 use super::director::duration_within;
-use super::reader::{Spot, Table};
+use super::reader::{Mark, Spot, Table};
 use super::service::{self, Claim};
 use super::text;
 use super::{Service, Vip};
@@ -19,6 +19,8 @@ pub(super) struct Draft<'r, 't> {
     /// The ports of a udp or tcp service as they are written, sorted.
     pub(super) claims: Vec<Claim<'r, 't>>,
     pub(super) pool: Option<Spot<'r, 't, String>>,
+    /// The table itself.
+    pub(super) here: Mark,
     idle: Option<Duration>,
     paused: Option<bool>,
 }
@@ -43,6 +45,7 @@ impl Draft<'_, '_> {
 
 /// Reads one `[[vip]]`.
 pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
+    let here = table.here();
     let address = table.required("address", "address = \"192.0.2.69\"").and_then(|f| f.parse("an address in quotes", text::unicast));
     let (service, claims) = match table.required("service", "service = \"tftp\"") {
         Some(field) => {
@@ -55,5 +58,5 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     let idle = table.optional("idle").map_or(Some(IDLE), |f| duration_within(f, IDLE_LIMITS));
     let paused = table.optional("paused").map_or(Some(false), |f| f.boolean());
     table.finish();
-    Draft { address, service, claims, pool, idle, paused }
+    Draft { address, service, claims, pool, here, idle, paused }
 }

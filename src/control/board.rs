@@ -215,6 +215,19 @@ impl Board {
         sums
     }
 
+    /// What the director says of itself to all who read its store: what it has, by which agreement is seen.
+    pub fn word(&self) -> Value {
+        let view = self.view.load();
+        let Some(view) = view.as_ref() else { return json!({"ready": false}) };
+        json!({
+            "ready": true,
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": view.snapshot.generation,
+            "keys": view.keys.1.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "tables": view.fingerprints(),
+        })
+    }
+
     /// The document of `GET /v1/status`.
     pub fn status(&self) -> Value {
         let view = self.view.load();
@@ -256,6 +269,12 @@ impl Board {
 }
 
 impl View {
+    /// Of each pool that a service uses, the fingerprint of its Maglev table.
+    fn fingerprints(&self) -> Map<String, Value> {
+        let pools = self.snapshot.services.iter().map(|service| &service.pool);
+        pools.map(|pool| (pool.name.to_string(), json!(format!("{:016x}", pool.maglev.fingerprint())))).collect()
+    }
+
     fn vips(&self, announced: Option<&Announced>) -> Vec<Value> {
         let vip = |(address, service): (&IpAddr, &crate::tables::Service)| {
             json!({

@@ -14,6 +14,7 @@ use crate::tables::{BackendId, Snapshot};
 use crate::time::Time;
 use arc_swap::ArcSwap;
 use crossbeam::channel::Receiver;
+use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub(super) struct Control<'f> {
     pub(super) store: Store,
     pub(super) seen: watch::Receiver<Seen>,
     pub(super) stored: Stored,
+    /// What the director says of itself in the store.
+    pub(super) word: watch::Sender<Value>,
     /// Before this the next set is not taken over, so that many quick changes become one.
     pub(super) rested: Instant,
     pub(super) writer: Writer,
@@ -178,6 +181,12 @@ impl Control<'_> {
             announcer.update(&view);
         }
         self.board.show(view);
+        let word = self.board.word();
+        self.word.send_if_modified(|said| {
+            let changed = *said != word;
+            *said = word;
+            changed
+        });
     }
 }
 

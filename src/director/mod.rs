@@ -34,6 +34,9 @@ pub enum Error {
     /// No tables can be built from it.
     #[error("the configuration cannot be used: {0}")]
     Refused(#[from] Refused),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] crate::store::OpenError),
     /// The control socket.
     #[error(transparent)]
     Socket(#[from] socket::Error),

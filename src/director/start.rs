@@ -10,7 +10,7 @@ use crate::control::{self, Api, Board, ControlSocket, Facts, NextHops, Shown, St
 use crate::io::Io;
 use crate::metrics;
 use crate::steer;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::systemd;
 use crate::time::Time;
 use arc_swap::ArcSwap;
@@ -23,6 +23,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 
 /// Before a backend gets its first packet, its neighbour has so long to answer.
 pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(1);
@@ -55,7 +56,10 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let socket = ControlSocket::claim(&config.director.socket)?;
     let scraped = config.director.metrics.map(metrics::listen).transpose()?;
     let interface = open::interface(&config.director)?;
-    let store = Store::memory(config.intent());
+    let store = match &config.store {
+        None => Store::memory(config.intent()),
+        Some(at) => store::open(at).await?,
+    };
     let mut seen = store.watch();
     let set = seen.borrow_and_update().set.clone();
     let config = config.with(&set.intent);
@@ -129,6 +133,8 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let announcer = routes.map(|routes| Announcer::start(routes, board.clone()));
     let (ask_trial, trials) = mpsc::channel(TRIALS);
     let stored = Stored { kind: store.kind(), generation: set.generation, published: 1, ..Stored::default() };
+    let word = watch::Sender::new(board.word());
+    let _presence = store.present(&config.director.name, word.subscribe());
     let mut control = Control {
         file,
         config,
@@ -137,6 +143,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         store: store.clone(),
         seen,
         stored,
+        word,
         rested: started,
         writer,
         neighbours,

@@ -46,6 +46,17 @@ impl PoolHealth {
     pub fn of(&self, backend: &str) -> Observation {
         self.backends.get(backend).map_or(Observation::Up, |observed| observed.state)
     }
+
+    /// Puts what was seen of `pools` in place of what was seen before; of a health without backends nothing is kept.
+    pub(super) fn update(health: &mut Health, pools: &[(String, PoolHealth)]) {
+        for (pool, seen) in pools {
+            if seen.backends.is_empty() {
+                health.remove(pool);
+            } else {
+                health.insert(pool.clone(), Arc::new(seen.clone()));
+            }
+        }
+    }
 }
 
 impl Observation {

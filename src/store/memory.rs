@@ -1,20 +1,25 @@
 //! A store that lives as long as its process: what a director without `[store]` has.
 
-use super::{CommitError, PoolHealth, Seen, Set};
+use super::background::Background;
+use super::{CommitError, Leadership, PoolHealth, Presence, Seen, Set};
 use crate::config::Intent;
-use std::sync::Arc;
+use serde_json::Value;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// See [`super::Store::memory`].
 #[derive(Debug)]
 pub struct Memory {
     seen: watch::Sender<Seen>,
+    leader: Mutex<Option<String>>,
+    directors: Mutex<Vec<(String, watch::Receiver<Value>)>>,
 }
 
 impl Memory {
     pub(super) fn new(intent: Intent) -> Memory {
         let set = Set { generation: 1, intent_generation: 1, intent: Arc::new(intent), health: Default::default() };
-        Memory { seen: watch::Sender::new(Seen { set: Arc::new(set), trouble: None }) }
+        let seen = watch::Sender::new(Seen { set: Arc::new(set), trouble: None });
+        Memory { seen, leader: Mutex::default(), directors: Mutex::default() }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Seen> {
@@ -38,16 +43,38 @@ impl Memory {
         outcome
     }
 
-    pub(super) fn publish(&self, pool: &str, health: PoolHealth) -> u64 {
+    pub(super) fn publish(&self, pools: &[(String, PoolHealth)]) -> u64 {
         let mut generation = 0;
         self.seen.send_modify(|seen| {
             let mut set = (*seen.set).clone();
             set.generation += 1;
-            set.health.insert(pool.to_owned(), Arc::new(health));
+            PoolHealth::update(&mut set.health, pools);
             generation = set.generation;
             seen.set = Arc::new(set);
         });
         generation
+    }
+
+    /// Nobody else can.
+    pub(super) fn lead(&self, name: &str) -> Leadership {
+        *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
+        Leadership::new(watch::Sender::new(true).subscribe(), Background::none())
+    }
+
+    pub(super) fn leader(&self) -> Option<String> {
+        self.leader.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn present(&self, name: &str, word: watch::Receiver<Value>) -> Presence {
+        self.directors.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), word));
+        Presence::new(Background::none())
+    }
+
+    pub(super) fn directors(&self) -> Vec<(String, Value)> {
+        let directors = self.directors.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who has gone cannot change its word any more.
+        let there = directors.iter().filter(|(_, word)| word.has_changed().is_ok());
+        there.map(|(name, word)| (name.clone(), word.borrow().clone())).collect()
     }
 }
 
@@ -69,5 +96,23 @@ mod tests {
         assert_eq!((seen.set.generation, seen.set.intent_generation), (3, 3));
         assert_eq!(seen.set.health["boot"], Arc::new(health));
         assert!(!watch.has_changed().unwrap());
+        assert_eq!(store.publish("boot", PoolHealth::default()).await, Ok(4));
+        assert!(watch.borrow().set.health.is_empty(), "nothing is left of a health without backends");
+    }
+
+    #[tokio::test]
+    async fn who_is_alone_leads_and_is_the_only_director() {
+        let store = Store::memory(Intent::default());
+        assert_eq!(store.leader().await, Ok(None));
+        let mut leadership = store.lead("h1");
+        leadership.won().await;
+        assert!(leadership.leads());
+        assert_eq!(store.leader().await, Ok(Some("h1".to_owned())));
+        let word = watch::Sender::new(Value::from(1));
+        let _presence = store.present("d1", word.subscribe());
+        word.send_replace(Value::from(2));
+        assert_eq!(store.directors().await, Ok(vec![("d1".to_owned(), Value::from(2))]));
+        drop(word);
+        assert_eq!(store.directors().await, Ok(vec![]));
     }
 }

@@ -7,6 +7,7 @@ mod pool;
 mod promise;
 mod restart;
 mod service;
+mod store;
 mod syntax;
 
 use super::*;

@@ -47,6 +47,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
         pools: vec![config::Pool { name: "boot".into(), table_size: 1009, takeover: false, backends: backends.collect() }],
         neighbours: Vec::new(),
         announce: None,
+        store: None,
     }
 }
 

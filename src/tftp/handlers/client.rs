@@ -1,5 +1,6 @@
 //! Asks HTTP servers: origins of files, hooks, inventories. With TLS where the URL says https.
 
+use crate::tls::{self, with_causes};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, Uri};
@@ -7,14 +8,9 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
-use std::error::Error;
-use std::fmt::Write;
+use rustls::RootCertStore;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -30,17 +26,6 @@ pub enum AskError {
     /// Its answer is too large.
     #[error("the answer has more than {0} bytes")]
     TooLarge(usize),
-}
-
-/// An error with what caused it: hyper tells the reason there only.
-pub(crate) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Checks the URL of a server. It is the prefix of what is asked for there; a path ends with a slash or gets one.
@@ -85,10 +70,8 @@ impl Client {
     /// # Errors
     /// When there is TLS and no authority to trust.
     pub(crate) fn new(url: &Uri, ca: Option<&Path>, timeout: Duration) -> io::Result<Client> {
-        let authorities = if url.scheme_str() == Some("https") { authorities(ca)? } else { RootCertStore::empty() };
-        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-        let tls = tls.with_safe_default_protocol_versions().map_err(io::Error::other)?;
-        let tls = tls.with_root_certificates(authorities).with_no_client_auth();
+        let authorities = if url.scheme_str() == Some("https") { tls::authorities(ca)? } else { RootCertStore::empty() };
+        let tls = tls::config(authorities, None)?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(timeout));
@@ -135,24 +118,6 @@ impl Client {
         }
         Ok(all)
     }
-}
-
-/// The authorities of a PEM file, or those that the host trusts.
-fn authorities(ca: Option<&Path>) -> io::Result<RootCertStore> {
-    let mut trusted = RootCertStore::empty();
-    let Some(file) = ca else {
-        let found = rustls_native_certs::load_native_certs();
-        let (good, _) = trusted.add_parsable_certificates(found.certs);
-        if good == 0 {
-            return Err(io::Error::other("this host trusts no certificate authority (Debian's package ca-certificates); name one by ca"));
-        }
-        return Ok(trusted);
-    };
-    let wrong = |why: &dyn std::fmt::Display| io::Error::other(format!("ca = {:?}: {why}", file.display()));
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))? {
-        trusted.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
-    }
-    if trusted.is_empty() { Err(wrong(&"there is no certificate in it; a PEM file is wanted")) } else { Ok(trusted) }
 }
 
 /// A request without a body.

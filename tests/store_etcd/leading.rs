@@ -1,0 +1,123 @@
+//! Who leads over health, and which directors are there.
+
+use crate::cluster::{Etcd, PATIENCE, Proxy, alone, config, down, intent, open, seen};
+use guideway::store::{CommitError, Store};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+async fn until(store: &Store, wanted: &[(&str, Value)]) {
+    let wanted: Vec<(String, Value)> = wanted.iter().map(|(name, word)| ((*name).to_owned(), word.clone())).collect();
+    let there = async {
+        while store.directors().await.as_ref() != Ok(&wanted) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let said = timeout(PATIENCE, there).await;
+    assert!(said.is_ok(), "{:?} instead of {wanted:?}", store.directors().await);
+}
+
+#[test]
+fn when_the_leader_is_cut_off_another_leads_and_the_old_one_cannot_publish() {
+    alone(async |home| {
+        let etcd = Etcd::start(&home);
+        let proxy = Proxy::start(etcd.port).await;
+        let (old, new) = (open(&config(proxy.port)).await, open(&etcd.config()).await);
+        let base = new.commit(0, intent(1, 2)).await.unwrap();
+        assert_eq!(new.leader().await, Ok(None));
+        let mut first = old.lead("h1");
+        timeout(PATIENCE, first.won()).await.unwrap();
+        let mut second = new.lead("h2");
+        assert_eq!(new.leader().await, Ok(Some("h1".to_owned())));
+        assert_eq!(new.publish("p0", down("t1")).await, Err(CommitError::NotLeading));
+        let generation = old.publish("p0", down("t1")).await.unwrap();
+        let set = seen(&mut new.watch(), |seen| seen.set.generation == generation).await.set;
+        assert_eq!((set.intent_generation, set.health.len()), (base, 1));
+
+        proxy.silence(true);
+        let cut = Instant::now();
+        // The old one knows before the lease has ended, the new one after.
+        assert!(!timeout(PATIENCE, first.changed()).await.unwrap());
+        println!("the old leader gave up after {:?}", cut.elapsed());
+        assert!(!second.leads());
+        timeout(PATIENCE, second.won()).await.unwrap();
+        println!("the next leads after {:?}", cut.elapsed());
+        assert!(cut.elapsed() < Duration::from_secs(6), "{:?}", cut.elapsed());
+        assert_eq!(old.publish("p0", down("t2")).await, Err(CommitError::NotLeading));
+        let generation = new.publish("p1", down("t1")).await.unwrap();
+        let set = seen(&mut new.watch(), |seen| seen.set.generation == generation).await.set;
+        assert_eq!(set.health.keys().collect::<Vec<_>>(), ["p0", "p1"], "what the old one published stands");
+
+        // Back again it stands by, and follows when the other gives way.
+        proxy.silence(false);
+        let gave_way = Instant::now();
+        second.resign().await;
+        timeout(PATIENCE, first.won()).await.unwrap();
+        println!("after a resignation the next leads after {:?}", gave_way.elapsed());
+        assert_eq!(new.leader().await, Ok(Some("h1".to_owned())));
+        assert!(old.publish("p0", Default::default()).await.is_ok());
+    });
+}
+
+#[test]
+fn a_leader_who_lost_his_key_is_refused_by_etcd_itself() {
+    alone(async |home| {
+        let etcd = Etcd::start(&home);
+        let store = open(&etcd.config()).await;
+        let mut leadership = store.lead("h1");
+        timeout(PATIENCE, leadership.won()).await.unwrap();
+        // Somebody else has it now; our process has not noticed.
+        etcd.ctl(&["del", "/guideway/leader/health"]);
+        etcd.ctl(&["put", "/guideway/leader/health", "{\"name\":\"h2\"}"]);
+        assert_eq!(store.publish("p0", down("t1")).await, Err(CommitError::NotLeading));
+        assert!(!timeout(PATIENCE, leadership.changed()).await.unwrap());
+        assert_eq!(store.leader().await, Ok(Some("h2".to_owned())));
+        assert_eq!(store.watch().borrow().set.generation, 0, "nothing was published");
+        etcd.ctl(&["del", "/guideway/leader/health"]);
+        timeout(PATIENCE, leadership.won()).await.unwrap();
+        assert!(store.publish("p0", down("t1")).await.is_ok());
+    });
+}
+
+#[test]
+fn directors_are_there_while_they_live() {
+    alone(async |home| {
+        let mut etcd = Etcd::start(&home);
+        let (one, two) = (open(&etcd.config()).await, open(&etcd.config()).await);
+        let word = watch::Sender::new(json!({"generation": 1}));
+        let presence = one.present("d1", word.subscribe());
+        let other = two.present("d2", watch::Sender::new(json!({"generation": 7})).subscribe());
+        until(&two, &[("d1", json!({"generation": 1})), ("d2", json!({"generation": 7}))]).await;
+        // Many changes are few writes, and the last counts.
+        let revision = |etcd: &Etcd| -> u64 {
+            let status: Value = serde_json::from_str(&etcd.ctl(&["endpoint", "status", "-w", "json"])).unwrap();
+            status[0]["Status"]["header"]["revision"].as_u64().unwrap()
+        };
+        let before = revision(&etcd);
+        for generation in 2..=100 {
+            word.send_replace(json!({"generation": generation}));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        until(&two, &[("d1", json!({"generation": 100})), ("d2", json!({"generation": 7}))]).await;
+        let writes = revision(&etcd) - before;
+        println!("99 changes of a director's word: {writes} writes");
+        assert!(writes <= 10, "{writes}");
+        // Their leases live on with etcd's data.
+        etcd.kill();
+        etcd.restart();
+        word.send_replace(json!({"generation": 101}));
+        until(&two, &[("d1", json!({"generation": 101})), ("d2", json!({"generation": 7}))]).await;
+        // Who leaves is gone at once, who loses his lease comes back.
+        other.leave().await;
+        until(&two, &[("d1", json!({"generation": 101}))]).await;
+        let leases = etcd.ctl(&["lease", "list"]);
+        for lease in leases.lines().filter(|line| !line.contains("found")) {
+            etcd.ctl(&["lease", "revoke", lease]);
+        }
+        until(&two, &[]).await;
+        until(&two, &[("d1", json!({"generation": 101}))]).await;
+        drop(presence);
+        until(&two, &[]).await;
+    });
+}
