@@ -3,8 +3,9 @@
 use super::duration::human;
 use super::load::{Checked, intent_sections};
 use super::text::port_range_text;
-use super::{Backend, Config, Key, Pool, Problem, Service, Severity, Vip};
+use super::{Backend, Check, Config, Key, Pool, Probe, Problem, Service, Severity, Vip};
 use serde_json::{Map, Value, json};
+use std::net::IpAddr;
 
 /// VIPs and pools.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +53,16 @@ impl Intent {
             "vip": self.vips.iter().map(Vip::to_json).collect::<Vec<_>>(),
             "pool": self.pools.iter().map(Pool::to_json).collect::<Vec<_>>(),
         })
+    }
+
+    /// The VIP at which a tftp check of `pool` asks: the one that it names, or that of the first tftp service that uses the pool.
+    pub fn vip_of_check(&self, pool: &Pool) -> Option<IpAddr> {
+        let named = match pool.check.as_ref().map(|check| &check.probe) {
+            Some(Probe::Tftp(probe)) => probe.vip,
+            _ => None,
+        };
+        let tftp = |vip: &&Vip| vip.pool == pool.name && matches!(vip.service, Service::Tftp { .. });
+        named.or_else(|| self.vips.iter().find(tftp).map(|vip| vip.address))
     }
 
     /// The pool of this name.
@@ -110,6 +121,7 @@ impl Pool {
         json!({
             "name": self.name,
             "table_size": self.table_size,
+            "check": self.check.as_ref().map(Check::to_json),
             "backends": self.backends.iter().map(Backend::to_json).collect::<Vec<_>>(),
         })
     }

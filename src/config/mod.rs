@@ -10,10 +10,11 @@
 //! |---|---|
 //! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
-//! | `[[pool]]` | `name`, `table_size`, `backends = [{ name, address, weight, tid_range, drain }]` |
+//! | `[[pool]]` | `name`, `table_size`, `check`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
 
 mod check;
+mod checking;
 mod cross;
 mod director;
 pub mod duration;
@@ -34,6 +35,7 @@ mod vip;
 
 pub use check::check_command;
 pub(crate) use check::tell;
+pub use checking::{Check, Expect, Probe, TftpProbe};
 pub(crate) use director::duration_within;
 pub use intent::{Intent, read_intent};
 pub use load::{Checked, LoadError, load, read};
@@ -251,6 +253,8 @@ pub struct Pool {
     pub name: String,
     /// Size of the Maglev table: prime, at least 100 × backends, at most 5,000,011; default 65537.
     pub table_size: u32,
+    /// How the health controller checks the backends; without, they all count as up.
+    pub check: Option<Check>,
     /// In the order of the file. At most 65,000 in all pools together.
     pub backends: Vec<Backend>,
 }
