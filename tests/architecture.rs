@@ -28,6 +28,7 @@ const ORDER: &[&str] = &[
     "director",
     "control_client",
     "tftp",
+    "health",
     "lab",
     "cli",
 ];

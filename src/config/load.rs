@@ -126,7 +126,11 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
 
 /// The sections of an intent.
 pub(super) fn intent_sections(reader: &Reader, document: &DeTable<'_>) -> Option<Intent> {
-    let mut root = reader.root(document);
+    intent_of(reader, reader.root(document))
+}
+
+/// The same for a document of which other sections were taken.
+pub(super) fn intent_of<'r, 't>(reader: &'r Reader, mut root: Table<'r, 't>) -> Option<Intent> {
     let no_vip = root.about("vip");
     let (vips, pools) = served(reader, &mut root);
     root.finish();

@@ -12,12 +12,15 @@
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
 //! | `[[pool]]` | `name`, `table_size`, `check`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
+//!
+//! A health controller has a file of its own: [`health`].
 
 mod check;
 mod checking;
 mod cross;
 mod director;
 pub mod duration;
+pub mod health;
 mod intent;
 mod load;
 mod neighbour;

@@ -1,0 +1,132 @@
+//! The loop around a controller, on one thread: checks that are due are begun, their outcomes and the store's news are taken in, what changed is
+//! published. A check under way is a task; a backend that waits for its turn is an entry of a queue.
+
+use super::controller::{Controller, Moment};
+use super::outcome::Outcome;
+use super::probe::Prober;
+use crate::store::{PoolHealth, Seen, Store};
+use crate::time::Time;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How long writing to the store may take before it counts as away.
+const WRITING: Duration = Duration::from_secs(10);
+/// Far enough to stand for never.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// A controller that status and metrics may look at while it works.
+#[derive(Clone, Debug)]
+pub struct Shared(Arc<Mutex<Controller>>);
+
+impl Shared {
+    /// Shares a controller.
+    pub fn new(controller: Controller) -> Shared {
+        Shared(Arc::new(Mutex::new(controller)))
+    }
+
+    /// Looks at it. Nobody holds it while waiting for something.
+    pub fn lock(&self) -> MutexGuard<'_, Controller> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the tasks of an engine tell it.
+enum Event {
+    Done(u64, Outcome, Duration),
+    Published(Arc<str>, PoolHealth, Result<(), String>),
+}
+
+/// Checks and publishes until this is dropped or one of the two it watches is gone. To be run in a [`tokio::task::LocalSet`].
+///
+/// `leading` says whether this controller is the one that publishes; until it does, and while it does not, the others' word is followed.
+pub async fn run(shared: Shared, prober: Prober, store: Store, mut leading: watch::Receiver<bool>) {
+    let (prober, clock) = (Rc::new(prober), Clock { started: Instant::now() });
+    let mut watch = store.watch();
+    let (sender, mut events) = mpsc::unbounded_channel();
+    // What was published is known before anything is decided.
+    take(&shared, &clock, &mut watch, &mut leading);
+    loop {
+        let wake = {
+            let (mut controller, now) = (shared.lock(), clock.now());
+            controller.expire(now);
+            while let Some(job) = controller.due(now) {
+                let (prober, sender) = (prober.clone(), sender.clone());
+                spawn_local(async move {
+                    let begun = Instant::now();
+                    let outcome = prober.check(&job.target).await;
+                    // The engine is gone: nobody is interested any more.
+                    let _gone = sender.send(Event::Done(job.id, outcome, begun.elapsed()));
+                });
+            }
+            for (pool, health) in controller.publish(now) {
+                spawn_local(publish(store.clone(), pool, health, sender.clone()));
+            }
+            controller.deadline().map_or_else(|| Instant::now() + NEVER, |at| clock.instant(at))
+        };
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => {
+                    let (mut controller, now) = (shared.lock(), clock.now());
+                    apply(&mut controller, now, event);
+                    // Whatever else is there is taken in at once.
+                    while let Ok(event) = events.try_recv() {
+                        apply(&mut controller, now, event);
+                    }
+                }
+                None => return,
+            },
+            changed = watch.changed() => match changed {
+                Ok(()) => take(&shared, &clock, &mut watch, &mut leading),
+                Err(_) => return,
+            },
+            changed = leading.changed() => match changed {
+                Ok(()) => take(&shared, &clock, &mut watch, &mut leading),
+                Err(_) => return,
+            },
+            () = sleep_until(wake) => {}
+        }
+    }
+}
+
+/// The store's news first: whoever begins to lead begins from what is published.
+fn take(shared: &Shared, clock: &Clock, watch: &mut watch::Receiver<Seen>, leading: &mut watch::Receiver<bool>) {
+    let seen = watch.borrow_and_update().clone();
+    let (mut controller, now) = (shared.lock(), clock.now());
+    controller.set(now, &seen);
+    controller.lead(now, *leading.borrow_and_update());
+}
+
+fn apply(controller: &mut Controller, now: Moment, event: Event) {
+    match event {
+        Event::Done(id, outcome, took) => controller.done(now, id, outcome, took),
+        Event::Published(pool, health, outcome) => controller.published(now, &pool, health, outcome),
+    }
+}
+
+async fn publish(store: Store, pool: Arc<str>, health: PoolHealth, sender: mpsc::UnboundedSender<Event>) {
+    let outcome = match timeout(WRITING, store.publish(&pool, health.clone())).await {
+        Ok(outcome) => outcome.map(drop).map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", WRITING.as_secs())),
+    };
+    let _gone = sender.send(Event::Published(pool, health, outcome));
+}
+
+/// The two clocks.
+struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Moment {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Moment { at: Time(0).plus(self.started.elapsed()), unix }
+    }
+
+    fn instant(&self, at: Time) -> Instant {
+        self.started + (at - Time(0))
+    }
+}
