@@ -126,18 +126,24 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
 
 /// The sections of an intent.
 pub(super) fn intent_sections(reader: &Reader, document: &DeTable<'_>) -> Option<Intent> {
-    intent_of(reader, reader.root(document))
+    let sections = intent_drafts(reader, reader.root(document));
+    compare(reader, &sections)?;
+    sections.intent()
 }
 
-/// The same for a document of which other sections were taken.
-pub(super) fn intent_of<'r, 't>(reader: &'r Reader, mut root: Table<'r, 't>) -> Option<Intent> {
+/// The same for a document of which other sections were taken, by whoever does not forward and has no promises to make.
+pub(super) fn intent_of<'r, 't>(reader: &'r Reader, root: Table<'r, 't>) -> Option<Intent> {
+    let sections = intent_drafts(reader, root);
+    reader.unless_broken(|| cross::check(reader, &sections));
+    if reader.has_errors() { None } else { sections.intent() }
+}
+
+fn intent_drafts<'r, 't>(reader: &'r Reader, mut root: Table<'r, 't>) -> Sections<'r, 't> {
     let no_vip = root.about("vip");
     let (vips, pools) = served(reader, &mut root);
     root.finish();
     let routers = no_vip.clone();
-    let sections = Sections { director: director::Draft::default(), routers, vips, no_vip, pools, neighbours: Vec::new() };
-    compare(reader, &sections)?;
-    sections.intent()
+    Sections { director: director::Draft::default(), routers, vips, no_vip, pools, neighbours: Vec::new() }
 }
 
 fn served<'r, 't>(reader: &'r Reader, root: &mut Table<'r, 't>) -> (Vec<vip::Draft<'r, 't>>, Vec<pool::Draft<'r, 't>>) {

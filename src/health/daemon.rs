@@ -85,7 +85,9 @@ pub fn read(file: &Path) -> Result<(HealthSection, Intent), Error> {
     let intent = match intent {
         IntentSource::Here(intent) => intent,
         IntentSource::File(path) => {
-            let intent = good(&path, load_intent(&path)?)?;
+            // Its warnings are those of who forwards.
+            let Checked { config, problems } = load_intent(&path)?;
+            let intent = config.ok_or_else(|| Error::Config { file: path.clone(), problems })?;
             health.cannot(&intent).iter().for_each(|said| tracing::warn!("{}: {said}", path.display()));
             intent
         }
