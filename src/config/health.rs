@@ -248,6 +248,14 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_readme_is_good() {
+        let readme = include_str!("../../README.md");
+        let (_, text) = readme.split_once("# /etc/guideway/health.toml\n").unwrap();
+        let (text, _) = text.split_once("```").unwrap();
+        assert_eq!(said(text), [""; 0]);
+    }
+
+    #[test]
     fn an_intent_is_read_from_the_file_of_a_director_too() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);

@@ -130,3 +130,71 @@ impl Clock {
         self.started + (at - Time(0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Addresses, Backend, Check, Intent, Pool, Probe};
+    use crate::store::Observation;
+    use std::net::Ipv4Addr;
+    use tokio::net::TcpListener;
+    use tokio::task::LocalSet;
+
+    fn intent(port: u16) -> Intent {
+        let quick = Duration::from_millis(100);
+        let check =
+            Check { interval: quick, timeout: quick, min_healthy: 0, slow_start: Duration::ZERO, ..Check::new(Probe::Tcp { port }) };
+        let backend = |name: &str, last| Backend {
+            name: name.into(),
+            address: Ipv4Addr::new(127, 0, 0, last).into(),
+            weight: 100,
+            tid_range: None,
+            drain: false,
+        };
+        let backends = vec![backend("t1", 1), backend("t2", 2)];
+        Intent { vips: Vec::new(), pools: vec![Pool { name: "web".into(), table_size: 1009, check: Some(check), backends }] }
+    }
+
+    async fn until(store: &Store, condition: impl Fn(&PoolHealth) -> bool) {
+        let mut watch = store.watch();
+        let seen = watch.wait_for(|seen| seen.set.health.get("web").is_some_and(|health| condition(health)));
+        timeout(Duration::from_secs(30), seen).await.expect("the store is told").expect("the store is there");
+    }
+
+    #[tokio::test]
+    async fn who_leads_publishes_and_who_stands_by_takes_over() {
+        let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        let second = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+        let store = Store::memory(intent(port));
+        let engine = |leading: bool| {
+            let shared = Shared::new(Controller::new(16, 1));
+            let source = Addresses { v4: Some(Ipv4Addr::LOCALHOST), v6: None };
+            let (elect, leading) = watch::channel(leading);
+            let running = spawn_local(run(shared.clone(), Prober::new(source, Vec::new()), store.clone(), leading));
+            (running, elect, shared)
+        };
+        LocalSet::new()
+            .run_until(async {
+                let (leader, _elected, _) = engine(true);
+                let (_standby, elect, standing_by) = engine(false);
+                until(&store, |health| health.backends.len() == 2 && health.of("t2") == Observation::Up).await;
+                drop(second);
+                until(&store, |health| health.of("t2") == Observation::Down && health.of("t1") == Observation::Up).await;
+                // The leader dies, and with it the other backend; the standby has seen both and says so as soon as it may.
+                leader.abort();
+                drop(first);
+                let before = store.watch().borrow().set.generation;
+                let failing = |shared: &Shared| shared.lock().to_json()["backends"][0]["failed_in_a_row"].as_u64().unwrap_or(0);
+                while failing(&standing_by) < 3 {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(store.watch().borrow().set.generation, before, "it does not lead and writes nothing");
+                elect.send(true).unwrap();
+                until(&store, |health| health.of("t1") == Observation::Down && health.of("t2") == Observation::Down).await;
+                let _back = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+                until(&store, |health| health.of("t2") == Observation::Up).await;
+            })
+            .await;
+    }
+}

@@ -20,7 +20,7 @@ impl Controller {
         self.generation = set.generation;
         self.trouble.clone_from(&seen.trouble);
         let before = std::mem::replace(&mut self.published, set.health.clone());
-        if self.intent.as_ref().is_some_and(|intent| Arc::ptr_eq(intent, &set.intent)) {
+        if self.intent.as_ref().is_some_and(|intent| Arc::ptr_eq(intent, &set.intent) || **intent == *set.intent) {
             return self.follow(now, &before);
         }
         self.intent = Some(set.intent.clone());

@@ -116,10 +116,14 @@ struct Counts {
     ended: u64,
     mark: (Time, u64),
     per_second: f64,
+    /// When it may be logged again that a check could not be made.
+    complain: Time,
     /// How much later than due the last check began.
     behind: Duration,
 }
 
+/// How often it is logged that checks cannot be made.
+const COMPLAINTS: Duration = Duration::from_secs(10);
 /// Over how long checks per second are told.
 const WINDOW: Duration = Duration::from_secs(5);
 
@@ -173,8 +177,9 @@ impl Controller {
         self.due.push(Reverse((watched.due, id)));
         let change = match outcome.good() {
             None => {
-                let repeated = matches!(&watched.last, Some(Last { outcome: Outcome::NotMade(_), .. }));
-                if !repeated {
+                // A reason on this host is that of thousands of checks.
+                if now.at >= self.counts.complain {
+                    self.counts.complain = now.at.plus(COMPLAINTS);
                     tracing::error!(pool = %watched.target.pool, backend = %watched.target.backend, "{outcome}");
                 }
                 None

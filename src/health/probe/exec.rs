@@ -35,6 +35,8 @@ impl Prober {
         }
         let mut command = Command::new(program);
         command.args(arguments).process_group(0).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        // What this process was told in confidence is not for them.
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("GUIDEWAY_POOL", &*target.pool).env("GUIDEWAY_BACKEND", &*target.backend);
         command.env("GUIDEWAY_ADDRESS", target.address.to_string());
         let mut child = match command.spawn() {

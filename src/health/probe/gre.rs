@@ -7,36 +7,39 @@ use crate::io::sys::attach_filter;
 use crate::wire::build::Packet;
 use crate::wire::gre::PROTOCOL;
 use socket2::{Protocol, SockAddr, Socket, Type};
+use std::cell::OnceCell;
 use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
-/// The sockets.
+/// The sockets, each opened when it is first needed, and anew as long as it cannot be had: an address of this host may come later than we do.
 #[derive(Debug)]
 pub(super) struct Gre {
-    v4: Way,
-    v6: Way,
+    source: Addresses,
+    v4: OnceCell<Socket>,
+    v6: OnceCell<Socket>,
 }
 
-/// A socket, or why there is none.
-type Way = std::result::Result<Socket, String>;
-
 impl Gre {
-    /// Opens a socket for each of the addresses. That one cannot be had fails the checks that need it.
-    pub(super) fn open(source: Addresses) -> Gre {
-        let way = |source: Option<IpAddr>, family| match source {
-            Some(source) => raw(source).map_err(|e| format!("a raw socket at {source}, which needs CAP_NET_RAW: {e}")),
-            None => Err(format!("[health] source has no {family} address, and the backend's is one")),
-        };
-        Gre { v4: way(source.v4.map(IpAddr::V4), "IPv4"), v6: way(source.v6.map(IpAddr::V6), "IPv6") }
+    /// Sends from these addresses.
+    pub(super) fn new(source: Addresses) -> Gre {
+        Gre { source, v4: OnceCell::new(), v6: OnceCell::new() }
+    }
+
+    fn socket(&self, backend: IpAddr) -> std::result::Result<&Socket, Outcome> {
+        let (kept, family) = if backend.is_ipv4() { (&self.v4, "IPv4") } else { (&self.v6, "IPv6") };
+        if let Some(socket) = kept.get() {
+            return Ok(socket);
+        }
+        let missing = || Outcome::NotMade(format!("[health] source has no {family} address, and {backend} is one"));
+        let source = self.source.same_family(backend).ok_or_else(missing)?;
+        let socket = raw(source).map_err(not_made(format!("a raw socket at {source}, which needs CAP_NET_RAW")))?;
+        Ok(kept.get_or_init(|| socket))
     }
 
     /// Sends `packet` to `backend`. A full queue loses it, as a network would.
     pub(super) fn send(&self, packet: &Packet, backend: IpAddr) -> std::result::Result<(), Outcome> {
-        let socket = match if backend.is_ipv4() { &self.v4 } else { &self.v6 } {
-            Ok(socket) => socket,
-            Err(why) => return Err(Outcome::NotMade(why.clone())),
-        };
+        let socket = self.socket(backend)?;
         let [high, low] = packet.ethertype().to_be_bytes();
         let bytes = [&[0, 0, high, low], packet.bytes()].concat();
         match socket.send_to(&bytes, &SockAddr::from(SocketAddr::new(backend, 0))) {

@@ -42,10 +42,9 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Checks come from `source`; programs may be run from the directories `exec`. To be called where the checks will be made, and within a
-    /// runtime.
+    /// Checks come from `source`; programs may be run from the directories `exec`. To be called within a runtime.
     pub fn new(source: Addresses, exec: Vec<PathBuf>) -> Prober {
-        Prober { source, exec, gre: gre::Gre::open(source), started: Instant::now() }
+        Prober { source, exec, gre: gre::Gre::new(source), started: Instant::now() }
     }
 
     /// Makes one check.
