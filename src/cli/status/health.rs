@@ -79,6 +79,7 @@ fn shown(backend: &Value) -> Value {
     // What stands, and beside it what the last check says when that is something else.
     let why = match (last["outcome"].as_str(), backend["why"].as_str().unwrap_or_default()) {
         (None, "") => "not checked yet".to_owned(),
+        (Some(_), "") => last["text"].as_str().unwrap_or_default().to_owned(),
         (Some("good") | None, why) => why.to_owned(),
         (Some(_), why) if last["text"].as_str().is_some_and(|text| why.ends_with(text)) => why.to_owned(),
         (Some(_), why) => format!("{why}; now {}", last["text"].as_str().unwrap_or_default()),

@@ -282,8 +282,11 @@ impl Counts {
         self.ended += 1;
         let (since, ended) = self.mark;
         let passed = now - since;
-        if passed >= WINDOW {
+        let first = since == Time(0);
+        if passed >= WINDOW || first && passed >= WINDOW / 5 {
             self.per_second = (self.ended - ended) as f64 / passed.as_secs_f64();
+        }
+        if passed >= WINDOW {
             self.mark = (now, self.ended);
         }
     }

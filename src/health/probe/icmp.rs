@@ -23,9 +23,10 @@ impl Prober {
         let source = self.source_for(target.address)?;
         let v6 = usize::from(source.is_ipv6());
         let number: u32 = fastrand::u32(..);
-        let (socket, raw) =
-            open(source, target.address, number).map_err(not_made(format!("an ICMP socket at {source}, which needs CAP_NET_RAW")))?;
+        let (socket, raw) = open(source, number).map_err(not_made(format!("an ICMP socket at {source}, which needs CAP_NET_RAW")))?;
         let peer = SocketAddr::new(target.address, 0);
+        // Connected, so that the kernel gives what comes from there alone.
+        socket.connect(peer).map_err(|e| failed(&e, peer))?;
         let socket = tokio::net::UdpSocket::from_std(socket).map_err(not_made("using a socket"))?;
         let rest = [&number.to_be_bytes()[..], PAYLOAD].concat();
         let message = build::icmp(source, target.address, ECHO_REQUEST[v6], 0, &rest);
@@ -51,7 +52,7 @@ impl Prober {
 }
 
 /// A socket, and whether it is a raw one.
-fn open(source: IpAddr, backend: IpAddr, number: u32) -> io::Result<(UdpSocket, bool)> {
+fn open(source: IpAddr, number: u32) -> io::Result<(UdpSocket, bool)> {
     let protocol = if source.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
     let (socket, raw) = match Socket::new(domain(source), Type::DGRAM, Some(protocol)) {
         Ok(socket) => (socket, false),
@@ -65,7 +66,6 @@ fn open(source: IpAddr, backend: IpAddr, number: u32) -> io::Result<(UdpSocket, 
     };
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
-    socket.connect(&SockAddr::from(SocketAddr::new(backend, 0)))?;
     Ok((socket.into(), raw))
 }
 
