@@ -22,6 +22,7 @@
 //! | [`director`] | workers and the daemon around them, its control socket |
 //! | [`control_client`] | asks a director or a server over its control socket |
 //! | [`tftp`] | a framework for TFTP servers, the server, a client and thousands of them |
+//! | [`health`] | the health controller: checks backends, publishes what it sees |
 //! | [`lab`] | namespaces in which real clients fetch real files |
 //! | [`cli`] | the commands |
 
@@ -40,6 +41,7 @@ pub mod director;
 pub mod flow;
 pub mod frame;
 pub mod hash;
+pub mod health;
 pub mod heirs;
 pub mod io;
 pub mod lab;

@@ -31,6 +31,7 @@ const ORDER: &[&str] = &[
     "director",
     "control_client",
     "tftp",
+    "health",
     "lab",
     "cli",
 ];

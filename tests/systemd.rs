@@ -33,7 +33,7 @@ fn analyze() -> Option<Command> {
 #[test]
 fn units_have_sections_and_settings_and_start_what_there_is() {
     let names: Vec<String> = units().iter().map(|unit| unit.file_name().unwrap().to_string_lossy().into_owned()).collect();
-    assert_eq!(names, ["guideway-director.service", "guideway-tftpd.service", "guideway-tftpd.socket"]);
+    assert_eq!(names, ["guideway-director.service", "guideway-health.service", "guideway-tftpd.service", "guideway-tftpd.socket"]);
     for unit in units() {
         let text = std::fs::read_to_string(&unit).unwrap();
         let mut sections = Vec::new();

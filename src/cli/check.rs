@@ -1,4 +1,4 @@
-//! `guideway check`: is a configuration, of a director or of a TFTP server, good, and what does it not promise?
+//! `guideway check`: is a configuration, of a director, a TFTP server or a health controller, good, and what does it not promise?
 
 use crate::{config, tftp};
 use std::path::PathBuf;
@@ -17,8 +17,12 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> u8 {
-    // A file that cannot be read is told of by either.
-    let tftpd = std::fs::read_to_string(&args.config).is_ok_and(|text| tftp::config::is_meant(&text));
-    let check = if tftpd { tftp::config::check_command } else { config::check_command };
+    // A file that cannot be read is told of by any of them.
+    let text = std::fs::read_to_string(&args.config).unwrap_or_default();
+    let check = match () {
+        () if config::health::is_meant(&text) => config::health::check_health_command,
+        () if tftp::config::is_meant(&text) => tftp::config::check_command,
+        () => config::check_command,
+    };
     check(&args.config, args.json, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())
 }

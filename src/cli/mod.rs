@@ -6,6 +6,7 @@ mod check;
 mod common;
 mod director;
 mod explain;
+mod health;
 mod logging;
 mod print;
 mod replay;
@@ -38,6 +39,7 @@ struct Cli {
 enum Command {
     Director(director::Args),
     Tftpd(tftpd::Args),
+    Health(health::Args),
     Check(check::Args),
     Status(status::Args),
     Replay(replay::Args),
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Director(args) => director::run(&args),
         Command::Tftpd(args) => tftpd::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Replay(args) => replay::run(&args),

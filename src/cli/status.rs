@@ -1,5 +1,6 @@
-//! `guideway status`: what a running director or TFTP server does.
+//! `guideway status`: what a running director, TFTP server or health controller does.
 
+mod health;
 mod tftpd;
 
 use super::common::{failed, load, result};
@@ -13,11 +14,11 @@ use std::path::{Path, PathBuf};
 /// Where they have their control sockets unless the configuration says otherwise.
 const DIRECTORY: &str = "/run/guideway";
 
-/// Show what a running director or TFTP server does: backends, drops and their reasons; transfers, failures, caches
+/// Show what a running director, TFTP server or health controller does: backends, drops and their reasons; transfers, failures, caches; checks
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  guideway status\n  guideway status d1 --json\n  guideway status --config /etc/guideway/director.toml")]
 pub struct Args {
-    /// Name of the director or server; needed only if several run here
+    /// Name of the director, server or controller; needed only if several run here
     #[arg(conflicts_with_all = ["config", "socket"])]
     name: Option<String>,
     /// The one with this configuration file
@@ -40,6 +41,7 @@ pub fn run(args: &Args) -> u8 {
     match control_client::get(&socket, "/v1/status") {
         Ok(status) if args.json => result(&format!("{status:#}")),
         Ok(status) if status["kind"] == "tftpd" => result(&tftpd::table(&status)),
+        Ok(status) if status["kind"] == "health" => result(&health::table(&status)),
         Ok(status) => result(&table(&status)),
         Err(error) => failed(&error.to_string()),
     }
@@ -49,16 +51,17 @@ pub fn run(args: &Args) -> u8 {
 fn socket(args: &Args) -> Result<PathBuf, u8> {
     match (&args.socket, &args.config, &args.name) {
         (Some(socket), _, _) => Ok(socket.clone()),
-        (_, Some(file), _) if is_tftpd(file) => tftpd::socket(file),
+        (_, Some(file), _) if is(file, crate::config::health::is_meant) => health::socket(file),
+        (_, Some(file), _) if is(file, crate::tftp::config::is_meant) => tftpd::socket(file),
         (_, Some(file), _) => Ok(load(file)?.director.socket),
         (_, _, Some(name)) => Ok(Path::new(DIRECTORY).join(format!("{name}.sock"))),
         _ => only_one(Path::new(DIRECTORY)).map_err(|why| failed(&why)),
     }
 }
 
-/// Whether a file is that of a TFTP server. One that cannot be read is told of by either reader.
-fn is_tftpd(file: &Path) -> bool {
-    std::fs::read_to_string(file).is_ok_and(|text| crate::tftp::config::is_meant(&text))
+/// Whether a file is of some kind. One that cannot be read is told of by any reader.
+fn is(file: &Path, kind: fn(&str) -> bool) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| kind(&text))
 }
 
 /// The socket in `directory`, if there is just one.

@@ -1,11 +1,11 @@
 //! What the sections say of one another: pools exist, addresses are not used twice, services of one VIP do not claim the same ports.
 
-use super::Service;
 use super::load::Sections;
 use super::pool::{self, overlaps};
 use super::reader::Reader;
 use super::service::Claim;
 use super::text::{did_you_mean, port_range_text};
+use super::{Probe, Service};
 use super::{announce, neighbour, vip};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -24,6 +24,7 @@ pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
     backend_addresses(sections);
     vip_addresses(sections);
     pools_exist(sections, &pools);
+    checks_have_vips(sections);
     let mut by_address: BTreeMap<IpAddr, Vec<&vip::Draft<'_, '_>>> = BTreeMap::new();
     for vip in &sections.vips {
         if let Some(address) = &vip.address {
@@ -126,6 +127,26 @@ fn pools_exist(sections: &Sections<'_, '_>, pools: &Pools<'_, '_, '_>) {
             let hint = did_you_mean(&pool.value, pools.keys().copied());
             let hint = if hint.is_empty() { "; write a [[pool]] of this name".to_owned() } else { hint };
             pool.field.error(format!("is no pool of this file{hint}"));
+        }
+    }
+}
+
+/// A tftp check asks at the VIP of a tftp service.
+fn checks_have_vips(sections: &Sections<'_, '_>) {
+    for pool in &sections.pools {
+        let Some(draft) = pool.check.as_ref() else { continue };
+        if !draft.check.as_ref().is_some_and(|check| matches!(check.probe, Probe::Tftp(_))) {
+            continue;
+        }
+        let name = pool.name.as_ref().map_or("", |name| name.value.as_str());
+        let uses = |vip: &&vip::Draft<'_, '_>| vip.is_tftp() && vip.pool.as_ref().is_some_and(|pool| pool.value == name);
+        let mut vips = sections.vips.iter().filter(uses).filter_map(|vip| Some(vip.address.as_ref()?.value));
+        match &draft.vip {
+            Some(named) if !vips.any(|vip| vip == named.value) => {
+                named.field.error("is not where the check can ask: no tftp service of this address uses the pool");
+            }
+            None if vips.next().is_none() => draft.field.error("has nowhere to ask: no tftp service uses the pool; write a [[vip]] for it"),
+            _ => {}
         }
     }
 }

@@ -89,7 +89,7 @@ pub(crate) fn duration_within(field: Field<'_, '_>, limits: RangeInclusive<Durat
 }
 
 /// One address, or a list of at most one of each family: together, and each as far as it could be read.
-fn address<'r, 't>(field: Field<'r, 't>) -> (Option<Addresses>, Vec<Spot<'r, 't, IpAddr>>) {
+pub(super) fn address<'r, 't>(field: Field<'r, 't>) -> (Option<Addresses>, Vec<Spot<'r, 't, IpAddr>>) {
     const WANTED: &str = "an address in quotes, or a list of at most one IPv4 and one IPv6 address";
     let items = if field.is_list() { field.items(WANTED).unwrap_or_default() } else { vec![field.clone()] };
     if items.is_empty() {

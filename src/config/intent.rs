@@ -3,7 +3,7 @@
 use super::duration::human;
 use super::load::{Checked, intent_sections};
 use super::text::port_range_text;
-use super::{Backend, Config, Director, Key, Pool, Problem, Service, Severity, Vip};
+use super::{Backend, Check, Config, Director, Key, Pool, Probe, Problem, Service, Severity, Vip};
 use crate::hash::{FleetKey, KeyId};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
@@ -67,6 +67,16 @@ impl Intent {
             document.insert("active_key".to_owned(), json!(id.to_string()));
         }
         document
+    }
+
+    /// The VIP at which a tftp check of `pool` asks: the one that it names, or that of the first tftp service that uses the pool.
+    pub fn vip_of_check(&self, pool: &Pool) -> Option<IpAddr> {
+        let named = match pool.check.as_ref().map(|check| &check.probe) {
+            Some(Probe::Tftp(probe)) => probe.vip,
+            _ => None,
+        };
+        let tftp = |vip: &&Vip| vip.pool == pool.name && matches!(vip.service, Service::Tftp { .. });
+        named.or_else(|| self.vips.iter().find(tftp).map(|vip| vip.address))
     }
 
     /// The pool of this name.
@@ -162,6 +172,7 @@ impl Pool {
             "name": self.name,
             "table_size": self.table_size,
             "takeover": self.takeover,
+            "check": self.check.as_ref().map(Check::to_json),
             "backends": self.backends.iter().map(Backend::to_json).collect::<Vec<_>>(),
         })
     }

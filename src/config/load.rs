@@ -158,12 +158,25 @@ pub(super) fn intent_sections(reader: &Reader, document: &DeTable<'_>) -> Option
 /// The same in a document that may have sections of these names besides.
 pub(super) fn intent_beside(reader: &Reader, document: &DeTable<'_>, others: &[&'static str]) -> Option<Intent> {
     let mut root = reader.root(document);
-    let no_vip = root.about("vip");
-    let active_key = active_key(&mut root);
-    let (vips, pools) = served(reader, &mut root);
     for other in others {
         let _passed_over = root.optional(other);
     }
+    let (sections, active_key) = intent_drafts(reader, root);
+    compare(reader, &sections)?;
+    sections.intent(active_key?)
+}
+
+/// The same for a document of which other sections were taken, by whoever does not forward and has no promises to make.
+pub(super) fn intent_of<'r, 't>(reader: &'r Reader, root: Table<'r, 't>) -> Option<Intent> {
+    let (sections, active_key) = intent_drafts(reader, root);
+    reader.unless_broken(|| cross::check(reader, &sections));
+    if reader.has_errors() { None } else { sections.intent(active_key?) }
+}
+
+fn intent_drafts<'r, 't>(reader: &'r Reader, mut root: Table<'r, 't>) -> (Sections<'r, 't>, Option<Option<KeyId>>) {
+    let no_vip = root.about("vip");
+    let active_key = active_key(&mut root);
+    let (vips, pools) = served(reader, &mut root);
     root.finish();
     let routers = no_vip.clone();
     let sections = Sections {
@@ -176,8 +189,7 @@ pub(super) fn intent_beside(reader: &Reader, document: &DeTable<'_>, others: &[&
         announce: None,
         store: None,
     };
-    compare(reader, &sections)?;
-    sections.intent(active_key?.map(|id| id.value))
+    (sections, active_key.map(|id| id.map(|id| id.value)))
 }
 
 /// `active_key`: `None` when it cannot be read, `Some(None)` when it is not there.

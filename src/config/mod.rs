@@ -11,17 +11,21 @@
 //! | (top) | `active_key` |
 //! | `[director]` | `name`, `address`, `key`, `next_key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
-//! | `[[pool]]` | `name`, `table_size`, `takeover`, `backends = [{ name, address, weight, tid_range, drain }]` |
+//! | `[[pool]]` | `name`, `table_size`, `takeover`, `check`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
 //! | `[announce]` | `table`, `linger`, `interface` |
 //! | `[store]`, in place of `[[vip]]` and `[[pool]]` | `kind`, `path`, `endpoints`, `prefix`, `ca`, `cert`, `key`, `user`, `password_file`, `cache` |
+//!
+//! A health controller has a file of its own: [`health`].
 
 mod announce;
 mod check;
+mod checking;
 mod cross;
 mod director;
 pub mod duration;
 mod export;
+pub mod health;
 mod intent;
 mod load;
 mod neighbour;
@@ -40,6 +44,7 @@ mod vip;
 
 pub use check::check_command;
 pub(crate) use check::tell;
+pub use checking::{Check, Expect, Probe, TftpProbe};
 pub(crate) use director::duration_within;
 pub use intent::{Intent, read_any_intent, read_intent};
 pub use load::{Checked, LoadError, load, read};
@@ -289,6 +294,8 @@ pub struct Pool {
     pub table_size: u32,
     /// Its servers go on with one another's transfers (Guideway's own do); needs TID ranges. Default false.
     pub takeover: bool,
+    /// How the health controller checks the backends; without, they all count as up.
+    pub check: Option<Check>,
     /// In the order of the file. At most 65,000 in all pools together.
     pub backends: Vec<Backend>,
 }

@@ -1,5 +1,6 @@
 //! `[[pool]]`: from the table to [`Pool`], with everything that one pool must keep to by itself.
 
+use super::checking;
 use super::reader::{Field, Mark, Reader, Spot, Table};
 use super::service::range;
 use super::text::{self, plural, port_range_text};
@@ -24,6 +25,10 @@ pub(super) struct Draft<'r, 't> {
     pub(super) here: Mark,
     table_size: Option<u32>,
     takeover: Option<bool>,
+    /// What was read of `check`; `None` when there is none, or nothing of it could be read.
+    pub(super) check: Option<checking::Draft<'r, 't>>,
+    /// `check` is not there, or good.
+    check_good: bool,
     /// Every element of `backends` could be read.
     pub(super) complete: bool,
 }
@@ -66,7 +71,8 @@ impl Draft<'_, '_> {
     /// The pool, if everything of it could be read.
     pub(super) fn pool(&self) -> Option<Pool> {
         let backends = self.backends.iter().map(BackendDraft::backend).collect::<Option<_>>()?;
-        Some(Pool { name: self.name.as_ref()?.value.clone(), table_size: self.table_size?, takeover: self.takeover?, backends })
+        let check = self.check_good.then(|| self.check.as_ref().and_then(|draft| draft.check.clone()))?;
+        Some(Pool { name: self.name.as_ref()?.value.clone(), table_size: self.table_size?, takeover: self.takeover?, check, backends })
     }
 
     /// Whether it is known that no backend has a TID range.
@@ -97,12 +103,16 @@ pub(super) fn read<'r, 't>(reader: &'r Reader, mut table: Table<'r, 't>) -> Draf
         }
         takeover
     });
+    let check = table.optional("check");
+    let checked = check.is_some();
+    let check = check.and_then(|field| checking::read(reader, field));
+    let check_good = check.as_ref().is_some_and(|draft| draft.check.is_some()) == checked;
     table.finish();
     unique_names(&backends);
     unique_addresses(&backends);
     ranges_for_all_or_none(reader, &backends);
     disjoint_ranges(&backends);
-    Draft { name, backends, list, here, table_size, takeover, complete }
+    Draft { name, backends, list, here, table_size, takeover, check, check_good, complete }
 }
 
 fn backend<'r, 't>(item: &Field<'r, 't>) -> Option<BackendDraft<'r, 't>> {

@@ -20,6 +20,11 @@ impl Leadership {
         *self.leads.borrow()
     }
 
+    /// Whether we lead, as it changes.
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.leads.clone()
+    }
+
     /// Waits until we begin or cease to lead; gives which.
     pub async fn changed(&mut self) -> bool {
         if self.leads.changed().await.is_err() {

@@ -42,7 +42,7 @@ fn pools() {
         &rest("[[pool]]\nname = \"boot\"\nbackends = \"t1\"\nsize = 7\n"),
         &[
             "line 13: pool.boot.backends = \"t1\": expected a list of tables such as { name = \"t1\", address = \"10.0.2.21\" }, found a string",
-            "line 14: pool.boot.size: is no key that is known here. Known: name, backends, table_size, takeover",
+            "line 14: pool.boot.size: is no key that is known here. Known: name, backends, table_size, takeover, check",
         ],
     );
     let nested = "[[pool]]\nname = \"a.b\"\n[[pool.backends]]\nname = \"x.y\"\naddress = \"10.0.2.21\"\nweight = -1\n";

@@ -44,7 +44,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
             vip("192.0.2.53", config::Service::Udp { ports: vec![(53, 53), (8000, 8100)] }),
             vip("192.0.2.53", config::Service::Tcp { ports: vec![(53, 53)] }),
         ],
-        pools: vec![config::Pool { name: "boot".into(), table_size: 1009, takeover: false, backends: backends.collect() }],
+        pools: vec![config::Pool { name: "boot".into(), table_size: 1009, takeover: false, check: None, backends: backends.collect() }],
         neighbours: Vec::new(),
         announce: None,
         store: None,

@@ -1,0 +1,310 @@
+//! One backend as a state machine without I/O: outcomes and time go in, whether it gets new flows comes out.
+//!
+//! ```text
+//! Unknown ──good──► Up ◄──slow start over── Slow ◄──rise good in a row, and good for the hold── Down
+//!    └──failed──► Down ◄──fall failed in a row──┴── (from Up and from Slow)
+//! ```
+//!
+//! A backend that nobody has looked at counts as up; its first check decides alone. The hold is what dampens flapping: nothing after the first
+//! fall, `hold` after a second one within `forget`, and twice as long after each further one.
+
+use crate::config::Check;
+use crate::store::Observation;
+use crate::time::Time;
+use std::time::Duration;
+
+/// Per cent of its weight that a backend begins with, and that each step of the slow start adds.
+const STEP: u8 = 10;
+/// Steps of the slow start before the full weight.
+const STEPS: u32 = 9;
+
+/// Where a backend stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nobody has looked yet.
+    Unknown,
+    /// It works.
+    Up,
+    /// It is back since then.
+    Slow(Time),
+    /// It does not work since then.
+    Down(Time),
+}
+
+/// What an outcome or the passing of time changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The first check was good.
+    Seen,
+    /// It is down.
+    Fell,
+    /// It is back: up, or in its slow start.
+    Returned,
+    /// It gets more of its weight, or all of it.
+    Step,
+}
+
+/// The state of one backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    phase: Phase,
+    /// Good and failed checks in a row; one of the two is 0.
+    passes: u32,
+    fails: u32,
+    /// When the first of the good checks in a row was.
+    good_since: Time,
+    /// Falls without `forget` between them, and when the last one was.
+    falls: u32,
+    fell: Time,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Machine { phase: Phase::Unknown, passes: 0, fails: 0, good_since: Time(0), falls: 0, fell: Time(0) }
+    }
+}
+
+impl Machine {
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Good checks in a row.
+    pub fn passes(&self) -> u32 {
+        self.passes
+    }
+
+    /// Failed checks in a row.
+    pub fn fails(&self) -> u32 {
+        self.fails
+    }
+
+    /// Takes the outcome of a check and draws the consequence.
+    pub fn outcome(&mut self, now: Time, check: &Check, good: bool) -> Option<Change> {
+        self.count(now, good);
+        match self.phase {
+            Phase::Unknown if good => {
+                self.phase = Phase::Up;
+                Some(Change::Seen)
+            }
+            Phase::Unknown => Some(self.fall(now, check)),
+            Phase::Up | Phase::Slow(_) if self.fails >= u32::from(check.fall) => Some(self.fall(now, check)),
+            Phase::Down(_) if self.passes >= u32::from(check.rise) && now >= self.good_since.plus(self.hold(check)) => {
+                self.phase = if check.slow_start.is_zero() { Phase::Up } else { Phase::Slow(now) };
+                Some(Change::Returned)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the outcome of a check and draws no consequence: another controller decides, and this one is ready to.
+    pub fn count(&mut self, now: Time, good: bool) {
+        if good {
+            if self.passes == 0 {
+                self.good_since = now;
+            }
+            (self.passes, self.fails) = (self.passes.saturating_add(1), 0);
+        } else {
+            (self.passes, self.fails) = (0, self.fails.saturating_add(1));
+        }
+    }
+
+    /// Takes over what another controller, or this one before it was started anew, has published.
+    pub fn adopt(&mut self, now: Time, check: &Check, published: Observation) {
+        match (published, self.phase) {
+            (Observation::Down, Phase::Down(_)) | (Observation::Up, Phase::Up) => {}
+            (Observation::Down, _) => {
+                self.fall(now, check);
+            }
+            (Observation::Up, _) => self.phase = Phase::Up,
+            (Observation::Slow { .. }, _) if check.slow_start.is_zero() => self.phase = Phase::Up,
+            (Observation::Slow { percent }, _) => {
+                let steps = u32::from(percent.saturating_sub(STEP) / STEP).min(STEPS - 1);
+                let passed = check.slow_start * steps / STEPS;
+                self.phase = Phase::Slow(Time(now.0.saturating_sub(u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX))));
+            }
+        }
+    }
+
+    /// Begins to count anew, for another kind of check; whether it is up stays.
+    pub fn restart(&mut self) {
+        (self.passes, self.fails) = (0, 0);
+    }
+
+    /// Acts on time; nothing happens before [`Machine::deadline`].
+    pub fn expire(&mut self, now: Time, check: &Check, before: Observation) -> Option<Change> {
+        if let Phase::Slow(since) = self.phase
+            && now >= since.plus(check.slow_start)
+        {
+            self.phase = Phase::Up;
+        }
+        (self.observation(now, check) != before).then_some(Change::Step)
+    }
+
+    /// When the next step of the slow start is.
+    pub fn deadline(&self, now: Time, check: &Check) -> Option<Time> {
+        let Phase::Slow(since) = self.phase else { return None };
+        (1..=STEPS).map(|step| since.plus(check.slow_start * step / STEPS)).find(|at| *at > now).or(Some(now))
+    }
+
+    /// Whether it gets new flows.
+    pub fn observation(&self, now: Time, check: &Check) -> Observation {
+        match self.phase {
+            Phase::Unknown | Phase::Up => Observation::Up,
+            Phase::Down(_) => Observation::Down,
+            Phase::Slow(since) if now >= since.plus(check.slow_start) => Observation::Up,
+            Phase::Slow(since) => {
+                let step = (0..STEPS).rev().find(|step| now >= since.plus(check.slow_start * *step / STEPS)).unwrap_or(0);
+                Observation::Slow { percent: STEP * u8::try_from(step + 1).unwrap_or(1) }
+            }
+        }
+    }
+
+    /// How long it must have been good before it is back.
+    pub fn hold(&self, check: &Check) -> Duration {
+        match self.falls {
+            0 | 1 => Duration::ZERO,
+            falls => check.hold.checked_mul(1 << (falls - 2).min(30)).unwrap_or(check.hold_max).min(check.hold_max),
+        }
+    }
+
+    fn fall(&mut self, now: Time, check: &Check) -> Change {
+        self.falls = if self.falls > 0 && now - self.fell <= check.forget { self.falls.saturating_add(1) } else { 1 };
+        (self.fell, self.phase) = (now, Phase::Down(now));
+        Change::Fell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Probe;
+    use proptest::prelude::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn at(seconds: u64) -> Time {
+        Time(seconds * SECOND)
+    }
+
+    fn check() -> Check {
+        Check { slow_start: Duration::from_secs(9), ..Check::new(Probe::Icmp) }
+    }
+
+    /// Feeds outcomes two seconds apart from `from` on: `g` good, `b` bad. What changed, and when.
+    fn feed(machine: &mut Machine, check: &Check, from: u64, outcomes: &str) -> Vec<(u64, Change)> {
+        let each = outcomes.bytes().enumerate().map(|(index, outcome)| (from + 2 * index as u64, outcome == b'g'));
+        each.filter_map(|(second, good)| Some((second, machine.outcome(at(second), check, good)?))).collect()
+    }
+
+    #[test]
+    fn the_first_check_decides_and_later_ones_need_rise_and_fall() {
+        let (mut machine, check) = (Machine::default(), check());
+        assert_eq!(machine.observation(at(0), &check), Observation::Up, "nobody has looked");
+        assert_eq!(feed(&mut machine, &check, 0, "gbbgbbb"), [(0, Change::Seen), (12, Change::Fell)]);
+        assert_eq!(feed(&mut machine, &check, 14, "gbgg"), [(20, Change::Returned)]);
+        assert_eq!(machine.observation(at(20), &check), Observation::Slow { percent: 10 });
+        let mut dead = Machine::default();
+        assert_eq!(feed(&mut dead, &check, 0, "b"), [(0, Change::Fell)]);
+    }
+
+    #[test]
+    fn a_slow_start_has_nine_steps_and_may_end_early() {
+        let (mut machine, check) = (Machine::default(), check());
+        feed(&mut machine, &check, 0, "bgg");
+        let mut now = at(4);
+        let mut seen = vec![machine.observation(now, &check)];
+        while let Some(next) = machine.deadline(now, &check) {
+            assert!(next > now);
+            now = next;
+            assert_eq!(machine.expire(now, &check, seen[seen.len() - 1]), Some(Change::Step));
+            seen.push(machine.observation(now, &check));
+        }
+        let steps = (1..=9).map(|step| Observation::Slow { percent: step * 10 }).chain([Observation::Up]);
+        assert_eq!(seen, steps.collect::<Vec<_>>());
+        assert_eq!(now, at(13));
+        assert_eq!(feed(&mut machine, &check, 14, "bbbgg").len(), 1, "the second fall has a hold");
+    }
+
+    #[test]
+    fn whoever_falls_again_and_again_is_held_longer_and_is_forgiven_in_the_end() {
+        let check = check();
+        let mut machine = Machine::default();
+        let mut second = 0;
+        let mut holds = Vec::new();
+        for _ in 0..9 {
+            while machine.outcome(at(second), &check, false) != Some(Change::Fell) {
+                second += 1;
+            }
+            let good = second + 1;
+            while machine.outcome(at(second + 1), &check, true) != Some(Change::Returned) {
+                second += 1;
+            }
+            holds.push(second + 1 - good);
+            second += 1;
+        }
+        assert_eq!(holds, [1, 10, 20, 40, 80, 160, 300, 300, 300], "rise alone, then hold, doubled up to hold_max");
+        second += 601;
+        assert_eq!(feed(&mut machine, &check, second, "bbbgg").len(), 2, "after `forget` it begins anew");
+    }
+
+    #[test]
+    fn a_standby_counts_and_takes_over_what_was_published() {
+        let check = check();
+        let mut machine = Machine::default();
+        (0..5).for_each(|second| machine.count(at(second), false));
+        assert_eq!(machine.observation(at(5), &check), Observation::Up, "it does not decide");
+        machine.adopt(at(5), &check, Observation::Up);
+        assert_eq!(machine.outcome(at(6), &check, false), Some(Change::Fell), "but is ready to");
+        for (published, passed) in [(10, 0), (50, 4), (99, 8)] {
+            machine.adopt(at(100), &check, Observation::Slow { percent: published });
+            assert_eq!(machine.phase(), Phase::Slow(at(100 - passed)));
+        }
+        machine.adopt(at(100), &check, Observation::Down);
+        machine.adopt(at(101), &check, Observation::Down);
+        assert_eq!(machine.phase(), Phase::Down(at(100)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_change_without_its_reason(
+            outcomes in proptest::collection::vec((any::<bool>(), 1u64..20), 1..300),
+            rise in 1u8..5,
+            fall in 1u8..5,
+            slow in 0u64..40,
+            hold in 0u64..30,
+        ) {
+            let (slow_start, hold) = (Duration::from_secs(slow), Duration::from_secs(hold));
+            let check = Check { rise, fall, slow_start, hold, hold_max: hold * 8, forget: Duration::from_secs(100), ..Check::new(Probe::Icmp) };
+            let mut machine = Machine::default();
+            let (mut second, mut row, mut first) = (0, (true, 0u32), true);
+            for (good, pause) in outcomes {
+                second += pause;
+                row = if row.0 == good { (good, row.1 + 1) } else { (good, 1) };
+                let before = machine.observation(at(second), &check);
+                machine.expire(at(second), &check, before);
+                let held = machine.hold(&check);
+                let change = machine.outcome(at(second), &check, good);
+                let after = machine.observation(at(second), &check);
+                match change {
+                    Some(Change::Fell) => prop_assert!(!good && (first || row.1 >= u32::from(fall)) && after == Observation::Down),
+                    Some(Change::Returned) => prop_assert!(good && row.1 >= u32::from(rise) && before == Observation::Down && held <= check.hold_max),
+                    Some(Change::Seen) => prop_assert!(first && good),
+                    Some(Change::Step) | None => prop_assert_eq!(before, after),
+                }
+                if let Some(deadline) = machine.deadline(at(second), &check) {
+                    prop_assert!(deadline > at(second) || after != machine.observation(deadline, &check) || deadline == at(second));
+                }
+                first = false;
+            }
+            // Whoever is good for long enough is up, whatever was before.
+            for _ in 0..400 {
+                second += 1;
+                machine.outcome(at(second), &check, true);
+                machine.expire(at(second), &check, Observation::Up);
+            }
+            prop_assert_eq!(machine.phase(), Phase::Up);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Asks a backend for a page.
+
+use super::{Prober, Target, expected, socket};
+use crate::config::Expect;
+use crate::health::outcome::{Failure, Outcome};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use std::net::SocketAddr;
+
+/// How much of a page is looked at.
+const MOST: usize = 64 << 10;
+
+impl Prober {
+    pub(super) async fn http(
+        &self,
+        target: &Target,
+        (port, path): (u16, &str),
+        status: u16,
+        expect: Option<&Expect>,
+    ) -> Result<(), Outcome> {
+        let stream = self.connect(target, port).await?;
+        let peer = SocketAddr::new(target.address, port);
+        let broken = |error: hyper::Error| match std::error::Error::source(&error).and_then(|source| source.downcast_ref()) {
+            Some(source) => socket::failed(source, peer),
+            None => Outcome::Failed(Failure::Other(format!("{peer} speaks no HTTP: {error}"))),
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let ask = async {
+            let request = hyper::Request::get(path).header(hyper::header::HOST, peer.to_string());
+            let request = request.header(hyper::header::USER_AGENT, concat!("guideway/", env!("CARGO_PKG_VERSION")));
+            let request = request.header(hyper::header::CONNECTION, "close").body(Empty::<Bytes>::new());
+            let request = request.map_err(|e| Outcome::NotMade(format!("making a request: {e}")))?;
+            let response = sender.send_request(request).await.map_err(broken)?;
+            let answered = response.status().as_u16();
+            if answered != status {
+                return Err(Outcome::Failed(Failure::Refused(format!("HTTP status {answered}, {status} is wanted"))));
+            }
+            if expect.is_none() {
+                return Ok(());
+            }
+            let (mut body, mut page) = (response.into_body(), Vec::new());
+            while let Some(frame) = body.frame().await {
+                page.extend(frame.map_err(broken)?.into_data().unwrap_or_default());
+                if page.len() >= MOST {
+                    break;
+                }
+            }
+            page.truncate(MOST);
+            expected(expect, &page)
+        };
+        // The connection is driven here, and closed with this check.
+        tokio::pin!(ask);
+        tokio::select! {
+            outcome = &mut ask => outcome,
+            ended = connection => match ended {
+                Ok(()) => ask.await,
+                Err(error) => Err(broken(error)),
+            },
+        }
+    }
+}

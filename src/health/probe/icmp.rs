@@ -1,0 +1,119 @@
+//! Sends an ICMP echo request: by a ping socket where the kernel lets us have one, else by a raw socket that sees its own answers only.
+
+use super::socket::{domain, failed, not_made};
+use super::{Prober, Target};
+use crate::health::outcome::Outcome;
+use crate::io::sys::attach_filter;
+use crate::wire::build;
+use crate::wire::ethernet;
+use crate::wire::ip::Ip;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use tokio::time::timeout;
+
+const ECHO_REQUEST: [u8; 2] = [8, 128];
+const ECHO_REPLY: [u8; 2] = [0, 129];
+/// What the request carries.
+const PAYLOAD: &[u8] = b"guideway health check";
+
+impl Prober {
+    pub(super) async fn icmp(&self, target: &Target) -> Result<(), Outcome> {
+        let source = self.source_for(target.address)?;
+        let v6 = usize::from(source.is_ipv6());
+        let number: u32 = fastrand::u32(..);
+        let (socket, raw) = open(source, number).map_err(not_made(format!("an ICMP socket at {source}, which needs CAP_NET_RAW")))?;
+        let peer = SocketAddr::new(target.address, 0);
+        // Connected, so that the kernel gives what comes from there alone.
+        socket.connect(peer).map_err(|e| failed(&e, peer))?;
+        let socket = tokio::net::UdpSocket::from_std(socket).map_err(not_made("using a socket"))?;
+        let rest = [&number.to_be_bytes()[..], PAYLOAD].concat();
+        let message = build::icmp(source, target.address, ECHO_REQUEST[v6], 0, &rest);
+        let header = if source.is_ipv4() { 20 } else { 40 };
+        let message = message.bytes().get(header..).unwrap_or_default();
+        let mut answer = [0; 2048];
+        loop {
+            socket.send(message).await.map_err(|e| failed(&e, peer))?;
+            let answered = async {
+                loop {
+                    let length = socket.recv(&mut answer).await.map_err(|e| failed(&e, peer))?;
+                    if is_reply(&answer[..length], raw && v6 == 0, ECHO_REPLY[v6], number, raw) {
+                        return Ok(());
+                    }
+                }
+            };
+            // One lost packet is no failure.
+            if let Ok(outcome) = timeout(target.check.timeout / 3, answered).await {
+                return outcome;
+            }
+        }
+    }
+}
+
+/// A socket, and whether it is a raw one.
+fn open(source: IpAddr, number: u32) -> io::Result<(UdpSocket, bool)> {
+    let protocol = if source.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
+    let (socket, raw) = match Socket::new(domain(source), Type::DGRAM, Some(protocol)) {
+        Ok(socket) => (socket, false),
+        // net.ipv4.ping_group_range leaves us out.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EPROTONOSUPPORT)) => {
+            let socket = Socket::new(domain(source), Type::RAW, Some(protocol))?;
+            attach_filter(socket.as_fd(), &only(domain(source), number))?;
+            (socket, true)
+        }
+        Err(error) => return Err(error),
+    };
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+    Ok((socket.into(), raw))
+}
+
+/// A filter that takes messages with our number alone: every raw socket of the host would else get every answer to all of them.
+fn only(domain: Domain, number: u32) -> Vec<libc::sock_filter> {
+    let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let (len_of_header, indexed) = (libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, libc::BPF_LD | libc::BPF_W | libc::BPF_IND);
+    // Over IPv4 the header is there, over IPv6 it is not (raw(7), RFC 3542 section 3).
+    let load = match domain == Domain::IPV4 {
+        true => vec![instruction(len_of_header, 0, 0), instruction(indexed, 0, 4)],
+        false => vec![instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 4)],
+    };
+    let compare = [
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, number),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0),
+    ];
+    [load, compare.to_vec()].concat()
+}
+
+/// Whether these bytes answer our request. A ping socket's identifier is the kernel's, so that only the sequence number is ours.
+fn is_reply(bytes: &[u8], with_header: bool, kind: u8, number: u32, raw: bool) -> bool {
+    let message = match with_header {
+        true => Ip::parse(ethernet::IPV4, bytes).ok().and_then(|ip| bytes.get(usize::from(ip.header_len)..usize::from(ip.total_len))),
+        false => Some(bytes),
+    };
+    let Some([found, 0, _, _, id_high, id_low, high, low, payload @ ..]) = message else { return false };
+    let sequence = [*high, *low] == number.to_be_bytes()[2..];
+    let identifier = !raw || [*id_high, *id_low] == number.to_be_bytes()[..2];
+    *found == kind && sequence && identifier && payload == PAYLOAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_answer_is_one() {
+        let (from, to) = ("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap());
+        let answer = |number: u32| build::icmp(from, to, 0, 0, &[&number.to_be_bytes()[..], PAYLOAD].concat());
+        let reply = answer(0x0102_0304);
+        assert!(is_reply(reply.bytes(), true, 0, 0x0102_0304, true));
+        assert!(!is_reply(reply.bytes(), true, 0, 0x0902_0304, true), "another process's");
+        assert!(is_reply(&reply.bytes()[20..], false, 0, 0x0902_0304, false), "the kernel has chosen the identifier");
+        assert!(!is_reply(&reply.bytes()[20..], false, 0, 0x0102_0305, false));
+        assert!(!is_reply(&reply.bytes()[20..], false, 129, 0x0102_0304, false));
+        for length in 0..reply.bytes().len() {
+            assert!(!is_reply(&reply.bytes()[..length], true, 0, 0x0102_0304, true));
+        }
+    }
+}

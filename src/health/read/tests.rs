@@ -1,0 +1,161 @@
+use super::*;
+use crate::tftp::packet::{Packet, data_header, put_error, put_oack};
+use proptest::prelude::*;
+
+const CANARY: &[u8] = b"0123456789abcdefghij";
+
+fn vip() -> IpAddr {
+    "192.0.2.69".parse().unwrap()
+}
+
+fn at(milliseconds: u64) -> Time {
+    Time(milliseconds * 1_000_000)
+}
+
+fn probe() -> TftpProbe {
+    TftpProbe {
+        file: "canary".into(),
+        sha256: Some(Sha256::digest(CANARY).into()),
+        size: Some(CANARY.len() as u64),
+        blksize: 8,
+        windowsize: 1,
+        vip: None,
+    }
+}
+
+fn check(probe: &TftpProbe) -> ReadCheck {
+    ReadCheck::new(probe, vip(), Duration::from_secs(1), at(0))
+}
+
+/// What the check sends now.
+fn sent(check: &mut ReadCheck) -> Vec<(u16, Vec<u8>)> {
+    let mut out = Vec::new();
+    std::iter::from_fn(|| check.transmit(&mut out).map(|to| (to.port(), out.clone()))).collect()
+}
+
+fn tid() -> SocketAddr {
+    SocketAddr::new(vip(), 20001)
+}
+
+fn oack(options: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put_oack(&mut bytes, options.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+    bytes
+}
+
+fn block(number: u16, data: &[u8]) -> Vec<u8> {
+    [&data_header(number)[..], data].concat()
+}
+
+/// A whole transfer of `content` in blocks of 8 from a server that grants everything.
+fn transfer(check: &mut ReadCheck, content: &[u8]) {
+    sent(check);
+    check.receive(at(1), tid(), &oack(&[("tsize", &content.len().to_string()), ("blksize", "8")]));
+    for (index, data) in content.chunks(8).enumerate() {
+        if check.outcome().is_none() {
+            assert_eq!(sent(check), [(20001, vec![0, 4, 0, index as u8])]);
+            check.receive(at(2), tid(), &block(index as u16 + 1, data));
+        }
+    }
+}
+
+#[test]
+fn a_canary_that_is_right_ends_with_an_acknowledgement() {
+    let mut check = check(&probe());
+    transfer(&mut check, CANARY);
+    assert_eq!(check.outcome(), Some(&Outcome::Good));
+    assert_eq!(sent(&mut check), [(20001, vec![0, 4, 0, 3])], "the last block is acknowledged");
+}
+
+#[test]
+fn a_server_without_options_and_with_any_tid_is_as_good() {
+    let mut check = check(&TftpProbe { sha256: None, size: None, ..probe() });
+    let request = sent(&mut check);
+    let Ok(Packet::Request(asked)) = Packet::parse(&request[0].1) else { panic!("{request:?}") };
+    let options: Vec<_> = asked.options.iter().map(|(name, _)| name.to_vec()).collect();
+    assert_eq!((request[0].0, asked.file, options), (69, &b"canary"[..], vec![b"tsize".to_vec(), b"blksize".to_vec()]));
+    check.receive(at(1), SocketAddr::new(vip(), 33333), &block(1, b"short"));
+    assert_eq!(check.outcome(), Some(&Outcome::Good));
+}
+
+#[test]
+fn wrong_content_is_told_apart_and_the_server_is_stopped() {
+    let mut other = check(&probe());
+    transfer(&mut other, b"0123456789ABCDEFGHIJ");
+    assert!(matches!(other.outcome(), Some(Outcome::Failed(Failure::Content(why))) if why.contains("SHA-256")));
+    let mut longer = check(&probe());
+    transfer(&mut longer, &[CANARY, CANARY].concat());
+    assert!(matches!(longer.outcome(), Some(Outcome::Failed(Failure::Content(why))) if why.contains("announces 40 bytes, 20 are")));
+    let last = sent(&mut longer);
+    assert!(matches!(Packet::parse(&last[0].1), Ok(Packet::Error { .. })), "{last:?}");
+    // One that announces nothing is stopped by the first byte too many.
+    let mut silent = check(&TftpProbe { size: Some(4), sha256: None, ..probe() });
+    sent(&mut silent);
+    silent.receive(at(1), tid(), &oack(&[("blksize", "8")]));
+    silent.receive(at(1), tid(), &block(1, b"01234567"));
+    assert!(matches!(silent.outcome(), Some(Outcome::Failed(Failure::Content(why))) if why.contains("more than the 4 bytes")));
+}
+
+#[test]
+fn an_error_is_no_silence() {
+    let mut check = check(&probe());
+    let mut error = Vec::new();
+    put_error(&mut error, ErrorCode::NOT_FOUND, b"File not found\x1b[2J");
+    check.receive(at(1), tid(), &error);
+    let said = check.outcome().map(ToString::to_string);
+    assert_eq!(said.as_deref(), Some("refused: TFTP error 1 (file not found): \"File not found·[2J\""));
+}
+
+#[test]
+fn silence_and_a_stall_are_told_apart_and_lost_packets_are_repeated() {
+    let mut check_of_dead = check(&probe());
+    let mut requests = 0;
+    while check_of_dead.outcome().is_none() {
+        requests += sent(&mut check_of_dead).len();
+        let deadline = check_of_dead.deadline();
+        check_of_dead.expire(deadline);
+    }
+    assert_eq!(requests, 4);
+    assert_eq!(check_of_dead.outcome().map(ToString::to_string).as_deref(), Some("silent: nothing came within 1s"));
+    assert_eq!(sent(&mut check_of_dead), [], "there is nobody to stop");
+
+    let mut stalled = check(&probe());
+    sent(&mut stalled);
+    stalled.receive(at(1), tid(), &oack(&[("blksize", "8")]));
+    stalled.receive(at(2), tid(), &block(1, b"01234567"));
+    while stalled.outcome().is_none() {
+        sent(&mut stalled);
+        let deadline = stalled.deadline();
+        stalled.expire(deadline);
+    }
+    assert_eq!(stalled.outcome().map(ToString::to_string).as_deref(), Some("stalled: in block 2, with 8 bytes after 1s"));
+    assert!(matches!(Packet::parse(&sent(&mut stalled)[0].1), Ok(Packet::Error { .. })), "its side is ended");
+}
+
+proptest! {
+    #[test]
+    fn any_datagrams_end_in_an_outcome(
+        datagrams in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..40), 0u64..400, any::<bool>(), 1u8..7), 0..40),
+    ) {
+        let mut check = check(&probe());
+        let mut now = 0;
+        for (mut bytes, pause, ours, opcode) in datagrams {
+            now += pause;
+            if bytes.len() > 1 {
+                (bytes[0], bytes[1]) = (0, opcode);
+            }
+            let from = if ours { tid() } else { "198.51.100.1:9".parse().unwrap() };
+            check.receive(at(now), from, &bytes);
+            sent(&mut check);
+        }
+        let mut steps = 0;
+        while check.outcome().is_none() {
+            let deadline = check.deadline();
+            prop_assert!(deadline <= at(1000));
+            check.expire(deadline);
+            sent(&mut check);
+            steps += 1;
+            prop_assert!(steps < 100);
+        }
+    }
+}
