@@ -13,50 +13,24 @@ use guideway::lab::netns::Namespace;
 use guideway::lab::plan::Plan;
 use guideway::lab::router::{self, Router};
 use guideway::lab::topology::{ROUTER_INGRESS, Topology};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
+use site::hosts::{Clients, FILE, PATIENCE, alive, content, program_on, ready, run_on, signal, until};
 use site::{GUIDEWAY, Running};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(2);
 /// The table that directors fill and BIRD exports, as in the shipped files.
 const TABLE: u32 = 4754;
 /// The router's table that BIRD fills; its own main table holds the lab's routes.
 const ROUTER_TABLE: u32 = 100;
-const FILE: &str = "kernel";
 
 #[derive(Parser)]
 struct Line {
     #[command(flatten)]
     lab: LabArgs,
-}
-
-/// A program on `host` that is killed with the thread that starts it.
-fn program_on(host: &Namespace, program: &str) -> Command {
-    let mut command = site::program("nsenter");
-    command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), host.as_raw_fd())).arg("--").arg(program);
-    command
-}
-
-fn run_on(host: &Namespace, program: &str, arguments: &str) {
-    let output = program_on(host, program).args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn signal(running: &Running, signal: Signal) {
-    kill(Pid::from_raw(i32::try_from(running.0.id()).unwrap()), signal).unwrap();
-}
-
-fn alive(running: &mut Running) -> bool {
-    running.0.try_wait().unwrap().is_none()
 }
 
 /// Hosts, a router, directors with BIRD beside them, and one backend.
@@ -163,29 +137,6 @@ impl Fleet {
     }
 }
 
-/// Waits until `done`; gives how long it took. What it stands for has no event: routes of another host, the state of another process.
-fn until(what: &str, mut done: impl FnMut() -> Result<(), String>) -> Duration {
-    let since = Instant::now();
-    while let Err(state) = done() {
-        assert!(since.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}, still {state}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    since.elapsed()
-}
-
-/// Starts a daemon that tells when it is ready, and waits for that.
-fn ready(mut command: Command, directory: &Path) -> Running {
-    let path = directory.join("notify");
-    let _from_before = std::fs::remove_file(&path);
-    let notify = UnixDatagram::bind(&path).unwrap();
-    notify.set_read_timeout(Some(PATIENCE)).unwrap();
-    let running = Running(command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).spawn().unwrap());
-    let mut said = [0; 16];
-    let length = notify.recv(&mut said).unwrap_or_else(|e| panic!("{command:?} is not ready: {e}"));
-    assert_eq!(&said[..length], b"READY=1");
-    running
-}
-
 /// Starts BIRD with the repository's configuration. In the small file that operators edit, `values` take the place of what is there.
 fn bird(host: &Namespace, which: &str, directory: &Path, values: &[(&str, &str)]) -> Running {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/bird");
@@ -204,52 +155,6 @@ fn bird(host: &Namespace, which: &str, directory: &Path, values: &[(&str, &str)]
     Running(command.stderr(log).spawn().unwrap())
 }
 
-fn content() -> Vec<u8> {
-    (0..200_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect()
-}
-
-/// Clients that fetch one file after the other until they are told to stop.
-struct Clients {
-    stop: std::sync::Arc<AtomicBool>,
-    threads: Vec<JoinHandle<u32>>,
-}
-
-impl Clients {
-    fn start(fleet: &Fleet, count: usize) -> Clients {
-        let stop = std::sync::Arc::new(AtomicBool::new(false));
-        let thread = |number| {
-            let (host, stop, vip) = (fleet.topology.client.clone(), stop.clone(), fleet.plan.vip);
-            let to = fleet.directory.path().join(format!("fetched-{number}"));
-            std::thread::spawn(move || {
-                let (expected, mut verified) = (content(), 0);
-                let url = if vip.is_ipv6() { format!("tftp://[{vip}]/{FILE}") } else { format!("tftp://{vip}/{FILE}") };
-                while verified == 0 || !stop.load(Ordering::Relaxed) {
-                    let output =
-                        program_on(&host, GUIDEWAY).args(["tftp", "get", "--quiet", "--force", "--output"]).arg(&to).arg(&url).output();
-                    let output = output.unwrap();
-                    assert!(output.status.success(), "a transfer failed: {}", String::from_utf8_lossy(&output.stderr));
-                    assert!(std::fs::read(&to).unwrap() == expected, "a transfer brought other bytes");
-                    verified += 1;
-                }
-                verified
-            })
-        };
-        Clients { threads: (0..count).map(thread).collect(), stop }
-    }
-
-    /// How many files were fetched; every one was right.
-    fn verified(mut self) -> u32 {
-        self.stop.store(true, Ordering::Relaxed);
-        self.threads.drain(..).map(|thread| thread.join().unwrap()).sum()
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 fn a_day_of_a_fleet(family: &'static str) {
     let needs = [("bird", "bird2"), ("nsenter", "util-linux"), ("setpriv", "util-linux"), ("ip", "iproute2")];
     site::in_namespace(&needs, move || {
@@ -257,7 +162,7 @@ fn a_day_of_a_fleet(family: &'static str) {
         let mut fleet = Fleet::start(family);
         fleet.router("three directors are ready", &[0, 1, 2], true, PATIENCE);
         assert_eq!(fleet.vip(0)["announced"], true);
-        let clients = Clients::start(&fleet, 3);
+        let clients = Clients::start(&fleet.topology.client, fleet.plan.vip, fleet.directory.path(), 3);
 
         until("each director has much to do", || {
             let sent = fleet.router.counters.directors();
@@ -334,7 +239,7 @@ fn a_day_of_a_fleet(family: &'static str) {
         assert!(status.contains(&format!("{} is not announced: no backend of pool boot", fleet.plan.vip)), "{status}");
         cable("t1", true);
         fleet.router("the backend is back", &[0, 1, 2], true, PATIENCE);
-        assert_eq!(Clients::start(&fleet, 1).verified(), 1);
+        assert_eq!(Clients::start(&fleet.topology.client, fleet.plan.vip, fleet.directory.path(), 1).verified(), 1);
 
         for director in &fleet.directors {
             signal(director, Signal::SIGTERM);

@@ -1,6 +1,8 @@
 //! A network namespace with `guideway tftpd` in it, for the tests that have real clients, real firmware or enemies.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)] // Every test uses a part of it, and fails by panicking.
 
+pub mod hosts;
+
 use guideway::lab::programs;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
