@@ -2,20 +2,27 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
 
+mod backends;
 mod check;
 mod common;
+mod completion;
 mod director;
+mod drain;
+mod events;
 mod explain;
 mod logging;
+mod plan;
 mod print;
 mod replay;
+mod running;
+mod set;
 mod status;
 mod table;
 mod tftp;
 mod tftpd;
 
 use crate::lab;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Done.
@@ -39,9 +46,15 @@ enum Command {
     Tftpd(tftpd::Args),
     Check(check::Args),
     Status(status::Args),
+    Backends(backends::Args),
+    Drain(drain::Args),
+    Undrain(drain::UndrainArgs),
+    Set(set::Args),
+    Events(events::Args),
     Replay(replay::Args),
     Explain(explain::Args),
     Table(table::Args),
+    Completion(completion::Args),
     Tftp(tftp::Args),
     Lab(lab::LabArgs),
     Decap(lab::DecapArgs),
@@ -54,9 +67,15 @@ pub fn main() -> ExitCode {
         Command::Tftpd(args) => tftpd::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Backends(args) => backends::run(&args),
+        Command::Drain(args) => drain::run(&args),
+        Command::Undrain(args) => drain::undrain(&args),
+        Command::Set(args) => set::run(&args),
+        Command::Events(args) => events::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Table(args) => table::run(&args),
+        Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::Tftp(args) => tftp::run(&args),
         Command::Lab(args) => return lab::main(&args),
         Command::Decap(args) => return lab::decap_main(&args),
@@ -67,7 +86,6 @@ pub fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_commands_are_consistent_and_every_help_ends_with_an_example() {

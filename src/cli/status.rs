@@ -3,14 +3,11 @@
 mod tftpd;
 
 use super::common::{failed, load, result};
+use super::running::{DIRECTORY, only_one};
 use crate::control_client;
 use serde_json::Value;
 use std::fmt::Write;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-
-/// Where they have their control sockets unless the configuration says otherwise.
-const DIRECTORY: &str = "/run/guideway";
 
 /// Show what a running director or TFTP server does: backends, drops and their reasons; transfers, failures, caches
 #[derive(Debug, clap::Args)]
@@ -58,27 +55,6 @@ fn socket(args: &Args) -> Result<PathBuf, u8> {
 /// Whether a file is that of a TFTP server. One that cannot be read is told of by either reader.
 fn is_tftpd(file: &Path) -> bool {
     std::fs::read_to_string(file).is_ok_and(|text| crate::tftp::config::is_meant(&text))
-}
-
-/// The socket in `directory`, if there is just one.
-fn only_one(directory: &Path) -> Result<PathBuf, String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    // What was killed, or had given up its privileges, leaves a socket behind at which nobody answers.
-    let answers = |path: &PathBuf| path.extension().is_some_and(|e| e == "sock") && UnixStream::connect(path).is_ok();
-    let mut sockets: Vec<PathBuf> = entries.filter(answers).collect();
-    sockets.sort();
-    match sockets.as_slice() {
-        [one] => Ok(one.clone()),
-        [] => Err(format!(
-            "nobody answers at a control socket in {}; is a director or server running, and may you open its socket? One with a `socket` of its \
-             own is found by --config or --socket",
-            directory.display()
-        )),
-        several => {
-            let names: Vec<_> = several.iter().filter_map(|path| path.file_stem()).map(|name| name.to_string_lossy()).collect();
-            Err(format!("several run here, name one: {}", names.join(", ")))
-        }
-    }
 }
 
 /// The status for people.
@@ -171,7 +147,6 @@ fn uptime(seconds: u64) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::os::unix::net::UnixListener;
 
     #[test]
     fn the_table_shows_backends_drops_and_the_last_refusal() {
@@ -194,17 +169,5 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
-    }
-
-    #[test]
-    fn without_a_name_the_only_one_that_answers_is_meant() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(only_one(directory.path()).unwrap_err().contains("nobody answers"));
-        let d1 = UnixListener::bind(directory.path().join("d1.sock")).unwrap();
-        drop(UnixListener::bind(directory.path().join("killed.sock")).unwrap());
-        assert!(only_one(directory.path()).unwrap().ends_with("d1.sock"));
-        let d2 = UnixListener::bind(directory.path().join("d2.sock")).unwrap();
-        assert!(only_one(directory.path()).unwrap_err().contains("d1, d2"));
-        drop((d1, d2));
     }
 }

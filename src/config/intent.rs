@@ -90,6 +90,7 @@ impl Config {
             pools: intent.pools.clone(),
             director: self.director.clone(),
             neighbours: self.neighbours.clone(),
+            api: self.api.clone(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::problem::{Problem, Severity};
 use super::reader::{Mark, Reader, Table};
-use super::{Config, Intent, cross, director, neighbour, pool, promise, vip};
+use super::{Config, Intent, api, cross, director, neighbour, pool, promise, vip};
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -112,6 +112,7 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
     let (vips, pools) = served(reader, &mut root);
     let neighbours = tables(&mut root, "neighbour", "a list of tables: [[neighbour]], in two brackets");
     let neighbours = neighbours.into_iter().map(neighbour::read).collect();
+    let api = root.optional("api").and_then(|f| f.table("a table: [api]")).and_then(api::read);
     root.finish();
     let (routers, director) = match table {
         Some(table) => (table.about("routers"), director::read(table)),
@@ -121,7 +122,7 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
     compare(reader, &sections)?;
     let Intent { vips, pools } = sections.intent()?;
     let neighbours = sections.neighbours.iter().map(neighbour::Draft::neighbour).collect::<Option<_>>()?;
-    Some(Config { director: sections.director.director?, vips, pools, neighbours })
+    Some(Config { director: sections.director.director?, vips, pools, neighbours, api })
 }
 
 /// The sections of an intent.

@@ -9,10 +9,12 @@
 //! | section | keys |
 //! |---|---|
 //! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
+//! | `[api]` | `listen`, `token_file`, `cert`, `key`, `client_ca` |
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
 //! | `[[pool]]` | `name`, `table_size`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
 
+mod api;
 mod check;
 mod cross;
 mod director;
@@ -32,6 +34,7 @@ mod tests;
 pub(crate) mod text;
 mod vip;
 
+pub use api::{ApiListen, Tls};
 pub use check::check_command;
 pub(crate) use check::tell;
 pub(crate) use director::duration_within;
@@ -58,6 +61,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// `[[neighbour]]`: static, for replay and tests.
     pub neighbours: Vec<Neighbour>,
+    /// `[api]`: the interface over TCP; none by default.
+    pub api: Option<ApiListen>,
 }
 
 /// `[director]`

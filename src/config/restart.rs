@@ -9,6 +9,7 @@ impl Config {
     ///
     /// VIPs, pools, routers, neighbours, timeouts, `unmatched` and `icmp_echo` may change at any time.
     pub fn changes_needing_restart(&self, new: &Config) -> Vec<Problem> {
+        let api = self.api != new.api;
         let (old, new) = (&self.director, &new.director);
         let mut problems = Vec::new();
         let mut compare = |key: &str, show: fn(&Director) -> String| {
@@ -27,6 +28,19 @@ impl Config {
         if old.key != new.key {
             let message = "is another key than when the director started; this needs a restart of every director of the fleet";
             problems.push(refused("key", None, message.to_owned()));
+        }
+        if api {
+            let place = "api".to_owned();
+            let message = "is not what it was when the director started; this needs a restart".to_owned();
+            problems.push(Problem {
+                severity: Severity::Error,
+                line: 0,
+                column: 0,
+                place: place.clone(),
+                key: place,
+                value: None,
+                message,
+            });
         }
         problems
     }

@@ -1,16 +1,20 @@
 //! The board: what the control socket shows. Written by control, read by whoever asks; never in the way of a worker.
 
-use super::{Known, NextHops, neighbour::mac};
+use super::events::{Events, Kind};
+use super::{Known, NextHops, State, changes, neighbour::mac};
 use crate::counters::{Counters, Published};
 use crate::io::Io;
+use crate::path::lingering::{Lingerer, Lingering};
 use crate::store::Trouble;
-use crate::tables::Snapshot;
+use crate::tables::{BackendId, Snapshot};
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// What does not change while the director runs.
 #[derive(Clone, Debug)]
@@ -82,7 +86,11 @@ pub struct Shown {
     flows: AtomicUsize,
     flow_capacity: AtomicUsize,
     io: OnceLock<Vec<(&'static str, AtomicU64)>>,
+    lingering: OnceLock<Arc<Lingering>>,
 }
+
+/// A transfer that was silent for so long has ended: clients repeat what was lost after 1 to 5 s.
+pub const QUIET: Duration = Duration::from_secs(10);
 
 impl Shown {
     /// Shows the counters, and how many entries of the flow table are in use. Called by the worker alone.
@@ -106,6 +114,11 @@ impl Shown {
         });
     }
 
+    /// Shows what still runs on backends that get nothing new. Called by the worker, once.
+    pub fn set_lingering(&self, lingering: Arc<Lingering>) {
+        let _again = self.lingering.set(lingering);
+    }
+
     /// Shows for how many flows there is room.
     pub fn set_flow_capacity(&self, flows: usize) {
         self.flow_capacity.store(flows, Relaxed);
@@ -121,12 +134,36 @@ pub struct Board {
     view: ArcSwapOption<View>,
     reloads: Mutex<Reloads>,
     stored: Mutex<Stored>,
+    events: Events,
+    /// Since when each backend that gets nothing new gets nothing new.
+    since: Mutex<HashMap<BackendId, Instant>>,
+    /// Changes whenever something is shown.
+    shown: watch::Sender<()>,
+}
+
+/// What still runs on a backend.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Flows whose last packet was seen a short time ago; the one that spoke last first.
+    pub flows: Vec<Lingerer>,
+    /// How many flows of all backends were not shown for want of room, since the start.
+    pub replaced: u64,
 }
 
 impl Board {
     /// A board without a view yet: the director is not ready. `steering` is shown by the thread before the workers, if there is one.
     pub fn new(facts: Facts, workers: Vec<Arc<Shown>>, steering: Option<Arc<Shown>>) -> Board {
-        Board { facts, workers, steering, view: ArcSwapOption::empty(), reloads: Mutex::default(), stored: Mutex::default() }
+        Board {
+            facts,
+            workers,
+            steering,
+            view: ArcSwapOption::empty(),
+            reloads: Mutex::default(),
+            stored: Mutex::default(),
+            events: Events::default(),
+            since: Mutex::default(),
+            shown: watch::Sender::new(()),
+        }
     }
 
     /// How many workers there are.
@@ -136,7 +173,77 @@ impl Board {
 
     /// Shows `view` from now on.
     pub fn show(&self, view: View) {
+        let generation = view.snapshot.generation;
+        if let Some(before) = self.view.load_full() {
+            if let Some(data) = changes::of_set(&before, &view).to_json() {
+                self.events.note(generation, Kind::SetChanged, data);
+            }
+            if let Some(data) = changes::of_neighbours(&before, &view).to_json() {
+                self.events.note(generation, Kind::Neighbours, data);
+            }
+        }
+        {
+            let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+            let watched = view.backends.iter().filter(|known| !matches!(known.state, State::Active | State::Slow));
+            *since = watched.map(|known| (known.id, since.get(&known.id).copied().unwrap_or_else(Instant::now))).collect();
+        }
         self.view.store(Some(Arc::new(view)));
+        self.shown.send_replace(());
+    }
+
+    /// Changes whenever something is shown.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shown.subscribe()
+    }
+
+    /// What has happened.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Since when the backend of this number gets nothing new; `None` if it does.
+    pub fn watched_since(&self, backend: BackendId) -> Option<Instant> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).get(&backend).copied()
+    }
+
+    /// What still runs on the backends of these numbers: flows that were not silent for `quiet`, over all workers.
+    pub fn running(&self, backends: &[BackendId], quiet: Duration) -> Running {
+        let mut flows: HashMap<_, Lingerer> = HashMap::new();
+        let mut replaced = 0;
+        for lingering in self.workers.iter().filter_map(|shown| shown.lingering.get()) {
+            replaced += lingering.replaced();
+            for found in lingering.within(quiet).into_iter().filter(|l| backends.contains(&l.conversation.backend)) {
+                let flow = flows.entry(found.conversation).or_insert(Lingerer { packets: 0, ..found });
+                flow.packets += found.packets;
+                flow.silent = flow.silent.min(found.silent);
+            }
+        }
+        let mut flows: Vec<Lingerer> = flows.into_values().collect();
+        flows.sort_by_key(|flow| flow.silent);
+        Running { flows, replaced }
+    }
+
+    /// How many flows still run on each backend that gets nothing new, by `pool/backend`.
+    pub fn draining(&self) -> Map<String, Value> {
+        let mut counts = Map::new();
+        let Some(view) = self.view() else { return counts };
+        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let watched: HashMap<BackendId, String> = view
+            .backends
+            .iter()
+            .filter(|known| since.contains_key(&known.id))
+            .map(|known| (known.id, format!("{}/{}", known.pool, known.name)))
+            .collect();
+        watched.values().for_each(|name| drop(counts.insert(name.clone(), json!(0))));
+        let ids: Vec<BackendId> = watched.keys().copied().collect();
+        for flow in self.running(&ids, QUIET).flows {
+            if let Some(name) = watched.get(&flow.conversation.backend) {
+                let before = counts.get(name).and_then(Value::as_u64).unwrap_or(0);
+                counts.insert(name.clone(), json!(before + 1));
+            }
+        }
+        counts.sort_keys();
+        counts
     }
 
     /// What the workers read, once there is something.
@@ -146,11 +253,38 @@ impl Board {
 
     /// Shows what is known of the store from now on.
     pub fn show_store(&self, stored: Stored) {
-        *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
+        let before = {
+            let mut shown = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *shown, stored.clone())
+        };
+        let generation = self.generation();
+        match (&before.trouble, &stored.trouble) {
+            (None, Some(trouble)) => self.events.note(generation, Kind::StoreAway, json!({"kind": stored.kind, "why": trouble.why})),
+            (Some(_), None) => self.events.note(generation, Kind::StoreBack, json!({"kind": stored.kind})),
+            _ => {}
+        }
+        if let Some(why) =
+            stored.refused.as_ref().filter(|why| before.generation != stored.generation || before.refused.as_ref() != Some(why))
+        {
+            self.events.note(generation, Kind::SetRefused, json!({"refused": stored.generation, "why": why}));
+        }
+        self.shown.send_replace(());
+    }
+
+    /// What is known of the store.
+    pub fn stored(&self) -> Stored {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Generation of the set that the workers read; 0 before there is one.
+    pub fn generation(&self) -> u64 {
+        self.view.load().as_ref().map_or(0, |view| view.snapshot.generation)
     }
 
     /// Counts a reload: `Err` says why the file was refused.
     pub fn reloaded(&self, outcome: Result<(), String>) {
+        let (accepted, why) = (outcome.is_ok(), outcome.as_ref().err());
+        self.events.note(self.generation(), Kind::Reload, json!({"accepted": accepted, "why": why}));
         let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(()) => {
@@ -211,6 +345,7 @@ impl Board {
             "per_worker": each.iter().enumerate().map(worker).collect::<Vec<_>>(),
             "vips": view.as_ref().map(|v| v.vips()).unwrap_or_default(),
             "backends": view.as_ref().map(|v| v.backends()).unwrap_or_default(),
+            "draining": self.draining(),
             "flows": {"used": flows(|s| &s.flows), "capacity": flows(|s| &s.flow_capacity)},
             "reload": {"accepted": reloads.accepted, "refused": reloads.refused, "last_error": reloads.last_error},
         })
@@ -231,18 +366,20 @@ impl View {
     }
 
     fn backends(&self) -> Vec<Value> {
-        let backend = |known: &Known| {
-            let hop = self.hops.status(known.address);
-            json!({
-                "name": &*known.name,
-                "pool": &*known.pool,
-                "address": known.address,
-                "weight": known.weight,
-                "state": known.state.name(),
-                "neighbour": hop.as_ref().map_or_else(|_| "unresolved".to_owned(), |hop| mac(hop.mac)),
-                "unresolved_because": hop.err().map(|why| why.to_string()),
-            })
-        };
-        self.backends.iter().map(backend).collect()
+        self.backends.iter().map(|known| self.backend(known)).collect()
+    }
+
+    /// What is known of one backend.
+    pub fn backend(&self, known: &Known) -> Value {
+        let hop = self.hops.status(known.address);
+        json!({
+            "name": &*known.name,
+            "pool": &*known.pool,
+            "address": known.address,
+            "weight": known.weight,
+            "state": known.state.name(),
+            "neighbour": hop.as_ref().map_or_else(|_| "unresolved".to_owned(), |hop| mac(hop.mac)),
+            "unresolved_because": hop.err().map(|why| why.to_string()),
+        })
     }
 }

@@ -44,6 +44,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
         ],
         pools: vec![config::Pool { name: "boot".into(), table_size: 1009, backends: backends.collect() }],
         neighbours: Vec::new(),
+        api: None,
     }
 }
 
