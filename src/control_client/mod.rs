@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_followed_line_by_line() {
-        let (_directory, socket) = answering("HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\nid: 1\r\n\ndata: 2\n");
+        let (_directory, socket) = answering("HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\nid: 1\r\n\ndata: 2\n");
         let mut lines = Vec::new();
         Client::Socket(socket)
             .follow("/v1/status", |line| {

@@ -281,6 +281,6 @@ fn neighbours() {
     errors(&rest("[neighbour]\n"), &["line 7: neighbour: expected a list of tables: [[neighbour]], in two brackets, found a table"]);
     errors(
         &rest("[[neighbor]]\n"),
-        &["line 7: neighbor: is no key that is known here; did you mean \"neighbour\"? Known: director, vip, pool, neighbour"],
+        &["line 7: neighbor: is no key that is known here; did you mean \"neighbour\"? Known: director, vip, pool, neighbour, api"],
     );
 }
