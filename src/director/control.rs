@@ -37,6 +37,8 @@ pub(super) struct Control<'f> {
     pub(super) store: Store,
     pub(super) seen: watch::Receiver<Seen>,
     pub(super) stored: Stored,
+    /// The intent of this generation is that of the file.
+    pub(super) from_file: u64,
     /// Before this the next set is not taken over, so that many quick changes become one.
     pub(super) rested: Instant,
     pub(super) writer: Writer,

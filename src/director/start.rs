@@ -134,6 +134,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         store: store.clone(),
         seen,
         stored,
+        from_file: set.intent_generation,
         rested: started,
         writer,
         neighbours,
@@ -145,7 +146,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     };
     control.show();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
-    let api = Arc::new(Api { board: board.clone(), store, trials: ask_trial });
+    let api = Arc::new(Api::new(board.clone(), store, ask_trial));
     if let Some(remote) = remote {
         remote.serve(api.clone())?;
     }

@@ -34,6 +34,7 @@ struct Edited {
 /// Makes the change, or says what it would do.
 pub(super) async fn commit(api: Arc<Api>, asked: Asked, edit: Edit) -> Result<Response, Refusal> {
     let asked = Arc::new(asked);
+    let turn = api.turn.lock().await;
     for _ in 0..TRIES {
         let set = api.set();
         based_on(&asked, &set)?;
@@ -48,7 +49,10 @@ pub(super) async fn commit(api: Arc<Api>, asked: Asked, edit: Edit) -> Result<Re
             return Ok(respond(StatusCode::OK, base, answer));
         }
         match api.store.commit(base, edited.intent).await {
-            Ok(generation) => return Ok(done(&api, &set, generation, plan).await),
+            Ok(generation) => {
+                drop(turn);
+                return Ok(done(&api, &set, generation, plan).await);
+            }
             Err(CommitError::Changed { .. }) => {}
             Err(away) => return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("nothing was changed: {away}"))),
         }

@@ -26,7 +26,7 @@ use answer::Refusal;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// What the routes work with.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub struct Api {
     pub store: Store,
     /// Answers what the tables would be.
     pub trials: mpsc::Sender<Trial>,
+    /// Held from the reading of the intent to its commit, so that those who ask here do not overtake one another.
+    turn: Mutex<()>,
 }
 
 /// "What would the tables be with this intent?"
@@ -49,6 +51,11 @@ pub struct Trial {
 }
 
 impl Api {
+    /// What shows `board`, changes `store`, and asks `trials`.
+    pub fn new(board: Arc<Board>, store: Store, trials: mpsc::Sender<Trial>) -> Api {
+        Api { board, store, trials, turn: Mutex::default() }
+    }
+
     /// The newest set of the store.
     fn set(&self) -> Arc<Set> {
         self.store.watch().borrow().set.clone()

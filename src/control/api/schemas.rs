@@ -58,7 +58,7 @@ fn wanted(schemas: &mut Map<String, Value>) {
             object("TFTP", &["protocol"], json!({"protocol": {"const": "tftp"}, "key": {"enum": ["flow", "client", null]}})),
             object("UDP or TCP", &["protocol", "ports"], json!({
                 "protocol": {"enum": ["udp", "tcp"]},
-                "ports": {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"], "minimum": 1, "maximum": 65535}},
+                "ports": {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"], "minimum": 1, "maximum": 65535, "pattern": "^[0-9]+(-[0-9]+)?$"}},
             })),
         ],
     });
@@ -68,13 +68,16 @@ fn wanted(schemas: &mut Map<String, Value>) {
     let mut put = |name: &str, schema: Value| drop(schemas.insert(name.to_owned(), schema));
     put("Service", service);
     put("Backend", object("A backend, as in the file.", &["name", "address"], backend.clone()));
+    let mut backend = backend;
+    backend["name"] = json!({"type": ["string", "null"], "pattern": NAME, "description": "the name in the path, if it is given at all"});
     put("BackendPut", object("A backend; the path says its name.", &["address"], backend.clone()));
     put("BackendChange", object("Keys of a backend that change; null brings the default back.", &[], backend));
     put("Vip", object("A VIP with one service, as in the file.", &["address", "service", "pool"], vip));
     let change = json!({"service": reference("Service"), "pool": name, "idle": idle, "paused": paused});
     put("VipChange", object("Keys of a VIP that change; null brings the default back.", &[], change));
     put("Pool", object("A pool, as in the file.", &["name", "backends"], pool));
-    let intent = json!({"vip": list(reference("Vip")), "pool": list(reference("Pool"))});
+    let some = |of: &str| json!({"type": ["array", "null"], "items": reference(of)});
+    let intent = json!({"vip": some("Vip"), "pool": some("Pool")});
     put("Intent", object("What is wanted. A missing list is an empty one.", &[], intent));
     let problem = json!({"key": text("the key by name"), "value": maybe("string"), "message": text("what is wrong and what is allowed")});
     put("Problem", json!({"type": "object", "required": ["message"], "properties": problem}));
