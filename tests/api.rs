@@ -126,7 +126,7 @@ fn vips_and_pools_come_and_go_and_bad_ones_are_refused_with_reasons() {
             ("POST", "/v1/pools/boot/backends/t3/drain", None, 404, "did you mean \"t"),
             ("PATCH", "/v1/pools/boot/backends/t1", Some(json!({"weight": 1001})), 422, "pool.boot.backends.t1.weight = 1001"),
             ("PATCH", "/v1/pools/boot/backends/t1", Some(json!({"name": "t9"})), 422, "the path says \"t1\""),
-            ("PATCH", "/v1/pools/boot/backends/t1", Some(json!({"wait": 1})), 422, "did you mean \"weight\"?"),
+            ("PATCH", "/v1/pools/boot/backends/t1", Some(json!({"wieght": 1})), 422, "did you mean \"weight\"?"),
             (
                 "PUT",
                 "/v1/pools/boot/backends/t4",

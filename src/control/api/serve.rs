@@ -34,7 +34,7 @@ pub async fn serve(listener: UnixListener, api: Arc<Api>) -> std::io::Result<()>
 /// Serves one connection to its end.
 pub(super) async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).half_close(false);
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).half_close(true);
     // However it ends, it is the client's affair.
     let _ended = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await;
 }
