@@ -53,7 +53,7 @@ pub enum Error {
         /// Why, with every problem.
         why: String,
         /// The whole document; null if it was none.
-        document: Value,
+        document: Box<Value>,
     },
     /// A file or a URL that is needed to ask cannot be used.
     #[error("{0}")]
@@ -182,7 +182,7 @@ impl Client {
         let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(|e| self.broken(path, e.to_string()))?.to_bytes();
         let document: Value = serde_json::from_slice(&body).unwrap_or_default();
         let why = if document["error"].is_string() { told(&document) } else { String::from_utf8_lossy(&body).into_owned() };
-        Err(Error::Refused { at: self.at(), path: path.to_owned(), status: status.as_u16(), why, document })
+        Err(Error::Refused { at: self.at(), path: path.to_owned(), status: status.as_u16(), why, document: Box::new(document) })
     }
 }
 

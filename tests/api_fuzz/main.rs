@@ -69,7 +69,7 @@ impl Fuzz {
         each.map(|(path, method, operation)| (method.to_uppercase(), good_path(path), operation.clone())).collect()
     }
 
-    fn body_of<'o>(operation: &'o Value) -> Option<&'o Value> {
+    fn body_of(operation: &Value) -> Option<&Value> {
         Some(&operation["requestBody"]["content"]["application/json"]["schema"]).filter(|schema| schema.is_object())
     }
 }
@@ -106,7 +106,7 @@ fn bad_input_of_every_kind_is_refused_with_a_reason_and_changes_nothing() {
             let good = with_query(&path, &needed);
             match Fuzz::body_of(&operation) {
                 Some(schema) => {
-                    for bad in fuzz.document.bad("", schema) {
+                    for bad in fuzz.document.bad(schema) {
                         fuzz.refused(&method, &good, JSON, bad.to_string().as_bytes());
                     }
                     random_bodies(&mut fuzz, &method, &good);

@@ -50,14 +50,14 @@ impl Document {
     }
 
     /// Values that the schema refuses, each for a reason of its own.
-    pub fn bad(&self, name: &str, schema: &Value) -> Vec<Value> {
+    pub fn bad(&self, schema: &Value) -> Vec<Value> {
         let schema = self.resolve(schema);
         if schema["enum"].is_array() || !schema["const"].is_null() {
             return vec![json!("nonsense"), json!(""), json!(7), json!(true), json!([]), json!({"a": 1}), json!("tftp\u{0}")];
         }
         if let Some(variants) = schema["oneOf"].as_array() {
             let mut bad = vec![json!("nonsense"), json!(7), json!(true), json!([]), json!({}), json!({"protocol": "sctp", "ports": [1]})];
-            bad.extend(variants.iter().flat_map(|variant| self.bad(name, variant)).filter(|value| value.is_object()));
+            bad.extend(variants.iter().flat_map(|variant| self.bad(variant)).filter(|value| value.is_object()));
             return bad;
         }
         let kinds = self.types(schema);
@@ -86,7 +86,7 @@ impl Document {
             if schema["minItems"] == 1 {
                 bad.push(json!([]));
             }
-            bad.extend(self.bad("", &schema["items"]).into_iter().map(|item| json!([item])));
+            bad.extend(self.bad(&schema["items"]).into_iter().map(|item| json!([item])));
             let good = self.good("", &schema["items"]);
             bad.push(json!([good, good, null, good]));
         }
@@ -113,7 +113,7 @@ impl Document {
             bad.push(Value::Object(with));
         }
         for (key, schema) in schema["properties"].as_object().into_iter().flatten() {
-            for value in self.bad(key, schema) {
+            for value in self.bad(schema) {
                 let mut with = good.clone();
                 with.insert(key.clone(), value);
                 bad.push(Value::Object(with));

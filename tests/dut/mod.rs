@@ -143,7 +143,7 @@ impl Director {
     /// A change that must be refused: the status code and the document.
     pub fn refused(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         match self.client().change(method, path, body.as_ref()) {
-            Err(Error::Refused { status, document, .. }) => (status, document),
+            Err(Error::Refused { status, document, .. }) => (status, *document),
             other => panic!("{method} {path}: {other:?}"),
         }
     }

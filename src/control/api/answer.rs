@@ -5,10 +5,15 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
+use std::ops::{Deref, DerefMut};
 
-/// Why a request is refused. Nothing has changed then.
+/// Why a request is refused. Nothing has changed then. In a box, because results carry it about.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Refusal {
+pub struct Refusal(Box<Said>);
+
+/// What a refusal says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
     /// The HTTP status code.
     pub status: StatusCode,
     /// Why, in a sentence.
@@ -19,10 +24,24 @@ pub struct Refusal {
     pub more: Map<String, Value>,
 }
 
+impl Deref for Refusal {
+    type Target = Said;
+
+    fn deref(&self) -> &Said {
+        &self.0
+    }
+}
+
+impl DerefMut for Refusal {
+    fn deref_mut(&mut self) -> &mut Said {
+        &mut self.0
+    }
+}
+
 impl Refusal {
     /// With nothing but a reason.
     pub fn new(status: StatusCode, error: impl Into<String>) -> Refusal {
-        Refusal { status, error: error.into(), problems: Vec::new(), more: Map::new() }
+        Refusal(Box::new(Said { status, error: error.into(), problems: Vec::new(), more: Map::new() }))
     }
 
     /// The request cannot be understood.
@@ -71,11 +90,12 @@ pub fn text_shown(text: &str) -> String {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut document = json!({"error": self.error, "problems": self.problems});
+        let Said { status, error, problems, more } = *self.0;
+        let mut document = json!({"error": error, "problems": problems});
         if let Some(document) = document.as_object_mut() {
-            document.extend(self.more);
+            document.extend(more);
         }
-        (self.status, Json(document)).into_response()
+        (status, Json(document)).into_response()
     }
 }
 
