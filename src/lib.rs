@@ -16,7 +16,7 @@
 //! | [`steer`] | one receive queue for several workers |
 //! | [`metrics`], [`systemd`] | numbers for Prometheus; sockets from systemd, and telling it that we are ready |
 //! | [`store`] | the set that directors share: what is wanted, and how the backends do |
-//! | [`control`] | the one writer of tables, neighbours |
+//! | [`control`] | the one writer of tables, neighbours, the API |
 //! | [`director`] | workers and the daemon around them, its control socket |
 //! | [`control_client`] | asks a director or a server over its control socket |
 //! | [`tftp`] | a framework for TFTP servers, the server, a client and thousands of them |

@@ -105,6 +105,9 @@ fn table(status: &Value) -> String {
             let _ = writeln!(out, "{} is unresolved: {why}", text(&backend["name"]));
         }
     }
+    for (name, running) in status["draining"].as_object().into_iter().flatten() {
+        let _ = writeln!(out, "{name} gets nothing new; still running there: {running}");
+    }
     let _ = writeln!(out);
     for (name, value) in status["counters"].as_object().into_iter().flatten() {
         match value.as_object() {
@@ -156,6 +159,7 @@ mod tests {
             "vips": [{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "fingerprint": "00000000000000ff"}],
             "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21"},
                 {"name": "t2", "neighbour": "unresolved", "unresolved_because": "the kernel has no route to it"}],
+            "draining": {"boot/t2": 3},
             "counters": {"received": 10, "dropped": {"not_tftp": 4}},
             "reload": {"accepted": 1, "refused": 1, "last_error": "boot.toml:3: no"},
         });
@@ -166,6 +170,7 @@ mod tests {
             "dropped: not_tftp",
             "t1       boot",
             "t2 is unresolved: the kernel has no route to it",
+            "boot/t2 gets nothing new; still running there: 3",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }

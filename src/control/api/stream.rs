@@ -73,3 +73,38 @@ fn written(event: &Event) -> sse::Event {
     let document = serde_json::to_string(event).unwrap_or_default();
     sse::Event::default().id(event.id.to_string()).event(event.kind.name()).data(document)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Intent;
+    use crate::control::events::{KEPT, Kind};
+    use crate::control::{Board, Facts};
+    use crate::store::Store;
+    use std::time::Instant;
+
+    #[tokio::test]
+    async fn who_reads_too_slowly_gets_a_last_word() {
+        let facts = Facts {
+            name: "d1".into(),
+            kind: "af_xdp",
+            interface: "eth0".into(),
+            mode: "native".into(),
+            cpus: vec![],
+            started: Instant::now(),
+        };
+        let board = Arc::new(Board::new(facts, vec![], None));
+        let api = Arc::new(Api::new(board.clone(), Store::memory(Intent::default()), tokio::sync::mpsc::channel(1).0));
+        let newest = board.events().newest();
+        let seen = *newest.borrow();
+        let reader = Reader { api, seen, newest, first: true, cut_off: false };
+        board.events().note(1, Kind::Reload, json!({"number": 0}));
+        let (event, reader) = next(reader).await.unwrap();
+        assert!(format!("{event:?}").contains("reload"));
+        // Control notes what happens, and waits for nobody.
+        (0..=KEPT).for_each(|number| board.events().note(1, Kind::Reload, json!({"number": number})));
+        let (last, reader) = next(reader).await.unwrap();
+        assert!(format!("{last:?}").contains("cut_off"), "{last:?}");
+        assert!(next(reader).await.is_none());
+    }
+}
