@@ -9,7 +9,7 @@ use crate::store::Trouble;
 use crate::tables::{BackendId, Snapshot};
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -208,6 +208,7 @@ impl Board {
 
     /// What still runs on the backends of these numbers: flows that were not silent for `quiet`, over all workers.
     pub fn running(&self, backends: &[BackendId], quiet: Duration) -> Running {
+        let backends: HashSet<BackendId> = backends.iter().copied().collect();
         let mut flows: HashMap<_, Lingerer> = HashMap::new();
         let mut replaced = 0;
         for lingering in self.workers.iter().filter_map(|shown| shown.lingering.get()) {
@@ -223,27 +224,26 @@ impl Board {
         Running { flows, replaced }
     }
 
-    /// How many flows still run on each backend that gets nothing new, by `pool/backend`.
+    /// How many flows still run on each backend that gets nothing new.
+    pub fn still_running(&self) -> HashMap<BackendId, usize> {
+        let watched: Vec<BackendId> = self.since.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        let mut counts: HashMap<BackendId, usize> = watched.iter().map(|id| (*id, 0)).collect();
+        for flow in self.running(&watched, QUIET).flows {
+            *counts.entry(flow.conversation.backend).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The same by `pool/backend`.
     pub fn draining(&self) -> Map<String, Value> {
-        let mut counts = Map::new();
-        let Some(view) = self.view() else { return counts };
-        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let watched: HashMap<BackendId, String> = view
-            .backends
-            .iter()
-            .filter(|known| since.contains_key(&known.id))
-            .map(|known| (known.id, format!("{}/{}", known.pool, known.name)))
-            .collect();
-        watched.values().for_each(|name| drop(counts.insert(name.clone(), json!(0))));
-        let ids: Vec<BackendId> = watched.keys().copied().collect();
-        for flow in self.running(&ids, QUIET).flows {
-            if let Some(name) = watched.get(&flow.conversation.backend) {
-                let before = counts.get(name).and_then(Value::as_u64).unwrap_or(0);
-                counts.insert(name.clone(), json!(before + 1));
+        let counts = self.still_running();
+        let mut named: BTreeMap<String, usize> = BTreeMap::new();
+        for known in self.view().iter().flat_map(|view| &view.backends) {
+            if let Some(count) = counts.get(&known.id) {
+                *named.entry(format!("{}/{}", known.pool, known.name)).or_default() += count;
             }
         }
-        counts.sort_keys();
-        counts
+        named.into_iter().map(|(name, count)| (name, json!(count))).collect()
     }
 
     /// What the workers read, once there is something.

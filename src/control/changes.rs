@@ -5,7 +5,9 @@ use super::neighbour::mac;
 use super::writer::{Known, State};
 use serde_json::{Value, json};
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Changes that one event lists; of the rest it says how many there are.
 const LISTED: usize = 64;
@@ -86,26 +88,30 @@ fn backend(was: Option<&Known>, is: Option<&Known>, changes: &mut Changes) {
     }
 }
 
+/// What is told of a VIP: its pool, and whether it is paused.
+type Served<'v> = BTreeMap<(IpAddr, &'v str), (&'v str, bool)>;
+
 fn vips(before: &View, after: &View, changes: &mut Changes) {
-    let of = |view: &View| -> Vec<(IpAddr, String, String, bool)> {
+    // Most views differ in a neighbour alone.
+    if Arc::ptr_eq(&before.snapshot, &after.snapshot) {
+        return;
+    }
+    fn served(view: &View) -> Served<'_> {
         let services = view.vips.iter().zip(&view.snapshot.services);
-        let mut all: Vec<_> = services.map(|(vip, s)| (*vip, s.label.clone(), s.pool.name.to_string(), s.paused)).collect();
-        all.sort_unstable();
-        all
-    };
-    let (before, after) = (of(before), of(after));
-    let mut tell = |change: &str, (vip, service, pool, paused): &(IpAddr, String, String, bool)| {
+        services.map(|(vip, service)| ((*vip, service.label.as_str()), (&*service.pool.name, service.paused))).collect()
+    }
+    let (before, after) = (served(before), served(after));
+    let mut tell = |change: &str, (vip, service): &(IpAddr, &str), (pool, paused): &(&str, bool)| {
         changes.add(|| json!({"change": change, "vip": vip, "service": service, "pool": pool, "paused": paused}));
     };
-    let same = |a: &(IpAddr, String, String, bool), b: &(IpAddr, String, String, bool)| a.0 == b.0 && a.1 == b.1;
-    for was in before.iter().filter(|was| !after.iter().any(|is| same(was, is))) {
-        tell("vip_removed", was);
+    for (key, was) in before.iter().filter(|(key, _)| !after.contains_key(*key)) {
+        tell("vip_removed", key, was);
     }
-    for is in &after {
-        match before.iter().find(|was| same(was, is)) {
-            None => tell("vip_added", is),
-            Some(was) if was.3 != is.3 => tell(if is.3 { "vip_paused" } else { "vip_resumed" }, is),
-            Some(was) if was != is => tell("vip_changed", is),
+    for (key, is) in &after {
+        match before.get(key) {
+            None => tell("vip_added", key, is),
+            Some(was) if was.1 != is.1 => tell(if is.1 { "vip_paused" } else { "vip_resumed" }, key, is),
+            Some(was) if was != is => tell("vip_changed", key, is),
             Some(_) => {}
         }
     }

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// How many flows still run on each backend that gets nothing new; the flows of others are not looked at.
+type Running = HashMap<BackendId, usize>;
 type Answer = Result<Json<Value>, Refusal>;
 
 pub(super) async fn status(Of(api): Of<Arc<Api>>, _: Asked) -> Json<Value> {
@@ -30,28 +32,28 @@ pub(super) async fn vips(Of(api): Of<Arc<Api>>, _: Asked) -> Answer {
 }
 
 pub(super) async fn pools(Of(api): Of<Arc<Api>>, _: Asked) -> Answer {
-    let (set, view) = (api.set(), api.view()?);
-    let pools: Vec<Value> = set.intent.pools.iter().map(|pool| pool_json(&api, &set, &view, pool)).collect();
+    let (set, view, running) = (api.set(), api.view()?, api.board.still_running());
+    let pools: Vec<Value> = set.intent.pools.iter().map(|pool| pool_json(&running, &set, &view, pool)).collect();
     Ok(Json(json!({"pools": pools})))
 }
 
 pub(super) async fn pool(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
     let set = api.set();
     let pool = find_pool(&set.intent, asked.name("pool"))?;
-    Ok(Json(pool_json(&api, &set, &*api.view()?, pool)))
+    Ok(Json(pool_json(&api.board.still_running(), &set, &*api.view()?, pool)))
 }
 
 pub(super) async fn backends(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    let (set, view) = (api.set(), api.view()?);
+    let (set, view, running) = (api.set(), api.view()?, api.board.still_running());
     let pools: Vec<&Pool> = match asked.parameter("pool") {
         Some(name) => vec![find_pool(&set.intent, name)?],
         None => set.intent.pools.iter().collect(),
     };
-    let mut backends: Vec<Value> = pools.iter().flat_map(|pool| backends_of(&api, &set, &view, pool)).collect();
+    let mut backends: Vec<Value> = pools.iter().flat_map(|pool| backends_of(&running, &set, &view, pool)).collect();
     if asked.parameter("pool").is_none() {
         // Pools that are gone still have backends that end their transfers.
         let gone = view.backends.iter().filter(|known| set.intent.pool(&known.pool).is_none());
-        backends.extend(gone.map(|known| retired_json(&api, &view, known)));
+        backends.extend(gone.map(|known| retired_json(&running, &view, known)));
     }
     Ok(Json(json!({"backends": backends})))
 }
@@ -59,7 +61,7 @@ pub(super) async fn backends(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
 pub(super) async fn backend(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
     let (set, view) = (api.set(), api.view()?);
     let pool = find_pool(&set.intent, asked.name("pool"))?;
-    let all = backends_of(&api, &set, &view, pool);
+    let all = backends_of(&api.board.still_running(), &set, &view, pool);
     let found = all.iter().find(|backend| backend["name"] == asked.name("backend"));
     let known = || all.iter().filter_map(|backend| backend["name"].as_str());
     found.cloned().map(Json).ok_or_else(|| unknown_backend(&pool.name, asked.name("backend"), known().collect()))
@@ -163,7 +165,7 @@ fn vips_of(view: &View, wanted: impl Fn(&str) -> bool) -> Vec<Value> {
     services.map(vip).collect()
 }
 
-fn pool_json(api: &Api, set: &Set, view: &View, pool: &Pool) -> Value {
+fn pool_json(running: &Running, set: &Set, view: &View, pool: &Pool) -> Value {
     let table = table(view, &pool.name);
     json!({
         "name": pool.name,
@@ -171,7 +173,7 @@ fn pool_json(api: &Api, set: &Set, view: &View, pool: &Pool) -> Value {
         "fingerprint": table.map(|table| format!("{:016x}", table.fingerprint())),
         "tid_ranges": pool.backends.iter().any(|backend| backend.tid_range.is_some()),
         "vips": vips_of(view, |name| name == pool.name),
-        "backends": backends_of(api, set, view, pool),
+        "backends": backends_of(running, set, view, pool),
     })
 }
 
@@ -181,7 +183,7 @@ fn table<'v>(view: &'v View, pool: &str) -> Option<&'v Table> {
 }
 
 /// Those of the intent, then those that are retired.
-fn backends_of(api: &Api, set: &Set, view: &View, pool: &Pool) -> Vec<Value> {
+fn backends_of(running: &Running, set: &Set, view: &View, pool: &Pool) -> Vec<Value> {
     let of_pool: Vec<&Known> = view.backends.iter().filter(|known| *known.pool == *pool.name).collect();
     let known: HashMap<_, &Known> = of_pool.iter().map(|known| ((&*known.name, known.address), *known)).collect();
     let wanted: HashMap<_, &Backend> = pool.backends.iter().map(|b| ((b.name.as_str(), b.address), b)).collect();
@@ -198,22 +200,17 @@ fn backends_of(api: &Api, set: &Set, view: &View, pool: &Pool) -> Vec<Value> {
         document["health"] = json!(health);
         document["neighbour"] = shown["neighbour"].clone();
         document["unresolved_because"] = shown["unresolved_because"].clone();
-        document["running"] = known.map_or(Value::Null, |known| running(api, known));
+        document["running"] = json!(known.and_then(|known| running.get(&known.id)));
         all.push(document);
     }
-    all.extend(of_pool.iter().filter(|k| !wanted.contains_key(&(&*k.name, k.address))).map(|known| retired_json(api, view, known)));
+    all.extend(of_pool.iter().filter(|k| !wanted.contains_key(&(&*k.name, k.address))).map(|known| retired_json(running, view, known)));
     all
 }
 
-fn retired_json(api: &Api, view: &View, known: &Known) -> Value {
+fn retired_json(running: &Running, view: &View, known: &Known) -> Value {
     let mut document = view.backend(known);
-    document["running"] = running(api, known);
+    document["running"] = json!(running.get(&known.id));
     document
-}
-
-/// How many flows still run on a backend that gets nothing new; `null` for others, whose flows are not looked at.
-fn running(api: &Api, known: &Known) -> Value {
-    api.board.watched_since(known.id).map_or(Value::Null, |_| json!(api.board.running(&[known.id], QUIET).flows.len()))
 }
 
 /// The part of the rows that each member has.
