@@ -74,10 +74,10 @@ impl Drain {
         Ok(Drain { backend: backend.to_owned(), at, since, before, last: None, waiting })
     }
 
-    /// A transfer of `backend` has ended.
-    pub fn ended(&mut self, backend: Option<&str>) {
+    /// A transfer of `backend` has ended at `ended`.
+    pub fn ended(&mut self, backend: Option<&str>, ended: Instant) {
         if backend == Some(self.backend.as_str()) {
-            self.last = Some(Instant::now());
+            self.last = self.last.max(Some(ended));
         }
     }
 

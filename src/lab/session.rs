@@ -200,7 +200,7 @@ fn measure(lab: &mut Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Resu
             Event::Started => counts.started += 1,
             Event::Ended(transfer) => {
                 counts.ended(&transfer.outcome);
-                drain.iter_mut().for_each(|drain| drain.ended(lab.served.by(&transfer.file).as_deref()));
+                drain.iter_mut().for_each(|drain| drain.ended(lab.served.by(&transfer.file).as_deref(), transfer.ended));
                 failures.extend(Failure::of(&transfer, lab.served.by(&transfer.file)));
                 progress.show(&counts);
             }
