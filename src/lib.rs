@@ -17,7 +17,7 @@
 //! | [`metrics`], [`systemd`] | numbers for Prometheus; sockets from systemd, and telling it that we are ready |
 //! | [`tls`] | whom we believe and who we are, for https |
 //! | [`store`] | the set that directors share: what is wanted, and how the backends do |
-//! | [`control`] | the one writer of tables, neighbours |
+//! | [`control`] | the one writer of tables, neighbours, the API |
 //! | [`announce`] | VIPs as routes in a kernel table, for BIRD to export |
 //! | [`director`] | workers and the daemon around them, its control socket |
 //! | [`control_client`] | asks a director or a server over its control socket |

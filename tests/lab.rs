@@ -125,6 +125,22 @@ fn directors_account_for_every_packet() {
 }
 
 #[test]
+fn a_drained_backend_ends_its_transfers_and_gets_none_that_is_new() {
+    let Some(_turn) = root() else { return };
+    for programs in ["", "--server in.tftpd --client curl --io af_packet"] {
+        let report = verified(&format!("--drain 10 --backends 3 --concurrency 100 --size 2MiB --timeout 120s {programs}"), 200);
+        let drain = &report["drain"];
+        assert_eq!(drain["right"], true, "{report:#}");
+        assert_eq!(drain["requests_before"], drain["requests_after"]);
+        assert!(drain["requests_after"].as_u64() > Some(10), "{drain:#}");
+        let last = drain["last_ended_seconds"].as_f64().expect("transfers ran when it was drained");
+        assert!(last < drain["returned_seconds"].as_f64().unwrap(), "{drain:#}");
+        let said = drain["said"].to_string();
+        assert!(said.contains("transfers run") && said.contains("nothing runs on"), "{drain:#}");
+    }
+}
+
+#[test]
 fn a_backend_joins_during_the_transfers_and_none_fails() {
     let Some(_turn) = root() else { return };
     for programs in ["", "--server in.tftpd --client curl"] {

@@ -69,6 +69,7 @@ backends = [
   { name = "t1", address = "10.0.2.21", tid_range = "20000-20999" },
   { name = "t2", address = "2001:db8:2::22", tid_range = "21000-21999" },
   { name = "t3", address = "10.0.2.23", tid_range = "22000-22999" },
+  { name = "t4", address = "10.0.2.31", tid_range = "23000-23999", drain = true },
 ]
 
 [[pool]]
@@ -107,6 +108,7 @@ fn frames(round: u16) -> Vec<Vec<u8>> {
         udp(port, "192.0.2.69:20001", &[0, 4, 0, 1]),
         udp(port, "192.0.2.69:21001", &[0, 4, 0, 1]),
         udp(port, "192.0.2.69:22001", &[0, 4, 0, 1]),
+        udp(port, "192.0.2.69:23001", &[0, 4, 0, 1]),
         udp(port, "192.0.2.69:20001", &[0, 9, 0, 1]),
         udp(port, "192.0.2.70:69", b"\0\x01f\0octet\0"),
         udp(port, "192.0.2.70:33333", &[0, 4, 0, 1]),
@@ -150,5 +152,6 @@ fn a_turn_allocates_nothing() {
     for name in ["not_tftp", "icmp_answered", "truncated", "too_big", "neighbour_unresolved"] {
         assert!(counters["dropped"][name].as_u64() > Some(100), "{name}: {counters}");
     }
+    assert!(state.lingering.within(Duration::MAX).len() > 100, "what goes to a drained backend is looked at");
     assert!(state.counters.balanced(), "{counters}");
 }

@@ -2,6 +2,8 @@
 
 use super::{BAD_USAGE, DONE, FAILED, print};
 use crate::config::{self, Config};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
 use std::path::Path;
 
 /// Reads a configuration. When it cannot be used, every error of it is on standard error, and the exit code is given.
@@ -32,4 +34,40 @@ pub fn failed(message: &str) -> u8 {
 /// Prints the result of a command; gives its exit code.
 pub fn result(text: &str) -> u8 {
     if print::line(text.trim_end()) { DONE } else { failed("standard output cannot be written") }
+}
+
+/// A value as people read it: strings without quotes, nothing for null.
+pub fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// What a query or a path may not hold as it is.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b':');
+
+/// A part of a path, such as a name.
+pub fn part(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
+/// A query of these parameters.
+pub fn query(parameters: &[(&str, &str)]) -> String {
+    let parameters: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={}", part(value))).collect();
+    parameters.join("&")
+}
+
+/// Rows in columns, with two spaces between them.
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut out = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
 }

@@ -1,31 +1,32 @@
 //! `guideway explain`: where would this packet go, and why?
 
 use super::FAILED;
-use super::common::{bad, load, result};
-use crate::config::{Config, Unmatched};
+use super::common::{self, bad, failed, load, result};
+use super::running::DirectorArgs;
+use crate::control::explained::{Destination, Question, address};
 use crate::control::{NextHops, Writer};
-use crate::path::explain::{Explained, explain};
-use crate::path::select::By;
+use crate::tables::Backend;
 use crate::time::Time;
-use crate::verdict::Reason;
-use crate::wire::l4::{TCP, UDP};
-use serde_json::{Value, json};
+use crate::wire::l4::TCP;
+use serde_json::Value;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::path::{Path, PathBuf};
 
-/// Where would this packet go, and why? Offline, from the configuration alone.
+/// Where would this packet go, and why? From a configuration alone, or by the tables of a running director.
 ///
 /// A packet to port 69 of a tftp service is taken for a read request, to any other port for an acknowledgement.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit code 0: it goes to a backend; 1: it goes to none; 2: bad usage or configuration.\n\n\
                         Example:\n  guideway explain --config boot.toml 198.51.100.7:2070 192.0.2.69:69/udp\n  \
-                        guideway explain --config boot.toml '[2001:db8::7]:2070' '[2001:db8::69]:20123/udp' --json")]
+                        guideway explain --config boot.toml '[2001:db8::7]:2070' '[2001:db8::69]:20123/udp' --json\n  \
+                        guideway explain --director d1 198.51.100.7:2070 192.0.2.69:69/udp")]
 pub struct Args {
-    /// The configuration.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// The configuration; without it, a running director is asked
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["director", "socket", "url"])]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    director: DirectorArgs,
     /// Address and port of the client.
     #[arg(value_name = "CLIENT:PORT", value_parser = address)]
     client: SocketAddr,
@@ -37,146 +38,74 @@ pub struct Args {
     json: bool,
 }
 
-/// What is said of an address that the file does not have, unless it has `unmatched = "drop"`.
-const NO_VIP: &str = "the address is no VIP of this configuration, so the packet is left to the host's kernel";
-
-/// `VIP:PORT/udp`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Destination {
-    address: SocketAddr,
-    protocol: u8,
-}
-
-impl FromStr for Destination {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (address, protocol) = text.rsplit_once('/').unwrap_or((text, "udp"));
-        let protocol = match protocol {
-            "udp" => UDP,
-            "tcp" => TCP,
-            other => return Err(format!("the protocol is `{other}`; udp or tcp is expected")),
-        };
-        Ok(Destination { address: self::address(address)?, protocol })
-    }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("`{text}` is not ADDRESS:PORT, or [ADDRESS]:PORT with IPv6"))
-}
-
 /// Runs the command.
 pub fn run(args: &Args) -> u8 {
-    if args.client.is_ipv4() != args.to.address.is_ipv4() {
-        return bad(&format!("{} and {} are of different families", args.client, args.to.address));
-    }
-    let config = match load(&args.config) {
-        Ok(config) => config,
+    let question = match Question::new(args.client, args.to) {
+        Ok(question) => question,
+        Err(why) => return bad(&why),
+    };
+    let answer = match &args.config {
+        Some(file) => offline(file, &question),
+        None => args.director.client().and_then(|client| {
+            let to = format!("{}/{}", args.to.address, if args.to.protocol == TCP { "tcp" } else { "udp" });
+            let query = common::query(&[("client", &args.client.to_string()), ("to", &to)]);
+            client.get(&format!("/v1/explain?{query}")).map_err(|error| failed(&error.to_string()))
+        }),
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
         Err(code) => return code,
     };
-    let tables = match Writer::new().apply(&config, &NextHops::fixed(&config), Time(0)) {
-        Ok(tables) => tables,
-        Err(refused) => return bad(&refused.to_string()),
+    let printed = result(&if args.json { format!("{answer:#}") } else { sentence(&answer) });
+    if answer["backend"].is_null() { FAILED } else { printed }
+}
+
+/// By the tables of a file.
+fn offline(file: &Path, question: &Question) -> Result<Value, u8> {
+    let config = load(file)?;
+    let tables = Writer::new().apply(&config, &NextHops::fixed(&config), Time(0)).map_err(|refused| bad(&refused.to_string()))?;
+    let range = |named: &Backend| {
+        let pool = config.pools.iter().find(|pool| *pool.name == *named.pool)?;
+        pool.backends.iter().find(|backend| *backend.name == *named.name)?.tid_range
     };
-    let explained = explain(&tables, args.to.protocol, args.client, args.to.address);
-    // GRE for what is no VIP is dropped only if the file says so.
-    let to_host = matches!(explained, Err(Reason::NotVip)) && tables.unmatched == Unmatched::Host;
-    let text = match (&explained, args.json) {
-        (Err(_), true) if to_host => format!("{:#}\n", nowhere(args, json!({ "to_host": true, "why": NO_VIP }))),
-        (Err(_), false) if to_host => format!("to host: {NO_VIP}\n"),
-        (Ok(explained), true) => format!("{:#}\n", document(explained, &config, args)),
-        (Ok(explained), false) => sentence(explained, &config, args),
-        (Err(reason), true) => {
-            format!("{:#}\n", nowhere(args, json!({ "dropped": reason.name(), "why": reason.explain() })))
-        }
-        (Err(reason), false) => format!("dropped: {} ({})\n", reason.name(), reason.explain()),
-    };
-    let printed = result(&text);
-    if explained.is_err() { FAILED } else { printed }
+    Ok(question.answer(&tables, range))
 }
 
-fn tid_range(explained: &Explained<'_>, config: &Config) -> Option<(u16, u16)> {
-    let pool = config.pools.iter().find(|pool| *pool.name == *explained.backend.pool)?;
-    pool.backends.iter().find(|backend| *backend.name == *explained.backend.name)?.tid_range
-}
-
-fn document(explained: &Explained<'_>, config: &Config, args: &Args) -> Value {
-    json!({
-        "client": args.client.to_string(),
-        "vip": args.to.address.ip().to_string(),
-        "port": args.to.address.port(),
-        "service": explained.label,
-        "request": explained.request,
-        "pool": *explained.backend.pool,
-        "backend": *explained.backend.name,
-        "address": explained.backend.address.to_string(),
-        "by": explained.by.name(),
-        "key": explained.key,
-        "hash": explained.hash.map(|hash| format!("{hash:016x}")),
-        "row": explained.row,
-        "tid_range": tid_range(explained, config).map(|(first, last)| format!("{first}-{last}")),
-        "flow_table_first": explained.flow_table,
-    })
-}
-
-/// The document of a packet that goes to no backend, with what becomes of it instead.
-fn nowhere(args: &Args, instead: Value) -> Value {
-    let mut document = json!({
-        "client": args.client.to_string(),
-        "vip": args.to.address.ip().to_string(),
-        "port": args.to.address.port(),
-        "service": null,
-        "backend": null,
-    });
-    if let (Some(document), Value::Object(instead)) = (document.as_object_mut(), instead) {
-        document.extend(instead);
+/// The answer for people.
+fn sentence(answer: &Value) -> String {
+    let text = |key: &str| common::plain(&answer[key]);
+    if answer["to_host"] == true {
+        return format!("to host: {}\n", text("why"));
     }
-    document
-}
-
-fn sentence(explained: &Explained<'_>, config: &Config, args: &Args) -> String {
-    let mut text = String::new();
-    let what = match explained.label {
-        "tftp" if explained.request => "read request",
-        "tftp" => "acknowledgement",
+    if answer["backend"].is_null() {
+        return format!("dropped: {} ({})\n", text("dropped"), text("why"));
+    }
+    let mut out = String::new();
+    let what = match (text("service").as_str(), answer["request"] == true) {
+        ("tftp", true) => "read request",
+        ("tftp", false) => "acknowledgement",
         _ => "packet",
     };
+    let address = |host: &str, port: &Value| if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     // Writing into a String cannot fail.
-    let _ = writeln!(text, "{what} from {} to {}", args.client, args.to.address);
-    let _ = writeln!(text, "  service   {} (pool {})", explained.label, explained.backend.pool);
-    let _ = writeln!(text, "  key       {}", explained.key);
-    if let (Some(hash), Some(row)) = (explained.hash, explained.row) {
-        let _ = writeln!(text, "  hash      {hash:016x}");
-        let _ = writeln!(text, "  row       {row} of the Maglev table");
+    let _ = writeln!(out, "{what} from {} to {}", text("client"), address(&text("vip"), &answer["port"]));
+    let _ = writeln!(out, "  service   {} (pool {})", text("service"), text("pool"));
+    let _ = writeln!(out, "  key       {}", text("key"));
+    if !answer["row"].is_null() {
+        let _ = writeln!(out, "  hash      {}", text("hash"));
+        let _ = writeln!(out, "  row       {} of the Maglev table", answer["row"]);
     }
-    if let Some((first, last)) = tid_range(explained, config) {
-        let _ = writeln!(text, "  TIDs      {first}-{last} are this backend's");
+    if !answer["tid_range"].is_null() {
+        let _ = writeln!(out, "  TIDs      {} are this backend's", text("tid_range"));
     }
-    let _ = writeln!(text, "  backend   {} at {}, named by {}", explained.backend.name, explained.backend.address, by(explained));
-    if explained.flow_table {
-        let _ = writeln!(text, "  note      a running director that knows the flow keeps it on the backend that it had");
+    let by = match answer["by"].as_str() {
+        Some("tid_range") => "the TID range that the server's port lies in",
+        Some("flow") => "the flow table",
+        _ => "the Maglev table",
+    };
+    let _ = writeln!(out, "  backend   {} at {}, named by {by}", text("backend"), text("address"));
+    if answer["flow_table_first"] == true {
+        let _ = writeln!(out, "  note      a running director that knows the flow keeps it on the backend that it had");
     }
-    text
-}
-
-fn by(explained: &Explained<'_>) -> &'static str {
-    match explained.by {
-        By::TidRange => "the TID range that the server's port lies in",
-        By::Flow => "the flow table",
-        By::Maglev => "the Maglev table",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn destinations_are_read_with_and_without_a_protocol() {
-        let read = |text: &str| text.parse::<Destination>();
-        assert_eq!(read("192.0.2.69:69/udp"), read("192.0.2.69:69"));
-        assert_eq!(read("[2001:db8::1]:53/tcp").map(|d| d.protocol), Ok(TCP));
-        assert!(read("192.0.2.69/udp").unwrap_err().contains("ADDRESS:PORT"));
-        assert!(read("192.0.2.69:69/sctp").unwrap_err().contains("udp or tcp"));
-    }
+    out
 }

@@ -2,14 +2,21 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
 
+mod backends;
 mod check;
 mod common;
+mod completion;
 mod director;
+mod drain;
+mod events;
 mod explain;
 mod health;
 mod logging;
+mod plan;
 mod print;
 mod replay;
+mod running;
+mod set;
 mod status;
 mod store;
 mod table;
@@ -17,7 +24,7 @@ mod tftp;
 mod tftpd;
 
 use crate::lab;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Done.
@@ -42,10 +49,16 @@ enum Command {
     Health(health::Args),
     Check(check::Args),
     Status(status::Args),
+    Backends(backends::Args),
+    Drain(drain::Args),
+    Undrain(drain::UndrainArgs),
+    Set(set::Args),
+    Events(events::Args),
     Replay(replay::Args),
     Explain(explain::Args),
     Table(table::Args),
     Store(store::Args),
+    Completion(completion::Args),
     Tftp(tftp::Args),
     Lab(lab::LabArgs),
     Decap(lab::DecapArgs),
@@ -59,10 +72,16 @@ pub fn main() -> ExitCode {
         Command::Health(args) => health::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Backends(args) => backends::run(&args),
+        Command::Drain(args) => drain::run(&args),
+        Command::Undrain(args) => drain::undrain(&args),
+        Command::Set(args) => set::run(&args),
+        Command::Events(args) => events::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Table(args) => table::run(&args),
         Command::Store(args) => store::run(&args),
+        Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::Tftp(args) => tftp::run(&args),
         Command::Lab(args) => return lab::main(&args),
         Command::Decap(args) => return lab::decap_main(&args),
@@ -73,7 +92,6 @@ pub fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_commands_are_consistent_and_every_help_ends_with_an_example() {

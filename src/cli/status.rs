@@ -4,15 +4,12 @@ mod health;
 mod tftpd;
 
 use super::common::{failed, load, result};
+use super::running::{DIRECTORY, only_one};
 use crate::control_client;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-
-/// Where they have their control sockets unless the configuration says otherwise.
-const DIRECTORY: &str = "/run/guideway";
 
 /// Show what a running director, TFTP server or health controller does: backends, drops and their reasons; transfers, failures, caches; checks
 #[derive(Debug, clap::Args)]
@@ -62,27 +59,6 @@ fn socket(args: &Args) -> Result<PathBuf, u8> {
 /// Whether a file is of some kind. One that cannot be read is told of by any reader.
 fn is(file: &Path, kind: fn(&str) -> bool) -> bool {
     std::fs::read_to_string(file).is_ok_and(|text| kind(&text))
-}
-
-/// The socket in `directory`, if there is just one.
-fn only_one(directory: &Path) -> Result<PathBuf, String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    // What was killed, or had given up its privileges, leaves a socket behind at which nobody answers.
-    let answers = |path: &PathBuf| path.extension().is_some_and(|e| e == "sock") && UnixStream::connect(path).is_ok();
-    let mut sockets: Vec<PathBuf> = entries.filter(answers).collect();
-    sockets.sort();
-    match sockets.as_slice() {
-        [one] => Ok(one.clone()),
-        [] => Err(format!(
-            "nobody answers at a control socket in {}; is a director or server running, and may you open its socket? One with a `socket` of its \
-             own is found by --config or --socket",
-            directory.display()
-        )),
-        several => {
-            let names: Vec<_> = several.iter().filter_map(|path| path.file_stem()).map(|name| name.to_string_lossy()).collect();
-            Err(format!("several run here, name one: {}", names.join(", ")))
-        }
-    }
 }
 
 /// The status for people.
@@ -146,6 +122,9 @@ fn table(status: &Value) -> String {
             let _ = writeln!(out, "{} is unresolved: {why}", text(&backend["name"]));
         }
     }
+    for (name, running) in status["draining"].as_object().into_iter().flatten() {
+        let _ = writeln!(out, "{name} gets nothing new; still running there: {running}");
+    }
     let _ = writeln!(out);
     for (name, value) in status["counters"].as_object().into_iter().flatten() {
         match value.as_object() {
@@ -188,7 +167,6 @@ fn uptime(seconds: u64) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::os::unix::net::UnixListener;
 
     #[test]
     fn the_table_shows_backends_drops_and_the_last_refusal() {
@@ -198,6 +176,7 @@ mod tests {
             "vips": [{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "fingerprint": "00000000000000ff"}],
             "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21"},
                 {"name": "t2", "neighbour": "unresolved", "unresolved_because": "the kernel has no route to it"}],
+            "draining": {"boot/t2": 3},
             "counters": {"received": 10, "dropped": {"not_tftp": 4}},
             "reload": {"accepted": 1, "refused": 1, "last_error": "boot.toml:3: no"},
         });
@@ -208,6 +187,7 @@ mod tests {
             "dropped: not_tftp",
             "t1       boot",
             "t2 is unresolved: the kernel has no route to it",
+            "boot/t2 gets nothing new; still running there: 3",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
@@ -234,17 +214,5 @@ mod tests {
             (row["announced"], row["not_announced_because"]) = (Value::Null, Value::Null);
         }
         assert!(!table(&status).to_lowercase().contains("announced"), "nothing of it where nothing is announced");
-    }
-
-    #[test]
-    fn without_a_name_the_only_one_that_answers_is_meant() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(only_one(directory.path()).unwrap_err().contains("nobody answers"));
-        let d1 = UnixListener::bind(directory.path().join("d1.sock")).unwrap();
-        drop(UnixListener::bind(directory.path().join("killed.sock")).unwrap());
-        assert!(only_one(directory.path()).unwrap().ends_with("d1.sock"));
-        let d2 = UnixListener::bind(directory.path().join("d2.sock")).unwrap();
-        assert!(only_one(directory.path()).unwrap_err().contains("d1, d2"));
-        drop((d1, d2));
     }
 }

@@ -27,7 +27,7 @@ pub fn read_intent(text: &str) -> Checked<Intent> {
 /// The same for any file that may hold an intent beside other things, such as a director's: what is no `[[vip]]` and no `[[pool]]` is passed over.
 pub fn read_any_intent(text: &str) -> Checked<Intent> {
     super::load::read_sections(text, |reader, document| {
-        super::load::intent_beside(reader, document, &["director", "neighbour", "announce", "store", "health"])
+        super::load::intent_beside(reader, document, &["director", "neighbour", "announce", "store", "api", "health"])
     })
 }
 
@@ -38,7 +38,10 @@ impl Intent {
         match toml::to_string(&without_nulls(document)) {
             Ok(text) => {
                 let mut checked = read_intent(&text);
-                checked.problems.iter_mut().for_each(|problem| (problem.line, problem.column) = (0, 0));
+                for problem in &mut checked.problems {
+                    (problem.line, problem.column) = (0, 0);
+                    problem.message = without_lines(&problem.message);
+                }
                 checked
             }
             Err(why) => {
@@ -127,6 +130,7 @@ impl Config {
             director: self.director.clone(),
             neighbours: self.neighbours.clone(),
             store: self.store.clone(),
+            api: self.api.clone(),
         }
     }
 }
@@ -189,6 +193,20 @@ impl Backend {
     }
 }
 
+/// A message without the lines of a text that nobody has seen.
+fn without_lines(message: &str) -> String {
+    let mut message = message.to_owned();
+    for (before, after) in [("; the first is in line ", ""), (" (line ", ")"), (" in line ", "")] {
+        while let Some(at) = message.find(before) {
+            let number = &message[at + before.len()..];
+            let behind = number.trim_start_matches(|c: char| c.is_ascii_digit());
+            let Some(behind) = behind.strip_prefix(after).filter(|behind| behind.len() < number.len()) else { break };
+            message = format!("{}{behind}", &message[..at]);
+        }
+    }
+    message
+}
+
 fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -249,6 +267,11 @@ backends = [{ name = "n1", address = "10.0.2.31" }]
         let pool = json!({"name": "boot", "takeover": true, "backends": [{"name": "t1", "address": "10.0.2.21"}]});
         let said: Vec<String> = Intent::from_json(&json!({"pool": [pool]})).errors().map(ToString::to_string).collect();
         assert!(said.len() == 1 && said[0].starts_with("pool.boot.takeover = true: needs a tid_range"), "{said:?}");
+        let twice = json!({"name": "boot", "backends": []});
+        let said = Intent::from_json(&json!({"pool": [twice, twice]}));
+        assert_eq!(said.errors().next().unwrap().message, "is also the name of the pool; the name of a pool is unique");
+        assert_eq!(without_lines("a service (line 27) needs; the first is in line 3 of"), "a service needs of");
+        assert_eq!(without_lines("stands in line of"), "stands in line of");
         for bad in [json!([]), json!(1), json!({"vip": 3}), json!({"director": {}}), json!({"pool": [{"name": "a", "name2": 1e300}]})] {
             let checked = Intent::from_json(&bad);
             assert!(checked.config.is_none() && checked.errors().count() > 0, "{bad}");

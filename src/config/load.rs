@@ -2,7 +2,7 @@
 
 use super::problem::{Problem, Severity};
 use super::reader::{Mark, Reader, Spot, Table};
-use super::{Config, Intent, announce, cross, director, neighbour, pool, promise, store, vip};
+use super::{Config, Intent, announce, api, cross, director, neighbour, pool, promise, store, vip};
 use crate::hash::KeyId;
 use std::collections::HashSet;
 use std::io::Read;
@@ -119,6 +119,7 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
     let neighbours = neighbours.into_iter().map(neighbour::read).collect();
     let announce = root.optional("announce").and_then(|f| f.table("a table: [announce]")).map(announce::read);
     let store = root.optional("store");
+    let api = root.optional("api").and_then(|f| f.table("a table: [api]")).and_then(api::read);
     root.finish();
     let (place, store) = store.map(|field| (field.mark(), store::read_section(&field))).unzip();
     let (routers, director) = match table {
@@ -147,7 +148,7 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Config> {
         Some(announce) => Some(announce.announce(&director.name)?),
         None => None,
     };
-    Some(Config { director, active_key, announce, vips, pools, neighbours, store })
+    Some(Config { director, active_key, announce, vips, pools, neighbours, store, api })
 }
 
 /// The sections of an intent.

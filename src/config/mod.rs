@@ -10,6 +10,7 @@
 //! |---|---|
 //! | (top) | `active_key` |
 //! | `[director]` | `name`, `address`, `key`, `next_key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
+//! | `[api]` | `listen`, `token_file`, `cert`, `key`, `client_ca` |
 //! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
 //! | `[[pool]]` | `name`, `table_size`, `takeover`, `check`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
@@ -19,6 +20,7 @@
 //! A health controller has a file of its own: [`health`].
 
 mod announce;
+mod api;
 mod check;
 mod checking;
 mod cross;
@@ -42,6 +44,7 @@ mod tests;
 pub(crate) mod text;
 mod vip;
 
+pub use api::{ApiListen, Tls};
 pub use check::check_command;
 pub(crate) use check::tell;
 pub use checking::{Check, Expect, Probe, TftpProbe};
@@ -76,6 +79,8 @@ pub struct Config {
     pub announce: Option<Announce>,
     /// `[store]`: where VIPs and pools live, if not in this file.
     pub store: Option<Store>,
+    /// `[api]`: the interface over TCP; none by default.
+    pub api: Option<ApiListen>,
 }
 
 /// `[director]`

@@ -23,6 +23,7 @@ impl Config {
                 message,
             }
         });
+        let api = self.api != new.api;
         let (old, new) = (&self.director, &new.director);
         let mut problems = Vec::new();
         let mut compare = |key: &str, show: fn(&Director) -> String| {
@@ -45,6 +46,19 @@ impl Config {
         }
         problems.extend(announced);
         problems.extend(store);
+        if api {
+            let place = "api".to_owned();
+            let message = "is not what it was when the director started; this needs a restart".to_owned();
+            problems.push(Problem {
+                severity: Severity::Error,
+                line: 0,
+                column: 0,
+                place: place.clone(),
+                key: place,
+                value: None,
+                message,
+            });
+        }
         problems
     }
 }

@@ -1,18 +1,21 @@
 //! The board: what the control socket shows. Written by control, read by whoever asks; never in the way of a worker.
 
-use super::{Known, NextHops, neighbour::mac};
+use super::events::{Events, Kind};
+use super::{Known, NextHops, State, changes, neighbour::mac};
 use crate::counters::{Counters, Published};
 use crate::hash::KeyId;
 use crate::io::Io;
+use crate::path::lingering::{Lingerer, Lingering};
 use crate::store::Trouble;
-use crate::tables::Snapshot;
+use crate::tables::{BackendId, Snapshot};
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// What is announced by BGP, and why the rest is not.
 pub type Announced = BTreeMap<IpAddr, Result<(), String>>;
@@ -90,7 +93,11 @@ pub struct Shown {
     flows: AtomicUsize,
     flow_capacity: AtomicUsize,
     io: OnceLock<Vec<(&'static str, AtomicU64)>>,
+    lingering: OnceLock<Arc<Lingering>>,
 }
+
+/// A transfer that was silent for so long has ended: clients repeat what was lost after 1 to 5 s.
+pub const QUIET: Duration = Duration::from_secs(10);
 
 impl Shown {
     /// Shows the counters, how many entries of the flow table are in use, and that the worker has turned once more. Called by the worker alone.
@@ -120,6 +127,11 @@ impl Shown {
         });
     }
 
+    /// Shows what still runs on backends that get nothing new. Called by the worker, once.
+    pub fn set_lingering(&self, lingering: Arc<Lingering>) {
+        let _again = self.lingering.set(lingering);
+    }
+
     /// Shows for how many flows there is room.
     pub fn set_flow_capacity(&self, flows: usize) {
         self.flow_capacity.store(flows, Relaxed);
@@ -137,6 +149,20 @@ pub struct Board {
     stored: Mutex<Stored>,
     /// Empty when the director announces nothing.
     announced: ArcSwapOption<Announced>,
+    events: Events,
+    /// Since when each backend that gets nothing new gets nothing new.
+    since: Mutex<HashMap<BackendId, Instant>>,
+    /// Changes whenever something is shown.
+    shown: watch::Sender<()>,
+}
+
+/// What still runs on a backend.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Flows whose last packet was seen a short time ago; the one that spoke last first.
+    pub flows: Vec<Lingerer>,
+    /// How many flows of all backends were not shown for want of room, since the start.
+    pub replaced: u64,
 }
 
 impl Board {
@@ -150,6 +176,9 @@ impl Board {
             reloads: Mutex::default(),
             stored: Mutex::default(),
             announced: ArcSwapOption::empty(),
+            events: Events::default(),
+            since: Mutex::default(),
+            shown: watch::Sender::new(()),
         }
     }
 
@@ -165,7 +194,77 @@ impl Board {
 
     /// Shows `view` from now on.
     pub fn show(&self, view: View) {
+        let generation = view.snapshot.generation;
+        if let Some(before) = self.view.load_full() {
+            if let Some(data) = changes::of_set(&before, &view).to_json() {
+                self.events.note(generation, Kind::SetChanged, data);
+            }
+            if let Some(data) = changes::of_neighbours(&before, &view).to_json() {
+                self.events.note(generation, Kind::Neighbours, data);
+            }
+        }
+        {
+            let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+            let watched = view.backends.iter().filter(|known| !matches!(known.state, State::Active | State::Slow));
+            *since = watched.map(|known| (known.id, since.get(&known.id).copied().unwrap_or_else(Instant::now))).collect();
+        }
         self.view.store(Some(Arc::new(view)));
+        self.shown.send_replace(());
+    }
+
+    /// Changes whenever something is shown.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shown.subscribe()
+    }
+
+    /// What has happened.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Since when the backend of this number gets nothing new; `None` if it does.
+    pub fn watched_since(&self, backend: BackendId) -> Option<Instant> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).get(&backend).copied()
+    }
+
+    /// What still runs on the backends of these numbers: flows that were not silent for `quiet`, over all workers.
+    pub fn running(&self, backends: &[BackendId], quiet: Duration) -> Running {
+        let backends: HashSet<BackendId> = backends.iter().copied().collect();
+        let mut flows: HashMap<_, Lingerer> = HashMap::new();
+        let mut replaced = 0;
+        for lingering in self.workers.iter().filter_map(|shown| shown.lingering.get()) {
+            replaced += lingering.replaced();
+            for found in lingering.within(quiet).into_iter().filter(|l| backends.contains(&l.conversation.backend)) {
+                let flow = flows.entry(found.conversation).or_insert(Lingerer { packets: 0, ..found });
+                flow.packets += found.packets;
+                flow.silent = flow.silent.min(found.silent);
+            }
+        }
+        let mut flows: Vec<Lingerer> = flows.into_values().collect();
+        flows.sort_by_key(|flow| flow.silent);
+        Running { flows, replaced }
+    }
+
+    /// How many flows still run on each backend that gets nothing new.
+    pub fn still_running(&self) -> HashMap<BackendId, usize> {
+        let watched: Vec<BackendId> = self.since.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        let mut counts: HashMap<BackendId, usize> = watched.iter().map(|id| (*id, 0)).collect();
+        for flow in self.running(&watched, QUIET).flows {
+            *counts.entry(flow.conversation.backend).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The same by `pool/backend`.
+    pub fn draining(&self) -> Map<String, Value> {
+        let counts = self.still_running();
+        let mut named: BTreeMap<String, usize> = BTreeMap::new();
+        for known in self.view().iter().flat_map(|view| &view.backends) {
+            if let Some(count) = counts.get(&known.id) {
+                *named.entry(format!("{}/{}", known.pool, known.name)).or_default() += count;
+            }
+        }
+        named.into_iter().map(|(name, count)| (name, json!(count))).collect()
     }
 
     /// What the workers read, once there is something.
@@ -175,7 +274,32 @@ impl Board {
 
     /// Shows what is known of the store from now on.
     pub fn show_store(&self, stored: Stored) {
-        *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
+        let before = {
+            let mut shown = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *shown, stored.clone())
+        };
+        let generation = self.generation();
+        match (&before.trouble, &stored.trouble) {
+            (None, Some(trouble)) => self.events.note(generation, Kind::StoreAway, json!({"kind": stored.kind, "why": trouble.why})),
+            (Some(_), None) => self.events.note(generation, Kind::StoreBack, json!({"kind": stored.kind})),
+            _ => {}
+        }
+        if let Some(why) =
+            stored.refused.as_ref().filter(|why| before.generation != stored.generation || before.refused.as_ref() != Some(why))
+        {
+            self.events.note(generation, Kind::SetRefused, json!({"refused": stored.generation, "why": why}));
+        }
+        self.shown.send_replace(());
+    }
+
+    /// What is known of the store.
+    pub fn stored(&self) -> Stored {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Generation of the set that the workers read; 0 before there is one.
+    pub fn generation(&self) -> u64 {
+        self.view.load().as_ref().map_or(0, |view| view.snapshot.generation)
     }
 
     /// Shows what is announced from now on.
@@ -185,6 +309,8 @@ impl Board {
 
     /// Counts a reload: `Err` says why the file was refused.
     pub fn reloaded(&self, outcome: Result<(), String>) {
+        let (accepted, why) = (outcome.is_ok(), outcome.as_ref().err());
+        self.events.note(self.generation(), Kind::Reload, json!({"accepted": accepted, "why": why}));
         let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(()) => {
@@ -225,6 +351,7 @@ impl Board {
             "generation": view.snapshot.generation,
             "keys": view.keys.1.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "tables": view.fingerprints(),
+            "draining": self.draining(),
         })
     }
 
@@ -262,6 +389,7 @@ impl Board {
             })),
             "vips": view.as_ref().map(|v| v.vips(self.announced.load().as_deref())).unwrap_or_default(),
             "backends": view.as_ref().map(|v| v.backends()).unwrap_or_default(),
+            "draining": self.draining(),
             "flows": {"used": flows(|s| &s.flows), "capacity": flows(|s| &s.flow_capacity)},
             "reload": {"accepted": reloads.accepted, "refused": reloads.refused, "last_error": reloads.last_error},
         })
@@ -290,18 +418,20 @@ impl View {
     }
 
     fn backends(&self) -> Vec<Value> {
-        let backend = |known: &Known| {
-            let hop = self.hops.status(known.address);
-            json!({
-                "name": &*known.name,
-                "pool": &*known.pool,
-                "address": known.address,
-                "weight": known.weight,
-                "state": known.state.name(),
-                "neighbour": hop.as_ref().map_or_else(|_| "unresolved".to_owned(), |hop| mac(hop.mac)),
-                "unresolved_because": hop.err().map(|why| why.to_string()),
-            })
-        };
-        self.backends.iter().map(backend).collect()
+        self.backends.iter().map(|known| self.backend(known)).collect()
+    }
+
+    /// What is known of one backend.
+    pub fn backend(&self, known: &Known) -> Value {
+        let hop = self.hops.status(known.address);
+        json!({
+            "name": &*known.name,
+            "pool": &*known.pool,
+            "address": known.address,
+            "weight": known.weight,
+            "state": known.state.name(),
+            "neighbour": hop.as_ref().map_or_else(|_| "unresolved".to_owned(), |hop| mac(hop.mac)),
+            "unresolved_because": hop.err().map(|why| why.to_string()),
+        })
     }
 }

@@ -2,6 +2,9 @@
 
 pub mod api;
 pub mod board;
+pub mod changes;
+pub mod events;
+pub mod explained;
 pub mod metrics;
 pub mod neighbour;
 pub mod next_hops;
@@ -9,7 +12,7 @@ pub mod socket;
 pub mod writer;
 
 pub use api::{Api, Trial};
-pub use board::{Announced, Board, Facts, Reloads, Shown, Stored, View};
+pub use board::{Announced, Board, Facts, QUIET, Reloads, Running, Shown, Stored, View};
 pub use next_hops::{Link, NextHops, Unresolved};
 pub use socket::ControlSocket;
 pub use writer::{Known, Refused, State, Writer};

@@ -41,6 +41,8 @@ pub(super) struct Control<'f> {
     pub(super) stored: Stored,
     /// What the director says of itself in the store.
     pub(super) word: watch::Sender<Value>,
+    /// The intent of this generation is that of the file.
+    pub(super) from_file: u64,
     /// Before this the next set is not taken over, so that many quick changes become one.
     pub(super) rested: Instant,
     pub(super) writer: Writer,

@@ -43,6 +43,9 @@ pub enum Error {
     /// Metrics.
     #[error(transparent)]
     Metrics(#[from] crate::metrics::Error),
+    /// The interface over TCP.
+    #[error(transparent)]
+    Api(#[from] crate::control::api::tcp::Error),
     /// The io.
     #[error(transparent)]
     Open(#[from] open::Error),

@@ -68,11 +68,14 @@ impl Control<'_> {
             return Err(restart);
         }
         if !self.store.durable() {
+            if known.intent_generation != self.from_file {
+                tracing::warn!("changes made by the API are gone with this reload: without a durable store, the file is what counts");
+            }
             // The file is where such a store comes from. What it cannot bring about must not become the store's intent.
             let hops = self.neighbours.hops.borrow().clone();
             self.written(&file, 0, &known.health, &hops)?;
             let committed = self.store.commit(known.intent_generation, file.intent()).await;
-            committed.map_err(|why| vec![format!("{}: {why}", self.file.display())])?;
+            self.from_file = committed.map_err(|why| vec![format!("{}: {why}", self.file.display())])?;
         }
         let set = self.seen.borrow_and_update().set.clone();
         self.take_over(file, &set, FIRST_ANSWER).await

@@ -55,6 +55,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let signals = signals().map_err(system("cannot listen for signals"))?;
     let socket = ControlSocket::claim(&config.director.socket)?;
     let scraped = config.director.metrics.map(metrics::listen).transpose()?;
+    let remote = config.api.as_ref().map(api::tcp::listen).transpose()?;
     let interface = open::interface(&config.director)?;
     let store = match &config.store {
         None => Store::memory(config.intent()),
@@ -144,6 +145,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         seen,
         stored,
         word,
+        from_file: set.intent_generation,
         rested: started,
         writer,
         neighbours,
@@ -156,7 +158,11 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     };
     control.show();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
-    let server = tokio::spawn(api::serve(listener, Arc::new(Api { board: board.clone(), store, trials: ask_trial })));
+    let api = Arc::new(Api::new(board.clone(), store, ask_trial));
+    if let Some(remote) = remote {
+        remote.serve(api.clone())?;
+    }
+    let server = tokio::spawn(api::serve(listener, api));
     if let Some(listener) = scraped {
         let board = board.clone();
         // Without it the director forwards all the same.

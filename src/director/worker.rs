@@ -68,6 +68,7 @@ impl Worker {
         cpus::pin(self.cpu).map_err(|e| e.to_string())?;
         let mut state = State::new(self.flows, self.mtu);
         self.shown.set_flow_capacity(state.flows.capacity());
+        self.shown.set_lingering(state.lingering.clone());
         self.shown.set_io(&*self.io);
         let mut tables = Cache::new(self.tables.clone());
         let mut pace = Pace::default();

@@ -18,6 +18,7 @@ use std::time::Duration;
   guideway lab
   guideway lab --directors 3 --backends 8 --server dnsmasq --client atftp
   guideway lab --ipv6 --io af_packet --json
+  guideway lab --drain 10 --concurrency 100  # a backend is drained while it has transfers
   guideway lab --reload add-backend@30     # a SIGHUP to every director at 30 % of the transfers")]
 pub struct LabArgs {
     /// Directors, 1–16
@@ -63,6 +64,10 @@ pub struct LabArgs {
     /// or with a broken file, which must change nothing
     #[arg(long, value_name = "add-backend|broken[@PERCENT]")]
     pub reload: Option<Reload>,
+    /// When PERCENT of the transfers have ended and as many run as may, drain the first backend with `guideway drain --wait`: it may get no
+    /// new transfer, and those that it has must end well
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub drain: Option<u8>,
     /// How long one transfer may take: 90s, 2m, 500ms
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub timeout: Duration,
@@ -137,6 +142,9 @@ impl LabArgs {
         }
         if self.direct && self.reload.is_some() {
             return Err(Error::Usage("--reload needs directors, and --direct leaves them out: give one of the two".to_owned()));
+        }
+        if self.drain.is_some() && (self.direct || self.backends < 2) {
+            return Err(Error::Usage("--drain needs directors, and at least --backends 2".to_owned()));
         }
         if self.reload.is_some() && self.backends == 64 {
             return Err(Error::Usage("--reload needs a spare backend: give at most --backends 63".to_owned()));

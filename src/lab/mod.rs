@@ -7,7 +7,7 @@
 //! | [`netns`], [`netlink`], [`topology`], [`switch`] | hosts and links |
 //! | [`packet`], [`nexthops`], [`router`] | the test router: ECMP and GRE |
 //! | [`decap`], [`servers`], [`backends`] | backends |
-//! | [`directors`], [`reload`] | directors |
+//! | [`directors`], [`reload`], [`drain`] | directors |
 //! | [`files`], [`clients`], [`transfers`] | what is fetched, and by whom |
 //! | [`witness`], [`capture`], [`report`] | what was seen |
 
@@ -17,6 +17,7 @@ pub mod capture;
 pub mod clients;
 pub mod decap;
 pub mod directors;
+pub mod drain;
 pub mod error;
 pub mod files;
 pub mod netlink;

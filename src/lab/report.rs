@@ -1,6 +1,7 @@
 //! What the lab shows: the topology before, progress during, and tables or JSON after.
 
 use super::args::LabArgs;
+use super::drain;
 use super::plan::{Backend, Plan};
 use super::reload;
 use super::transfers::{Outcome, Transfer};
@@ -122,6 +123,8 @@ pub struct Report {
     pub seconds: f64,
     /// What a reload did, if one was asked for.
     pub reload: Option<reload::Outcome>,
+    /// What a drain did, if one was asked for.
+    pub drain: Option<drain::Outcome>,
     /// Every transfer that failed.
     pub failures: Vec<Failure>,
     /// What else went wrong.
@@ -133,7 +136,7 @@ pub struct Report {
 impl Report {
     /// 0 when all is well, 1 when something failed, 130 when interrupted.
     pub fn exit_code(&self) -> u8 {
-        let reload_wrong = self.reload.as_ref().is_some_and(|r| !r.right);
+        let reload_wrong = self.reload.as_ref().is_some_and(|r| !r.right) || self.drain.as_ref().is_some_and(|d| !d.right);
         if self.interrupted { 130 } else { u8::from(self.transfers.verified < self.asked || !self.problems.is_empty() || reload_wrong) }
     }
 
@@ -177,6 +180,16 @@ impl Report {
                 out,
                 "lost at the router: {} without a director, {} refused by the kernel",
                 self.router.unroutable, self.router.refused
+            )?;
+        }
+        if let Some(drain) = &self.drain {
+            let verdict = if drain.right { "as it must" } else { "NOT as it must" };
+            let new = drain.requests_after - drain.requests_before.min(drain.requests_after);
+            let last = drain.last_ended_seconds.unwrap_or_default();
+            writeln!(
+                out,
+                "drain of {} after {} transfers: its last transfer ended after {last:.1} s, {new} new, `drain --wait` returned after {:.1} s, {verdict}",
+                drain.backend, drain.at, drain.returned_seconds
             )?;
         }
         if let Some(reload) = &self.reload {

@@ -4,6 +4,7 @@ use super::args::{Io, LabArgs};
 use super::backends::{Backend, Common};
 use super::capture::Capture;
 use super::directors::Director;
+use super::drain::Drain;
 use super::error::{Doing, Error};
 use super::files::Files;
 use super::plan::Plan;
@@ -193,16 +194,25 @@ fn measure(lab: &mut Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Resu
     let (mut counts, mut failures, mut problems, mut reloaded) = (Counts::default(), Vec::new(), Vec::new(), None);
     let mut progress = Progress::new(args.transfers);
     let mut reload = args.reload;
+    let (mut drain_at, mut drain) = (args.drain, None::<Drain>);
     for event in events {
         match event {
             Event::Started => counts.started += 1,
             Event::Ended(transfer) => {
                 counts.ended(&transfer.outcome);
+                drain.iter_mut().for_each(|drain| drain.ended(lab.served.by(&transfer.file).as_deref(), transfer.ended));
                 failures.extend(Failure::of(&transfer, lab.served.by(&transfer.file)));
                 progress.show(&counts);
             }
         }
         let due = |percent: u8| u64::from(counts.over()) * 100 >= u64::from(percent) * u64::from(args.transfers);
+        let all_run = counts.started >= args.concurrency.min(args.transfers);
+        if let (Some(backend), Some(_)) = (lab.backends.first(), drain_at.take_if(|percent| all_run && due(*percent))) {
+            match Drain::begin(&backend.name, &lab.directors, &lab.served, counts.over()) {
+                Ok(begun) => drain = Some(begun),
+                Err(e) => problems.push(e.to_string()),
+            }
+        }
         if let Some(now) = reload.take_if(|r| due(r.percent)) {
             match lab.reload(now.kind, counts.over()) {
                 Ok(outcome) => reloaded = Some(outcome),
@@ -212,6 +222,10 @@ fn measure(lab: &mut Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Resu
     }
     let seconds = since.elapsed().as_secs_f64();
     progress.finish();
+    let drained = drain.map(|drain| drain.finish(&lab.served)).transpose().unwrap_or_else(|e| {
+        problems.push(e.to_string());
+        None
+    });
     let mut directors = Vec::new();
     for director in &mut lab.directors {
         match director.status() {
@@ -238,6 +252,7 @@ fn measure(lab: &mut Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Resu
         decap: if lab.backends.iter().any(|b| b.decap.is_some()) { "user" } else { "kernel" },
         seconds,
         reload: reloaded,
+        drain: drained,
         failures,
         problems,
         interrupted: interrupt.happened(),

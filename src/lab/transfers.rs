@@ -43,6 +43,8 @@ pub struct Transfer {
     pub file: String,
     /// How long it took, in seconds.
     pub seconds: f64,
+    /// When its client ended; checking the file takes its time after that.
+    pub ended: Instant,
     /// How it ended.
     pub outcome: Outcome,
 }
@@ -97,20 +99,23 @@ async fn transfer(order: &Order, number: u32) -> Transfer {
     let since = Instant::now();
     let file = Files::name(number);
     let to = order.files.fetched.join(&file);
+    let mut ended = since;
     let outcome = match order.files.offer(number) {
-        Ok(()) => fetch(order, number, &file, &to).await,
+        Ok(()) => fetch(order, number, &file, &to, &mut ended).await,
         Err(e) => Outcome::Failed(format!("offering the file: {e}")),
     };
     order.files.withdraw(number);
     // Failed transfers leave part of a file, or none.
     let _gone = std::fs::remove_file(&to);
-    Transfer { number, file, seconds: since.elapsed().as_secs_f64(), outcome }
+    Transfer { number, file, seconds: since.elapsed().as_secs_f64(), ended, outcome }
 }
 
-async fn fetch(order: &Order, number: u32, file: &str, to: &PathBuf) -> Outcome {
+async fn fetch(order: &Order, number: u32, file: &str, to: &PathBuf, ended: &mut Instant) -> Outcome {
     let mut command = order.client.command(&order.program, &Fetch { vip: order.vip, file, to, blksize: order.blksize });
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = match tokio::time::timeout(order.timeout, command.output()).await {
+    let output = tokio::time::timeout(order.timeout, command.output()).await;
+    *ended = Instant::now();
+    let output = match output {
         Ok(Ok(output)) => output,
         Ok(Err(e)) => return Outcome::Failed(format!("starting {}: {e}", order.client.name())),
         Err(_) => return Outcome::Failed(format!("not done after {:?}", order.timeout)),

@@ -9,6 +9,7 @@ pub mod encap;
 pub mod explain;
 pub mod fragment;
 pub mod icmp;
+pub mod lingering;
 pub mod outbox;
 pub mod parse;
 mod predict;
@@ -87,7 +88,12 @@ fn short_way(frame: &mut Frame<'_>, quick: &Quick<'_>, tables: &Snapshot, state:
     let row_hash = |hash| quick::row_hash(frame.bytes(), quick, hash, tables);
     let (choice, backend) = select::finish(&quick.plan, quick.service, false, row_hash, tables, &mut state.flows, now).ok()?;
     state.counters.add(choice.by.number(), 1);
-    let wrapped = backend.is_some_and(|backend| encap::wrap(frame, &quick.envelope, backend).is_ok());
+    let wrapped = backend.is_some_and(|backend| {
+        if backend.watched {
+            state.lingering.note_quick(frame.bytes(), &quick.envelope, choice.backend, tables, now);
+        }
+        encap::wrap(frame, &quick.envelope, backend).is_ok()
+    });
     Some(if wrapped { Verdict::Transmit } else { unsent(frame, choice.backend, tables, state, now) })
 }
 
@@ -137,6 +143,9 @@ fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tabl
         Err(reason) => return Verdict::Drop(reason),
     };
     state.counters.add(choice.by.number(), 1);
+    if !flow.about && tables.backend(choice.backend).is_some_and(|backend| backend.watched) {
+        state.lingering.note(flow, choice.backend, tables, now);
+    }
     if packet.ip.fragment.is_some() {
         let key = fragment_key(packet, tables);
         if let Err(reason) = state.fragments.learn(key, choice.backend, now) {

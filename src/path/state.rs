@@ -1,6 +1,7 @@
 //! What one worker remembers between packets: flows, fragments, counters. Fixed memory, made once.
 
 use super::fragment::Fragments;
+use super::lingering::Lingering;
 use super::outbox::Outbox;
 use super::too_big::Limiter;
 use crate::counters::{Counters, Number};
@@ -8,6 +9,7 @@ use crate::flow::FlowTable;
 use crate::tables::BackendId;
 use crate::time::Time;
 use crate::verdict::{Reason, Verdict};
+use std::sync::Arc;
 
 /// Backends without a link-layer address that one batch may name.
 const UNRESOLVED: usize = 16;
@@ -23,6 +25,8 @@ pub struct State {
     pub counters: Counters,
     /// The flow table.
     pub flows: FlowTable,
+    /// What still runs on backends that get nothing new.
+    pub lingering: Arc<Lingering>,
     /// More than a quarter of the last batch opened flows.
     pub(super) many_new: bool,
     pub(super) fragments: Fragments,
@@ -44,6 +48,7 @@ impl State {
         State {
             counters: Counters::default(),
             flows: FlowTable::new(flows),
+            lingering: Arc::default(),
             many_new: false,
             fragments: Fragments::new(frame),
             out: Out { outbox: Outbox::new(frame), limiter: Limiter::default(), unresolved: Vec::with_capacity(UNRESOLVED) },
@@ -57,6 +62,7 @@ impl State {
             self.counters.unhold(Verdict::Drop(Reason::FragmentHoldExpired));
         }
         self.flows.sweep(now, SWEEP);
+        self.lingering.tick(now);
     }
 
     /// Hands every frame that was originated or released to `send`, in order; `false` from it means that there was no room.

@@ -31,6 +31,8 @@ pub struct Backend {
     pub address: IpAddr,
     /// Seen to be down: flows that another can go on with leave it.
     pub down: bool,
+    /// Gets nothing new: drained, down or retired. What still goes there is looked at.
+    pub watched: bool,
     next_hop: Option<NextHop>,
     head: Head,
     /// Longest packet that fits the way there once wrapped; 0 while the next hop is not resolved.
@@ -156,7 +158,7 @@ impl Backend {
             }
             _ => return None,
         };
-        let mut backend = Backend { name, pool, address, down: false, next_hop: None, head, room: 0 };
+        let mut backend = Backend { name, pool, address, down: false, watched: false, next_hop: None, head, room: 0 };
         backend.set_next_hop(next_hop);
         Some(backend)
     }

@@ -282,7 +282,7 @@ fn neighbours() {
     errors(
         &rest("[[neighbor]]\n"),
         &[
-            "line 7: neighbor: is no key that is known here; did you mean \"neighbour\"? Known: director, active_key, vip, pool, neighbour, announce, store",
+            "line 7: neighbor: is no key that is known here; did you mean \"neighbour\"? Known: director, active_key, vip, pool, neighbour, announce, store, api",
         ],
     );
 }

@@ -236,13 +236,7 @@ impl Writer {
             pool: identity.pool.clone(),
             address: identity.address,
             weight: entry.weight,
-            state: match (entry.retired, entry.drain || entry.weight == 0, entry.health) {
-                (Some(_), ..) => State::Retired,
-                (None, _, Observation::Down) => State::Down,
-                (None, true, _) => State::Drained,
-                (None, false, Observation::Slow { .. }) => State::Slow,
-                (None, false, Observation::Up) => State::Active,
-            },
+            state: entry.state(),
         })
     }
 }
@@ -254,6 +248,7 @@ fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec
             let (name, pool) = (identity.name.clone(), identity.pool.clone());
             let mut backend = Backend::new(name, pool, hops.link.mac, source, identity.address, hops.get(identity.address))?;
             backend.down = entry.health == Observation::Down;
+            backend.watched = !matches!(entry.state(), State::Active | State::Slow);
             Some(backend)
         });
         if backend.is_none() && entry.retired.is_none() {

@@ -1,6 +1,6 @@
 //! Who has which number and which server ports, now and for as long as their transfers may live.
 
-use super::{RangeHeld, Refused};
+use super::{RangeHeld, Refused, State};
 use crate::config::Config;
 use crate::store::{Health, Observation};
 use crate::tables::{BackendId, NO_BACKEND};
@@ -78,6 +78,19 @@ impl<'r> Members<'r> {
 
     fn claims(&self) -> impl Iterator<Item = (&'r Identity, &'r Entry, &'r Claim)> {
         self.0.iter().flat_map(|(identity, entry)| entry.claims.iter().map(|claim| (*identity, *entry, claim)))
+    }
+}
+
+impl Entry {
+    /// Whether it gets new flows.
+    pub(super) fn state(&self) -> State {
+        match (self.retired, self.drain || self.weight == 0, self.health) {
+            (Some(_), ..) => State::Retired,
+            (None, _, Observation::Down) => State::Down,
+            (None, true, _) => State::Drained,
+            (None, false, Observation::Slow { .. }) => State::Slow,
+            (None, false, Observation::Up) => State::Active,
+        }
     }
 }
 

@@ -48,6 +48,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
         neighbours: Vec::new(),
         announce: None,
         store: None,
+        api: None,
     }
 }
 

@@ -5,6 +5,7 @@ mod forward;
 mod fragments;
 mod hostile;
 mod icmp;
+mod lingering;
 mod mtu;
 mod reasons;
 mod spread;

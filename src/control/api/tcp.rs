@@ -1,0 +1,275 @@
+//! The interface over TCP: for those who show a token, or a certificate, or both. On a thread of its own, so that nobody who knocks delays control.
+
+use super::answer::Refusal;
+use super::patient::Patient;
+use super::serve::{PATIENCE, connection};
+use super::{Api, router};
+use crate::config::{ApiListen, Tls};
+use axum::extract::{Extension, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+/// Connections at the same time; more wait in the kernel.
+const MOST: usize = 64;
+/// Wrong tokens that one address may show within [`WINDOW`]; after that it is not listened to.
+const WRONG: u32 = 10;
+const WINDOW: Duration = Duration::from_secs(10);
+/// Addresses whose wrong tokens are counted.
+const ADDRESSES: usize = 1024;
+/// A shorter token could be guessed.
+const SHORTEST_TOKEN: usize = 16;
+/// How long to wait after the kernel had no file descriptor for a connection.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// Why the interface cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody can listen there.
+    #[error("api.listen = \"{address}\": {source}; choose an address of this host and a free port")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file cannot be used.
+    #[error("api.{key} = {}: {why}", path.display())]
+    File {
+        /// Which key of `[api]`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The thread cannot be started.
+    #[error("the interface over TCP cannot be started: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A listener that is ready to serve.
+pub struct Tcp {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    guard: Arc<Guard>,
+}
+
+/// Who may ask.
+struct Guard {
+    /// SHA-256 of the token.
+    token: Option<[u8; 32]>,
+    wrong: Mutex<HashMap<IpAddr, (Instant, u32)>>,
+}
+
+/// Listens, with every file read.
+///
+/// # Errors
+/// When the address cannot be had, or a file of `[api]` cannot be used.
+pub fn listen(config: &ApiListen) -> Result<Tcp, Error> {
+    let tls = config.tls.as_ref().map(acceptor).transpose()?;
+    let token = config.token_file.as_deref().map(token).transpose()?;
+    let bind = || {
+        let listener = TcpListener::bind(config.listen)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    let listener = bind().map_err(|source| Error::Listen { address: config.listen, source })?;
+    Ok(Tcp { listener, tls, guard: Arc::new(Guard { token, wrong: Mutex::default() }) })
+}
+
+impl Tcp {
+    /// Answers until the process ends.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn serve(self, api: Arc<Api>) -> Result<(), Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let guarded = from_fn_with_state(self.guard.clone(), admit);
+        let router = router(api).layer(guarded);
+        tracing::info!("API at {}://{}", if self.tls.is_some() { "https" } else { "http" }, self.listener.local_addr()?);
+        std::thread::Builder::new().name("api".to_owned()).spawn(move || {
+            let _ = nix::sys::signal::SigSet::all().thread_block();
+            if let Err(error) = runtime.block_on(self.accept(router)) {
+                // The director forwards all the same, and its Unix socket answers.
+                tracing::error!("the API over TCP has ended: {error}");
+            }
+        })?;
+        Ok(())
+    }
+
+    async fn accept(self, router: axum::Router) -> std::io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let places = Arc::new(Semaphore::new(MOST));
+        loop {
+            // Nobody closes the semaphore, so that this is always a place.
+            let place = places.clone().acquire_owned().await.ok();
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!("the API cannot take a connection: {error}");
+                    tokio::time::sleep(EXHAUSTED).await;
+                    continue;
+                }
+            };
+            let (tls, router) = (self.tls.clone(), router.clone().layer(Extension(peer)));
+            tokio::spawn(async move {
+                let stream = Patient::new(stream);
+                match tls {
+                    None => connection(stream, router).await,
+                    Some(tls) => match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => connection(stream, router).await,
+                        Ok(Err(error)) => tracing::info!(%peer, "no TLS with a client of the API: {error}"),
+                        Err(_) => {}
+                    },
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+/// Lets those pass who show the token, if there is one. Without one, TLS has seen a certificate already.
+async fn admit(State(guard): State<Arc<Guard>>, Extension(peer): Extension<SocketAddr>, request: Request, next: Next) -> Response {
+    match guard.admits(peer.ip(), request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes())) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) if refusal.status == StatusCode::UNAUTHORIZED => ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+impl Guard {
+    fn admits(&self, peer: IpAddr, authorization: Option<&[u8]>) -> Result<(), Refusal> {
+        let Some(token) = self.token else { return Ok(()) };
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.retain(|_, (since, _)| since.elapsed() < WINDOW);
+        let others = wrong.len();
+        let count = wrong.get(&peer).map_or(0, |(_, count)| *count);
+        if count >= WRONG || (count == 0 && others >= ADDRESSES) {
+            let error = format!("too many wrong tokens; wait {} s", WINDOW.as_secs());
+            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, error));
+        }
+        let shown = authorization.and_then(bearer);
+        if shown.is_some_and(|shown| same(&Sha256::digest(shown).into(), &token)) {
+            return Ok(());
+        }
+        if shown.is_some() {
+            let (_, count) = wrong.entry(peer).or_insert_with(|| (Instant::now(), 0));
+            *count += 1;
+            match *count {
+                1 => tracing::warn!(%peer, "a wrong token was shown to the API"),
+                WRONG => {
+                    tracing::warn!(%peer, "{WRONG} wrong tokens were shown to the API; it does not listen to this address for a while")
+                }
+                _ => {}
+            }
+        }
+        let why = if shown.is_some() { "the token is wrong" } else { "a token is needed: Authorization: Bearer …" };
+        Err(Refusal::new(StatusCode::UNAUTHORIZED, why))
+    }
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// In a time that does not depend on where they differ; and what is compared are hashes, which nobody can approach step by step.
+fn same(one: &[u8; 32], other: &[u8; 32]) -> bool {
+    one.iter().zip(other).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+}
+
+fn token(path: &Path) -> Result<[u8; 32], Error> {
+    let failed = |why: String| Error::File { key: "token_file", path: path.to_owned(), why };
+    let mode = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.mode();
+    if mode & 0o007 != 0 {
+        return Err(failed(format!("everybody on this host may read or change it (mode {:o}); chmod 600", mode & 0o777)));
+    }
+    let text = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+    let token = text.trim_ascii();
+    if token.len() < SHORTEST_TOKEN || !token.iter().all(u8::is_ascii_graphic) {
+        let why = format!("holds no token; one has at least {SHORTEST_TOKEN} printable characters without spaces (openssl rand -hex 32)");
+        return Err(failed(why));
+    }
+    Ok(Sha256::digest(token).into())
+}
+
+fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
+    let failed = |key: &'static str, path: &Path, why: String| Error::File { key, path: path.to_owned(), why };
+    let chain = certificates("cert", &tls.cert)?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| failed("key", &tls.key, format!("no private key can be read: {e}")))?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().map_err(|e| failed("cert", &tls.cert, e.to_string()))?;
+    let builder = match &tls.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates("client_ca", path)? {
+                roots.add(certificate).map_err(|e| failed("client_ca", path, e.to_string()))?;
+            }
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|e| failed("client_ca", path, e.to_string()))?)
+        }
+    };
+    let config = builder.with_single_cert(chain, key).map_err(|e| failed("cert", &tls.cert, format!("does not go with the key: {e}")))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let failed = |why: String| Error::File { key, path: path.to_owned(), why };
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let read = read.map_err(|e| failed(format!("no certificates can be read: {e}")))?;
+    if read.is_empty() { Err(failed("has no certificate".to_owned())) } else { Ok(read) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_token_opens_and_wrong_ones_close() {
+        let guard = Guard { token: Some(Sha256::digest(b"0123456789abcdef").into()), wrong: Mutex::default() };
+        let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let status = |peer, shown: Option<&str>| guard.admits(peer, shown.map(str::as_bytes)).err().map(|refusal| refusal.status);
+        assert_eq!(status(one, Some("Bearer 0123456789abcdef")), None);
+        assert_eq!(status(one, Some("bearer  0123456789abcdef ")), None);
+        for nothing in [None, Some(""), Some("Basic 0123456789abcdef"), Some("Bearer")] {
+            assert_eq!(status(one, nothing), Some(StatusCode::UNAUTHORIZED));
+        }
+        for _ in 0..WRONG {
+            assert_eq!(status(one, Some("Bearer 0123456789abcdeF")), Some(StatusCode::UNAUTHORIZED));
+        }
+        assert_eq!(status(one, Some("Bearer 0123456789abcdef")), Some(StatusCode::TOO_MANY_REQUESTS), "not even the right one");
+        assert_eq!(status(other, Some("Bearer 0123456789abcdef")), None);
+    }
+
+    #[test]
+    fn a_token_that_everybody_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let with = |text: &str, mode: u32| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            token(&path).map_err(|error| error.to_string())
+        };
+        assert_eq!(with("0123456789abcdef\n", 0o600), Ok(Sha256::digest(b"0123456789abcdef").into()));
+        assert!(with("0123456789abcdef", 0o644).unwrap_err().contains("mode 644"));
+        assert!(with("short", 0o600).unwrap_err().contains("at least 16"));
+        assert!(with("0123456789 abcdef", 0o600).unwrap_err().contains("without spaces"));
+    }
+}

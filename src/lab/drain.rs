@@ -1,0 +1,106 @@
+//! A drain in the middle of the transfers, by the command that operators use: no transfer may fail, and the drained backend may get none that is new.
+
+use super::directors::Director;
+use super::error::{Doing, Error};
+use super::servers::last_line;
+use super::witness::Served;
+use crate::control_client::Client;
+use serde::Serialize;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// `guideway drain --wait` returns when nothing was seen for 10 s; for so long after the last transfer's end it may take at most.
+const LATEST: Duration = Duration::from_secs(20);
+/// A request that was forwarded before the drain has reached the witness after this time.
+const UNDER_WAY: Duration = Duration::from_millis(200);
+
+/// A drain that was begun.
+#[derive(Debug)]
+pub struct Drain {
+    backend: String,
+    at: u32,
+    since: Instant,
+    before: u64,
+    /// When the drained backend's last transfer ended.
+    last: Option<Instant>,
+    waiting: JoinHandle<std::io::Result<(Output, Instant)>>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Which backend.
+    pub backend: String,
+    /// How many transfers had ended when it was drained.
+    pub at: u32,
+    /// Transfers whose request had reached it by then.
+    pub requests_before: u64,
+    /// The same at the end: more would be wrong.
+    pub requests_after: u64,
+    /// From the drain to the end of its last transfer.
+    pub last_ended_seconds: Option<f64>,
+    /// From the drain to the return of `guideway drain --wait`.
+    pub returned_seconds: f64,
+    /// What that command said.
+    pub said: Vec<String>,
+    /// Whether it did what it must.
+    pub right: bool,
+}
+
+impl Drain {
+    /// Drains `backend` at every director. `at` is how many transfers had ended, for the report.
+    pub fn begin(backend: &str, directors: &[Director], served: &Served, at: u32) -> Result<Drain, Error> {
+        for director in directors {
+            let client = Client::Socket(director.socket.clone());
+            let path = client.get("/v1/backends").doing(|| format!("asking director {}", director.name))?["backends"]
+                .as_array()
+                .and_then(|all| all.iter().find(|known| known["name"] == backend))
+                .and_then(|known| Some(format!("/v1/pools/{}/backends/{backend}/drain", known["pool"].as_str()?)))
+                .ok_or_else(|| Error::failed("draining".to_owned(), format!("director {} has no backend {backend}", director.name)))?;
+            client.change("POST", &path, None).doing(|| format!("draining {backend} at director {}", director.name))?;
+        }
+        let since = Instant::now();
+        std::thread::sleep(UNDER_WAY);
+        let before = served.count(backend);
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("guideway").args(["drain", backend, "--wait"]).stdin(Stdio::null());
+        for director in directors {
+            command.arg("--socket").arg(&director.socket);
+        }
+        let run = move || command.output().map(|output| (output, Instant::now()));
+        let waiting = std::thread::Builder::new().name("drain".to_owned()).spawn(run).doing(|| "starting a thread".to_owned())?;
+        Ok(Drain { backend: backend.to_owned(), at, since, before, last: None, waiting })
+    }
+
+    /// A transfer of `backend` has ended at `ended`.
+    pub fn ended(&mut self, backend: Option<&str>, ended: Instant) {
+        if backend == Some(self.backend.as_str()) {
+            self.last = self.last.max(Some(ended));
+        }
+    }
+
+    /// After the last transfer: waits for the command.
+    pub fn finish(self, served: &Served) -> Result<Outcome, Error> {
+        let waited = self.waiting.join().map_err(|_| Error::failed("draining".to_owned(), "its thread panicked".to_owned()))?;
+        let (output, returned) = waited.doing(|| "running guideway drain".to_owned())?;
+        let after = served.count(&self.backend);
+        // It must not return before the last transfer has ended, nor long after.
+        let in_time = self.last.is_none_or(|last| returned > last && returned.duration_since(last) < LATEST);
+        let mut said: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+        if !output.status.success() {
+            said.push(last_line(&String::from_utf8_lossy(&output.stderr)).to_owned());
+        }
+        Ok(Outcome {
+            right: output.status.success() && after == self.before && in_time,
+            backend: self.backend,
+            at: self.at,
+            requests_before: self.before,
+            requests_after: after,
+            last_ended_seconds: self.last.map(|last| last.duration_since(self.since).as_secs_f64()),
+            returned_seconds: returned.duration_since(self.since).as_secs_f64(),
+            said,
+        })
+    }
+}

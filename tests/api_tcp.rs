@@ -1,0 +1,186 @@
+//! The API over TCP: no token, no access; no certificate, no access; and who knocks without either delays nobody.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod dut;
+
+use dut::{Director, GUIDEWAY, PATIENCE, in_namespaces};
+use guideway::control_client::{Client, Credentials, Error, Remote};
+use nix::sys::signal::Signal;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const INTENT: &str = r#"
+    [[vip]]
+    address = "192.0.2.69"
+    service = "tftp"
+    pool = "boot"
+    [[pool]]
+    name = "boot"
+    backends = [
+        { name = "t1", address = "10.0.1.21", tid_range = "20000-20999" },
+        { name = "t2", address = "10.0.1.22", tid_range = "21000-21999" },
+    ]
+"#;
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+fn openssl(directory: &Path, arguments: &str) {
+    let output = Command::new("openssl").args(arguments.split_whitespace()).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Authorities `NAME.pem`, each with a certificate for 127.0.0.1, `NAME-leaf.pem` and `.key`; and the token.
+fn secrets(directory: &Path) {
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    for name in ["good", "other"] {
+        openssl(directory, &format!("req -x509 {key} -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}"));
+        openssl(directory, &format!("req {key} -keyout {name}-leaf.key -out {name}.csr -subj /CN=leaf"));
+        std::fs::write(directory.join("extensions"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+        let signed = "-days 2 -CAcreateserial -extfile extensions";
+        openssl(directory, &format!("x509 -req -in {name}.csr -CA {name}.pem -CAkey {name}.key -out {name}-leaf.pem {signed}"));
+    }
+    token(directory, "token", TOKEN, 0o600);
+    token(directory, "wrong", "0123456789abcdef0123456789abcdeF", 0o600);
+}
+
+fn token(directory: &Path, name: &str, text: &str, mode: u32) {
+    std::fs::write(directory.join(name), text).unwrap();
+    std::fs::set_permissions(directory.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn start(api: &str) -> Director {
+    let directory = tempfile::tempdir().unwrap();
+    secrets(directory.path());
+    dut::write(directory.path(), "af_packet", INTENT, &api.replace("DIRECTORY", &directory.path().display().to_string()));
+    Director::start_in(directory)
+}
+
+fn client(director: &Director, url: &str, token: Option<&str>, identity: Option<&str>) -> Client {
+    let file = |name: &str| director.directory.path().join(name);
+    let credentials = Credentials {
+        token_file: token.map(file),
+        ca: Some(file("good.pem")),
+        identity: identity.map(|name| (file(&format!("{name}-leaf.pem")), file(&format!("{name}-leaf.key")))),
+    };
+    Client::Remote(Box::new(Remote::new(url, &credentials).unwrap()))
+}
+
+fn status(outcome: Result<serde_json::Value, Error>) -> u16 {
+    match outcome {
+        Ok(_) => 200,
+        Err(Error::Refused { status, document, .. }) => {
+            assert!(document["error"].is_string() && document["problems"].is_array(), "{document}");
+            status
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn without_the_token_nothing_is_answered() {
+    in_namespaces(|_wire| {
+        let director = start("[api]\nlisten = \"127.0.0.1:9443\"\ntoken_file = \"DIRECTORY/token\"\n");
+        let before = director.state();
+        let url = "http://127.0.0.1:9443";
+        let of = |token| client(&director, url, token, None);
+        assert_eq!(status(of(Some("token")).get("/v1/status")), 200);
+        for path in ["/v1/status", "/v1/openapi.json", "/nonsense", "/v1/events"] {
+            assert_eq!(status(of(None).get(path)), 401, "{path}");
+        }
+        assert_eq!(status(of(None).change("POST", "/v1/pools/boot/backends/t1/drain", None)), 401);
+        assert_eq!(status(of(Some("wrong")).change("POST", "/v1/pools/boot/backends/t1/drain", None)), 401);
+        let said = director.logged("a wrong token was shown");
+        assert!(said.contains("WARN") && !said.contains("abcdeF"), "{said}");
+        assert_eq!(director.state(), before);
+
+        let path = |name: &str| director.directory.path().join(name);
+        let drained = Command::new(GUIDEWAY).args(["drain", "t1", "--url", url, "--token-file"]).arg(path("token")).output().unwrap();
+        assert!(drained.status.success(), "{drained:?}");
+        assert_eq!(director.get("/v1/pools/boot/backends/t1")["state"], "drained");
+
+        // Who says nothing, or not all, is left after a while; and meanwhile others are answered.
+        let mut silent: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect("127.0.0.1:9443").unwrap()).collect();
+        for stream in &mut silent[10..] {
+            stream.write_all(b"GET /v1/status HTTP/1.1\r\nX").unwrap();
+        }
+        assert_eq!(status(of(Some("token")).get("/v1/status")), 200);
+        let since = Instant::now();
+        for stream in &mut silent {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).unwrap();
+            assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&rest));
+        }
+        assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+
+        // So many wrong ones that nobody at this address is listened to; the Unix socket is not concerned.
+        for _ in 0..9 {
+            assert_eq!(status(of(Some("wrong")).get("/v1/status")), 401);
+        }
+        let closed = (0..12).map(|_| status(of(Some("wrong")).get("/v1/status"))).filter(|status| *status == 429).count();
+        assert!(closed > 0 && status(of(Some("token")).get("/v1/status")) == 429);
+        director.get("/v1/status");
+    });
+}
+
+#[test]
+fn without_a_certificate_of_ours_there_is_no_connection() {
+    in_namespaces(|_wire| {
+        let director = start(
+            "[api]\nlisten = \"0.0.0.0:9443\"\ncert = \"DIRECTORY/good-leaf.pem\"\nkey = \"DIRECTORY/good-leaf.key\"\n\
+             client_ca = \"DIRECTORY/good.pem\"\ntoken_file = \"DIRECTORY/token\"\n",
+        );
+        let url = "https://127.0.0.1:9443";
+        assert_eq!(status(client(&director, url, Some("token"), Some("good")).get("/v1/status")), 200);
+        assert_eq!(status(client(&director, url, None, Some("good")).get("/v1/status")), 401, "both are needed");
+        for identity in [None, Some("other")] {
+            let refused = client(&director, url, Some("token"), identity).get("/v1/status");
+            assert!(matches!(refused, Err(Error::Connect { .. } | Error::Broken { .. })), "{identity:?}: {refused:?}");
+        }
+        let plain = client(&director, "http://127.0.0.1:9443", Some("token"), None).get("/v1/status");
+        assert!(matches!(plain, Err(Error::Broken { .. })), "{plain:?}");
+        let path = |name: &str| -> PathBuf { director.directory.path().join(name) };
+        let mut shown = Command::new(GUIDEWAY);
+        shown.args(["backends", "--url", url]);
+        for (flag, name) in [("--token-file", "token"), ("--ca", "good.pem"), ("--cert", "good-leaf.pem"), ("--key", "good-leaf.key")] {
+            shown.arg(flag).arg(path(name));
+        }
+        let shown = shown.output().unwrap();
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("t2"), "{shown:?}");
+        // A change of this section needs a restart.
+        let file = path("d1.toml");
+        let text = std::fs::read_to_string(&file).unwrap().replace("0.0.0.0:9443", "0.0.0.0:9444");
+        std::fs::write(&file, text).unwrap();
+        director.signal(Signal::SIGHUP);
+        assert!(director.logged("reload refused").contains("api"));
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_used_stops_the_director_and_is_named() {
+    in_namespaces(|_wire| {
+        let directory = tempfile::tempdir().unwrap();
+        secrets(directory.path());
+        token(directory.path(), "open", TOKEN, 0o644);
+        let home = directory.path().display().to_string();
+        let tls = "cert = \"DIRECTORY/good-leaf.pem\"\nkey = \"DIRECTORY/good-leaf.key\"\n";
+        for (api, part) in [
+            ("token_file = \"DIRECTORY/open\"\n".to_owned(), "mode 644"),
+            ("token_file = \"DIRECTORY/none\"\n".to_owned(), "api.token_file"),
+            (format!("{tls}client_ca = \"DIRECTORY/token\"\n"), "has no certificate"),
+            (
+                "cert = \"DIRECTORY/good-leaf.pem\"\nkey = \"DIRECTORY/other-leaf.key\"\nclient_ca = \"DIRECTORY/good.pem\"\n".to_owned(),
+                "does not go with the key",
+            ),
+        ] {
+            let api = format!("[api]\nlisten = \"127.0.0.1:9443\"\n{}", api.replace("DIRECTORY", &home));
+            dut::write(directory.path(), "af_packet", INTENT, &api);
+            let output = Command::new(GUIDEWAY).args(["director", "--config"]).arg(directory.path().join("d1.toml")).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.code() == Some(1) && said.contains(part), "{part} in {said}");
+        }
+    });
+}
