@@ -95,9 +95,11 @@ pub fn run(args: &Args) -> u8 {
     if explained.is_err() { FAILED } else { printed }
 }
 
+/// The range that the packet's port lies in, or that of the backend that gets a request.
 fn tid_range(explained: &Explained<'_>, config: &Config) -> Option<(u16, u16)> {
-    let pool = config.pools.iter().find(|pool| *pool.name == *explained.backend.pool)?;
-    pool.backends.iter().find(|backend| *backend.name == *explained.backend.name)?.tid_range
+    let owner = explained.instead_of.unwrap_or(explained.backend);
+    let pool = config.pools.iter().find(|pool| *pool.name == *owner.pool)?;
+    pool.backends.iter().find(|backend| *backend.name == *owner.name)?.tid_range
 }
 
 fn document(explained: &Explained<'_>, config: &Config, args: &Args) -> Value {
@@ -111,6 +113,7 @@ fn document(explained: &Explained<'_>, config: &Config, args: &Args) -> Value {
         "backend": *explained.backend.name,
         "address": explained.backend.address.to_string(),
         "by": explained.by.name(),
+        "instead_of": explained.instead_of.map(|owner| owner.name.to_string()),
         "key": explained.key,
         "hash": explained.hash.map(|hash| format!("{hash:016x}")),
         "row": explained.row,
@@ -150,7 +153,10 @@ fn sentence(explained: &Explained<'_>, config: &Config, args: &Args) -> String {
         let _ = writeln!(text, "  row       {row} of the Maglev table");
     }
     if let Some((first, last)) = tid_range(explained, config) {
-        let _ = writeln!(text, "  TIDs      {first}-{last} are this backend's");
+        let _ = match explained.instead_of {
+            None => writeln!(text, "  TIDs      {first}-{last} are this backend's"),
+            Some(owner) => writeln!(text, "  TIDs      {first}-{last} are those of {}, which is down", owner.name),
+        };
     }
     let _ = writeln!(text, "  backend   {} at {}, named by {}", explained.backend.name, explained.backend.address, by(explained));
     if explained.flow_table {
@@ -164,6 +170,7 @@ fn by(explained: &Explained<'_>) -> &'static str {
         By::TidRange => "the TID range that the server's port lies in",
         By::Flow => "the flow table",
         By::Maglev => "the Maglev table",
+        By::Heir => "rendezvous among the heirs that are up",
     }
 }
 

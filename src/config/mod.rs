@@ -9,7 +9,7 @@
 //! | section | keys |
 //! |---|---|
 //! | `[director]` | `name`, `address`, `key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
-//! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
+//! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused`; of a `tftp` service `writes`, `clients`, `admission` |
 //! | `[[pool]]` | `name`, `table_size`, `takeover`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
 
@@ -17,6 +17,7 @@ mod check;
 mod cross;
 mod director;
 pub mod duration;
+mod guard;
 mod intent;
 mod load;
 mod neighbour;
@@ -35,6 +36,7 @@ mod vip;
 pub use check::check_command;
 pub(crate) use check::tell;
 pub(crate) use director::duration_within;
+pub use guard::{Admission, Guard, Writes};
 pub use intent::{Intent, read_intent};
 pub use load::{Checked, LoadError, load, read};
 pub(crate) use load::{load_with, syntax_errors, tables};
@@ -197,6 +199,8 @@ pub struct Vip {
     pub idle: Duration,
     /// Takes no packets at all while true.
     pub paused: bool,
+    /// `writes`, `clients` and `admission`; the defaults for other services than `tftp`.
+    pub guard: Guard,
 }
 
 /// `[[vip]] service`

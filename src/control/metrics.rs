@@ -62,10 +62,18 @@ pub fn render(board: &Board) -> String {
         "Packets that the director made itself: ICMP, and fragments beyond the first.",
         &[(&[], originated)],
     );
-    let chosen = [("tid_range", Number::ByTidRange), ("flow", Number::ByFlow), ("maglev", Number::ByMaglev)];
+    let chosen =
+        [("tid_range", Number::ByTidRange), ("flow", Number::ByFlow), ("maglev", Number::ByMaglev), ("heir", Number::ByHeir)];
     let labels = chosen.map(|(by, _)| [("by", by)]);
     let chosen: Vec<_> = labels.iter().zip(chosen).map(|(labels, (_, number))| (labels.as_slice(), counters.get(number))).collect();
     put("packets_chosen_total", Kind::Counter, "Packets by what named their backend.", &chosen);
+
+    let shed = [("vip", Number::ShedByVip), ("backend", Number::ShedByBackend), ("prefix", Number::ShedByPrefix)];
+    let labels = shed.map(|(limit, _)| [("limit", limit)]);
+    let shed: Vec<_> = labels.iter().zip(shed).map(|(labels, (_, number))| (labels.as_slice(), counters.get(number))).collect();
+    put("requests_shed_total", Kind::Counter, "Requests beyond `admission`, by the limit that was reached first.", &shed);
+    let chances = counters.get(Number::SecondChances);
+    put("second_chances_total", Kind::Counter, "Requests that went to another backend, as the first left them unanswered.", &[(&[], chances)]);
 
     let of = |section: &str, key: &str| status[section][key].as_u64().unwrap_or(0);
     put("flows", Kind::Gauge, "Entries of the flow tables in use.", &[(&[], of("flows", "used"))]);

@@ -8,11 +8,14 @@
 pub mod encap;
 pub mod explain;
 pub mod fragment;
+mod guard;
+mod heir;
 pub mod icmp;
 pub mod outbox;
 pub mod parse;
 mod predict;
 mod quick;
+pub mod requests;
 pub mod select;
 pub mod spread;
 mod state;
@@ -33,6 +36,7 @@ use crate::verdict::{Reason, Verdict};
 use parse::Packet;
 use predict::Prediction;
 use quick::Quick;
+use requests::Request;
 use select::{Flow, Plan};
 
 /// What is left to do with a packet that takes the long way.
@@ -49,6 +53,9 @@ pub fn run(frames: &mut [Frame<'_>], tables: &Snapshot, state: &mut State, now: 
     for frames in frames.chunks_mut(BATCH) {
         let mut steps = [None; BATCH];
         glance(&mut steps, frames, tables, state);
+        if state.requests.listening() {
+            requests::listen(&steps, frames, tables, &mut state.requests);
+        }
         let known_before = state.flows.statistics().inserted;
         for (step, frame) in steps.iter().zip(frames.iter_mut()) {
             let verdict = match step {
@@ -132,8 +139,18 @@ fn look(frame: &[u8], tables: &Snapshot) -> Result<Step, Verdict> {
 #[inline]
 fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tables: &Snapshot, state: &mut State, now: Time) -> Verdict {
     let service = &tables.services[usize::from(flow.service)];
-    let row_hash = |hash| select::row_hash(flow, hash, tables);
-    let choice = match select::finish(plan, service, flow.about, row_hash, tables, &mut state.flows, now) {
+    let chosen = match plan {
+        Plan::Tables { hash, learn, .. } if flow.is_request(service) => {
+            let request = Request { flow, service, payload: packet.payload(frame.bytes()), hash, learn };
+            requests::choose(&request, tables, state, now)
+        }
+        _ => {
+            state.requests.hear(flow, tables);
+            let row_hash = |hash| select::row_hash(flow, hash, tables);
+            select::finish(plan, service, flow.about, row_hash, tables, &mut state.flows, now)
+        }
+    };
+    let choice = match chosen {
         Ok(choice) => choice,
         Err(reason) => return Verdict::Drop(reason),
     };

@@ -130,6 +130,8 @@ pub(super) fn steered<I: Family>(
             let server = if service.kind == Kind::Flow { ports.server } else { 0 };
             Plan::Tables { hash: I::hash(protocol, client, destination, ports.client, server, tables), read, learn }
         }
+        // Few among the packets, and there is more to decide about them.
+        Steering::Orphan | Steering::Request { .. } => return None,
     };
     *found = Some(Quick { plan, service: id, envelope });
     Some(())
@@ -165,6 +167,12 @@ pub fn flow_hash(frame: &[u8], quick: &Quick, tables: &Snapshot) -> Option<u64> 
     let (head, l4) = inner.split_first_chunk::<20>()?;
     let (client, server) = ports(l4.first_chunk()?);
     Some(tables.hash.flow_v4(head[9], Ipv4Addr::from_bits(be32(head, 12)), Ipv4Addr::from_bits(be32(head, 16)), client, server))
+}
+
+/// First 16 bits of the UDP payload of the packet in `frame`, which is of a `tftp` service.
+pub fn opcode(frame: &[u8], quick: &Quick) -> Option<u16> {
+    let header = if quick.envelope.v6 { 40 } else { 20 };
+    Some(be16(frame.get(usize::from(quick.envelope.inner) + header + 8..)?.first_chunk::<2>()?, 0))
 }
 
 /// An IP header without anything unusual, and the payload that it says it has.
