@@ -1,7 +1,7 @@
 //! `guideway explain`: where would this packet go, and why?
 
 use super::FAILED;
-use super::common::{bad, load, result};
+use super::common::{bad, down, load, result};
 use crate::config::{Config, Unmatched};
 use crate::control::{NextHops, Writer};
 use crate::path::explain::{Explained, explain};
@@ -21,7 +21,8 @@ use std::str::FromStr;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit code 0: it goes to a backend; 1: it goes to none; 2: bad usage or configuration.\n\n\
                         Example:\n  guideway explain --config boot.toml 198.51.100.7:2070 192.0.2.69:69/udp\n  \
-                        guideway explain --config boot.toml '[2001:db8::7]:2070' '[2001:db8::69]:20123/udp' --json")]
+                        guideway explain --config boot.toml '[2001:db8::7]:2070' '[2001:db8::69]:20123/udp' --json\n  \
+                        guideway explain --config boot.toml --down boot/t1 198.51.100.7:2070 192.0.2.69:20123")]
 pub struct Args {
     /// The configuration.
     #[arg(long, value_name = "FILE")]
@@ -32,6 +33,9 @@ pub struct Args {
     /// VIP, port and transport protocol (udp or tcp; udp if left out).
     #[arg(value_name = "VIP:PORT/udp")]
     to: Destination,
+    /// As if this backend had been seen to be down; may be given several times.
+    #[arg(long, value_name = "POOL/BACKEND")]
+    down: Vec<String>,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -74,7 +78,11 @@ pub fn run(args: &Args) -> u8 {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let tables = match Writer::new().apply(&config, &NextHops::fixed(&config), Time(0)) {
+    let health = match down(&config, &args.down) {
+        Ok(health) => health,
+        Err(message) => return bad(&message),
+    };
+    let tables = match Writer::new().apply_set(&config, 1, &health, &NextHops::fixed(&config), Time(0)) {
         Ok(tables) => tables,
         Err(refused) => return bad(&refused.to_string()),
     };

@@ -128,6 +128,9 @@ fn table(status: &Value) -> String {
         if let Some(why) = backend["unresolved_because"].as_str() {
             let _ = writeln!(out, "{} is unresolved: {why}", text(&backend["name"]));
         }
+        if let Some(why) = backend["suspected_because"].as_str() {
+            let _ = writeln!(out, "{} is suspected: {why}", text(&backend["name"]));
+        }
     }
     let _ = writeln!(out);
     for (name, value) in status["counters"].as_object().into_iter().flatten() {
@@ -179,7 +182,8 @@ mod tests {
             "name": "d1", "version": "0.1.0", "generation": 3, "uptime_seconds": 3725, "workers": 2,
             "io": {"kind": "af_packet", "interface": "eth0", "mode": "ring"},
             "vips": [{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "fingerprint": "00000000000000ff"}],
-            "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21"},
+            "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21",
+                    "suspected_because": "three clients repeat"},
                 {"name": "t2", "neighbour": "unresolved", "unresolved_because": "the kernel has no route to it"}],
             "counters": {"received": 10, "dropped": {"not_tftp": 4}},
             "reload": {"accepted": 1, "refused": 1, "last_error": "boot.toml:3: no"},
@@ -191,6 +195,7 @@ mod tests {
             "dropped: not_tftp",
             "t1       boot",
             "t2 is unresolved: the kernel has no route to it",
+            "t1 is suspected: three clients repeat",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }

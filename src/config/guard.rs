@@ -133,13 +133,8 @@ fn admission(field: &Field<'_, '_>) -> Option<Admission> {
     let mut bits = |key, default, range| table.optional(key).map_or(Some(default), |f| f.integer("a prefix length in bits", range));
     let (prefix_v4, prefix_v6) = (bits("prefix_v4", PREFIX_V4, 8..=32), bits("prefix_v6", PREFIX_V6, 16..=128));
     table.finish();
-    let admission = Admission {
-        per_vip: per_vip?,
-        per_backend: per_backend?,
-        per_prefix: per_prefix?,
-        prefix_v4: prefix_v4?,
-        prefix_v6: prefix_v6?,
-    };
+    let admission =
+        Admission { per_vip: per_vip?, per_backend: per_backend?, per_prefix: per_prefix?, prefix_v4: prefix_v4?, prefix_v6: prefix_v6? };
     if !admission.limits() {
         field.error("limits nothing; give at least one of per_vip, per_backend and per_prefix, in new requests a second");
         return None;

@@ -1,6 +1,6 @@
 //! The board: what the control socket shows. Written by control, read by whoever asks; never in the way of a worker.
 
-use super::{Known, NextHops, neighbour::mac};
+use super::{Known, NextHops, Suspect, Suspects, neighbour::mac};
 use crate::counters::{Counters, Published};
 use crate::io::Io;
 use crate::store::Trouble;
@@ -121,12 +121,21 @@ pub struct Board {
     view: ArcSwapOption<View>,
     reloads: Mutex<Reloads>,
     stored: Mutex<Stored>,
+    suspects: Suspects,
 }
 
 impl Board {
     /// A board without a view yet: the director is not ready. `steering` is shown by the thread before the workers, if there is one.
     pub fn new(facts: Facts, workers: Vec<Arc<Shown>>, steering: Option<Arc<Shown>>) -> Board {
-        Board { facts, workers, steering, view: ArcSwapOption::empty(), reloads: Mutex::default(), stored: Mutex::default() }
+        Board {
+            facts,
+            workers,
+            steering,
+            view: ArcSwapOption::empty(),
+            reloads: Mutex::default(),
+            stored: Mutex::default(),
+            suspects: Suspects::default(),
+        }
     }
 
     /// How many workers there are.
@@ -147,6 +156,21 @@ impl Board {
     /// Shows what is known of the store from now on.
     pub fn show_store(&self, stored: Stored) {
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
+    }
+
+    /// The workers suspect a backend. Says whether that is news.
+    pub fn suspect(&self, pool: &str, backend: &str, because: &str) -> bool {
+        self.suspects.report(pool, backend, because, Instant::now())
+    }
+
+    /// The backends that clients of this director wait for now: whoever checks backends should look at these first. Cheap enough to be asked often.
+    pub fn suspected(&self) -> Vec<Suspect> {
+        self.suspects.now(Instant::now())
+    }
+
+    /// How often a backend became suspected since the start.
+    pub fn suspicions(&self) -> u64 {
+        self.suspects.raised()
     }
 
     /// Counts a reload: `Err` says why the file was refused.
@@ -210,7 +234,7 @@ impl Board {
             "steering": steering.map(|counters| counters.to_json()),
             "per_worker": each.iter().enumerate().map(worker).collect::<Vec<_>>(),
             "vips": view.as_ref().map(|v| v.vips()).unwrap_or_default(),
-            "backends": view.as_ref().map(|v| v.backends()).unwrap_or_default(),
+            "backends": view.as_ref().map(|v| v.backends(&self.suspected())).unwrap_or_default(),
             "flows": {"used": flows(|s| &s.flows), "capacity": flows(|s| &s.flow_capacity)},
             "reload": {"accepted": reloads.accepted, "refused": reloads.refused, "last_error": reloads.last_error},
         })
@@ -230,9 +254,10 @@ impl View {
         self.vips.iter().zip(&self.snapshot.services).map(vip).collect()
     }
 
-    fn backends(&self) -> Vec<Value> {
+    fn backends(&self, suspects: &[Suspect]) -> Vec<Value> {
         let backend = |known: &Known| {
             let hop = self.hops.status(known.address);
+            let suspect = suspects.iter().find(|suspect| (&*suspect.pool, &*suspect.backend) == (&*known.pool, &*known.name));
             json!({
                 "name": &*known.name,
                 "pool": &*known.pool,
@@ -241,6 +266,7 @@ impl View {
                 "state": known.state.name(),
                 "neighbour": hop.as_ref().map_or_else(|_| "unresolved".to_owned(), |hop| mac(hop.mac)),
                 "unresolved_because": hop.err().map(|why| why.to_string()),
+                "suspected_because": suspect.map(|suspect| &*suspect.because),
             })
         };
         self.backends.iter().map(backend).collect()

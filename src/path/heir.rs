@@ -23,6 +23,11 @@ pub(super) fn next(flow: &Flow, service: &Service, first: BackendId, again: usiz
     if again == 0 { best } else { able.next().or(best) }
 }
 
+/// Whether a backend gets new flows.
+pub(super) fn takes_requests(id: BackendId, service: &Service, tables: &Snapshot) -> bool {
+    service.pool.succession.members().iter().any(|member| member.id == id && member.open) && is_up(id, tables)
+}
+
 fn is_up(id: BackendId, tables: &Snapshot) -> bool {
     tables.backend(id).is_some_and(|backend| !backend.down)
 }

@@ -48,7 +48,14 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
 }
 
 fn vip(address: &str, service: config::Service) -> Vip {
-    Vip { address: address.parse().unwrap(), service, pool: "boot".into(), idle: Duration::from_secs(60), paused: false, guard: config::Guard::default() }
+    Vip {
+        address: address.parse().unwrap(),
+        service,
+        pool: "boot".into(),
+        idle: Duration::from_secs(60),
+        paused: false,
+        guard: config::Guard::default(),
+    }
 }
 
 fn hops(resolved: &[&str]) -> NextHops {

@@ -132,7 +132,9 @@ impl Requests {
     ) -> Option<BackendId> {
         match sighting {
             // What was decided a moment ago holds, if it still can.
-            Sighting::Duplicate(backend) => self.still(backend, service).then_some(backend),
+            Sighting::Duplicate { sendings, backend } if sendings >= THIRD => {
+                heir::takes_requests(backend, service, tables).then_some(backend)
+            }
             Sighting::Again { sendings, backend } if sendings >= THIRD => {
                 // Each is asked twice before the next one's turn comes.
                 let again = usize::from(sendings - THIRD) / 2;
@@ -140,18 +142,14 @@ impl Requests {
                 let granted = next == backend || (self.budget.has(now) && !self.suspicions.most_of(&service.pool, now));
                 granted.then_some(next)
             }
-            Sighting::First | Sighting::Again { .. } => None,
+            Sighting::First | Sighting::Duplicate { .. } | Sighting::Again { .. } => None,
         }
-    }
-
-    fn still(&self, backend: BackendId, service: &Service) -> bool {
-        service.pool.succession.members().iter().any(|member| member.id == backend && member.open)
     }
 
     /// The request goes out: shed ones do not get here, for nobody was asked.
     #[allow(clippy::too_many_arguments)]
     fn remember(&mut self, flow: &Flow, hash: u64, digest: u32, sighting: Sighting, choice: Choice, tables: &Snapshot, now: Time) {
-        if let Sighting::Duplicate(_) = sighting {
+        if let Sighting::Duplicate { .. } = sighting {
             return;
         }
         self.budget.request(now);

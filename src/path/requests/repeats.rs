@@ -36,8 +36,13 @@ struct Entry {
 pub enum Sighting {
     /// It is new.
     First,
-    /// It came a moment ago, and this backend was asked.
-    Duplicate(BackendId),
+    /// It came a moment ago.
+    Duplicate {
+        /// How often it had come by then.
+        sendings: u8,
+        /// Who was asked.
+        backend: BackendId,
+    },
     /// It has come before, and this backend was asked then; its client was not heard since.
     Again {
         /// How often it has come, this time included: at least 2.
@@ -77,7 +82,7 @@ impl Repeats {
         };
         match now - entry.last {
             passed if entry.digest != digest || passed >= FORGET => Sighting::First,
-            passed if passed < DUPLICATE => Sighting::Duplicate(entry.backend),
+            passed if passed < DUPLICATE => Sighting::Duplicate { sendings: entry.sendings, backend: entry.backend },
             _ => Sighting::Again { sendings: entry.sendings.saturating_add(1), backend: entry.backend },
         }
     }
@@ -87,7 +92,7 @@ impl Repeats {
         let sendings = match sighting {
             Sighting::First => 1,
             Sighting::Again { sendings, .. } => sendings,
-            Sighting::Duplicate(_) => return,
+            Sighting::Duplicate { .. } => return,
         };
         let ways = &mut self.entries[set(flow)];
         // The flow's own place, else one that is free or silent for long, else the oldest of those that came once, else the oldest.
@@ -154,7 +159,7 @@ mod tests {
     fn sendings_are_counted_and_what_comes_twice_at_once_is_one() {
         let mut repeats = Repeats::default();
         assert_eq!(ask(&mut repeats, 5, 1, ms(0)), Sighting::First);
-        assert_eq!(ask(&mut repeats, 5, 1, ms(199)), Sighting::Duplicate(7));
+        assert_eq!(ask(&mut repeats, 5, 1, ms(199)), Sighting::Duplicate { sendings: 1, backend: 7 });
         assert!(!repeats.any());
         assert_eq!(ask(&mut repeats, 5, 1, ms(200)), Sighting::Again { sendings: 2, backend: 7 });
         assert!(repeats.any());

@@ -10,4 +10,4 @@ mod reasons;
 mod spread;
 mod steering;
 mod ways;
-mod world;
+pub(super) mod world;

@@ -163,6 +163,20 @@ pub fn read_request(vip: &str, port: u16) -> Packet {
     build::udp(socket(client_of(vip), port), socket(vip, 69), b"\0\x01pxelinux.0\0octet\0")
 }
 
+/// A write request from `client`:2000.
+pub fn write_request(vip: &str, client: &str) -> Packet {
+    build::udp(socket(client, 2000), socket(vip, 69), b"\0\x02config\0octet\0")
+}
+
+/// Changes the guard of every service.
+pub fn guarded(world: &mut World, change: impl Fn(&mut Guard)) {
+    for service in &mut world.tables.services {
+        let mut guard = (*service.guard).clone();
+        change(&mut guard);
+        service.guard = Arc::new(guard);
+    }
+}
+
 /// An acknowledgement from `CLIENT[family]:port` to the server's TID.
 pub fn acknowledgement(vip: &str, port: u16, tid: u16) -> Packet {
     build::udp(socket(client_of(vip), port), socket(vip, tid), &[0, 4, 0, 1])

@@ -1,14 +1,17 @@
 //! How many requests a second get as far as a backend, and whose: max-min fair between the prefixes that clients come from.
 //!
-//! **A limit** (of a VIP, or of a VIP towards one backend) is a bucket that fills with its rate and holds one second's worth. While more than three quarters
-//! of that are there, everybody is let through. Below, a prefix is let through within its *share*: the rate which, if no prefix got more, would use up
-//! the limit (Bertsekas and Gallager, "Data Networks", section 6.5.2). It follows from what each prefix asked for in the second before. Until that is known,
-//! it is an equal part for every prefix that was seen. What a prefix got beyond its share, up to a second's worth, it gives back later. So a lone prefix may use all of a limit, and
-//! in a storm from many, small ones are not held up by large ones.
+//! **A limit** (of a VIP, or of a VIP towards one backend) is a bucket that fills with its rate and holds one second's worth. Each prefix has a bucket of the
+//! same kind, which fills with its *share* of the limit: the rate which, if no prefix got more, would use the limit up (Bertsekas and Gallager, "Data
+//! Networks", section 6.5.2). It follows, four times a second, from what each prefix asked for of late; until that is known, it is an equal part for every
+//! prefix that was seen. What the prefixes leave of the limit may be borrowed: the fuller its bucket, the more, and as much by each. So a lone prefix
+//! may use all of a limit, and in a storm from many, small ones are not held up by large ones.
 //!
 //! **Nobody is remembered for having been shed**: a retry has the chance that any other request of its prefix has.
 //!
 //! Fixed memory, no allocation. Prefixes for which there is no place share that of another one of the same set.
+
+#[cfg(test)]
+mod tests;
 
 use crate::config::Admission as Limits;
 use crate::heirs::mix;
@@ -25,8 +28,16 @@ const LIMITER_WAYS: usize = 8;
 /// Rounds in which the share of each prefix is found; each goes on where the one before ended.
 const ROUNDS: usize = 6;
 const SECOND: u64 = 1_000_000_000;
-/// Above this there is no need to be strict.
-const PLENTY: u64 = SECOND / 4 * 3;
+/// Shares are found anew after so much time.
+const QUARTER: u64 = SECOND / 4;
+/// What is left of a prefix's demand a quarter later if it asks for nothing: clients that were shed come back after a second or more.
+const FADE: f64 = 0.7;
+/// Above this prefixes may borrow, and at the top as much as `LOAN`.
+const PLENTY: u64 = SECOND / 2;
+/// What a prefix may owe.
+const LOAN: u64 = SECOND;
+/// Nothing is gained by keeping more than this.
+const BRIMFUL: u64 = SECOND / 32 * 31;
 
 /// The limit that a request went beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +71,9 @@ struct Limiter {
     rate: f64,
     /// What each prefix may have of them, as far as the last second says: 0 if it says nothing.
     share: f64,
-    /// Prefixes seen in this second, and in the one before.
-    prefixes: [u32; 2],
+    /// Prefixes that ask for something, and places that are taken for prefixes.
+    prefixes: u32,
+    places: u32,
     /// Requests of prefixes that get all they ask for, and prefixes that do not, while the share is looked for.
     satisfied: f64,
     greedy: u32,
@@ -73,8 +85,10 @@ struct Slot {
     /// Prefix and limit; 0 for an unused one.
     key: u64,
     limiter: usize,
-    /// What it asked for in this second.
+    /// What it asked for in this quarter of a second.
     asked: u32,
+    /// What it asks for in a second.
+    demand: f64,
     share: Bucket,
     /// Of `per_prefix`.
     own: Bucket,
@@ -94,10 +108,10 @@ impl Bucket {
         self.level(now, cost) >= cost
     }
 
-    /// Takes `cost`; at most a second's worth may be owed.
+    /// Takes `cost`; at most [`LOAN`] is owed.
     fn take(&mut self, now: u64, cost: u64) {
         let full = now.saturating_sub(cost.max(SECOND));
-        self.0 = self.0.max(full).saturating_add(cost).min(now + SECOND);
+        self.0 = self.0.max(full).saturating_add(cost).min(now + LOAN);
     }
 }
 
@@ -106,15 +120,14 @@ impl Bucket {
 pub struct Admission {
     limiters: Box<[Limiter]>,
     slots: Box<[Slot]>,
-    /// When this second ends.
+    /// When this quarter of a second ends.
     turn: u64,
     /// Workers that share every limit.
     workers: f64,
 }
 
-const NO_LIMITER: Limiter =
-    Limiter { key: 0, bucket: Bucket(0), rate: 0.0, share: 0.0, prefixes: [0; 2], satisfied: 0.0, greedy: 0 };
-const NO_SLOT: Slot = Slot { key: 0, limiter: 0, asked: 0, share: Bucket(0), own: Bucket(0) };
+const NO_LIMITER: Limiter = Limiter { key: 0, bucket: Bucket(0), rate: 0.0, share: 0.0, prefixes: 0, places: 0, satisfied: 0.0, greedy: 0 };
+const NO_SLOT: Slot = Slot { key: 0, limiter: 0, asked: 0, demand: 0.0, share: Bucket(0), own: Bucket(0) };
 
 impl Default for Admission {
     fn default() -> Self {
@@ -167,12 +180,14 @@ impl Admission {
     fn asks(&mut self, slot: usize, now: u64) -> Option<u64> {
         let slot = &mut self.slots[slot];
         let limiter = &mut self.limiters[slot.limiter];
-        limiter.prefixes[0] += u32::from(slot.asked == 0);
+        limiter.prefixes += u32::from(slot.asked == 0 && slot.demand == 0.0);
         slot.asked = slot.asked.saturating_add(1);
         let cost = nanoseconds(limiter.rate);
-        let share = nanoseconds(limiter.share.max(limiter.rate / f64::from(limiter.prefixes[0].max(limiter.prefixes[1]))));
-        let plenty = limiter.bucket.level(now, cost) > PLENTY;
-        (limiter.bucket.has(now, cost) && (plenty || slot.share.has(now, share))).then_some(share)
+        let share = nanoseconds(limiter.share.max(limiter.rate / f64::from(limiter.prefixes.max(1))));
+        let level = limiter.bucket.level(now, cost);
+        let lent = level.saturating_sub(PLENTY).saturating_mul(LOAN) / (SECOND - PLENTY);
+        let fair = slot.share.has(now.saturating_add(lent), share) || level >= BRIMFUL;
+        (limiter.bucket.has(now, cost) && fair).then_some(share)
     }
 
     /// Nanoseconds between two requests at this worker's part of a rate.
@@ -189,29 +204,55 @@ impl Admission {
         self.limiters[limiter].rate = rate;
         let key = mix(prefix ^ limit.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
         let full = Bucket(now - SECOND);
-        place(&mut self.slots, SLOT_WAYS, key, |slot| slot.key, Slot { key, limiter, asked: 0, share: full, own: full })
+        place(&mut self.slots, SLOT_WAYS, key, |slot| slot.key, Slot { key, limiter, share: full, own: full, ..NO_SLOT })
     }
 
-    /// A second ends: from what was asked for in it follows everybody's share in the next.
+    /// A quarter of a second ends: from what is asked for follows everybody's share in the next.
     #[cold]
     fn turn(&mut self, now: u64) {
-        // After a pause nothing is known of the second before.
-        let pause = now >= self.turn.saturating_add(SECOND);
-        self.turn = now + SECOND;
+        let silent = i32::try_from((now - self.turn) / QUARTER).unwrap_or(i32::MAX);
+        let faded = FADE.powi(silent);
+        self.turn = now + QUARTER;
         for limiter in &mut self.limiters {
-            // The equal part of all that were seen is where the search begins.
-            limiter.share = limiter.rate / f64::from(limiter.prefixes[0].max(1));
-            limiter.prefixes = if pause { [0; 2] } else { [0, limiter.prefixes[0]] };
+            (limiter.prefixes, limiter.places) = (0, 0);
+        }
+        for slot in self.slots.iter_mut().filter(|slot| slot.key != 0) {
+            let asked = f64::from(std::mem::take(&mut slot.asked)) * (SECOND / QUARTER) as f64;
+            let demand = asked.max(FADE * slot.demand) * faded;
+            slot.demand = if demand < 0.5 { 0.0 } else { demand };
+            let limiter = &mut self.limiters[slot.limiter];
+            limiter.prefixes += u32::from(slot.demand > 0.0);
+            if slot.demand == 0.0 && slot.share.0.max(slot.own.0).saturating_add(SECOND) <= now {
+                *slot = NO_SLOT;
+            } else {
+                limiter.places += 1;
+            }
+        }
+        self.find_shares();
+        for limiter in self.limiters.iter_mut().filter(|limiter| limiter.prefixes == 0) {
+            limiter.share = 0.0;
+            if limiter.places == 0 && limiter.bucket.0.saturating_add(SECOND) <= now {
+                *limiter = NO_LIMITER;
+            }
+        }
+    }
+
+    /// The share of every limit which, if no prefix gets more, uses it up.
+    fn find_shares(&mut self) {
+        for limiter in &mut self.limiters {
+            // What is equal for all is never too much.
+            limiter.share = limiter.rate / f64::from(limiter.prefixes.max(1));
         }
         for _ in 0..ROUNDS {
             for limiter in &mut self.limiters {
                 (limiter.satisfied, limiter.greedy) = (0.0, 0);
             }
-            for slot in self.slots.iter().filter(|slot| slot.asked > 0) {
+            for slot in self.slots.iter().filter(|slot| slot.demand > 0.0) {
                 let limiter = &mut self.limiters[slot.limiter];
-                match f64::from(slot.asked) {
-                    asked if asked <= limiter.share => limiter.satisfied += asked,
-                    _ => limiter.greedy += 1,
+                if slot.demand <= limiter.share {
+                    limiter.satisfied += slot.demand;
+                } else {
+                    limiter.greedy += 1;
                 }
             }
             for limiter in self.limiters.iter_mut().filter(|limiter| limiter.rate.is_finite()) {
@@ -219,19 +260,6 @@ impl Admission {
                     0 => limiter.rate,
                     greedy => (limiter.rate - limiter.satisfied) / f64::from(greedy),
                 };
-            }
-        }
-        for limiter in &mut self.limiters {
-            limiter.share = if pause { 0.0 } else { limiter.share };
-            if limiter.prefixes[1] == 0 && limiter.bucket.0.saturating_add(SECOND) <= now {
-                *limiter = NO_LIMITER;
-            }
-        }
-        for slot in &mut self.slots {
-            let idle = slot.asked == 0 && slot.share.0.max(slot.own.0).saturating_add(SECOND) <= now;
-            slot.asked = 0;
-            if idle || self.limiters[slot.limiter].key == 0 {
-                *slot = NO_SLOT;
             }
         }
     }
@@ -267,4 +295,3 @@ fn prefix(client: IpAddr, limits: &Limits) -> u64 {
         }
     }
 }
-
