@@ -3,6 +3,7 @@
 mod balance;
 mod forward;
 mod fragments;
+mod heirs;
 mod hostile;
 mod icmp;
 mod mtu;

@@ -1,6 +1,7 @@
 //! The short way and the long way come to the same plan, for whatever frame the short way takes at all, and to the same end.
 
 use super::world::*;
+use crate::config::Admission;
 use crate::counters::Number;
 use crate::frame::{Frame, HEADROOM};
 use crate::path::encap::Envelope;
@@ -143,7 +144,8 @@ fn long(world: &mut World, batch: &[Vec<u8>]) -> Ends {
     (ends, outbox)
 }
 
-/// Everything that may go wrong after a backend was chosen: one is not resolved, one is gone, to one nearly nothing fits.
+/// Everything that may go wrong after a backend was chosen: one is not resolved, one is gone, one is down, to one nearly nothing fits; and requests are
+/// limited.
 fn spoil(world: &mut World) {
     let backends = &mut world.tables.backends;
     for (id, mtu) in [(0, Some(90)), (1, Some(120)), (2, None), (3, Some(80)), (6, Some(70))] {
@@ -151,6 +153,8 @@ fn spoil(world: &mut World) {
         backend.set_next_hop(mtu.map(|mtu| NextHop { mac: [2, 0, 0, 0, 3, id as u8], mtu }));
     }
     backends[4] = None;
+    world.take_over(Some(0));
+    guarded(world, |guard| guard.admission = Some(Admission { per_vip: Some(3), ..Admission::default() }));
 }
 
 proptest! {

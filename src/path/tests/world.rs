@@ -6,7 +6,7 @@ use crate::frame::{Frame, HEADROOM};
 use crate::hash::FleetKey;
 use crate::maglev::Table;
 use crate::path::{State, run};
-use crate::tables::{Backend, Guard, Kind, Member, NextHop, Pool, Routers, Service, Snapshot, Succession, TidMap, VipTable};
+use crate::tables::{Backend, BackendId, Guard, Kind, Member, NextHop, Pool, Routers, Service, Snapshot, Succession, TidMap, VipTable};
 use crate::time::Time;
 use crate::verdict::Verdict;
 use crate::wire::build::{self, Packet};
@@ -114,6 +114,26 @@ impl World {
             hash: key.per_packet(),
         };
         World { tables, state: State::new(4096, MTU), now: Time(1_000_000_000) }
+    }
+
+    /// Servers of the pool with TID ranges go on with one another's transfers from now on, and this one of them, if any, is down.
+    pub fn take_over(&mut self, down: Option<BackendId>) {
+        let range = |id: BackendId| ((20_000 + 1000 * id, 20_999 + 1000 * id), id);
+        let members = [0, 1].map(|id| (["t4", "t6"][usize::from(id)], Member { id, open: down != Some(id) }));
+        let (dead, living): (Vec<_>, Vec<_>) = [0, 1].map(range).into_iter().partition(|(_, id)| down == Some(*id));
+        for backend in self.tables.backends.iter_mut().flatten() {
+            backend.down = false;
+        }
+        for (_, id) in &dead {
+            self.tables.backends[usize::from(*id)].as_mut().unwrap().down = true;
+        }
+        let key = FleetKey::new(*b"0123456789abcdef");
+        for service in self.tables.services.iter_mut().filter(|service| &*service.pool.name == "boot") {
+            let mut pool = (*service.pool).clone();
+            pool.tid = Some(Arc::new(TidMap::new(living.iter().copied())));
+            pool.succession = Arc::new(Succession::new(key, true, &members, [], &dead));
+            service.pool = Arc::new(pool);
+        }
     }
 
     /// Runs one frame through the path.
