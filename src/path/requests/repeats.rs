@@ -191,7 +191,7 @@ mod tests {
             ask(&mut repeats, 5 << 40, 1, ms(now));
         }
         for n in 0..100u64 {
-            ask(&mut repeats, 5 << 40 | n + 1, 1, ms(1001 + n));
+            ask(&mut repeats, (5 << 40) | (n + 1), 1, ms(1001 + n));
         }
         assert_eq!(repeats.sight(5 << 40, 1, ms(2000)), Sighting::Again { sendings: 3, backend: 7 });
     }
