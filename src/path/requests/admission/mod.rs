@@ -28,6 +28,8 @@ const LIMITER_WAYS: usize = 8;
 /// Rounds in which the share of each prefix is found; each goes on where the one before ended.
 const ROUNDS: usize = 6;
 const SECOND: u64 = 1_000_000_000;
+/// No clock gets as far as this: after it all times are one.
+const LATEST: u64 = u64::MAX / 2;
 /// Shares are found anew after so much time.
 const QUARTER: u64 = SECOND / 4;
 /// What is left of a prefix's demand a quarter later if it asks for nothing: clients that were shed come back after a second or more.
@@ -149,7 +151,7 @@ impl Admission {
     /// Whether a request goes on; if not, which limit it went beyond.
     pub fn admit(&mut self, ask: Ask, limits: &Limits, now: Time) -> Result<(), Limit> {
         // No time is less than a second after the start, so that every bucket begins full.
-        let now = now.0.saturating_add(2 * SECOND);
+        let now = now.0.min(LATEST) + 2 * SECOND;
         if now >= self.turn {
             self.turn(now);
         }

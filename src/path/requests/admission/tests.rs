@@ -201,6 +201,17 @@ fn workers_share_a_limit() {
 }
 
 #[test]
+fn the_end_of_time_is_a_time_like_any_other() {
+    let mut admission = Admission::default();
+    let limits = Limits { per_backend: Some(2), per_prefix: Some(2), ..limits(2) };
+    let ask = Ask { service: 0, backend: 0, client: Ipv4Addr::LOCALHOST.into() };
+    for now in [0, 1, u64::MAX - 1, u64::MAX] {
+        let _ = admission.admit(ask, &limits, Time(now));
+    }
+    assert_eq!(admission.admit(ask, &limits, Time(u64::MAX)), Err(Limit::Prefix));
+}
+
+#[test]
 fn more_prefixes_than_there_are_places_for_share_and_nobody_is_shut_out() {
     let mut admission = Admission::default();
     let limits = Limits { prefix_v4: 32, ..limits(1_000_000) };
