@@ -32,6 +32,11 @@ numbers! {
     ByTidRange "by_tid_range" "Packets whose backend was named by the TID range of their server port.",
     ByFlow "by_flow" "Packets whose backend was named by the flow table.",
     ByMaglev "by_maglev" "Packets whose backend was chosen from the Maglev table.",
+    ByHeir "by_heir" "Packets that went to an heir, as their backend is down or leaves the request unanswered.",
+    SecondChances "second_chances" "Requests that went to another backend, as the first leaves them unanswered.",
+    ShedByVip "shed_by_vip" "Requests shed by the limit of their VIP.",
+    ShedByBackend "shed_by_backend" "Requests shed by the limit of a backend.",
+    ShedByPrefix "shed_by_prefix" "Requests shed by the limit of their client's prefix.",
 }
 
 const LEN: usize = Number::ALL.len() + Reason::COUNT;

@@ -67,7 +67,7 @@ fn sixteen(address: IpAddr) -> [u8; 16] {
 
 /// Every bit of the result depends on every bit of `x` (the finalizer of MurmurHash3, Appleby, public domain). What goes in is keyed, so nobody outside can
 /// aim at what comes out.
-fn mix(mut x: u64) -> u64 {
+pub(crate) fn mix(mut x: u64) -> u64 {
     x = (x ^ x >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     x = (x ^ x >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     x ^ x >> 33

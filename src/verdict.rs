@@ -67,6 +67,10 @@ reasons! {
     // select
     ServicePaused "service_paused" "The service is paused.",
     NotTftp "not_tftp" "A packet to a `tftp` service whose opcode is not 1 to 6.",
+    WriteRefused "write_refused" "A write request to a service with `writes = \"drop\"`, which is the default.",
+    ClientNotAllowed "client_not_allowed" "A request from an address outside of the service's `clients`.",
+    BogusSource "bogus_source" "A request from an address that no client can have: its answer would go to nobody, or to somebody who did not ask.",
+    Shed "shed" "A request beyond the service's `admission` limits; the client's own retry brings it back.",
     NoBackend "no_backend" "The pool has no backend that takes this packet.",
     // encap
     TtlExpired "ttl_expired" "The incoming TTL or hop limit is used up: a loop ends here.",

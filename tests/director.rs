@@ -334,6 +334,37 @@ fn a_day_of_a_director_on_af_xdp() {
 }
 
 #[test]
+fn a_backend_that_clients_wait_for_is_suspected_and_keeps_its_packets() {
+    in_namespaces(|mut wire| {
+        let director = Director::start("af_packet");
+        // Nobody answers any of them, so they ask again and again.
+        let deadline = Instant::now() + PATIENCE;
+        let suspected = loop {
+            for client in 1..=12 {
+                let client = SocketAddr::from(([198, 51, 100, client], 4000));
+                let request = build::udp(client, "192.0.2.69:69".parse().unwrap(), b"\0\x01pxelinux.0\0octet\0");
+                through(&mut wire, &request);
+            }
+            let status = director.status();
+            let backends = status["backends"].as_array().unwrap();
+            if let Some(backend) = backends.iter().find(|backend| backend["suspected_because"].is_string()) {
+                break backend.clone();
+            }
+            assert!(Instant::now() < deadline, "nobody is suspected: {status:#}");
+        };
+        assert!(suspected["suspected_because"].as_str().unwrap().contains("clients repeat requests"), "{suspected:#}");
+        assert_eq!(suspected["state"], "active", "a suspicion takes nothing from a backend");
+        director.logged("suspected: at least 3 clients");
+        let name = suspected["name"].as_str().unwrap();
+        let series = format!(
+            "guideway_director_backend_suspected{{pool=\"boot\",backend=\"{name}\",address=\"10.0.1.2{}\",state=\"active\"}} 1\n",
+            &name[1..]
+        );
+        assert!(metrics().contains(&series), "{series} in {}", metrics());
+    });
+}
+
+#[test]
 fn a_director_whose_interface_goes_ends_with_an_error() {
     in_namespaces(|_wire| {
         for io in ["af_packet", "af_xdp"] {

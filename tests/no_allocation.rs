@@ -6,11 +6,13 @@ use guideway::config;
 use guideway::control::{NextHops, Writer};
 use guideway::io::memory::Memory;
 use guideway::path::State;
+use guideway::store::{Health, Observation, Observed, PoolHealth};
 use guideway::time::Time;
 use guideway::turn::turn;
 use guideway::wire::build::{self, Packet};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The system's allocator, counting what one thread asks of it.
@@ -52,6 +54,8 @@ flows = 1024
 address = "192.0.2.69"
 service = "tftp"
 pool = "boot"
+clients = ["198.51.100.0/24"]
+admission = { per_vip = 7, per_backend = 5, per_prefix = 9 }
 
 [[vip]]
 address = "192.0.2.70"
@@ -65,6 +69,7 @@ pool = "stock"
 
 [[pool]]
 name = "boot"
+takeover = true
 backends = [
   { name = "t1", address = "10.0.2.21", tid_range = "20000-20999" },
   { name = "t2", address = "2001:db8:2::22", tid_range = "21000-21999" },
@@ -105,6 +110,11 @@ fn frames(round: u16) -> Vec<Vec<u8>> {
     pieces.rotate_left(usize::from(round) % 3);
     let mut packets: Vec<Packet> = vec![
         udp(port, "192.0.2.69:69", b"\0\x01f\0octet\0"),
+        udp(port, "192.0.2.69:69", b"\0\x02f\0octet\0"),
+        udp(1999, "192.0.2.70:69", b"\0\x01again\0octet\0"),
+        udp(1998, "192.0.2.70:33333", &[0, 4, 0, 1]),
+        build::udp(([203, 0, 113, 7], port).into(), "192.0.2.69:69".parse().unwrap(), b"\0\x01f\0octet\0"),
+        build::udp(([10, 0, 2, 21], port).into(), "192.0.2.69:69".parse().unwrap(), b"\0\x01f\0octet\0"),
         udp(port, "192.0.2.69:20001", &[0, 4, 0, 1]),
         udp(port, "192.0.2.69:21001", &[0, 4, 0, 1]),
         udp(port, "192.0.2.69:22001", &[0, 4, 0, 1]),
@@ -118,7 +128,7 @@ fn frames(round: u16) -> Vec<Vec<u8>> {
     packets.extend(pieces);
     let mut frames: Vec<Vec<u8>> =
         packets.iter().map(|packet| packet.gre([10, 0, 0, 1].into(), [10, 0, 1, 11].into()).frame(ROUTER, DIRECTOR)).collect();
-    let too_big = udp(port, "192.0.2.69:20001", &[&[0, 3, 0, 1][..], &[7; 1460]].concat());
+    let too_big = udp(port, "192.0.2.69:21001", &[&[0, 3, 0, 1][..], &[7; 1460]].concat());
     frames.push(too_big.frame(ROUTER, DIRECTOR));
     frames.push(too_big.df().frame(ROUTER, DIRECTOR));
     frames.push(udp(port, "203.0.113.1:9", b"x").frame(ROUTER, DIRECTOR));
@@ -129,7 +139,9 @@ fn frames(round: u16) -> Vec<Vec<u8>> {
 #[test]
 fn a_turn_allocates_nothing() {
     let config = config::read(CONFIG).config.unwrap();
-    let tables = Writer::new().apply(&config, &NextHops::fixed(&config), Time(0)).unwrap();
+    let down = Observed { state: Observation::Down, since: 0, why: "test".into() };
+    let health = Health::from([("boot".into(), Arc::new(PoolHealth { backends: [("t1".into(), down)].into() }))]);
+    let tables = Writer::new().apply_set(&config, 1, &health, &NextHops::fixed(&config), Time(0)).unwrap();
     let mut state = State::new(config.director.flows, tables.mtu);
     let mut io = Memory::new(2048);
     io.reserve(4096);
@@ -140,16 +152,21 @@ fn a_turn_allocates_nothing() {
         let before = COUNT.with(Cell::get);
         while turn(&mut io, &mut state, Duration::ZERO, &mut &tables).unwrap().0.received > 0 {}
         state.drain_unresolved(|_| {});
+        state.drain_suspected(|_| {});
         allocated += COUNT.with(Cell::get) - before;
         io.clear();
     }
     assert_eq!(allocated, 0, "calls of the allocator");
     // The test means something only if every stage was passed.
     let counters = state.counters.to_json();
-    for name in ["transmitted", "to_host", "originated", "by_tid_range", "by_flow", "by_maglev"] {
+    for name in ["transmitted", "to_host", "originated", "by_tid_range", "by_flow", "by_maglev", "by_heir"] {
         assert!(counters[name].as_u64() > Some(100), "{name}: {counters}");
     }
-    for name in ["not_tftp", "icmp_answered", "truncated", "too_big", "neighbour_unresolved"] {
+    for name in ["second_chances", "shed_by_vip"] {
+        assert!(counters[name].as_u64() > Some(0), "{name}: {counters}");
+    }
+    let guards = ["write_refused", "client_not_allowed", "bogus_source"];
+    for name in ["not_tftp", "icmp_answered", "truncated", "too_big", "neighbour_unresolved"].into_iter().chain(guards) {
         assert!(counters["dropped"][name].as_u64() > Some(100), "{name}: {counters}");
     }
     assert!(state.lingering.within(Duration::MAX).len() > 100, "what goes to a drained backend is looked at");

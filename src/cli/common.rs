@@ -2,9 +2,12 @@
 
 use super::{BAD_USAGE, DONE, FAILED, print};
 use crate::config::{self, Config};
+use crate::store::{Health, Observation, Observed, PoolHealth};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Reads a configuration. When it cannot be used, every error of it is on standard error, and the exit code is given.
 /// Warnings are left to `guideway check`.
@@ -17,6 +20,26 @@ pub fn load(path: &Path) -> Result<Config, u8> {
         print::error(problem.in_file(path));
     }
     checked.config.ok_or(BAD_USAGE)
+}
+
+/// The health in which these backends, given as POOL/BACKEND, are down.
+///
+/// # Errors
+/// Says which of them is not in the configuration.
+pub fn down(config: &Config, names: &[String]) -> Result<Health, String> {
+    let mut health: BTreeMap<String, PoolHealth> = BTreeMap::new();
+    for text in names {
+        let named = text.split_once('/').filter(|(pool, backend)| {
+            let pool = config.pools.iter().find(|known| known.name == *pool);
+            pool.is_some_and(|pool| pool.backends.iter().any(|known| known.name == *backend))
+        });
+        let Some((pool, backend)) = named else {
+            return Err(format!("--down {text}: no such backend is in the configuration; name it as POOL/BACKEND, like boot/t1"));
+        };
+        let observed = Observed { state: Observation::Down, since: 0, why: "--down".to_owned() };
+        health.entry(pool.to_owned()).or_default().backends.insert(backend.to_owned(), observed);
+    }
+    Ok(health.into_iter().map(|(pool, health)| (pool, Arc::new(health))).collect())
 }
 
 /// Says what is wrong with the usage or configuration.

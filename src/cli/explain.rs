@@ -1,7 +1,7 @@
 //! `guideway explain`: where would this packet go, and why?
 
 use super::FAILED;
-use super::common::{self, bad, failed, load, result};
+use super::common::{self, bad, down, failed, load, result};
 use super::running::DirectorArgs;
 use crate::control::explained::{Destination, Question, address};
 use crate::control::{NextHops, Writer};
@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "Exit code 0: it goes to a backend; 1: it goes to none; 2: bad usage or configuration.\n\n\
                         Example:\n  guideway explain --config boot.toml 198.51.100.7:2070 192.0.2.69:69/udp\n  \
                         guideway explain --config boot.toml '[2001:db8::7]:2070' '[2001:db8::69]:20123/udp' --json\n  \
-                        guideway explain --director d1 198.51.100.7:2070 192.0.2.69:69/udp")]
+                        guideway explain --director d1 198.51.100.7:2070 192.0.2.69:69/udp\n  \
+                        guideway explain --config boot.toml --down boot/t1 198.51.100.7:2070 192.0.2.69:20123")]
 pub struct Args {
     /// The configuration; without it, a running director is asked
     #[arg(long, value_name = "FILE", conflicts_with_all = ["director", "socket", "url"])]
@@ -33,6 +34,9 @@ pub struct Args {
     /// VIP, port and transport protocol (udp or tcp; udp if left out).
     #[arg(value_name = "VIP:PORT/udp")]
     to: Destination,
+    /// As if this backend had been seen to be down; may be given several times.
+    #[arg(long, value_name = "POOL/BACKEND", requires = "config")]
+    down: Vec<String>,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -45,7 +49,7 @@ pub fn run(args: &Args) -> u8 {
         Err(why) => return bad(&why),
     };
     let answer = match &args.config {
-        Some(file) => offline(file, &question),
+        Some(file) => offline(file, &args.down, &question),
         None => args.director.client().and_then(|client| {
             let to = format!("{}/{}", args.to.address, if args.to.protocol == TCP { "tcp" } else { "udp" });
             let query = common::query(&[("client", &args.client.to_string()), ("to", &to)]);
@@ -61,9 +65,11 @@ pub fn run(args: &Args) -> u8 {
 }
 
 /// By the tables of a file.
-fn offline(file: &Path, question: &Question) -> Result<Value, u8> {
+fn offline(file: &Path, names: &[String], question: &Question) -> Result<Value, u8> {
     let config = load(file)?;
-    let tables = Writer::new().apply(&config, &NextHops::fixed(&config), Time(0)).map_err(|refused| bad(&refused.to_string()))?;
+    let health = down(&config, names).map_err(|message| bad(&message))?;
+    let tables = Writer::new().apply_set(&config, 1, &health, &NextHops::fixed(&config), Time(0));
+    let tables = tables.map_err(|refused| bad(&refused.to_string()))?;
     let range = |named: &Backend| {
         let pool = config.pools.iter().find(|pool| *pool.name == *named.pool)?;
         pool.backends.iter().find(|backend| *backend.name == *named.name)?.tid_range
@@ -96,11 +102,15 @@ fn sentence(answer: &Value) -> String {
         let _ = writeln!(out, "  row       {} of the Maglev table", answer["row"]);
     }
     if !answer["tid_range"].is_null() {
-        let _ = writeln!(out, "  TIDs      {} are this backend's", text("tid_range"));
+        let _ = match answer["instead_of"].as_str() {
+            None => writeln!(out, "  TIDs      {} are this backend's", text("tid_range")),
+            Some(owner) => writeln!(out, "  TIDs      {} are those of {owner}, which is down", text("tid_range")),
+        };
     }
     let by = match answer["by"].as_str() {
         Some("tid_range") => "the TID range that the server's port lies in",
         Some("flow") => "the flow table",
+        Some("heir") => "rendezvous among the heirs that are up",
         _ => "the Maglev table",
     };
     let _ = writeln!(out, "  backend   {} at {}, named by {by}", text("backend"), text("address"));

@@ -1,11 +1,12 @@
 //! `guideway replay`: a capture through the real packet path, offline.
 
-use super::common::{bad, failed, load, result};
+use super::common::{bad, down, failed, load, result};
 use crate::config::{Config, Io as IoKind};
 use crate::control::{NextHops, Writer};
 use crate::counters::{Counters, Number};
 use crate::io::pcap::Pcap;
 use crate::path::State;
+use crate::store::Health;
 use crate::time::Time;
 use crate::turn::turn;
 use crate::verdict::Reason;
@@ -36,6 +37,9 @@ pub struct Args {
     /// Write the counters to this file, as JSON.
     #[arg(long, value_name = "C.json")]
     counters: Option<PathBuf>,
+    /// As if this backend had been seen to be down; may be given several times.
+    #[arg(long, value_name = "POOL/BACKEND")]
+    down: Vec<String>,
     /// Print the counters as JSON.
     #[arg(long)]
     json: bool,
@@ -53,6 +57,10 @@ pub fn run(args: &Args) -> u8 {
             args.config.display()
         ));
     }
+    let health = match down(&config, &args.down) {
+        Ok(health) => health,
+        Err(message) => return bad(&message),
+    };
     if let Some(clash) = clash(args) {
         return bad(&clash);
     }
@@ -60,7 +68,7 @@ pub fn run(args: &Args) -> u8 {
         Ok(pcap) => pcap,
         Err(error) => return failed(&error.to_string()),
     };
-    let (counters, end) = match replay(&config, pcap) {
+    let (counters, end) = match replay(&config, &health, pcap) {
         Ok(done) => done,
         Err(message) => return bad(&message),
     };
@@ -100,8 +108,8 @@ fn same_file(a: &Path, b: &Path) -> bool {
 }
 
 /// Runs the capture to its end, or to where it is damaged.
-fn replay(config: &Config, mut pcap: Pcap) -> Result<(Counters, std::io::Result<()>), String> {
-    let tables = Writer::new().apply(config, &NextHops::fixed(config), Time(0)).map_err(|refused| refused.to_string())?;
+fn replay(config: &Config, health: &Health, mut pcap: Pcap) -> Result<(Counters, std::io::Result<()>), String> {
+    let tables = Writer::new().apply_set(config, 1, health, &NextHops::fixed(config), Time(0)).map_err(|refused| refused.to_string())?;
     let mut state = State::new(config.director.flows, tables.mtu);
     let progress = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());
     let mut shown = 0;

@@ -121,6 +121,9 @@ fn table(status: &Value) -> String {
         if let Some(why) = backend["unresolved_because"].as_str() {
             let _ = writeln!(out, "{} is unresolved: {why}", text(&backend["name"]));
         }
+        if let Some(why) = backend["suspected_because"].as_str() {
+            let _ = writeln!(out, "{} is suspected: {why}", text(&backend["name"]));
+        }
     }
     for (name, running) in status["draining"].as_object().into_iter().flatten() {
         let _ = writeln!(out, "{name} gets nothing new; still running there: {running}");
@@ -174,7 +177,8 @@ mod tests {
             "name": "d1", "version": "0.1.0", "generation": 3, "uptime_seconds": 3725, "workers": 2,
             "io": {"kind": "af_packet", "interface": "eth0", "mode": "ring"},
             "vips": [{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "fingerprint": "00000000000000ff"}],
-            "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21"},
+            "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21",
+                    "suspected_because": "three clients repeat"},
                 {"name": "t2", "neighbour": "unresolved", "unresolved_because": "the kernel has no route to it"}],
             "draining": {"boot/t2": 3},
             "counters": {"received": 10, "dropped": {"not_tftp": 4}},
@@ -188,6 +192,7 @@ mod tests {
             "t1       boot",
             "t2 is unresolved: the kernel has no route to it",
             "boot/t2 gets nothing new; still running there: 3",
+            "t1 is suspected: three clients repeat",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }

@@ -145,13 +145,17 @@ impl Director {
 impl Vip {
     /// One element of `[[vip]]`.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut document = json!({
             "address": self.address,
             "service": self.service.to_json(),
             "pool": self.pool,
             "idle": human(self.idle),
             "paused": self.paused,
-        })
+        });
+        if let (Service::Tftp { .. }, Some(document)) = (&self.service, document.as_object_mut()) {
+            document.extend(self.guard.to_json());
+        }
+        document
     }
 }
 
@@ -228,6 +232,9 @@ active_key = "0123456789abcdef"
 address = "192.0.2.69"
 service = { protocol = "tftp", key = "client" }
 pool = "boot"
+writes = "forward"
+clients = ["10.0.0.0/8", "2001:db8::/32"]
+admission = { per_vip = 5000, per_prefix = 200, prefix_v4 = 22 }
 [[vip]]
 address = "192.0.2.53"
 service = { protocol = "udp", ports = [53, "8000-8100"] }

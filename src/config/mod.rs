@@ -11,7 +11,7 @@
 //! | (top) | `active_key` |
 //! | `[director]` | `name`, `address`, `key`, `next_key`, `io`, `routers`, `socket`, `metrics`, `unmatched`, `icmp_echo`, `flows`, `retire`, `steering` |
 //! | `[api]` | `listen`, `token_file`, `cert`, `key`, `client_ca` |
-//! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused` |
+//! | `[[vip]]` | `address`, `service`, `pool`, `idle`, `paused`; of a `tftp` service `writes`, `clients`, `admission` |
 //! | `[[pool]]` | `name`, `table_size`, `takeover`, `check`, `backends = [{ name, address, weight, tid_range, drain }]` |
 //! | `[[neighbour]]` | `address`, `mac` |
 //! | `[announce]` | `table`, `linger`, `interface` |
@@ -27,6 +27,7 @@ mod cross;
 mod director;
 pub mod duration;
 mod export;
+mod guard;
 pub mod health;
 mod intent;
 mod load;
@@ -49,6 +50,7 @@ pub use check::check_command;
 pub(crate) use check::tell;
 pub use checking::{Check, Expect, Probe, TftpProbe};
 pub(crate) use director::duration_within;
+pub use guard::{Admission, Guard, Writes};
 pub use intent::{Intent, read_any_intent, read_intent};
 pub use load::{Checked, LoadError, load, read};
 pub(crate) use load::{load_with, syntax_errors, tables};
@@ -243,6 +245,8 @@ pub struct Vip {
     pub idle: Duration,
     /// Takes no packets at all while true.
     pub paused: bool,
+    /// `writes`, `clients` and `admission`; the defaults for other services than `tftp`.
+    pub guard: Guard,
 }
 
 /// `[[vip]] service`

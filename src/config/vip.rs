@@ -4,7 +4,7 @@ use super::director::duration_within;
 use super::reader::{Mark, Spot, Table};
 use super::service::{self, Claim};
 use super::text;
-use super::{Service, Vip};
+use super::{Guard, Service, Vip, guard};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -23,6 +23,7 @@ pub(super) struct Draft<'r, 't> {
     pub(super) here: Mark,
     idle: Option<Duration>,
     paused: Option<bool>,
+    guard: Option<Guard>,
 }
 
 impl Draft<'_, '_> {
@@ -34,6 +35,7 @@ impl Draft<'_, '_> {
             pool: self.pool.as_ref()?.value.clone(),
             idle: self.idle?,
             paused: self.paused?,
+            guard: self.guard.clone()?,
         })
     }
 
@@ -57,6 +59,8 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     let pool = table.required("pool", "pool = \"boot\"").and_then(|f| f.parse("the name of a pool in quotes", text::name));
     let idle = table.optional("idle").map_or(Some(IDLE), |f| duration_within(f, IDLE_LIMITS));
     let paused = table.optional("paused").map_or(Some(false), |f| f.boolean());
+    let tftp = service.as_ref().map(|s| matches!(s.value, Service::Tftp { .. }));
+    let guard = guard::read(&mut table, address.as_ref().map(|a| a.value), tftp);
     table.finish();
-    Draft { address, service, claims, pool, here, idle, paused }
+    Draft { address, service, claims, pool, here, idle, paused, guard }
 }

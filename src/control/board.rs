@@ -1,13 +1,12 @@
 //! The board: what the control socket shows. Written by control, read by whoever asks; never in the way of a worker.
 
 use super::events::{Events, Kind};
-use super::{Known, NextHops, State, changes, neighbour::mac};
+use super::{State, Suspect, Suspects, View, changes};
 use crate::counters::{Counters, Published};
-use crate::hash::KeyId;
 use crate::io::Io;
 use crate::path::lingering::{Lingerer, Lingering};
 use crate::store::Trouble;
-use crate::tables::{BackendId, Snapshot};
+use crate::tables::BackendId;
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,21 +34,6 @@ pub struct Facts {
     pub cpus: Vec<usize>,
     /// When the director started.
     pub started: Instant,
-}
-
-/// What changes with a reload or a neighbour.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// What the workers read.
-    pub snapshot: Arc<Snapshot>,
-    /// Address of each of the snapshot's services.
-    pub vips: Vec<IpAddr>,
-    /// The key that is used, and all that are known.
-    pub keys: (Option<KeyId>, Vec<KeyId>),
-    /// The backends, retired ones too.
-    pub backends: Vec<Known>,
-    /// What is known of the way to them.
-    pub hops: NextHops,
 }
 
 /// What is known of the store.
@@ -154,6 +138,7 @@ pub struct Board {
     since: Mutex<HashMap<BackendId, Instant>>,
     /// Changes whenever something is shown.
     shown: watch::Sender<()>,
+    suspects: Suspects,
 }
 
 /// What still runs on a backend.
@@ -179,6 +164,7 @@ impl Board {
             events: Events::default(),
             since: Mutex::default(),
             shown: watch::Sender::new(()),
+            suspects: Suspects::default(),
         }
     }
 
@@ -307,6 +293,21 @@ impl Board {
         self.announced.store(Some(Arc::new(announced)));
     }
 
+    /// The workers suspect a backend. Says whether that is news.
+    pub fn suspect(&self, pool: &str, backend: &str, because: &str) -> bool {
+        self.suspects.report(pool, backend, because, Instant::now())
+    }
+
+    /// The backends that clients of this director wait for now: whoever checks backends should look at these first. Cheap enough to be asked often.
+    pub fn suspected(&self) -> Vec<Suspect> {
+        self.suspects.now(Instant::now())
+    }
+
+    /// How often a backend became suspected since the start.
+    pub fn suspicions(&self) -> u64 {
+        self.suspects.raised()
+    }
+
     /// Counts a reload: `Err` says why the file was refused.
     pub fn reloaded(&self, outcome: Result<(), String>) {
         let (accepted, why) = (outcome.is_ok(), outcome.as_ref().err());
@@ -388,50 +389,10 @@ impl Board {
                 "known": v.keys.1.iter().map(ToString::to_string).collect::<Vec<_>>(),
             })),
             "vips": view.as_ref().map(|v| v.vips(self.announced.load().as_deref())).unwrap_or_default(),
-            "backends": view.as_ref().map(|v| v.backends()).unwrap_or_default(),
+            "backends": view.as_ref().map(|v| v.backends(&self.suspected())).unwrap_or_default(),
             "draining": self.draining(),
             "flows": {"used": flows(|s| &s.flows), "capacity": flows(|s| &s.flow_capacity)},
             "reload": {"accepted": reloads.accepted, "refused": reloads.refused, "last_error": reloads.last_error},
-        })
-    }
-}
-
-impl View {
-    /// Of each pool that a service uses, the fingerprint of its Maglev table.
-    fn fingerprints(&self) -> Map<String, Value> {
-        let pools = self.snapshot.services.iter().map(|service| &service.pool);
-        pools.map(|pool| (pool.name.to_string(), json!(format!("{:016x}", pool.maglev.fingerprint())))).collect()
-    }
-
-    fn vips(&self, announced: Option<&Announced>) -> Vec<Value> {
-        let vip = |(address, service): (&IpAddr, &crate::tables::Service)| {
-            json!({
-                "vip": address,
-                "service": service.label,
-                "pool": &*service.pool.name,
-                "fingerprint": format!("{:016x}", service.pool.maglev.fingerprint()),
-                "announced": announced.map(|all| all.get(address).is_some_and(Result::is_ok)),
-                "not_announced_because": announced.and_then(|all| all.get(address)?.as_ref().err()),
-            })
-        };
-        self.vips.iter().zip(&self.snapshot.services).map(vip).collect()
-    }
-
-    fn backends(&self) -> Vec<Value> {
-        self.backends.iter().map(|known| self.backend(known)).collect()
-    }
-
-    /// What is known of one backend.
-    pub fn backend(&self, known: &Known) -> Value {
-        let hop = self.hops.status(known.address);
-        json!({
-            "name": &*known.name,
-            "pool": &*known.pool,
-            "address": known.address,
-            "weight": known.weight,
-            "state": known.state.name(),
-            "neighbour": hop.as_ref().map_or_else(|_| "unresolved".to_owned(), |hop| mac(hop.mac)),
-            "unresolved_because": hop.err().map(|why| why.to_string()),
         })
     }
 }

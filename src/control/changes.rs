@@ -1,6 +1,6 @@
 //! What is different between two views, as people would tell it: for the stream of events.
 
-use super::board::View;
+use super::View;
 use super::neighbour::mac;
 use super::writer::{Known, State};
 use serde_json::{Value, json};

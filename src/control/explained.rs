@@ -77,10 +77,12 @@ impl Question {
                 "backend": *explained.backend.name,
                 "address": explained.backend.address.to_string(),
                 "by": explained.by.name(),
+                "instead_of": explained.instead_of.map(|owner| owner.name.to_string()),
                 "key": explained.key,
                 "hash": explained.hash.map(|hash| format!("{hash:016x}")),
                 "row": explained.row,
-                "tid_range": ranges(explained.backend).map(|(first, last)| format!("{first}-{last}")),
+                // That which the packet's port lies in, or that of the backend that gets a request.
+                "tid_range": ranges(explained.instead_of.unwrap_or(explained.backend)).map(|(first, last)| format!("{first}-{last}")),
                 "flow_table_first": explained.flow_table,
             }),
             // GRE for what is no VIP is dropped only if the file says so.

@@ -62,10 +62,22 @@ pub fn render(board: &Board) -> String {
         "Packets that the director made itself: ICMP, and fragments beyond the first.",
         &[(&[], originated)],
     );
-    let chosen = [("tid_range", Number::ByTidRange), ("flow", Number::ByFlow), ("maglev", Number::ByMaglev)];
+    let chosen = [("tid_range", Number::ByTidRange), ("flow", Number::ByFlow), ("maglev", Number::ByMaglev), ("heir", Number::ByHeir)];
     let labels = chosen.map(|(by, _)| [("by", by)]);
     let chosen: Vec<_> = labels.iter().zip(chosen).map(|(labels, (_, number))| (labels.as_slice(), counters.get(number))).collect();
     put("packets_chosen_total", Kind::Counter, "Packets by what named their backend.", &chosen);
+
+    let shed = [("vip", Number::ShedByVip), ("backend", Number::ShedByBackend), ("prefix", Number::ShedByPrefix)];
+    let labels = shed.map(|(limit, _)| [("limit", limit)]);
+    let shed: Vec<_> = labels.iter().zip(shed).map(|(labels, (_, number))| (labels.as_slice(), counters.get(number))).collect();
+    put("requests_shed_total", Kind::Counter, "Requests beyond `admission`, by the limit that was reached first.", &shed);
+    let chances = counters.get(Number::SecondChances);
+    put(
+        "second_chances_total",
+        Kind::Counter,
+        "Requests that went to another backend, as the first left them unanswered.",
+        &[(&[], chances)],
+    );
 
     let of = |section: &str, key: &str| status[section][key].as_u64().unwrap_or(0);
     put("flows", Kind::Gauge, "Entries of the flow tables in use.", &[(&[], of("flows", "used"))]);
@@ -86,26 +98,26 @@ pub fn render(board: &Board) -> String {
     put("vip_announced", Kind::Gauge, "1 when the VIP's route is in the kernel table that a BGP daemon exports.", &announced);
 
     // A map, for a series that stood twice would make Prometheus refuse the whole document.
-    let backends: BTreeMap<[&str; 4], (u64, u64)> = status["backends"]
+    let backends: BTreeMap<[&str; 4], [u64; 3]> = status["backends"]
         .as_array()
         .into_iter()
         .flatten()
         .map(|backend| {
             let weight = backend["weight"].as_u64().unwrap_or(0);
             let labels = ["pool", "name", "address", "state"].map(|key| backend[key].as_str().unwrap_or_default());
-            (labels, (weight, u64::from(backend["neighbour"] == "unresolved")))
+            (labels, [weight, u64::from(backend["neighbour"] == "unresolved"), u64::from(backend["suspected_because"].is_string())])
         })
         .collect();
     let labels: Vec<[(&str, &str); 4]> = backends
         .keys()
         .map(|[pool, name, address, state]| [("pool", *pool), ("backend", *name), ("address", *address), ("state", *state)])
         .collect();
-    let each = |value: fn(&(u64, u64)) -> u64| {
-        labels.iter().zip(backends.values()).map(|(labels, values)| (labels.as_slice(), value(values))).collect::<Vec<_>>()
-    };
-    put("backend_weight", Kind::Gauge, "Weight of a backend.", &each(|values| values.0));
-    put("backend_unresolved", Kind::Gauge, "1 when the next hop towards a backend is not known.", &each(|values| values.1));
-    let all = backends.values().map(|values| values.1).sum();
+    let each = |at: usize| labels.iter().zip(backends.values()).map(|(labels, values)| (labels.as_slice(), values[at])).collect::<Vec<_>>();
+    put("backend_weight", Kind::Gauge, "Weight of a backend.", &each(0));
+    put("backend_unresolved", Kind::Gauge, "1 when the next hop towards a backend is not known.", &each(1));
+    put("backend_suspected", Kind::Gauge, "1 while several clients of a backend repeat their requests and hear nothing.", &each(2));
+    put("suspicions_total", Kind::Counter, "How often a backend became suspected.", &[(&[], board.suspicions())]);
+    let all = backends.values().map(|values| values[1]).sum();
     put("neighbours_unresolved", Kind::Gauge, "Backends whose next hop is not known.", &[(&[], all)]);
     out.finish()
 }

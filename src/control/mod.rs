@@ -9,10 +9,14 @@ pub mod metrics;
 pub mod neighbour;
 pub mod next_hops;
 pub mod socket;
+pub mod suspects;
+pub mod view;
 pub mod writer;
 
 pub use api::{Api, Trial};
-pub use board::{Announced, Board, Facts, QUIET, Reloads, Running, Shown, Stored, View};
+pub use board::{Announced, Board, Facts, QUIET, Reloads, Running, Shown, Stored};
 pub use next_hops::{Link, NextHops, Unresolved};
 pub use socket::ControlSocket;
+pub use suspects::{Suspect, Suspects};
+pub use view::View;
 pub use writer::{Known, Refused, State, Writer};

@@ -9,6 +9,7 @@ use crate::config::{Config, duration};
 use crate::control::neighbour::Neighbours;
 use crate::control::{Board, Stored, Trial, View, Writer};
 use crate::io::interface::Interface;
+use crate::path::requests::suspicion::Suspicion;
 use crate::store::{Health, Seen, Store};
 use crate::tables::{BackendId, Snapshot};
 use crate::time::Time;
@@ -26,6 +27,14 @@ use tokio::time::MissedTickBehavior;
 const LOOK: Duration = Duration::from_millis(50);
 /// Far enough to stand for never.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
+
+/// What workers notice and control has to look at.
+pub(super) struct Noticed {
+    /// Backends without a next hop.
+    pub(super) unresolved: Receiver<BackendId>,
+    /// Backends that several clients wait for.
+    pub(super) suspected: Receiver<Suspicion>,
+}
 
 /// Control's state.
 pub(super) struct Control<'f> {
@@ -62,7 +71,7 @@ impl Control<'_> {
         &mut self,
         mut signals: Signals,
         mut reported: mpsc::UnboundedReceiver<Report>,
-        unresolved: Receiver<BackendId>,
+        noticed: Noticed,
         mut trials: mpsc::Receiver<Trial>,
         mut server: JoinHandle<std::io::Result<()>>,
     ) -> Result<(), Error> {
@@ -97,7 +106,10 @@ impl Control<'_> {
                     Err(_) => return Err(self.no_watcher()),
                 },
                 () = tokio::time::sleep(retirement) => self.retired().await,
-                _ = look.tick() => self.ask_for(&unresolved),
+                _ = look.tick() => {
+                    self.ask_for(&noticed.unresolved);
+                    self.suspect(&noticed.suspected);
+                }
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),
             }
         }
@@ -165,6 +177,16 @@ impl Control<'_> {
         for backend in unresolved.try_iter().filter_map(|id| tables.backend(id)) {
             // When the queue is full, it holds enough to do.
             let _ = self.neighbours.urgent.try_send(backend.address);
+        }
+    }
+
+    fn suspect(&self, suspected: &Receiver<Suspicion>) {
+        let tables = self.tables.load();
+        for (suspicion, backend) in suspected.try_iter().filter_map(|s| Some((s, tables.backend(s.backend)?))) {
+            let because = suspicion.to_string();
+            if self.board.suspect(&backend.pool, &backend.name, &because) {
+                tracing::warn!(pool = &*backend.pool, backend = &*backend.name, "suspected: {because}");
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! From a configuration to a running director, and to its end. What is claimed first is given back last.
 
-use super::control::Control;
+use super::control::{Control, Noticed};
 use super::worker::{self, Report, Worker};
 use super::{Error, cpus, open, steering};
 use crate::announce::{Announcer, Routes};
@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 /// Before a backend gets its first packet, its neighbour has so long to answer.
 pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(1);
-/// Backends without a next hop that may wait to be looked at.
+/// Backends without a next hop, or suspected, that may wait to be looked at.
 const UNRESOLVED: usize = 256;
 
 /// Questions about another intent that may wait for an answer.
@@ -100,11 +100,14 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
 
     let (reports, mut reported) = unbounded_channel();
     let (ask, unresolved) = crossbeam::channel::bounded(UNRESOLVED);
+    let (suspect, suspected) = crossbeam::channel::bounded(UNRESOLVED);
     let mut workers = Workers { stop: Arc::new(AtomicBool::new(false)), threads: Vec::with_capacity(cpus.len()) };
     let steering_cpu = cpus.get(opened.workers.len()).copied();
+    let count = opened.workers.len();
     for (index, ((io, cpu), shown)) in opened.workers.into_iter().zip(cpus).zip(shown).enumerate() {
         let worker = Worker {
             index,
+            workers: count,
             cpu,
             io,
             flows: config.director.flows,
@@ -112,6 +115,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
             tables: tables.clone(),
             shown,
             unresolved: ask.clone(),
+            suspected: suspect.clone(),
             stop: workers.stop.clone(),
             reports: reports.clone(),
         };
@@ -169,7 +173,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         tokio::spawn(metrics::serve(listener, move || control::metrics::render(&board)));
     }
     systemd::ready();
-    let end = control.run(signals, reported, unresolved, trials, server).await;
+    let end = control.run(signals, reported, Noticed { unresolved, suspected }, trials, server).await;
     // When the director does not end by a signal, its VIPs are still announced.
     if let Some(announcer) = control.announcer.take() {
         announcer.leave().await;

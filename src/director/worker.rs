@@ -5,6 +5,7 @@ use super::pace::Pace;
 use crate::control::Shown;
 use crate::io::Io;
 use crate::path::State;
+use crate::path::requests::suspicion::Suspicion;
 use crate::tables::{BackendId, Snapshot};
 use crate::turn::turn;
 use arc_swap::{ArcSwap, Cache};
@@ -27,6 +28,8 @@ pub enum Report {
 pub struct Worker {
     /// Its number, from 0.
     pub index: usize,
+    /// How many there are: each keeps to its part of the limits on requests.
+    pub workers: usize,
     /// The CPU that it is pinned to.
     pub cpu: usize,
     /// Its way in and out.
@@ -41,6 +44,8 @@ pub struct Worker {
     pub shown: Arc<Shown>,
     /// Backends that packets wanted while they had no next hop. When it is full, control is busy with others.
     pub unresolved: Sender<BackendId>,
+    /// Backends that several clients wait for. When it is full, control has enough to look at.
+    pub suspected: Sender<Suspicion>,
     /// Set when the worker has to end.
     pub stop: Arc<AtomicBool>,
     /// To control.
@@ -67,6 +72,7 @@ impl Worker {
     fn run(mut self) -> Result<(), String> {
         cpus::pin(self.cpu).map_err(|e| e.to_string())?;
         let mut state = State::new(self.flows, self.mtu);
+        state.share_limits(self.workers);
         self.shown.set_flow_capacity(state.flows.capacity());
         self.shown.set_lingering(state.lingering.clone());
         self.shown.set_io(&*self.io);
@@ -89,6 +95,9 @@ impl Worker {
         }
         state.drain_unresolved(|backend| {
             let _ = self.unresolved.try_send(backend);
+        });
+        state.drain_suspected(|suspicion| {
+            let _ = self.suspected.try_send(suspicion);
         });
         self.shown.set(&state.counters, state.flows.used());
         self.shown.set_io(&*self.io);
@@ -146,6 +155,7 @@ mod tests {
         let (reports, end) = unbounded_channel();
         let worker = Worker {
             index: 3,
+            workers: 4,
             cpu: cpus::allowed()[0],
             io: Box::new(io),
             flows: 1024,
@@ -153,6 +163,7 @@ mod tests {
             tables: Arc::new(ArcSwap::from_pointee(snapshot)),
             shown: Arc::default(),
             unresolved: crossbeam::channel::bounded(1).0,
+            suspected: crossbeam::channel::bounded(1).0,
             stop: Arc::default(),
             reports,
         };

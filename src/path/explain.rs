@@ -26,6 +26,8 @@ pub struct Explained<'t> {
     pub by: By,
     /// The backend.
     pub backend: &'t Backend,
+    /// The backend that is down and in whose place it goes on.
+    pub instead_of: Option<&'t Backend>,
     /// Whether the packet was taken for a TFTP request.
     pub request: bool,
     /// Whether the flow table of a running director may name another backend.
@@ -65,9 +67,12 @@ pub fn explain<'t>(tables: &'t Snapshot, protocol: u8, client: SocketAddr, vip: 
     let backend = tables.backend(backend).ok_or(Reason::NoBackend)?;
     let key = match (by, service.kind) {
         (By::TidRange, _) => "server port",
+        (By::Heir, _) => "server port, client address and port",
         (_, Kind::Tftp(Key::Client)) => "client address",
         (_, Kind::Tftp(Key::Flow)) => "client address and port",
         (_, Kind::Flow) => "5-tuple",
     };
-    Ok(Explained { service: id, label: &service.label, key, hash, row, by, backend, request, flow_table })
+    let owner = service.pool.succession.orphaned(vip.port()).filter(|_| by == By::Heir);
+    let instead_of = owner.and_then(|id| tables.backend(id));
+    Ok(Explained { service: id, label: &service.label, key, hash, row, by, backend, instead_of, request, flow_table })
 }

@@ -1,6 +1,7 @@
 //! The packet path: one function from bytes, tables and time to verdicts. No socket, clock, log, lock or allocation in it.
 //!
 //! Stages in the order in which a packet meets them: [`parse`] → [`vip`] → [`icmp`] → [`fragment`] → [`select`] → [`encap`].
+//! In [`select`], TFTP requests pass a guard and [`requests`], and packets of a backend that is down find its heir.
 //! A batch goes through in two passes: what needs no state first, so that the cache lines of all its flows are on their way
 //! before the second pass reads and writes them. Ordinary packets take a short way through both (`quick`, and for the
 //! usual run of packets to one VIP `predict`), all others the stages one by one.
@@ -8,12 +9,15 @@
 pub mod encap;
 pub mod explain;
 pub mod fragment;
+mod guard;
+mod heir;
 pub mod icmp;
 pub mod lingering;
 pub mod outbox;
 pub mod parse;
 mod predict;
 mod quick;
+pub mod requests;
 pub mod select;
 pub mod spread;
 mod state;
@@ -34,6 +38,7 @@ use crate::verdict::{Reason, Verdict};
 use parse::Packet;
 use predict::Prediction;
 use quick::Quick;
+use requests::Request;
 use select::{Flow, Plan};
 
 /// What is left to do with a packet that takes the long way.
@@ -50,6 +55,9 @@ pub fn run(frames: &mut [Frame<'_>], tables: &Snapshot, state: &mut State, now: 
     for frames in frames.chunks_mut(BATCH) {
         let mut steps = [None; BATCH];
         glance(&mut steps, frames, tables, state);
+        if state.requests.listening() {
+            requests::listen(&steps, frames, tables, &mut state.requests);
+        }
         let known_before = state.flows.statistics().inserted;
         for (step, frame) in steps.iter().zip(frames.iter_mut()) {
             let verdict = match step {
@@ -137,9 +145,19 @@ fn look(frame: &[u8], tables: &Snapshot) -> Result<Step, Verdict> {
 #[inline]
 fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tables: &Snapshot, state: &mut State, now: Time) -> Verdict {
     let service = &tables.services[usize::from(flow.service)];
-    let row_hash = |hash| select::row_hash(flow, hash, tables);
-    let (choice, _) = match select::finish(&plan, service, flow.about, row_hash, tables, &mut state.flows, now) {
-        Ok(chosen) => chosen,
+    let chosen = match plan {
+        Plan::Tables { hash, learn, .. } if flow.is_request(service) => {
+            let request = Request { flow, service, payload: packet.payload(frame.bytes()), hash, learn };
+            requests::choose(&request, tables, state, now)
+        }
+        _ => {
+            state.requests.hear(flow, tables);
+            let row_hash = |hash| select::row_hash(flow, hash, tables);
+            select::finish(&plan, service, flow.about, row_hash, tables, &mut state.flows, now).map(|(choice, _)| choice)
+        }
+    };
+    let choice = match chosen {
+        Ok(choice) => choice,
         Err(reason) => return Verdict::Drop(reason),
     };
     state.counters.add(choice.by.number(), 1);

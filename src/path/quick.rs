@@ -133,6 +133,8 @@ pub(super) fn planned<'t>(
                 *found = Some(Quick { plan, service, envelope });
                 return Some(());
             }
+            // Few among the packets, and there is more to decide about them.
+            Steering::Orphan | Steering::Request { .. } => return None,
         },
     };
     *found = Some(Quick { plan: Plan::Tables { hash: hash(bits), read, learn }, service, envelope });
@@ -169,6 +171,12 @@ pub fn flow_hash(frame: &[u8], quick: &Quick<'_>, tables: &Snapshot) -> Option<u
     let (head, l4) = inner.split_first_chunk::<20>()?;
     let (client, server) = ports(l4.first_chunk()?);
     Some(tables.hash.flow_v4(head[9], Ipv4Addr::from_bits(be32(head, 12)), Ipv4Addr::from_bits(be32(head, 16)), client, server))
+}
+
+/// First 16 bits of the UDP payload of the packet in `frame`, which is of a `tftp` service.
+pub fn opcode(frame: &[u8], quick: &Quick<'_>) -> Option<u16> {
+    let header = if quick.envelope.is_v6() { 40 } else { 20 };
+    Some(be16(frame.get(usize::from(quick.envelope.inner) + header + 8..)?.first_chunk::<2>()?, 0))
 }
 
 /// An IP header without anything unusual, and the payload that it says it has.

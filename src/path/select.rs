@@ -2,10 +2,11 @@
 //!
 //! What needs no state is decided in [`plan`]; what reads or writes the flow table in [`finish`], after its cache line was fetched.
 
+use super::{guard, heir};
 use crate::config::Key;
 use crate::counters::Number;
 use crate::flow::FlowTable;
-use crate::tables::{Backend, BackendId, Kind, Service, ServiceId, Snapshot, TFTP_PORT};
+use crate::tables::{Backend, BackendId, Kind, Service, ServiceId, Snapshot, TFTP_PORT, TID_MIN};
 use crate::time::Time;
 use crate::verdict::Reason;
 use std::net::IpAddr;
@@ -32,6 +33,14 @@ pub struct Flow {
     pub about: bool,
 }
 
+impl Flow {
+    /// A TFTP request: it names no backend yet.
+    pub(super) fn is_request(&self, service: &Service) -> bool {
+        let Kind::Tftp(_) = service.kind else { return false };
+        !self.about && self.server_port == TFTP_PORT && matches!(self.opcode, Some(READ_REQUEST | WRITE_REQUEST))
+    }
+}
+
 /// What named the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
@@ -41,6 +50,8 @@ pub enum By {
     Flow,
     /// The Maglev table.
     Maglev,
+    /// Another backend's absence: it is down, or leaves the request unanswered.
+    Heir,
 }
 
 impl By {
@@ -50,6 +61,7 @@ impl By {
             By::TidRange => Number::ByTidRange,
             By::Flow => Number::ByFlow,
             By::Maglev => Number::ByMaglev,
+            By::Heir => Number::ByHeir,
         }
     }
 
@@ -59,6 +71,7 @@ impl By {
             By::TidRange => "tid_range",
             By::Flow => "flow",
             By::Maglev => "maglev",
+            By::Heir => "heir",
         }
     }
 }
@@ -89,8 +102,8 @@ pub enum Plan {
 }
 
 /// TFTP's opcodes (RFC 1350 section 5, RFC 2347).
-const READ_REQUEST: u16 = 1;
-const WRITE_REQUEST: u16 = 2;
+pub(super) const READ_REQUEST: u16 = 1;
+pub(super) const WRITE_REQUEST: u16 = 2;
 const OPTION_ACKNOWLEDGEMENT: u16 = 6;
 
 /// What can be said of a packet by its service, server port and opcode alone.
@@ -98,6 +111,13 @@ const OPTION_ACKNOWLEDGEMENT: u16 = 6;
 pub(super) enum Steering {
     /// The server's port lies in the TID range of this backend.
     Owner(BackendId),
+    /// It lies in none of a backend that is up, and servers of this pool go on with one another's transfers.
+    Orphan,
+    /// A request, which names nobody yet. It has to pass the guard.
+    Request {
+        /// Whether the flow table shall remember who gets it.
+        learn: bool,
+    },
     /// The tables name the backend.
     Tables {
         /// Whether the flow table may.
@@ -120,14 +140,18 @@ pub(super) fn steer(service: &Service, server_port: u16, opcode: Option<u16>, ab
     }
     // A request names nobody yet, and never reads the flow table: GRUB comes back on the ports of its last boot.
     let request = matches!(opcode, Some(READ_REQUEST | WRITE_REQUEST)) && server_port == TFTP_PORT;
+    if request {
+        // With ranges no transfer depends on the flow table, so none is put there.
+        return Ok(Steering::Request { learn: service.pool.tid.is_none() });
+    }
     if let Some(tid) = &service.pool.tid {
-        if !request && let Some(backend) = tid.owner(server_port) {
+        if let Some(backend) = tid.owner(server_port) {
             return Ok(Steering::Owner(backend));
         }
-        // With ranges no transfer depends on the flow table, so none is put there.
-        return Ok(Steering::Tables { read: false, learn: false });
+        let orphan = service.pool.succession.takeover && server_port >= TID_MIN;
+        return Ok(if orphan { Steering::Orphan } else { Steering::Tables { read: false, learn: false } });
     }
-    Ok(Steering::Tables { read: !request, learn: !about })
+    Ok(Steering::Tables { read: true, learn: !about })
 }
 
 /// Decides what can be decided without state.
@@ -135,17 +159,18 @@ pub(super) fn steer(service: &Service, server_port: u16, opcode: Option<u16>, ab
 pub fn plan(flow: &Flow, tables: &Snapshot) -> Result<Plan, Reason> {
     let service = &tables.services[usize::from(flow.service)];
     match steer(service, flow.server_port, flow.opcode, flow.about)? {
-        Steering::Owner(backend) => owner(backend, flow, tables),
+        // The owner of a TID range keeps its transfers, whatever its weight, for as long as it is in the tables and up.
+        Steering::Owner(backend) => Ok(Plan::Chosen(Choice { backend, by: By::TidRange })),
+        Steering::Orphan => Ok(match heir::stand_in(flow, service, tables) {
+            Some(choice) => Plan::Chosen(choice),
+            None => Plan::Tables { hash: hash(flow, tables), read: false, learn: false },
+        }),
+        Steering::Request { learn } => {
+            guard::check(flow, service, tables)?;
+            Ok(Plan::Tables { hash: hash(flow, tables), read: false, learn })
+        }
         Steering::Tables { read, learn } => Ok(Plan::Tables { hash: hash(flow, tables), read, learn }),
     }
-}
-
-/// The owner of a TID range keeps its transfers, whatever its weight, for as long as it is in the tables.
-///
-/// Takeover belongs here: when the owner is down, the best healthy heir of (VIP, client, client port) stands in for it.
-#[inline]
-fn owner(backend: BackendId, _flow: &Flow, _tables: &Snapshot) -> Result<Plan, Reason> {
-    Ok(Plan::Chosen(Choice { backend, by: By::TidRange }))
 }
 
 /// Hash of a flow: of its 5-tuple, but that of a `tftp` service leaves out the server's port, which changes within a transfer.

@@ -3,6 +3,8 @@
 use super::fragment::Fragments;
 use super::lingering::Lingering;
 use super::outbox::Outbox;
+use super::requests::Requests;
+use super::requests::suspicion::Suspicion;
 use super::too_big::Limiter;
 use crate::counters::{Counters, Number};
 use crate::flow::FlowTable;
@@ -30,6 +32,7 @@ pub struct State {
     /// More than a quarter of the last batch opened flows.
     pub(super) many_new: bool,
     pub(super) fragments: Fragments,
+    pub(super) requests: Requests,
     pub(super) out: Out,
 }
 
@@ -51,6 +54,7 @@ impl State {
             lingering: Arc::default(),
             many_new: false,
             fragments: Fragments::new(frame),
+            requests: Requests::default(),
             out: Out { outbox: Outbox::new(frame), limiter: Limiter::default(), unresolved: Vec::with_capacity(UNRESOLVED) },
         }
     }
@@ -63,6 +67,17 @@ impl State {
         }
         self.flows.sweep(now, SWEEP);
         self.lingering.tick(now);
+        self.requests.tick(now);
+    }
+
+    /// This worker is one of so many, each of which keeps to its part of the limits on requests.
+    pub fn share_limits(&mut self, workers: usize) {
+        self.requests.admission.share(workers);
+    }
+
+    /// Backends that several clients wait for, seen since the last call.
+    pub fn drain_suspected(&mut self, tell: impl FnMut(Suspicion)) {
+        self.requests.suspicions.drain(tell);
     }
 
     /// Hands every frame that was originated or released to `send`, in order; `false` from it means that there was no room.

@@ -1,12 +1,16 @@
 //! What workers read: VIPs, services, pools and backends of one generation. Built by the one writer, immutable, swapped whole.
 
 mod backend;
+mod guard;
 mod routers;
+mod succession;
 mod tid;
 mod vips;
 
 pub use backend::{Backend, BackendId, HEAD_V4, HEAD_V6, Head, HeadV4, HeadV6, NO_BACKEND, NextHop, Variable};
+pub use guard::{Guard, nobody};
 pub use routers::Routers;
+pub use succession::{Member, Succession};
 pub use tid::TidMap;
 pub use vips::{ServiceId, Span, TFTP_PORT, TID_MIN, Vip, VipTable};
 
@@ -36,6 +40,8 @@ pub struct Snapshot {
     pub vips: VipTable,
     /// By [`ServiceId`].
     pub services: Vec<Service>,
+    /// Addresses of this director and of backends: no client has one of them.
+    pub inside: Routers,
     /// By [`BackendId`]. A number that belongs to nobody is `None`.
     pub backends: Vec<Option<Backend>>,
     /// The keyed hashes of flows and fragments.
@@ -63,6 +69,8 @@ pub struct Service {
     pub idle: u16,
     /// Takes no packets at all.
     pub paused: bool,
+    /// What of the requests to a `tftp` service gets as far as a backend.
+    pub guard: Arc<Guard>,
 }
 
 /// How a service's packets find their backend.
@@ -83,6 +91,8 @@ pub struct Pool {
     pub maglev: Arc<Table>,
     /// Backend numbers in the order of the Maglev table's backends (sorted by name).
     pub members: Vec<BackendId>,
-    /// Server port → backend, when the pool has TID ranges.
+    /// Server port → backend, when the pool has TID ranges. With takeover, ports of a backend that is down are not in it: see `succession`.
     pub tid: Option<Arc<TidMap>>,
+    /// Who takes a backend's place.
+    pub succession: Arc<Succession>,
 }

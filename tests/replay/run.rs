@@ -40,9 +40,15 @@ pub fn guideway(dir: &Path, args: &[&str]) -> Output {
 
 /// Replays `capture` with `config`, in `dir`.
 pub fn replay(dir: &Path, config: &str, capture: &[u8]) -> Replayed {
+    replay_with(dir, config, capture, &[])
+}
+
+/// The same while these backends are down.
+pub fn replay_with(dir: &Path, config: &str, capture: &[u8], down: &[String]) -> Replayed {
     write(dir.join("boot.toml"), config).unwrap();
     write(dir.join("in.pcap"), capture).unwrap();
-    let args = ["--config", "boot.toml", "--in", "in.pcap", "--out", "out.pcap", "--counters", "counters.json"];
+    let mut args = vec!["--config", "boot.toml", "--in", "in.pcap", "--out", "out.pcap", "--counters", "counters.json"];
+    down.iter().for_each(|backend| args.extend(["--down", backend]));
     let done = guideway(dir, &args);
     Replayed {
         code: done.status.code(),

@@ -2,7 +2,7 @@
 
 use super::language::{Input, inputs};
 use super::render::render;
-use super::run::{BOOT, pcap, replay};
+use super::run::{BOOT, pcap, replay_with};
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
@@ -15,6 +15,8 @@ pub struct Scenario {
     head: String,
     configs: Vec<String>,
     pcapng: bool,
+    /// Backends that are down, as POOL/BACKEND.
+    down: Vec<String>,
     inputs: Vec<Input>,
 }
 
@@ -24,17 +26,22 @@ impl Scenario {
         let head = text.split_once("\nout\n").map_or(text, |(head, _)| head);
         let (about, _) = head.split_once("\nin\n").expect("frames in");
         let mut configs = vec![BOOT.to_owned()];
-        let mut pcapng = false;
+        let (mut pcapng, mut down) = (false, Vec::new());
         for line in about.lines().skip(1).filter(|l| !l.trim().is_empty()) {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
             match word {
                 "director" => configs[0] = replaced(&configs[0], "[director]\n", &format!("[director]\n{rest}\n")),
+                "vip" => configs[0] = with_key(&configs[0], rest),
+                "takeover" => {
+                    configs[0] = replaced(&configs[0], &format!("name = \"{rest}\"\n"), &format!("name = \"{rest}\"\ntakeover = true\n"))
+                }
+                "down" => down.push(rest.to_owned()),
                 "also" => configs.push(with_backend(&configs[0], rest)),
                 "format" => pcapng = rest == "pcapng",
                 other => panic!("{other} is no line before the frames"),
             }
         }
-        Scenario { head: head.trim_end().to_owned(), configs, pcapng, inputs: inputs(text) }
+        Scenario { head: head.trim_end().to_owned(), configs, pcapng, down, inputs: inputs(text) }
     }
 
     /// Runs it, and gives the whole file as it should be.
@@ -42,7 +49,7 @@ impl Scenario {
         let capture = if self.pcapng { pcapng(&self.inputs) } else { pcap(&self.inputs, DataLink::ETHERNET) };
         let mut seen = self.configs.iter().map(|config| {
             let dir = tempfile::tempdir().unwrap();
-            let done = replay(dir.path(), config, &capture);
+            let done = replay_with(dir.path(), config, &capture, &self.down);
             assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
             let sum = ["transmitted", "to_host", "held"].iter().map(|name| done.counter(name)).sum::<u64>() + done.dropped();
             assert_eq!(done.counter("received"), sum, "the counters balance");
@@ -62,6 +69,13 @@ impl Scenario {
 fn replaced(text: &str, from: &str, to: &str) -> String {
     assert_eq!(text.matches(from).count(), 1, "{from}");
     text.replace(from, to)
+}
+
+/// `ADDRESS key = value`: the configuration with another key of that tftp service.
+fn with_key(config: &str, words: &str) -> String {
+    let (address, key) = words.split_once(' ').unwrap();
+    let vip = format!("[[vip]]\naddress = \"{address}\"\nservice = \"tftp\"\n");
+    replaced(config, &vip, &format!("{vip}{key}\n"))
 }
 
 /// `pool { name = …, … }`: the configuration with another backend in that pool.

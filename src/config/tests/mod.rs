@@ -3,6 +3,7 @@
 mod announce;
 mod command;
 mod director;
+mod guard;
 mod pool;
 mod promise;
 mod restart;
@@ -140,7 +141,8 @@ address = "10.0.2.21"
             "line 10: vip[0].service = \"tfpt\": is no service; did you mean \"tftp\"? Allowed: \"tftp\", or a table such as { protocol = \"udp\", ports = [53] }",
             "line 11: vip[0].pool = \"bot\": is no pool of this file; did you mean \"boot\"?",
             "line 12: vip[0].idle = 60: expected a duration in quotes, such as \"60s\", found an integer",
-            "line 13: vip[0].poll: is no key that is known here; did you mean \"pool\"? Known: address, service, pool, idle, paused",
+            "line 13: vip[0].poll: is no key that is known here; did you mean \"pool\"? Known: address, service, pool, idle, paused, writes, clients, \
+             admission",
             "line 17: pool.boot.table_size = 65536: is not prime, and the Maglev table needs a prime size; the next prime is 65537",
             "line 19: pool.boot.backends.t1.tid_range = \"20000-19000\": the first port is above the last; write the lower one first",
             "line 20: pool.boot.backends[1].name = \"t1\": is also the name of the backend in line 19; a name is unique in its pool",

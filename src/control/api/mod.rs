@@ -18,7 +18,8 @@ pub mod tcp;
 
 pub use serve::serve;
 
-use super::board::{Board, View};
+use super::View;
+use super::board::Board;
 use crate::config::Intent;
 use crate::store::{Set, Store};
 use crate::tables::Snapshot;

@@ -3,7 +3,7 @@
 use super::answer::problem_json;
 use super::read::shares;
 use crate::config::{Intent, Pool, Problem};
-use crate::control::board::View;
+use crate::control::View;
 use crate::maglev::Table;
 use crate::tables::{Service, Snapshot};
 use serde_json::{Value, json};

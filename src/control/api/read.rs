@@ -4,7 +4,8 @@ use super::Api;
 use super::answer::Refusal;
 use super::asked::Asked;
 use crate::config::{Backend, Intent, Pool, duration};
-use crate::control::board::{QUIET, View};
+use crate::control::View;
+use crate::control::board::QUIET;
 use crate::control::explained::{self, Destination, Question};
 use crate::control::neighbour::mac;
 use crate::control::{Known, State};
@@ -191,7 +192,7 @@ fn backends_of(running: &Running, set: &Set, view: &View, pool: &Pool) -> Vec<Va
     let mut all: Vec<Value> = Vec::with_capacity(pool.backends.len());
     for backend in &pool.backends {
         let known = known.get(&(backend.name.as_str(), backend.address));
-        let shown = known.map(|known| view.backend(known)).unwrap_or_default();
+        let shown = known.map(|known| view.backend(known, &[])).unwrap_or_default();
         let health = set.health.get(&pool.name).and_then(|health| health.backends.get(&backend.name));
         let mut document = backend.to_json();
         document["pool"] = json!(pool.name);
@@ -208,7 +209,7 @@ fn backends_of(running: &Running, set: &Set, view: &View, pool: &Pool) -> Vec<Va
 }
 
 fn retired_json(running: &Running, view: &View, known: &Known) -> Value {
-    let mut document = view.backend(known);
+    let mut document = view.backend(known, &[]);
     document["running"] = json!(running.get(&known.id));
     document
 }

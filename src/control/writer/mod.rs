@@ -13,11 +13,12 @@ use crate::config::{Config, Service as Kinds, Vip};
 use crate::hash::FleetKey;
 use crate::maglev::Table;
 use crate::store::{Health, Observation, PoolHealth};
-use crate::tables::{Backend, BackendId, Kind, Pool, Routers, Service, Snapshot, TidMap, VipTable};
+use crate::tables::{Backend, BackendId, Guard, Kind, Member, Pool, Routers, Service, Snapshot, Succession, TidMap, VipTable};
 use crate::time::Time;
 use crate::wire::l4::{TCP, UDP};
+use ipnet::IpNet;
 use registry::{Members, Registry};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,6 +146,9 @@ struct Built {
     size: u32,
     members: Vec<(String, u16)>,
     ranges: Vec<((u16, u16), BackendId)>,
+    /// Ranges of backends that are down and whose heirs go on.
+    orphans: Vec<((u16, u16), BackendId)>,
+    former: Vec<(Arc<str>, BackendId)>,
     pool: Arc<Pool>,
 }
 
@@ -213,6 +217,7 @@ impl Writer {
             icmp_echo: config.director.icmp_echo,
             vips,
             services,
+            inside: inside(config, &backends),
             backends,
             hash: key.per_packet(),
         })
@@ -280,14 +285,19 @@ fn build(
     // A pool that no longer has ranges forgets those that were given up: its servers now answer from any port, also from these.
     let ranged = pool.backends.iter().any(|b| b.tid_range.is_some());
     let ranges = if ranged { known.ranges() } else { Vec::new() };
+    let down = if pool.takeover { known.down() } else { HashSet::new() };
+    let (orphans, ranges): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|(_, id)| down.contains(id));
     let numbers = known.numbers();
     let ids: Vec<BackendId> = sorted.iter().filter_map(|b| numbers.get(&(b.name.as_str(), b.address)).copied()).collect();
 
     let same_table = before.filter(|b| b.key == key && b.size == pool.table_size && b.members == members);
     let same_ranges = before.filter(|b| b.ranges == ranges);
-    if let (Some(before), Some(_)) = (same_table, same_ranges)
-        && before.pool.members == ids
-    {
+    let former = known.former();
+    let same_succession = before.filter(|b| {
+        let takeover = b.pool.succession.takeover == pool.takeover;
+        takeover && b.key == key && b.members == members && b.pool.members == ids && b.orphans == orphans && b.former == former
+    });
+    if let (Some(before), Some(_), Some(_)) = (same_table, same_ranges, same_succession) {
         return Ok(before.clone());
     }
     let maglev = match same_table {
@@ -303,8 +313,16 @@ fn build(
         None => ranged.then(|| Arc::new(TidMap::new(ranges.iter().copied()))),
     };
     let name = known.pool().unwrap_or_else(|| pool.name.as_str().into());
-    let built = Pool { name, maglev, members: ids, tid };
-    Ok(Built { key, size: pool.table_size, members, ranges, pool: Arc::new(built) })
+    let succession = match same_succession {
+        Some(before) => before.pool.succession.clone(),
+        None => {
+            let open = members.iter().zip(&ids).map(|((name, weight), id)| (name.as_str(), Member { id: *id, open: *weight > 0 }));
+            let former = former.iter().map(|(name, id)| (&**name, *id));
+            Arc::new(Succession::new(key, pool.takeover, &open.collect::<Vec<_>>(), former, &orphans))
+        }
+    };
+    let built = Pool { name, maglev, members: ids, tid, succession };
+    Ok(Built { key, size: pool.table_size, members, ranges, orphans, former, pool: Arc::new(built) })
 }
 
 fn service(vip: &Vip, pool: Arc<Pool>) -> Service {
@@ -312,5 +330,20 @@ fn service(vip: &Vip, pool: Arc<Pool>) -> Service {
         Kinds::Tftp { key } => Kind::Tftp(*key),
         Kinds::Udp { .. } | Kinds::Tcp { .. } => Kind::Flow,
     };
-    Service { label: vip.service.label(), kind, pool, idle: u16::try_from(vip.idle.as_secs()).unwrap_or(u16::MAX), paused: vip.paused }
+    Service {
+        label: vip.service.label(),
+        kind,
+        pool,
+        idle: u16::try_from(vip.idle.as_secs()).unwrap_or(u16::MAX),
+        paused: vip.paused,
+        guard: Arc::new(Guard::from(&vip.guard)),
+    }
+}
+
+/// Addresses that no client has.
+fn inside(config: &Config, backends: &[Option<Backend>]) -> Routers {
+    let own = config.director.address;
+    let own = own.v4.map(IpAddr::V4).into_iter().chain(own.v6.map(IpAddr::V6));
+    let all: Vec<IpNet> = own.chain(backends.iter().flatten().map(|backend| backend.address)).map(IpNet::from).collect();
+    Routers::new(&all)
 }

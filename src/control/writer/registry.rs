@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::store::{Health, Observation};
 use crate::tables::{BackendId, NO_BACKEND};
 use crate::time::Time;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +76,16 @@ impl<'r> Members<'r> {
         claims.into_iter().map(|(_, entry, claim)| (claim.range, entry.id)).collect()
     }
 
+    /// Numbers of those that were seen to be down.
+    pub(super) fn down(&self) -> HashSet<BackendId> {
+        self.0.iter().filter(|(_, entry)| entry.health == Observation::Down).map(|(_, entry)| entry.id).collect()
+    }
+
+    /// Names and numbers of those that the file has no more.
+    pub(super) fn former(&self) -> Vec<(Arc<str>, BackendId)> {
+        self.0.iter().filter(|(_, entry)| entry.retired.is_some()).map(|(identity, entry)| (identity.name.clone(), entry.id)).collect()
+    }
+
     fn claims(&self) -> impl Iterator<Item = (&'r Identity, &'r Entry, &'r Claim)> {
         self.0.iter().flat_map(|(identity, entry)| entry.claims.iter().map(|claim| (*identity, *entry, claim)))
     }
@@ -127,6 +137,11 @@ impl Registry {
         for (identity, entry) in &mut self.entries {
             if !seen.contains(identity) {
                 entry.retired = entry.retired.or(Some(now));
+                // Its health stays what it was, unless somebody still looks after it, and not after another that has its name now.
+                let lowest = Identity { address: IpAddr::from([0, 0, 0, 0]), ..identity.clone() };
+                let named = seen.range(lowest..).next().is_some_and(|other| (&other.pool, &other.name) == (&identity.pool, &identity.name));
+                let observed = health.get(&*identity.pool).and_then(|health| health.backends.get(&*identity.name));
+                entry.health = observed.filter(|_| !named).map_or(entry.health, |observed| observed.state);
                 entry.claims.iter_mut().for_each(|claim| claim.given_up = claim.given_up.or(Some(now)));
             }
         }

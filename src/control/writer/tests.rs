@@ -1,10 +1,13 @@
 use super::registry::REST;
+
 use super::*;
 use crate::config::{self, Addresses, Director, Echo, Io, Key, Unmatched};
 use crate::control::Link;
 use crate::store::{Observation, Observed, PoolHealth};
 use crate::tables::NextHop;
 use std::sync::Arc;
+
+mod takeover;
 
 const RETIRE: Duration = Duration::from_secs(600);
 const HOP: NextHop = NextHop { mac: [2, 0, 0, 0, 2, 0x21], mtu: 1500 };
@@ -53,7 +56,14 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
 }
 
 fn vip(address: &str, service: config::Service) -> Vip {
-    Vip { address: address.parse().unwrap(), service, pool: "boot".into(), idle: Duration::from_secs(60), paused: false }
+    Vip {
+        address: address.parse().unwrap(),
+        service,
+        pool: "boot".into(),
+        idle: Duration::from_secs(60),
+        paused: false,
+        guard: config::Guard::default(),
+    }
 }
 
 fn hops(resolved: &[&str]) -> NextHops {

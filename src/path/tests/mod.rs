@@ -3,6 +3,7 @@
 mod balance;
 mod forward;
 mod fragments;
+mod heirs;
 mod hostile;
 mod icmp;
 mod lingering;
@@ -11,4 +12,4 @@ mod reasons;
 mod spread;
 mod steering;
 mod ways;
-mod world;
+pub(super) mod world;

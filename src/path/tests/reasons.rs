@@ -1,8 +1,9 @@
 //! Every reason has a packet that reaches it.
 
 use super::world::*;
-use crate::config::{Echo, Unmatched};
+use crate::config::{Admission, Echo, Unmatched};
 use crate::path::fragment::HELD;
+use crate::tables::Routers;
 use crate::verdict::{Reason, Verdict};
 use crate::wire::build::{self, GreFields, Packet};
 use std::collections::HashSet;
@@ -123,6 +124,23 @@ fn later_cases() -> Vec<Case> {
             Reason::NotTftp,
             as_it_is,
             framed(&outer(&build::udp(socket(CLIENT[0], 2000), socket(BOOT[0], 69), b""))),
+        ),
+        ("a write request where none is wanted", Reason::WriteRefused, as_it_is, framed(&outer(&write_request(BOOT[0], CLIENT[0])))),
+        (
+            "a request from outside of the clients' prefixes",
+            Reason::ClientNotAllowed,
+            |w| guarded(w, |guard| guard.clients = Some(Routers::new(&["203.0.113.0/24".parse().unwrap()]))),
+            framed(&outer(&read_request(BOOT[0], 2000))),
+        ),
+        ("a request that a multicast group asks for", Reason::BogusSource, as_it_is, framed(&outer(&write_request(BOOT[0], "224.0.0.1")))),
+        (
+            "one request more than is admitted in a second",
+            Reason::Shed,
+            |w| {
+                guarded(w, |guard| guard.admission = Some(Admission { per_vip: Some(1), ..Admission::default() }));
+                assert_eq!(w.gre(&read_request(BOOT[0], 1999), 0).verdict, Verdict::Transmit);
+            },
+            framed(&outer(&read_request(BOOT[0], 2000))),
         ),
         ("the backend is gone from the tables", Reason::NoBackend, |w| w.tables.backends.clear(), framed(&outer(&ack))),
         ("a TTL of 1", Reason::TtlExpired, as_it_is, framed(&outer(&ack).ttl(1))),

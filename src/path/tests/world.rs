@@ -6,7 +6,7 @@ use crate::frame::{Frame, HEADROOM};
 use crate::hash::FleetKey;
 use crate::maglev::Table;
 use crate::path::{State, run};
-use crate::tables::{Backend, Kind, NextHop, Pool, Routers, Service, Snapshot, TidMap, VipTable};
+use crate::tables::{Backend, BackendId, Guard, Kind, Member, NextHop, Pool, Routers, Service, Snapshot, Succession, TidMap, VipTable};
 use crate::time::Time;
 use crate::verdict::Verdict;
 use crate::wire::build::{self, Packet};
@@ -38,6 +38,10 @@ pub fn ip(address: &str) -> IpAddr {
 
 pub fn socket(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip(address), port)
+}
+
+fn service(label: &str, kind: Kind, pool: &Arc<Pool>) -> Service {
+    Service { label: label.into(), kind, pool: pool.clone(), idle: 60, paused: false, guard: Arc::new(Guard::default()) }
 }
 
 /// The tables, with a worker's state and the frames that come out.
@@ -75,7 +79,9 @@ impl World {
             let members: Vec<u16> = (first..first + members.len() as u16).collect();
             let range = |id: u16| (20_000 + 1000 * id, 20_999 + 1000 * id);
             let tid = ranges.then(|| Arc::new(TidMap::new(members.iter().map(|id| (range(*id), *id)))));
-            Arc::new(Pool { name, maglev: Arc::new(Table::build(&key, 1_009, &weights).unwrap()), members, tid })
+            let named: Vec<_> = weights.iter().zip(&members).map(|((name, _), id)| (*name, Member { id: *id, open: true })).collect();
+            let succession = Arc::new(Succession::new(key, false, &named, [], &[]));
+            Arc::new(Pool { name, maglev: Arc::new(Table::build(&key, 1_009, &weights).unwrap()), members, tid, succession })
         };
         let boot = pool("boot", &[("t4", "10.0.2.21"), ("t6", "2001:db8:2::22")], true);
         let stock = pool("stock", &[("s1", "10.0.2.31"), ("s2", "10.0.2.32"), ("s3", "10.0.2.33")], false);
@@ -85,11 +91,11 @@ impl World {
                 [(BOOT[family], Key::Flow, &boot), (STOCK[family], Key::Flow, &stock), (CLIENT_KEY[family], Key::Client, &stock)]
             {
                 vips.add_tftp(ip(address), services.len() as u16);
-                services.push(Service { label: "tftp".into(), kind: Kind::Tftp(key), pool: pool.clone(), idle: 60, paused: false });
+                services.push(service("tftp", Kind::Tftp(key), pool));
             }
             for (protocol, label) in [(UDP, "udp/53"), (TCP, "tcp/53")] {
                 vips.add_ports(ip(DNS[family]), protocol, &[(53, 53)], services.len() as u16);
-                services.push(Service { label: label.into(), kind: Kind::Flow, pool: dns.clone(), idle: 60, paused: false });
+                services.push(service(label, Kind::Flow, &dns));
             }
         }
         let (IpAddr::V4(v4), IpAddr::V6(v6)) = (ip(DIRECTOR[0]), ip(DIRECTOR[1])) else { unreachable!() };
@@ -103,10 +109,31 @@ impl World {
             icmp_echo: Echo::Forward,
             vips,
             services,
+            inside: Routers::new(&[DIRECTOR[0], DIRECTOR[1], "10.0.2.21", "2001:db8:2::22"].map(|a| ip(a).into())),
             backends,
             hash: key.per_packet(),
         };
         World { tables, state: State::new(4096, MTU), now: Time(1_000_000_000) }
+    }
+
+    /// Servers of the pool with TID ranges go on with one another's transfers from now on, and this one of them, if any, is down.
+    pub fn take_over(&mut self, down: Option<BackendId>) {
+        let range = |id: BackendId| ((20_000 + 1000 * id, 20_999 + 1000 * id), id);
+        let members = [0, 1].map(|id| (["t4", "t6"][usize::from(id)], Member { id, open: down != Some(id) }));
+        let (dead, living): (Vec<_>, Vec<_>) = [0, 1].map(range).into_iter().partition(|(_, id)| down == Some(*id));
+        for backend in self.tables.backends.iter_mut().flatten() {
+            backend.down = false;
+        }
+        for (_, id) in &dead {
+            self.tables.backends[usize::from(*id)].as_mut().unwrap().down = true;
+        }
+        let key = FleetKey::new(*b"0123456789abcdef");
+        for service in self.tables.services.iter_mut().filter(|service| &*service.pool.name == "boot") {
+            let mut pool = (*service.pool).clone();
+            pool.tid = Some(Arc::new(TidMap::new(living.iter().copied())));
+            pool.succession = Arc::new(Succession::new(key, true, &members, [], &dead));
+            service.pool = Arc::new(pool);
+        }
     }
 
     /// Runs one frame through the path.
@@ -154,6 +181,20 @@ pub fn in_gre(packet: &Packet, outer: usize) -> Vec<u8> {
 /// A read request from `CLIENT[family]:port`.
 pub fn read_request(vip: &str, port: u16) -> Packet {
     build::udp(socket(client_of(vip), port), socket(vip, 69), b"\0\x01pxelinux.0\0octet\0")
+}
+
+/// A write request from `client`:2000.
+pub fn write_request(vip: &str, client: &str) -> Packet {
+    build::udp(socket(client, 2000), socket(vip, 69), b"\0\x02config\0octet\0")
+}
+
+/// Changes the guard of every service.
+pub fn guarded(world: &mut World, change: impl Fn(&mut Guard)) {
+    for service in &mut world.tables.services {
+        let mut guard = (*service.guard).clone();
+        change(&mut guard);
+        service.guard = Arc::new(guard);
+    }
 }
 
 /// An acknowledgement from `CLIENT[family]:port` to the server's TID.

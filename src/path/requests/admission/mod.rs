@@ -1,0 +1,299 @@
+//! How many requests a second get as far as a backend, and whose: max-min fair between the prefixes that clients come from.
+//!
+//! **A limit** (of a VIP, or of a VIP towards one backend) is a bucket that fills with its rate and holds one second's worth. Each prefix has a bucket of the
+//! same kind, which fills with its *share* of the limit: the rate which, if no prefix got more, would use the limit up (Bertsekas and Gallager, "Data
+//! Networks", section 6.5.2). It follows, four times a second, from what each prefix asked for of late; until that is known, it is an equal part for every
+//! prefix that was seen. What the prefixes leave of the limit may be borrowed: the fuller its bucket, the more, and as much by each. So a lone prefix
+//! may use all of a limit, and in a storm from many, small ones are not held up by large ones.
+//!
+//! **Nobody is remembered for having been shed**: a retry has the chance that any other request of its prefix has.
+//!
+//! Fixed memory, no allocation. Prefixes for which there is no place share that of another one of the same set.
+
+#[cfg(test)]
+mod tests;
+
+use crate::config::Admission as Limits;
+use crate::heirs::mix;
+use crate::tables::{BackendId, NO_BACKEND, ServiceId};
+use crate::time::Time;
+use std::net::IpAddr;
+
+/// Prefixes, each under each of its limits, that are told apart at once.
+const SLOTS: usize = 4096;
+const SLOT_WAYS: usize = 8;
+/// Limits at once.
+const LIMITERS: usize = 1024;
+const LIMITER_WAYS: usize = 8;
+/// Rounds in which the share of each prefix is found; each goes on where the one before ended.
+const ROUNDS: usize = 6;
+const SECOND: u64 = 1_000_000_000;
+/// No clock gets as far as this: after it all times are one.
+const LATEST: u64 = u64::MAX / 2;
+/// Shares are found anew after so much time.
+const QUARTER: u64 = SECOND / 4;
+/// What is left of a prefix's demand a quarter later if it asks for nothing: clients that were shed come back after a second or more.
+const FADE: f64 = 0.7;
+/// Above this prefixes may borrow, and at the top as much as `LOAN`.
+const PLENTY: u64 = SECOND / 2;
+/// What a prefix may owe.
+const LOAN: u64 = SECOND;
+/// Nothing is gained by keeping more than this.
+const BRIMFUL: u64 = SECOND / 32 * 31;
+
+/// The limit that a request went beyond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `per_vip`
+    Vip,
+    /// `per_backend`
+    Backend,
+    /// `per_prefix`
+    Prefix,
+}
+
+/// Who asks for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// The service.
+    pub service: ServiceId,
+    /// Who would get the request.
+    pub backend: BackendId,
+    /// Who asks.
+    pub client: IpAddr,
+}
+
+/// A limit, and what prefixes ask of it.
+#[derive(Clone, Copy, Debug)]
+struct Limiter {
+    /// Service and backend; 0 for an unused one.
+    key: u64,
+    bucket: Bucket,
+    /// Requests a second; infinite where only prefixes are limited.
+    rate: f64,
+    /// What each prefix may have of them, as far as the last second says: 0 if it says nothing.
+    share: f64,
+    /// Prefixes that ask for something, and places that are taken for prefixes.
+    prefixes: u32,
+    places: u32,
+    /// Requests of prefixes that get all they ask for, and prefixes that do not, while the share is looked for.
+    satisfied: f64,
+    greedy: u32,
+}
+
+/// A prefix under a limit.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// Prefix and limit; 0 for an unused one.
+    key: u64,
+    limiter: usize,
+    /// What it asked for in this quarter of a second.
+    asked: u32,
+    /// What it asks for in a second.
+    demand: f64,
+    share: Bucket,
+    /// Of `per_prefix`.
+    own: Bucket,
+}
+
+/// A bucket of one second's worth, or of one request if that is more: the time up to which it is used up.
+#[derive(Clone, Copy, Debug)]
+struct Bucket(u64);
+
+impl Bucket {
+    /// What is in it, in nanoseconds of its rate.
+    fn level(self, now: u64, cost: u64) -> u64 {
+        now.saturating_sub(self.0).min(cost.max(SECOND))
+    }
+
+    fn has(self, now: u64, cost: u64) -> bool {
+        self.level(now, cost) >= cost
+    }
+
+    /// Takes `cost`; at most [`LOAN`] is owed.
+    fn take(&mut self, now: u64, cost: u64) {
+        let full = now.saturating_sub(cost.max(SECOND));
+        self.0 = self.0.max(full).saturating_add(cost).min(now + LOAN);
+    }
+}
+
+/// The limits of one worker.
+#[derive(Debug)]
+pub struct Admission {
+    limiters: Box<[Limiter]>,
+    slots: Box<[Slot]>,
+    /// When this quarter of a second ends.
+    turn: u64,
+    /// Workers that share every limit.
+    workers: f64,
+}
+
+const NO_LIMITER: Limiter = Limiter { key: 0, bucket: Bucket(0), rate: 0.0, share: 0.0, prefixes: 0, places: 0, satisfied: 0.0, greedy: 0 };
+const NO_SLOT: Slot = Slot { key: 0, limiter: 0, asked: 0, demand: 0.0, share: Bucket(0), own: Bucket(0) };
+
+impl Default for Admission {
+    fn default() -> Self {
+        Admission {
+            limiters: vec![NO_LIMITER; LIMITERS].into_boxed_slice(),
+            slots: vec![NO_SLOT; SLOTS].into_boxed_slice(),
+            turn: 0,
+            workers: 1.0,
+        }
+    }
+}
+
+impl Admission {
+    /// Each of `workers` keeps to an equal part of every limit.
+    pub fn share(&mut self, workers: usize) {
+        self.workers = workers.max(1) as f64;
+    }
+
+    /// Whether a request goes on; if not, which limit it went beyond.
+    pub fn admit(&mut self, ask: Ask, limits: &Limits, now: Time) -> Result<(), Limit> {
+        // No time is less than a second after the start, so that every bucket begins full.
+        let now = now.0.min(LATEST) + 2 * SECOND;
+        if now >= self.turn {
+            self.turn(now);
+        }
+        let prefix = prefix(ask.client, limits);
+        let own = self.cost(limits.per_prefix);
+        let at_vip = self.slot(prefix, ask.service, NO_BACKEND, limits.per_vip, now);
+        if !self.slots[at_vip].own.has(now, own) {
+            return Err(Limit::Prefix);
+        }
+        let vip = self.asks(at_vip, now).ok_or(Limit::Vip)?;
+        let backend = match limits.per_backend {
+            None => None,
+            some => {
+                let slot = self.slot(prefix, ask.service, ask.backend, some, now);
+                Some((slot, self.asks(slot, now).ok_or(Limit::Backend)?))
+            }
+        };
+        self.slots[at_vip].own.take(now, own);
+        for (slot, cost) in [Some((at_vip, vip)), backend].into_iter().flatten() {
+            let limiter = &mut self.limiters[self.slots[slot].limiter];
+            limiter.bucket.take(now, nanoseconds(limiter.rate));
+            self.slots[slot].share.take(now, cost);
+        }
+        Ok(())
+    }
+
+    /// A prefix asks for one more; what that costs it, if it may have it.
+    fn asks(&mut self, slot: usize, now: u64) -> Option<u64> {
+        let slot = &mut self.slots[slot];
+        let limiter = &mut self.limiters[slot.limiter];
+        limiter.prefixes += u32::from(slot.asked == 0 && slot.demand == 0.0);
+        slot.asked = slot.asked.saturating_add(1);
+        let cost = nanoseconds(limiter.rate);
+        let share = nanoseconds(limiter.share.max(limiter.rate / f64::from(limiter.prefixes.max(1))));
+        let level = limiter.bucket.level(now, cost);
+        let lent = level.saturating_sub(PLENTY).saturating_mul(LOAN) / (SECOND - PLENTY);
+        let fair = slot.share.has(now.saturating_add(lent), share) || level >= BRIMFUL;
+        (limiter.bucket.has(now, cost) && fair).then_some(share)
+    }
+
+    /// Nanoseconds between two requests at this worker's part of a rate.
+    fn cost(&self, rate: Option<u32>) -> u64 {
+        nanoseconds(rate.map_or(f64::INFINITY, |rate| f64::from(rate) / self.workers))
+    }
+
+    /// The place of a prefix under a limit.
+    fn slot(&mut self, prefix: u64, service: ServiceId, backend: BackendId, rate: Option<u32>, now: u64) -> usize {
+        let rate = rate.map_or(f64::INFINITY, |rate| f64::from(rate) / self.workers);
+        let limit = 1 << 32 | u64::from(service) << 16 | u64::from(backend);
+        let fresh = Limiter { key: limit, bucket: Bucket(now - SECOND), ..NO_LIMITER };
+        let limiter = place(&mut self.limiters, LIMITER_WAYS, limit, |limiter| limiter.key, fresh);
+        self.limiters[limiter].rate = rate;
+        let key = mix(prefix ^ limit.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
+        let full = Bucket(now - SECOND);
+        place(&mut self.slots, SLOT_WAYS, key, |slot| slot.key, Slot { key, limiter, share: full, own: full, ..NO_SLOT })
+    }
+
+    /// A quarter of a second ends: from what is asked for follows everybody's share in the next.
+    #[cold]
+    fn turn(&mut self, now: u64) {
+        let silent = i32::try_from((now - self.turn) / QUARTER).unwrap_or(i32::MAX);
+        let faded = FADE.powi(silent);
+        self.turn = now + QUARTER;
+        for limiter in &mut self.limiters {
+            (limiter.prefixes, limiter.places) = (0, 0);
+        }
+        for slot in self.slots.iter_mut().filter(|slot| slot.key != 0) {
+            let asked = f64::from(std::mem::take(&mut slot.asked)) * (SECOND / QUARTER) as f64;
+            let demand = asked.max(FADE * slot.demand) * faded;
+            slot.demand = if demand < 0.5 { 0.0 } else { demand };
+            let limiter = &mut self.limiters[slot.limiter];
+            limiter.prefixes += u32::from(slot.demand > 0.0);
+            if slot.demand == 0.0 && slot.share.0.max(slot.own.0).saturating_add(SECOND) <= now {
+                *slot = NO_SLOT;
+            } else {
+                limiter.places += 1;
+            }
+        }
+        self.find_shares();
+        for limiter in self.limiters.iter_mut().filter(|limiter| limiter.prefixes == 0) {
+            limiter.share = 0.0;
+            if limiter.places == 0 && limiter.bucket.0.saturating_add(SECOND) <= now {
+                *limiter = NO_LIMITER;
+            }
+        }
+    }
+
+    /// The share of every limit which, if no prefix gets more, uses it up.
+    fn find_shares(&mut self) {
+        for limiter in &mut self.limiters {
+            // What is equal for all is never too much.
+            limiter.share = limiter.rate / f64::from(limiter.prefixes.max(1));
+        }
+        for _ in 0..ROUNDS {
+            for limiter in &mut self.limiters {
+                (limiter.satisfied, limiter.greedy) = (0.0, 0);
+            }
+            for slot in self.slots.iter().filter(|slot| slot.demand > 0.0) {
+                let limiter = &mut self.limiters[slot.limiter];
+                if slot.demand <= limiter.share {
+                    limiter.satisfied += slot.demand;
+                } else {
+                    limiter.greedy += 1;
+                }
+            }
+            for limiter in self.limiters.iter_mut().filter(|limiter| limiter.rate.is_finite()) {
+                limiter.share = match limiter.greedy {
+                    0 => limiter.rate,
+                    greedy => (limiter.rate - limiter.satisfied) / f64::from(greedy),
+                };
+            }
+        }
+    }
+}
+
+/// Where `key` stands among `ways` neighbours: its own place, a free one that becomes its own, or that of another whom it shares it with.
+fn place<T>(all: &mut [T], ways: usize, key: u64, key_of: impl Fn(&T) -> u64, fresh: T) -> usize {
+    let mixed = mix(key);
+    let first = mixed as usize % (all.len() / ways) * ways;
+    let set = &mut all[first..first + ways];
+    if let Some(at) = set.iter().position(|entry| key_of(entry) == key) {
+        return first + at;
+    }
+    if let Some(at) = set.iter().position(|entry| key_of(entry) == 0) {
+        set[at] = fresh;
+        return first + at;
+    }
+    first + (mixed >> 32) as usize % ways
+}
+
+/// Nanoseconds from one request to the next at `rate` requests a second; 0 when there is no limit.
+fn nanoseconds(rate: f64) -> u64 {
+    (SECOND as f64 / rate) as u64
+}
+
+/// The prefix that a client comes from, as a number.
+fn prefix(client: IpAddr, limits: &Limits) -> u64 {
+    match client {
+        IpAddr::V4(a) => mix(u64::from(a.to_bits() >> (32 - u32::from(limits.prefix_v4.clamp(1, 32)))) | 1 << 63),
+        IpAddr::V6(a) => {
+            let kept = a.to_bits() >> (128 - u32::from(limits.prefix_v6.clamp(1, 128)));
+            mix(mix((kept >> 64) as u64) ^ kept as u64)
+        }
+    }
+}
