@@ -72,6 +72,7 @@ pub mod packet;
 pub mod report;
 pub mod status;
 pub mod swarm;
+pub mod takeover;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transfer;

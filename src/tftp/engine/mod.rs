@@ -29,7 +29,7 @@ mod serve;
 mod session;
 mod sys;
 mod tunnel;
-mod unheard;
+pub(crate) mod unheard;
 mod uploads;
 mod wheel;
 
