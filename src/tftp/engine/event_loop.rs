@@ -8,7 +8,8 @@ use super::ports::{PathMtu, Port, scope};
 use super::read_ahead::ReadAhead;
 use super::session::{Peer, Session};
 use super::sys::{Local, Patience, Received, Receiver};
-use super::tunnel::Tunnel;
+use super::takeover::{self, Takeover};
+use super::tunnel::{Target, Tunnel};
 use super::unheard::Unheard;
 use super::wheel::Wheel;
 use super::{Config, Key};
@@ -22,7 +23,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,13 +34,18 @@ const LONGEST: usize = 2048;
 /// The longest datagram that there can be, for those who write.
 const DATAGRAM: usize = 65_536;
 /// Batches taken from one socket before the others have their turn.
-const TURNS: usize = 4;
+pub(super) const TURNS: usize = 4;
 /// Slots of the read-ahead.
 const SLOTS: u16 = 256;
 /// Turns at a busy socket before the others are looked at.
 const HOT: usize = 16;
 /// Longest wait.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// What events of other sockets than those for transfers are told apart by.
+const BELL: u64 = 1 << 32;
+const NOTES: u64 = BELL + 1;
+const TUNNEL: u64 = BELL + 2;
 
 /// What a loop is made of.
 pub struct Parts {
@@ -59,7 +65,12 @@ pub struct Parts {
 pub struct EventLoop {
     pub(super) config: Config,
     pub(super) ports: Vec<Port>,
+    /// Those that are bound for transfers at addresses of this host.
+    pub(super) plain: Vec<u16>,
+    /// Those that nothing is received from yet.
+    pub(super) unwatched: Vec<u16>,
     tunnel: Option<Tunnel>,
+    pub(super) takeover: Option<Box<Takeover>>,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) counters: Arc<Counters>,
@@ -98,10 +109,16 @@ pub enum After {
 impl EventLoop {
     pub fn new(parts: Parts) -> EventLoop {
         let now = monotonic();
+        let tunnelled = |port: &Port| parts.config.tunnel.as_ref().is_some_and(|tunnel| tunnel.vips.contains(&port.local.ip()));
+        let answers = parts.ports.iter().enumerate().filter(|(at, port)| usize::from(port.reply) == *at && !tunnelled(port));
+        let plain = answers.map(|(_, port)| port.reply).collect();
         EventLoop {
             config: parts.config,
+            plain,
+            unwatched: Vec::new(),
             ports: parts.ports,
             tunnel: parts.tunnel,
+            takeover: None,
             handler: parts.handler,
             observer: parts.observer,
             counters: parts.counters,
@@ -135,13 +152,14 @@ impl EventLoop {
     /// When the kernel refuses to wait for events, which it has no reason to.
     pub fn run(&mut self) -> io::Result<()> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let bell = self.ports.len() as u64;
         for (index, port) in self.ports.iter().enumerate() {
-            epoll.add(port, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
+            let notes = self.takeover.as_ref().is_some_and(|takeover| takeover.is_for_notes(index));
+            epoll.add(port, EpollEvent::new(EpollFlags::EPOLLIN, if notes { NOTES } else { index as u64 }))?;
         }
-        epoll.add(&*self.mailbox, EpollEvent::new(EpollFlags::EPOLLIN, bell))?;
+        self.unwatched.clear();
+        epoll.add(&*self.mailbox, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
         for (index, socket) in self.tunnel.iter().flat_map(Tunnel::sockets).enumerate() {
-            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, bell + 1 + index as u64))?;
+            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, TUNNEL + index as u64))?;
         }
         // Memory of longer ones is taken when they come.
         let mut receiver = Receiver::new(BATCH, if self.config.writable.is_some() { DATAGRAM } else { LONGEST });
@@ -171,19 +189,24 @@ impl EventLoop {
             hot = self.streak(&events[..count]);
             for event in &events[..count] {
                 match event.data() {
-                    index if index < bell => self.receive(index as u16, &mut receiver),
-                    index if index == bell => {
+                    index if index < BELL => self.receive(index as u16, &mut receiver),
+                    NOTES => self.receive_notes(&mut receiver),
+                    BELL => {
                         if self.read_mail() {
                             self.finish();
                             return Ok(());
                         }
                     }
-                    index => self.receive_tunnel((index - bell - 1) as usize, &mut receiver),
+                    index => self.receive_tunnel((index - TUNNEL) as usize, &mut receiver),
                 }
             }
             self.timers(&mut due);
+            self.takeover_turn();
             self.flush();
             self.settle();
+            for index in self.unwatched.drain(..) {
+                epoll.add(&self.ports[usize::from(index)], EpollEvent::new(EpollFlags::EPOLLIN, u64::from(index)))?;
+            }
         }
     }
 
@@ -199,12 +222,15 @@ impl EventLoop {
             }
             _ => self.streak.1 = 0,
         }
-        (self.streak.1 >= HOT as u16).then_some(self.streak.0)
+        // Nothing of what heirs say may wait behind a busy socket while a client waits for it.
+        let waits = self.takeover.as_ref().is_some_and(|takeover| takeover.is_waiting());
+        (self.streak.1 >= HOT as u16 && !waits).then_some(self.streak.0)
     }
 
     fn wait(&mut self) -> EpollTimeout {
         let wait = self.wheel.idle(self.now).unwrap_or(IDLE).min(IDLE);
         let wait = if self.statistics.is_some() { wait.min(self.observer.interval()) } else { wait };
+        let wait = self.takeover.as_ref().map_or(wait, |takeover| wait.min(takeover.idle(self.now)));
         // Rounded up: a wait that ends before the timer's turn would be repeated without need.
         EpollTimeout::try_from(u32::try_from(wait.as_millis() + 1).unwrap_or(1000)).unwrap_or(EpollTimeout::ZERO)
     }
@@ -246,7 +272,8 @@ impl EventLoop {
             for at in 0..count {
                 let unwrapped = receiver.get(at).and_then(|outer| self.tunnel.as_ref()?.unwrap(index, outer.bytes));
                 match unwrapped {
-                    Some((port, listens, received)) => self.deliver(port, listens, &received),
+                    Some((Target::Port(port, listens), received)) => self.deliver(port, listens, &received),
+                    Some((Target::Other(address), received)) => self.deliver_foreign(address, &received),
                     None => self.counters.add(Counter::Malformed, 1),
                 }
             }
@@ -256,6 +283,19 @@ impl EventLoop {
             if self.outbox.is_full() {
                 self.flush();
             }
+        }
+    }
+
+    /// A datagram in GRE for a port that no socket of ours is bound to: another server's, or nobody's.
+    fn deliver_foreign(&mut self, address: SocketAddr, received: &Received<'_>) {
+        let foreign = self.takeover.as_ref().is_some_and(|takeover| takeover.is_foreign(address.port()));
+        let port = if foreign { self.foreign_port(address) } else { None };
+        match (port, &mut self.tunnel) {
+            (Some(port), Some(tunnel)) => {
+                tunnel.answer(address, port);
+                self.deliver(port, false, received);
+            }
+            _ => self.counters.add(Counter::Malformed, 1),
         }
     }
 
@@ -354,8 +394,14 @@ impl EventLoop {
                 self.per_client.remove(&client);
             }
         }
-        let hash = self.hasher.hash_one(session.peer);
-        self.ended[hash as usize % 256] = hash;
+        // Where another server may go on, what still comes is asked about.
+        if self.takeover.is_none() || !takeover::goes_on(&outcome) {
+            let hash = self.hasher.hash_one(session.peer);
+            self.ended[hash as usize % 256] = hash;
+        }
+        if self.takeover.is_some() {
+            self.tell_end(&session, &outcome);
+        }
         self.sessions[key.index as usize].0 = key.generation.wrapping_add(1);
         self.free.push(key.index);
         let (tid, counter) = (self.ports[usize::from(session.peer.port)].local.port(), outcome.counter());
@@ -371,6 +417,7 @@ impl EventLoop {
                 Mail::Opened(key, opened) => self.with(key, |this, session| this.opened(key, session, opened)),
                 Mail::Stored(key, stored) => self.with(key, |this, session| this.stored(session, stored)),
                 Mail::Woken(key) => self.with(key, |this, session| this.woken(key, session)),
+                Mail::Plan(plan) => self.set_plan(&plan),
                 Mail::Stop => stop = true,
             }
         }

@@ -9,6 +9,17 @@ use std::time::Duration;
 const MOST: usize = 1 << 14;
 /// A peer that is silent for so long after something was said to it is not waited for. Hellos are said more often.
 const MUTE: Duration = Duration::from_millis(2500);
+/// What is not answered for so long was lost; so much of it is said again at once.
+const LATE: Duration = Duration::from_millis(200);
+const AT_ONCE: usize = 256;
+
+/// Something that is not answered: under which token it was said, when, and what it was about.
+#[derive(Debug)]
+struct Open<K> {
+    token: u64,
+    at: Time,
+    what: K,
+}
 
 /// The way to a peer. `K` names what a note was about.
 #[derive(Debug)]
@@ -16,13 +27,13 @@ pub struct Link<K> {
     token: u64,
     /// The number of the first that is remembered.
     first: u64,
-    open: VecDeque<Option<(u64, K)>>,
+    open: VecDeque<Option<Open<K>>>,
     heard: bool,
     /// Since when an answer is waited for.
     waiting: Option<Time>,
 }
 
-impl<K: Copy> Link<K> {
+impl<K> Link<K> {
     /// To a peer whose token is not known. Numbers begin anywhere, so that an answer to an earlier life names none of this one.
     pub fn new(first: u64) -> Link<K> {
         Link { token: 0, first: first >> 1, open: VecDeque::new(), heard: false, waiting: None }
@@ -36,29 +47,18 @@ impl<K: Copy> Link<K> {
         }
         self.waiting.get_or_insert(now);
         let number = self.first + self.open.len() as u64;
-        self.open.push_back(Some((self.token, what)));
-        Place { token: self.token, number }
-    }
-
-    /// The place of what is not answered.
-    pub fn mention(&mut self) -> Place {
-        let number = self.first + self.open.len() as u64;
-        if self.open.is_empty() {
-            self.first += 1;
-        } else {
-            self.open.push_back(None);
-        }
+        self.open.push_back(Some(Open { token: self.token, at: now, what }));
         Place { token: self.token, number }
     }
 
     /// The peer has what was said under this number: what it was about, the first time.
     pub fn acked(&mut self, number: u64) -> Option<K> {
-        self.settle(number).map(|(_, what)| what)
+        self.settle(number).map(|open| open.what)
     }
 
     /// The peer did not take what was said at this place: what that was about, to be said again, under the token that it wants.
     pub fn refused(&mut self, place: Place, token: u64) -> Option<K> {
-        let (under, what) = self.settle(place.number)?;
+        let Open { token: under, what, .. } = self.settle(place.number)?;
         // An answer to what was said before the token changed brings nothing new.
         if under == self.token {
             self.token = token;
@@ -77,13 +77,30 @@ impl<K: Copy> Link<K> {
         !self.heard || self.waiting.is_some_and(|since| now - since > MUTE)
     }
 
-    fn settle(&mut self, number: u64) -> Option<(u64, K)> {
-        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let settled = self.open.get_mut(at)?.take();
+    /// The peer's token; 0 when it is not known.
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// What was said a while ago and is not answered; some of it, not to be told again.
+    pub fn overdue(&mut self, now: Time) -> Vec<K> {
+        let late = |open: &&mut Option<Open<K>>| open.as_ref().is_some_and(|open| now - open.at > LATE);
+        let overdue = self.open.iter_mut().filter(late).take(AT_ONCE).filter_map(Option::take).map(|open| open.what).collect();
+        self.trim();
+        overdue
+    }
+
+    fn trim(&mut self) {
         while let Some(None) = self.open.front() {
             self.open.pop_front();
             self.first += 1;
         }
+    }
+
+    fn settle(&mut self, number: u64) -> Option<Open<K>> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let settled = self.open.get_mut(at)?.take();
+        self.trim();
         settled
     }
 }
@@ -101,8 +118,9 @@ mod tests {
         assert_eq!((link.acked(places[2].number), link.acked(places[2].number), link.acked(places[0].number)), (Some(2), None, Some(0)));
         assert_eq!((link.acked(19), link.acked(u64::MAX)), (None, None));
         assert_eq!((link.acked(places[1].number), link.acked(places[3].number)), (Some(1), Some(3)));
-        let quiet = link.mention();
-        assert!(link.acked(quiet.number).is_none() && link.say(9, AT).number > quiet.number);
+        link.say(8, AT);
+        link.say(9, AT.plus(LATE));
+        assert_eq!((link.overdue(AT.plus(LATE)), link.overdue(AT.plus(LATE * 2))), (vec![], vec![8]));
         (0..MOST as u32 * 2).for_each(|n| drop(link.say(n, AT)));
         assert_eq!(link.open.len(), MOST);
     }
