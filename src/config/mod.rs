@@ -34,10 +34,10 @@ mod vip;
 
 pub use check::check_command;
 pub(crate) use check::tell;
-pub(crate) use director::duration_within;
+pub(crate) use director::{duration_within, key as fleet_key, key_of as fleet_key_of};
 pub use intent::{Intent, read_intent};
 pub use load::{Checked, LoadError, load, read};
-pub(crate) use load::{load_with, syntax_errors, tables};
+pub(crate) use load::{load_with, pools, syntax_errors, tables};
 pub use problem::{Problem, Severity};
 
 use crate::hash::FleetKey;

@@ -43,6 +43,8 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// Going on with one another's transfers; what of it the engine needs is in `engine`.
+    pub takeover: Option<config::Takeover>,
 }
 
 /// Where files come from.
@@ -142,6 +144,7 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         |(path, settings): (PathBuf, writable::Settings)| Writable::new(&path, settings).map_err(|source| Error::Writable { path, source });
     engine.writable = options.writable.map(open).transpose()?;
     let (loops, places) = (engine.loops, engine.max_transfers.saturating_mul(engine.loops));
+    let settings = engine.takeover.clone();
     let server = Server::bind(engine, handler, Arc::new(Log))?;
     if let Some(user) = user {
         become_user(&user)?;
@@ -150,6 +153,7 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         tracing::info!("{what} {}", addresses.join(", "));
     }
+    let options_name = options.name.clone();
     let status = Arc::new(Status {
         name: options.name,
         listen: server.addresses().to_vec(),
@@ -158,6 +162,7 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         places,
         statistics: server.statistics().clone(),
         caches,
+        kept: settings.as_ref().map(|settings| (settings.memory, server.occupancy())),
         started,
     });
     if let Some(control) = &control {
@@ -182,7 +187,16 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         match signal.map(|signal| signal.ssi_signo as i32) {
             Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&status::counters(running.statistics())),
             Some(signal) if signal == Signal::SIGHUP as i32 => {
-                tracing::warn!("SIGHUP changes nothing: a new configuration needs a restart")
+                match (&options.takeover, &settings) {
+                    (Some(takeover), Some(before)) => match takeover.again(&options_name, before) {
+                        Ok(plan) => {
+                            tracing::info!("takeover: {} servers in the pool", plan.members().len());
+                            running.set_plan(&Arc::new(plan));
+                        }
+                        Err(why) => tracing::error!("the pool stays as it was: {why}"),
+                    },
+                    _ => tracing::warn!("SIGHUP changes nothing but the pool of [takeover]: all else needs a restart"),
+                }
             }
             Some(_) => break,
             None if running.has_ended() => break,
@@ -240,6 +254,7 @@ impl Observer for Log {
         let outcome = report.outcome.name();
         let seconds = report.duration.as_secs_f64();
         let (client, vip, repeated, write) = (report.client, report.vip, report.repeated, report.write);
+        let (taken_over, tid) = (report.taken_over, report.tid);
         let bytes = if write { report.bytes_received } else { report.bytes_sent };
         match &report.outcome {
             Outcome::Refused(code, text) => {
@@ -251,6 +266,7 @@ impl Observer for Log {
             }
             // Who changes what is on this host's disk is worth a line.
             Outcome::Done if write => tracing::info!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),
+            Outcome::Done if taken_over => tracing::info!(%client, %vip, %file, outcome, taken_over, tid, bytes, repeated, seconds),
             Outcome::Failed(why) => tracing::warn!(%client, %vip, %file, outcome, bytes, seconds, "{why}"),
             Outcome::Unheard | Outcome::TimedOut => tracing::info!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),
             _ => tracing::debug!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),

@@ -52,7 +52,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 pub use takeover::Occupancy;
-use takeover::Takeover;
 use tunnel::Tunnel;
 
 /// The port that answers come from.

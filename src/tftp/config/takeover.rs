@@ -1,0 +1,191 @@
+//! `[takeover]`: which servers go on with one another's transfers. They are the backends of a pool, and its description is the directors' own: either the
+//! very file of a director, or the same `[[pool]]` sections in this file.
+
+use super::values::{path, size};
+use crate::config::reader::{Reader, Table};
+use crate::config::{self, Pool, duration_within, text};
+use crate::hash::FleetKey;
+use crate::tftp::engine::{Config as Engine, Tid};
+use crate::tftp::takeover::{Member, PORT, Plan, Settings, WAIT, memory};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// `[takeover]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Takeover {
+    /// This server's name as a backend; default: that of the server.
+    pub name: Option<String>,
+    /// The pool, when there are several with `takeover = true`.
+    pub pool: Option<String>,
+    /// The fleet's key; default: the one in the director's file.
+    pub key: Option<FleetKey>,
+    /// A file with the key.
+    pub key_file: Option<PathBuf>,
+    /// A director's file, or one with `[[vip]]` and `[[pool]]` only.
+    pub config: Option<PathBuf>,
+    /// `[[pool]]` in this file.
+    pub pools: Vec<Pool>,
+    /// The port that notes are sent to, the same on every server of the pool; default 6970.
+    pub port: u16,
+    /// Longest time that a first answer waits for an heir, 0–100 ms; default 3 ms.
+    pub wait: Duration,
+    /// What is kept for others.
+    pub memory: memory::Limits,
+    /// The file that this was read from.
+    pub file: Option<PathBuf>,
+}
+
+/// Reads `[takeover]` and `[[pool]]`, neither of which need be there.
+pub(super) fn read(reader: &Reader, root: &mut Table<'_, '_>) -> Option<Option<Takeover>> {
+    let no_pool = root.about("pool");
+    let field = root.optional("takeover");
+    let pools = config::pools(reader, root);
+    let Some(field) = field else {
+        if !pools.is_empty() {
+            reader.error(&no_pool, "needs [takeover], too: what else would a server know pools for?");
+        }
+        return Some(None);
+    };
+    let mut table = field.table("a table: [takeover]")?;
+    let t = &mut table;
+    let mut good = true;
+    let mut keep = |read: bool| good &= read;
+    let name = t.optional("name").map(|f| f.parse("a name in quotes", text::name).map(|s| s.value));
+    let pool = t.optional("pool").map(|f| f.parse("a name in quotes", text::name).map(|s| s.value));
+    let key = t.optional("key").map(config::fleet_key);
+    let key_file = t.optional("key_file").map(|f| f.parse("a path in quotes", path).map(|s| s.value));
+    let config_field = t.optional("config");
+    let file = config_field.clone().map(|f| f.parse("a path in quotes", path).map(|s| s.value));
+    let port = t.optional("port").map(|f| f.integer("a port", 1..=65535));
+    let wait = t.optional("wait").map(|f| duration_within(f, Duration::ZERO..=Duration::from_millis(100)));
+    let memory = t.optional("memory").map(|f| f.table("a table such as { transfers = 200000, bytes = \"64MiB\" }").and_then(limits));
+    keep(name != Some(None) && pool != Some(None) && key != Some(None) && key_file != Some(None) && file != Some(None));
+    keep(port != Some(None) && wait != Some(None) && memory != Some(None));
+    match (&config_field, pools.is_empty()) {
+        (Some(field), false) => field.error("is there, and [[pool]], too; keep one of the two"),
+        (None, true) => table.missing("config", "config = \"/etc/guideway/director.toml\", or the pool itself as directors have it: [[pool]]"),
+        _ => {}
+    }
+    match (&key, &key_file, &config_field) {
+        (Some(_), Some(_), _) => table.missing("key", "only one of the two: key or key_file"),
+        (None, None, None) => table.missing("key", "the key of the directors: key = \"…\" with 32 hex digits, or key_file = \"/etc/guideway/key\""),
+        _ => {}
+    }
+    table.finish();
+    let pools = pools.into_iter().collect::<Option<Vec<Pool>>>();
+    good.then_some(())?;
+    Some(Some(Takeover {
+        name: name.flatten(),
+        pool: pool.flatten(),
+        key: key.flatten(),
+        key_file: key_file.flatten(),
+        config: file.flatten(),
+        pools: pools?,
+        port: port.flatten().unwrap_or(PORT),
+        wait: wait.flatten().unwrap_or(WAIT),
+        memory: memory.flatten().unwrap_or_default(),
+        file: None,
+    }))
+}
+
+fn limits(mut table: Table<'_, '_>) -> Option<memory::Limits> {
+    let default = memory::Limits::default();
+    let transfers = table.optional("transfers").map_or(Some(default.transfers), |f| f.integer("transfers", 1..=100_000_000));
+    let bytes = table.optional("bytes").map_or(Some(default.bytes as u64), |f| size(f, 1 << 10..=1 << 40));
+    table.finish();
+    Some(memory::Limits { transfers: transfers?, bytes: usize::try_from(bytes?).ok()? })
+}
+
+impl Takeover {
+    /// The pool and the key, read where they are.
+    ///
+    /// # Errors
+    /// A sentence, when a file cannot be used, the pool is none for takeover, or this server is not in it.
+    pub fn plan(&self, me: &str) -> Result<(FleetKey, Plan), String> {
+        let (pools, key) = match &self.config {
+            Some(file) => director(file)?,
+            None => (self.pools.clone(), None),
+        };
+        let key = match &self.key_file {
+            Some(file) => Some(key_of(file)?),
+            None => self.key.or(key),
+        };
+        let key = key.ok_or("takeover: the key of the directors is missing; write key or key_file")?;
+        let me = self.name.as_deref().unwrap_or(me);
+        let wanted = |pool: &&Pool| self.pool.as_ref().map_or(pool.takeover, |name| pool.name == *name);
+        let has_me = |pool: &&Pool| pool.backends.iter().any(|backend| backend.name == me);
+        let pool = pools.iter().filter(wanted).find(has_me);
+        let pool = pool.ok_or_else(|| format!("takeover: there is no pool with takeover = true that has a backend {me:?}; say the name of this server as a backend: [takeover] name"))?;
+        if !pool.takeover {
+            return Err(format!("takeover: the pool {} has no takeover = true, so directors send nobody else its transfers", pool.name));
+        }
+        let members = pool.backends.iter().filter_map(|backend| {
+            let notes = SocketAddr::new(backend.address, self.port);
+            Some(Member { name: backend.name.clone(), notes, tids: backend.tid_range? })
+        });
+        let plan = Plan::new(key, members.collect(), me);
+        plan.map(|plan| (key, plan)).ok_or_else(|| format!("takeover: {me} has no tid_range in the pool {}", pool.name))
+    }
+
+    /// What the engine needs.
+    ///
+    /// # Errors
+    /// As for [`Takeover::plan`], and when the server's ports are not those that the pool says.
+    pub fn settings(&self, me: &str, engine: &Engine) -> Result<Settings, String> {
+        let (key, plan) = self.plan(me)?;
+        let loops = u16::try_from(engine.loops.max(1)).unwrap_or(u16::MAX);
+        let (first, last) = plan.me().tids;
+        let own = matches!(engine.tid, Tid::Port(port) if port >= first && port.checked_add(loops - 1).is_some_and(|end| end <= last));
+        if !own {
+            return Err(format!(
+                "takeover: the server's ports are not those that its pool says: write tid_port = {first} and at most {} loops under [server]",
+                last - first + 1
+            ));
+        }
+        Ok(Settings { listen: plan.me().notes, key, wait: self.wait, memory: self.memory, plan: Arc::new(plan) })
+    }
+
+    /// The pool as the files say it now.
+    ///
+    /// # Errors
+    /// As for [`Takeover::plan`], and when what only a restart can change has changed.
+    pub fn again(&self, me: &str, before: &Settings) -> Result<Plan, String> {
+        let file = self.file.as_deref().ok_or("there is no file to read again")?;
+        let checked = super::load(file).map_err(|error| error.to_string())?;
+        if let Some(problem) = checked.errors().next() {
+            return Err(problem.in_file(file).to_string());
+        }
+        let now = checked.config.and_then(|(config, _)| config.takeover).ok_or("[takeover] is not there any more; that needs a restart")?;
+        let (key, plan) = now.plan(me)?;
+        let (old, new) = (before.plan.me(), plan.me());
+        if key != before.key || old.notes != new.notes || old.tids != new.tids || old.name != new.name {
+            return Err("takeover: the key and this server's own name, address, port and tid_range need a restart".to_owned());
+        }
+        Ok(plan)
+    }
+}
+
+/// The pools of a director's file, and its key when it has one.
+fn director(file: &Path) -> Result<(Vec<Pool>, Option<FleetKey>), String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("takeover: cannot read {}: {error}", file.display()))?;
+    let has_director = toml::de::DeTable::parse_recoverable(&text).0.get_ref().contains_key("director");
+    let bad = |problem: Option<&config::Problem>| {
+        let problem = problem.map(|problem| problem.in_file(file).to_string()).unwrap_or_default();
+        format!("takeover: {} cannot be used: {problem}", file.display())
+    };
+    if has_director {
+        let checked = config::read(&text);
+        let first = bad(checked.errors().next());
+        return checked.config.map(|config| (config.pools, Some(config.director.key))).ok_or(first);
+    }
+    let checked = config::read_intent(&text);
+    let first = bad(checked.errors().next());
+    checked.config.map(|intent| (intent.pools, None)).ok_or(first)
+}
+
+fn key_of(file: &Path) -> Result<FleetKey, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("takeover: cannot read {}: {error}", file.display()))?;
+    config::fleet_key_of(text.trim()).map_err(|why| format!("takeover: the key in {} {why}", file.display()))
+}
