@@ -65,6 +65,7 @@ impl Status {
             "places": {"taken": counters["open"], "limit": self.places},
             "counters": counters,
             "notes": self.kept.as_ref().map(|(limits, kept)| json!({
+                "peers": kept.peers.load(Relaxed),
                 "transfers": kept.transfers.load(Relaxed), "transfers_limit": limits.transfers,
                 "bytes": kept.bytes.load(Relaxed), "bytes_limit": limits.bytes,
             })),
@@ -95,6 +96,7 @@ impl Status {
             let mut gauge = |name: &str, help: &str, value: u64| {
                 out.metric(&format!("guideway_tftpd_notes_{name}"), Kind::Gauge, help).sample(&[], value);
             };
+            gauge("peers", "Other servers of the pool that answer.", kept.peers.load(Relaxed));
             gauge("transfers", "Transfers of other servers that are known.", kept.transfers.load(Relaxed));
             gauge("transfers_limit", "Transfers of other servers that there is room for.", limits.transfers as u64);
             gauge("bytes", "Bytes that notes of other servers take.", kept.bytes.load(Relaxed));

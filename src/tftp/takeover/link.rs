@@ -66,10 +66,12 @@ impl<K> Link<K> {
         Some(what)
     }
 
-    /// Something that it signed came from the peer.
-    pub fn heard(&mut self) {
+    /// The peer has answered. Whether it was mute before.
+    pub fn heard(&mut self, now: Time) -> bool {
+        let mute = self.is_mute(now);
         self.heard = true;
         self.waiting = None;
+        mute
     }
 
     /// Whether it is not worth waiting for.
@@ -140,11 +142,11 @@ mod tests {
     fn who_is_silent_is_mute_until_heard() {
         let mut link = Link::new(0);
         assert!(link.is_mute(AT), "never heard");
-        link.heard();
+        assert!(link.heard(AT));
         link.say((), AT);
         link.say((), AT.plus(MUTE));
         assert!(!link.is_mute(AT.plus(MUTE)) && link.is_mute(AT.plus(MUTE * 2)));
-        link.heard();
+        assert!(link.heard(AT.plus(MUTE * 2)) && !link.heard(AT.plus(MUTE * 2)));
         assert!(!link.is_mute(AT.plus(MUTE * 9)));
     }
 }

@@ -48,6 +48,8 @@ pub struct Occupancy {
     pub transfers: AtomicU64,
     /// Bytes, about.
     pub bytes: AtomicU64,
+    /// Other servers that answer.
+    pub peers: AtomicU64,
 }
 
 /// What a peer was told about.
@@ -146,6 +148,14 @@ impl Takeover {
         !self.waits.is_empty()
     }
 
+    /// Tells how many other servers answer.
+    fn count_peers(&self, now: Time) {
+        if self.memory.is_some() {
+            let there = self.links.iter().filter(|link| !link.is_mute(now)).count();
+            self.occupancy.peers.store(there as u64, Relaxed);
+        }
+    }
+
     /// Whether the socket of this index is the one for notes.
     pub fn is_for_notes(&self, index: usize) -> bool {
         usize::from(self.port) == index
@@ -207,9 +217,11 @@ impl EventLoop {
         });
         let Some((peer, heard)) = known else { return self.counters.add(Counter::NotesInvalid, 1) };
         let from = received.from;
+        if matches!(heard.said, Said::Acks(..) | Said::Refused(..)) && takeover.links[peer].heard(self.now) {
+            takeover.count_peers(self.now);
+        }
         match heard.said {
             Said::Acks(_, numbers) => {
-                takeover.links[peer].heard();
                 for number in numbers {
                     let about = self.takeover.as_deref_mut().and_then(|takeover| takeover.links[peer].acked(number));
                     if let Some(About::Transfer(key)) = about {
@@ -286,6 +298,7 @@ impl EventLoop {
     fn greet(&mut self) {
         let Some(mut takeover) = self.takeover.as_deref_mut() else { return };
         takeover.greeted = Some(self.now);
+        takeover.count_peers(self.now);
         if let Some(memory) = &mut takeover.memory {
             memory.expire(self.now);
         }

@@ -226,7 +226,6 @@ impl EventLoop {
     /// A peer did not take what was said: its token has changed, or was not known.
     pub(super) fn say_again(&mut self, peer: usize, place: Place, token: u64) {
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
-        takeover.links[peer].heard();
         let reborn = place.token != 0 && takeover.links[peer].token() == place.token;
         let Some(about) = takeover.links[peer].refused(place, token) else { return };
         if reborn {
