@@ -9,13 +9,22 @@ use std::time::Duration;
 /// The port that clients send from, where it matters who the heirs are.
 const PORT: u16 = 4000;
 
+/// Told how long all may take, curl repeats an ACK after 5 s; it waits for 72 s else.
+const CURL: &str = "-q -gsS -m 40 -o OUT tftp://VIP/image";
+
 /// Our client, with these options.
 fn get(options: &str) -> String {
     format!("tftp get -f -o OUT --bind CLIENT:{PORT} {options} tftp://VIP/image")
 }
 
 /// Starts a client, and lets something happen when so many ACKs have passed; the file must be right.
-fn survives(fleet: &mut Fleet, (program, arguments): (&str, &str), expected: [u8; 32], acks: u64, event: impl FnOnce(&mut Fleet)) -> Duration {
+fn survives(
+    fleet: &mut Fleet,
+    (program, arguments): (&str, &str),
+    expected: [u8; 32],
+    acks: u64,
+    event: impl FnOnce(&mut Fleet),
+) -> Duration {
     let out = fleet.out();
     let _none = std::fs::remove_file(&out);
     fleet.pause();
@@ -55,8 +64,8 @@ fn an_heir_goes_on_when_the_owner_dies() {
         ("guideway", get("--windowsize 4"), 100),
         ("guideway", get("--windowsize 64 --blksize 512"), 30),
         ("guideway", get("--no-options"), 1000),
-        ("curl", "-q -gsS -o OUT tftp://VIP/image".to_owned(), 500),
-        ("atftp", format!("{} --get -r image -l OUT VIP 69", "--tftp-timeout 1"), 500),
+        ("curl", CURL.to_owned(), 500),
+        ("atftp", "--tftp-timeout 1 --get -r image -l OUT VIP 69".to_owned(), 500),
     ];
     for (taken_over, (program, arguments, acks)) in clients.into_iter().enumerate() {
         survives(&mut fleet, (program, &arguments), expected, acks, |fleet| dies(fleet, 0));
@@ -95,7 +104,7 @@ fn an_owner_that_is_restarted_asks_back_and_goes_on() {
     }
     let mut fleet = Fleet::new(3);
     let expected = fleet.file("image", 3_000_001);
-    for (program, arguments) in [("guideway", get("--windowsize 1")), ("guideway", get("--windowsize 16")), ("curl", "-q -gsS -o OUT tftp://VIP/image".to_owned())] {
+    for (program, arguments) in [("guideway", get("--windowsize 1")), ("guideway", get("--windowsize 16")), ("curl", CURL.to_owned())] {
         survives(&mut fleet, (program, &arguments), expected, 100, |fleet| {
             fleet.kill(0);
             fleet.start(0);

@@ -186,18 +186,16 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         let signal = if fds[0].any() == Some(true) { signals.read_signal().map_err(system("reading a signal"))? } else { None };
         match signal.map(|signal| signal.ssi_signo as i32) {
             Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&status::counters(running.statistics())),
-            Some(signal) if signal == Signal::SIGHUP as i32 => {
-                match (&options.takeover, &settings) {
-                    (Some(takeover), Some(before)) => match takeover.again(&options_name, before) {
-                        Ok(plan) => {
-                            tracing::info!("takeover: {} servers in the pool", plan.members().len());
-                            running.set_plan(&Arc::new(plan));
-                        }
-                        Err(why) => tracing::error!("the pool stays as it was: {why}"),
-                    },
-                    _ => tracing::warn!("SIGHUP changes nothing but the pool of [takeover]: all else needs a restart"),
-                }
-            }
+            Some(signal) if signal == Signal::SIGHUP as i32 => match (&options.takeover, &settings) {
+                (Some(takeover), Some(before)) => match takeover.again(&options_name, before) {
+                    Ok(plan) => {
+                        tracing::info!("takeover: {} servers in the pool", plan.members().len());
+                        running.set_plan(&Arc::new(plan));
+                    }
+                    Err(why) => tracing::error!("the pool stays as it was: {why}"),
+                },
+                _ => tracing::warn!("SIGHUP changes nothing but the pool of [takeover]: all else needs a restart"),
+            },
             Some(_) => break,
             None if running.has_ended() => break,
             None => {}

@@ -1,7 +1,7 @@
 //! What a running server tells of itself: a document for `guideway status`, and numbers for Prometheus.
 
-use super::handlers::http::{Cache, CacheReport};
 use super::engine::Occupancy;
+use super::handlers::http::{Cache, CacheReport};
 use super::report::{Counter, Statistics};
 use super::takeover::memory::Limits;
 use crate::metrics::{Exposition, Kind};

@@ -186,7 +186,9 @@ impl Fleet {
         let log: Vec<String> = lines.by_ref().map(Result::unwrap).take_while(|line| !line.contains("answers from")).collect();
         self.servers[at] = Some(child);
         assert!(log.iter().any(|line| line.contains("requests at")), "{log:#?}");
-        std::thread::spawn(move || lines.map_while(Result::ok).filter(|_| std::env::var_os("SHOW").is_some()).for_each(|line| println!("{name}: {line}")));
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).filter(|_| std::env::var_os("SHOW").is_some()).for_each(|line| println!("{name}: {line}"))
+        });
     }
 
     /// Waits until a server hears all others that run.

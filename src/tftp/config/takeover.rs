@@ -65,12 +65,16 @@ pub(super) fn read(reader: &Reader, root: &mut Table<'_, '_>) -> Option<Option<T
     keep(port != Some(None) && wait != Some(None) && memory != Some(None));
     match (&config_field, pools.is_empty()) {
         (Some(field), false) => field.error("is there, and [[pool]], too; keep one of the two"),
-        (None, true) => table.missing("config", "config = \"/etc/guideway/director.toml\", or the pool itself as directors have it: [[pool]]"),
+        (None, true) => {
+            table.missing("config", "config = \"/etc/guideway/director.toml\", or the pool itself as directors have it: [[pool]]")
+        }
         _ => {}
     }
     match (&key, &key_file, &config_field) {
         (Some(_), Some(_), _) => table.missing("key", "only one of the two: key or key_file"),
-        (None, None, None) => table.missing("key", "the key of the directors: key = \"…\" with 32 hex digits, or key_file = \"/etc/guideway/key\""),
+        (None, None, None) => {
+            table.missing("key", "the key of the directors: key = \"…\" with 32 hex digits, or key_file = \"/etc/guideway/key\"")
+        }
         _ => {}
     }
     table.finish();

@@ -348,6 +348,12 @@ impl EventLoop {
         });
         let place = &mut self.sessions[index as usize];
         let key = Key { index, generation: place.0 };
+        if self.takeover.is_some() {
+            // What ended before was another one, and this one may come back from elsewhere.
+            let hash = self.hasher.hash_one(session.peer);
+            let ended = &mut self.ended[hash as usize % 256];
+            *ended = if *ended == hash { 0 } else { *ended };
+        }
         self.peers.insert(session.peer, key);
         *self.per_client.entry(session.peer.client.ip()).or_default() += 1;
         place.1 = Some(Box::new(session));

@@ -12,10 +12,9 @@ use crate::time::Time;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How long a note is kept that is not renewed: longer than several renewals are apart, and than the most patient client waits.
+/// How long a note is kept that is not renewed: longer than several renewals are apart, and than the most patient client waits before it repeats its ACK.
+/// (curl waits 72 s unless it is told how long the whole may take.)
 pub const KEPT: Duration = Duration::from_secs(120);
-/// The same on probation.
-pub const PROBATION: Duration = Duration::from_secs(30);
 /// Bytes that the tables take for each note, about.
 const TABLES: usize = 96;
 
@@ -126,9 +125,9 @@ impl Memory {
 
     /// Forgets what was not renewed.
     pub fn expire(&mut self, now: Time) {
-        for (list, patience) in [PROBATION, KEPT].into_iter().enumerate() {
+        for list in 0..self.lists.len() {
             while let Some(oldest) = self.lists[list].oldest()
-                && self.places[oldest as usize].as_ref().is_none_or(|entry| now - entry.at > patience)
+                && self.places[oldest as usize].as_ref().is_none_or(|entry| now - entry.at > KEPT)
             {
                 self.forget(oldest);
             }

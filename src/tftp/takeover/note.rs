@@ -96,11 +96,7 @@ impl Note {
 #[cfg(test)]
 pub(crate) fn sample(port: u16) -> Note {
     Note {
-        id: Id {
-            vip: [192, 0, 2, 69].into(),
-            client: SocketAddr::from(([198, 51, 100, (port >> 8) as u8], port)),
-            tid: 20_001,
-        },
+        id: Id { vip: [192, 0, 2, 69].into(), client: SocketAddr::from(([198, 51, 100, (port >> 8) as u8], port)), tid: 20_001 },
         oack: true,
         heard: false,
         terms: Terms { blksize: 1428, window: 4, timeout: Some(Duration::from_secs(3)), rollover: Rollover::Zero },

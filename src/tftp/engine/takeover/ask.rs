@@ -77,7 +77,7 @@ impl Questions {
 impl EventLoop {
     /// An ACK of a transfer that is not known here.
     pub(in super::super) fn unknown(&mut self, peer: Peer, route: Route, block: u16) {
-        if self.takeover.is_none() || self.has_just_ended(&peer) {
+        if self.takeover.is_none() {
             return self.stranger(peer, route);
         }
         let now = self.now;
@@ -88,6 +88,11 @@ impl EventLoop {
         if let Some(note) = takeover.memory.as_ref().and_then(|memory| memory.get(&id)).cloned() {
             return self.resume(peer, route, note, block);
         }
+        // Asked behind the memory: what is noted there began after what has just ended.
+        if self.has_just_ended(&peer) {
+            return self.stranger(peer, route);
+        }
+        let Some(takeover) = self.takeover.as_deref_mut() else { return };
         let asked = takeover.plan.confidants(id.vip, id.client, tid);
         if scoped || asked == [None; 2] {
             return self.stranger(peer, route);

@@ -7,8 +7,8 @@ use super::super::read_ahead::Have;
 use super::super::requests::Span;
 use super::super::session::{Peer, Running, Session, Stage};
 use super::super::{Config, Key};
-use super::{Occupancy, Takeover};
 use super::owner::{BLOCKS, id};
+use super::{Occupancy, Takeover};
 use crate::tftp::content::Version;
 use crate::tftp::packet::{ErrorCode, Packet};
 use crate::tftp::report::{Counter, Outcome};
@@ -62,7 +62,9 @@ impl Takeover {
         let room = self.foreign.values().map(Vec::len).sum::<usize>() < MOST;
         if !room && !self.warned {
             self.warned = true;
-            tracing::warn!("other servers use more than {MOST} addresses and ports: transfers at others cannot be taken over; narrow the tid_range of servers");
+            tracing::warn!(
+                "other servers use more than {MOST} addresses and ports: transfers at others cannot be taken over; narrow the tid_range of servers"
+            );
         }
         room
     }
