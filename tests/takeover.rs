@@ -4,6 +4,7 @@
 mod fleet;
 
 use fleet::{Fleet, root, sum};
+use nix::sys::signal::Signal;
 use std::time::Duration;
 
 /// The port that clients send from, where it matters who the heirs are.
@@ -213,4 +214,30 @@ fn short_transfers_pay_little_and_lone_servers_do_not_wait() {
     [1, 2].into_iter().for_each(|at| fleet.kill(at));
     fetch(&fleet);
     assert_eq!(fleet.counter(0, "notes_unanswered"), 1, "nobody answers: it waits some milliseconds, no more");
+}
+
+#[test]
+fn servers_that_join_the_pool_are_told_of_what_runs() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(3);
+    let expected = fleet.file("image", 6_000_001);
+    let reload = |fleet: &Fleet, at: usize, known: &[usize]| {
+        fleet.configure(at, known);
+        fleet.signal(at, Signal::SIGHUP);
+        fleet.until(at, "it knows the pool", |status| status["notes"]["peers"] == known.len() as u64 - 1);
+    };
+    // The first two do not know the third at first, and one of them dies when they do.
+    reload(&fleet, 0, &[0, 1]);
+    reload(&fleet, 1, &[0, 1]);
+    survives(&mut fleet, ("guideway", &get("--windowsize 1")), expected, 300, |fleet| {
+        assert_eq!(fleet.counter(2, "notes_kept"), 0);
+        reload(fleet, 0, &[0, 1, 2]);
+        fleet.until(2, "it is told", |status| status["counters"]["notes_kept"].as_u64() > Some(0));
+        fleet.kill(1);
+        fleet.alive(1, false);
+        dies(fleet, 0);
+    });
+    assert_eq!(fleet.counter(2, "taken_over"), 1);
 }

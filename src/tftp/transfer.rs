@@ -95,6 +95,9 @@ pub struct Transfer {
     shared: bool,
     /// The last block of the file.
     last: Option<u64>,
+    /// No block behind this one is sent: the last one, or one before it while others must hear first how far we are.
+    end: u64,
+    limit: u64,
     /// Blocks that may be under way now: the window, or less of it while a client is silent.
     flight: u16,
     /// The block whose answer is timed and when it went; nothing after a repetition (Karn's algorithm, RFC 6298 section 3).
@@ -123,6 +126,8 @@ impl Transfer {
             highest: 0,
             shared: false,
             last: None,
+            end: u64::MAX,
+            limit: u64::MAX,
             flight: terms.window,
             timed: oack.then_some((0, now)),
             sent_at: now,
@@ -142,7 +147,8 @@ impl Transfer {
     pub fn resume(terms: Terms, acked: u64, last: u64, pace: &Pace, now: Time) -> Transfer {
         let mut transfer = Transfer::new(terms, false, pace, now);
         (transfer.heard, transfer.shared) = (true, true);
-        (transfer.acked, transfer.next, transfer.highest, transfer.last) = (acked, acked + 1, acked, Some(last));
+        (transfer.acked, transfer.next, transfer.highest) = (acked, acked + 1, acked);
+        transfer.ends_with(last);
         transfer
     }
 
@@ -167,6 +173,20 @@ impl Transfer {
     /// The last block of the file is this one, now that it is known: the first that is not full, be it empty (RFC 1350 section 6).
     pub fn ends_with(&mut self, last: u64) {
         self.last = Some(last);
+        self.end = last.min(self.limit);
+    }
+
+    /// Nothing behind this block may be sent. Whether that is more than before.
+    pub fn limit_to(&mut self, limit: u64) -> bool {
+        let more = limit > self.limit;
+        self.limit = limit;
+        self.end = self.last.unwrap_or(u64::MAX).min(limit);
+        more
+    }
+
+    /// Whether so many blocks more would reach the limit.
+    pub fn is_near_its_limit(&self, blocks: u64) -> bool {
+        self.limit < self.acked + blocks
     }
 
     /// The number of the last block of a file of `size` bytes.
@@ -176,7 +196,7 @@ impl Transfer {
 
     /// The blocks that may be sent now; empty while the window is full or the OACK unanswered.
     pub fn wanted(&self) -> RangeInclusive<u64> {
-        let end = (self.acked + u64::from(self.flight)).min(self.last.unwrap_or(u64::MAX));
+        let end = (self.acked + u64::from(self.flight)).min(self.end);
         if self.oack { RangeInclusive::new(1, 0) } else { self.next..=end }
     }
 

@@ -160,14 +160,14 @@ impl Fleet {
         Sha256::digest(&content).into()
     }
 
-    /// Starts a server; when this returns it serves.
-    pub fn start(&mut self, at: usize) {
+    /// Writes the file of a server that knows these servers; where it is.
+    pub fn configure(&self, at: usize, known: &[usize]) -> PathBuf {
         let (name, root, directory) = (format!("t{}", at + 1), self.root(at), self.directory.path());
         let backend = |at: usize| {
             let first = 20_000 + (at + 1) * 10;
             format!("  {{ name = \"t{}\", address = \"{}\", tid_range = \"{first}-{}\" }},\n", at + 1, address(at), first + 9)
         };
-        let backends: String = (0..self.servers.len()).map(backend).collect();
+        let backends: String = known.iter().copied().map(backend).collect();
         let text = format!(
             "[server]\nname = \"{name}\"\nsocket = \"{}/{name}.sock\"\ngre = \"{}\"\nvip = \"{VIP}\"\ntid_port = {}\n\
              [takeover]\nkey = \"{KEY}\"\n[[pool]]\nname = \"boot\"\ntakeover = true\nbackends = [\n{backends}]\n\
@@ -179,6 +179,13 @@ impl Fleet {
         );
         let file = directory.join(format!("{name}.toml"));
         std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// Starts a server; when this returns it serves.
+    pub fn start(&mut self, at: usize) {
+        let name = format!("t{}", at + 1);
+        let file = self.configure(at, &(0..self.servers.len()).collect::<Vec<_>>());
         let mut command = Command::new(GUIDEWAY);
         command.arg("tftpd").arg("--config").arg(&file);
         let mut child = self.hosts[at].spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped())).unwrap();

@@ -57,8 +57,8 @@ pub struct Occupancy {
 enum About {
     /// That we live.
     Hello,
-    /// How far a transfer is.
-    Transfer(Key),
+    /// That a transfer is at this block.
+    Transfer(Key, u64),
     /// That transfers have ended.
     Ended(Box<[Id]>),
 }
@@ -89,6 +89,8 @@ pub struct Takeover {
     /// Transfers whose next note is due, by how long after the one before.
     young: VecDeque<(Time, Key)>,
     old: VecDeque<(Time, Key)>,
+    /// Transfers that are further than an heir is known to know.
+    holds: Vec<Key>,
     questions: Questions,
     /// Sockets for ports of other servers, by port.
     foreign: HashMap<u16, Vec<u16>>,
@@ -116,6 +118,7 @@ impl Takeover {
             waits: VecDeque::new(),
             young: VecDeque::new(),
             old: VecDeque::new(),
+            holds: Vec::new(),
             questions: Questions::default(),
             foreign: HashMap::new(),
             spares,
@@ -219,13 +222,15 @@ impl EventLoop {
         let from = received.from;
         if matches!(heard.said, Said::Acks(..) | Said::Refused(..)) && takeover.links[peer].heard(self.now) {
             takeover.count_peers(self.now);
+            // It missed something while it was not there.
+            self.tell_all(Some(peer));
         }
         match heard.said {
             Said::Acks(_, numbers) => {
                 for number in numbers {
                     let about = self.takeover.as_deref_mut().and_then(|takeover| takeover.links[peer].acked(number));
-                    if let Some(About::Transfer(key)) = about {
-                        self.noted(key);
+                    if let Some(About::Transfer(key, block)) = about {
+                        self.noted(key, peer, block);
                     }
                 }
             }
@@ -315,6 +320,9 @@ impl EventLoop {
             let Some(again) = self.takeover.as_deref_mut() else { return };
             takeover = again;
         }
+        for key in std::mem::take(&mut takeover.holds) {
+            self.hold_on(key);
+        }
     }
 
     /// Says something again.
@@ -326,7 +334,7 @@ impl EventLoop {
                 let place = takeover.links[peer].say(About::Hello, now);
                 takeover.say(&mut self.outbox, takeover.plan.members()[peer].notes, &Said::Hello(place));
             }
-            About::Transfer(key) => self.tell_one(key, peer),
+            About::Transfer(key, _) => self.tell_one(key, peer),
             About::Ended(ids) => {
                 // The same client may have begun the next one from the same port.
                 let ids: Vec<Id> = ids.iter().filter(|id| !self.serves(id)).copied().collect();

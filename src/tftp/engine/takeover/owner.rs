@@ -18,6 +18,8 @@ use std::time::Duration;
 /// Blocks between two notes of a transfer. Whoever goes on may be this far behind, twice if a note was lost, and the number of the client's ACK still says
 /// which block it is (`transfer::AHEAD`).
 pub const BLOCKS: u64 = 16_384;
+/// Blocks that a transfer may be further than an heir knows: two notes.
+const LAG: u64 = 2 * BLOCKS;
 /// When a note is followed by one that says that the client was heard.
 const CONFIRMED: Duration = Duration::from_secs(1);
 /// When a note is renewed at the latest.
@@ -28,6 +30,8 @@ const RENEWED: Duration = Duration::from_secs(30);
 pub struct Noted {
     /// Places of who was told.
     pub to: [Option<usize>; 2],
+    /// The block that each of them is known to know of; nothing of one that has not answered yet.
+    has: [Option<u64>; 2],
     /// When.
     pub at: Time,
 }
@@ -54,9 +58,17 @@ pub fn note(id: Id, session_request: &[u8], running: &Running) -> Option<Note> {
 }
 
 impl Takeover {
+    /// The block behind which a transfer does not go before an heir knows more. For an heir that knew less could take the number of an ACK for that of a
+    /// block long before, and send wrong bytes. One that does not answer at all any more is not waited for: it is dead, and has forgotten everything.
+    fn limit(&self, running: &Running, now: Time) -> u64 {
+        let Some(noted) = running.noted else { return u64::MAX };
+        let there = noted.to.iter().zip(noted.has).filter(|(to, _)| to.is_some_and(|peer| !self.links[peer].is_mute(now)));
+        there.filter_map(|(_, has)| has).min().map_or(u64::MAX, |has| has + LAG)
+    }
+
     /// Sends a note to one peer.
     pub(super) fn tell(&mut self, outbox: &mut Outbox, counters: &Counters, now: Time, peer: usize, (key, note): (Key, &Note)) {
-        let place = self.links[peer].say(About::Transfer(key), now);
+        let place = self.links[peer].say(About::Transfer(key, note.acked), now);
         let to = self.plan.members()[peer].notes;
         self.say(outbox, to, &Said::Note(place, Box::new(note.clone())));
         counters.add(Counter::NotesSent, 1);
@@ -82,7 +94,7 @@ impl EventLoop {
             Ok(()) => {
                 running.renote = BLOCKS;
                 running.transfer.share(self.now);
-                running.noted = Some(Noted { to: [None; 2], at: self.now });
+                running.noted = Some(Noted { to: [None; 2], has: [None; 2], at: self.now });
                 true
             }
         };
@@ -139,8 +151,18 @@ impl EventLoop {
         let (Stage::Running(running) | Stage::Noting(running)) = &mut session.stage else { return false };
         let (Some(takeover), Some(note)) = (self.takeover.as_deref_mut(), note(id, &session.request, running)) else { return false };
         let to = takeover.plan.confidants(id.vip, id.client, tid);
-        running.noted = Some(Noted { to, at: self.now });
+        let before = running.noted;
+        let has = |peer: Option<usize>| {
+            let noted = before?;
+            let at = noted.to.iter().position(|told| *told == peer && told.is_some())?;
+            noted.has[at]
+        };
+        running.noted = Some(Noted { to, has: to.map(has), at: self.now });
         running.renote = (note.acked / BLOCKS + 1) * BLOCKS;
+        running.transfer.limit_to(takeover.limit(running, self.now));
+        if running.transfer.is_near_its_limit(BLOCKS) {
+            takeover.holds.push(key);
+        }
         let mut worth_it = false;
         for peer in to.into_iter().flatten() {
             // An earlier one of this name may have ended in this turn, and is told of at its end.
@@ -151,9 +173,40 @@ impl EventLoop {
         worth_it
     }
 
-    /// An heir has a transfer's note: if the client still waits for its first answer, it gets it.
-    pub(super) fn noted(&mut self, key: Key) {
-        self.with(key, |this, session| this.start_sending(key, session));
+    /// An heir knows that a transfer is at this block: if the client still waits for its first answer, it gets it.
+    pub(super) fn noted(&mut self, key: Key, peer: usize, block: u64) {
+        self.with(key, |this, session| {
+            let (Stage::Running(running) | Stage::Noting(running)) = &mut session.stage else { return After::Keep };
+            if let Some(noted) = &mut running.noted {
+                let told = noted.to.iter().zip(&mut noted.has).filter(|(to, _)| **to == Some(peer));
+                told.for_each(|(_, has)| *has = (*has).max(Some(block)));
+            }
+            this.go_further(key, session)
+        });
+    }
+
+    /// A transfer may be waiting for heirs to hear how far it is.
+    pub(super) fn hold_on(&mut self, key: Key) {
+        self.with(key, |this, session| {
+            let after = this.go_further(key, session);
+            if let (Stage::Running(running), Some(takeover)) = (&session.stage, &mut this.takeover)
+                && running.transfer.is_near_its_limit(BLOCKS)
+            {
+                takeover.holds.push(key);
+            }
+            after
+        });
+    }
+
+    fn go_further(&mut self, key: Key, session: &mut Session) -> After {
+        let Some(takeover) = self.takeover.as_deref() else { return After::Keep };
+        match &mut session.stage {
+            Stage::Running(running) => {
+                let more = running.transfer.limit_to(takeover.limit(running, self.now));
+                if more { self.pump(key, session) } else { After::Keep }
+            }
+            _ => self.start_sending(key, session),
+        }
     }
 
     /// No heir has answered in time.
