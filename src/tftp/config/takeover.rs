@@ -193,3 +193,105 @@ fn key_of(file: &Path) -> Result<FleetKey, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("takeover: cannot read {}: {error}", file.display()))?;
     config::fleet_key_of(text.trim()).map_err(|why| format!("takeover: the key in {} {why}", file.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Severity;
+    use crate::tftp::config::{Config, read};
+
+    const KEY: &str = "000102030405060708090a0b0c0d0e0f";
+    const FILES: &str = "[[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"/srv/tftp\"\n";
+    const POOL: &str = "[[pool]]\nname = \"boot\"\ntakeover = true\nbackends = [\n\
+        { name = \"t1\", address = \"10.0.2.21\", tid_range = \"20010-20019\" },\n\
+        { name = \"t2\", address = \"10.0.2.22\", tid_range = \"20020-20029\" } ]\n";
+
+    fn good(text: &str) -> Config {
+        let checked = read(text);
+        assert!(checked.problems.is_empty(), "{:?}", checked.problems);
+        checked.config.unwrap().0
+    }
+
+    fn errors(text: &str) -> Vec<String> {
+        let problems = read(text).problems.into_iter().filter(|problem| problem.severity == Severity::Error);
+        problems.map(|problem| problem.to_string()).collect()
+    }
+
+    fn engine(tid: Tid, loops: usize) -> Engine {
+        Engine { tid, loops, ..Engine::default() }
+    }
+
+    #[test]
+    fn the_pool_is_described_as_directors_have_it() {
+        let config =
+            good(&format!("{FILES}[takeover]\nkey = \"{KEY}\"\nwait = \"5ms\"\nmemory = {{ transfers = 9, bytes = \"1MiB\" }}\n{POOL}"));
+        let takeover = config.takeover.unwrap();
+        let settings = takeover.settings("t2", &engine(Tid::Port(20_020), 10)).unwrap();
+        assert_eq!((settings.listen, settings.wait), ("10.0.2.22:6970".parse().unwrap(), Duration::from_millis(5)));
+        assert_eq!(settings.memory, memory::Limits { transfers: 9, bytes: 1 << 20 });
+        assert!(settings.plan.is_own(20_029) && settings.plan.is_foreign(20_010));
+        for (me, tid, loops, wrong) in [
+            ("t3", Tid::Port(20_020), 1, "a backend \"t3\""),
+            ("t2", Tid::Any, 1, "tid_port = 20020 and at most 10 loops"),
+            ("t2", Tid::Port(20_010), 1, "tid_port = 20020"),
+            ("t2", Tid::Port(20_020), 11, "at most 10 loops"),
+        ] {
+            let why = takeover.settings(me, &engine(tid, loops)).unwrap_err();
+            assert!(why.contains(wrong), "{why}");
+        }
+        assert!(good(FILES).takeover.is_none());
+    }
+
+    #[test]
+    fn a_directors_file_gives_pool_and_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let director = directory.path().join("director.toml");
+        let head = format!(
+            "[director]\nname = \"d1\"\naddress = \"10.0.1.11\"\nkey = \"{KEY}\"\nio = {{ kind = \"af_xdp\", interface = \"eth0\" }}\n"
+        );
+        let vip = "[[vip]]\naddress = \"192.0.2.69\"\nservice = \"tftp\"\npool = \"boot\"\n";
+        std::fs::write(&director, format!("{head}{vip}{POOL}")).unwrap();
+        let file = directory.path().join("tftpd.toml");
+        let text = format!("{FILES}[takeover]\nname = \"t1\"\nconfig = \"{}\"\n", director.display());
+        std::fs::write(&file, &text).unwrap();
+        let takeover = crate::tftp::config::load(&file).unwrap().config.unwrap().0.takeover.unwrap();
+        let before = takeover.settings("tftpd", &engine(Tid::Port(20_010), 1)).unwrap();
+        assert_eq!(before.key, config::fleet_key_of(KEY).unwrap());
+        // A third one joins.
+        let third = POOL.replace("} ]", "},\n{ name = \"t3\", address = \"10.0.2.23\", tid_range = \"20030-20039\" } ]");
+        std::fs::write(&director, format!("{head}{vip}{third}")).unwrap();
+        assert_eq!(takeover.again("tftpd", &before).unwrap().members().len(), 3);
+        let moved = third.replace("10.0.2.21", "10.0.2.29");
+        std::fs::write(&director, format!("{head}{vip}{moved}")).unwrap();
+        assert!(takeover.again("tftpd", &before).unwrap_err().contains("need a restart"));
+        std::fs::write(&director, format!("{head}{vip}{}", POOL.replace("takeover = true", ""))).unwrap();
+        assert!(takeover.again("tftpd", &before).unwrap_err().contains("takeover = true"));
+        std::fs::write(&director, "[director]\n").unwrap();
+        assert!(takeover.again("tftpd", &before).unwrap_err().contains("director.toml"));
+        // The same without [director], and with the key in a file of its own.
+        std::fs::write(&director, format!("{vip}{POOL}")).unwrap();
+        let key = directory.path().join("key");
+        std::fs::write(&key, format!("{KEY}\n")).unwrap();
+        std::fs::write(&file, format!("{text}key_file = \"{}\"\n", key.display())).unwrap();
+        assert_eq!(takeover.again("tftpd", &before).unwrap().members().len(), 2);
+        std::fs::write(&key, "0").unwrap();
+        assert!(takeover.again("tftpd", &before).unwrap_err().contains("32 hex digits"));
+    }
+
+    #[test]
+    fn what_is_missing_or_too_much_is_said() {
+        for (text, wrong) in [
+            (format!("[takeover]\nkey = \"{KEY}\"\n"), "config"),
+            (format!("[takeover]\n{POOL}"), "key"),
+            (format!("[takeover]\nkey = \"{KEY}\"\nconfig = \"/d.toml\"\n{POOL}"), "keep one of the two"),
+            (POOL.to_owned(), "needs [takeover]"),
+            ("[takeover]\nkey = \"12\"\nconfig = \"/d.toml\"\n".to_owned(), "32 hex digits"),
+            ("[takeover]\nconfig = \"/d.toml\"\nwait = \"1s\"\n".to_owned(), "wait"),
+            ("[takeover]\nconfig = \"/d.toml\"\nmemory = { transfers = 0 }\n".to_owned(), "transfers"),
+            ("[takeover]\nconfig = \"/d.toml\"\npeers = []\n".to_owned(), "peers"),
+        ] {
+            let said = errors(&format!("{FILES}{text}"));
+            assert!(said.len() == 1 && said[0].contains(wrong), "{text}: {said:?}");
+        }
+    }
+}

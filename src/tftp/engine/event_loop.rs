@@ -7,8 +7,9 @@ use super::outbox::{Flushed, Outbox, Route};
 use super::ports::{PathMtu, Port, scope};
 use super::read_ahead::ReadAhead;
 use super::session::{Peer, Session};
+use super::sessions::After;
 use super::sys::{Local, Patience, Received, Receiver};
-use super::takeover::{self, Takeover};
+use super::takeover::Takeover;
 use super::tunnel::{Target, Tunnel};
 use super::unheard::Unheard;
 use super::wheel::Wheel;
@@ -16,12 +17,12 @@ use super::{Config, Key};
 use crate::io::sys::monotonic;
 use crate::tftp::handler::Handler;
 use crate::tftp::packet::{ErrorCode, Malformed, Packet, put_error};
-use crate::tftp::report::{Counter, Counters, Observer, Outcome, Statistics};
+use crate::tftp::report::{Counter, Counters, Observer, Statistics};
 use crate::time::Time;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -78,7 +79,7 @@ pub struct EventLoop {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) openers: Openers,
     pub(super) sessions: Vec<(u32, Option<Box<Session>>)>,
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
     pub(super) unheard: Unheard,
     pub(super) finished: Finished,
     pub(super) peers: HashMap<Peer, Key>,
@@ -89,7 +90,7 @@ pub struct EventLoop {
     pub(super) read_ahead: ReadAhead,
     pub(super) flushed: Flushed,
     pub(super) mtu: PathMtu,
-    wheel: Wheel<Key>,
+    pub(super) wheel: Wheel<Key>,
     /// Hashes of peers whose transfer ended lately: what still comes from them is no stranger's.
     pub(super) ended: Box<[u64; 256]>,
     pub(super) hasher: RandomState,
@@ -98,12 +99,6 @@ pub struct EventLoop {
     /// The socket that the last events were of, and how many in a row.
     streak: (u16, u16),
     pub(super) now: Time,
-}
-
-/// What becomes of a session that was worked on.
-pub enum After {
-    Keep,
-    Close(Outcome),
 }
 
 impl EventLoop {
@@ -340,82 +335,6 @@ impl EventLoop {
         self.outbox.packet(route, |to| put_error(to, code, text.as_bytes()));
     }
 
-    /// Keeps a new session; its key.
-    pub(super) fn insert(&mut self, session: Session) -> Key {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.sessions.push((0, None));
-            self.sessions.len() as u32 - 1
-        });
-        let place = &mut self.sessions[index as usize];
-        let key = Key { index, generation: place.0 };
-        if self.takeover.is_some() {
-            // What ended before was another one, and this one may come back from elsewhere.
-            let hash = self.hasher.hash_one(session.peer);
-            let ended = &mut self.ended[hash as usize % 256];
-            *ended = if *ended == hash { 0 } else { *ended };
-        }
-        self.peers.insert(session.peer, key);
-        *self.per_client.entry(session.peer.client.ip()).or_default() += 1;
-        place.1 = Some(Box::new(session));
-        self.unheard.push(index);
-        self.counters.add(Counter::Started, 1);
-        key
-    }
-
-    /// How many sessions there are.
-    pub(super) fn open(&self) -> usize {
-        self.peers.len()
-    }
-
-    /// The session of this key.
-    pub(super) fn session(&mut self, key: Key) -> Option<&mut Session> {
-        let place = self.sessions.get_mut(key.index as usize)?;
-        if place.0 == key.generation { place.1.as_deref_mut() } else { None }
-    }
-
-    /// Works on a session, sets its timer, or closes it.
-    pub(super) fn with(&mut self, key: Key, work: impl FnOnce(&mut Self, &mut Session) -> After) {
-        let Some(place) = self.sessions.get_mut(key.index as usize).filter(|place| place.0 == key.generation) else { return };
-        let Some(mut session) = place.1.take() else { return };
-        match work(self, &mut session) {
-            After::Keep => {
-                let deadline = session.deadline(self.config.open_timeout);
-                if session.scheduled.is_none_or(|tick| Wheel::<Key>::too_late(tick, deadline)) {
-                    session.scheduled = Some(self.wheel.set(deadline, key));
-                }
-                self.sessions[key.index as usize].1 = Some(session);
-            }
-            After::Close(outcome) => self.close(key, *session, outcome),
-        }
-    }
-
-    fn close(&mut self, key: Key, mut session: Session, outcome: Outcome) {
-        self.read_ahead.release(&mut session.cursor, key);
-        self.unheard.remove(key.index);
-        self.peers.remove(&session.peer);
-        let client = session.peer.client.ip();
-        if let Some(count) = self.per_client.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_client.remove(&client);
-            }
-        }
-        // Where another server may go on, what still comes is asked about.
-        if self.takeover.is_none() || !takeover::goes_on(&outcome) {
-            let hash = self.hasher.hash_one(session.peer);
-            self.ended[hash as usize % 256] = hash;
-        }
-        if self.takeover.is_some() {
-            self.tell_end(&session, &outcome);
-        }
-        self.sessions[key.index as usize].0 = key.generation.wrapping_add(1);
-        self.free.push(key.index);
-        let (tid, counter) = (self.ports[usize::from(session.peer.port)].local.port(), outcome.counter());
-        self.observer.transfer(&session.report(tid, outcome, self.now));
-        // Behind the report: who sees the end counted finds it reported.
-        self.counters.add(counter, 1);
-    }
-
     pub(super) fn read_mail(&mut self) -> bool {
         let mut stop = false;
         for mail in self.mailbox.take() {
@@ -472,15 +391,5 @@ impl EventLoop {
             self.observed = self.now;
             self.observer.server(statistics);
         }
-    }
-
-    /// Ends what is under way.
-    pub(super) fn finish(&mut self) {
-        let open: Vec<Key> = self.peers.values().copied().collect();
-        for key in open {
-            self.with(key, |_, _| After::Close(Outcome::Stopped));
-        }
-        self.flush();
-        self.settle();
     }
 }

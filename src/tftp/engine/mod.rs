@@ -10,7 +10,7 @@
 //! | `requests` | from a request to the first answer |
 //! | `serve` | from the first answer to the end |
 //! | `uploads`, `finished` | files that clients write, and who has just written one |
-//! | `session`, `unheard` | what is kept of one transfer; those whose client has not answered yet |
+//! | `sessions`, `session`, `unheard` | the table of transfers; what is kept of one; those whose client has not answered yet |
 //! | `read_ahead`, `outbox` | content in, datagrams out, neither copied per block |
 //! | `wheel` | timers |
 //! | `mailbox`, `openers` | what other threads do and say |
@@ -28,6 +28,7 @@ mod read_ahead;
 mod requests;
 mod serve;
 mod session;
+mod sessions;
 mod sys;
 mod takeover;
 mod tunnel;
@@ -40,7 +41,7 @@ pub use ports::Error;
 use super::handler::Handler;
 use super::options::Limits;
 use super::report::{Counters, Observer, Statistics};
-use super::takeover as takeover_settings;
+use super::takeover::{Plan, Settings};
 use super::transfer::Pace;
 use super::writable::Writable;
 use event_loop::EventLoop;
@@ -104,7 +105,7 @@ pub struct Config {
     /// Where clients may write; without, write requests are answered ERROR 2.
     pub writable: Option<Writable>,
     /// Going on with one another's transfers.
-    pub takeover: Option<takeover_settings::Settings>,
+    pub takeover: Option<Settings>,
     /// Sockets that others have bound already, for addresses of `listen`; with one loop only.
     pub passed: Vec<Passed>,
 }
@@ -289,7 +290,7 @@ impl Running {
     }
 
     /// The servers that go on with one another's transfers are these from now on. Nothing happens to a server that was started without.
-    pub fn set_plan(&self, plan: &Arc<takeover_settings::Plan>) {
+    pub fn set_plan(&self, plan: &Arc<Plan>) {
         self.mailboxes.iter().for_each(|mailbox| mailbox.put(Mail::Plan(Arc::clone(plan))));
     }
 

@@ -3,12 +3,13 @@
 //! The OACK goes out only when the first block can follow it: some clients wait for ever when an ERROR follows an OACK.
 
 use super::Key;
-use super::event_loop::{After, EventLoop};
+use super::event_loop::EventLoop;
 use super::mailbox::Knock;
 use super::openers::Job;
 use super::outbox::Route;
 use super::read_ahead::{Have, Wanted};
 use super::session::{Peer, Running, Session, Stage};
+use super::sessions::After;
 use crate::tftp::content::Content;
 use crate::tftp::handler::{Opened, Opening, Refusal, Request};
 use crate::tftp::netascii::Netascii;

@@ -1,11 +1,12 @@
 //! From the first answer to the end: acknowledgements, time-outs, blocks.
 
 use super::Key;
-use super::event_loop::{After, EventLoop};
+use super::event_loop::EventLoop;
 use super::outbox::{Blocks, Route, Source};
 use super::read_ahead::Have;
 use super::requests::Span;
 use super::session::{Peer, Session, Stage};
+use super::sessions::After;
 use crate::tftp::handler::Refusal;
 use crate::tftp::packet::{ErrorCode, data_header};
 use crate::tftp::report::{Counter, Outcome};

@@ -61,7 +61,8 @@ impl Note {
     pub fn write(&self, to: &mut Writer<'_>) {
         self.id.write(to);
         let one = self.terms.rollover == Rollover::One;
-        to.u8(u8::from(self.oack) * OACK | u8::from(self.heard) * HEARD | u8::from(one) * ROLLOVER_ONE);
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        to.u8(flag(self.oack, OACK) | flag(self.heard, HEARD) | flag(one, ROLLOVER_ONE));
         let timeout = self.terms.timeout.map_or(0, |timeout| u32::try_from(timeout.as_micros()).unwrap_or(u32::MAX));
         to.u16(self.terms.blksize).u16(self.terms.window).u32(timeout).u64(self.size).bytes(&self.version.0).u64(self.acked);
         to.text(&self.request);

@@ -1,8 +1,9 @@
 //! What is kept for others, and told to those who ask.
 
 use super::super::Key;
-use super::super::event_loop::{After, EventLoop};
+use super::super::event_loop::EventLoop;
 use super::super::session::{Peer, Stage};
+use super::super::sessions::After;
 use crate::tftp::report::{Counter, Outcome};
 use crate::tftp::takeover::fresh::Taken;
 use crate::tftp::takeover::wire::{Place, Said};

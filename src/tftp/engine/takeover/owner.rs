@@ -1,9 +1,10 @@
 //! What heirs are told of the transfers that are served here.
 
 use super::super::Key;
-use super::super::event_loop::{After, EventLoop};
+use super::super::event_loop::EventLoop;
 use super::super::outbox::Outbox;
 use super::super::session::{Running, Session, Stage};
+use super::super::sessions::After;
 use super::{About, Takeover};
 use crate::tftp::content::Version;
 use crate::tftp::packet::Mode;

@@ -1,11 +1,12 @@
 //! Going on with a transfer from the address and port that its client knows.
 
-use super::super::event_loop::{After, EventLoop};
+use super::super::event_loop::EventLoop;
 use super::super::outbox::Route;
 use super::super::ports::{Error, Port};
 use super::super::read_ahead::Have;
 use super::super::requests::Span;
 use super::super::session::{Peer, Running, Session, Stage};
+use super::super::sessions::After;
 use super::super::{Config, Key};
 use super::owner::{BLOCKS, id};
 use super::{Occupancy, Takeover};
