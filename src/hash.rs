@@ -14,6 +14,7 @@
 //! | 19 heir | SipHash-2-4 | name of the backend |
 //! | 20 transfer | SipHash-2-4 | VIP and client as 16 bytes each (IPv4 mapped), client port |
 //! | 21 key id | SipHash-2-4 | nothing |
+//! | 22 notes | SipHash-2-4-128 | nothing: the key of what servers tell one another, see `crate::tftp::takeover` |
 
 use siphasher::sip::{SipHasher13, SipHasher24};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -39,6 +40,8 @@ pub enum Domain {
     Transfer = 20,
     /// What a key is called by.
     KeyId = 21,
+    /// The key under which servers tell one another of transfers.
+    Notes = 22,
 }
 
 /// The fleet's hash key: 16 bytes, the same on every director of a fleet. Its bytes are never shown.
@@ -89,6 +92,11 @@ impl FleetKey {
         hasher.write(&[domain as u8]);
         hasher.write(message);
         hasher.finish()
+    }
+
+    /// A key for one use of its own: SipHash-2-4-128 of `domain`.
+    pub fn derived(&self, domain: Domain) -> [u8; 16] {
+        siphasher::sip128::SipHasher24::new_with_key(&self.0).hash(&[domain as u8]).as_bytes()
     }
 
     /// The functions computed for every packet.

@@ -33,9 +33,15 @@ impl Heirs {
 
     /// First and second heir of the transfer between `client`:`port` and `vip` whose server is `owner`. Fewer when the pool has fewer others.
     pub fn of(&self, vip: IpAddr, client: IpAddr, port: u16, owner: usize) -> [Option<usize>; 2] {
+        self.besides(vip, client, port, [owner, owner])
+    }
+
+    /// The two of highest weight besides these two: whom a server tells of a transfer that it took over, and asks about one that it does not know. With the
+    /// owner as both of the two, the heirs.
+    pub fn besides(&self, vip: IpAddr, client: IpAddr, port: u16, not: [usize; 2]) -> [Option<usize>; 2] {
         let transfer = self.transfer(vip, client, port);
         let mut best: [Option<(u64, usize)>; 2] = [None; 2];
-        for (at, &name) in self.names.iter().enumerate().filter(|&(at, _)| at != owner) {
+        for (at, &name) in self.names.iter().enumerate().filter(|(at, _)| !not.contains(at)) {
             // Two of equal weight: the one whose name hashes lower is first, whatever the order in the list.
             let weight = mix(transfer ^ name);
             let beats = |other: Option<(u64, usize)>| other.is_none_or(|(w, o)| (weight, self.names[o]) > (w, name));
@@ -107,6 +113,19 @@ mod tests {
             assert_eq!(both, heirs(&fewer, "t1", port), "{} was no heir", others[0]);
             let first_gone: Vec<&str> = NAMES.into_iter().filter(|name| *name != both[0]).collect();
             assert_eq!(heirs(&first_gone, "t1", port)[0], both[1], "the second heir comes up");
+        }
+    }
+
+    #[test]
+    fn whoever_took_over_finds_the_other_heir_and_the_next_in_rank() {
+        let (vip, client) = ("192.0.2.69".parse().unwrap(), "198.51.100.7".parse().unwrap());
+        let pool = pool(&NAMES);
+        for port in 1000..1200 {
+            let [first, second] = pool.of(vip, client, port, 0).map(Option::unwrap);
+            let after_first = pool.besides(vip, client, port, [0, first]);
+            assert_eq!(after_first[0], Some(second));
+            assert_eq!(pool.besides(vip, client, port, [second, 0]), [Some(first), after_first[1]]);
+            assert!(after_first[1].is_some_and(|third| ![0, first, second].contains(&third)));
         }
     }
 

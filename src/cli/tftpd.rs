@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Serve files by TFTP: a directory, or what the handlers and rules of a file choose
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "SIGUSR1 prints the counters, SIGHUP changes nothing; `guideway status` shows them, too, when there is a control socket. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
+    after_help = "SIGUSR1 prints the counters, SIGHUP reads the pool of [takeover] again; `guideway status` shows them, too, when there is a control socket. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
     server may go on.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
     guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n  \
     guideway tftpd --root /srv/tftp --writable /srv/backups --writable-limit 4MiB --user nobody\n  \
@@ -175,10 +175,13 @@ impl Args {
         let server = self.server().or(file.unwrap_or_default());
         // Without [server] there is none unless it is asked for: several servers may run by hand.
         let socket = if has_section { Some(server.control_socket()) } else { server.socket.clone() };
-        let engine = server.engine().map_err(|why| common::bad(&why))?;
+        let mut engine = server.engine().map_err(|why| common::bad(&why))?;
         let writable = server.writable().map_err(|why| common::bad(&why))?;
+        let takeover = if let Files::Rules(config) = &files { config.takeover.clone() } else { None };
+        let settings = takeover.as_ref().map(|takeover| takeover.settings(server.name(), &engine));
+        engine.takeover = settings.transpose().map_err(|why| common::bad(&why))?;
         let (addresses_said, name) = (server.listen.is_some(), server.name().to_owned());
-        Ok(Options { files, writable, engine, addresses_said, name, user: server.user, socket, metrics: server.metrics })
+        Ok(Options { files, writable, engine, addresses_said, name, user: server.user, socket, metrics: server.metrics, takeover })
     }
 }
 

@@ -115,21 +115,23 @@ pub(super) fn address<'r, 't>(field: Field<'r, 't>) -> (Option<Addresses>, Vec<S
 }
 
 /// The fleet's key. What was written is never shown.
-fn key(field: Field<'_, '_>) -> Option<FleetKey> {
-    let bytes = |text: &str| {
-        let length = text.chars().count();
-        if length != 32 {
-            return Err(format!("has {length} characters; 32 hex digits (16 bytes) are wanted, the same on every director of the fleet"));
-        }
-        let wrong = || "has a character that is no hex digit; 32 of 0-9 and a-f are wanted".to_owned();
-        let digits: Vec<u32> = text.chars().map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or_else(wrong)?;
-        let mut bytes = [0u8; 16];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = pair.iter().fold(0, |sum, digit| sum * 16 + u8::try_from(*digit).unwrap_or(0));
-        }
-        Ok(FleetKey::new(bytes))
-    };
-    field.secret().parse("32 hex digits in quotes", bytes).map(|s| s.value)
+pub(crate) fn key(field: Field<'_, '_>) -> Option<FleetKey> {
+    field.secret().parse("32 hex digits in quotes", key_of).map(|s| s.value)
+}
+
+/// The fleet's key from its digits.
+pub(crate) fn key_of(text: &str) -> Result<FleetKey, String> {
+    let length = text.chars().count();
+    if length != 32 {
+        return Err(format!("has {length} characters; 32 hex digits (16 bytes) are wanted, the same on every director of the fleet"));
+    }
+    let wrong = || "has a character that is no hex digit; 32 of 0-9 and a-f are wanted".to_owned();
+    let digits: Vec<u32> = text.chars().map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or_else(wrong)?;
+    let mut bytes = [0u8; 16];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair.iter().fold(0, |sum, digit| sum * 16 + u8::try_from(*digit).unwrap_or(0));
+    }
+    Ok(FleetKey::new(bytes))
 }
 
 fn io(field: &Field<'_, '_>) -> Option<Io> {

@@ -204,6 +204,12 @@ fn served<'r, 't>(reader: &'r Reader, root: &mut Table<'r, 't>) -> (Vec<vip::Dra
     (vips, pools.into_iter().map(|t| pool::read(reader, t)).collect())
 }
 
+/// The `[[pool]]` sections of another kind of file; nothing for one that is not good.
+pub(crate) fn pools(reader: &Reader, root: &mut Table<'_, '_>) -> Vec<Option<super::Pool>> {
+    let pools = tables(root, "pool", "a list of tables: [[pool]], in two brackets");
+    pools.into_iter().map(|table| pool::read(reader, table).pool()).collect()
+}
+
 /// What the sections say of one another; `None` when there are errors.
 fn compare(reader: &Reader, sections: &Sections<'_, '_>) -> Option<()> {
     reader.unless_broken(|| cross::check(reader, sections));

@@ -49,11 +49,11 @@ pub use api::{ApiListen, Tls};
 pub use check::check_command;
 pub(crate) use check::tell;
 pub use checking::{Check, Expect, Probe, TftpProbe};
-pub(crate) use director::duration_within;
+pub(crate) use director::{duration_within, key as fleet_key, key_of as fleet_key_of};
 pub use guard::{Admission, Guard, Writes};
 pub use intent::{Intent, read_any_intent, read_intent};
 pub use load::{Checked, LoadError, load, read};
-pub(crate) use load::{load_with, syntax_errors, tables};
+pub(crate) use load::{load_with, pools, syntax_errors, tables};
 pub use problem::{Problem, Severity};
 pub use store::{Etcd, Store, read_store};
 

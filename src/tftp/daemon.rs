@@ -6,9 +6,10 @@ use super::engine::{self, Config, Server};
 use super::handlers::background::Background;
 use super::report::{Observer, Outcome, TransferReport};
 use super::status::{self, Status};
+use super::takeover::{Plan, Settings};
 use super::writable::{self, Writable};
 use crate::control::{ControlSocket, socket};
-use crate::{metrics, systemd};
+use crate::{metrics, store, systemd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -19,6 +20,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 /// Threads that fetch from origins and ask programs, for all handlers together.
@@ -43,6 +45,8 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// Going on with one another's transfers; what of it the engine needs is in `engine`.
+    pub takeover: Option<config::Takeover>,
 }
 
 /// Where files come from.
@@ -76,6 +80,9 @@ pub enum Error {
     /// A handler of the configuration cannot be made.
     #[error(transparent)]
     Handlers(#[from] config::BuildError),
+    /// The pool of `[takeover]` cannot be had.
+    #[error("{0}")]
+    Takeover(String),
     /// There is no such user.
     #[error("--user {0}: there is no such user on this host")]
     NoUser(String),
@@ -141,7 +148,12 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
     let open =
         |(path, settings): (PathBuf, writable::Settings)| Writable::new(&path, settings).map_err(|source| Error::Writable { path, source });
     engine.writable = options.writable.map(open).transpose()?;
+    let plans = match (&options.takeover, &engine.takeover) {
+        (Some(takeover), Some(settings)) => follow(takeover, settings, &options.name, &background)?,
+        _ => None,
+    };
     let (loops, places) = (engine.loops, engine.max_transfers.saturating_mul(engine.loops));
+    let settings = engine.takeover.clone();
     let server = Server::bind(engine, handler, Arc::new(Log))?;
     if let Some(user) = user {
         become_user(&user)?;
@@ -150,6 +162,7 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         tracing::info!("{what} {}", addresses.join(", "));
     }
+    let options_name = options.name.clone();
     let status = Arc::new(Status {
         name: options.name,
         listen: server.addresses().to_vec(),
@@ -158,6 +171,7 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         places,
         statistics: server.statistics().clone(),
         caches,
+        kept: settings.as_ref().map(|settings| (settings.memory, server.occupancy())),
         started,
     });
     if let Some(control) = &control {
@@ -178,12 +192,23 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(system("waiting for signals")(errno)),
         }
+        if let Some(plan) = plans.iter().flat_map(Receiver::try_iter).last() {
+            tracing::info!("takeover: {} servers in the pool", plan.members().len());
+            running.set_plan(&Arc::new(plan));
+        }
         let signal = if fds[0].any() == Some(true) { signals.read_signal().map_err(system("reading a signal"))? } else { None };
         match signal.map(|signal| signal.ssi_signo as i32) {
             Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&status::counters(running.statistics())),
-            Some(signal) if signal == Signal::SIGHUP as i32 => {
-                tracing::warn!("SIGHUP changes nothing: a new configuration needs a restart")
-            }
+            Some(signal) if signal == Signal::SIGHUP as i32 => match (&options.takeover, &settings) {
+                (Some(takeover), Some(before)) => match takeover.again(&options_name, before) {
+                    Ok(plan) => {
+                        tracing::info!("takeover: {} servers in the pool", plan.members().len());
+                        running.set_plan(&Arc::new(plan));
+                    }
+                    Err(why) => tracing::error!("the pool stays as it was: {why}"),
+                },
+                _ => tracing::warn!("SIGHUP changes nothing but the pool of [takeover]: all else needs a restart"),
+            },
             Some(_) => break,
             None if running.has_ended() => break,
             None => {}
@@ -193,6 +218,42 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
     running.stop().map_err(|source| Error::System { doing: "serving".to_owned(), source })?;
     tracing::info!("stopped");
     Ok(status::counters(&statistics))
+}
+
+/// Follows the pool of `[takeover]` where it is in a store: gives each plan that comes out of it. The store's files are read before this returns, for they may
+/// not be readable for whom the server becomes.
+fn follow(takeover: &config::Takeover, settings: &Settings, name: &str, background: &Background) -> Result<Option<Receiver<Plan>>, Error> {
+    let Some(place) = takeover.store().map_err(Error::Takeover)? else { return Ok(None) };
+    let (opened, wait) = channel();
+    let (sender, plans) = channel();
+    let (takeover, settings, name) = (takeover.clone(), settings.clone(), name.to_owned());
+    background.spawn(async move {
+        let store = store::start(&place.at);
+        let _waits = opened.send(store.as_ref().map(drop).map_err(ToString::to_string));
+        let Ok(store) = store else { return };
+        let mut seen = store.watch();
+        let mut known = 0;
+        while seen.changed().await.is_ok() {
+            let set = seen.borrow_and_update().set.clone();
+            if set.intent_generation == known {
+                continue;
+            }
+            known = set.intent_generation;
+            match takeover.plan_of(&place.described(&set.intent), &name).and_then(|plan| config::follows(&settings, plan)) {
+                Ok(plan) => {
+                    if sender.send(plan).is_err() {
+                        return;
+                    }
+                }
+                Err(why) => tracing::error!("the pool stays as it was: {why}"),
+            }
+        }
+    });
+    match wait.recv() {
+        Ok(Ok(())) => Ok(Some(plans)),
+        Ok(Err(why)) => Err(Error::Takeover(why)),
+        Err(_) => Err(Error::Takeover("the thread that follows the store is gone".to_owned())),
+    }
 }
 
 /// Sockets that systemd passes take the place of the default addresses, and are used for those that are said.
@@ -240,6 +301,7 @@ impl Observer for Log {
         let outcome = report.outcome.name();
         let seconds = report.duration.as_secs_f64();
         let (client, vip, repeated, write) = (report.client, report.vip, report.repeated, report.write);
+        let (taken_over, tid) = (report.taken_over, report.tid);
         let bytes = if write { report.bytes_received } else { report.bytes_sent };
         match &report.outcome {
             Outcome::Refused(code, text) => {
@@ -251,6 +313,7 @@ impl Observer for Log {
             }
             // Who changes what is on this host's disk is worth a line.
             Outcome::Done if write => tracing::info!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),
+            Outcome::Done if taken_over => tracing::info!(%client, %vip, %file, outcome, taken_over, tid, bytes, repeated, seconds),
             Outcome::Failed(why) => tracing::warn!(%client, %vip, %file, outcome, bytes, seconds, "{why}"),
             Outcome::Unheard | Outcome::TimedOut => tracing::info!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),
             _ => tracing::debug!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),

@@ -52,6 +52,7 @@
 //! | [`config`] | the file of a server |
 //! | [`transfer`], [`upload`], [`order`] | one read and one write as state machines without I/O; the order of blocks that come |
 //! | [`writable`] | the directory that writes go to, when there is one |
+//! | [`takeover`] | what servers tell one another, so that one goes on where another died |
 //! | [`report`] | reports and counters |
 //! | [`engine`] | event loops |
 //! | [`daemon`], [`status`] | the process around them, and what it tells of itself |
@@ -72,6 +73,7 @@ pub mod packet;
 pub mod report;
 pub mod status;
 pub mod swarm;
+pub mod takeover;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transfer;

@@ -32,6 +32,8 @@ pub enum Outcome {
     Refused(Option<ErrorCode>, Cow<'static, str>),
     /// The content could not be read; why.
     Failed(String),
+    /// Another server goes on with it.
+    HandedOver,
     /// The server was stopped.
     Stopped,
 }
@@ -50,6 +52,7 @@ impl Outcome {
             Outcome::Restarted => "restarted",
             Outcome::Refused(..) => "refused",
             Outcome::Failed(_) => "failed",
+            Outcome::HandedOver => "handed_over",
             Outcome::Stopped => "stopped",
         }
     }
@@ -66,6 +69,7 @@ impl Outcome {
             Outcome::Restarted => Counter::Restarted,
             Outcome::Refused(..) => Counter::Refused,
             Outcome::Failed(_) => Counter::Failed,
+            Outcome::HandedOver => Counter::HandedOver,
             Outcome::Stopped => Counter::Stopped,
         }
     }
@@ -84,6 +88,8 @@ pub struct TransferReport<'a> {
     pub file: &'a [u8],
     /// Whether the client wrote it.
     pub write: bool,
+    /// Whether it was begun by another server, or before a restart.
+    pub taken_over: bool,
     /// The mode; nothing when it is not one that is served.
     pub mode: Option<Mode>,
     /// What the client asked for.
@@ -176,12 +182,37 @@ counters! {
     Restarted "restarted" "Transfers whose client asked again from the same port.",
     Refused "refused" "Requests that a handler refused.",
     Failed "failed" "Transfers whose content could not be read.",
+    HandedOver "handed_over" "Transfers that another server goes on with.",
     Stopped "stopped" "Transfers that the stop of the server ended.",
+    NotesSent "notes_sent" "Notes of transfers sent to other servers, renewed ones included.",
+    NotesUnanswered "notes_unanswered" "First answers that went out before any heir had said that it has the note.",
+    NotOfferedNetascii "not_offered_netascii" "Transfers that no server could go on with because they are translated (netascii).",
+    NotOfferedSize "not_offered_size" "Transfers that no server could go on with because their size was not known.",
+    NotOfferedVersion "not_offered_version" "Transfers that no server could go on with because their content has no version.",
+    NotOfferedRequest "not_offered_request" "Transfers that no server could go on with because of their request or their client's address.",
+    NotesKept "notes_kept" "Notes of other servers that were kept.",
+    NotesNotKept "notes_not_kept" "Notes of other servers that there was no room for.",
+    NotesEvicted "notes_evicted" "Notes of transfers whose client was not heard that made room for others.",
+    NotesReplayed "notes_replayed" "Notes that came again and were not taken.",
+    NotesInvalid "notes_invalid" "Datagrams to the port of notes that no server of the pool has signed.",
+    Asked "asked" "Transfers that other servers were asked about.",
+    AskedUnknown "asked_unknown" "Transfers that no server knows that could.",
+    AskedUnanswered "asked_unanswered" "Transfers of which not every server answered that could know them.",
+    AskedLimited "asked_limited" "Packets of unknown transfers that nobody was asked about because there were too many.",
+    TakenOver "taken_over" "Transfers of other servers that this one went on with.",
+    Resumed "resumed" "Transfers of its own that the server went on with after it was restarted.",
+    ResumeRefused "resume_refused" "Transfers that were not gone on with because the content is not the same here.",
 }
 
 /// Counters of one event loop, written by it alone, read by anyone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters([AtomicU64; Counter::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
 
 impl Counters {
     /// Adds to a counter. Only the loop that owns it may.
@@ -203,9 +234,9 @@ impl Default for Totals {
 }
 
 /// What counts requests by their end; what is in none of them is open.
-const ENDS: [Counter; 11] = {
-    use Counter::{Aborted, Displaced, Done, Failed, Probed, Refused, Restarted, Stopped, TimedOut, Unconfirmed, Unheard};
-    [Done, Unconfirmed, Probed, Aborted, Unheard, Displaced, TimedOut, Restarted, Refused, Failed, Stopped]
+const ENDS: [Counter; 12] = {
+    use Counter::{Aborted, Displaced, Done, Failed, HandedOver, Probed, Refused, Restarted, Stopped, TimedOut, Unconfirmed, Unheard};
+    [Done, Unconfirmed, Probed, Aborted, Unheard, Displaced, TimedOut, Restarted, Refused, Failed, HandedOver, Stopped]
 };
 
 impl Counter {

@@ -1,7 +1,9 @@
 //! What a running server tells of itself: a document for `guideway status`, and numbers for Prometheus.
 
+use super::engine::Occupancy;
 use super::handlers::http::{Cache, CacheReport};
 use super::report::{Counter, Statistics};
+use super::takeover::memory::Limits;
 use crate::metrics::{Exposition, Kind};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,6 +12,7 @@ use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use tokio::net::UnixListener;
 
@@ -29,6 +32,8 @@ pub struct Status {
     pub statistics: Statistics,
     /// The caches of its handlers, by their names.
     pub caches: Vec<(String, Cache)>,
+    /// What is kept of other servers' transfers: bounds, and how much it is.
+    pub kept: Option<(Limits, Arc<Occupancy>)>,
     /// When it started.
     pub started: Instant,
 }
@@ -59,6 +64,11 @@ impl Status {
             "loops": self.loops,
             "places": {"taken": counters["open"], "limit": self.places},
             "counters": counters,
+            "notes": self.kept.as_ref().map(|(limits, kept)| json!({
+                "peers": kept.peers.load(Relaxed),
+                "transfers": kept.transfers.load(Relaxed), "transfers_limit": limits.transfers,
+                "bytes": kept.bytes.load(Relaxed), "bytes_limit": limits.bytes,
+            })),
             "caches": self.caches.iter().map(cache).collect::<Vec<_>>(),
         })
     }
@@ -81,6 +91,16 @@ impl Status {
         for counter in Counter::ALL.iter().filter(|counter| !counter.is_end()) {
             out.metric(&format!("guideway_tftpd_{}_total", metric(*counter)), Kind::Counter, counter.explain())
                 .sample(&[], totals.get(*counter));
+        }
+        if let Some((limits, kept)) = &self.kept {
+            let mut gauge = |name: &str, help: &str, value: u64| {
+                out.metric(&format!("guideway_tftpd_notes_{name}"), Kind::Gauge, help).sample(&[], value);
+            };
+            gauge("peers", "Other servers of the pool that answer.", kept.peers.load(Relaxed));
+            gauge("transfers", "Transfers of other servers that are known.", kept.transfers.load(Relaxed));
+            gauge("transfers_limit", "Transfers of other servers that there is room for.", limits.transfers as u64);
+            gauge("bytes", "Bytes that notes of other servers take.", kept.bytes.load(Relaxed));
+            gauge("limit_bytes", "Bytes that there is room for.", limits.bytes as u64);
         }
         self.cache_metrics(&mut out);
         out.finish()
@@ -147,6 +167,7 @@ mod tests {
             places: 5000,
             statistics: statistics.clone(),
             caches: Vec::new(),
+            kept: Some((Limits::default(), Arc::default())),
             started: Instant::now(),
         };
         let samples = parse(&status.metrics());
@@ -167,6 +188,8 @@ mod tests {
         assert_eq!((sum + of("transfers_open"), seen), (of("started_total"), Counter::ALL.len()));
         let json = status.to_json();
         assert_eq!((json["places"]["taken"].as_u64(), json["places"]["limit"].as_u64()), (Some(totals.open()), Some(5000)));
+        assert_eq!((of("notes_transfers"), of("notes_transfers_limit")), (0, Limits::default().transfers as u64));
+        assert_eq!(json["notes"]["bytes_limit"], Limits::default().bytes);
         assert_eq!((&json["kind"], &json["counters"]["done"]), (&json!("tftpd"), &json!(totals.get(Counter::Done))));
     }
 }

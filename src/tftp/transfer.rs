@@ -89,10 +89,15 @@ pub struct Transfer {
     acked: u64,
     /// The next block to send.
     next: u64,
-    /// The highest block that was ever sent.
+    /// The highest block that was ever sent, here or by another server.
     highest: u64,
+    /// Whether another server may go on with it and hand it back.
+    shared: bool,
     /// The last block of the file.
     last: Option<u64>,
+    /// No block behind this one is sent: the last one, or one before it while others must hear first how far we are.
+    end: u64,
+    limit: u64,
     /// Blocks that may be under way now: the window, or less of it while a client is silent.
     flight: u16,
     /// The block whose answer is timed and when it went; nothing after a repetition (Karn's algorithm, RFC 6298 section 3).
@@ -119,7 +124,10 @@ impl Transfer {
             acked: 0,
             next: 1,
             highest: 0,
+            shared: false,
             last: None,
+            end: u64::MAX,
+            limit: u64::MAX,
             flight: terms.window,
             timed: oack.then_some((0, now)),
             sent_at: now,
@@ -135,6 +143,23 @@ impl Transfer {
         transfer
     }
 
+    /// A transfer that goes on where another server left it: the client has all blocks up to `acked` of the `last`, and was heard just now.
+    pub fn resume(terms: Terms, acked: u64, last: u64, pace: &Pace, now: Time) -> Transfer {
+        let mut transfer = Transfer::new(terms, false, pace, now);
+        (transfer.heard, transfer.shared) = (true, true);
+        (transfer.acked, transfer.next, transfer.highest) = (acked, acked + 1, acked);
+        transfer.ends_with(last);
+        transfer
+    }
+
+    /// Another server may go on with it from now on, and hand it back. Its first answer goes out now.
+    pub fn share(&mut self, now: Time) {
+        self.shared = true;
+        self.timed = self.oack.then_some((0, now));
+        (self.sent_at, self.progress_at) = (now, now);
+        self.arm(now);
+    }
+
     /// The first thing to do.
     pub fn start(&self) -> Step {
         if self.oack { Step::Oack } else { Step::Blocks }
@@ -148,6 +173,20 @@ impl Transfer {
     /// The last block of the file is this one, now that it is known: the first that is not full, be it empty (RFC 1350 section 6).
     pub fn ends_with(&mut self, last: u64) {
         self.last = Some(last);
+        self.end = last.min(self.limit);
+    }
+
+    /// Nothing behind this block may be sent. Whether that is more than before.
+    pub fn limit_to(&mut self, limit: u64) -> bool {
+        let more = limit > self.limit;
+        self.limit = limit;
+        self.end = self.last.unwrap_or(u64::MAX).min(limit);
+        more
+    }
+
+    /// Whether so many blocks more would reach the limit.
+    pub fn is_near_its_limit(&self, blocks: u64) -> bool {
+        self.limit < self.acked + blocks
     }
 
     /// The number of the last block of a file of `size` bytes.
@@ -157,18 +196,13 @@ impl Transfer {
 
     /// The blocks that may be sent now; empty while the window is full or the OACK unanswered.
     pub fn wanted(&self) -> RangeInclusive<u64> {
-        let end = (self.acked + u64::from(self.flight)).min(self.last.unwrap_or(u64::MAX));
+        let end = (self.acked + u64::from(self.flight)).min(self.end);
         if self.oack { RangeInclusive::new(1, 0) } else { self.next..=end }
     }
 
     /// The number of a block on the wire.
     pub fn wire(&self, block: u64) -> u16 {
-        let number = match self.terms.rollover {
-            Rollover::Zero => block & 0xffff,
-            Rollover::One if block == 0 => 0,
-            Rollover::One => (block - 1) % 65535 + 1,
-        };
-        number as u16
+        wire(self.terms.rollover, block)
     }
 
     /// Blocks up to `upto` were sent. Returns how many of them were repetitions.
@@ -190,8 +224,15 @@ impl Transfer {
     pub fn on_ack(&mut self, number: u16, pace: &Pace, now: Time) -> (Ack, Step) {
         if self.oack {
             if number != 0 {
+                // Another server went on, from the client's answer to our OACK, and here one waited in vain for it.
+                let passed_on = self.shared && self.tries > 0;
+                self.oack = !(passed_on && self.absolute(number).is_some());
+            }
+            if self.oack && number != 0 {
                 return (Ack::Foreign, Step::Wait);
             }
+        }
+        if self.oack {
             self.oack = false;
             self.progress(0, pace, now);
             return (Ack::New, Step::Blocks);
@@ -201,6 +242,7 @@ impl Transfer {
             Some(block) if block == self.acked => (Ack::Repeated, self.repeated_ack(pace, now)),
             Some(block) => {
                 self.acked = block;
+                self.highest = self.highest.max(block);
                 self.progress(block, pace, now);
                 // "The sender … SHOULD continue from the block following the last one acknowledged" (RFC 7440 section 4): an ACK from
                 // within the window tells of a gap.
@@ -288,15 +330,14 @@ impl Transfer {
     }
 
     /// The block that `number` acknowledges, among those that are sent and not yet known to have come; the last acknowledged one, too.
+    ///
+    /// When another server may have gone on in the meantime, it may be one that was never sent here: but only while the client was waited for in vain,
+    /// so that an old ACK that the network kept is not taken for one that is far ahead.
     fn absolute(&self, number: u16) -> Option<u64> {
-        let base = self.wire(self.acked);
-        let ahead = match self.terms.rollover {
-            Rollover::Zero => u64::from(number.wrapping_sub(base)),
-            Rollover::One if self.acked == 0 => u64::from(number),
-            Rollover::One if number == 0 => return None,
-            Rollover::One => (u64::from(number) + 65535 - u64::from(base)) % 65535,
-        };
-        Some(self.acked + ahead).filter(|&block| block <= self.highest)
+        let ahead = ahead(&self.terms, self.acked, number)?;
+        let block = self.acked + ahead;
+        let elsewhere = || self.shared && self.tries > 0 && ahead <= AHEAD && self.last.is_some_and(|last| block <= last);
+        (block <= self.highest || elsewhere()).then_some(block)
     }
 
     fn progress(&mut self, block: u64, pace: &Pace, now: Time) {
@@ -347,6 +388,37 @@ impl Transfer {
     fn arm(&mut self, now: Time) {
         self.deadline = now.plus(Duration::from_micros(u64::from(self.rto)));
     }
+}
+
+/// How far another server may have got, in blocks, for an ACK still to say where: three quarters of the numbers. The rest is for old ACKs.
+pub const AHEAD: u64 = 49_152;
+
+/// The number of a block on the wire.
+fn wire(rollover: Rollover, block: u64) -> u16 {
+    let number = match rollover {
+        Rollover::Zero => block & 0xffff,
+        Rollover::One if block == 0 => 0,
+        Rollover::One => (block - 1) % 65535 + 1,
+    };
+    number as u16
+}
+
+/// How many blocks behind `base` the first one is that has this number; nothing when none has.
+fn ahead(terms: &Terms, base: u64, number: u16) -> Option<u64> {
+    let from = wire(terms.rollover, base);
+    match terms.rollover {
+        Rollover::Zero => Some(u64::from(number.wrapping_sub(from))),
+        Rollover::One if base == 0 => Some(u64::from(number)),
+        Rollover::One if number == 0 => None,
+        Rollover::One => Some((u64::from(number) + 65535 - u64::from(from)) % 65535),
+    }
+}
+
+/// The block of `last` that a client acknowledges by `number` to a server that only knows that `noted` were acknowledged some time ago: the first of this
+/// number from a window before that one on. Nothing when there is none, or when it is so far ahead that the number may be an old one.
+pub fn acknowledged(terms: &Terms, noted: u64, number: u16, last: u64) -> Option<u64> {
+    let base = noted.saturating_sub(u64::from(terms.window));
+    ahead(terms, base, number).filter(|ahead| *ahead <= AHEAD).map(|ahead| base + ahead).filter(|block| *block <= last)
 }
 
 fn micros(duration: Duration) -> u32 {

@@ -51,6 +51,11 @@ pub(super) fn table(status: &Value) -> String {
     for counter in others.into_iter().filter(|counter| number(&counters[counter.name()]) > 0) {
         let _ = writeln!(out, "{:<28} {:>14}", counter.name(), number(&counters[counter.name()]));
     }
+    let notes = &status["notes"];
+    if notes.is_object() {
+        let (transfers, limit, peers) = (&notes["transfers"], &notes["transfers_limit"], &notes["peers"]);
+        let _ = writeln!(out, "\n{transfers} of {limit} notes of other servers' transfers kept; {peers} other server(s) answer");
+    }
     if status["caches"].as_array().is_some_and(|caches| !caches.is_empty()) {
         let keys = ["handler", "hits", "misses", "joined", "absent", "files", "bytes", "limit"];
         rows(&mut out, &["CACHE OF", "HITS", "MISSES", "JOINED", "ABSENT", "FILES", "BYTES", "LIMIT"], &status["caches"], &keys);

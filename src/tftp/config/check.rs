@@ -10,7 +10,7 @@ use toml::de::DeTable;
 pub fn is_meant(text: &str) -> bool {
     let (document, _) = DeTable::parse_recoverable(text);
     let has = |key| document.get_ref().contains_key(key);
-    !has("director") && ["server", "handler", "rule", "limits"].into_iter().any(has)
+    !has("director") && ["server", "handler", "rule", "limits", "takeover"].into_iter().any(has)
 }
 
 /// Checks a file and reports on it, as [`crate::config::check_command`] does for a director's.
@@ -31,6 +31,18 @@ fn summary(config: &Config, server: Option<&Server>, out: &mut dyn Write) -> io:
                 path.display(),
                 settings.files
             )?;
+        }
+    }
+    if let Some(takeover) = &config.takeover {
+        let me = takeover.name.as_deref().or(server.map(Server::name)).unwrap_or_default();
+        let file = takeover.config.as_ref().map_or_else(|| "this file".to_owned(), |file| file.display().to_string());
+        // The other file may be on the server's host only.
+        match takeover.plan(me) {
+            Ok((_, plan)) => {
+                let others: Vec<&str> = plan.others().map(|member| member.name.as_str()).collect();
+                writeln!(out, "{me} goes on with transfers of {}, as {file} says", others.join(", "))?;
+            }
+            Err(why) => writeln!(out, "{why}")?,
         }
     }
     for handler in &config.handlers {

@@ -13,6 +13,7 @@
 //! | `exec` | `program`, `answer`, `files`, `timeout`, `output`, `concurrency` |
 //! | `hook` | `url`, `ca`, `answer`, `files`, `timeout`, `output`, `concurrency` |
 //! | `[[rule]]` | `file`, `ignore_case`, `client`, `vip`, `remap = { pattern, to }`, `use` or `deny` |
+//! | `[takeover]` | `config` or `[[pool]]` as directors have it, `key`, `key_file`, `name`, `pool`, `port`, `wait`, `memory = { transfers, bytes }` |
 //! | `[limits]` | `rate`, `burst`, `concurrent`, `prefix4`, `prefix6`, `remembered` |
 //!
 //! Rules are asked in their order; the first that matches and has `use` or `deny` decides. The handlers of `use` are asked in their order
@@ -23,6 +24,7 @@ mod check;
 mod handler;
 mod rule;
 mod server;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -30,6 +32,7 @@ mod values;
 pub use build::{BuildError, Built};
 pub use check::{check_command, is_meant};
 pub use server::{Server, rollover};
+pub use takeover::{Takeover, follows};
 
 use super::directory::DirectoryOptions;
 use super::handlers::{exec, hook, http, limits, template};
@@ -51,6 +54,8 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// `[limits]`
     pub limits: Option<limits::Settings>,
+    /// `[takeover]`
+    pub takeover: Option<Takeover>,
 }
 
 /// `[[handler]]`
@@ -139,7 +144,11 @@ pub fn read(text: &str) -> Checked<Whole> {
 /// # Errors
 /// When it cannot be read at all; what is wrong in it is in the result.
 pub fn load(path: &Path) -> Result<Checked<Whole>, LoadError> {
-    load_with(path, read)
+    let mut checked = load_with(path, read)?;
+    if let Some((Config { takeover: Some(takeover), .. }, _)) = &mut checked.config {
+        takeover.file = Some(path.to_owned());
+    }
+    Ok(checked)
 }
 
 fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Whole> {
@@ -151,6 +160,7 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Whole> {
     let rules = tables(&mut root, "rule", "a list of tables: [[rule]], in two brackets");
     let rules: Vec<_> = rules.into_iter().map(rule::read).collect();
     let limits = root.optional("limits").map(|f| f.table("a table: [limits]").and_then(rule::limits));
+    let takeover = takeover::read(reader, &mut root);
     root.finish();
     reader.unless_broken(|| {
         if handlers.is_empty() {
@@ -170,6 +180,7 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<Whole> {
         handlers: handlers.into_iter().map(handler::Draft::handler).collect::<Option<_>>()?,
         rules: rules.into_iter().map(rule::Draft::rule).collect::<Option<_>>()?,
         limits,
+        takeover: takeover?,
     };
     Some((config, server?))
 }

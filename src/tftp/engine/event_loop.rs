@@ -7,22 +7,24 @@ use super::outbox::{Flushed, Outbox, Route};
 use super::ports::{PathMtu, Port, scope};
 use super::read_ahead::ReadAhead;
 use super::session::{Peer, Session};
+use super::sessions::After;
 use super::sys::{Local, Patience, Received, Receiver};
-use super::tunnel::Tunnel;
+use super::takeover::Takeover;
+use super::tunnel::{Target, Tunnel};
 use super::unheard::Unheard;
 use super::wheel::Wheel;
 use super::{Config, Key};
 use crate::io::sys::monotonic;
 use crate::tftp::handler::Handler;
 use crate::tftp::packet::{ErrorCode, Malformed, Packet, put_error};
-use crate::tftp::report::{Counter, Counters, Observer, Outcome, Statistics};
+use crate::tftp::report::{Counter, Counters, Observer, Statistics};
 use crate::time::Time;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,13 +35,18 @@ const LONGEST: usize = 2048;
 /// The longest datagram that there can be, for those who write.
 const DATAGRAM: usize = 65_536;
 /// Batches taken from one socket before the others have their turn.
-const TURNS: usize = 4;
+pub(super) const TURNS: usize = 4;
 /// Slots of the read-ahead.
 const SLOTS: u16 = 256;
 /// Turns at a busy socket before the others are looked at.
 const HOT: usize = 16;
 /// Longest wait.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// What events of other sockets than those for transfers are told apart by.
+const BELL: u64 = 1 << 32;
+const NOTES: u64 = BELL + 1;
+const TUNNEL: u64 = BELL + 2;
 
 /// What a loop is made of.
 pub struct Parts {
@@ -59,7 +66,12 @@ pub struct Parts {
 pub struct EventLoop {
     pub(super) config: Config,
     pub(super) ports: Vec<Port>,
+    /// Those that are bound for transfers at addresses of this host.
+    pub(super) plain: Vec<u16>,
+    /// Those that nothing is received from yet.
+    pub(super) unwatched: Vec<u16>,
     tunnel: Option<Tunnel>,
+    pub(super) takeover: Option<Box<Takeover>>,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) counters: Arc<Counters>,
@@ -67,7 +79,7 @@ pub struct EventLoop {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) openers: Openers,
     pub(super) sessions: Vec<(u32, Option<Box<Session>>)>,
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
     pub(super) unheard: Unheard,
     pub(super) finished: Finished,
     pub(super) peers: HashMap<Peer, Key>,
@@ -78,7 +90,7 @@ pub struct EventLoop {
     pub(super) read_ahead: ReadAhead,
     pub(super) flushed: Flushed,
     pub(super) mtu: PathMtu,
-    wheel: Wheel<Key>,
+    pub(super) wheel: Wheel<Key>,
     /// Hashes of peers whose transfer ended lately: what still comes from them is no stranger's.
     pub(super) ended: Box<[u64; 256]>,
     pub(super) hasher: RandomState,
@@ -89,19 +101,19 @@ pub struct EventLoop {
     pub(super) now: Time,
 }
 
-/// What becomes of a session that was worked on.
-pub enum After {
-    Keep,
-    Close(Outcome),
-}
-
 impl EventLoop {
     pub fn new(parts: Parts) -> EventLoop {
         let now = monotonic();
+        let tunnelled = |port: &Port| parts.config.tunnel.as_ref().is_some_and(|tunnel| tunnel.vips.contains(&port.local.ip()));
+        let answers = parts.ports.iter().enumerate().filter(|(at, port)| usize::from(port.reply) == *at && !tunnelled(port));
+        let plain = answers.map(|(_, port)| port.reply).collect();
         EventLoop {
             config: parts.config,
+            plain,
+            unwatched: Vec::new(),
             ports: parts.ports,
             tunnel: parts.tunnel,
+            takeover: None,
             handler: parts.handler,
             observer: parts.observer,
             counters: parts.counters,
@@ -135,13 +147,14 @@ impl EventLoop {
     /// When the kernel refuses to wait for events, which it has no reason to.
     pub fn run(&mut self) -> io::Result<()> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let bell = self.ports.len() as u64;
         for (index, port) in self.ports.iter().enumerate() {
-            epoll.add(port, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
+            let notes = self.takeover.as_ref().is_some_and(|takeover| takeover.is_for_notes(index));
+            epoll.add(port, EpollEvent::new(EpollFlags::EPOLLIN, if notes { NOTES } else { index as u64 }))?;
         }
-        epoll.add(&*self.mailbox, EpollEvent::new(EpollFlags::EPOLLIN, bell))?;
+        self.unwatched.clear();
+        epoll.add(&*self.mailbox, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
         for (index, socket) in self.tunnel.iter().flat_map(Tunnel::sockets).enumerate() {
-            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, bell + 1 + index as u64))?;
+            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, TUNNEL + index as u64))?;
         }
         // Memory of longer ones is taken when they come.
         let mut receiver = Receiver::new(BATCH, if self.config.writable.is_some() { DATAGRAM } else { LONGEST });
@@ -171,19 +184,24 @@ impl EventLoop {
             hot = self.streak(&events[..count]);
             for event in &events[..count] {
                 match event.data() {
-                    index if index < bell => self.receive(index as u16, &mut receiver),
-                    index if index == bell => {
+                    index if index < BELL => self.receive(index as u16, &mut receiver),
+                    NOTES => self.receive_notes(&mut receiver),
+                    BELL => {
                         if self.read_mail() {
                             self.finish();
                             return Ok(());
                         }
                     }
-                    index => self.receive_tunnel((index - bell - 1) as usize, &mut receiver),
+                    index => self.receive_tunnel((index - TUNNEL) as usize, &mut receiver),
                 }
             }
             self.timers(&mut due);
+            self.takeover_turn();
             self.flush();
             self.settle();
+            for index in self.unwatched.drain(..) {
+                epoll.add(&self.ports[usize::from(index)], EpollEvent::new(EpollFlags::EPOLLIN, u64::from(index)))?;
+            }
         }
     }
 
@@ -199,12 +217,15 @@ impl EventLoop {
             }
             _ => self.streak.1 = 0,
         }
-        (self.streak.1 >= HOT as u16).then_some(self.streak.0)
+        // Nothing of what heirs say may wait behind a busy socket while a client waits for it.
+        let waits = self.takeover.as_ref().is_some_and(|takeover| takeover.is_waiting());
+        (self.streak.1 >= HOT as u16 && !waits).then_some(self.streak.0)
     }
 
     fn wait(&mut self) -> EpollTimeout {
         let wait = self.wheel.idle(self.now).unwrap_or(IDLE).min(IDLE);
         let wait = if self.statistics.is_some() { wait.min(self.observer.interval()) } else { wait };
+        let wait = self.takeover.as_ref().map_or(wait, |takeover| wait.min(takeover.idle(self.now)));
         // Rounded up: a wait that ends before the timer's turn would be repeated without need.
         EpollTimeout::try_from(u32::try_from(wait.as_millis() + 1).unwrap_or(1000)).unwrap_or(EpollTimeout::ZERO)
     }
@@ -246,7 +267,8 @@ impl EventLoop {
             for at in 0..count {
                 let unwrapped = receiver.get(at).and_then(|outer| self.tunnel.as_ref()?.unwrap(index, outer.bytes));
                 match unwrapped {
-                    Some((port, listens, received)) => self.deliver(port, listens, &received),
+                    Some((Target::Port(port, listens), received)) => self.deliver(port, listens, &received),
+                    Some((Target::Other(address), received)) => self.deliver_foreign(address, &received),
                     None => self.counters.add(Counter::Malformed, 1),
                 }
             }
@@ -256,6 +278,19 @@ impl EventLoop {
             if self.outbox.is_full() {
                 self.flush();
             }
+        }
+    }
+
+    /// A datagram in GRE for a port that no socket of ours is bound to: another server's, or nobody's.
+    fn deliver_foreign(&mut self, address: SocketAddr, received: &Received<'_>) {
+        let foreign = self.takeover.as_ref().is_some_and(|takeover| takeover.is_foreign(address.port()));
+        let port = if foreign { self.foreign_port(address) } else { None };
+        match (port, &mut self.tunnel) {
+            (Some(port), Some(tunnel)) => {
+                tunnel.answer(address, port);
+                self.deliver(port, false, received);
+            }
+            _ => self.counters.add(Counter::Malformed, 1),
         }
     }
 
@@ -300,70 +335,6 @@ impl EventLoop {
         self.outbox.packet(route, |to| put_error(to, code, text.as_bytes()));
     }
 
-    /// Keeps a new session; its key.
-    pub(super) fn insert(&mut self, session: Session) -> Key {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.sessions.push((0, None));
-            self.sessions.len() as u32 - 1
-        });
-        let place = &mut self.sessions[index as usize];
-        let key = Key { index, generation: place.0 };
-        self.peers.insert(session.peer, key);
-        *self.per_client.entry(session.peer.client.ip()).or_default() += 1;
-        place.1 = Some(Box::new(session));
-        self.unheard.push(index);
-        self.counters.add(Counter::Started, 1);
-        key
-    }
-
-    /// How many sessions there are.
-    pub(super) fn open(&self) -> usize {
-        self.peers.len()
-    }
-
-    /// The session of this key.
-    pub(super) fn session(&mut self, key: Key) -> Option<&mut Session> {
-        let place = self.sessions.get_mut(key.index as usize)?;
-        if place.0 == key.generation { place.1.as_deref_mut() } else { None }
-    }
-
-    /// Works on a session, sets its timer, or closes it.
-    pub(super) fn with(&mut self, key: Key, work: impl FnOnce(&mut Self, &mut Session) -> After) {
-        let Some(place) = self.sessions.get_mut(key.index as usize).filter(|place| place.0 == key.generation) else { return };
-        let Some(mut session) = place.1.take() else { return };
-        match work(self, &mut session) {
-            After::Keep => {
-                let deadline = session.deadline(self.config.open_timeout);
-                if session.scheduled.is_none_or(|tick| Wheel::<Key>::too_late(tick, deadline)) {
-                    session.scheduled = Some(self.wheel.set(deadline, key));
-                }
-                self.sessions[key.index as usize].1 = Some(session);
-            }
-            After::Close(outcome) => self.close(key, *session, outcome),
-        }
-    }
-
-    fn close(&mut self, key: Key, mut session: Session, outcome: Outcome) {
-        self.read_ahead.release(&mut session.cursor, key);
-        self.unheard.remove(key.index);
-        self.peers.remove(&session.peer);
-        let client = session.peer.client.ip();
-        if let Some(count) = self.per_client.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_client.remove(&client);
-            }
-        }
-        let hash = self.hasher.hash_one(session.peer);
-        self.ended[hash as usize % 256] = hash;
-        self.sessions[key.index as usize].0 = key.generation.wrapping_add(1);
-        self.free.push(key.index);
-        let (tid, counter) = (self.ports[usize::from(session.peer.port)].local.port(), outcome.counter());
-        self.observer.transfer(&session.report(tid, outcome, self.now));
-        // Behind the report: who sees the end counted finds it reported.
-        self.counters.add(counter, 1);
-    }
-
     pub(super) fn read_mail(&mut self) -> bool {
         let mut stop = false;
         for mail in self.mailbox.take() {
@@ -371,6 +342,7 @@ impl EventLoop {
                 Mail::Opened(key, opened) => self.with(key, |this, session| this.opened(key, session, opened)),
                 Mail::Stored(key, stored) => self.with(key, |this, session| this.stored(session, stored)),
                 Mail::Woken(key) => self.with(key, |this, session| this.woken(key, session)),
+                Mail::Plan(plan) => self.set_plan(&plan),
                 Mail::Stop => stop = true,
             }
         }
@@ -419,15 +391,5 @@ impl EventLoop {
             self.observed = self.now;
             self.observer.server(statistics);
         }
-    }
-
-    /// Ends what is under way.
-    pub(super) fn finish(&mut self) {
-        let open: Vec<Key> = self.peers.values().copied().collect();
-        for key in open {
-            self.with(key, |_, _| After::Close(Outcome::Stopped));
-        }
-        self.flush();
-        self.settle();
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Key;
 use crate::tftp::handler::{Opened, Refusal};
+use crate::tftp::takeover::Plan;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,6 +18,8 @@ pub enum Mail {
     Stored(Key, Result<(), Refusal>),
     /// What a transfer waits for may have come.
     Woken(Key),
+    /// The servers that go on with one another's transfers are these now.
+    Plan(Arc<Plan>),
     /// The loop is to end.
     Stop,
 }

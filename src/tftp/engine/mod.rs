@@ -10,10 +10,11 @@
 //! | `requests` | from a request to the first answer |
 //! | `serve` | from the first answer to the end |
 //! | `uploads`, `finished` | files that clients write, and who has just written one |
-//! | `session`, `unheard` | what is kept of one transfer; those whose client has not answered yet |
+//! | `sessions`, `session`, `unheard` | the table of transfers; what is kept of one; those whose client has not answered yet |
 //! | `read_ahead`, `outbox` | content in, datagrams out, neither copied per block |
 //! | `wheel` | timers |
 //! | `mailbox`, `openers` | what other threads do and say |
+//! | `takeover` | what heirs are told, and going on with transfers of others |
 //! | `tunnel` | requests that come in GRE |
 //! | `sys` | the fence around `recvmmsg` and `sendmmsg` |
 
@@ -27,9 +28,11 @@ mod read_ahead;
 mod requests;
 mod serve;
 mod session;
+mod sessions;
 mod sys;
+mod takeover;
 mod tunnel;
-mod unheard;
+pub(crate) mod unheard;
 mod uploads;
 mod wheel;
 
@@ -38,6 +41,7 @@ pub use ports::Error;
 use super::handler::Handler;
 use super::options::Limits;
 use super::report::{Counters, Observer, Statistics};
+use super::takeover::{Plan, Settings};
 use super::transfer::Pace;
 use super::writable::Writable;
 use event_loop::EventLoop;
@@ -48,6 +52,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+pub use takeover::Occupancy;
 use tunnel::Tunnel;
 
 /// The port that answers come from.
@@ -99,6 +104,8 @@ pub struct Config {
     pub opener_threads: usize,
     /// Where clients may write; without, write requests are answered ERROR 2.
     pub writable: Option<Writable>,
+    /// Going on with one another's transfers.
+    pub takeover: Option<Settings>,
     /// Sockets that others have bound already, for addresses of `listen`; with one loop only.
     pub passed: Vec<Passed>,
 }
@@ -136,6 +143,7 @@ impl Default for Config {
             open_timeout: Duration::from_secs(15),
             opener_threads: 16,
             writable: None,
+            takeover: None,
             passed: Vec::new(),
         }
     }
@@ -163,6 +171,7 @@ pub struct Server {
     mailboxes: Vec<Arc<Mailbox>>,
     openers: Openers,
     statistics: Statistics,
+    occupancy: Arc<Occupancy>,
 }
 
 impl Server {
@@ -180,6 +189,7 @@ impl Server {
         ports::refuse_taken(&config)?;
         let counters: Vec<_> = (0..count).map(|_| Arc::new(Counters::default())).collect();
         let statistics = Statistics::new(counters.clone());
+        let occupancy = Arc::new(Occupancy::default());
         let mut config = config;
         let (mut addresses, mut tids, mut mailboxes, mut loops) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, counters) in counters.into_iter().enumerate() {
@@ -206,9 +216,11 @@ impl Server {
                 mailbox,
                 openers: openers.clone(),
             };
-            loops.push(EventLoop::new(parts));
+            let mut event_loop = EventLoop::new(parts);
+            event_loop.join(&config, index, &occupancy)?;
+            loops.push(event_loop);
         }
-        Ok(Server { loops, addresses, tids, mailboxes, openers, statistics })
+        Ok(Server { loops, addresses, tids, mailboxes, openers, statistics, occupancy })
     }
 
     /// The addresses that requests are taken at.
@@ -224,6 +236,11 @@ impl Server {
     /// The counters.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
+    }
+
+    /// How much is kept of other servers' transfers.
+    pub fn occupancy(&self) -> Arc<Occupancy> {
+        Arc::clone(&self.occupancy)
     }
 
     /// Starts the event loops, each on a thread of its own.
@@ -270,6 +287,11 @@ impl Running {
     /// The counters.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
+    }
+
+    /// The servers that go on with one another's transfers are these from now on. Nothing happens to a server that was started without.
+    pub fn set_plan(&self, plan: &Arc<Plan>) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.put(Mail::Plan(Arc::clone(plan))));
     }
 
     /// Whether a loop has ended, which only an error or a stop does.

@@ -139,30 +139,65 @@ impl Port {
         Ok(Port { socket, local: address, listens: true, reply })
     }
 
+    /// A socket for transfers, at a port that is another server's as long as that one lives.
+    pub fn transfers(address: SocketAddr, at: u16) -> Result<Port, Error> {
+        Port::bind(address, false, at, false)
+    }
+
+    /// A socket for what servers tell one another.
+    pub fn for_notes(address: SocketAddr, at: u16) -> Result<Port, Error> {
+        let port = Port::bind(address, false, at, false);
+        port.map_err(|error| Error::new(format!("taking notes of other servers at {address}"), error.source))
+    }
+
+    /// A socket that may send from any address of this family, and is bound to none.
+    pub fn spare(vip: IpAddr) -> Result<Port, Error> {
+        let local = SocketAddr::new(vip, 0);
+        let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP));
+        let socket = socket.map_err(|source| Error::new(format!("making a socket for {vip}"), source))?;
+        transparent(&socket, local)?;
+        Ok(Port { socket, local, listens: false, reply: 0 })
+    }
+
+    /// Binds a spare one.
+    pub fn bind_spare(mut self, address: SocketAddr, at: u16) -> Result<Port, Error> {
+        let failed = |source: io::Error| Error::new(format!("binding the transfers' port to {address}"), source);
+        if address.is_ipv6() {
+            self.socket.set_only_v6(true).map_err(failed)?;
+        }
+        set_up(&self.socket, address).map_err(failed)?;
+        self.socket.bind(&SockAddr::from(address)).map_err(failed)?;
+        (self.local, self.reply) = (address, at);
+        Ok(self)
+    }
+
     /// `foreign` is for an address that this host does not have.
     fn bind(address: SocketAddr, listens: bool, reply: u16, foreign: bool) -> Result<Port, Error> {
         let what = if listens { "listening on" } else { "binding the transfers' port to" };
         let failed = |source: io::Error| Error::new(format!("{what} {address}"), source);
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(failed)?;
-        let fd = socket.as_fd();
-        let v6 = address.is_ipv6();
-        let option = |level, name, value: i32| set_option(fd, level, name, &value);
-        if v6 {
+        if address.is_ipv6() {
             socket.set_only_v6(true).map_err(failed)?;
         }
         if listens {
             socket.set_reuse_port(true).map_err(failed)?;
         }
         if foreign {
-            let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::IPPROTO_IP, libc::IP_TRANSPARENT) };
-            option(level, name, 1)
-                .map_err(|e| Error::new(format!("sending from {address}, which needs CAP_NET_ADMIN or CAP_NET_RAW"), e))?;
+            transparent(&socket, address)?;
         }
         set_up(&socket, address).map_err(failed)?;
         socket.bind(&SockAddr::from(address)).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
         Ok(Port { socket, local, listens, reply })
     }
+}
+
+/// Lets a socket send from addresses that this host does not have.
+fn transparent(socket: &Socket, address: SocketAddr) -> Result<(), Error> {
+    let v4 = address.is_ipv4();
+    let (level, name) = if v4 { (libc::IPPROTO_IP, libc::IP_TRANSPARENT) } else { (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT) };
+    let failed = |source| Error::new(format!("sending from {}, which needs CAP_NET_ADMIN or CAP_NET_RAW", address.ip()), source);
+    set_option(socket.as_fd(), level, name, &1i32).map_err(failed)
 }
 
 /// What every socket has, whoever bound it.

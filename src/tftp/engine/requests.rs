@@ -3,12 +3,13 @@
 //! The OACK goes out only when the first block can follow it: some clients wait for ever when an ERROR follows an OACK.
 
 use super::Key;
-use super::event_loop::{After, EventLoop};
+use super::event_loop::EventLoop;
 use super::mailbox::Knock;
 use super::openers::Job;
 use super::outbox::Route;
 use super::read_ahead::{Have, Wanted};
 use super::session::{Peer, Running, Session, Stage};
+use super::sessions::After;
 use crate::tftp::content::Content;
 use crate::tftp::handler::{Opened, Opening, Refusal, Request};
 use crate::tftp::netascii::Netascii;
@@ -44,14 +45,19 @@ impl EventLoop {
         if of_client >= self.config.max_per_client {
             return self.counters.add(Counter::Shed, 1);
         }
-        if self.open() >= self.config.max_transfers {
-            self.make_room();
-        }
-        if self.open() >= self.config.max_transfers {
+        if !self.has_room_for_one() {
             return self.counters.add(Counter::Shed, 1);
         }
         let key = self.insert(Session::new(peer, route, bytes, self.now));
         self.with(key, |this, session| if request.write { this.begin_write(session, request) } else { this.begin(key, session, request) });
+    }
+
+    /// Whether there is room for one more transfer, made if need be.
+    pub(super) fn has_room_for_one(&mut self) -> bool {
+        if self.open() >= self.config.max_transfers {
+            self.make_room();
+        }
+        self.open() < self.config.max_transfers
     }
 
     /// Ends the oldest transfer whose client never answered, without a word: its client may never have asked.
@@ -62,7 +68,7 @@ impl EventLoop {
         }
     }
 
-    fn begin(&mut self, key: Key, session: &mut Session, request: &packet::Request<'_>) -> After {
+    pub(super) fn begin(&mut self, key: Key, session: &mut Session, request: &packet::Request<'_>) -> After {
         let Some(mode) = request.known_mode() else {
             return self.refuse(session, Refusal::new(ErrorCode::ILLEGAL, "unknown mode"));
         };
@@ -149,7 +155,7 @@ impl EventLoop {
                 running.starved = None;
                 self.pump(key, session)
             }
-            Stage::Opening | Stage::Receiving(_) => After::Keep,
+            Stage::Opening | Stage::Noting(_) | Stage::Receiving(_) => After::Keep,
         }
     }
 
@@ -161,6 +167,9 @@ impl EventLoop {
     /// Reads the first block, then answers.
     fn prime(&mut self, key: Key, session: &mut Session) -> After {
         let Stage::Priming(content) = &session.stage else { return After::Keep };
+        if session.resume.is_some() {
+            return self.go_on(key, session);
+        }
         let content = Arc::clone(content);
         let size = content.size();
         let asked = packet::Packet::parse(&session.request);
@@ -179,7 +188,11 @@ impl EventLoop {
         session.answered = Some(self.now);
         let start = transfer.start();
         let oack = oack.unwrap_or_default().into_boxed_slice();
-        session.stage = Stage::Running(Box::new(Running { transfer, content, size, oack, cut: true, starved: None }));
+        let running = Running { transfer, content, size, oack, cut: true, starved: None, renote: u64::MAX, noted: None };
+        if self.takeover.is_some() {
+            return self.note_first(key, session, Box::new(running));
+        }
+        session.stage = Stage::Running(Box::new(running));
         self.step(key, session, start)
     }
 

@@ -1,11 +1,12 @@
 //! From the first answer to the end: acknowledgements, time-outs, blocks.
 
 use super::Key;
-use super::event_loop::{After, EventLoop};
+use super::event_loop::EventLoop;
 use super::outbox::{Blocks, Route, Source};
 use super::read_ahead::Have;
 use super::requests::Span;
 use super::session::{Peer, Session, Stage};
+use super::sessions::After;
 use crate::tftp::handler::Refusal;
 use crate::tftp::packet::{ErrorCode, data_header};
 use crate::tftp::report::{Counter, Outcome};
@@ -35,9 +36,10 @@ impl EventLoop {
     }
 
     pub(super) fn ack(&mut self, peer: Peer, route: Route, block: u16) {
-        let Some(key) = self.find(&peer) else { return self.stranger(peer, route) };
+        let Some(key) = self.find(&peer) else { return self.unknown(peer, route, block) };
         self.with(key, |this, session| {
             let Stage::Running(running) = &mut session.stage else {
+                session.remember(block);
                 this.counters.add(Counter::AcksIgnored, 1);
                 return After::Keep;
             };
@@ -48,6 +50,9 @@ impl EventLoop {
             if ack == Ack::New {
                 session.tally.acks += 1;
                 this.counters.add(Counter::Acks, 1);
+                if running.transfer.acked() >= running.renote {
+                    this.tell_heirs(key, session);
+                }
             } else {
                 session.tally.ignored += 1;
                 this.counters.add(Counter::AcksIgnored, 1);
@@ -59,8 +64,7 @@ impl EventLoop {
     /// A packet of a transfer that is not known here. It is told so (RFC 1350 section 4), unless that transfer has just ended or too many
     /// were told in this second: whoever forges senders' addresses must not find a mirror here.
     pub(super) fn stranger(&mut self, peer: Peer, route: Route) {
-        let hash = self.hasher.hash_one(peer);
-        if self.ended[hash as usize % 256] == hash {
+        if self.has_just_ended(&peer) {
             self.counters.add(Counter::AcksIgnored, 1);
             return;
         }
@@ -76,9 +80,15 @@ impl EventLoop {
         }
     }
 
+    /// Whether a transfer with this peer has just ended here.
+    pub(super) fn has_just_ended(&self, peer: &Peer) -> bool {
+        let hash = self.hasher.hash_one(peer);
+        self.ended[hash as usize % 256] == hash
+    }
+
     /// The client ends it. It is never answered: an ERROR for an ERROR would have no end.
     pub(super) fn client_error(&mut self, peer: Peer, code: ErrorCode, text: &[u8]) {
-        let Some(&key) = self.peers.get(&peer) else { return };
+        let Some(&key) = self.peers.get(&peer) else { return self.unknown_error(&peer) };
         self.with(key, |_, session| {
             let probe = match &session.stage {
                 Stage::Running(running) => {

@@ -3,6 +3,7 @@
 use super::mailbox::Knock;
 use super::outbox::Route;
 use super::read_ahead::Cursor;
+use super::takeover::{Noted, Resume};
 use crate::tftp::client::netascii::Decoder;
 use crate::tftp::content::{Content, Keep};
 use crate::tftp::handler::Opened;
@@ -47,6 +48,8 @@ pub enum Stage {
     Waiting(Pin<Box<dyn Future<Output = Opened> + Send>>),
     /// There is content, but its first block is not at hand.
     Priming(Arc<dyn Content>),
+    /// Everything is at hand, and an heir is to know of it before the client does.
+    Noting(Box<Running>),
     /// Blocks are sent.
     Running(Box<Running>),
     /// Blocks come: the client writes.
@@ -64,6 +67,10 @@ pub struct Running {
     pub cut: bool,
     /// Since when content is waited for.
     pub starved: Option<Time>,
+    /// The block whose acknowledgement other servers are to know of; never reached when they know nothing.
+    pub renote: u64,
+    /// What other servers were told.
+    pub noted: Option<Noted>,
 }
 
 /// A transfer with what comes of it.
@@ -89,6 +96,10 @@ pub struct Session {
     pub request: Box<[u8]>,
     pub mode: Option<Mode>,
     pub stage: Stage,
+    /// What another server, or an earlier life, left behind, until it is gone on with.
+    pub resume: Option<Box<Resume>>,
+    /// Whether it was gone on with.
+    pub taken_over: bool,
     /// What the content wants to be kept as long as it is sent.
     pub keep: Vec<Keep>,
     pub cursor: Cursor,
@@ -120,6 +131,8 @@ impl Session {
             request: request.into(),
             mode: None,
             stage: Stage::Opening,
+            resume: None,
+            taken_over: false,
             keep: Vec::new(),
             cursor: Cursor::default(),
             knock: None,
@@ -170,6 +183,7 @@ impl Session {
             tid,
             file,
             write: receiving.is_some(),
+            taken_over: self.taken_over,
             mode: self.mode,
             options,
             acknowledged,

@@ -4,6 +4,7 @@ mod hostile;
 mod lending;
 mod limits;
 mod loops;
+mod takeover;
 mod uploads;
 
 use super::*;

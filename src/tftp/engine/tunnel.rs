@@ -9,6 +9,7 @@ use crate::wire::{ethernet, gre, l4};
 use pnet::packet::udp::UdpPacket;
 use pnet::packet::{ipv4::Ipv4Packet, udp};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -17,6 +18,17 @@ use std::os::fd::AsFd;
 pub struct Tunnel {
     sockets: Vec<(Socket, bool)>,
     vips: Vec<Vip>,
+    /// Sockets for ports of other servers.
+    others: HashMap<SocketAddr, u16>,
+}
+
+/// What a datagram for a VIP is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The socket of this index answers it; whether it came to the port of requests.
+    Port(u16, bool),
+    /// A port that none of our sockets is bound to yet.
+    Other(SocketAddr),
 }
 
 struct Vip {
@@ -38,7 +50,7 @@ impl Tunnel {
         };
         let vips = vips.iter().filter_map(answers).collect();
         let sockets = locals.iter().map(|&local| Ok((raw(local)?, local.is_ipv4()))).collect::<Result<_, Error>>()?;
-        Ok(Some(Tunnel { sockets, vips }))
+        Ok(Some(Tunnel { sockets, vips, others: HashMap::new() }))
     }
 
     /// The raw sockets.
@@ -51,15 +63,20 @@ impl Tunnel {
         receiver.receive(self.sockets[index].0.as_fd(), Patience::Now)
     }
 
-    /// The datagram for a VIP within what a raw socket received, with the socket that answers and whether it came to the port of requests.
-    pub fn unwrap<'a>(&self, index: usize, outer: &'a [u8]) -> Option<(u16, bool, Received<'a>)> {
+    /// The datagrams for this address and port are answered by the socket of this index from now on.
+    pub fn answer(&mut self, address: SocketAddr, port: u16) {
+        self.others.insert(address, port);
+    }
+
+    /// The datagram for a VIP within what a raw socket received, and what it is for.
+    pub fn unwrap<'a>(&self, index: usize, outer: &'a [u8]) -> Option<(Target, Received<'a>)> {
         // Over IPv4 a raw socket gives the outer header, too (raw(7)); over IPv6 it does not (RFC 3542 section 3).
         let with_header = self.sockets[index].1;
         let inner = if with_header { outer.get(Ipv4Packet::new(outer)?.get_header_length() as usize * 4..)? } else { outer };
         self.inner(inner)
     }
 
-    fn inner<'a>(&self, packet: &'a [u8]) -> Option<(u16, bool, Received<'a>)> {
+    fn inner<'a>(&self, packet: &'a [u8]) -> Option<(Target, Received<'a>)> {
         let header = gre::Gre::parse(packet).ok()?;
         if header.protocol != ethernet::IPV4 && header.protocol != ethernet::IPV6 {
             return None;
@@ -71,9 +88,15 @@ impl Tunnel {
         }
         let payload = packet.get(usize::from(inner.header_len)..usize::from(inner.total_len))?;
         let (from, to, bytes) = datagram(&inner, payload)?;
-        let vip = self.vips.iter().find(|vip| vip.address == inner.destination && vip.ports.contains(&to))?;
+        let vip = self.vips.iter().find(|vip| vip.address == inner.destination)?;
+        let target = if vip.ports.contains(&to) {
+            Target::Port(vip.reply, to == vip.ports[0])
+        } else {
+            let address = SocketAddr::new(vip.address, to);
+            self.others.get(&address).map_or(Target::Other(address), |port| Target::Port(*port, false))
+        };
         let received = Received { from: SocketAddr::new(inner.source, from), local: None, bytes, cut: false };
-        Some((vip.reply, to == vip.ports[0], received))
+        Some((target, received))
     }
 }
 
@@ -113,7 +136,7 @@ mod tests {
 
     fn tunnel() -> Tunnel {
         let vip = |address: &str, reply| Vip { address: address.parse().unwrap(), ports: [69, 20001], reply };
-        Tunnel { sockets: Vec::new(), vips: vec![vip("192.0.2.69", 3), vip("2001:db8::69", 5)] }
+        Tunnel { sockets: Vec::new(), vips: vec![vip("192.0.2.69", 3), vip("2001:db8::69", 5)], others: HashMap::new() }
     }
 
     /// GRE and what is in it, as a datagram of these addresses.
@@ -132,10 +155,15 @@ mod tests {
             ("[2001:db8:1::7]:2000", "[2001:db8::69]:20001", 5, false),
         ] {
             let packet = packet(from, to);
-            let (got, listening, received) = t.inner(&packet).unwrap();
-            assert_eq!((got, listening, received.from, received.bytes), (reply, listens, from.parse().unwrap(), &b"\0\x04\0\x01"[..]));
+            let (got, received) = t.inner(&packet).unwrap();
+            let expected = (Target::Port(reply, listens), from.parse().unwrap(), &b"\0\x04\0\x01"[..]);
+            assert_eq!((got, received.from, received.bytes), expected);
         }
-        assert!(t.inner(&packet("198.51.100.7:2000", "192.0.2.69:70")).is_none(), "another port");
+        let (other, mut t) = (packet("198.51.100.7:2000", "192.0.2.69:70"), t);
+        let address = "192.0.2.69:70".parse().unwrap();
+        assert_eq!(t.inner(&other).unwrap().0, Target::Other(address));
+        t.answer(address, 9);
+        assert_eq!(t.inner(&other).unwrap().0, Target::Port(9, false));
         assert!(t.inner(&packet("198.51.100.7:2000", "192.0.2.70:69")).is_none(), "another address");
     }
 

@@ -1,10 +1,11 @@
 //! Files that clients write: from the request to the last acknowledgement, which goes out when the file is on disk under its name.
 
 use super::Key;
-use super::event_loop::{After, EventLoop};
+use super::event_loop::EventLoop;
 use super::openers::Job;
 use super::outbox::Route;
 use super::session::{Peer, Receiving, Session, Stage};
+use super::sessions::After;
 use crate::tftp::client::netascii::Decoder;
 use crate::tftp::handler::Refusal;
 use crate::tftp::options::announced;

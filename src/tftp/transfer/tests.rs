@@ -317,3 +317,81 @@ fn beyond_65535_blocks_with_windows_and_both_rollovers() {
         }
     }
 }
+
+#[test]
+fn a_transfer_goes_on_where_another_server_left_it() {
+    let mut t = Transfer::resume(terms(4), 70_000, 70_006, &pace(), at(0));
+    assert!(t.heard());
+    assert_eq!(send(&mut t, 0), [70_001, 70_002, 70_003, 70_004]);
+    assert_eq!(ack(&mut t, wire(Rollover::Zero, 70_004), 1), (Ack::New, Step::Blocks));
+    assert_eq!(send(&mut t, 1), [70_005, 70_006]);
+    assert_eq!(ack(&mut t, wire(Rollover::Zero, 70_006), 2), (Ack::New, Step::Done));
+}
+
+#[test]
+fn an_owner_that_comes_back_moves_forward_and_never_back() {
+    let mut t = started(terms(1), 100_000);
+    t.share(at(0));
+    ack(&mut t, 1, 1);
+    send(&mut t, 1);
+    assert_eq!(ack(&mut t, 500, 2).0, Ack::Foreign, "nobody else goes on while the client is heard");
+    let deadline = t.deadline();
+    assert_eq!(t.on_timer(&pace(), deadline), Step::Blocks);
+    let ms = (deadline - at(0)).as_millis() as u64;
+    assert_eq!(ack(&mut t, wire(Rollover::Zero, 65_530), ms).0, Ack::Foreign, "an old ACK is not far ahead");
+    assert_eq!(ack(&mut t, 500, ms), (Ack::New, Step::Blocks));
+    assert_eq!((send(&mut t, ms), t.acked()), (vec![501], 500));
+    assert_eq!(ack(&mut t, 2, ms + 1).0, Ack::Foreign);
+    let mut alone = started(terms(1), 100_000);
+    let deadline = alone.deadline();
+    alone.on_timer(&pace(), deadline);
+    assert_eq!(ack(&mut alone, 500, ms + 500).0, Ack::Foreign, "without others there is nobody who went on");
+}
+
+#[test]
+fn an_oack_that_another_server_saw_answered_is_done() {
+    let mut t = Transfer::new(terms(2), true, &pace(), at(0));
+    t.ends_with(900);
+    t.share(at(0));
+    assert_eq!(ack(&mut t, 300, 1).0, Ack::Foreign);
+    let deadline = t.deadline();
+    assert_eq!(t.on_timer(&pace(), deadline), Step::Oack);
+    assert_eq!(ack(&mut t, 300, 1000), (Ack::New, Step::Blocks));
+    assert_eq!(send(&mut t, 1000), [301, 302]);
+}
+
+#[test]
+fn nothing_is_sent_behind_what_heirs_may_know() {
+    let mut t = started(terms(4), 20);
+    assert!(!t.limit_to(6) && t.is_near_its_limit(8));
+    ack(&mut t, 4, 1);
+    assert_eq!(send(&mut t, 1), [5, 6]);
+    ack(&mut t, 6, 2);
+    assert!(send(&mut t, 2).is_empty());
+    assert!(t.limit_to(u64::MAX));
+    assert_eq!(send(&mut t, 3), [7, 8, 9, 10]);
+}
+
+proptest! {
+    /// What a client acknowledges is understood by whoever knows where it was two notes ago, and an ACK that the network kept is not taken for another.
+    #[test]
+    fn numbers_are_understood_by_heirs(
+        noted in 0u64..300_000,
+        window in prop::sample::select(vec![1u16, 4, 64, 1000]),
+        one in any::<bool>(),
+        further in 0u64..40_000,
+        old in 1u64..16_000,
+    ) {
+        let rollover = if one { Rollover::One } else { Rollover::Zero };
+        let terms = Terms { rollover, ..terms(window) };
+        let (acked, last) = (noted + further, noted + 1_000_000);
+        prop_assert_eq!(acknowledged(&terms, noted, wire(rollover, acked), last), Some(acked));
+        prop_assert_eq!(acknowledged(&terms, noted, wire(rollover, noted), last), Some(noted));
+        let back = noted.saturating_sub(u64::from(window));
+        prop_assert_eq!(acknowledged(&terms, noted, wire(rollover, back), last), Some(back));
+        if let Some(stale) = back.checked_sub(old).filter(|stale| *stale > 0) {
+            prop_assert_eq!(acknowledged(&terms, noted, wire(rollover, stale), last), None);
+        }
+        prop_assert_eq!(acknowledged(&terms, noted, wire(rollover, noted + 1), noted), None, "behind the last block");
+    }
+}

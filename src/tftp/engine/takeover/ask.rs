@@ -1,0 +1,174 @@
+//! A packet of a transfer that is not known here: those are asked who may know it.
+//!
+//! One question for a transfer at a time, to two servers of the pool, at a bounded rate: whoever forges packets gets nothing out of it, and nobody
+//! else either. The packet itself is not kept, only the number that it acknowledges.
+
+use super::super::event_loop::EventLoop;
+use super::super::outbox::Route;
+use super::super::session::Peer;
+use crate::tftp::report::Counter;
+use crate::tftp::takeover::wire::Said;
+use crate::tftp::takeover::{Id, Note};
+use crate::time::Time;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Most questions that wait for an answer.
+const MOST: usize = 8192;
+/// Questions in a second. A server with ten thousand transfers that was restarted has them all back in one.
+const RATE: u64 = 10_000;
+/// After how long a question is asked again, and after how many times it is not any more; then the client's next packet asks it.
+const PATIENCE: Duration = Duration::from_millis(100);
+const TIMES: u8 = 2;
+
+struct Question {
+    id: Id,
+    peer: Peer,
+    route: Route,
+    /// What the client acknowledged last.
+    block: u16,
+    /// Who was asked, and who of them has said that it does not know.
+    asked: [Option<usize>; 2],
+    unknown: [bool; 2],
+    times: u8,
+}
+
+/// The questions that wait for an answer.
+#[derive(Default)]
+pub struct Questions {
+    open: HashMap<u64, Question>,
+    by_peer: HashMap<Peer, u64>,
+    due: VecDeque<(Time, u64)>,
+    /// Questions that may be asked now, and when that was computed.
+    budget: u64,
+    counted: Option<Time>,
+}
+
+impl Questions {
+    /// When the next one is to be looked at.
+    pub fn due(&self) -> Option<Time> {
+        self.due.front().map(|(at, _)| *at)
+    }
+
+    /// Whether one more may be asked.
+    fn may_ask(&mut self, now: Time) -> bool {
+        match self.counted {
+            None => (self.budget, self.counted) = (RATE, Some(now)),
+            Some(at) => {
+                let earned = (now - at).as_micros() as u64 * RATE / 1_000_000;
+                if earned > 0 {
+                    (self.budget, self.counted) = ((self.budget + earned).min(RATE), Some(now));
+                }
+            }
+        }
+        let may = self.budget > 0 && self.open.len() < MOST;
+        self.budget -= u64::from(may);
+        may
+    }
+
+    fn remove(&mut self, nonce: u64) -> Option<Question> {
+        let question = self.open.remove(&nonce)?;
+        self.by_peer.remove(&question.peer);
+        Some(question)
+    }
+}
+
+impl EventLoop {
+    /// An ACK of a transfer that is not known here.
+    pub(in super::super) fn unknown(&mut self, peer: Peer, route: Route, block: u16) {
+        if self.takeover.is_none() {
+            return self.stranger(peer, route);
+        }
+        let now = self.now;
+        let tid = self.ports[usize::from(peer.port)].local.port();
+        let scoped = matches!(peer.client, SocketAddr::V6(client) if client.scope_id() != 0);
+        let id = Id { vip: peer.vip, client: peer.client, tid };
+        let Some(takeover) = self.takeover.as_deref_mut() else { return };
+        if let Some(note) = takeover.memory.as_ref().and_then(|memory| memory.get(&id)).cloned() {
+            return self.resume(peer, route, note, block);
+        }
+        // Asked behind the memory: what is noted there began after what has just ended.
+        if self.has_just_ended(&peer) {
+            return self.stranger(peer, route);
+        }
+        let Some(takeover) = self.takeover.as_deref_mut() else { return };
+        let asked = takeover.plan.confidants(id.vip, id.client, tid);
+        if scoped || asked == [None; 2] {
+            return self.stranger(peer, route);
+        }
+        if let Some(question) = takeover.questions.by_peer.get(&peer).and_then(|nonce| takeover.questions.open.get_mut(nonce)) {
+            question.block = block;
+            return;
+        }
+        if !takeover.questions.may_ask(now) {
+            return self.counters.add(Counter::AskedLimited, 1);
+        }
+        self.counters.add(Counter::Asked, 1);
+        let nonce = takeover.tokens.fresh();
+        let question = Question { id, peer, route, block, asked, unknown: [false; 2], times: 1 };
+        takeover.questions.open.insert(nonce, question);
+        takeover.questions.by_peer.insert(peer, nonce);
+        takeover.questions.due.push_back((now.plus(PATIENCE), nonce));
+        self.put_question(nonce);
+    }
+
+    fn put_question(&mut self, nonce: u64) {
+        let Some(takeover) = self.takeover.as_deref() else { return };
+        let Some(question) = takeover.questions.open.get(&nonce) else { return };
+        for (peer, unknown) in question.asked.into_iter().zip(question.unknown) {
+            if let Some(peer) = peer.filter(|_| !unknown) {
+                takeover.say(&mut self.outbox, takeover.plan.members()[peer].notes, &Said::Query(nonce, question.id));
+            }
+        }
+    }
+
+    /// Asks those who have not answered once more, then forgets.
+    pub(super) fn ask_again(&mut self) {
+        loop {
+            let Some(questions) = self.takeover.as_deref_mut().map(|takeover| &mut takeover.questions) else { return };
+            let Some(&(at, nonce)) = questions.due.front() else { return };
+            if at > self.now {
+                return;
+            }
+            questions.due.pop_front();
+            let Some(question) = questions.open.get_mut(&nonce) else { continue };
+            if question.times < TIMES {
+                question.times += 1;
+                questions.due.push_back((self.now.plus(PATIENCE), nonce));
+                self.put_question(nonce);
+            } else {
+                questions.remove(nonce);
+                self.counters.add(Counter::AskedUnanswered, 1);
+            }
+        }
+    }
+
+    /// A server knows a transfer that was asked about.
+    pub(super) fn somebody_knows(&mut self, nonce: u64, note: Note) {
+        let Some(takeover) = self.takeover.as_deref_mut() else { return };
+        if takeover.questions.open.get(&nonce).is_none_or(|question| question.id != note.id) {
+            return;
+        }
+        let Some(question) = takeover.questions.remove(nonce) else { return };
+        // Its client may have begun something else meanwhile.
+        if !self.peers.contains_key(&question.peer) {
+            self.resume(question.peer, question.route, note, question.block);
+        }
+    }
+
+    /// A server does not know it. Only when none does the client is told.
+    pub(super) fn somebody_knows_not(&mut self, nonce: u64, who: usize) {
+        let Some(takeover) = self.takeover.as_deref_mut() else { return };
+        let Some(question) = takeover.questions.open.get_mut(&nonce) else { return };
+        let answered = question.asked.iter().zip(&mut question.unknown);
+        answered.filter(|(asked, _)| **asked == Some(who)).for_each(|(_, unknown)| *unknown = true);
+        if question.asked.iter().zip(question.unknown).any(|(asked, unknown)| asked.is_some() && !unknown) {
+            return;
+        }
+        if let Some(question) = takeover.questions.remove(nonce) {
+            self.counters.add(Counter::AskedUnknown, 1);
+            self.stranger(question.peer, question.route);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What was said to one peer and is not answered yet.
+
+use super::wire::Place;
+use crate::time::Time;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Most notes of which it is remembered that they are not answered yet.
+const MOST: usize = 1 << 14;
+/// A peer that is silent for so long after something was said to it is not waited for. Hellos are said more often.
+const MUTE: Duration = Duration::from_millis(2500);
+/// What is not answered for so long was lost; so much of it is said again at once.
+const LATE: Duration = Duration::from_millis(200);
+const AT_ONCE: usize = 256;
+
+/// Something that is not answered: under which token it was said, when, and what it was about.
+#[derive(Debug)]
+struct Open<K> {
+    token: u64,
+    at: Time,
+    what: K,
+}
+
+/// The way to a peer. `K` names what a note was about.
+#[derive(Debug)]
+pub struct Link<K> {
+    token: u64,
+    /// The number of the first that is remembered.
+    first: u64,
+    open: VecDeque<Option<Open<K>>>,
+    heard: bool,
+    /// Since when an answer is waited for.
+    waiting: Option<Time>,
+}
+
+impl<K> Link<K> {
+    /// To a peer whose token is not known. Numbers begin anywhere, so that an answer to an earlier life names none of this one.
+    pub fn new(first: u64) -> Link<K> {
+        Link { token: 0, first: first >> 1, open: VecDeque::new(), heard: false, waiting: None }
+    }
+
+    /// The place of what is said now.
+    pub fn say(&mut self, what: K, now: Time) -> Place {
+        if self.open.len() == MOST {
+            self.open.pop_front();
+            self.first += 1;
+        }
+        self.waiting.get_or_insert(now);
+        let number = self.first + self.open.len() as u64;
+        self.open.push_back(Some(Open { token: self.token, at: now, what }));
+        Place { token: self.token, number }
+    }
+
+    /// The peer has what was said under this number: what it was about, the first time.
+    pub fn acked(&mut self, number: u64) -> Option<K> {
+        self.settle(number).map(|open| open.what)
+    }
+
+    /// The peer did not take what was said at this place: what that was about, to be said again, under the token that it wants.
+    pub fn refused(&mut self, place: Place, token: u64) -> Option<K> {
+        let Open { token: under, what, .. } = self.settle(place.number)?;
+        // An answer to what was said before the token changed brings nothing new.
+        if under == self.token {
+            self.token = token;
+        }
+        Some(what)
+    }
+
+    /// The peer has answered. Whether it was mute before.
+    pub fn heard(&mut self, now: Time) -> bool {
+        let mute = self.is_mute(now);
+        self.heard = true;
+        self.waiting = None;
+        mute
+    }
+
+    /// Whether it is not worth waiting for.
+    pub fn is_mute(&self, now: Time) -> bool {
+        !self.heard || self.waiting.is_some_and(|since| now - since > MUTE)
+    }
+
+    /// The peer's token; 0 when it is not known.
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// What was said a while ago and is not answered; some of it, not to be told again.
+    pub fn overdue(&mut self, now: Time) -> Vec<K> {
+        let late = |open: &&mut Option<Open<K>>| open.as_ref().is_some_and(|open| now - open.at > LATE);
+        let overdue = self.open.iter_mut().filter(late).take(AT_ONCE).filter_map(Option::take).map(|open| open.what).collect();
+        self.trim();
+        overdue
+    }
+
+    fn trim(&mut self) {
+        while let Some(None) = self.open.front() {
+            self.open.pop_front();
+            self.first += 1;
+        }
+    }
+
+    fn settle(&mut self, number: u64) -> Option<Open<K>> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let settled = self.open.get_mut(at)?.take();
+        self.trim();
+        settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Time = Time(1_000_000_000);
+
+    #[test]
+    fn answers_are_for_what_was_said_and_count_once() {
+        let mut link = Link::new(40);
+        let places: Vec<Place> = (0..4).map(|what| link.say(what, AT)).collect();
+        assert_eq!((link.acked(places[2].number), link.acked(places[2].number), link.acked(places[0].number)), (Some(2), None, Some(0)));
+        assert_eq!((link.acked(19), link.acked(u64::MAX)), (None, None));
+        assert_eq!((link.acked(places[1].number), link.acked(places[3].number)), (Some(1), Some(3)));
+        link.say(8, AT);
+        link.say(9, AT.plus(LATE));
+        assert_eq!((link.overdue(AT.plus(LATE)), link.overdue(AT.plus(LATE * 2))), (vec![], vec![8]));
+        (0..MOST as u32 * 2).for_each(|n| assert!(link.say(n, AT).number > 0));
+        assert_eq!(link.open.len(), MOST);
+    }
+
+    #[test]
+    fn a_refusal_gives_the_token_once_and_what_to_say_again() {
+        let mut link = Link::new(0);
+        let (first, second) = (link.say('a', AT), link.say('b', AT));
+        assert_eq!((link.refused(first, 77), link.refused(first, 78)), (Some('a'), None));
+        let again = link.say('a', AT);
+        assert_eq!(again.token, 77);
+        assert_eq!(link.refused(second, 99), Some('b'), "it was said before the token was known");
+        assert_eq!(link.say('b', AT).token, 77);
+    }
+
+    #[test]
+    fn who_is_silent_is_mute_until_heard() {
+        let mut link = Link::new(0);
+        assert!(link.is_mute(AT), "never heard");
+        assert!(link.heard(AT));
+        link.say((), AT);
+        link.say((), AT.plus(MUTE));
+        assert!(!link.is_mute(AT.plus(MUTE)) && link.is_mute(AT.plus(MUTE * 2)));
+        assert!(link.heard(AT.plus(MUTE * 2)) && !link.heard(AT.plus(MUTE * 2)));
+        assert!(!link.is_mute(AT.plus(MUTE * 9)));
+    }
+}

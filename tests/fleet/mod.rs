@@ -1,0 +1,360 @@
+//! Several `guideway tftpd` that go on with one another's transfers, each in a network namespace of its own, real clients, and before them a director
+//! that does what the test says: it knows TID ranges and heirs as a real one does, and who is alive from the test alone.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use guideway::hash::FleetKey;
+use guideway::heirs::Heirs;
+use guideway::lab::netlink::{Netlink, Via};
+use guideway::lab::netns::Namespace;
+use guideway::lab::packet::{flow, gre_header};
+use guideway::lab::router::{MAIN_TABLE, open_tun};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const GUIDEWAY: &str = env!("CARGO_BIN_EXE_guideway");
+const KEY: &str = "000102030405060708090a0b0c0d0e0f";
+const VIP: &str = "192.0.2.69";
+const CLIENT: &str = "198.51.100.7";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether this may run.
+pub fn root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root, and CI promises it");
+        println!("SKIPPED: needs root");
+    }
+    root
+}
+
+/// What the director does, as the test says.
+struct Steering {
+    heirs: Heirs,
+    alive: Vec<AtomicBool>,
+    /// Who gets requests.
+    requests: AtomicUsize,
+    /// ACKs that passed, and at which count the test wants to know.
+    acks: AtomicU64,
+    /// When the last one passed, and the longest time without any.
+    gap: Mutex<(Option<Instant>, Duration)>,
+    stop: AtomicBool,
+}
+
+impl Steering {
+    /// The server that a packet goes to.
+    fn choose(&self, client: SocketAddr, port: u16) -> Option<usize> {
+        if port == 69 {
+            return Some(self.requests.load(SeqCst));
+        }
+        let owner = usize::from(port.checked_sub(20_000)? / 10).checked_sub(1)?;
+        let alive = |at: &usize| self.alive.get(*at).is_some_and(|alive| alive.load(SeqCst));
+        let heirs = || self.heirs.of(VIP.parse().unwrap(), client.ip(), client.port(), owner).into_iter().flatten();
+        if alive(&owner) { Some(owner) } else { heirs().find(alive) }
+    }
+
+    fn passed(&self) {
+        self.acks.fetch_add(1, SeqCst);
+        let mut gap = self.gap.lock().unwrap();
+        let now = Instant::now();
+        if let Some(before) = gap.0.replace(now) {
+            gap.1 = gap.1.max(now - before);
+        }
+    }
+}
+
+/// The servers, the director and the client's host.
+pub struct Fleet {
+    host: Namespace,
+    steering: Arc<Steering>,
+    director: Option<JoinHandle<()>>,
+    hosts: Vec<Namespace>,
+    servers: Vec<Option<Child>>,
+    directory: tempfile::TempDir,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn address(at: usize) -> String {
+    format!("10.0.2.{}", at + 21)
+}
+
+impl Fleet {
+    /// So many servers that serve the same directory, and their network.
+    pub fn new(count: usize) -> Fleet {
+        let host = Namespace::new("client").unwrap();
+        let hosts: Vec<Namespace> = (0..count).map(|at| Namespace::new(&format!("t{}", at + 1)).unwrap()).collect();
+        for key in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter"] {
+            hosts.iter().chain([&host]).for_each(|host| host.sysctl(key, "0").unwrap());
+        }
+        Netlink::within(&host, |n| {
+            n.add_bridge("br0")?;
+            for (at, other) in hosts.iter().enumerate() {
+                let (near, far) = (format!("t{}", at + 1), format!("far{at}"));
+                n.add_veth(&near, &far)?;
+                n.hand_over(&far, other, "eth0")?;
+                n.enslave(&near, "br0")?;
+                n.up(&near, true)?;
+            }
+            n.add_address("br0", ip("10.0.0.1"), 16)?;
+            n.up("br0", true)?;
+            n.up("lo", true)?;
+            n.add_address("lo", ip(CLIENT), 32)?;
+            Ok(())
+        })
+        .unwrap();
+        for (at, other) in hosts.iter().enumerate() {
+            Netlink::within(other, |n| {
+                n.up("lo", true)?;
+                n.add_address("eth0", ip(&address(at)), 16)?;
+                n.up("eth0", true)?;
+                n.set_route("198.51.100.0/24".parse().unwrap(), &Via::Gateways(vec![ip("10.0.0.1")]), MAIN_TABLE, None)
+            })
+            .unwrap();
+        }
+        let names: Vec<String> = (1..=count).map(|n| format!("t{n}")).collect();
+        let key = FleetKey::new(std::array::from_fn(|n| n as u8));
+        let steering = Arc::new(Steering {
+            heirs: Heirs::new(key, names.iter().map(String::as_str)),
+            alive: (0..count).map(|_| AtomicBool::new(true)).collect(),
+            requests: AtomicUsize::new(0),
+            acks: AtomicU64::new(0),
+            gap: Mutex::default(),
+            stop: AtomicBool::new(false),
+        });
+        let director = Some(direct(&host, &steering));
+        let directory = tempfile::tempdir().unwrap();
+        (0..count).for_each(|at| std::fs::create_dir(directory.path().join(format!("root{at}"))).unwrap());
+        let mut fleet = Fleet { host, steering, director, servers: (0..count).map(|_| None).collect(), hosts, directory };
+        (0..count).for_each(|at| fleet.start(at));
+        (0..count).for_each(|at| fleet.until_all_are_there(at));
+        fleet
+    }
+
+    /// The directory that a server serves.
+    pub fn root(&self, at: usize) -> PathBuf {
+        self.directory.path().join(format!("root{at}"))
+    }
+
+    /// Makes a file on all servers, with the same time, as `rsync -t` does; its SHA-256.
+    pub fn file(&self, name: &str, length: usize) -> [u8; 32] {
+        let mut content = vec![0; length];
+        fastrand::Rng::with_seed(length as u64).fill(&mut content);
+        let time = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        for at in 0..self.servers.len() {
+            let path = self.root(at).join(name);
+            std::fs::write(&path, &content).unwrap();
+            std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        }
+        Sha256::digest(&content).into()
+    }
+
+    /// Writes the file of a server that knows these servers; where it is.
+    pub fn configure(&self, at: usize, known: &[usize]) -> PathBuf {
+        let (name, root, directory) = (format!("t{}", at + 1), self.root(at), self.directory.path());
+        let backend = |at: usize| {
+            let first = 20_000 + (at + 1) * 10;
+            format!("  {{ name = \"t{}\", address = \"{}\", tid_range = \"{first}-{}\" }},\n", at + 1, address(at), first + 9)
+        };
+        let backends: String = known.iter().copied().map(backend).collect();
+        let text = format!(
+            "[server]\nname = \"{name}\"\nsocket = \"{}/{name}.sock\"\ngre = \"{}\"\nvip = \"{VIP}\"\ntid_port = {}\n\
+             [takeover]\nkey = \"{KEY}\"\n[[pool]]\nname = \"boot\"\ntakeover = true\nbackends = [\n{backends}]\n\
+             [[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"{}\"\n",
+            directory.display(),
+            address(at),
+            20_000 + (at + 1) * 10,
+            root.display()
+        );
+        let file = directory.join(format!("{name}.toml"));
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// Starts a server; when this returns it serves.
+    pub fn start(&mut self, at: usize) {
+        let name = format!("t{}", at + 1);
+        let file = self.configure(at, &(0..self.servers.len()).collect::<Vec<_>>());
+        let mut command = Command::new(GUIDEWAY);
+        command.arg("tftpd").arg("--config").arg(&file);
+        let mut child = self.hosts[at].spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped())).unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log: Vec<String> = lines.by_ref().map(Result::unwrap).take_while(|line| !line.contains("answers from")).collect();
+        self.servers[at] = Some(child);
+        assert!(log.iter().any(|line| line.contains("requests at")), "{log:#?}");
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).filter(|_| std::env::var_os("SHOW").is_some()).for_each(|line| println!("{name}: {line}"))
+        });
+    }
+
+    /// Waits until a server hears all others that run.
+    pub fn until_all_are_there(&self, at: usize) {
+        let others = self.servers.iter().flatten().count() as u64 - 1;
+        self.until(at, "it hears the others", |status| status["notes"]["peers"] == others);
+    }
+
+    /// kill -9; the director does not know.
+    pub fn kill(&mut self, at: usize) {
+        let mut child = self.servers[at].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Sends a server a signal.
+    pub fn signal(&self, at: usize, signal: Signal) {
+        let id = self.servers[at].as_ref().unwrap().id();
+        kill(Pid::from_raw(i32::try_from(id).unwrap()), signal).unwrap();
+    }
+
+    /// The director finds that a server lives, or does not.
+    pub fn alive(&self, at: usize, alive: bool) {
+        self.steering.alive[at].store(alive, SeqCst);
+    }
+
+    /// Waits until so many ACKs more have passed the director.
+    pub fn after(&self, acks: u64) {
+        let (until, since) = (self.steering.acks.load(SeqCst) + acks, Instant::now());
+        while self.steering.acks.load(SeqCst) < until {
+            assert!(since.elapsed() < PATIENCE, "{} of {until} ACKs", self.steering.acks.load(SeqCst));
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// The longest time without an ACK since the last call.
+    pub fn pause(&self) -> Duration {
+        std::mem::take(&mut *self.steering.gap.lock().unwrap()).1
+    }
+
+    /// The heirs of the transfer that the last request began, whose owner is `owner`; every transfer comes from the port that the test chose.
+    pub fn heirs(&self, port: u16, owner: usize) -> [usize; 2] {
+        self.steering.heirs.of(ip(VIP), ip(CLIENT), port, owner).map(Option::unwrap)
+    }
+
+    /// What a server says of itself.
+    pub fn status(&self, at: usize) -> serde_json::Value {
+        let socket = self.directory.path().join(format!("t{}.sock", at + 1));
+        let output = Command::new(GUIDEWAY).args(["status", "--json", "--socket"]).arg(socket).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// One of its counters.
+    pub fn counter(&self, at: usize, name: &str) -> u64 {
+        self.status(at)["counters"][name].as_u64().unwrap_or_else(|| panic!("{name}"))
+    }
+
+    /// Waits until a server says so.
+    pub fn until(&self, at: usize, what: &str, holds: impl Fn(&serde_json::Value) -> bool) {
+        let since = Instant::now();
+        loop {
+            let status = self.status(at);
+            if holds(&status) {
+                return;
+            }
+            assert!(since.elapsed() < PATIENCE, "t{}: {what}: {status:#}", at + 1);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts a client on its host.
+    pub fn client(&self, program: &str, arguments: &str, output: &Path) -> Client {
+        let program = if program == "guideway" { GUIDEWAY } else { program };
+        let arguments = arguments.replace("VIP", VIP).replace("CLIENT", CLIENT).replace("OUT", output.to_str().unwrap());
+        let mut command = Command::new(program);
+        command.args(arguments.split_whitespace()).current_dir(self.directory.path());
+        let child = self.host.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap();
+        Client(Some(child))
+    }
+
+    /// Where a client may write.
+    pub fn out(&self) -> PathBuf {
+        self.directory.path().join("got")
+    }
+
+    /// A socket on the client's host.
+    pub fn socket(&self, port: u16) -> UdpSocket {
+        let bound = self.host.run(|| Ok(UdpSocket::bind((CLIENT, port)))).unwrap().unwrap();
+        bound.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        bound
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for child in self.servers.iter_mut().flatten() {
+            let _gone = child.kill();
+            let _collected = child.wait();
+        }
+        self.steering.stop.store(true, SeqCst);
+        // Something to read, so that the director sees it.
+        let _sent = self.host.run(|| Ok(UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"", (VIP, 1)))));
+        let _ended = self.director.take().map(JoinHandle::join);
+    }
+}
+
+/// A client that runs. It is ended if nobody waits for it.
+pub struct Client(Option<Child>);
+
+impl Client {
+    /// Waits for its end.
+    pub fn wait(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _gone = child.kill();
+            let _collected = child.wait();
+        }
+    }
+}
+
+/// The SHA-256 of a file.
+pub fn sum(file: &Path) -> [u8; 32] {
+    Sha256::digest(std::fs::read(file).unwrap()).into()
+}
+
+/// Starts the director: what goes to the VIP comes out of a TUN device and goes on in GRE.
+fn direct(host: &Namespace, steering: &Arc<Steering>) -> JoinHandle<()> {
+    let (tun, raw) = host
+        .run(|| {
+            let tun = open_tun("tun0")?;
+            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(47))).unwrap();
+            let netlink = Netlink::open()?;
+            netlink.set_route(format!("{VIP}/32").parse().unwrap(), &Via::Interface("tun0".to_owned()), MAIN_TABLE, None)?;
+            Ok((tun, raw))
+        })
+        .unwrap();
+    let steering = Arc::clone(steering);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok(len) = tun.recv(&mut buffer) {
+            if steering.stop.load(SeqCst) {
+                return;
+            }
+            let packet = &buffer[..len];
+            let Some(flow) = flow(packet) else { continue };
+            let Some((source, destination)) = flow.ports else { continue };
+            let Some(to) = steering.choose(SocketAddr::new(flow.source, source), destination) else { continue };
+            if packet.get(flow.payload + 8..flow.payload + 10) == Some(&[0, 4]) {
+                steering.passed();
+            }
+            let Some(header) = gre_header(packet[0]) else { continue };
+            let address: SockAddr = SocketAddr::new(ip(&address(to)), 0).into();
+            // What cannot be sent is lost, as on any network.
+            let _lost = raw.send_to(&[&header[..], packet].concat(), &address);
+        }
+    })
+}

@@ -1,0 +1,243 @@
+//! Whatever happens to a server, its clients get their files: real servers, killed for real, and real clients.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod fleet;
+
+use fleet::{Fleet, root, sum};
+use nix::sys::signal::Signal;
+use std::time::Duration;
+
+/// The port that clients send from, where it matters who the heirs are.
+const PORT: u16 = 4000;
+
+/// Told how long all may take, curl repeats an ACK after 5 s; it waits for 72 s else.
+const CURL: &str = "-q -gsS -m 40 -o OUT tftp://VIP/image";
+
+/// Our client, with these options.
+fn get(options: &str) -> String {
+    format!("tftp get -f -o OUT --bind CLIENT:{PORT} {options} tftp://VIP/image")
+}
+
+/// Starts a client, and lets something happen when so many ACKs have passed; the file must be right.
+fn survives(
+    fleet: &mut Fleet,
+    (program, arguments): (&str, &str),
+    expected: [u8; 32],
+    acks: u64,
+    event: impl FnOnce(&mut Fleet),
+) -> Duration {
+    let out = fleet.out();
+    let _none = std::fs::remove_file(&out);
+    fleet.pause();
+    let client = fleet.client(program, arguments, &out);
+    fleet.after(acks);
+    event(fleet);
+    let output = client.wait();
+    let pause = fleet.pause();
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(sum(&out) == expected, "{program} {arguments}: wrong bytes");
+    println!("{program} {arguments}: pause {pause:?}");
+    pause
+}
+
+/// The owner dies, and the director finds it out a tenth of a second later.
+fn dies(fleet: &mut Fleet, at: usize) {
+    fleet.kill(at);
+    std::thread::sleep(Duration::from_millis(100));
+    fleet.alive(at, false);
+}
+
+fn comes_back(fleet: &mut Fleet, at: usize) {
+    fleet.start(at);
+    fleet.until_all_are_there(at);
+    fleet.alive(at, true);
+}
+
+#[test]
+fn an_heir_goes_on_when_the_owner_dies() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(3);
+    let expected = fleet.file("image", 3_000_001);
+    let clients = [
+        ("guideway", get("--windowsize 1"), 500),
+        ("guideway", get("--windowsize 4"), 100),
+        ("guideway", get("--windowsize 64 --blksize 512"), 30),
+        ("guideway", get("--no-options"), 1000),
+        ("curl", CURL.to_owned(), 500),
+        ("atftp", "--tftp-timeout 1 --get -r image -l OUT VIP 69".to_owned(), 500),
+    ];
+    for (taken_over, (program, arguments, acks)) in clients.into_iter().enumerate() {
+        survives(&mut fleet, (program, &arguments), expected, acks, |fleet| dies(fleet, 0));
+        assert_eq!(fleet.counter(1, "taken_over") + fleet.counter(2, "taken_over"), taken_over as u64 + 1);
+        comes_back(&mut fleet, 0);
+    }
+    for at in [1, 2] {
+        fleet.until(at, "it forgets what has ended", |status| status["notes"]["transfers"] == 0 && status["counters"]["open"] == 0);
+    }
+}
+
+#[test]
+fn block_numbers_that_have_wrapped_are_understood() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(3);
+    // 90,000 blocks; killed behind block 65,535.
+    let expected = fleet.file("image", 8 * 90_000 + 3);
+    for (options, acks) in [
+        ("--blksize 8 --windowsize 1", 70_000),
+        ("--blksize 8 --windowsize 4", 70_000 / 4),
+        ("--blksize 8 --windowsize 64", 70_000 / 64),
+        ("--blksize 8 --windowsize 16 --rollover 1", 70_000 / 16),
+    ] {
+        survives(&mut fleet, ("guideway", &get(options)), expected, acks, |fleet| dies(fleet, 0));
+        comes_back(&mut fleet, 0);
+    }
+    assert_eq!(fleet.counter(1, "taken_over") + fleet.counter(2, "taken_over"), 4);
+}
+
+#[test]
+fn an_owner_that_is_restarted_asks_back_and_goes_on() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(3);
+    let expected = fleet.file("image", 3_000_001);
+    for (program, arguments) in [("guideway", get("--windowsize 1")), ("guideway", get("--windowsize 16")), ("curl", CURL.to_owned())] {
+        survives(&mut fleet, (program, &arguments), expected, 100, |fleet| {
+            fleet.kill(0);
+            fleet.start(0);
+        });
+        assert_eq!(fleet.counter(0, "resumed"), 1, "{program} {arguments}");
+    }
+    assert_eq!(fleet.counter(1, "taken_over") + fleet.counter(2, "taken_over"), 0);
+}
+
+#[test]
+fn a_second_death_is_survived_while_one_heir_lives() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(4);
+    let expected = fleet.file("image", 6_000_001);
+    let [first, second] = fleet.heirs(PORT, 0);
+    survives(&mut fleet, ("guideway", &get("--windowsize 1")), expected, 500, |fleet| {
+        dies(fleet, 0);
+        fleet.until(first, "it takes over", |status| status["counters"]["taken_over"] == 1);
+        fleet.after(300);
+        dies(fleet, first);
+    });
+    assert_eq!(fleet.counter(second, "taken_over"), 1);
+}
+
+#[test]
+fn a_server_that_was_cut_off_goes_on_where_others_have_got() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(3);
+    let expected = fleet.file("image", 6_000_001);
+    let [first, _] = fleet.heirs(PORT, 0);
+    // The director thinks for a while that the owner is dead, again and again; the owner lives.
+    survives(&mut fleet, ("guideway", &get("--windowsize 1")), expected, 300, |fleet| {
+        for _ in 0..3 {
+            fleet.alive(0, false);
+            fleet.after(300);
+            fleet.alive(0, true);
+            fleet.after(300);
+        }
+    });
+    assert!(fleet.counter(first, "taken_over") >= 1);
+    for at in 0..3 {
+        fleet.until(at, "whoever is not needed gives up", |status| status["counters"]["open"] == 0);
+    }
+}
+
+#[test]
+fn a_file_that_has_changed_is_an_error_and_never_mixed() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(3);
+    fleet.file("image", 3_000_001);
+    let out = fleet.out();
+    let client = fleet.client("guideway", &get("--windowsize 1"), &out);
+    fleet.after(300);
+    for at in [1, 2] {
+        std::fs::write(fleet.root(at).join("image"), vec![7; 3_000_001]).unwrap();
+    }
+    dies(&mut fleet, 0);
+    let output = client.wait();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("the file has changed"), "{said}");
+    assert!(!out.exists());
+    assert_eq!(fleet.counter(1, "resume_refused") + fleet.counter(2, "resume_refused"), 1);
+}
+
+#[test]
+fn a_transfer_that_nobody_knows_is_an_error_and_a_flood_of_them_costs_little() {
+    if !root() {
+        return;
+    }
+    let fleet = Fleet::new(3);
+    let socket = fleet.socket(PORT);
+    let tid: std::net::SocketAddr = "192.0.2.69:20010".parse().unwrap();
+    socket.send_to(b"\0\x04\0\x07", tid).unwrap();
+    let mut answer = [0; 100];
+    let (len, from) = socket.recv_from(&mut answer).unwrap();
+    assert_eq!((&answer[..4], from), (&b"\0\x05\0\x05"[..], tid), "{:?}", &answer[..len]);
+    assert_eq!((fleet.counter(0, "asked"), fleet.counter(0, "asked_unknown")), (1, 1));
+    // The same client again and again, and with another death: still nobody knows, or not everybody answers.
+    fleet.alive(0, false);
+    socket.send_to(b"\0\x04\0\x07", tid).unwrap();
+    let (len, from) = socket.recv_from(&mut answer).unwrap();
+    assert_eq!((&answer[..4], from), (&b"\0\x05\0\x05"[..], tid), "an heir says it in the owner's place: {:?}", &answer[..len]);
+}
+
+#[test]
+fn short_transfers_pay_little_and_lone_servers_do_not_wait() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(3);
+    let expected = fleet.file("image", 1000);
+    let out = fleet.out();
+    let fetch = |fleet: &Fleet| {
+        let output = fleet.client("guideway", &get(""), &out).wait();
+        assert!(output.status.success() && sum(&out) == expected, "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    (0..10).for_each(|_| fetch(&fleet));
+    assert_eq!((fleet.counter(0, "notes_unanswered"), fleet.counter(0, "notes_sent")), (0, 20));
+    fleet.until(1, "ended transfers are forgotten", |status| status["notes"]["transfers"] == 0);
+    [1, 2].into_iter().for_each(|at| fleet.kill(at));
+    fetch(&fleet);
+    assert_eq!(fleet.counter(0, "notes_unanswered"), 1, "nobody answers: it waits some milliseconds, no more");
+}
+
+#[test]
+fn servers_that_join_the_pool_are_told_of_what_runs() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(3);
+    let expected = fleet.file("image", 6_000_001);
+    let reload = |fleet: &Fleet, at: usize, known: &[usize]| {
+        fleet.configure(at, known);
+        fleet.signal(at, Signal::SIGHUP);
+        fleet.until(at, "it knows the pool", |status| status["notes"]["peers"] == known.len() as u64 - 1);
+    };
+    // The first two do not know the third at first, and one of them dies when they do.
+    reload(&fleet, 0, &[0, 1]);
+    reload(&fleet, 1, &[0, 1]);
+    survives(&mut fleet, ("guideway", &get("--windowsize 1")), expected, 300, |fleet| {
+        assert_eq!(fleet.counter(2, "notes_kept"), 0);
+        reload(fleet, 0, &[0, 1, 2]);
+        fleet.until(2, "it is told", |status| status["counters"]["notes_kept"].as_u64() > Some(0));
+        fleet.kill(1);
+        fleet.alive(1, false);
+        dies(fleet, 0);
+    });
+    assert_eq!(fleet.counter(2, "taken_over"), 1);
+}
