@@ -19,7 +19,8 @@ use std::time::Duration;
   guideway lab --directors 3 --backends 8 --server dnsmasq --client atftp
   guideway lab --ipv6 --io af_packet --json
   guideway lab --drain 10 --concurrency 100  # a backend is drained while it has transfers
-  guideway lab --reload add-backend@30     # a SIGHUP to every director at 30 % of the transfers")]
+  guideway lab --reload add-backend@30     # a SIGHUP to every director at 30 % of the transfers
+  guideway lab --chaos tests/chaos/kill-director.chaos --seed 7")]
 pub struct LabArgs {
     /// Directors, 1–16
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
@@ -84,6 +85,22 @@ pub struct LabArgs {
     /// lab's or the directors'
     #[arg(long)]
     pub direct: bool,
+    /// Run this script of chaos: hosts, files, what happens to them in mid-transfer and what may fail are as it says. With --direct the same
+    /// with plain ECMP to in.tftpd in the place of directors and servers
+    #[arg(long, value_name = "SCRIPT", conflicts_with_all = ["reload", "keep", "capture"])]
+    pub chaos: Option<PathBuf>,
+    /// With --chaos: the script's `full` lines count, which make it large
+    #[arg(long, requires = "chaos")]
+    pub full: bool,
+    /// Backends that are up and not in the pool; a script says so.
+    #[arg(skip)]
+    pub spares: u8,
+    /// Servers take over from one another; a script says so.
+    #[arg(skip)]
+    pub takeover: bool,
+    /// Blocks of a window that the client asks for; a script says so.
+    #[arg(skip)]
+    pub windowsize: Option<u16>,
 }
 
 /// How directors get packets in and out.

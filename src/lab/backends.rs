@@ -7,6 +7,8 @@ use super::netlink::Netlink;
 use super::netns::Namespace;
 use super::plan;
 use super::servers::{Server, Task, last_line};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
@@ -23,7 +25,7 @@ pub struct Backend {
     pub name: String,
     /// `guideway decap`; none where the kernel or the server unwraps.
     pub decap: Option<Child>,
-    /// The TFTP server.
+    /// The TFTP server, the first of a process group of its own: some start a process for each transfer.
     pub server: Child,
 }
 
@@ -58,20 +60,50 @@ impl Backend {
             Unwrap::Auto if kernel_decap(backend, host, common.vip)? => None,
             Unwrap::Auto => Some(user_decap(backend, host, common)?),
         };
-        let log = common.directory.join(format!("{}.server.log", backend.name));
-        let task = Task { vip: common.vip, address: backend.address, tids: backend.tids, root: common.root, log: &log };
-        let server = common.server.start(host, &task)?;
+        let server = serve(backend, host, common)?;
         Ok(Backend { name: backend.name.clone(), decap, server })
     }
+
+    /// Starts again what [`Backend::kill`] ended; when this returns it serves.
+    pub fn start_again(&mut self, backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<(), Error> {
+        if self.decap.is_some() {
+            self.decap = Some(user_decap(backend, host, common)?);
+        }
+        self.server = serve(backend, host, common)?;
+        Ok(())
+    }
+
+    /// Ends everything on it by SIGKILL, as a crash of the machine would.
+    pub fn kill(&mut self) {
+        // What was collected has no process group any more, and its number may be another's.
+        if matches!(self.server.try_wait(), Ok(None)) {
+            let _gone = self.signal(Signal::SIGKILL);
+        }
+        for child in self.decap.iter_mut().chain([&mut self.server]) {
+            let _gone = child.kill();
+            let _collected = child.wait();
+        }
+    }
+
+    /// Sends everything on it a signal, such as SIGSTOP.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+        let pid = |child: &Child| Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+        let doing = || format!("sending {signal} to {}", self.name);
+        killpg(pid(&self.server), signal).doing(doing)?;
+        self.decap.iter().try_for_each(|decap| nix::sys::signal::kill(pid(decap), signal).doing(doing))
+    }
+}
+
+fn serve(backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<Child, Error> {
+    let log = common.directory.join(format!("{}.server.log", backend.name));
+    let task = Task { vip: common.vip, address: backend.address, tids: backend.tids, root: common.root, log: &log };
+    common.server.start(host, &task)
 }
 
 impl Drop for Backend {
     fn drop(&mut self) {
         // Servers and decap hold nothing that must be put in order.
-        for child in self.decap.iter_mut().chain([&mut self.server]) {
-            let _gone = child.kill();
-            let _collected = child.wait();
-        }
+        self.kill();
     }
 }
 

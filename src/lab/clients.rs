@@ -32,6 +32,8 @@ pub struct Fetch<'a> {
     pub to: &'a Path,
     /// The block size to ask for, where the client can.
     pub blksize: u16,
+    /// The window to ask for, where the client can and it is said.
+    pub windowsize: Option<u16>,
 }
 
 impl Client {
@@ -81,6 +83,9 @@ impl Client {
                 command.args(["-m", "binary", &vip, "-c", "get", fetch.file]).arg(fetch.to);
             }
             Client::Atftp => {
+                if let Some(windowsize) = fetch.windowsize.filter(|blocks| *blocks > 1) {
+                    command.args(["--option", &format!("windowsize {windowsize}")]);
+                }
                 command.args(["--option", &format!("blksize {}", fetch.blksize), "--get", "-r", fetch.file, "-l"]);
                 command.arg(fetch.to).args([&vip, "69"]);
             }
@@ -88,7 +93,11 @@ impl Client {
                 command.args(["tftp", "-g", "-b", &fetch.blksize.to_string(), "-r", fetch.file, "-l"]).arg(fetch.to).args([&vip, "69"]);
             }
             Client::Guideway => {
-                command.args(["tftp", "get", "--quiet", "--force", "--blksize", &fetch.blksize.to_string(), "--output"]);
+                command.args(["tftp", "get", "--quiet", "--force", "--blksize", &fetch.blksize.to_string()]);
+                if let Some(windowsize) = fetch.windowsize {
+                    command.args(["--windowsize", &windowsize.to_string()]);
+                }
+                command.arg("--output");
                 command.arg(fetch.to).arg(format!("{host}:{}", fetch.file));
             }
         }

@@ -3,7 +3,7 @@
 use super::args::Io;
 use super::error::{Doing, Error};
 use super::netns::Namespace;
-use super::plan::{self, Backend, Plan};
+use super::plan::{self, Backend, Plan, WEIGHT};
 use super::servers::last_line;
 use super::switch;
 use super::sys;
@@ -38,13 +38,18 @@ pub struct Director {
 impl Director {
     /// Starts director `number` of the plan on `host`; its files go to `directory`. Wait for it with [`Director::wait_ready`].
     pub fn start(plan: &Plan, number: usize, host: &Namespace, io: Io, directory: &Path) -> Result<Self, Error> {
+        Self::start_with(plan, number, host, io, directory, &plan.backends)
+    }
+
+    /// The same with other backends in the pool than the plan's.
+    pub fn start_with(plan: &Plan, number: usize, host: &Namespace, io: Io, directory: &Path, backends: &[Backend]) -> Result<Self, Error> {
         let name = host.name().to_owned();
         let at = |suffix: &str| directory.join(format!("{name}.{suffix}"));
         if io.is_netmap() {
             host.run(|| sys::segments_off(INTERFACE).doing(|| format!("switching off offloads of {INTERFACE} on {name}")))?;
         }
         let (config, socket, log) = (at("toml"), at("sock"), at("log"));
-        let text = configuration(plan, number, io, &socket, &plan.backends);
+        let text = configuration(plan, number, io, &socket, backends);
         std::fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         let output = std::fs::File::create(&log).doing(|| format!("making {}", log.display()))?;
         let both = output.try_clone().doing(|| format!("opening {}", log.display()))?;
@@ -107,8 +112,19 @@ impl Director {
         kill(self.pid(), Signal::SIGHUP).doing(|| format!("sending SIGHUP to director {}", self.name))
     }
 
+    /// Ends it by SIGKILL.
+    pub fn kill(&mut self) {
+        let _gone = self.child.kill();
+        let _collected = self.child.wait();
+    }
+
+    /// Sends it a signal, such as SIGSTOP.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+        kill(self.pid(), signal).doing(|| format!("sending {signal} to director {}", self.name))
+    }
+
     /// Ends it by SIGTERM, or by SIGKILL when that does not help within 20 s. The exit status must be 0.
-    pub fn stop(mut self) -> Result<(), Error> {
+    pub fn stop(&mut self) -> Result<(), Error> {
         let doing = || format!("ending director {}", self.name);
         // A process that is gone already shows in its status below.
         let _gone = kill(self.pid(), Signal::SIGTERM);
@@ -142,6 +158,7 @@ pub fn configuration(plan: &Plan, number: usize, io: Io, socket: &Path, backends
     // Directors have machines of their own elsewhere; here each gets a CPU of its own as far as there are some.
     let cpus = cpus::allowed();
     let cpu = cpus.get(number % cpus.len().max(1)).copied().unwrap_or(0);
+    let takeover = if plan.takeover { "\ntakeover = true" } else { "" };
     let mut text = format!(
         r#"[director]
 name = "{}"
@@ -157,7 +174,7 @@ service = "tftp"
 pool = "boot"
 
 [[pool]]
-name = "boot"
+name = "boot"{takeover}
 backends = [
 "#,
         director.name,
@@ -168,8 +185,10 @@ backends = [
     );
     for backend in backends {
         let range = backend.tids.map(|(first, last)| format!(", tid_range = \"{first}-{last}\"")).unwrap_or_default();
+        let weight = if backend.weight == WEIGHT { String::new() } else { format!(", weight = {}", backend.weight) };
+        let drain = if backend.drain { ", drain = true" } else { "" };
         // Writing to a String cannot fail.
-        let _infallible = writeln!(text, "  {{ name = \"{}\", address = \"{}\"{range} }},", backend.name, backend.address);
+        let _infallible = writeln!(text, "  {{ name = \"{}\", address = \"{}\"{range}{weight}{drain} }},", backend.name, backend.address);
     }
     text.push_str("]\n");
     for backend in backends.iter().filter(|_| plan.is_crowded()) {

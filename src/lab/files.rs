@@ -6,9 +6,14 @@ use sha2::{Digest, Sha256};
 use siphasher::sip::SipHasher13;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 /// Most files with different content.
 const DISTINCT: u32 = 4;
+
+/// What names of files begin with.
+const PREFIX: &str = "transfer-";
 
 /// SHA-256 of a file.
 pub type Sum = [u8; 32];
@@ -16,11 +21,15 @@ pub type Sum = [u8; 32];
 /// The files, on the lab's tmpfs.
 #[derive(Clone, Debug)]
 pub struct Files {
-    /// The directory that servers serve.
+    /// The directory that servers serve, unless each has one of its own.
     pub root: PathBuf,
     /// The directory that clients fetch to.
     pub fetched: PathBuf,
+    /// The directories of servers that have one of their own, and whether the files there have changed.
+    disks: Arc<Mutex<Vec<(PathBuf, bool)>>>,
     sums: Vec<Sum>,
+    /// Those of what the files change to.
+    changed: Vec<Sum>,
 }
 
 impl Files {
@@ -31,7 +40,8 @@ impl Files {
     pub fn make(directory: &Path, size: u64, transfers: u32, concurrency: u32, seed: u64) -> Result<Self, Error> {
         let distinct = transfers.min(DISTINCT);
         check_room(directory, size.saturating_mul(u64::from(distinct + concurrency.min(transfers))))?;
-        let files = Files { root: directory.join("served"), fetched: directory.join("fetched"), sums: Vec::new() };
+        let (root, fetched) = (directory.join("served"), directory.join("fetched"));
+        let files = Files { root, fetched, disks: Arc::default(), sums: Vec::new(), changed: Vec::new() };
         for directory in [&files.root, &files.fetched] {
             std::fs::create_dir(directory).doing(|| format!("making {}", directory.display()))?;
         }
@@ -43,29 +53,97 @@ impl Files {
         Ok(Files { sums, ..files })
     }
 
+    /// Gives each of these servers a directory of its own, and makes what their files may change to: as long, and other bytes.
+    ///
+    /// # Errors
+    /// When the directories cannot be made, or the files do not fit.
+    pub fn with_disks(mut self, names: &[String], size: u64, seed: u64) -> Result<Self, Error> {
+        check_room(&self.root, size.saturating_mul(self.sums.len() as u64))?;
+        for name in names {
+            let disk = self.root.join(name);
+            std::fs::create_dir(&disk).doing(|| format!("making {}", disk.display()))?;
+            self.disks().push((disk, false));
+        }
+        let make = |number| {
+            let path = self.new_content(number);
+            write_file(&path, size, !seed ^ u64::from(number) << 32).doing(|| format!("writing {}", path.display()))
+        };
+        self.changed = (0..self.sums.len() as u32).map(make).collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// What the server at this place of the list serves.
+    pub fn disk(&self, server: usize) -> PathBuf {
+        self.disks().get(server).map_or_else(|| self.root.clone(), |(disk, _)| disk.clone())
+    }
+
+    /// Changes every file on the disk of the server at this place, those that are being fetched too: a new file under the old name.
+    pub fn change(&self, server: usize) -> std::io::Result<()> {
+        let mut disks = self.disks();
+        let Some((disk, changed)) = disks.get_mut(server) else { return Ok(()) };
+        *changed = true;
+        for number in 0..self.changed.len() as u32 {
+            // As if it had been written now.
+            std::fs::File::options().write(true).open(self.new_content(number))?.set_modified(SystemTime::now())?;
+        }
+        for entry in std::fs::read_dir(&*disk)? {
+            let entry = entry?;
+            let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+            if let Some(number) = number {
+                let beside = disk.join("new");
+                std::fs::hard_link(self.new_content(self.which(number)), &beside)?;
+                std::fs::rename(&beside, entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn disks(&self) -> MutexGuard<'_, Vec<(PathBuf, bool)>> {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn content(&self, number: u32) -> PathBuf {
         self.root.join(format!("content-{number}"))
     }
 
+    fn new_content(&self, number: u32) -> PathBuf {
+        self.root.join(format!("new-content-{number}"))
+    }
+
     /// The name under which transfer `number` asks for its file.
     pub fn name(number: u32) -> String {
-        format!("transfer-{number}")
+        format!("{PREFIX}{number}")
     }
 
     /// Puts the file of transfer `number` in place.
     pub fn offer(&self, number: u32) -> std::io::Result<()> {
-        std::fs::hard_link(self.content(self.which(number)), self.root.join(Self::name(number)))
+        let (content, name) = (self.which(number), Self::name(number));
+        let disks = self.disks();
+        if disks.is_empty() {
+            return std::fs::hard_link(self.content(content), self.root.join(name));
+        }
+        disks.iter().try_for_each(|(disk, changed)| {
+            let content = if *changed { self.new_content(content) } else { self.content(content) };
+            std::fs::hard_link(content, disk.join(&name))
+        })
     }
 
     /// Takes it away again.
     pub fn withdraw(&self, number: u32) {
-        // It is gone at the latest with the tmpfs.
-        let _gone = std::fs::remove_file(self.root.join(Self::name(number)));
+        let (name, disks) = (Self::name(number), self.disks());
+        // They are gone at the latest with the tmpfs.
+        if disks.is_empty() {
+            let _gone = std::fs::remove_file(self.root.join(&name));
+        }
+        for (disk, _) in &*disks {
+            let _gone = std::fs::remove_file(disk.join(&name));
+        }
     }
 
-    /// The SHA-256 that transfer `number` must have.
-    pub fn sum(&self, number: u32) -> Option<Sum> {
-        self.sums.get(self.which(number) as usize).copied()
+    /// Whether transfer `number` may have this SHA-256: that of its file, or of the one that it changed to. A mixture has neither.
+    pub fn accepts(&self, number: u32, sum: &Sum) -> bool {
+        let which = self.which(number) as usize;
+        [&self.sums, &self.changed].into_iter().any(|sums| sums.get(which) == Some(sum))
     }
 
     fn which(&self, number: u32) -> u32 {
@@ -135,12 +213,29 @@ mod tests {
         for number in 0..10 {
             files.offer(number).unwrap();
             let (sum, length) = sum_of(&files.root.join(Files::name(number))).unwrap();
-            assert_eq!((Some(sum), length), (files.sum(number), 100_001));
+            assert!(files.accepts(number, &sum) && length == 100_001);
+            assert!(!files.accepts(number + 1, &sum), "neighbours have other content");
             files.withdraw(number);
         }
-        assert_ne!(files.sum(0), files.sum(1));
-        assert_eq!(files.sum(0), files.sum(4));
         assert_eq!(std::fs::read_dir(&files.root).unwrap().count(), 4, "only the contents stay");
+    }
+
+    #[test]
+    fn files_change_on_one_disk_alone_and_both_contents_are_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::make(directory.path(), 5000, 10, 2, 7).unwrap();
+        let files = files.with_disks(&["t1".to_owned(), "t2".to_owned()], 5000, 7).unwrap();
+        let sum = |disk: usize, number: u32| sum_of(&files.disk(disk).join(Files::name(number))).unwrap();
+        files.offer(0).unwrap();
+        files.change(1).unwrap();
+        files.offer(1).unwrap();
+        for number in [0, 1] {
+            let (old, new) = (sum(0, number), sum(1, number));
+            assert!(old.0 != new.0 && old.1 == new.1);
+            assert!(files.accepts(number, &old.0) && files.accepts(number, &new.0) && !files.accepts(number + 2, &new.0));
+            files.withdraw(number);
+        }
+        assert!((0..2).all(|disk| std::fs::read_dir(files.disk(disk)).unwrap().count() == 0));
     }
 
     #[test]

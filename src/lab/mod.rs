@@ -5,21 +5,25 @@
 //! | [`args`], [`plan`] | what is asked for; who is where |
 //! | [`sandbox`] | the namespaces that hold everything, and take it away |
 //! | [`netns`], [`netlink`], [`topology`], [`switch`] | hosts and links |
-//! | [`packet`], [`nexthops`], [`router`] | the test router: ECMP and GRE |
+//! | [`packet`], [`nexthops`], [`link`], [`ledger`], [`router`] | the test router: ECMP and GRE, a bad link, and what was seen of transfers |
 //! | [`decap`], [`servers`], [`backends`] | backends |
 //! | [`directors`], [`reload`], [`drain`] | directors |
 //! | [`files`], [`clients`], [`transfers`] | what is fetched, and by whom |
 //! | [`witness`], [`capture`], [`report`] | what was seen |
+//! | [`chaos`] | scripts of trouble in mid-transfer, and a verdict on every transfer |
 
 pub mod args;
 pub mod backends;
 pub mod capture;
+pub mod chaos;
 pub mod clients;
 pub mod decap;
 pub mod directors;
 pub mod drain;
 pub mod error;
 pub mod files;
+pub mod ledger;
+pub mod link;
 pub mod netlink;
 pub mod netns;
 pub mod nexthops;

@@ -7,12 +7,15 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteNextHop};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteNextHop, RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkBridge, LinkGre, LinkGre6, LinkUnspec, LinkVeth, RouteMessageBuilder, RouteNextHopBuilder};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use tokio::runtime::Runtime;
+
+/// The kernel's table of addresses that are a host's own.
+const LOCAL_TABLE: u32 = 255;
 
 /// A netlink socket in the namespace of the thread that opened it.
 pub struct Netlink {
@@ -114,7 +117,7 @@ impl Netlink {
     pub fn add_neighbours(&self, name: &str, neighbours: impl IntoIterator<Item = (IpAddr, Mac)>) -> Result<(), Error> {
         let index = self.index(name)?;
         for (address, mac) in neighbours {
-            let request = self.handle.neighbours().add(index, address).state(NeighbourState::Permanent).link_layer_address(&mac);
+            let request = self.handle.neighbours().add(index, address).state(NeighbourState::Permanent).link_layer_address(&mac).replace();
             self.runtime.block_on(request.execute()).doing(|| format!("adding the neighbour {address} on {name}"))?;
         }
         Ok(())
@@ -162,6 +165,14 @@ impl Netlink {
         if let Some(mtu) = mtu {
             route.get_mut().attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
         }
+        self.runtime.block_on(self.handle.route().add(route.build()).replace().execute()).doing(doing)
+    }
+
+    /// Makes every address of a network this host's own.
+    pub fn set_local(&self, network: IpNet, interface: &str) -> Result<(), Error> {
+        let doing = || format!("making {network} the host's own");
+        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(network.addr(), network.prefix_len()).doing(doing)?;
+        let route = route.table_id(LOCAL_TABLE).kind(RouteType::Local).scope(RouteScope::Host).output_interface(self.index(interface)?);
         self.runtime.block_on(self.handle.route().add(route.build()).replace().execute()).doing(doing)
     }
 

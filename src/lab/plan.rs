@@ -11,6 +11,8 @@ pub const MTU: u32 = 1500;
 pub const FABRIC_MTU: u32 = 1600;
 /// The server ports that backends share out, first and last.
 const TIDS: (u16, u16) = (20000, 59999);
+/// The weight of a backend of which nothing is said.
+pub const WEIGHT: u16 = 100;
 /// Most server ports of one backend.
 const MOST_TIDS: u16 = 1000;
 
@@ -47,6 +49,10 @@ pub struct Backend {
     pub mac: Mac,
     /// Its server ports, inclusive; none for a server that cannot be told.
     pub tids: Option<(u16, u16)>,
+    /// Its weight in the pool; 100 unless chaos changes it.
+    pub weight: u16,
+    /// Whether it gets no new transfers.
+    pub drain: bool,
 }
 
 /// Who is where.
@@ -64,8 +70,10 @@ pub struct Plan {
     pub directors: Vec<Director>,
     /// Backends in the pool from the start.
     pub backends: Vec<Backend>,
-    /// A backend that is up and not in the pool yet.
-    pub spare: Option<Backend>,
+    /// Backends that are up and not in the pool yet.
+    pub spares: Vec<Backend>,
+    /// Whether servers of the pool take over from one another.
+    pub takeover: bool,
     /// Every director is a port of a VALE switch.
     pub switched: bool,
 }
@@ -83,7 +91,8 @@ impl Plan {
             }
         };
         let address = |v4: [u8; 4], v6_address: [u16; 8]| if v6 { IpAddr::from(v6_address) } else { IpAddr::from(v4) };
-        let count = args.backends + u8::from(args.reload.is_some());
+        let spares = args.spares + u8::from(args.reload.is_some());
+        let count = args.backends + spares;
         let span = ((TIDS.1 - TIDS.0 + 1) / u16::from(count.max(1))).min(MOST_TIDS);
         let mut backends: Vec<Backend> = (0..count)
             .map(|i| {
@@ -93,10 +102,12 @@ impl Plan {
                     address: host([10, 0, 2], 2, 21 + i),
                     mac: mac(2, 21 + i),
                     tids: args.server.has_tid_ranges().then_some((first, first + span - 1)),
+                    weight: WEIGHT,
+                    drain: false,
                 }
             })
             .collect();
-        let spare = if args.reload.is_some() { backends.pop() } else { None };
+        let spares = backends.split_off(backends.len() - usize::from(spares));
         let directors = if args.direct { 0 } else { args.directors };
         Plan {
             client: address([198, 51, 100, 10], [0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0x10]),
@@ -107,14 +118,15 @@ impl Plan {
                 .map(|i| Director { name: format!("d{}", i + 1), address: host([10, 0, 1], 1, 11 + i), mac: mac(1, 11 + i) })
                 .collect(),
             backends,
-            spare,
+            spares,
+            takeover: args.takeover,
             switched: args.io == Some(Io::Vale),
         }
     }
 
-    /// Every backend, the spare one included.
+    /// Every backend, the spare ones included.
     pub fn all_backends(&self) -> impl Iterator<Item = &Backend> {
-        self.backends.iter().chain(&self.spare)
+        self.backends.iter().chain(&self.spares)
     }
 
     /// The VIP as a prefix.

@@ -252,7 +252,7 @@ pub fn draw(plan: &Plan, args: &LabArgs, io: &str) -> String {
     };
     let mut hosts: Vec<String> = shortened(&plan.directors, |d| format!("{}  {}   director, {io}", d.name, d.address));
     hosts.extend(shortened(&plan.backends, |b| backend(b, "")));
-    hosts.extend(plan.spare.iter().map(|b| backend(b, "spare: ")));
+    hosts.extend(plan.spares.iter().map(|b| backend(b, "spare: ")));
     let last = hosts.len().saturating_sub(1);
     lines.extend(hosts.iter().enumerate().map(|(i, host)| format!("  {}─ {host}", if i == last { '└' } else { '├' })));
     lines.push("backends answer the client through the router, not through a director\n".to_owned());

@@ -1,6 +1,7 @@
 //! A test router: takes packets for VIPs out of its kernel by a TUN device, chooses a director by ECMP, and sends them on in GRE.
 
 use super::error::{Doing, Error};
+use super::link::Link;
 use super::netlink::{Netlink, Via};
 use super::nexthops::{self, NextHops};
 use super::packet::{self, Flow};
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 /// The main routing table.
@@ -92,6 +94,8 @@ pub struct Settings {
     pub divert_table: u32,
     /// Name of the TUN device.
     pub tun: String,
+    /// The link to the clients, where it is not perfect or is to be watched: then packets for the clients pass through here too.
+    pub link: Option<Link>,
 }
 
 impl Default for Settings {
@@ -105,6 +109,7 @@ impl Default for Settings {
             directors_table: MAIN_TABLE,
             divert_table: 4754,
             tun: "ecmp0".to_owned(),
+            link: None,
         }
     }
 }
@@ -139,6 +144,16 @@ pub struct Router {
     pub counters: Arc<Counters>,
     /// Its directors now.
     pub directors: Arc<ArcSwap<NextHops>>,
+    /// The link to the clients, where it is watched.
+    pub link: Option<Link>,
+    key: Arc<ArcSwap<[u8; 16]>>,
+}
+
+impl Router {
+    /// Changes the key of the hash: from now on every flow may go to another director.
+    pub fn reshuffle(&self, key: [u8; 16]) {
+        self.key.store(Arc::new(key));
+    }
 }
 
 /// Starts a router in the network namespace of the calling thread. When this returns, packets are taken.
@@ -151,15 +166,81 @@ pub fn start(settings: Settings) -> Result<Router, Error> {
     let tun = open_tun(&settings.tun)?;
     let sockets = Sockets::open(&settings.sources)?;
     divert(&settings)?;
-    let counters = Arc::new(Counters::default());
-    let router = Router { counters: Arc::clone(&counters), directors: Arc::clone(&directors) };
+    let (counters, key) = (Arc::new(Counters::default()), Arc::new(ArcSwap::from_pointee(settings.key)));
+    let router =
+        Router { counters: Arc::clone(&counters), directors: Arc::clone(&directors), link: settings.link.clone(), key: Arc::clone(&key) };
+    let link = settings.link.clone();
+    let forward = Forward { sockets, settings, directors, key, counters };
+    match link {
+        None => thread("router", move || {
+            let mut buffer = vec![0u8; LONGEST];
+            loop {
+                let length = GRE + tun.recv(&mut buffer[GRE..])?;
+                forward.send(&mut buffer[..length]);
+            }
+        })?,
+        Some(link) => through(link, tun, forward)?,
+    }
+    Ok(router)
+}
+
+/// Bytes of the GRE header, for which packets leave room.
+const GRE: usize = 4;
+/// The longest packet with that header, in bytes.
+const LONGEST: usize = GRE + 65536;
+/// Name of the TUN device for what goes to the clients, and the routing table that leads there.
+const BACK: (&str, u32) = ("back0", 4755);
+
+/// Sends what comes from clients and what goes to them along `link`, each direction by itself.
+fn through(link: Link, tun: SyncDevice, forward: Forward) -> Result<(), Error> {
+    let ledger = Arc::clone(&link.ledger);
+    let mut up = link.lane("router up", move |packet| {
+        ledger.delivered(&packet[GRE..], Instant::now());
+        forward.send(packet);
+    })?;
+    thread("router", move || {
+        let mut buffer = vec![0u8; LONGEST];
+        loop {
+            let length = GRE + tun.recv(&mut buffer[GRE..])?;
+            up.send(buffer[..length].to_vec());
+        }
+    })?;
+    let back = Arc::new(open_tun(BACK.0)?);
+    let (out, ledger) = (Arc::clone(&back), Arc::clone(&link.ledger));
+    let mut down = link.lane("router down", move |packet| {
+        ledger.delivered(packet, Instant::now());
+        // What the kernel does not take is lost, as on any link.
+        let _refused = out.send(packet);
+    })?;
+    let (watched, networks, fabric) = (link.clone(), link.clients, link.fabric);
+    thread("router back", move || {
+        let mut buffer = vec![0u8; LONGEST];
+        loop {
+            let length = back.recv(&mut buffer)?;
+            let packet = &buffer[..length];
+            // The kernel itself talks to its neighbours on any device.
+            if packet::flow(packet).is_some_and(|flow| watched.is_client(flow.destination)) {
+                watched.ledger.sent(packet, Instant::now());
+                down.send(packet.to_vec());
+            }
+        }
+    })?;
+    let netlink = Netlink::open()?;
+    for network in networks {
+        netlink.set_route(network, &Via::Interface(BACK.0.to_owned()), BACK.1, None)?;
+        netlink.add_rule(&fabric, network, BACK.1, BACK.1)?;
+    }
+    Ok(())
+}
+
+/// Starts a thread that goes on until reading fails.
+fn thread(name: &'static str, body: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), Error> {
     let body = move || {
-        if let Err(e) = forward(&tun, &sockets, &settings, &directors, &counters) {
-            tracing::error!("the router stopped: {e}");
+        if let Err(e) = body() {
+            tracing::error!("the thread {name} stopped: reading from a TUN device: {e}");
         }
     };
-    std::thread::Builder::new().name("router".to_owned()).spawn(body).doing(|| "starting the router's thread".to_owned())?;
-    Ok(router)
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop).doing(|| format!("starting the thread {name}"))
 }
 
 /// Runs a router until SIGTERM or Ctrl-C. Says `ready: …` on stdout when packets are taken, and takes its rules back in the end. To be
@@ -235,31 +316,33 @@ impl Sockets {
     }
 }
 
-fn forward(
-    tun: &SyncDevice,
-    sockets: &Sockets,
-    settings: &Settings,
-    directors: &ArcSwap<NextHops>,
-    counters: &Counters,
-) -> Result<(), Error> {
-    let mut buffer = vec![0u8; 4 + 65536];
-    loop {
-        let length = tun.recv(&mut buffer[4..]).doing(|| "reading from the TUN device".to_owned())?;
-        let inner = &buffer[4..4 + length];
+/// Where packets for VIPs go on.
+struct Forward {
+    sockets: Sockets,
+    settings: Settings,
+    directors: Arc<ArcSwap<NextHops>>,
+    key: Arc<ArcSwap<[u8; 16]>>,
+    counters: Arc<Counters>,
+}
+
+impl Forward {
+    /// Sends one packet, before which there is room for GRE, to its director.
+    fn send(&self, buffer: &mut [u8]) {
+        let inner = &buffer[GRE..];
         // The kernel itself talks to its neighbours on any device, also where there are none.
-        let Some(flow) = packet::flow(inner).filter(|flow| settings.vips.iter().any(|vip| vip.contains(&flow.destination))) else {
-            continue;
+        let Some(flow) = packet::flow(inner).filter(|flow| self.settings.vips.iter().any(|vip| vip.contains(&flow.destination))) else {
+            return;
         };
-        counters.received.fetch_add(1, Ordering::Relaxed);
-        let chosen = settings.ecmp.choose(&settings.key, &flow, directors.load().of(flow.destination));
+        self.counters.received.fetch_add(1, Ordering::Relaxed);
+        let chosen = self.settings.ecmp.choose(&self.key.load(), &flow, self.directors.load().of(flow.destination));
         let (Some(director), Some(header)) = (chosen, inner.first().and_then(|b| packet::gre_header(*b))) else {
-            counters.unroutable.fetch_add(1, Ordering::Relaxed);
-            continue;
+            self.counters.unroutable.fetch_add(1, Ordering::Relaxed);
+            return;
         };
-        buffer[..4].copy_from_slice(&header);
-        match sockets.send(director, &buffer[..4 + length]) {
-            Ok(_) => counters.sent(director),
-            Err(_) => drop(counters.refused.fetch_add(1, Ordering::Relaxed)),
+        buffer[..GRE].copy_from_slice(&header);
+        match self.sockets.send(director, buffer) {
+            Ok(_) => self.counters.sent(director),
+            Err(_) => drop(self.counters.refused.fetch_add(1, Ordering::Relaxed)),
         }
     }
 }

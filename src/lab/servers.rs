@@ -104,7 +104,8 @@ impl Server {
                 }
             }
             Server::Guideway | Server::GuidewayTunnel => {
-                command.arg0("guideway").args(["tftpd", "--log-level", "warn", "--root"]).arg(task.root);
+                // Many clients start at once on few processors here, and atftp 0.8 aborts when an OACK comes twice: no hurry with the second.
+                command.arg0("guideway").args(["tftpd", "--log-level", "warn", "--timeout", "1s", "--root"]).arg(task.root);
                 if self.unwraps() {
                     command.args(["--gre", &task.address.to_string(), "--vip", &task.vip.to_string()]);
                 } else {
@@ -127,7 +128,7 @@ impl Server {
         let log = std::fs::File::create(task.log).doing(|| format!("making {}", task.log.display()))?;
         let both = log.try_clone().doing(|| format!("opening {}", task.log.display()))?;
         let mut command = self.command(task)?;
-        let mut child = host.spawn(command.stdin(Stdio::null()).stdout(log).stderr(both))?;
+        let mut child = host.spawn(command.process_group(0).stdin(Stdio::null()).stdout(log).stderr(both))?;
         let doing = || format!("starting {} on {}", self.name(), host.name());
         let since = Instant::now();
         while !self.listens(host, task)? {

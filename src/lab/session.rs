@@ -1,13 +1,15 @@
 //! One run of the lab: everything up, transfers, report, everything down.
 
-use super::args::{Io, LabArgs};
+use super::args::{Io, LabArgs, Unwrap};
 use super::backends::{Backend, Common};
 use super::capture::Capture;
+use super::chaos;
 use super::directors::Director;
 use super::drain::Drain;
 use super::error::{Doing, Error};
 use super::files::Files;
-use super::plan::Plan;
+use super::link::Link;
+use super::plan::{self, Plan};
 use super::reload;
 use super::report::{self, BackendReport, Counts, Failure, Progress, Report, RouterReport};
 use super::router::{self, Router};
@@ -19,7 +21,7 @@ use super::witness::{self, Served};
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
@@ -43,20 +45,33 @@ pub struct Lab {
     pub served: Served,
     /// What can be fetched.
     pub files: Files,
-    io: Io,
+    /// How directors get packets in and out.
+    pub io: Io,
+    directory: PathBuf,
+    unwrap: Unwrap,
+    server: Server,
 }
 
 impl Lab {
     /// Builds everything in the current network namespace's surroundings, with its files below `directory`; returns when all are ready.
     pub fn up(args: &LabArgs, io: Io, directory: &Path) -> Result<Self, Error> {
-        let plan = Plan::new(args);
-        let files = Files::make(directory, args.size, args.transfers, args.concurrency, args.seed)?;
+        Self::up_with(Plan::new(args), args, io, directory, None)
+    }
+
+    /// The same with a link to the client that is watched and may be bad, and a disk of its own for every backend.
+    pub fn up_with(plan: Plan, args: &LabArgs, io: Io, directory: &Path, link: Option<Link>) -> Result<Self, Error> {
+        let mut files = Files::make(directory, args.size, args.transfers, args.concurrency, args.seed)?;
+        let names: Vec<String> = plan.all_backends().map(|b| b.name.clone()).collect();
+        if link.is_some() {
+            files = files.with_disks(&names, args.size, args.seed)?;
+        }
         let topology = Topology::build(&plan)?;
-        let names = plan.all_backends().map(|b| b.name.clone()).collect();
         let served = witness::watch(&topology.fabric, names, args.ipv6)?;
-        let common = Common { vip: plan.vip, unwrap: args.decap, server: args.server, root: &files.root, directory };
-        let start = |(backend, host)| Backend::start(backend, host, &common);
-        let backends = plan.all_backends().zip(&topology.backends).map(start).collect::<Result<_, _>>()?;
+        let start = |(number, (backend, host))| {
+            let common = Common { vip: plan.vip, unwrap: args.decap, server: args.server, root: &files.disk(number), directory };
+            Backend::start(backend, host, &common)
+        };
+        let backends = plan.all_backends().zip(&topology.backends).enumerate().map(start).collect::<Result<_, _>>()?;
         let start = |(number, host)| Director::start(&plan, number, host, io, directory);
         let mut directors = topology.directors.iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
         directors.iter_mut().try_for_each(Director::wait_ready)?;
@@ -65,19 +80,39 @@ impl Lab {
             vips: vec![plan.vip_net()],
             ecmp: args.hashed(),
             sources: vec![plan.router.0],
+            link,
             ..router::Settings::default()
         };
         let router = topology.router.run(|| router::start(settings))?;
-        Ok(Lab { plan, topology, directors, backends, router, served, files, io })
+        let (directory, unwrap, server) = (directory.to_owned(), args.decap, args.server);
+        Ok(Lab { plan, topology, directors, backends, router, served, files, io, directory, unwrap, server })
+    }
+
+    /// Starts a backend again that was killed, by its place.
+    pub fn start_backend(&mut self, number: usize) -> Result<(), Error> {
+        let (root, vip) = (self.files.disk(number), self.plan.vip);
+        let common = Common { vip, unwrap: self.unwrap, server: self.server, root: &root, directory: &self.directory };
+        let found = self.plan.all_backends().nth(number).zip(self.topology.backends.get(number)).zip(self.backends.get_mut(number));
+        found.map_or(Ok(()), |((backend, host), running)| running.start_again(backend, host, &common))
+    }
+
+    /// Starts a director again that ended, by its place, with these backends in its pool; returns when it is ready.
+    pub fn start_director(&mut self, number: usize, backends: &[plan::Backend]) -> Result<(), Error> {
+        if let Some((host, place)) = self.topology.directors.get(number).zip(self.directors.get_mut(number)) {
+            *place = Director::start_with(&self.plan, number, host, self.io, &self.directory, backends)?;
+            place.wait_ready()?;
+        }
+        Ok(())
     }
 
     /// Starts transfers; what happens comes out of the channel.
     pub fn transfers(&self, args: &LabArgs, interrupted: watch::Receiver<bool>) -> Result<mpsc::Receiver<Event>, Error> {
         let order = Order {
-            client: args.client,
-            program: args.client.program()?,
+            clients: vec![(args.client, args.client.program()?)],
             vip: self.plan.vip,
             blksize: args.block_size(),
+            windowsize: args.windowsize,
+            lasts: None,
             transfers: args.transfers,
             concurrency: args.concurrency,
             timeout: args.timeout,
@@ -93,7 +128,7 @@ impl Lab {
 
     /// Ends all directors; what did not end as it must.
     pub fn stop_directors(&mut self) -> Vec<Error> {
-        self.directors.drain(..).filter_map(|d| d.stop().err()).collect()
+        self.directors.drain(..).filter_map(|mut d| d.stop().err()).collect()
     }
 
     fn router_report(&self) -> RouterReport {
@@ -115,6 +150,11 @@ impl Lab {
 /// The whole command, in whichever of its three processes this is.
 pub fn run(args: &LabArgs) -> Result<u8, Error> {
     match sandbox::role() {
+        Role::Outer if args.chaos.is_some() => {
+            chaos::prepare(args)?;
+            router::check_tun()?;
+            sandbox::outer()
+        }
         Role::Outer => {
             args.check()?;
             args.server.program()?;
@@ -161,6 +201,11 @@ fn check_server(server: Server, inside: &Inside) -> Result<(), Error> {
 
 fn inside(args: &LabArgs, inside: &Inside) -> Result<u8, Error> {
     let io = choose_io(args, inside)?;
+    if args.chaos.is_some() {
+        let (args, script) = chaos::prepare(args)?;
+        check_server(args.server, inside)?;
+        return chaos::run(&args, &script, io, inside, &Interrupt::listen()?);
+    }
     check_server(args.server, inside)?;
     let interrupt = Interrupt::listen()?;
     if args.block_size() != args.blksize.unwrap_or(args.block_size()) {
@@ -197,7 +242,7 @@ fn measure(lab: &mut Lab, args: &LabArgs, io: Io, interrupt: &Interrupt) -> Resu
     let (mut drain_at, mut drain) = (args.drain, None::<Drain>);
     for event in events {
         match event {
-            Event::Started => counts.started += 1,
+            Event::Started(_) => counts.started += 1,
             Event::Ended(transfer) => {
                 counts.ended(&transfer.outcome);
                 drain.iter_mut().for_each(|drain| drain.ended(lab.served.by(&transfer.file).as_deref(), transfer.ended));
@@ -268,7 +313,7 @@ fn show(args: &LabArgs, report: &Report) -> Result<(), Error> {
 }
 
 /// Prints to stdout; that its reader has gone away is an error like any other.
-fn print(text: &str) -> Result<(), Error> {
+pub(super) fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).doing(|| "writing to stdout".to_owned())
 }
@@ -286,7 +331,7 @@ fn keep(lab: &Lab, inside: &Inside, interrupt: &Interrupt) {
 }
 
 /// Ctrl-C, SIGTERM and SIGHUP.
-struct Interrupt {
+pub(super) struct Interrupt {
     stop: watch::Sender<bool>,
     up: Arc<AtomicBool>,
 }
@@ -320,15 +365,18 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    fn is_up(&self) {
+    /// There is something to put in order now: from here on an interruption ends the transfers and not the process.
+    pub(super) fn is_up(&self) {
         self.up.store(true, Ordering::Release);
     }
 
-    fn receiver(&self) -> watch::Receiver<bool> {
+    /// Becomes true when it happens.
+    pub(super) fn receiver(&self) -> watch::Receiver<bool> {
         self.stop.subscribe()
     }
 
-    fn happened(&self) -> bool {
+    /// Whether it did.
+    pub(super) fn happened(&self) -> bool {
         *self.stop.borrow()
     }
 

@@ -29,7 +29,7 @@ pub struct Topology {
     pub fabric: Namespace,
     /// As in the plan.
     pub directors: Vec<Namespace>,
-    /// As in the plan, the spare one last.
+    /// As in the plan, the spare ones last.
     pub backends: Vec<Namespace>,
     /// What joins directors to their VALE switches, where they have some.
     joined: Vec<Arc<Joined>>,
@@ -110,7 +110,7 @@ impl Topology {
     }
 
     /// Makes hosts of the fabric known to one another, except to the directors, which find their backends themselves.
-    fn introduce(&self, plan: &Plan) -> Result<(), Error> {
+    pub fn introduce(&self, plan: &Plan) -> Result<(), Error> {
         let router = (plan.router.0, ROUTER_MAC);
         let directors: Vec<(IpAddr, Mac)> = plan.directors.iter().map(|d| (d.address, d.mac)).collect();
         let backends: Vec<(IpAddr, Mac)> = plan.all_backends().map(|b| (b.address, b.mac)).collect();

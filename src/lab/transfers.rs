@@ -16,18 +16,20 @@ use tokio::sync::watch;
 /// What to fetch, and how.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// With what.
-    pub client: Client,
-    /// Where that program is.
-    pub program: PathBuf,
+    /// With what, in turn, and where those programs are.
+    pub clients: Vec<(Client, PathBuf)>,
     /// From where.
     pub vip: IpAddr,
     /// Bytes in a block.
     pub blksize: u16,
+    /// Blocks in a window, where it is said.
+    pub windowsize: Option<u16>,
     /// How many in all.
     pub transfers: u32,
     /// How many at a time.
     pub concurrency: u32,
+    /// For how long transfers begin, if not until there were so many.
+    pub lasts: Option<Duration>,
     /// How long one may take.
     pub timeout: Duration,
     /// Which files.
@@ -63,8 +65,8 @@ pub enum Outcome {
 /// What happens, as it happens.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A transfer was started.
-    Started,
+    /// A transfer was started; its number.
+    Started(u32),
     /// A transfer ended.
     Ended(Transfer),
 }
@@ -85,10 +87,12 @@ async fn run(order: Order, mut interrupted: watch::Receiver<bool>, events: &mpsc
     let order = &order;
     let one = |number| async move {
         // Nobody listens any more only when the lab itself has failed.
-        let _unheard = events.send(Event::Started);
+        let _unheard = events.send(Event::Started(number));
         let _unheard = events.send(Event::Ended(transfer(order, number).await));
     };
-    let all = futures_util::stream::iter(0..order.transfers).map(one).buffer_unordered(order.concurrency as usize);
+    let since = Instant::now();
+    let in_time = |_: &u32| std::future::ready(order.lasts.is_none_or(|time| since.elapsed() < time));
+    let all = futures_util::stream::iter(0..order.transfers).take_while(in_time).map(one).buffer_unordered(order.concurrency as usize);
     tokio::select! {
         () = all.for_each(|()| std::future::ready(())) => {}
         _ = interrupted.wait_for(|stop| *stop) => {}
@@ -111,13 +115,17 @@ async fn transfer(order: &Order, number: u32) -> Transfer {
 }
 
 async fn fetch(order: &Order, number: u32, file: &str, to: &PathBuf, ended: &mut Instant) -> Outcome {
-    let mut command = order.client.command(&order.program, &Fetch { vip: order.vip, file, to, blksize: order.blksize });
+    let Some((client, program)) = order.clients.get(number as usize % order.clients.len().max(1)) else {
+        return Outcome::Failed("there is no client to fetch with".to_owned());
+    };
+    let fetch = Fetch { vip: order.vip, file, to, blksize: order.blksize, windowsize: order.windowsize };
+    let mut command = client.command(program, &fetch);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(order.timeout, command.output()).await;
     *ended = Instant::now();
     let output = match output {
         Ok(Ok(output)) => output,
-        Ok(Err(e)) => return Outcome::Failed(format!("starting {}: {e}", order.client.name())),
+        Ok(Err(e)) => return Outcome::Failed(format!("starting {}: {e}", client.name())),
         Err(_) => return Outcome::Failed(format!("not done after {:?}", order.timeout)),
     };
     let said = [output.stdout, output.stderr].concat();
@@ -127,7 +135,7 @@ async fn fetch(order: &Order, number: u32, file: &str, to: &PathBuf, ended: &mut
     }
     let path = to.clone();
     match tokio::task::spawn_blocking(move || files::sum_of(&path)).await {
-        Ok(Ok((sum, _))) if Some(sum) == order.files.sum(number) => Outcome::Verified,
+        Ok(Ok((sum, _))) if order.files.accepts(number, &sum) => Outcome::Verified,
         Ok(Ok((_, length))) => Outcome::Wrong(format!("{length} bytes with a wrong SHA-256; the client said: {said}")),
         Ok(Err(e)) => Outcome::Failed(format!("no file: {e}; the client said: {said}")),
         Err(e) => Outcome::Failed(format!("checking the file: {e}")),

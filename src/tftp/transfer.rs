@@ -32,7 +32,8 @@ impl Default for Pace {
         Pace {
             first: Duration::from_millis(300),
             floor: Duration::from_millis(40),
-            ceiling: Duration::from_secs(4),
+            // atftp 0.8 acknowledges a repeated block once; from then on only when its own 5 s are over, and every repetition restarts them.
+            ceiling: Duration::from_secs(6),
             retries: 5,
             patience: Duration::from_secs(20),
         }

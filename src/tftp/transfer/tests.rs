@@ -122,7 +122,7 @@ fn the_time_out_doubles_has_a_ceiling_and_is_reset_by_progress() {
         assert_eq!(t.on_timer(&pace(), now), Step::Blocks);
         t.sent(2, now);
     }
-    assert_eq!(waits, [40, 80, 160, 320, 640, 1280, 2560, 4000, 4000]);
+    assert_eq!(waits, [40, 80, 160, 320, 640, 1280, 2560, 5120, 6000]);
     assert_eq!(t.on_ack(2, &pace(), now), (Ack::New, Step::Blocks));
     assert_eq!((t.deadline() - now).as_millis(), 40);
 }

@@ -1,0 +1,272 @@
+//! Reads scripts of chaos: a line for each fact or event, every error with its line and what is allowed there.
+
+use super::random;
+use super::script::{Allowed, BY_PART, Clients, Event, Head, Moment, Script, Step};
+use crate::config::duration;
+use crate::lab::args::parse_size;
+use crate::lab::clients::Client;
+use crate::lab::link::Conditions;
+use crate::lab::servers::Server;
+use clap::ValueEnum;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// What a line may begin with.
+const LINES: &str = "event, directors, backends, spares, server, client, networks, transfers, concurrency, size, blksize, windowsize, timeout, for, allowed, \
+                     takeover, link, full, random, at, after or also";
+/// What may happen.
+const EVENTS: &str = "kill, start, restart, stop, cont, partition, deafen, heal, down, up, drain, add, remove, weight, reload broken, reshuffle, \
+                      link client, change-file or roll all";
+
+/// How a script is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading {
+    /// Whether lines that begin with `full` count.
+    pub full: bool,
+    /// In the place of the seed of `random`.
+    pub seed: Option<u64>,
+}
+
+/// Reads a script. `name` is that of its file, for messages.
+///
+/// # Errors
+/// Every error, a sentence each: file, line, what is allowed.
+pub fn parse(name: &str, text: &str, reading: Reading) -> Result<Script, Vec<String>> {
+    let mut script = Script { event: String::new(), head: Head::default(), steps: Vec::new(), by_chance: false };
+    let (mut errors, mut random, mut networks) = (Vec::new(), None, None);
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let words = match words.split_first() {
+            None | Some((&"full", [])) => continue,
+            Some((&"full", _)) if !reading.full => continue,
+            Some((&"full", rest)) => rest,
+            Some(_) => &words,
+        };
+        let done = match words {
+            ["event", rest @ ..] if !rest.is_empty() => {
+                script.event = rest.join(" ");
+                Ok(())
+            }
+            ["random", count, "seed", seed] => whole(count, 1..=10_000, "events").and_then(|count| {
+                random = Some((count, reading.seed.map_or_else(|| seed.parse().map_err(|_| format!("`{seed}` is no seed")), Ok)?));
+                Ok(())
+            }),
+            ["random", ..] => Err("write `random COUNT seed NUMBER`".to_owned()),
+            ["networks", count] => whole(count, 1..=100, "networks").map(|count| networks = Some(count)),
+            ["at" | "after" | "also", ..] => event_line(&mut script.steps, words),
+            [key, rest @ ..] => head_line(&mut script.head, key, rest),
+            [] => Ok(()),
+        };
+        errors.extend(done.err().map(|why| format!("{name}: line {}: {why}", number + 1)));
+    }
+    if let (Clients::Swarm(all), Some(asked)) = (&mut script.head.clients, networks) {
+        *all = asked;
+    }
+    if let Some((count, seed)) = random {
+        script.by_chance = true;
+        script.steps.extend(random::steps(&script.head, count, seed));
+    }
+    if script.event.is_empty() {
+        errors.push(format!("{name}: there is no line `event …` that says what this is about"));
+    }
+    errors.extend(check(&script).into_iter().map(|why| format!("{name}: {why}")));
+    if errors.is_empty() { Ok(script) } else { Err(errors) }
+}
+
+fn head_line(head: &mut Head, key: &str, rest: &[&str]) -> Result<(), String> {
+    match (key, rest) {
+        ("directors", [n]) => head.directors = whole(n, 1..=16, "directors")?,
+        ("backends", [n]) => head.backends = whole(n, 1..=64, "backends")?,
+        ("spares", [n]) => head.spares = whole(n, 0..=63, "spare backends")?,
+        ("transfers", [n]) => head.transfers = whole(n, 1..=1_000_000, "transfers")?,
+        ("concurrency", [n]) => head.concurrency = whole(n, 1..=500, "transfers at a time")?,
+        ("blksize", [n]) => head.blksize = whole(n, 8..=65464, "bytes of a block")?,
+        ("windowsize", [n]) => head.windowsize = whole(n, 1..=65535, "blocks of a window")?,
+        ("size", [size]) => head.size = parse_size(size)?,
+        ("for", [time]) => (head.lasts, head.transfers) = (Some(time_of(time)?), 1_000_000),
+        ("timeout", [time]) => head.timeout = time_of(time)?,
+        ("takeover", ["on"]) => head.takeover = true,
+        ("takeover", ["off"]) => head.takeover = false,
+        ("takeover", _) => return Err("write `takeover on` or `takeover off`".to_owned()),
+        ("server", ["guideway"]) => head.server = Server::GuidewayTunnel,
+        ("server", [name]) => head.server = kind::<Server>(name)?,
+        ("client", ["swarm"]) => head.clients = Clients::Swarm(1),
+        ("client", names) if !names.is_empty() => {
+            head.clients = Clients::Real(names.iter().map(|name| kind::<Client>(name)).collect::<Result<_, _>>()?);
+        }
+        ("allowed", [rest @ .., "with-error"]) if !rest.is_empty() && !head.with_error => {
+            head.with_error = true;
+            return head_line(head, key, rest);
+        }
+        ("allowed", ["transfers-of", hosts @ ..]) if !hosts.is_empty() => {
+            head.allowed = Allowed::TransfersOf(hosts.iter().map(|h| backend(h)).collect::<Result<_, _>>()?);
+        }
+        ("allowed", [n]) => head.allowed = Allowed::Number(whole(n, 0..=1_000_000, "transfers")?),
+        ("link", ["client", rest @ ..]) => head.link = conditions(rest)?,
+        _ => return Err(format!("`{}` is not understood: a line begins with {LINES}", [&[key], rest].concat().join(" "))),
+    }
+    Ok(())
+}
+
+fn event_line(steps: &mut Vec<Step>, words: &[&str]) -> Result<(), String> {
+    let (at, rest) = match words {
+        ["also", rest @ ..] => (None, rest),
+        ["after", time, rest @ ..] => (Some(Moment::After(time_of(time)?)), rest),
+        ["at", share, "done", rest @ ..] if share.ends_with('%') => (Some(Moment::Done(percent(share)?)), rest),
+        ["at", count, "takeovers", rest @ ..] => (Some(Moment::Takeovers(whole(count, 1..=1_000_000, "takeovers")?)), rest),
+        ["at", share, rest @ ..] if share.ends_with('%') => (Some(Moment::Bytes(percent(share)?)), rest),
+        ["at", time, rest @ ..] => (Some(Moment::Time(time_of(time)?)), rest),
+        _ => {
+            return Err("write `at TIME`, `at SHARE%`, `at SHARE% done`, `at COUNT takeovers`, `after TIME` or `also`, and then the event"
+                .to_owned());
+        }
+    };
+    let event = event(rest)?;
+    match (at, steps.last_mut()) {
+        (None, None) => return Err("`also` stands behind another event: there is none yet".to_owned()),
+        (None, Some(last)) => last.events.push(event),
+        (Some(at), Some(last)) if at == last.at && !matches!(at, Moment::After(_)) => last.events.push(event),
+        (Some(at), _) => steps.push(Step { at, events: vec![event] }),
+    }
+    Ok(())
+}
+
+fn event(words: &[&str]) -> Result<Event, String> {
+    Ok(match words {
+        ["kill", name] => Event::Kill(host_or_part(name)?),
+        ["start", name] => Event::Start(host_or_part(name)?),
+        ["restart", name] => Event::Restart(host_or_part(name)?, Duration::ZERO),
+        ["restart", name, "after", time] => Event::Restart(host_or_part(name)?, time_of(time)?),
+        ["stop", name] => Event::Stop(host(name)?),
+        ["cont", name] => Event::Cont(host(name)?),
+        ["partition", name] => Event::Partition(host_or_part(name)?),
+        ["deafen", name] => Event::Deafen(backend(name)?),
+        ["heal", name] => Event::Heal(host_or_part(name)?),
+        ["down", name] => Event::Down(host_or_part(name)?),
+        ["up", name] => Event::Up(host_or_part(name)?),
+        ["drain", name] => Event::Drain(backend(name)?),
+        ["add", name] => Event::Add(backend(name)?),
+        ["remove", name] => Event::Remove(backend(name)?),
+        ["weight", name, weight] => Event::Weight(backend(name)?, whole(weight, 0..=1000, "a weight")?),
+        ["reload", "broken", name] => Event::ReloadBroken(director(name)?),
+        ["reshuffle"] => Event::Reshuffle,
+        ["link", "client", rest @ ..] => Event::Link(conditions(rest)?),
+        ["change-file", names @ ..] if !names.is_empty() => {
+            Event::ChangeFile(names.iter().map(|name| backend(name)).collect::<Result<_, _>>()?)
+        }
+        ["roll", "all"] => Event::RollAll,
+        ["clock-jump", ..] => {
+            return Err("clock-jump is not offered: the clock of the wall is one for the whole machine, and a time namespace shifts the others only \
+                        before a program starts; `stop` and `cont` show what a jump of the monotonic clock does"
+                .to_owned());
+        }
+        _ => return Err(format!("`{}` is no event: use {EVENTS}", words.join(" "))),
+    })
+}
+
+/// `delay 5ms loss 5% duplicate 2% reorder 3%`: what is not said is none.
+fn conditions(words: &[&str]) -> Result<Conditions, String> {
+    let mut conditions = Conditions::default();
+    if !words.len().is_multiple_of(2) {
+        return Err("write `link client` and pairs of delay TIME, loss SHARE%, duplicate SHARE%, reorder SHARE%".to_owned());
+    }
+    for pair in words.chunks_exact(2) {
+        match pair[0] {
+            "delay" => conditions.delay = time_of(pair[1])?,
+            "loss" => conditions.loss = share(pair[1])?,
+            "duplicate" => conditions.duplicate = share(pair[1])?,
+            "reorder" => conditions.reorder = share(pair[1])?,
+            other => return Err(format!("`{other}` is nothing that a link does: use delay, loss, duplicate or reorder")),
+        }
+    }
+    Ok(conditions)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.strip_suffix('%').and_then(|n| n.parse::<f64>().ok()).filter(|n| (0.0..=100.0).contains(n));
+    share.map(|n| n / 100.0).ok_or_else(|| format!("`{text}` is no share: use 0% to 100%"))
+}
+
+fn percent(text: &str) -> Result<u8, String> {
+    whole(text.trim_end_matches('%'), 0..=100, "per cent")
+}
+
+/// Whole numbers with units, and fractions of a second such as `2.5s`.
+fn time_of(text: &str) -> Result<Duration, String> {
+    if let Ok(time) = duration::parse(text) {
+        return Ok(time);
+    }
+    let seconds = text.strip_suffix('s').and_then(|n| n.parse::<f64>().ok()).filter(|n| (0.0..=86_400.0).contains(n));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("`{text}` is no time: write 300ms, 2s, 2.5s or 1m30s"))
+}
+
+fn whole<T: TryFrom<u32> + Default>(text: &str, allowed: RangeInclusive<u32>, what: &str) -> Result<T, String> {
+    let number = text.parse().ok().filter(|n| allowed.contains(n));
+    let refused = || format!("`{text}`: {what}: a whole number, {} to {}", allowed.start(), allowed.end());
+    T::try_from(number.ok_or_else(refused)?).map_err(|_| refused())
+}
+
+fn kind<T: ValueEnum>(name: &str) -> Result<T, String> {
+    T::from_str(name, false).map_err(|_| {
+        let names: Vec<String> =
+            T::value_variants().iter().filter_map(|v| v.to_possible_value()).map(|v| v.get_name().to_owned()).collect();
+        format!("`{name}` is not known: use {}", names.join(", "))
+    })
+}
+
+fn host(name: &str) -> Result<String, String> {
+    let good = name.len() > 1 && name.starts_with(['d', 't']) && name[1..].parse::<u8>().is_ok_and(|n| n > 0);
+    if good { Ok(name.to_owned()) } else { Err(format!("`{name}` is no host: directors are d1, d2, …, backends t1, t2, …")) }
+}
+
+fn host_or_part(name: &str) -> Result<String, String> {
+    if BY_PART.contains(&name) { Ok(name.to_owned()) } else { host(name) }
+}
+
+fn backend(name: &str) -> Result<String, String> {
+    host(name).ok().filter(|name| name.starts_with('t')).ok_or_else(|| format!("`{name}` is no backend: they are t1, t2, …"))
+}
+
+fn director(name: &str) -> Result<String, String> {
+    host(name).ok().filter(|name| name.starts_with('d')).ok_or_else(|| format!("`{name}` is no director: they are d1, d2, …"))
+}
+
+/// What no single line shows.
+fn check(script: &Script) -> Vec<String> {
+    let (head, mut errors) = (&script.head, Vec::new());
+    let all = u32::from(head.backends) + u32::from(head.spares);
+    if all > 64 {
+        errors.push(format!("{all} backends with the spare ones: at most 64"));
+    }
+    if head.takeover && !head.server.has_tid_ranges() {
+        errors.push(format!("takeover needs a server with a port of its own, and {} has none", head.server.name()));
+    }
+    let mut named = |host: &str| {
+        let number: u32 = host[1..].parse().unwrap_or(0);
+        let (count, what) = if host.starts_with('d') { (u32::from(head.directors), "directors") } else { (all, "backends") };
+        if number > count {
+            errors.push(format!("there is no {host}: the script has {count} {what}"));
+        }
+    };
+    if let Allowed::TransfersOf(hosts) = &head.allowed {
+        hosts.iter().for_each(|host| named(host));
+    }
+    for event in script.steps.iter().flat_map(|step| &step.events) {
+        event.hosts().iter().filter(|host| !BY_PART.contains(host)).for_each(|host| named(host));
+    }
+    errors
+}
+
+impl Event {
+    /// The hosts that it names.
+    pub fn hosts(&self) -> Vec<&str> {
+        match self {
+            Event::Kill(h) | Event::Start(h) | Event::Restart(h, _) | Event::Stop(h) | Event::Cont(h) | Event::Partition(h) => vec![h],
+            Event::Deafen(h) | Event::Heal(h) | Event::Down(h) | Event::Up(h) | Event::Drain(h) | Event::Add(h) => vec![h],
+            Event::Remove(h) | Event::Weight(h, _) | Event::ReloadBroken(h) => vec![h],
+            Event::ChangeFile(hosts) => hosts.iter().map(String::as_str).collect(),
+            Event::Reshuffle | Event::Link(_) | Event::RollAll => Vec::new(),
+        }
+    }
+}
