@@ -8,7 +8,19 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The rows that hold, by the names of their scripts in `tests/chaos`.
-const ROWS: &[&str] = &["kill-director", "change-pool", "kill-in-tftpd", "bad-link", "boot-storm"];
+const ROWS: &[&str] = &[
+    "kill-director",
+    "change-pool",
+    "kill-backend",
+    "restart-backend",
+    "partition-backend",
+    "kill-director-and-backend",
+    "wrap-window-64",
+    "kill-in-tftpd",
+    "change-file",
+    "bad-link",
+    "boot-storm",
+];
 
 /// One lab at a time: each wants all processors for itself.
 static TURN: Mutex<()> = Mutex::new(());

@@ -64,7 +64,15 @@ impl Fleet {
             BufReader::new(decap.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
             assert!(said.starts_with("ready"), "{said}");
             let log = directory.path().join(format!("{}.log", backend.name));
-            let task = Task { vip: plan.vip, address: backend.address, tids: backend.tids, root: &root, log: &log };
+            let task = Task {
+                name: &backend.name,
+                takeover: None,
+                vip: plan.vip,
+                address: backend.address,
+                tids: backend.tids,
+                root: &root,
+                log: &log,
+            };
             (backend.name.clone(), Running(Server::InTftpd.start(host, &task).unwrap()), decap)
         });
         let backends = backends.collect();

@@ -42,6 +42,8 @@ pub struct Common<'a> {
     pub root: &'a Path,
     /// Where logs go.
     pub directory: &'a Path,
+    /// Servers go on with one another's transfers; the lab's `fleet.toml` says with whom.
+    pub takeover: bool,
 }
 
 impl Backend {
@@ -96,7 +98,16 @@ impl Backend {
 
 fn serve(backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<Child, Error> {
     let log = common.directory.join(format!("{}.server.log", backend.name));
-    let task = Task { vip: common.vip, address: backend.address, tids: backend.tids, root: common.root, log: &log };
+    let director = common.directory.join("fleet.toml");
+    let task = Task {
+        name: &backend.name,
+        takeover: common.takeover.then_some(&*director),
+        vip: common.vip,
+        address: backend.address,
+        tids: backend.tids,
+        root: common.root,
+        log: &log,
+    };
     common.server.start(host, &task)
 }
 

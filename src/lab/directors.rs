@@ -5,6 +5,7 @@ use super::error::{Doing, Error};
 use super::netns::Namespace;
 use super::plan::{self, Backend, Plan, WEIGHT};
 use super::servers::last_line;
+use super::shared;
 use super::switch;
 use super::sys;
 use super::topology::INTERFACE;
@@ -158,7 +159,6 @@ pub fn configuration(plan: &Plan, number: usize, io: Io, socket: &Path, backends
     // Directors have machines of their own elsewhere; here each gets a CPU of its own as far as there are some.
     let cpus = cpus::allowed();
     let cpu = cpus.get(number % cpus.len().max(1)).copied().unwrap_or(0);
-    let takeover = if plan.takeover { "\ntakeover = true" } else { "" };
     let mut text = format!(
         r#"[director]
 name = "{}"
@@ -167,20 +167,29 @@ key = "000102030405060708090a0b0c0d0e0f"
 io = {{ {}, interface = "{INTERFACE}", cpus = [{cpu}] }}
 routers = ["{router}"]
 socket = "{}"
-
-[[vip]]
-address = "{}"
-service = "tftp"
-pool = "boot"
-
-[[pool]]
-name = "boot"{takeover}
-backends = [
 "#,
         director.name,
         director.address,
         kind(io),
         socket.display(),
+    );
+    match socket.parent().filter(|_| plan.takeover) {
+        Some(directory) => text.push_str(&shared::section(directory)),
+        None => text.push_str(&intent(plan, backends)),
+    }
+    for backend in backends.iter().filter(|_| plan.is_crowded()) {
+        let mac = backend.mac.map(|byte| format!("{byte:02x}")).join(":");
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "\n[[neighbour]]\naddress = \"{}\"\nmac = \"{mac}\"", backend.address);
+    }
+    text
+}
+
+/// What is served with these backends in the pool.
+pub fn intent(plan: &Plan, backends: &[Backend]) -> String {
+    let takeover = if plan.takeover { "\ntakeover = true" } else { "" };
+    let mut text = format!(
+        "\n[[vip]]\naddress = \"{}\"\nservice = \"tftp\"\npool = \"boot\"\n\n[[pool]]\nname = \"boot\"{takeover}\nbackends = [\n",
         plan.vip
     );
     for backend in backends {
@@ -191,10 +200,6 @@ backends = [
         let _infallible = writeln!(text, "  {{ name = \"{}\", address = \"{}\"{range}{weight}{drain} }},", backend.name, backend.address);
     }
     text.push_str("]\n");
-    for backend in backends.iter().filter(|_| plan.is_crowded()) {
-        let mac = backend.mac.map(|byte| format!("{byte:02x}")).join(":");
-        let _infallible = writeln!(text, "\n[[neighbour]]\naddress = \"{}\"\nmac = \"{mac}\"", backend.address);
-    }
     text
 }
 

@@ -7,7 +7,7 @@
 //! | [`netns`], [`netlink`], [`topology`], [`switch`] | hosts and links |
 //! | [`packet`], [`nexthops`], [`link`], [`ledger`], [`router`] | the test router: ECMP and GRE, a bad link, and what was seen of transfers |
 //! | [`decap`], [`servers`], [`backends`] | backends |
-//! | [`directors`], [`reload`], [`drain`] | directors |
+//! | [`directors`], [`reload`], [`drain`], [`shared`] | directors; what they share with servers that take over |
 //! | [`files`], [`clients`], [`transfers`] | what is fetched, and by whom |
 //! | [`witness`], [`capture`], [`report`] | what was seen |
 //! | [`chaos`] | scripts of trouble in mid-transfer, and a verdict on every transfer |
@@ -36,6 +36,7 @@ pub mod router;
 pub mod sandbox;
 pub mod servers;
 mod session;
+pub mod shared;
 pub mod switch;
 mod sys;
 pub mod topology;

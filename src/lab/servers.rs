@@ -32,6 +32,10 @@ pub enum Server {
 /// What one server is told.
 #[derive(Clone, Debug)]
 pub struct Task<'a> {
+    /// The backend's name.
+    pub name: &'a str,
+    /// The file of a director, for servers that go on with one another's transfers.
+    pub takeover: Option<&'a Path>,
     /// The address that it listens on and answers from.
     pub vip: IpAddr,
     /// The backend's own address, where GRE arrives.
@@ -83,6 +87,11 @@ impl Server {
 
     fn command(self, task: &Task<'_>) -> Result<Command, Error> {
         let mut command = Command::new(self.program()?);
+        if let (Server::GuidewayTunnel, Some(director)) = (self, task.takeover) {
+            let file = taking_over(task, director)?;
+            command.arg0("guideway").args(["tftpd", "--log-level", "warn", "--config"]).arg(file);
+            return Ok(command);
+        }
         match self {
             Server::InTftpd => {
                 // Version 5.2 answers from the wrong address when it listens on all of them.
@@ -155,6 +164,24 @@ impl Server {
         let end = format!(":{port:04X}");
         Ok(table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).any(|local| local.ends_with(&end)))
     }
+}
+
+/// Writes the file of our server that goes on with others' transfers; the pool is where the file `director` says.
+fn taking_over(task: &Task<'_>, director: &Path) -> Result<PathBuf, Error> {
+    let file = task.log.with_extension("toml");
+    let first = task.tids.map_or(0, |(first, _)| first);
+    let text = format!(
+        "[server]\nname = \"{}\"\nsocket = \"{}\"\ngre = \"{}\"\nvip = \"{}\"\ntid_port = {first}\ntimeout = \"1s\"\n\
+         [takeover]\nconfig = \"{}\"\n[[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"{}\"\n",
+        task.name,
+        task.log.with_extension("sock").display(),
+        task.address,
+        task.vip,
+        director.display(),
+        task.root.display()
+    );
+    std::fs::write(&file, text).doing(|| format!("writing {}", file.display()))?;
+    Ok(file)
 }
 
 /// The last line that is not empty.

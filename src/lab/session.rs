@@ -4,7 +4,7 @@ use super::args::{Io, LabArgs, Unwrap};
 use super::backends::{Backend, Common};
 use super::capture::Capture;
 use super::chaos;
-use super::directors::Director;
+use super::directors::{self, Director};
 use super::drain::Drain;
 use super::error::{Doing, Error};
 use super::files::Files;
@@ -15,6 +15,7 @@ use super::report::{self, BackendReport, Counts, Failure, Progress, Report, Rout
 use super::router::{self, Router};
 use super::sandbox::{self, Inside, Role};
 use super::servers::Server;
+use super::shared::Shared;
 use super::topology::{ROUTER_INGRESS, Topology};
 use super::transfers::{self, Event, Order};
 use super::witness::{self, Served};
@@ -47,6 +48,8 @@ pub struct Lab {
     pub files: Files,
     /// How directors get packets in and out.
     pub io: Io,
+    /// What servers that take over and directors share.
+    pub shared: Option<Shared>,
     directory: PathBuf,
     unwrap: Unwrap,
     server: Server,
@@ -65,10 +68,25 @@ impl Lab {
         if link.is_some() {
             files = files.with_disks(&names, args.size, args.seed)?;
         }
+        let shared = if plan.takeover {
+            let file = directory.join("fleet.toml");
+            let text = directors::configuration(&plan, 0, io, &directory.join("fleet.sock"), &plan.backends);
+            std::fs::write(&file, text).doing(|| format!("writing {}", file.display()))?;
+            Some(Shared::open(&plan, directory)?)
+        } else {
+            None
+        };
         let topology = Topology::build(&plan)?;
         let served = witness::watch(&topology.fabric, names, args.ipv6)?;
         let start = |(number, (backend, host))| {
-            let common = Common { vip: plan.vip, unwrap: args.decap, server: args.server, root: &files.disk(number), directory };
+            let common = Common {
+                vip: plan.vip,
+                unwrap: args.decap,
+                server: args.server,
+                root: &files.disk(number),
+                directory,
+                takeover: plan.takeover,
+            };
             Backend::start(backend, host, &common)
         };
         let backends = plan.all_backends().zip(&topology.backends).enumerate().map(start).collect::<Result<_, _>>()?;
@@ -85,13 +103,20 @@ impl Lab {
         };
         let router = topology.router.run(|| router::start(settings))?;
         let (directory, unwrap, server) = (directory.to_owned(), args.decap, args.server);
-        Ok(Lab { plan, topology, directors, backends, router, served, files, io, directory, unwrap, server })
+        Ok(Lab { plan, topology, directors, backends, router, served, files, io, shared, directory, unwrap, server })
     }
 
     /// Starts a backend again that was killed, by its place.
     pub fn start_backend(&mut self, number: usize) -> Result<(), Error> {
         let (root, vip) = (self.files.disk(number), self.plan.vip);
-        let common = Common { vip, unwrap: self.unwrap, server: self.server, root: &root, directory: &self.directory };
+        let common = Common {
+            vip,
+            unwrap: self.unwrap,
+            server: self.server,
+            root: &root,
+            directory: &self.directory,
+            takeover: self.shared.is_some(),
+        };
         let found = self.plan.all_backends().nth(number).zip(self.topology.backends.get(number)).zip(self.backends.get_mut(number));
         found.map_or(Ok(()), |((backend, host), running)| running.start_again(backend, host, &common))
     }

@@ -58,7 +58,15 @@ impl Site {
     pub fn new(server: Server, address: IpAddr) -> Self {
         let (host, directory) = (network(address), tempfile::tempdir().unwrap());
         std::fs::create_dir(directory.path().join("root")).unwrap();
-        let task = Task { vip: address, address, tids: None, root: &directory.path().join("root"), log: &directory.path().join("log") };
+        let task = Task {
+            name: "t1",
+            takeover: None,
+            vip: address,
+            address,
+            tids: None,
+            root: &directory.path().join("root"),
+            log: &directory.path().join("log"),
+        };
         let daemon = Daemon(server.start(&host, &task).unwrap());
         Site { host, address, _daemon: daemon, directory }
     }

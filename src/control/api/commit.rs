@@ -39,6 +39,7 @@ pub(super) async fn commit(api: Arc<Api>, asked: Asked, edit: Edit) -> Result<Re
         let set = api.set();
         based_on(&asked, &set)?;
         let edited = edited(set.clone(), asked.clone(), edit).await?;
+        known_everywhere(&api, &set.intent, &edited.intent).await?;
         let tables = trial(&api, &edited.intent).await?;
         let changed = edited.intent != *set.intent;
         let plan = said(&api, &set, &edited, tables).await?;
@@ -54,6 +55,10 @@ pub(super) async fn commit(api: Arc<Api>, asked: Asked, edit: Edit) -> Result<Re
                 return Ok(done(&api, &set, generation, plan).await);
             }
             Err(CommitError::Changed { .. }) => {}
+            Err(large @ CommitError::TooLarge(_)) => {
+                return Err(Refusal::new(StatusCode::CONFLICT, format!("nothing was changed: {large}")));
+            }
+            Err(unknown @ CommitError::Unknown(_)) => return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, unknown.to_string())),
             Err(away) => return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("nothing was changed: {away}"))),
         }
     }
@@ -71,6 +76,20 @@ fn based_on(asked: &Asked, set: &Set) -> Result<(), Refusal> {
         }
         _ => Ok(()),
     }
+}
+
+/// A new key is used when every director that is there knows it, and not before: one that does not would go on with the old one.
+async fn known_everywhere(api: &Api, before: &Intent, after: &Intent) -> Result<(), Refusal> {
+    let Some(id) = after.active_key.filter(|_| after.active_key != before.active_key) else { return Ok(()) };
+    let directors = api.store.directors().await;
+    let directors = directors.map_err(|why| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("nothing was changed: {why}")))?;
+    let knows = |word: &Value| word["keys"].as_array().is_some_and(|keys| keys.iter().any(|key| *key == *id.to_string()));
+    let without: Vec<String> = directors.into_iter().filter(|(_, word)| !knows(word)).map(|(name, _)| name).collect();
+    if without.is_empty() {
+        return Ok(());
+    }
+    let reason = format!("active_key: {} does not know the key {id}; let it know it as `next_key`, and reload it", without.join(", "));
+    Err(Refusal::reasons(StatusCode::CONFLICT, &[reason]))
 }
 
 /// Edits and checks away from control's thread: a large intent takes a while.

@@ -164,6 +164,11 @@ impl<'a> Field<'a> {
             let hops: Vec<IpAddr> = members.iter().filter(|b| !b.drain && b.weight > 0).map(|b| b.address).collect();
             return self.next_hops(&hops);
         }
+        if let Some(shared) = &self.lab.shared {
+            let generation = shared.tell(&self.lab.plan, &self.pool, &self.down)?;
+            let told: Vec<usize> = (0..self.lab.directors.len()).filter(|n| !self.silent.contains(&self.lab.directors[*n].name)).collect();
+            return told.into_iter().try_for_each(|number| self.wait_until(number, |now| now.as_u64() >= Some(generation)));
+        }
         let mut waiting = Vec::new();
         for (number, director) in self.lab.directors.iter_mut().enumerate() {
             if !self.silent.contains(&director.name) {
@@ -172,7 +177,7 @@ impl<'a> Field<'a> {
                 waiting.push((number, before));
             }
         }
-        waiting.into_iter().try_for_each(|(number, before)| self.wait_for_change(number, &before))
+        waiting.into_iter().try_for_each(|(number, before)| self.wait_until(number, |now| *now != before))
     }
 
     fn members(&self) -> Vec<Backend> {
@@ -180,10 +185,11 @@ impl<'a> Field<'a> {
         self.pool.iter().map(seen).collect()
     }
 
-    fn wait_for_change(&mut self, number: usize, before: &Value) -> Result<(), Error> {
+    /// Waits until a director has a generation that is right.
+    fn wait_until(&mut self, number: usize, right: impl Fn(&Value) -> bool) -> Result<(), Error> {
         let director = &mut self.lab.directors[number];
         let since = Instant::now();
-        while director.status()?["generation"] == *before {
+        while !right(&director.status()?["generation"]) {
             if since.elapsed() > PATIENCE {
                 return Err(Error::failed(format!("reloading {}", director.name), format!("nothing changed in {} s", PATIENCE.as_secs())));
             }
