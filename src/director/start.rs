@@ -52,14 +52,19 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         })
     };
     // First of all: a signal that comes during the start must not kill us in the middle of it.
-    let signals = signals().map_err(system("cannot listen for signals"))?;
+    let mut signals = signals().map_err(system("cannot listen for signals"))?;
     let socket = ControlSocket::claim(&config.director.socket)?;
     let scraped = config.director.metrics.map(metrics::listen).transpose()?;
     let remote = config.api.as_ref().map(api::tcp::listen).transpose()?;
     let interface = open::interface(&config.director)?;
     let store = match &config.store {
         None => Store::memory(config.intent()),
-        Some(at) => store::open(at).await?,
+        // It may be long until there is a set; whoever tells us to end meanwhile is heard.
+        Some(at) => tokio::select! {
+            opened = store::open(at) => opened?,
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+        },
     };
     let mut seen = store.watch();
     let set = seen.borrow_and_update().set.clone();

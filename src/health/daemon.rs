@@ -133,7 +133,11 @@ async fn serve(file: &Path, health: HealthSection, from: IntentFrom, control: &C
     let (mut terminate, mut interrupt, mut hangup) =
         (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
     let store = match &from {
-        IntentFrom::Store(at) => store::open(at).await?,
+        IntentFrom::Store(at) => tokio::select! {
+            opened = store::open(at) => opened?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        },
         IntentFrom::File(intent) => {
             tracing::warn!("there is no [store] that directors read: what is seen shows in `guideway status` and metrics only");
             Store::memory(intent.clone())

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | [`script`], [`parse`], [`random`] | what a script says, how it is read, and one made by chance |
 //! | [`field`] | carries events out on the hosts of a lab |
-//! | [`run`] | runs transfers and events side by side |
-//! | [`storm`] | thousands of clients at once |
-//! | [`memory`] | what directors and servers hold, early and late |
+//! | `run` | runs transfers and events side by side |
+//! | `storm` | thousands of clients at once |
+//! | `memory` | what directors and servers hold, early and late |
 //! | [`verdict`] | what became of every transfer, and whether the script allows it |
 //!
 //! A script is a text file, a fact or an event in a line; `#` begins a comment. `tests/chaos/` has one for every promise.
