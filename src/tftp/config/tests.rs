@@ -278,8 +278,8 @@ writable_files = 0
         &format!("[server]\ngre = \"10.0.2.21\"\n{FILES}"),
         &["line 2: server.gre = \"10.0.2.21\": needs vip, too: the addresses that clients ask; vip = \"192.0.2.69\""],
     );
-    let wrong = Server { timeout_least: Some(Duration::from_secs(5)), ..Server::default() };
-    assert_eq!(wrong.engine().unwrap_err(), "timeout_least = 5s is longer than timeout_most = 4s");
+    let wrong = Server { timeout_least: Some(Duration::from_secs(7)), ..Server::default() };
+    assert_eq!(wrong.engine().unwrap_err(), "timeout_least = 7s is longer than timeout_most = 6s");
 }
 
 /// A directory with two trees, and a configuration with `rules` over them.
