@@ -98,11 +98,23 @@ impl Control<'_> {
     }
 
     fn written(&self, config: &Config, generation: u64, health: &Health, hops: &NextHops) -> Result<(Writer, Snapshot), Vec<String>> {
+        self.written_after(&self.writer, config, generation, health, hops)
+    }
+
+    /// The same by a writer that may have built these tables already.
+    fn written_after(
+        &self,
+        writer: &Writer,
+        config: &Config,
+        generation: u64,
+        health: &Health,
+        hops: &NextHops,
+    ) -> Result<(Writer, Snapshot), Vec<String>> {
         let clashes = config.clashes();
         if !clashes.is_empty() {
             return Err(clashes);
         }
-        let mut writer = self.writer.clone();
+        let mut writer = writer.clone();
         let snapshot = writer.apply_set(config, generation, health, hops, self.now()).map_err(|e| vec![e.to_string()])?;
         Ok((writer, snapshot))
     }
@@ -129,7 +141,7 @@ impl Control<'_> {
 
         let hops = self.neighbours.hops.borrow_and_update().clone();
         let (before, after) = (vips(&self.config), vips(&config));
-        let taken = self.written(&config, set.generation, &set.health, &hops).and_then(|written| {
+        let taken = self.written_after(&writer, &config, set.generation, &set.health, &hops).and_then(|written| {
             self.filter.set_vips(&(&before | &after)).map_err(|e| vec![e.to_string()])?;
             Ok(written)
         });
