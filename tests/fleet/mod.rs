@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ const GUIDEWAY: &str = env!("CARGO_BIN_EXE_guideway");
 const KEY: &str = "000102030405060708090a0b0c0d0e0f";
 const VIP: &str = "192.0.2.69";
 const CLIENT: &str = "198.51.100.7";
+static TURN: Mutex<()> = Mutex::new(());
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether this may run.
@@ -80,6 +81,8 @@ pub struct Fleet {
     hosts: Vec<Namespace>,
     servers: Vec<Option<Child>>,
     directory: tempfile::TempDir,
+    /// One fleet at a time: each wants all processors for itself.
+    _turn: MutexGuard<'static, ()>,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -93,6 +96,7 @@ fn address(at: usize) -> String {
 impl Fleet {
     /// So many servers that serve the same directory, and their network.
     pub fn new(count: usize) -> Fleet {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let host = Namespace::new("client").unwrap();
         let hosts: Vec<Namespace> = (0..count).map(|at| Namespace::new(&format!("t{}", at + 1)).unwrap()).collect();
         for key in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter"] {
@@ -136,7 +140,7 @@ impl Fleet {
         let director = Some(direct(&host, &steering));
         let directory = tempfile::tempdir().unwrap();
         (0..count).for_each(|at| std::fs::create_dir(directory.path().join(format!("root{at}"))).unwrap());
-        let mut fleet = Fleet { host, steering, director, servers: (0..count).map(|_| None).collect(), hosts, directory };
+        let mut fleet = Fleet { _turn: turn, host, steering, director, servers: (0..count).map(|_| None).collect(), hosts, directory };
         (0..count).for_each(|at| fleet.start(at));
         (0..count).for_each(|at| fleet.until_all_are_there(at));
         fleet
