@@ -1,153 +1,20 @@
 //! The built program as a daemon: packets in and out over a veth, reloads, refusals, and its end.
 #![allow(clippy::unwrap_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
-use guideway::control_client;
-use guideway::io::Io;
-use guideway::io::af_packet::AfPacket;
-use guideway::verdict::Verdict;
-use guideway::wire::build;
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+mod dut;
 
-const PATIENCE: Duration = Duration::from_secs(20);
-const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0x11];
-/// Router and backends are addresses of the far end of the veth.
-const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+use dut::{Director, FAR_MAC, PATIENCE, in_namespaces, ip};
+use guideway::io::af_packet::AfPacket;
+use guideway::wire::build;
+use nix::sys::signal::Signal;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
 const BOTH: &[(&str, &str)] = &[("t1", "20000-20999"), ("t2", "21000-21999")];
 const THREE: &[(&str, &str)] = &[("t1", "20000-20999"), ("t2", "21000-21999"), ("t3", "22000-22999")];
-
-fn ip(command: &str) {
-    let output = Command::new("ip").args(command.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn no_ipv6() {
-    for which in ["all", "default"] {
-        std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").unwrap();
-    }
-}
-
-/// Runs `test` in a network namespace of its own with `dut0`; what is at its other end is handed over.
-fn in_namespaces(test: impl FnOnce(AfPacket) + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root, and CI promised it");
-        println!("SKIPPED: needs root");
-        return;
-    }
-    let here = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        no_ipv6();
-        let (tid, far_tid) = channel();
-        let (made, pair_made) = channel::<()>();
-        let (wire, far_wire) = channel();
-        let (end, ended) = channel::<()>();
-        let far = std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            no_ipv6();
-            tid.send(nix::unistd::gettid()).unwrap();
-            pair_made.recv().unwrap();
-            ip("link set far0 address 02:00:00:00:01:01 up");
-            for last in [1, 21, 22, 23] {
-                ip(&format!("addr add 10.0.1.{last}/24 dev far0"));
-            }
-            wire.send(AfPacket::open("far0", 1).unwrap().remove(0)).unwrap();
-            // The namespace lives for as long as a thread is in it.
-            let _ = ended.recv();
-        });
-        let tid = far_tid.recv().unwrap();
-        ip(&format!("link add dut0 address 02:00:00:00:01:11 type veth peer name far0 netns {tid}"));
-        ip("link set dut0 up");
-        ip("link set lo up");
-        ip("addr add 10.0.1.11/24 dev dut0");
-        made.send(()).unwrap();
-        test(far_wire.recv().unwrap());
-        drop(end);
-        far.join().unwrap();
-    });
-    if let Err(panic) = here.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// A running director; killed when the test fails.
-struct Director {
-    child: Child,
-    log: Receiver<String>,
-    directory: tempfile::TempDir,
-}
-
-impl Director {
-    fn start(io: &str) -> Director {
-        let directory = tempfile::tempdir().unwrap();
-        write_config(directory.path(), io, BOTH);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_guideway"))
-            .args(["director", "--log-format", "json", "--config"])
-            .arg(directory.path().join("d1.toml"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (sender, log) = channel();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                println!("{line}");
-                let _ = sender.send(line);
-            }
-        });
-        let director = Director { child, log, directory };
-        director.logged("\"ready\"");
-        director
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("run/d1.sock")
-    }
-
-    /// Waits for a line of the log.
-    fn logged(&self, part: &str) -> String {
-        loop {
-            let line = self.log.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no {part} in the log: {e}"));
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-
-    fn status(&self) -> Value {
-        control_client::get(&self.socket(), "/v1/status").unwrap()
-    }
-
-    /// Waits for a status; every question is a round trip through the director.
-    fn until(&self, condition: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let status = self.status();
-            if condition(&status) {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "still {status:#}");
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-    }
-}
-
-impl Drop for Director {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// `io` is a kind, or a kind and a number of workers that it is steered to: `af_xdp/2`.
 fn write_config(directory: &Path, io: &str, backends: &[(&str, &str)]) {
@@ -156,30 +23,18 @@ fn write_config(directory: &Path, io: &str, backends: &[(&str, &str)]) {
         .iter()
         .map(|(name, range)| format!("{{ name = \"{name}\", address = \"10.0.1.2{}\", tid_range = \"{range}\" }}", &name[1..]))
         .collect();
-    let text = format!(
-        r#"
-        [director]
-        name = "d1"
-        address = "10.0.1.11"
-        key = "000102030405060708090a0b0c0d0e0f"
-        io = {{ kind = "{io}", interface = "dut0" }}
-        routers = ["10.0.1.1/32"]
-        socket = "{}/run/d1.sock"
-        metrics = "127.0.0.1:9068"
-        flows = 1024
-        {steering}
-        [[vip]]
-        address = "192.0.2.69"
-        service = "tftp"
-        pool = "boot"
-        [[pool]]
-        name = "boot"
-        backends = [{}]
-        "#,
-        directory.display(),
+    let intent = format!(
+        "[[vip]]\naddress = \"192.0.2.69\"\nservice = \"tftp\"\npool = \"boot\"\n[[pool]]\nname = \"boot\"\nbackends = [{}]\n",
         backends.join(", ")
     );
-    std::fs::write(directory.join("d1.toml"), text).unwrap();
+    dut::write(directory, io, &intent, &format!("metrics = \"127.0.0.1:9068\"\n{steering}"));
+}
+
+/// A director with [`BOTH`].
+fn start(io: &str) -> Director {
+    let directory = tempfile::tempdir().unwrap();
+    write_config(directory.path(), io, BOTH);
+    Director::start_in(directory)
 }
 
 /// The director's metrics; it must be in this thread's namespace.
@@ -195,36 +50,12 @@ fn metrics() -> String {
 
 /// What a client sends to the first VIP at `port`.
 fn from_client(port: u16) -> build::Packet {
-    to_vip("192.0.2.69", port)
-}
-
-fn to_vip(vip: &str, port: u16) -> build::Packet {
-    let client: SocketAddr = "198.51.100.7:4000".parse().unwrap();
-    let payload: &[u8] = if port == 69 { b"\0\x01pxelinux.0\0octet\0" } else { b"\0\x04\0\x01" };
-    build::udp(client, SocketAddr::new(vip.parse().unwrap(), port), payload)
+    dut::to_vip("198.51.100.7:4000", "192.0.2.69", port)
 }
 
 /// Sends `inner` in GRE as the router, and gives the frame that the director makes of it.
 fn through(wire: &mut AfPacket, inner: &build::Packet) -> Vec<u8> {
-    let (router, director): (IpAddr, IpAddr) = ("10.0.1.1".parse().unwrap(), "10.0.1.11".parse().unwrap());
-    assert!(wire.send(&inner.gre(router, director).frame(FAR_MAC, DIRECTOR_MAC)).unwrap());
-    let deadline = Instant::now() + PATIENCE;
-    let mut found = None;
-    while found.is_none() {
-        assert!(Instant::now() < deadline, "nothing came out of the director");
-        wire.turn(Duration::from_millis(100), &mut |_, frames| {
-            for frame in frames {
-                frame.verdict = Verdict::ToHost;
-                let bytes = frame.bytes();
-                // Not ARP, and not what the host itself sends.
-                if bytes.len() > 38 && bytes[6..12] == DIRECTOR_MAC && bytes[12..14] == [8, 0] && bytes[23] == 47 {
-                    found = Some(bytes.to_vec());
-                }
-            }
-        })
-        .unwrap();
-    }
-    found.unwrap()
+    dut::frame_through(wire, inner, |_| true)
 }
 
 /// The last byte of the backend's address, from a frame that must be GRE to it around `inner`.
@@ -239,7 +70,7 @@ fn backend_of(frame: &[u8], inner: &build::Packet) -> u8 {
 
 fn a_day_of_a_director(io: &'static str) {
     in_namespaces(move |mut wire| {
-        let mut director = Director::start(io);
+        let mut director = start(io);
         let status = director.status();
         let (kind, workers) = io.split_once('/').map_or((io, 1), |(kind, workers)| (kind, workers.parse().unwrap()));
         assert_eq!((&status["name"], &status["ready"], &status["io"]["kind"]), (&"d1".into(), &true.into(), &kind.into()), "{status:#}");
@@ -279,7 +110,7 @@ fn a_day_of_a_director(io: &'static str) {
         std::fs::write(&file, more).unwrap();
         director.signal(Signal::SIGHUP);
         director.logged("\"reloaded\"");
-        let inner = to_vip("192.0.2.70", 20_001);
+        let inner = dut::to_vip("198.51.100.7:4000", "192.0.2.70", 20_001);
         assert_eq!(backend_of(&through(&mut wire, &inner), &inner), 21);
 
         // A file that is broken, one that needs a restart, and one that gives a running transfer's range away.
@@ -336,7 +167,7 @@ fn a_day_of_a_director_on_af_xdp() {
 #[test]
 fn a_backend_that_clients_wait_for_is_suspected_and_keeps_its_packets() {
     in_namespaces(|mut wire| {
-        let director = Director::start("af_packet");
+        let director = start("af_packet");
         // Nobody answers any of them, so they ask again and again.
         let deadline = Instant::now() + PATIENCE;
         let suspected = loop {
@@ -368,7 +199,7 @@ fn a_backend_that_clients_wait_for_is_suspected_and_keeps_its_packets() {
 fn a_director_whose_interface_goes_ends_with_an_error() {
     in_namespaces(|_wire| {
         for io in ["af_packet", "af_xdp"] {
-            let mut director = Director::start(io);
+            let mut director = start(io);
             ip("link del dut0");
             // Who notices first, the worker or control, is open.
             let said = director.logged("\"ERROR\"");

@@ -22,9 +22,9 @@ pub const GUIDEWAY: &str = env!("CARGO_BIN_EXE_guideway");
 pub const PATIENCE: Duration = Duration::from_secs(20);
 const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0x11];
 /// Router and backends are addresses of the far end of the veth.
-const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+pub const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 
-fn ip(command: &str) {
+pub fn ip(command: &str) {
     let output = Command::new("ip").args(command.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -79,7 +79,7 @@ pub fn in_namespaces(test: impl FnOnce(AfPacket) + Send + 'static) {
 
 /// A running director; killed when the test fails.
 pub struct Director {
-    child: Child,
+    pub child: Child,
     log: Mutex<Receiver<String>>,
     pub directory: tempfile::TempDir,
 }
@@ -133,6 +133,22 @@ impl Director {
 
     pub fn get(&self, path: &str) -> Value {
         self.client().get(path).unwrap()
+    }
+
+    pub fn status(&self) -> Value {
+        self.get("/v1/status")
+    }
+
+    /// Waits for a status; every question is a round trip through the director.
+    pub fn until(&self, condition: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if condition(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "still {status:#}");
+        }
     }
 
     /// A change that must be made; its plan.
@@ -200,26 +216,29 @@ pub fn to_vip(client: &str, vip: &str, port: u16) -> build::Packet {
 
 /// Sends `inner` in GRE as the router, and gives the last byte of the address of the backend that the director sends it to.
 pub fn through(wire: &mut AfPacket, inner: &build::Packet) -> u8 {
+    frame_through(wire, inner, |frame| frame[38..].starts_with(inner.bytes()))[33]
+}
+
+/// Sends `inner` in GRE as the router, and gives the first frame in GRE from the director that is `wanted`.
+pub fn frame_through(wire: &mut AfPacket, inner: &build::Packet, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let (router, director): (IpAddr, IpAddr) = ("10.0.1.1".parse().unwrap(), "10.0.1.11".parse().unwrap());
-    assert!(wire.send(&inner.clone().gre(router, director).frame(FAR_MAC, DIRECTOR_MAC)).unwrap());
+    assert!(wire.send(&inner.gre(router, director).frame(FAR_MAC, DIRECTOR_MAC)).unwrap());
     let deadline = Instant::now() + PATIENCE;
-    loop {
+    let mut found = None;
+    while found.is_none() {
         assert!(Instant::now() < deadline, "nothing came out of the director");
-        let mut found = None;
         wire.turn(Duration::from_millis(100), &mut |_, frames| {
             for frame in frames {
                 frame.verdict = Verdict::ToHost;
                 let bytes = frame.bytes();
                 // Not ARP, and not what the host itself sends.
-                let ours = bytes.len() > 38 && bytes[6..12] == DIRECTOR_MAC && bytes[12..14] == [8, 0] && bytes[23] == 47;
-                if ours && bytes[38..].starts_with(inner.bytes()) {
-                    found = Some(bytes[33]);
+                let in_gre = bytes.len() > 38 && bytes[6..12] == DIRECTOR_MAC && bytes[12..14] == [8, 0] && bytes[23] == 47;
+                if in_gre && wanted(bytes) {
+                    found = Some(bytes.to_vec());
                 }
             }
         })
         .unwrap();
-        if let Some(found) = found {
-            return found;
-        }
     }
+    found.unwrap()
 }
