@@ -60,6 +60,9 @@ pub struct Args {
     /// Event loops, each a thread. Default: 1
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
     loops: Option<u16>,
+    /// Steps of nice, 0 to 19, by which event loops let others on the same CPU go first. Default: 1
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u8).range(0..=19), help_heading = "Limits")]
+    nice: Option<u8>,
     /// Become this user once the sockets are bound
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -134,6 +137,7 @@ impl Args {
             vip: said(&self.vip),
             tid: if self.single_port { Some(Tid::Single) } else { self.tid_port.map(Tid::Port) },
             loops: self.loops,
+            nice: self.nice,
             user: self.user.clone(),
             writable: self.writable.clone(),
             writable_limit: self.writable_limit,

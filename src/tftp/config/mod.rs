@@ -2,7 +2,7 @@
 //!
 //! | section | keys |
 //! |---|---|
-//! | `[server]` | `name`, `socket`, `metrics`, `listen`, `gre`, `vip`, `tid_port`, `single_port`, `loops`, `user` |
+//! | `[server]` | `name`, `socket`, `metrics`, `listen`, `gre`, `vip`, `tid_port`, `single_port`, `loops`, `nice`, `user` |
 //! | | `writable`, `writable_limit`, `writable_files`, `writable_total` |
 //! | | `max_blksize`, `fragments`, `max_window`, `max_window_bytes`, `rollover`, `max_transfers`, `max_per_client` |
 //! | | `timeout`, `timeout_least`, `timeout_most`, `retries`, `patience`, `open_timeout` |

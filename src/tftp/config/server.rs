@@ -32,6 +32,8 @@ pub struct Server {
     pub tid: Option<Tid>,
     /// Event loops, 1–64.
     pub loops: Option<u16>,
+    /// How much nicer event loops are than the rest, 0–19.
+    pub nice: Option<u8>,
     /// The user to become.
     pub user: Option<String>,
     /// The directory that clients may write to.
@@ -96,6 +98,7 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
     let port = tid_port.as_ref().map(|f| f.integer("a port", 1024..=65535));
     let single = single_port.as_ref().map(Field::boolean);
     let loops = key(t, "loops", |f| f.integer("a number of threads", 1..=64));
+    let nice = key(t, "nice", |f| f.integer("steps of nice", 0..=19));
     let user = key(t, "user", |f| Some(f.parse("the name of a user in quotes", text::name)?.value));
     let writable = key(t, "writable", |f| Some(f.parse("a path in quotes", path)?.value));
     let limits = ["writable_limit", "writable_files", "writable_total"].map(|name| t.optional(name));
@@ -144,6 +147,7 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         vip: whole(vip)?,
         tid,
         loops: loops?,
+        nice: nice?,
         user: user?,
         writable: writable?,
         writable_limit: writable_limit?,
@@ -204,6 +208,7 @@ impl Server {
             vip: self.vip.or(other.vip),
             tid: self.tid.or(other.tid),
             loops: self.loops.or(other.loops),
+            nice: self.nice.or(other.nice),
             user: self.user.or(other.user),
             writable: self.writable.or(other.writable),
             writable_limit: self.writable_limit.or(other.writable_limit),
@@ -255,6 +260,7 @@ impl Server {
             tunnel: (!gre.is_empty()).then_some(TunnelConfig { locals: gre, vips: vip, port: PORT }),
             tid: self.tid.unwrap_or_default(),
             loops: self.loops.map_or(default.loops, usize::from),
+            nice: self.nice.unwrap_or(default.nice),
             limits: Limits {
                 blksize: self.max_blksize.unwrap_or(limits.blksize),
                 blksize_by_mtu: !self.fragments.unwrap_or(!limits.blksize_by_mtu),

@@ -170,6 +170,7 @@ gre = "10.0.2.21"
 vip = ["192.0.2.69", "2001:db8::69"]
 tid_port = 20001
 loops = 2
+nice = 3
 user = "nobody"
 writable = "/srv/backups"
 writable_limit = "4MiB"
@@ -193,7 +194,7 @@ open_timeout = "5s"
     let server = read(&format!("{all}{FILES}")).config.unwrap().1.unwrap();
     let engine = server.engine().unwrap();
     assert_eq!((server.name(), server.user.as_deref(), server.metrics), ("t1", Some("nobody"), Some("127.0.0.1:9069".parse().unwrap())));
-    assert_eq!((engine.listen.len(), engine.tid, engine.loops), (2, crate::tftp::engine::Tid::Port(20001), 2));
+    assert_eq!((engine.listen.len(), engine.tid, engine.loops, engine.nice), (2, crate::tftp::engine::Tid::Port(20001), 2, 3));
     let tunnel = engine.tunnel.unwrap();
     assert_eq!((tunnel.locals.len(), tunnel.vips.len(), tunnel.port), (1, 2, 69));
     let (backups, settings) = server.writable().unwrap().unwrap();
@@ -257,7 +258,7 @@ writable_files = 0
             "line 11: server.max_window_bytes = 65536: expected a size in quotes, such as \"10GiB\", found an integer",
             "line 12: server.timeout = \"1h\": is outside of what is allowed: 1ms to 1m",
             "line 13: server.retrys: is no key that is known here; did you mean \"retries\"? Known: name, socket, metrics, listen, gre, vip, \
-             tid_port, single_port, loops, user, writable, writable_limit, writable_files, writable_total, max_blksize, fragments, max_window, max_window_bytes, rollover, max_transfers, max_per_client, \
+             tid_port, single_port, loops, nice, user, writable, writable_limit, writable_files, writable_total, max_blksize, fragments, max_window, max_window_bytes, rollover, max_transfers, max_per_client, \
              timeout, timeout_least, timeout_most, retries, patience, open_timeout",
             "line 14: server.writable = \"backups\": is no path from the root on; write it like \"/srv/tftp\"",
             "line 15: server.writable_limit = \"2TiB\": is outside of what is allowed: 1B to 1TiB",

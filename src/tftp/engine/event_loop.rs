@@ -1,5 +1,6 @@
 //! The loop: waits, receives, tells datagrams apart, handles timers and messages, sends.
 
+use super::direct::{DIRECT, Direct};
 use super::finished::Finished;
 use super::mailbox::{Mail, Mailbox};
 use super::openers::Openers;
@@ -25,7 +26,7 @@ use std::collections::HashMap;
 use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,9 @@ pub struct EventLoop {
     pub(super) ports: Vec<Port>,
     /// Those that are bound for transfers at addresses of this host.
     pub(super) plain: Vec<u16>,
+    /// The one for the client that everything comes from, if there is such a one; and whose packets came last, how many in a row.
+    pub(super) direct: Option<Direct>,
+    pub(super) alone: (Key, u16),
     /// Those that nothing is received from yet.
     pub(super) unwatched: Vec<u16>,
     tunnel: Option<Tunnel>,
@@ -110,6 +114,8 @@ impl EventLoop {
         EventLoop {
             config: parts.config,
             plain,
+            direct: None,
+            alone: (Key { index: u32::MAX, generation: 0 }, 0),
             unwatched: Vec::new(),
             ports: parts.ports,
             tunnel: parts.tunnel,
@@ -162,16 +168,19 @@ impl EventLoop {
         let mut due = Vec::new();
         let mut hot = None;
         loop {
-            if let Some(index) = hot {
-                let mut turns = 0;
-                while turns < HOT && self.receive_hot(index, &mut receiver) {
-                    turns += 1;
-                    self.timers(&mut due);
-                    self.flush();
-                }
-                if turns < HOT {
-                    hot = None;
-                    self.streak.1 = 0;
+            let mut turns = 0;
+            while turns < HOT
+                && let Some(index) = hot
+            {
+                turns += 1;
+                hot = self.receive_hot(index, &mut receiver);
+                match hot {
+                    Some(index) => {
+                        self.streak.0 = index;
+                        self.timers(&mut due);
+                        self.flush();
+                    }
+                    None => self.streak.1 = 0,
                 }
             }
             let wait = if hot.is_some() { EpollTimeout::ZERO } else { self.wait() };
@@ -199,6 +208,11 @@ impl EventLoop {
             self.takeover_turn();
             self.flush();
             self.settle();
+            self.close_direct(&mut receiver);
+            if let Some(direct) = self.direct.as_mut().filter(|direct| !direct.watched) {
+                epoll.add(&*direct, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(DIRECT)))?;
+                direct.watched = true;
+            }
             for index in self.unwatched.drain(..) {
                 epoll.add(&self.ports[usize::from(index)], EpollEvent::new(EpollFlags::EPOLLIN, u64::from(index)))?;
             }
@@ -210,7 +224,7 @@ impl EventLoop {
     fn streak(&mut self, events: &[EpollEvent]) -> Option<u16> {
         match events {
             [] => {}
-            [event] if self.ports.get(event.data() as usize).is_some_and(|port| u64::from(port.reply) == event.data()) => {
+            [event] if self.is_for_transfers(event.data()) => {
                 let index = event.data() as u16;
                 let length = if self.streak.0 == index { self.streak.1.saturating_add(1) } else { 0 };
                 self.streak = (index, length);
@@ -222,6 +236,10 @@ impl EventLoop {
         (self.streak.1 >= HOT as u16 && !waits).then_some(self.streak.0)
     }
 
+    fn is_for_transfers(&self, event: u64) -> bool {
+        event == u64::from(DIRECT) || self.ports.get(event as usize).is_some_and(|port| u64::from(port.reply) == event)
+    }
+
     fn wait(&mut self) -> EpollTimeout {
         let wait = self.wheel.idle(self.now).unwrap_or(IDLE).min(IDLE);
         let wait = if self.statistics.is_some() { wait.min(self.observer.interval()) } else { wait };
@@ -230,10 +248,17 @@ impl EventLoop {
         EpollTimeout::try_from(u32::try_from(wait.as_millis() + 1).unwrap_or(1000)).unwrap_or(EpollTimeout::ZERO)
     }
 
-    fn receive(&mut self, index: u16, receiver: &mut Receiver) {
+    /// The socket of this index; nothing when it was closed.
+    fn socket(&self, index: u16) -> Option<BorrowedFd<'_>> {
+        if index == DIRECT { self.direct.as_ref().map(AsFd::as_fd) } else { self.ports.get(usize::from(index)).map(AsFd::as_fd) }
+    }
+
+    pub(super) fn receive(&mut self, index: u16, receiver: &mut Receiver) {
         for _ in 0..TURNS {
             // An error concerns a datagram that we sent.
-            let Ok((count, more)) = receiver.receive(self.ports[usize::from(index)].as_fd(), Patience::Now) else { return };
+            let got = self.socket(index).and_then(|socket| receiver.receive(socket, Patience::Now).ok());
+            let Some((count, more)) = got else { return };
+            self.counted(index, count);
             self.datagrams(index, receiver, count);
             if !more {
                 return;
@@ -244,12 +269,14 @@ impl EventLoop {
         }
     }
 
-    /// Waits at the one socket that everything came from lately, which saves asking which it is. `false` when nothing came.
-    fn receive_hot(&mut self, index: u16, receiver: &mut Receiver) -> bool {
-        let Ok((count, _)) = receiver.receive(self.ports[usize::from(index)].as_fd(), Patience::Briefly) else { return false };
+    /// Waits at the one socket that everything came from lately, which saves asking which it is; where to wait next, unless nothing came.
+    fn receive_hot(&mut self, index: u16, receiver: &mut Receiver) -> Option<u16> {
+        let (count, _) = receiver.receive(self.socket(index)?, Patience::Briefly).ok()?;
         self.now = monotonic();
+        self.counted(index, count);
         self.datagrams(index, receiver, count);
-        true
+        let over = index == DIRECT && self.direct.as_ref().is_none_or(|direct| direct.over);
+        (!over).then(|| if count == 1 { self.alone(index) } else { index })
     }
 
     fn datagrams(&mut self, index: u16, receiver: &Receiver, count: usize) {
@@ -296,8 +323,18 @@ impl EventLoop {
 
     /// A datagram from one of the UDP sockets.
     pub(super) fn datagram(&mut self, index: u16, received: &Received<'_>) {
-        let port = &self.ports[usize::from(index)];
-        self.deliver(port.reply, port.listens, received);
+        match &self.direct {
+            // It is bound to an address, and so is not told it for each packet.
+            Some(direct) if index == DIRECT => self.deliver(direct.peer.port, false, &Received { local: direct.from, ..*received }),
+            _ => {
+                let port = &self.ports[usize::from(index)];
+                self.deliver(port.reply, port.listens, received);
+            }
+        }
+    }
+
+    pub(super) fn nice(&self) -> u8 {
+        self.config.nice
     }
 
     /// A datagram whose answer goes from the socket `reply`.
@@ -365,7 +402,7 @@ impl EventLoop {
 
     /// Sends what is queued.
     pub(super) fn flush(&mut self) {
-        self.outbox.flush(&self.ports, &self.read_ahead, &mut self.flushed);
+        self.outbox.flush(&self.ports, self.direct.as_ref(), &self.read_ahead, &mut self.flushed);
     }
 
     /// Takes note of what the kernel said of the flushes, and calls the observer when it is time.

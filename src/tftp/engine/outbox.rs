@@ -4,6 +4,7 @@
 //! where it can (UDP_SEGMENT).
 
 use super::Key;
+use super::direct::Direct;
 use super::read_ahead::ReadAhead;
 use super::sys::{Batch, Local, Sender};
 use crate::tftp::content::{Content, Lent};
@@ -169,13 +170,20 @@ impl Outbox {
         }
     }
 
-    /// Sends everything. `sockets` are those that routes name.
-    pub fn flush<S: AsFd>(&mut self, sockets: &[S], content: &ReadAhead, result: &mut Flushed) {
+    /// Sends everything. `sockets` are those that routes name; when all goes to the client of the `direct` one, it goes by that.
+    pub fn flush<S: AsFd>(&mut self, sockets: &[S], direct: Option<&Direct>, content: &ReadAhead, result: &mut Flushed) {
         let mut start = 0;
+        if let Some(direct) = direct
+            && let Some(socket) = self.messages.first().and_then(|message| direct.on(&message.route))
+            && self.messages.iter().all(|message| direct.on(&message.route).is_some())
+        {
+            start = self.messages.len();
+            self.send((socket, true), 0..start, content, result);
+        }
         while let Some(first) = self.messages.get(start) {
             let port = first.route.port;
             let len = self.messages[start..].iter().take_while(|m| m.route.port == port).count();
-            self.send(sockets[usize::from(port)].as_fd(), start..start + len, content, result);
+            self.send((sockets[usize::from(port)].as_fd(), false), start..start + len, content, result);
             start += len;
         }
         self.own.clear();
@@ -184,12 +192,12 @@ impl Outbox {
         self.flushed = self.flushed.wrapping_add(1);
     }
 
-    /// Sends messages that go by one socket.
-    fn send(&mut self, socket: BorrowedFd<'_>, range: Range<usize>, content: &ReadAhead, result: &mut Flushed) {
+    /// Sends messages that go by one socket, which may be connected to where they go.
+    fn send(&mut self, (socket, connected): (BorrowedFd<'_>, bool), range: Range<usize>, content: &ReadAhead, result: &mut Flushed) {
         let (sources, messages) = ((&self.own[..], &self.loans[..], content), &self.messages[range]);
         let mut uncut = Vec::new();
         {
-            let mut batch = self.sender.batch();
+            let mut batch = self.sender.batch(connected);
             for message in messages {
                 push(&mut batch, message, 0..message.count(), message.segment, sources);
             }
@@ -213,7 +221,7 @@ impl Outbox {
         }
         for message in uncut.into_iter().map(|index| &messages[index]) {
             result.uncut.extend(message.owner);
-            let mut batch = self.sender.batch();
+            let mut batch = self.sender.batch(connected);
             for block in 0..message.count() {
                 push(&mut batch, message, block..block + 1, None, sources);
             }

@@ -171,6 +171,28 @@ impl Port {
         Ok(self)
     }
 
+    /// A socket at this one's port that only `client` is heard at.
+    pub fn connected(&self, local: IpAddr, client: SocketAddr, scope: u32) -> io::Result<Port> {
+        let mut local = SocketAddr::new(local, self.local.port());
+        if let SocketAddr::V6(local) = &mut local {
+            local.set_scope_id(scope);
+        }
+        let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+        if local.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        set_up(&socket, local)?;
+        // Both must agree to share the port. Then they need not any more: the kernel prefers the one that is connected, and nobody else gets in.
+        socket.set_reuse_port(true)?;
+        self.socket.set_reuse_port(true)?;
+        let bound = socket.bind(&local.into());
+        self.socket.set_reuse_port(self.listens)?;
+        bound?;
+        socket.set_reuse_port(false)?;
+        socket.connect(&client.into())?;
+        Ok(Port { socket, local, listens: false, reply: self.reply })
+    }
+
     /// `foreign` is for an address that this host does not have.
     fn bind(address: SocketAddr, listens: bool, reply: u16, foreign: bool) -> Result<Port, Error> {
         let what = if listens { "listening on" } else { "binding the transfers' port to" };

@@ -68,6 +68,9 @@ impl EventLoop {
         self.read_ahead.release(&mut session.cursor, key);
         self.unheard.remove(key.index);
         self.peers.remove(&session.peer);
+        if let Some(direct) = &mut self.direct {
+            direct.over |= direct.peer == session.peer;
+        }
         let client = session.peer.client.ip();
         if let Some(count) = self.per_client.get_mut(&client) {
             *count -= 1;

@@ -1,5 +1,6 @@
 //! The engine on the real kernel, within network namespaces of the tests' own.
 
+mod direct;
 mod hostile;
 mod lending;
 mod limits;
