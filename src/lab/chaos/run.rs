@@ -70,6 +70,8 @@ pub fn prepare(args: &LabArgs) -> Result<(LabArgs, Script), Error> {
         windowsize: Some(head.windowsize),
         timeout: head.timeout,
         takeover: head.takeover,
+        without_ranges: !head.ranges,
+        admission: head.admission,
         ..args.clone()
     };
     Ok((args, script))
@@ -98,9 +100,9 @@ pub fn run(args: &LabArgs, script: &Script, io: Io, inside: &Inside, interrupt: 
         ..Row::default()
     };
     let since = Instant::now();
-    row = match script.head.clients {
+    row = match &script.head.clients {
         Clients::Real(_) => play(&mut lab, args, script, &ledger, row, interrupt)?,
-        Clients::Swarm(networks) => storm::play(&mut lab, args, script, networks, row, interrupt)?,
+        Clients::Swarm(networks) => storm::play(&mut lab, args, script, networks, &ledger, row, interrupt)?,
     };
     row.seconds = since.elapsed().as_secs_f64();
     row.link = [&link.lost, &link.doubled].map(|count| count.load(Ordering::Relaxed));
@@ -215,7 +217,7 @@ impl Play<'_> {
             Moment::Time(time) => self.since.elapsed() >= time,
             Moment::After(time) => self.before.elapsed() >= time,
             Moment::Bytes(percent) => u128::from(ledger.bytes()) >= share(percent, args.size * u64::from(args.transfers)),
-            Moment::Takeovers(count) => ledger.records().iter().filter(|record| record.tids.len() > 1).count() >= count as usize,
+            Moment::Takeovers(count) => ledger.taken_over() >= count as usize,
             Moment::Done(percent) => self.ended.len() as u128 >= share(percent, args.transfers.into()),
         }
     }
