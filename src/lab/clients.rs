@@ -37,6 +37,8 @@ pub struct Fetch<'a> {
     pub blksize: u16,
     /// The window to ask for, where the client can and it is said.
     pub windowsize: Option<u16>,
+    /// How long it may take; who takes longer is ended from outside.
+    pub timeout: Duration,
 }
 
 impl Client {
@@ -90,8 +92,9 @@ impl Client {
         match self {
             Client::Curl => {
                 // -q, first: no ~/.curlrc.
-                // -m: without it curl repeats an acknowledgement after 72 s, with 40 s after 5 s.
-                command.args(["-q", "-sS", "-m", "40", "-g", "--noproxy", "*", "--tftp-blksize", &fetch.blksize.to_string(), "-o"]);
+                // -m: without it curl repeats an acknowledgement after 72 s, with 40 s or more after 5 s.
+                let most = fetch.timeout.as_secs().max(40).to_string();
+                command.args(["-q", "-sS", "-m", &most, "-g", "--noproxy", "*", "--tftp-blksize", &fetch.blksize.to_string(), "-o"]);
                 command.arg(fetch.to).arg(format!("tftp://{host}/{}", fetch.file));
             }
             Client::TftpHpa => {

@@ -24,8 +24,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// Who asks a stock server that never heard of its transfer asks in vain, however long: in small runs no longer than this.
-const HOPELESS: Duration = Duration::from_secs(25);
+/// Who asks a stock server that never heard of its transfer asks in vain, however long: no longer than this, in large runs than the second.
+const HOPELESS: [Duration; 2] = [Duration::from_secs(25), Duration::from_secs(90)];
 /// How late an event may be.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -44,8 +44,8 @@ pub fn prepare(args: &LabArgs) -> Result<(LabArgs, Script), Error> {
         script.head.server = Server::InTftpd;
         script.head.takeover = false;
         script.head.with_error = false;
-        if !args.full && script.head.blksize >= 512 && !script.steps.is_empty() {
-            script.head.timeout = script.head.timeout.min(HOPELESS);
+        if args.full || script.head.blksize >= 512 && !script.steps.is_empty() {
+            script.head.timeout = script.head.timeout.min(HOPELESS[usize::from(args.full)]);
         }
     }
     let head = &script.head;

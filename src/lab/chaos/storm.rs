@@ -144,7 +144,8 @@ fn start(lab: &Lab, script: &Script, args: &LabArgs, net: IpNet, place: usize, a
         &(args.seed + place as u64).to_string(),
     ]);
     command.args(["--clients", &asked.to_string(), "--retries", "30", "--time", &format!("{}s", script.head.timeout.as_secs())]);
-    command.arg("--sha256").arg(sums);
+    // All within a second, those of every network spread over it.
+    command.args(["--rate", &asked.to_string()]).arg("--sha256").arg(sums);
     let child = lab.topology.client.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()))?;
     Ok(Swarm { child, asked, done: false })
 }
