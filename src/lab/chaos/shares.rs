@@ -152,7 +152,7 @@ mod tests {
             let client = IpAddr::from([10, 64, network as u8, 1]);
             for number in 0..*want {
                 let port = 1000 + number;
-                let mut ask = |ms| {
+                let ask = |ms| {
                     ledger.delivered(build::ip(client, vip, UDP, &udp(port, 69, &request)).bytes(), start + Duration::from_millis(ms));
                 };
                 ask(10);
