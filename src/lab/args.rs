@@ -5,6 +5,7 @@ use super::error::Error;
 use super::reload::Reload;
 use super::router::Ecmp;
 use super::servers::Server;
+use crate::config::Admission;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -98,6 +99,12 @@ pub struct LabArgs {
     /// Servers take over from one another; a script says so.
     #[arg(skip)]
     pub takeover: bool,
+    /// Servers are not told which ports to use; a script says so.
+    #[arg(skip)]
+    pub without_ranges: bool,
+    /// New requests a second that directors let through; a script says so.
+    #[arg(skip)]
+    pub admission: Admission,
     /// Blocks of a window that the client asks for; a script says so.
     #[arg(skip)]
     pub windowsize: Option<u16>,

@@ -4,6 +4,7 @@ use super::error::Error;
 use super::programs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::process::Command;
 
 /// A kind of client.
@@ -15,6 +16,8 @@ pub enum Client {
     TftpHpa,
     /// atftp
     Atftp,
+    /// atftp without any option, so that blocks have 512 bytes: version 0.8 gives up when an OACK comes twice, and then none comes
+    AtftpPlain,
     /// tftp of busybox
     Busybox,
     /// `guideway tftp get`
@@ -34,6 +37,8 @@ pub struct Fetch<'a> {
     pub blksize: u16,
     /// The window to ask for, where the client can and it is said.
     pub windowsize: Option<u16>,
+    /// How long it may take; who takes longer is ended from outside.
+    pub timeout: Duration,
 }
 
 impl Client {
@@ -43,14 +48,25 @@ impl Client {
             Client::Curl => "curl",
             Client::TftpHpa => "tftp-hpa",
             Client::Atftp => "atftp",
+            Client::AtftpPlain => "atftp-plain",
             Client::Busybox => "busybox",
             Client::Guideway => "guideway",
         }
     }
 
+    /// Its longest first time-out: how long after the last packet that it got it sends its acknowledgement again.
+    pub fn time_out(self) -> Duration {
+        match self {
+            // 5 s as it is called here; it counts in whole seconds, must find more than 5 of them over, and looks once a second.
+            Client::Curl => Duration::from_secs(7),
+            Client::Atftp | Client::AtftpPlain | Client::TftpHpa => Duration::from_secs(5),
+            Client::Busybox | Client::Guideway => Duration::from_secs(1),
+        }
+    }
+
     /// Whether it can ask for a block size. Without, transfers have blocks of 512 bytes (RFC 1350).
     pub fn asks_blksize(self) -> bool {
-        self != Client::TftpHpa
+        !matches!(self, Client::TftpHpa | Client::AtftpPlain)
     }
 
     /// Where the program is.
@@ -61,7 +77,7 @@ impl Client {
         match self {
             Client::Curl => programs::find("curl", "curl"),
             Client::TftpHpa => programs::find("tftp", "tftp-hpa"),
-            Client::Atftp => programs::find("atftp", "atftp"),
+            Client::Atftp | Client::AtftpPlain => programs::find("atftp", "atftp"),
             Client::Busybox => programs::find("busybox", "busybox"),
             // This program itself.
             Client::Guideway => Ok(PathBuf::from("/proc/self/exe")),
@@ -76,8 +92,9 @@ impl Client {
         match self {
             Client::Curl => {
                 // -q, first: no ~/.curlrc.
-                // -m: without it curl repeats an acknowledgement after 72 s, with 40 s after 5 s.
-                command.args(["-q", "-sS", "-m", "40", "-g", "--noproxy", "*", "--tftp-blksize", &fetch.blksize.to_string(), "-o"]);
+                // -m: without it curl repeats an acknowledgement after 72 s, with 40 s or more after 5 s.
+                let most = fetch.timeout.as_secs().max(40).to_string();
+                command.args(["-q", "-sS", "-m", &most, "-g", "--noproxy", "*", "--tftp-blksize", &fetch.blksize.to_string(), "-o"]);
                 command.arg(fetch.to).arg(format!("tftp://{host}/{}", fetch.file));
             }
             Client::TftpHpa => {
@@ -89,6 +106,9 @@ impl Client {
                 }
                 command.args(["--option", &format!("blksize {}", fetch.blksize), "--get", "-r", fetch.file, "-l"]);
                 command.arg(fetch.to).args([&vip, "69"]);
+            }
+            Client::AtftpPlain => {
+                command.args(["--get", "-r", fetch.file, "-l"]).arg(fetch.to).args([&vip, "69"]);
             }
             Client::Busybox => {
                 command.args(["tftp", "-g", "-b", &fetch.blksize.to_string(), "-r", fetch.file, "-l"]).arg(fetch.to).args([&vip, "69"]);

@@ -9,6 +9,7 @@ use super::shared;
 use super::switch;
 use super::sys;
 use super::topology::INTERFACE;
+use crate::config::Admission;
 use crate::control_client;
 use crate::director::cpus;
 use nix::sys::signal::{Signal, kill};
@@ -185,12 +186,20 @@ socket = "{}"
     text
 }
 
+/// The limits of the VIP, as a line of its section; nothing when there are none.
+fn admission(limits: &Admission) -> String {
+    let all = [("per_vip", limits.per_vip), ("per_backend", limits.per_backend), ("per_prefix", limits.per_prefix)];
+    let said: Vec<String> = all.iter().filter_map(|(key, rate)| rate.map(|rate| format!("{key} = {rate}"))).collect();
+    if said.is_empty() { String::new() } else { format!("\nadmission = {{ {} }}", said.join(", ")) }
+}
+
 /// What is served with these backends in the pool.
 pub fn intent(plan: &Plan, backends: &[Backend]) -> String {
     let takeover = if plan.takeover { "\ntakeover = true" } else { "" };
     let mut text = format!(
-        "\n[[vip]]\naddress = \"{}\"\nservice = \"tftp\"\npool = \"boot\"\n\n[[pool]]\nname = \"boot\"{takeover}\nbackends = [\n",
-        plan.vip
+        "\n[[vip]]\naddress = \"{}\"\nservice = \"tftp\"\npool = \"boot\"{}\n\n[[pool]]\nname = \"boot\"{takeover}\nbackends = [\n",
+        plan.vip,
+        admission(&plan.admission)
     );
     for backend in backends {
         let range = backend.tids.map(|(first, last)| format!(", tid_range = \"{first}-{last}\"")).unwrap_or_default();

@@ -146,6 +146,13 @@ impl Files {
         [&self.sums, &self.changed].into_iter().any(|sums| sums.get(which) == Some(sum))
     }
 
+    /// Writes the SHA-256 of transfer `number` to a file, as `sha256sum` does.
+    pub fn write_sum(&self, number: u32, to: &Path) -> std::io::Result<()> {
+        let sum = self.sums.get(self.which(number) as usize).ok_or(std::io::ErrorKind::NotFound)?;
+        let digits: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        std::fs::write(to, format!("{digits}  {}\n", Self::name(number)))
+    }
+
     fn which(&self, number: u32) -> u32 {
         number % (self.sums.len() as u32).max(1)
     }

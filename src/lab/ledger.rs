@@ -23,12 +23,19 @@ pub struct Record {
     pub file: String,
     /// When it first asked.
     pub asked: Instant,
+    /// When its requests reached the servers' side.
+    pub requests: Vec<Instant>,
     /// When it last got on: a block, or the answer to its request, reached the client.
     pub last: Instant,
     /// The longest time without getting on that ended after [`Ledger::arm`], or at all if that was never called.
     pub pause: Duration,
-    /// The ports that served it, in their order: the first is that of the server which answered, others took over.
-    pub tids: Vec<u16>,
+    /// When the first answer to its request reached the client.
+    pub answered: Option<Instant>,
+    /// Who got it on: server port and TTL of the packet, by which hosts are told apart ([`super::plan::Plan::sender`]), each pair once, in the order in
+    /// which they came. A transfer that is taken over keeps its port.
+    pub served: Vec<(u16, u8)>,
+    /// The TTL of the packet that last got it on.
+    pub server: u8,
     /// Blocks that the servers sent, each counted once.
     pub blocks: u32,
     /// DATA packets that they sent.
@@ -65,9 +72,12 @@ impl Record {
             client,
             file,
             asked: now,
+            requests: vec![now],
             last: now,
             pause: Duration::ZERO,
-            tids: Vec::new(),
+            answered: None,
+            served: Vec::new(),
+            server: 0,
             blocks: 0,
             sent: 0,
             acks: 0,
@@ -94,7 +104,14 @@ impl Record {
         }
     }
 
+    /// How many servers went on with it after the first.
+    pub fn takeovers(&self) -> usize {
+        let first = self.served.first().map(|(tid, _)| *tid);
+        self.served.iter().filter(|(tid, _)| Some(*tid) == first).count().saturating_sub(1)
+    }
+
     fn gets_on(&mut self, now: Instant) {
+        self.answered.get_or_insert(now);
         self.pause = self.pause.max(now.duration_since(self.last));
         self.last = now;
     }
@@ -110,6 +127,7 @@ struct Book {
     open: HashMap<(IpAddr, u16), Record>,
     past: Vec<Record>,
     bytes: u64,
+    taken_over: usize,
     armed: bool,
 }
 
@@ -140,6 +158,11 @@ impl Ledger {
         self.with(|book| book.bytes)
     }
 
+    /// Transfers that another server went on with.
+    pub fn taken_over(&self) -> usize {
+        self.with(|book| book.taken_over)
+    }
+
     /// Every transfer, in no order. A port that was used again has several.
     pub fn records(&self) -> Vec<Record> {
         self.with(|book| book.past.iter().chain(book.open.values()).cloned().collect())
@@ -167,7 +190,8 @@ impl Ledger {
                 self.record((flow.source, from), |record| record.acks += 1);
             }
             Packet::Data { .. } | Packet::Oack(_) | Packet::Error { .. } if flow.source == self.vip => {
-                self.with(|book| book.reaches((flow.destination, to), from, packet, now));
+                let server = (from, packet::ttl(ip).unwrap_or(0));
+                self.with(|book| book.reaches((flow.destination, to), server, packet, now));
             }
             _ => {}
         }
@@ -175,8 +199,9 @@ impl Ledger {
 
     fn asks(&self, client: (IpAddr, u16), file: String, now: Instant) {
         self.with(|book| {
-            let again = book.open.get(&client).is_some_and(|record| record.file == file && record.bytes == 0);
-            if !again && let Some(old) = book.open.insert(client, Record::new(client, file, now)) {
+            if let Some(record) = book.open.get_mut(&client).filter(|record| record.file == file && record.bytes == 0) {
+                record.requests.push(now);
+            } else if let Some(old) = book.open.insert(client, Record::new(client, file, now)) {
                 book.past.push(old);
             }
         });
@@ -192,8 +217,8 @@ impl Ledger {
 }
 
 impl Book {
-    /// A packet of a server, from port `tid`, reaches a client.
-    fn reaches(&mut self, client: (IpAddr, u16), tid: u16, packet: Packet<'_>, now: Instant) {
+    /// A packet of a server, with this port and TTL, reaches a client.
+    fn reaches(&mut self, client: (IpAddr, u16), server: (u16, u8), packet: Packet<'_>, now: Instant) {
         let Some(record) = self.open.get_mut(&client) else { return };
         match packet {
             Packet::Data { block, data } if is_ahead(block, record.delivered) => {
@@ -201,15 +226,17 @@ impl Book {
                 record.bytes += data.len() as u64;
                 self.bytes += data.len() as u64;
             }
-            Packet::Oack(_) if record.tids.is_empty() => {}
+            Packet::Oack(_) if record.served.is_empty() => {}
             Packet::Error { text, .. } => {
                 record.error = Some(String::from_utf8_lossy(text).into_owned());
                 return;
             }
             _ => return,
         }
-        if !record.tids.contains(&tid) {
-            record.tids.push(tid);
+        record.server = server.1;
+        if !record.served.contains(&server) {
+            record.served.push(server);
+            self.taken_over += usize::from(record.takeovers() == 1 && record.served.len() > 1 && record.served[0].0 == server.0);
         }
         record.gets_on(now);
     }
@@ -266,7 +293,12 @@ mod tests {
         }
 
         fn data(&self, tid: u16, block: u16) {
-            let bytes = ip((VIP, tid), (CLIENT, 40000), &made(|to| (put_data_header(to, block), to.extend([7; 100])).0));
+            self.data_of(64, tid, block);
+        }
+
+        fn data_of(&self, ttl: u8, tid: u16, block: u16) {
+            let mut bytes = ip((VIP, tid), (CLIENT, 40000), &made(|to| (put_data_header(to, block), to.extend([7; 100])).0));
+            bytes[8] = ttl;
             self.ledger.sent(&bytes, self.now);
             self.ledger.delivered(&bytes, self.now);
         }
@@ -281,18 +313,19 @@ mod tests {
     #[test]
     fn progress_pauses_and_owners_are_seen() {
         let mut world = World::new();
-        for (wait, tid, block) in [(5, 20000, 1), (700, 20000, 2), (3, 20000, 2), (40, 20000, 3), (300, 21000, 4)] {
+        for (wait, ttl, block) in [(5, 100, 1), (700, 100, 2), (3, 100, 2), (40, 100, 3), (300, 102, 4)] {
             world.wait(wait);
             if block == 3 {
                 world.ledger.arm();
             }
-            world.data(tid, block);
-            world.up(tid, &made(|to| put_ack(to, block)));
+            world.data_of(ttl, 20000, block);
+            world.up(20000, &made(|to| put_ack(to, block)));
         }
         let record = world.record();
         assert_eq!((record.bytes, world.ledger.bytes(), record.acks), (400, 400, 5));
         assert_eq!(record.pause, Duration::from_millis(300), "the pause before the event does not count, nor a block again");
-        assert_eq!((record.tids, record.file.as_str()), (vec![20000, 21000], "boot"));
+        assert_eq!((record.server, record.file.as_str()), (102, "boot"));
+        assert_eq!((record.served.clone(), record.takeovers(), world.ledger.taken_over()), (vec![(20000, 100), (20000, 102)], 1, 1));
     }
 
     #[test]

@@ -39,6 +39,14 @@ pub fn flow(packet: &[u8]) -> Option<Flow> {
     })
 }
 
+/// The TTL (IPv6: hop limit) of an IP packet.
+pub fn ttl(packet: &[u8]) -> Option<u8> {
+    match ethertype(*packet.first()?)? {
+        IPV4 => packet.get(8).copied(),
+        _ => packet.get(7).copied(),
+    }
+}
+
 /// EtherType of an IP packet that starts with this byte.
 fn ethertype(first: u8) -> Option<u16> {
     match first >> 4 {
@@ -108,6 +116,7 @@ mod tests {
         let whole = flow(&v4(0x4000, RRQ)).unwrap();
         assert_eq!((whole.ports, whole.protocol, whole.payload), (Some((40000, 69)), UDP, 20));
         assert_eq!(whole.destination, IpAddr::from(Ipv4Addr::new(192, 0, 2, 69)));
+        assert_eq!((ttl(&v4(0, RRQ)), ttl(&v6(17, RRQ)), ttl(&[])), (Some(64), Some(64), None));
         assert_eq!(flow(&v4(0x2000, RRQ)).unwrap().ports, None, "the first fragment hashes as the later ones");
         assert_eq!(flow(&v4(0x0010, RRQ)).unwrap().ports, None);
     }

@@ -2,6 +2,7 @@
 
 use super::args::{Io, LabArgs};
 use super::decap::host_prefix;
+use crate::config::Admission;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -13,6 +14,8 @@ pub const FABRIC_MTU: u32 = 1600;
 const TIDS: (u16, u16) = (20000, 59999);
 /// The weight of a backend of which nothing is said.
 pub const WEIGHT: u16 = 100;
+/// The TTL of what the first backend sends; each has one of its own, the next number.
+const FIRST_TTL: u8 = 101;
 /// Most server ports of one backend.
 const MOST_TIDS: u16 = 1000;
 
@@ -53,6 +56,8 @@ pub struct Backend {
     pub weight: u16,
     /// Whether it gets no new transfers.
     pub drain: bool,
+    /// TTL (hop limit) of what it sends: the router tells by it who really sent a packet whose source is the VIP, whatever its port.
+    pub ttl: u8,
 }
 
 /// Who is where.
@@ -74,6 +79,8 @@ pub struct Plan {
     pub spares: Vec<Backend>,
     /// Whether servers of the pool take over from one another.
     pub takeover: bool,
+    /// New requests a second that each director lets through.
+    pub admission: Admission,
     /// Every director is a port of a VALE switch.
     pub switched: bool,
 }
@@ -101,9 +108,10 @@ impl Plan {
                     name: format!("t{}", i + 1),
                     address: host([10, 0, 2], 2, 21 + i),
                     mac: mac(2, 21 + i),
-                    tids: args.server.has_tid_ranges().then_some((first, first + span - 1)),
+                    tids: (args.server.has_tid_ranges() && !args.without_ranges).then_some((first, first + span - 1)),
                     weight: WEIGHT,
                     drain: false,
+                    ttl: FIRST_TTL + i,
                 }
             })
             .collect();
@@ -120,6 +128,7 @@ impl Plan {
             backends,
             spares,
             takeover: args.takeover,
+            admission: args.admission,
             switched: args.io == Some(Io::Vale),
         }
     }
@@ -127,6 +136,11 @@ impl Plan {
     /// Every backend, the spare ones included.
     pub fn all_backends(&self) -> impl Iterator<Item = &Backend> {
         self.backends.iter().chain(&self.spares)
+    }
+
+    /// The backend that sent a packet which left the router with this TTL.
+    pub fn sender(&self, ttl: u8) -> Option<&Backend> {
+        self.all_backends().find(|backend| backend.ttl == ttl.wrapping_add(1))
     }
 
     /// The VIP as a prefix.

@@ -49,7 +49,10 @@ impl Topology {
             router: host("router")?,
             fabric: host("fabric")?,
             directors: plan.directors.iter().map(|d| host(&d.name)).collect::<Result<_, _>>()?,
-            backends: plan.all_backends().map(|b| host(&b.name)).collect::<Result<_, _>>()?,
+            backends: plan
+                .all_backends()
+                .map(|b| host(&b.name).and_then(|host| mark(&host, b.ttl, ipv6).map(|()| host)))
+                .collect::<Result<_, _>>()?,
             joined: Vec::new(),
         };
         topology.wire(plan)?;
@@ -154,6 +157,12 @@ fn prepare(host: &Namespace, ipv6: bool) -> Result<(), Error> {
         }
     }
     Netlink::within(host, |n| n.up("lo", true))
+}
+
+/// Gives what a host sends a TTL of its own; before it has interfaces.
+fn mark(host: &Namespace, ttl: u8, ipv6: bool) -> Result<(), Error> {
+    let keys: &[&str] = if ipv6 { &["ipv6/conf/all/hop_limit", "ipv6/conf/default/hop_limit"] } else { &["ipv4/ip_default_ttl"] };
+    keys.iter().try_for_each(|key| host.sysctl(key, &ttl.to_string()))
 }
 
 /// Connects two hosts by a pair of veths.

@@ -118,7 +118,7 @@ async fn fetch(order: &Order, number: u32, file: &str, to: &PathBuf, ended: &mut
     let Some((client, program)) = order.clients.get(number as usize % order.clients.len().max(1)) else {
         return Outcome::Failed("there is no client to fetch with".to_owned());
     };
-    let fetch = Fetch { vip: order.vip, file, to, blksize: order.blksize, windowsize: order.windowsize };
+    let fetch = Fetch { vip: order.vip, file, to, blksize: order.blksize, windowsize: order.windowsize, timeout: order.timeout };
     let mut command = client.command(program, &fetch);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(order.timeout, command.output()).await;

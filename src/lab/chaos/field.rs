@@ -3,6 +3,7 @@
 use super::script::Event;
 use crate::lab::directors::configuration;
 use crate::lab::error::{Doing, Error};
+use crate::lab::ledger::Record;
 use crate::lab::netlink::Netlink;
 use crate::lab::plan::Backend;
 use crate::lab::session::Lab;
@@ -127,13 +128,11 @@ impl<'a> Field<'a> {
             return name.clone();
         }
         let records = self.lab.router.link.as_ref().map(|link| link.ledger.records()).unwrap_or_default();
-        let least = if part == "heir" { 2 } else { 1 };
-        let last: Vec<u16> = records
-            .iter()
-            .filter(|r| r.tids.len() >= least && self.open.contains(&r.file))
-            .filter_map(|r| r.tids.last().copied())
-            .collect();
-        let serves = |b: &Backend| b.tids.map_or(0, |(first, end)| last.iter().filter(|tid| (first..=end).contains(*tid)).count());
+        let least = usize::from(part == "heir");
+        let counts = |r: &&Record| r.takeovers() >= least && self.open.contains(&r.file);
+        let last: Vec<&str> =
+            records.iter().filter(counts).filter_map(|r| self.lab.plan.sender(r.server)).map(|b| b.name.as_str()).collect();
+        let serves = |b: &Backend| last.iter().filter(|name| **name == b.name).count();
         let best = self.pool.iter().filter(|b| !self.silent.contains(&b.name)).max_by_key(|b| serves(b));
         let name = best.filter(|b| serves(b) > 0).map(|b| b.name.clone()).unwrap_or_default();
         self.parts.insert(part.to_owned(), name.clone());

@@ -5,7 +5,8 @@
 //! | [`script`], [`parse`], [`random`] | what a script says, how it is read, and one made by chance |
 //! | [`field`] | carries events out on the hosts of a lab |
 //! | `run` | runs transfers and events side by side |
-//! | `storm` | thousands of clients at once |
+//! | `storm`, `shares` | thousands of clients at once, and what each network got |
+//! | `pauses` | how long which clients waited |
 //! | `memory` | what directors and servers hold, early and late |
 //! | [`verdict`] | what became of every transfer, and whether the script allows it |
 //!
@@ -25,9 +26,11 @@
 pub mod field;
 mod memory;
 pub mod parse;
+mod pauses;
 pub mod random;
 mod run;
 pub mod script;
+mod shares;
 mod storm;
 #[cfg(test)]
 mod tests;

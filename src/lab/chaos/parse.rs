@@ -1,7 +1,8 @@
 //! Reads scripts of chaos: a line for each fact or event, every error with its line and what is allowed there.
 
 use super::random;
-use super::script::{Allowed, BY_PART, Clients, Event, Head, Moment, Script, Step};
+use super::script::{Allowed, BY_PART, Clients, Event, Head, Moment, Networks, Script, Step};
+use crate::config::Admission;
 use crate::config::duration;
 use crate::lab::args::parse_size;
 use crate::lab::clients::Client;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 /// What a line may begin with.
 const LINES: &str = "event, directors, backends, spares, server, client, networks, transfers, concurrency, size, blksize, windowsize, timeout, for, allowed, \
-                     takeover, link, full, random, at, after or also";
+                     takeover, detection, ranges, admission, link, full, random, at, after or also";
 /// What may happen.
 const EVENTS: &str = "kill, start, restart, stop, cont, partition, deafen, heal, down, up, drain, add, remove, weight, reload broken, reshuffle, \
                       link client, change-file or roll all";
@@ -53,7 +54,7 @@ pub fn parse(name: &str, text: &str, reading: Reading) -> Result<Script, Vec<Str
                 Ok(())
             }),
             ["random", ..] => Err("write `random COUNT seed NUMBER`".to_owned()),
-            ["networks", count] => whole(count, 1..=100, "networks").map(|count| networks = Some(count)),
+            ["networks", count, rest @ ..] => self::networks(count, rest).map(|all| networks = Some(all)),
             ["at" | "after" | "also", ..] => event_line(&mut script.steps, words),
             [key, rest @ ..] => head_line(&mut script.head, key, rest),
             [] => Ok(()),
@@ -89,9 +90,14 @@ fn head_line(head: &mut Head, key: &str, rest: &[&str]) -> Result<(), String> {
         ("takeover", ["on"]) => head.takeover = true,
         ("takeover", ["off"]) => head.takeover = false,
         ("takeover", _) => return Err("write `takeover on` or `takeover off`".to_owned()),
+        ("detection", [time]) => head.detection = Some(time_of(time)?),
+        ("ranges", ["on"]) => head.ranges = true,
+        ("ranges", ["off"]) => head.ranges = false,
+        ("ranges", _) => return Err("write `ranges on` or `ranges off`".to_owned()),
+        ("admission", rest) => head.admission = admission(rest)?,
         ("server", ["guideway"]) => head.server = Server::GuidewayTunnel,
         ("server", [name]) => head.server = kind::<Server>(name)?,
-        ("client", ["swarm"]) => head.clients = Clients::Swarm(1),
+        ("client", ["swarm"]) => head.clients = Clients::Swarm(Networks { count: 1, sizes: vec![1] }),
         ("client", names) if !names.is_empty() => {
             head.clients = Clients::Real(names.iter().map(|name| kind::<Client>(name)).collect::<Result<_, _>>()?);
         }
@@ -107,6 +113,38 @@ fn head_line(head: &mut Head, key: &str, rest: &[&str]) -> Result<(), String> {
         _ => return Err(format!("`{}` is not understood: a line begins with {LINES}", [&[key], rest].concat().join(" "))),
     }
     Ok(())
+}
+
+/// `40 sizes 1 2 10`: without sizes all are alike.
+fn networks(count: &str, rest: &[&str]) -> Result<Networks, String> {
+    let sizes = match rest {
+        [] => vec![1],
+        ["sizes", sizes @ ..] if !sizes.is_empty() => {
+            sizes.iter().map(|size| whole(size, 1..=10_000, "the size of a network")).collect::<Result<_, _>>()?
+        }
+        _ => return Err("write `networks COUNT` or `networks COUNT sizes SIZE …`".to_owned()),
+    };
+    Ok(Networks { count: whole(count, 1..=200, "networks")?, sizes })
+}
+
+/// `per_vip 500 per_backend 200 per_prefix 100`, in any order and number.
+fn admission(words: &[&str]) -> Result<Admission, String> {
+    let mut limits = Admission::default();
+    for pair in words.chunks(2) {
+        let [key, rate] = pair else { return Err(format!("`{}`: a limit is a key and a number", pair.join(" "))) };
+        let place = match *key {
+            "per_vip" => &mut limits.per_vip,
+            "per_backend" => &mut limits.per_backend,
+            "per_prefix" => &mut limits.per_prefix,
+            other => return Err(format!("`{other}` is no limit: use per_vip, per_backend or per_prefix")),
+        };
+        *place = Some(whole(rate, 1..=10_000_000, "requests a second")?);
+    }
+    if limits.limits() {
+        Ok(limits)
+    } else {
+        Err("write `admission` and pairs of per_vip, per_backend, per_prefix and a number".to_owned())
+    }
 }
 
 fn event_line(steps: &mut Vec<Step>, words: &[&str]) -> Result<(), String> {
@@ -238,6 +276,17 @@ fn check(script: &Script) -> Vec<String> {
     let all = u32::from(head.backends) + u32::from(head.spares);
     if all > 64 {
         errors.push(format!("{all} backends with the spare ones: at most 64"));
+    }
+    if head.takeover && !head.ranges {
+        errors.push("takeover needs `ranges on`: an heir is found by the range of who died".to_owned());
+    }
+    if !head.ranges && head.server.unwraps() {
+        errors.push(format!("`ranges off` is for stock servers: {} has one port for all transfers", head.server.name()));
+    }
+    if let Clients::Swarm(networks) = &head.clients
+        && u32::from(networks.count) > head.transfers
+    {
+        errors.push(format!("{} networks for {} transfers: at most one for each", networks.count, head.transfers));
     }
     if head.takeover && !head.server.has_tid_ranges() {
         errors.push(format!("takeover needs a server with a port of its own, and {} has none", head.server.name()));

@@ -24,8 +24,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// Who asks a stock server that never heard of its transfer asks in vain, however long: in small runs no longer than this.
-const HOPELESS: Duration = Duration::from_secs(25);
+/// Who asks a stock server that never heard of its transfer asks in vain, however long: no longer than this, in large runs than the second.
+const HOPELESS: [Duration; 2] = [Duration::from_secs(25), Duration::from_secs(90)];
 /// How late an event may be.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -44,8 +44,8 @@ pub fn prepare(args: &LabArgs) -> Result<(LabArgs, Script), Error> {
         script.head.server = Server::InTftpd;
         script.head.takeover = false;
         script.head.with_error = false;
-        if !args.full && script.head.blksize >= 512 && !script.steps.is_empty() {
-            script.head.timeout = script.head.timeout.min(HOPELESS);
+        if args.full || script.head.blksize >= 512 && !script.steps.is_empty() {
+            script.head.timeout = script.head.timeout.min(HOPELESS[usize::from(args.full)]);
         }
     }
     let head = &script.head;
@@ -70,6 +70,8 @@ pub fn prepare(args: &LabArgs) -> Result<(LabArgs, Script), Error> {
         windowsize: Some(head.windowsize),
         timeout: head.timeout,
         takeover: head.takeover,
+        without_ranges: !head.ranges,
+        admission: head.admission,
         ..args.clone()
     };
     Ok((args, script))
@@ -98,9 +100,9 @@ pub fn run(args: &LabArgs, script: &Script, io: Io, inside: &Inside, interrupt: 
         ..Row::default()
     };
     let since = Instant::now();
-    row = match script.head.clients {
+    row = match &script.head.clients {
         Clients::Real(_) => play(&mut lab, args, script, &ledger, row, interrupt)?,
-        Clients::Swarm(networks) => storm::play(&mut lab, args, script, networks, row, interrupt)?,
+        Clients::Swarm(networks) => storm::play(&mut lab, args, script, networks, &ledger, row, interrupt)?,
     };
     row.seconds = since.elapsed().as_secs_f64();
     row.link = [&link.lost, &link.doubled].map(|count| count.load(Ordering::Relaxed));
@@ -215,7 +217,7 @@ impl Play<'_> {
             Moment::Time(time) => self.since.elapsed() >= time,
             Moment::After(time) => self.before.elapsed() >= time,
             Moment::Bytes(percent) => u128::from(ledger.bytes()) >= share(percent, args.size * u64::from(args.transfers)),
-            Moment::Takeovers(count) => ledger.records().iter().filter(|record| record.tids.len() > 1).count() >= count as usize,
+            Moment::Takeovers(count) => ledger.taken_over() >= count as usize,
             Moment::Done(percent) => self.ended.len() as u128 >= share(percent, args.transfers.into()),
         }
     }

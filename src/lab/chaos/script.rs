@@ -1,5 +1,6 @@
 //! What a script of chaos says, as values; written out again as it is read ([`super::parse`]).
 
+use crate::config::Admission;
 use crate::config::duration::human;
 use crate::lab::clients::Client;
 use crate::lab::link::Conditions;
@@ -55,6 +56,13 @@ pub struct Head {
     pub with_error: bool,
     /// Whether servers of the pool take over from one another.
     pub takeover: bool,
+    /// When directors know of the death that the script is about: no client may wait longer than this and one time-out of its own. None: nothing is
+    /// promised about pauses.
+    pub detection: Option<Duration>,
+    /// Whether servers are told which ports to use.
+    pub ranges: bool,
+    /// New requests a second that each director lets through.
+    pub admission: Admission,
 }
 
 impl Default for Head {
@@ -76,6 +84,9 @@ impl Default for Head {
             allowed: Allowed::Number(0),
             with_error: false,
             takeover: false,
+            detection: None,
+            ranges: true,
+            admission: Admission::default(),
         }
     }
 }
@@ -85,8 +96,17 @@ impl Default for Head {
 pub enum Clients {
     /// A process for each transfer, of these in turn.
     Real(Vec<Client>),
-    /// `guideway tftp swarm`, as many clients as transfers, from so many client networks.
-    Swarm(u8),
+    /// `guideway tftp swarm`, as many clients as transfers, from these networks.
+    Swarm(Networks),
+}
+
+/// The networks of a swarm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Networks {
+    /// How many, 1–200.
+    pub count: u8,
+    /// How many clients they have, in parts of one another, and again from the first when there are more networks.
+    pub sizes: Vec<u16>,
 }
 
 /// How many transfers may fail.
@@ -254,7 +274,10 @@ impl Display for Script {
                 let names: Vec<&str> = clients.iter().map(|client| client.name()).collect();
                 writeln!(f, "client {}", names.join(" "))?;
             }
-            Clients::Swarm(networks) => writeln!(f, "client swarm\nnetworks {networks}")?,
+            Clients::Swarm(Networks { count, sizes }) => {
+                let sizes: Vec<String> = sizes.iter().map(u16::to_string).collect();
+                writeln!(f, "client swarm\nnetworks {count} sizes {}", sizes.join(" "))?;
+            }
         }
         writeln!(f, "transfers {}\nconcurrency {}\nsize {}", head.transfers, head.concurrency, head.size)?;
         writeln!(f, "blksize {}\nwindowsize {}\ntimeout {}", head.blksize, head.windowsize, human(head.timeout))?;
@@ -266,7 +289,19 @@ impl Display for Script {
             Allowed::TransfersOf(hosts) => write!(f, "allowed transfers-of {}", hosts.join(" "))?,
         }
         f.write_str(if head.with_error { " with-error\n" } else { "\n" })?;
-        writeln!(f, "takeover {}", if head.takeover { "on" } else { "off" })?;
+        writeln!(f, "takeover {}\nranges {}", if head.takeover { "on" } else { "off" }, if head.ranges { "on" } else { "off" })?;
+        if let Some(time) = head.detection {
+            writeln!(f, "detection {}", human(time))?;
+        }
+        if head.admission.limits() {
+            let limits = [
+                ("per_vip", head.admission.per_vip),
+                ("per_backend", head.admission.per_backend),
+                ("per_prefix", head.admission.per_prefix),
+            ];
+            let said: Vec<String> = limits.iter().filter_map(|(key, rate)| rate.map(|rate| format!("{key} {rate}"))).collect();
+            writeln!(f, "admission {}", said.join(" "))?;
+        }
         link(f, &head.link)?;
         f.write_str("\n")?;
         for step in &self.steps {

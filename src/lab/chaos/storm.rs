@@ -1,18 +1,21 @@
-//! A boot storm: thousands of clients from many networks ask at once, played by `guideway tftp swarm`, a process for each network.
+//! A boot storm: thousands of clients from networks small and large ask at once, played by `guideway tftp swarm`, a process for each network.
 
 use super::field::Field;
-use super::script::{Clients, Script};
-use super::verdict::{Happened, Row, fairness};
+use super::script::{Clients, Networks, Script};
+use super::shares::Shares;
+use super::verdict::{Happened, Row};
 use crate::lab::args::LabArgs;
 use crate::lab::error::{Doing, Error};
 use crate::lab::files::Files;
+use crate::lab::ledger::Ledger;
 use crate::lab::netlink::{Netlink, Via};
 use crate::lab::router::MAIN_TABLE;
 use crate::lab::session::{Interrupt, Lab};
 use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,8 +26,8 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// The networks of a storm's clients: 10.64.1.0/24 and following; none for other scripts.
 pub fn networks(script: &Script) -> Vec<IpNet> {
-    let count = match script.head.clients {
-        Clients::Swarm(count) => count,
+    let count = match &script.head.clients {
+        Clients::Swarm(networks) => networks.count,
         Clients::Real(_) => 0,
     };
     (1..=count).filter_map(|n| Ipv4Net::new(Ipv4Addr::new(10, 64, n, 0), 24).ok()).map(IpNet::V4).collect()
@@ -37,16 +40,46 @@ struct Swarm {
     done: bool,
 }
 
+/// How many clients each network has; together `clients`, at least one in each.
+fn sizes(networks: &Networks, clients: u32) -> Vec<u32> {
+    let weights: Vec<u64> = (0..usize::from(networks.count)).map(|n| u64::from(networks.sizes[n % networks.sizes.len()])).collect();
+    let (all, count) = (weights.iter().sum::<u64>(), weights.len() as u64);
+    let rest = u64::from(clients) - count;
+    let mut sizes: Vec<u32> = weights.iter().map(|weight| 1 + (rest * weight / all) as u32).collect();
+    let left = clients - sizes.iter().sum::<u32>();
+    sizes.iter_mut().take(left as usize).for_each(|size| *size += 1);
+    sizes
+}
+
+/// The place among the networks of a storm that a client is in.
+fn network(client: IpAddr) -> Option<usize> {
+    match client {
+        IpAddr::V4(a) if a.octets()[..2] == [10, 64] => usize::from(a.octets()[2]).checked_sub(1),
+        _ => None,
+    }
+}
+
 /// Plays it, with the script's steps that come at times.
-pub fn play(lab: &mut Lab, args: &LabArgs, script: &Script, networks: u8, mut row: Row, interrupt: &Interrupt) -> Result<Row, Error> {
+pub fn play(
+    lab: &mut Lab,
+    args: &LabArgs,
+    script: &Script,
+    networks: &Networks,
+    ledger: &Ledger,
+    mut row: Row,
+    interrupt: &Interrupt,
+) -> Result<Row, Error> {
     if args.ipv6 {
         return Err(Error::Usage("--ipv6: the swarm's networks are IPv4: leave it out".to_owned()));
     }
     let all = self::networks(script);
     route(lab, &all)?;
     lab.files.offer(0).doing(|| "offering a file".to_owned())?;
-    let mut swarms =
-        all.iter().enumerate().map(|(place, net)| start(lab, script, args, *net, place, networks)).collect::<Result<Vec<_>, _>>()?;
+    let sums = lab.files.fetched.join("sums");
+    lab.files.write_sum(0, &sums).doing(|| format!("writing {}", sums.display()))?;
+    let sizes = sizes(networks, args.transfers);
+    let start = |(place, (net, asked)): (usize, (&IpNet, &u32))| start(lab, script, args, *net, place, *asked, &sums);
+    let mut swarms = all.iter().zip(&sizes).enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
     let since = Instant::now();
     let mut field = Field::new(lab, args.seed);
     let mut steps = script.steps.as_slice();
@@ -68,7 +101,6 @@ pub fn play(lab: &mut Lab, args: &LabArgs, script: &Script, networks: u8, mut ro
     }
     row.problems.extend(field.end().iter().map(ToString::to_string));
     row.interrupted = interrupt.happened();
-    let mut speeds = Vec::new();
     for swarm in &mut swarms {
         if row.interrupted {
             let _gone = swarm.child.kill();
@@ -79,13 +111,10 @@ pub fn play(lab: &mut Lab, args: &LabArgs, script: &Script, networks: u8, mut ro
         row.verified += verified;
         row.wrong_bytes += completed.saturating_sub(verified);
         row.failed += swarm.asked - completed;
-        // Nineteen in twenty are served by then: the speed that a network gets, and not that of its unluckiest client.
-        let late = document["done_ms"]["p95"].as_f64().unwrap_or(f64::INFINITY).max(1.0);
-        speeds.push(f64::from(completed) / late);
     }
     row.allowed = 0;
-    if networks > 1 {
-        let index = fairness(&speeds);
+    row.storm = Shares::of(&ledger.records(), |record| network(record.client.0));
+    if let Some(index) = row.storm.as_ref().filter(|_| networks.count > 1).map(|shares| shares.fairness) {
         row.fairness = Some((index * 1e4).round() / 1e4);
         if index < FAIR {
             row.problems.push(format!("Jain's fairness index over networks is {index:.4}, and must be at least {FAIR}"));
@@ -102,14 +131,12 @@ fn route(lab: &Lab, networks: &[IpNet]) -> Result<(), Error> {
     Netlink::within(&lab.topology.router, |n| networks.iter().try_for_each(|net| n.set_route(*net, &client, MAIN_TABLE, None)))
 }
 
-fn start(lab: &Lab, script: &Script, args: &LabArgs, net: IpNet, place: usize, networks: u8) -> Result<Swarm, Error> {
-    let (share, rest) = (args.transfers / u32::from(networks), args.transfers % u32::from(networks));
-    let asked = share + u32::from((place as u32) < rest);
+fn start(lab: &Lab, script: &Script, args: &LabArgs, net: IpNet, place: usize, asked: u32, sums: &Path) -> Result<Swarm, Error> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("guideway").args(["tftp", "swarm", &lab.plan.vip.to_string(), "--files", &Files::name(0), "--json", "--threads", "1"]);
     command.args([
         "--mix",
-        "curl=1,guideway=1",
+        "ipxe=1,guideway=1",
         "--yes-really",
         "--bind",
         &net.to_string(),
@@ -117,6 +144,8 @@ fn start(lab: &Lab, script: &Script, args: &LabArgs, net: IpNet, place: usize, n
         &(args.seed + place as u64).to_string(),
     ]);
     command.args(["--clients", &asked.to_string(), "--retries", "30", "--time", &format!("{}s", script.head.timeout.as_secs())]);
+    // All within a second, those of every network spread over it.
+    command.args(["--rate", &asked.to_string()]).arg("--sha256").arg(sums);
     let child = lab.topology.client.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()))?;
     Ok(Swarm { child, asked, done: false })
 }

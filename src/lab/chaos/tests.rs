@@ -1,6 +1,6 @@
 use super::parse::{Reading, parse};
 use super::script::{Allowed, Clients, Event, Moment, Script, Step};
-use super::verdict::{Row, Seen, Struck, fairness};
+use super::verdict::{Row, Seen, Struck};
 use crate::lab::clients::Client;
 use crate::lab::ledger::Ledger;
 use crate::lab::transfers::{Outcome, Transfer};
@@ -34,7 +34,12 @@ fn a_script_is_read_as_it_is_meant() {
 fn what_is_written_out_is_read_back() {
     let text = "client tftp-hpa busybox\nspares 2\nlink client delay 2ms loss 5% duplicate 0.25%\nat 1% add t5\nalso remove t1\nat 10s change-file t2 t3\n\
                 after 5ms reload broken d3\nat 3 takeovers kill heir\nalso down owner\nat 99% done roll all\nat 1m30s deafen t2\nafter 1s heal t2";
-    for script in [read(text).unwrap(), read("takeover on\nrandom 60 seed 9").unwrap(), read("client swarm\nnetworks 3").unwrap()] {
+    for script in [
+        read(text).unwrap(),
+        read("takeover on\nrandom 60 seed 9").unwrap(),
+        read("client swarm\nnetworks 3 sizes 1 20\nadmission per_vip 500 per_prefix 9").unwrap(),
+        read("server in.tftpd\nranges off\ndetection 300ms").unwrap(),
+    ] {
         let again = parse("again", &script.to_string(), Reading::default()).unwrap_or_else(|e| panic!("{e:?}\n{script}"));
         assert_eq!(Script { by_chance: script.by_chance, ..again }, script);
     }
@@ -69,6 +74,12 @@ fn every_error_has_its_line_and_says_what_is_allowed() {
         ("allowed transfers-of t9", "there is no t9"),
         ("backends 40\nspares 30", "70 backends with the spare ones: at most 64"),
         ("server dnsmasq-single-port\ntakeover on", "takeover needs a server with a port of its own"),
+        ("takeover on\nranges off\nserver in.tftpd", "takeover needs `ranges on`"),
+        ("ranges off", "`ranges off` is for stock servers: guideway-tunnel has one port"),
+        ("admission per_cent 3", "`per_cent` is no limit: use per_vip, per_backend or per_prefix"),
+        ("admission per_vip", "`per_vip`: a limit is a key and a number"),
+        ("networks 3 of 4", "write `networks COUNT` or"),
+        ("client swarm\nnetworks 41", "41 networks for 40 transfers"),
         ("random 5", "write `random COUNT seed NUMBER`"),
     ] {
         let said = read(text).expect_err(text).join("\n");
@@ -119,11 +130,4 @@ fn only_what_the_script_allows_may_fail() {
     assert!(!judged("allowed transfers-of t1 with-error", [failed(), Outcome::Verified, Outcome::Verified]).ok, "it was told nothing");
     let row = judged("allowed 3", [Outcome::Wrong("mixed".to_owned()), Outcome::Verified, Outcome::Verified]);
     assert!(!row.ok && row.wrong_bytes == 1, "wrong bytes are never allowed");
-}
-
-#[test]
-fn jains_index() {
-    assert!((fairness(&[3.0, 3.0, 3.0]) - 1.0).abs() < 1e-9);
-    assert!((fairness(&[5.0, 0.0, 0.0, 0.0]) - 0.25).abs() < 1e-9);
-    assert!((fairness(&[1.0, 2.0]) - 0.9).abs() < 1e-9);
 }

@@ -1,7 +1,9 @@
 //! What became of every transfer of a script, and whether the script allows it.
 
 use super::memory::Memory;
-use super::script::{Allowed, Script};
+use super::pauses::{self, Collected, Pauses};
+use super::script::{Allowed, Clients, Script};
+use super::shares::Shares;
 use crate::lab::ledger::{APPRENTICE, Record};
 use crate::lab::transfers::{Outcome, Transfer};
 use serde::Serialize;
@@ -70,8 +72,12 @@ pub struct Row {
     pub pause_p50: f64,
     /// The longest of these pauses, in seconds.
     pub pause_max: f64,
-    /// Transfers that a second server went on with.
+    /// The same for each kind of client, those of transfers that were taken over by themselves.
+    pub pauses: Vec<Pauses>,
+    /// Transfers that a second server went on with, and of these the ones that a third went on with.
     pub taken_over: u32,
+    /// See there.
+    pub taken_over_again: u32,
     /// DATA packets that servers sent for each block.
     pub sent_per_block: f64,
     /// Most blocks in a row that were sent again at once.
@@ -80,6 +86,8 @@ pub struct Row {
     pub link: [u64; 2],
     /// Jain's fairness index over the clients' networks, where there are several.
     pub fairness: Option<f64>,
+    /// What that index is made from, and how long a storm took.
+    pub storm: Option<Shares>,
     /// How long it took, in seconds.
     pub seconds: f64,
     /// Whether nothing failed but what might.
@@ -122,8 +130,9 @@ impl Row {
             (_, Some(struck)) => struck.0.keys().filter(|number| may_fail(**number)).count() as u32,
             _ => 0,
         };
+        let peer = self.balancer != "guideway";
         let was_told = |record: Option<&&Record>| !script.head.with_error || record.is_some_and(|record| record.error.is_some());
-        let mut pauses = Vec::new();
+        let (mut pauses, mut kinds) = (Vec::new(), Collected::default());
         for (transfer, backend) in seen.ended {
             let record = files.get(transfer.file.as_str());
             let message = match &transfer.outcome {
@@ -131,6 +140,10 @@ impl Row {
                     self.verified += 1;
                     if seen.struck.is_none_or(|struck| struck.0.contains_key(&transfer.number)) {
                         pauses.extend(record.map(|record| record.pause));
+                        if let (Clients::Real(clients), Some(record)) = (&script.head.clients, record) {
+                            let client = clients[transfer.number as usize % clients.len()];
+                            kinds.add(client, record.takeovers() > 0, record.pause, script.head.detection.filter(|_| !peer));
+                        }
                     }
                     continue;
                 }
@@ -155,6 +168,8 @@ impl Row {
         }
         self.struck = seen.struck.map_or(0, |struck| struck.0.len() as u32);
         (self.pause_p50, self.pause_max) = spread(pauses);
+        self.pauses = kinds.tell();
+        self.problems.extend(self.pauses.iter().filter_map(Pauses::too_long));
         self.packets(script, seen.records);
         let unexpected = match script.head.allowed {
             Allowed::Number(number) => self.failed > number,
@@ -167,7 +182,8 @@ impl Row {
 
     /// What servers sent. Only our own, in lock-step, must not answer duplicates: others are as they are, and a window may be sent again.
     fn packets(&mut self, script: &Script, records: &[Record]) {
-        self.taken_over = records.iter().filter(|record| record.tids.len() > 1).count() as u32;
+        let times = |least| records.iter().filter(|record| record.takeovers() >= least).count() as u32;
+        (self.taken_over, self.taken_over_again) = (times(1), times(2));
         let (sent, blocks) = records.iter().fold((0, 0), |(s, b), record| (s + u64::from(record.sent), b + u64::from(record.blocks)));
         self.sent_per_block = (sent as f64 / (blocks.max(1)) as f64 * 1000.0).round() / 1000.0;
         self.apprentice = records.iter().map(|record| record.apprentice).max().unwrap_or(0);
@@ -206,16 +222,28 @@ impl Row {
         )?;
         writeln!(
             out,
-            "under way at the first event {}, taken over {}; longest pauses: median {:.3} s, longest {:.3} s",
-            self.struck, self.taken_over, self.pause_p50, self.pause_max
+            "under way at the first event {}, taken over {} (twice {}); longest pauses: median {:.3} s, longest {:.3} s",
+            self.struck, self.taken_over, self.taken_over_again, self.pause_p50, self.pause_max
         )?;
+        for pauses in &self.pauses {
+            writeln!(out, "{}", pauses.line())?;
+        }
         writeln!(
             out,
             "link lost {} and doubled {} packets; DATA packets for a block {:.3}, most blocks in a row sent again at once {}",
             self.link[0], self.link[1], self.sent_per_block, self.apprentice
         )?;
-        if let Some(fairness) = self.fairness {
-            writeln!(out, "Jain's fairness index over networks {fairness:.4}")?;
+        if let Some(s) = &self.storm {
+            writeln!(
+                out,
+                "Jain's fairness index over networks {:.4} ({} contended seconds; the worst {:.4}); least share of what was fair {:.3}",
+                s.fairness, s.contended_seconds, s.worst_second, s.least_share
+            )?;
+            writeln!(
+                out,
+                "all had asked after {:.2} s, slowest client {:.2} s, all done after {:.2} s",
+                s.all_asked, s.slowest_client, s.all_done
+            )?;
         }
         for memory in &self.memory {
             writeln!(out, "memory of {}: {} KiB after a minute, {} KiB at last", memory.host, memory.early_kib, memory.late_kib)?;
@@ -239,12 +267,6 @@ impl Row {
 /// Median and longest, in seconds.
 fn spread(mut pauses: Vec<Duration>) -> (f64, f64) {
     pauses.sort();
-    let seconds = |pause: Option<&Duration>| pause.map_or(0.0, |p| (p.as_secs_f64() * 1000.0).round() / 1000.0);
+    let seconds = |pause: Option<&Duration>| pause.map_or(0.0, |p| pauses::seconds(*p));
     (seconds(pauses.get(pauses.len() / 2)), seconds(pauses.last()))
-}
-
-/// Jain's fairness index of what each got: 1 when all got the same, 1/n when one got everything (Jain, Chiu, Hawe, DEC-TR-301, 1984).
-pub fn fairness(got: &[f64]) -> f64 {
-    let (sum, squares) = got.iter().fold((0.0, 0.0), |(sum, squares), x| (sum + x, squares + x * x));
-    if squares == 0.0 { 1.0 } else { sum * sum / (got.len() as f64 * squares) }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// Run the scripts of chaos of this repository: with Guideway, and with plain ECMP to stock servers in its place.
 ///
-/// Small by default: a row once, about 40 transfers of 1 MiB. Exit code 0: every row of Guideway's is as its script allows; 1: one is not;
+/// Progress goes to stderr, a line for each lab. Small by default: a row once, about 40 transfers of 1 MiB. Exit code 0: every row of Guideway's is as its script allows; 1: one is not;
 /// 2: bad usage; 130: interrupted. The column `plain ECMP` is there to compare, and never makes it fail.
 #[derive(Debug, Parser)]
 #[command(
@@ -42,6 +42,9 @@ struct Args {
     /// How many seeds, 1–100 (default: 1, with --full 5)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: Option<u64>,
+    /// How many of these seeds for the comparison too, 1–100 (default: 1, of hopeless transfers every one takes its time-out)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    peer_seeds: u64,
     /// Leave the comparison out
     #[arg(long)]
     no_peers: bool,
@@ -86,15 +89,19 @@ fn run(args: &Args) -> Result<u8, String> {
     let rows = rows::find(&args.scripts, &args.row)?;
     let seeds = args.seed..args.seed + args.seeds.unwrap_or(if args.full { 5 } else { 1 });
     let (mut ours, mut peers) = (Vec::new(), Vec::new());
+    let since = Instant::now();
+    let labs = rows.len() as u64 * (seeds.end - seeds.start + if args.no_peers { 0 } else { args.peer_seeds.min(seeds.end - seeds.start) });
     for row in &rows {
         for seed in seeds.clone() {
-            for direct in [false, true].into_iter().take(if args.no_peers { 1 } else { 2 }) {
+            let compared = !args.no_peers && seed - args.seed < args.peer_seeds;
+            for direct in [false, true].into_iter().take(1 + usize::from(compared)) {
                 if running.stop.load(Ordering::Acquire) {
                     write(args, &ours, &peers)?;
                     return Ok(130);
                 }
                 let result = lab(args, &running, row, seed, direct)?;
-                eprintln!("{}", rows::line(&result));
+                let done = ours.len() + peers.len() + 1;
+                eprintln!("[{done} of {labs}, {:.0} min] {}", since.elapsed().as_secs_f64() / 60.0, rows::line(&result));
                 if direct { peers.push(result) } else { ours.push(result) }
             }
         }
@@ -170,7 +177,9 @@ fn lab(args: &Args, running: &Running, script: &Path, seed: u64, direct: bool) -
     let (report, said) = (text(report), text(said));
     Ok(match serde_json::from_str::<Value>(&report) {
         Ok(mut row) => {
-            rows::shorten(&mut row);
+            if args.soak.is_none() {
+                rows::shorten(&mut row);
+            }
             row
         }
         Err(_) => rows::failed(script, seed, direct, said.lines().last().unwrap_or("the lab said nothing")),

@@ -17,6 +17,7 @@ const ORDER: &[&str] = &[
     "wrap-window-64",
     "kill-owner-and-heir",
     "kill-in-tftpd",
+    "without-ranges",
     "change-file",
     "roll-all",
     "bad-link",
