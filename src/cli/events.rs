@@ -51,6 +51,7 @@ fn text(event: &Value) -> String {
     }
     let data = &event["data"];
     let head = format!("{}  {}  generation {}", plain(&event["id"]), plain(&event["event"]), event["generation"]);
+    let whom = if data["backend"].is_string() { format!(": {}/{}", plain(&data["pool"]), plain(&data["backend"])) } else { String::new() };
     let why = data["why"].as_str().map(|why| format!("  {why}\n")).unwrap_or_default();
     let accepted = match data["accepted"].as_bool() {
         Some(true) => ": taken over",
@@ -59,7 +60,7 @@ fn text(event: &Value) -> String {
     };
     let rows: Vec<[String; 3]> = data["changes"].as_array().into_iter().flatten().map(row).collect();
     let more = data["more"].as_u64().filter(|more| *more > 0).map(|more| format!("  and {more} more\n")).unwrap_or_default();
-    format!("{head}{accepted}\n{why}{}{more}", columns(&rows))
+    format!("{head}{accepted}{whom}\n{why}{}{more}", columns(&rows))
 }
 
 fn row(change: &Value) -> [String; 3] {
@@ -90,6 +91,8 @@ mod tests {
         assert_eq!(lines[0], "7  set_changed  generation 3");
         assert_eq!(lines[1], "  backend_drained  boot/t1          drained");
         assert_eq!(lines[3], "  and 2 more");
+        let suspected = json!({"id": 8, "generation": 3, "event": "suspected", "data": {"pool": "boot", "backend": "t1", "why": "mute"}});
+        assert_eq!(text(&suspected), "8  suspected  generation 3: boot/t1\n  mute\n");
         assert_eq!(text(&json!({"event": "cut_off", "why": "too slow"})), "cut_off: too slow\n");
     }
 }

@@ -49,6 +49,8 @@ pub struct Stored {
     pub refused: Option<String>,
     /// Snapshots that were published since the start, for a new set or a neighbour.
     pub published: u64,
+    /// Maglev tables that were built since the start.
+    pub tables_built: u64,
 }
 
 impl Stored {
@@ -295,7 +297,11 @@ impl Board {
 
     /// The workers suspect a backend. Says whether that is news.
     pub fn suspect(&self, pool: &str, backend: &str, because: &str) -> bool {
-        self.suspects.report(pool, backend, because, Instant::now())
+        let news = self.suspects.report(pool, backend, because, Instant::now());
+        if news {
+            self.events.note(self.generation(), Kind::Suspected, json!({"pool": pool, "backend": backend, "why": because}));
+        }
+        news
     }
 
     /// The backends that clients of this director wait for now: whoever checks backends should look at these first. Cheap enough to be asked often.
@@ -376,6 +382,7 @@ impl Board {
             "version": env!("CARGO_PKG_VERSION"),
             "generation": view.as_ref().map_or(0, |v| v.snapshot.generation),
             "published": stored.published,
+            "tables_built": stored.tables_built,
             "store": stored.to_json(),
             "ready": view.is_some(),
             "io": {"kind": self.facts.kind, "interface": self.facts.interface, "mode": self.facts.mode, "counts": self.io_counts()},

@@ -28,11 +28,14 @@ pub enum Kind {
     StoreAway,
     /// The store can be read again.
     StoreBack,
+    /// Several clients wait for a backend.
+    Suspected,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: &[Kind] = &[Kind::SetChanged, Kind::SetRefused, Kind::Reload, Kind::Neighbours, Kind::StoreAway, Kind::StoreBack];
+    pub const ALL: &[Kind] =
+        &[Kind::SetChanged, Kind::SetRefused, Kind::Reload, Kind::Neighbours, Kind::StoreAway, Kind::StoreBack, Kind::Suspected];
 
     /// The name in JSON and in `event:`.
     pub fn name(self) -> &'static str {
@@ -43,6 +46,7 @@ impl Kind {
             Kind::Neighbours => "neighbours",
             Kind::StoreAway => "store_away",
             Kind::StoreBack => "store_back",
+            Kind::Suspected => "suspected",
         }
     }
 }

@@ -37,6 +37,7 @@ pub fn render(board: &Board) -> String {
         "Snapshots published since the start, for a new set or a neighbour.",
         &[(&[], number("published"))],
     );
+    put("tables_built_total", Kind::Counter, "Maglev tables built since the start.", &[(&[], number("tables_built"))]);
     let stale = status["store"]["stale"]["seconds"].as_f64().map_or(0, |seconds| seconds as u64 + 1);
     put("store_stale_seconds", Kind::Gauge, "For how long the store could not be read; 0 when it can be.", &[(&[], stale)]);
     let refused = u64::from(status["store"]["refused"].is_string());

@@ -10,7 +10,7 @@ use crate::control::neighbour::Neighbours;
 use crate::control::{Board, Stored, Trial, View, Writer};
 use crate::io::interface::Interface;
 use crate::path::requests::suspicion::Suspicion;
-use crate::store::{Health, Seen, Store};
+use crate::store::{Health, Seen, Store, Suspected};
 use crate::tables::{BackendId, Snapshot};
 use crate::time::Time;
 use arc_swap::ArcSwap;
@@ -50,6 +50,8 @@ pub(super) struct Control<'f> {
     pub(super) stored: Stored,
     /// What the director says of itself in the store.
     pub(super) word: watch::Sender<Value>,
+    /// Whom it suspects, there.
+    pub(super) suspects: watch::Sender<Value>,
     /// The intent of this generation is that of the file.
     pub(super) from_file: u64,
     /// Before this the next set is not taken over, so that many quick changes become one.
@@ -57,6 +59,8 @@ pub(super) struct Control<'f> {
     pub(super) writer: Writer,
     pub(super) neighbours: Neighbours,
     pub(super) tables: Arc<ArcSwap<Snapshot>>,
+    /// Snapshots that workers or the board may still read. Whoever lets go of one last frees it, and that must not be a worker.
+    pub(super) former: Vec<Arc<Snapshot>>,
     pub(super) interface: Interface,
     pub(super) filter: Filter,
     pub(super) board: Arc<Board>,
@@ -109,6 +113,7 @@ impl Control<'_> {
                 _ = look.tick() => {
                     self.ask_for(&noticed.unresolved);
                     self.suspect(&noticed.suspected);
+                    self.forget();
                 }
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),
             }
@@ -168,8 +173,16 @@ impl Control<'_> {
 
     /// Gives a snapshot to the workers.
     pub(super) fn publish(&mut self, snapshot: Snapshot) {
-        self.tables.store(Arc::new(snapshot));
+        let before = self.tables.swap(Arc::new(snapshot));
+        self.former.push(before);
+        self.forget();
         self.stored.published += 1;
+        self.stored.tables_built = self.writer.tables_built();
+    }
+
+    /// Frees the snapshots that nobody reads any more.
+    fn forget(&mut self) {
+        self.former.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
     fn ask_for(&self, unresolved: &Receiver<BackendId>) {
@@ -188,6 +201,14 @@ impl Control<'_> {
                 tracing::warn!(pool = &*backend.pool, backend = &*backend.name, "suspected: {because}");
             }
         }
+        // Also when there is nothing new: suspicions end by themselves.
+        let now = self.board.suspected().into_iter().map(|suspect| Suspected { pool: suspect.pool, backend: suspect.backend });
+        let word = Suspected::word(now);
+        self.suspects.send_if_modified(|said| {
+            let changed = *said != word;
+            *said = word;
+            changed
+        });
     }
 
     /// Brings the board up to date, and what is announced.

@@ -22,6 +22,9 @@ pub enum Error {
         /// What the kernel says.
         error: nix::Error,
     },
+    /// The kernel refused to move a thread of control.
+    #[error("cannot keep control off the workers' CPUs: {0}")]
+    Leave(nix::Error),
 }
 
 /// CPUs that this process may use.
@@ -45,6 +48,27 @@ pub fn pin(cpu: usize) -> Result<(), Error> {
     let mut set = CpuSet::new();
     set.set(cpu).map_err(failed)?;
     sched_setaffinity(Pid::from_raw(0), &set).map_err(failed)
+}
+
+/// Keeps all threads that this process has by now, and those that they start, off the CPUs of `workers`, if it may use others: what builds tables
+/// must not take a worker's time. A worker pins itself.
+pub fn leave(workers: &[usize]) -> Result<(), Error> {
+    let others: Vec<usize> = allowed().into_iter().filter(|cpu| !workers.contains(cpu)).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    others.iter().try_for_each(|cpu| set.set(*cpu)).map_err(Error::Leave)?;
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let threads = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
+    for thread in threads.chain([Pid::from_raw(0)]) {
+        match sched_setaffinity(thread, &set) {
+            // One that has ended meanwhile.
+            Ok(()) | Err(nix::Error::ESRCH) => {}
+            Err(error) => return Err(Error::Leave(error)),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

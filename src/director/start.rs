@@ -14,6 +14,7 @@ use crate::store::{self, Store};
 use crate::systemd;
 use crate::time::Time;
 use arc_swap::ArcSwap;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
@@ -82,6 +83,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     };
     let threads = steered.as_ref().map_or(opened.workers.len(), |(_, workers)| workers + 1);
     let cpus = cpus::choose(&opened.cpus, threads, &cpus::allowed())?;
+    cpus::leave(&cpus)?;
 
     let mut writer = Writer::new();
     let hops = neighbours.hops.borrow_and_update().clone();
@@ -142,9 +144,12 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     // Not before: what is announced must be forwarded.
     let announcer = routes.map(|routes| Announcer::start(routes, board.clone()));
     let (ask_trial, trials) = mpsc::channel(TRIALS);
-    let stored = Stored { kind: store.kind(), generation: set.generation, published: 1, ..Stored::default() };
+    let stored =
+        Stored { kind: store.kind(), generation: set.generation, published: 1, tables_built: writer.tables_built(), ..Stored::default() };
     let word = watch::Sender::new(board.word());
     let _presence = store.present(&config.director.name, word.subscribe());
+    let suspects = watch::Sender::new(Value::Null);
+    let _suspicions = store.suspect(&config.director.name, suspects.subscribe());
     let mut control = Control {
         file,
         config,
@@ -154,11 +159,13 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         seen,
         stored,
         word,
+        suspects,
         from_file: set.intent_generation,
         rested: started,
         writer,
         neighbours,
         tables,
+        former: Vec::new(),
         interface,
         filter,
         board: board.clone(),

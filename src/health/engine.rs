@@ -4,17 +4,19 @@
 use super::controller::{Controller, Moment};
 use super::outcome::Outcome;
 use super::probe::Prober;
-use crate::store::{PoolHealth, Seen, Store};
+use crate::store::{PoolHealth, Seen, Store, Suspected};
 use crate::time::Time;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How long writing to the store may take before it counts as away.
 const WRITING: Duration = Duration::from_secs(10);
+/// How often it is asked whom directors suspect.
+const ASK: Duration = Duration::from_millis(250);
 /// Far enough to stand for never.
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -38,6 +40,7 @@ impl Shared {
 enum Event {
     Done(u64, Outcome, Duration),
     Published(Arc<str>, PoolHealth, Result<(), String>),
+    Suspected(Vec<Suspected>),
 }
 
 /// Checks and publishes until this is dropped or the store is gone. To be run in a [`tokio::task::LocalSet`].
@@ -48,6 +51,7 @@ pub async fn run(shared: Shared, prober: Prober, store: Store, mut leading: watc
     let mut watch = store.watch();
     let (sender, mut events) = mpsc::unbounded_channel();
     let mut settled = false;
+    spawn_local(listen(store.clone(), leading.clone(), sender.clone()));
     // What was published is known before anything is decided.
     take(&shared, &clock, &mut watch, &mut leading);
     loop {
@@ -107,6 +111,25 @@ fn apply(controller: &mut Controller, now: Moment, event: Event) {
     match event {
         Event::Done(id, outcome, took) => controller.done(now, id, outcome, took),
         Event::Published(pool, health, outcome) => controller.published(now, &pool, health, outcome),
+        Event::Suspected(suspects) => controller.suspected(now, &suspects),
+    }
+}
+
+/// Asks for the backends that directors suspect, while this controller leads. It is asked for, not followed: a question that fails is asked again,
+/// and nothing has to be known of what was said before.
+async fn listen(store: Store, leading: watch::Receiver<bool>, sender: mpsc::UnboundedSender<Event>) {
+    while !sender.is_closed() {
+        sleep(ASK).await;
+        if !*leading.borrow() {
+            continue;
+        }
+        match timeout(WRITING, store.suspected()).await {
+            Ok(Ok(suspects)) if !suspects.is_empty() => {
+                let _gone = sender.send(Event::Suspected(suspects));
+            }
+            Ok(Err(error)) => tracing::debug!("whom directors suspect is not known: {error}"),
+            Ok(Ok(_)) | Err(_) => {}
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A store that lives as long as its process: what a director without `[store]` has.
 
 use super::background::Background;
+use super::word::Topic;
 use super::{CommitError, Leadership, PoolHealth, Presence, Seen, Set};
 use crate::config::Intent;
 use serde_json::Value;
@@ -12,14 +13,14 @@ use tokio::sync::watch;
 pub struct Memory {
     seen: watch::Sender<Seen>,
     leader: Mutex<Option<String>>,
-    directors: Mutex<Vec<(String, watch::Receiver<Value>)>>,
+    words: Mutex<Vec<(Topic, String, watch::Receiver<Value>)>>,
 }
 
 impl Memory {
     pub(super) fn new(intent: Intent) -> Memory {
         let set = Set { generation: 1, intent_generation: 1, intent: Arc::new(intent), health: Default::default() };
         let seen = watch::Sender::new(Seen { set: Arc::new(set), trouble: None });
-        Memory { seen, leader: Mutex::default(), directors: Mutex::default() }
+        Memory { seen, leader: Mutex::default(), words: Mutex::default() }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Seen> {
@@ -65,16 +66,16 @@ impl Memory {
         self.leader.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn present(&self, name: &str, word: watch::Receiver<Value>) -> Presence {
-        self.directors.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), word));
+    pub(super) fn say(&self, topic: Topic, name: &str, word: watch::Receiver<Value>) -> Presence {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).push((topic, name.to_owned(), word));
         Presence::new(Background::none())
     }
 
-    pub(super) fn directors(&self) -> Vec<(String, Value)> {
-        let directors = self.directors.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn said(&self, topic: Topic) -> Vec<(String, Value)> {
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         // Who has gone cannot change its word any more.
-        let there = directors.iter().filter(|(_, word)| word.has_changed().is_ok());
-        there.map(|(name, word)| (name.clone(), word.borrow().clone())).collect()
+        let there = words.iter().filter(|(about, _, word)| *about == topic && word.has_changed().is_ok());
+        there.map(|(_, name, word)| (name.clone(), word.borrow().clone())).collect()
     }
 }
 

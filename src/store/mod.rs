@@ -17,10 +17,12 @@ mod lead;
 mod memory;
 mod open;
 mod replace;
+mod word;
 
 pub use health::{Health, Observation, Observed, PoolHealth};
 pub use lead::{Leadership, Presence};
 pub use open::{OpenError, open, open_within, ready, start};
+pub use word::Suspected;
 
 use crate::config::Intent;
 use etcd::Etcd;
@@ -30,6 +32,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
+use word::Topic;
 
 /// The set at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -201,10 +204,20 @@ impl Store {
 
     /// Keeps what the director `name` says of itself in the store, as long as the guard is held. Needs a runtime of tokio.
     pub fn present(&self, name: &str, word: watch::Receiver<Value>) -> Presence {
+        self.say(Topic::Director, name, word)
+    }
+
+    /// Keeps whom the director `name` suspects in the store, as [`Suspected::word`] makes it, as long as the guard is held. It is written at most five
+    /// times a second. Needs a runtime of tokio.
+    pub fn suspect(&self, name: &str, word: watch::Receiver<Value>) -> Presence {
+        self.say(Topic::Suspicion, name, word)
+    }
+
+    fn say(&self, topic: Topic, name: &str, word: watch::Receiver<Value>) -> Presence {
         match self {
-            Store::Memory(memory) => memory.present(name, word),
-            Store::File(file) => file.present(name, word),
-            Store::Etcd(etcd) => etcd.present(name, word),
+            Store::Memory(memory) => memory.say(topic, name, word),
+            Store::File(file) => file.say(topic, name, word),
+            Store::Etcd(etcd) => etcd.say(topic, name, word),
         }
     }
 
@@ -213,10 +226,23 @@ impl Store {
     /// # Errors
     /// When the store cannot be asked.
     pub async fn directors(&self) -> Result<Vec<(String, Value)>, ReadError> {
+        self.said(Topic::Director).await
+    }
+
+    /// The backends that directors suspect now.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn suspected(&self) -> Result<Vec<Suspected>, ReadError> {
+        self.said(Topic::Suspicion).await.map(Suspected::heard)
+    }
+
+    /// The words that are there about a topic, by the name of the director.
+    async fn said(&self, topic: Topic) -> Result<Vec<(String, Value)>, ReadError> {
         match self {
-            Store::Memory(memory) => Ok(memory.directors()),
-            Store::File(file) => file.directors(),
-            Store::Etcd(etcd) => etcd.directors().await,
+            Store::Memory(memory) => Ok(memory.said(topic)),
+            Store::File(file) => file.said(topic),
+            Store::Etcd(etcd) => etcd.said(topic).await,
         }
     }
 }

@@ -129,7 +129,7 @@ fn told(schemas: &mut Map<String, Value>) {
         state(
             "The director at one moment.",
             json!({
-                "kind": {"const": "director"}, "name": text, "version": text, "generation": integer, "published": integer, "store": anything,
+                "kind": {"const": "director"}, "name": text, "version": text, "generation": integer, "published": integer, "tables_built": integer, "store": anything,
                 "ready": truth, "io": anything, "workers": integer, "uptime_seconds": integer, "counters": anything, "steering": {"type": ["object", "null"]},
                 "per_worker": list(anything.clone()), "vips": list(anything.clone()), "backends": list(anything.clone()), "flows": anything, "reload": anything,
                 "draining": {"type": "object", "additionalProperties": integer, "description": "by pool/backend: transfers that still run"},

@@ -137,6 +137,7 @@ pub struct Writer {
     generation: u64,
     registry: Registry,
     pools: HashMap<String, Built>,
+    tables_built: u64,
 }
 
 /// A pool and what it was built from.
@@ -204,6 +205,10 @@ impl Writer {
             }
             services.push(service(vip, built.pool.clone()));
         }
+        let kept = |(name, built): &(&String, &Built)| {
+            self.pools.get(*name).is_some_and(|before| Arc::ptr_eq(&before.pool.maglev, &built.pool.maglev))
+        };
+        self.tables_built += pools.iter().filter(|pool| !kept(pool)).count() as u64;
         self.registry = registry;
         self.pools = pools;
         self.generation = generation;
@@ -226,6 +231,11 @@ impl Writer {
     /// Addresses whose next hops are needed: those of all backends, retired ones too.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.registry.entries.keys().map(|identity| identity.address).collect()
+    }
+
+    /// Maglev tables that were built since this writer, or the one it is a copy of, began.
+    pub fn tables_built(&self) -> u64 {
+        self.tables_built
     }
 
     /// When [`Writer::apply`] has to be called again although nothing changed: a retirement ends.

@@ -132,6 +132,7 @@ impl Controller {
             machine: Machine::default(),
             due: Time(0),
             running: false,
+            hurried: None,
             last: None,
             failure: String::new(),
             shown: Observed { state: Observation::Up, since: now.unix, why: String::new() },

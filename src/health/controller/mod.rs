@@ -6,6 +6,7 @@
 mod intent;
 mod publish;
 mod show;
+mod suspicion;
 
 #[cfg(test)]
 mod tests;
@@ -85,6 +86,8 @@ struct Watched {
     machine: Machine,
     due: Time,
     running: bool,
+    /// When it was last checked before its time because somebody suspected it.
+    hurried: Option<Time>,
     last: Option<Last>,
     /// What the last failure was.
     failure: String,
@@ -112,6 +115,8 @@ struct Counts {
     returned: u64,
     published: u64,
     refused: u64,
+    /// Checks before their time, for a suspicion.
+    hurried: u64,
     /// Checks that were ended, and when that was last looked at.
     ended: u64,
     mark: (Time, u64),

@@ -36,6 +36,7 @@ impl Controller {
                 "limit": self.concurrency,
                 "per_second": (self.counts.per_second * 10.0).round() / 10.0,
                 "behind_seconds": self.counts.behind.as_secs_f64(),
+                "for_suspicion": self.counts.hurried,
                 "outcomes": outcomes,
             },
             "changes": {"fell": self.counts.fell, "returned": self.counts.returned},
@@ -62,6 +63,12 @@ impl Controller {
         put("checks_in_flight", Kind::Gauge, "Checks under way.", self.in_flight as f64);
         put("checks_limit", Kind::Gauge, "Checks that may be under way at a time.", self.concurrency as f64);
         put("behind_seconds", Kind::Gauge, "How much later than due the last check began.", self.counts.behind.as_secs_f64());
+        put(
+            "suspicion_checks_total",
+            Kind::Counter,
+            "Checks before their time, because directors suspected a backend.",
+            self.counts.hurried as f64,
+        );
         put("falls_total", Kind::Counter, "Backends that went down.", self.counts.fell as f64);
         put("returns_total", Kind::Counter, "Backends that came back.", self.counts.returned as f64);
         put("published_total", Kind::Counter, "Pools written to the store.", self.counts.published as f64);

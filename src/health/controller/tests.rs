@@ -6,19 +6,19 @@ use crate::store::{PoolHealth, Seen, Set};
 use proptest::prelude::*;
 
 /// A controller with the store that it writes, and a clock that goes only here.
-struct World {
-    controller: Controller,
+pub(super) struct World {
+    pub(super) controller: Controller,
     seen: Seen,
-    now: Moment,
+    pub(super) now: Moment,
     /// Backends that fail, by name.
-    bad: Vec<&'static str>,
+    pub(super) bad: Vec<&'static str>,
     /// What was written, and when in milliseconds.
     written: Vec<(u64, String, PoolHealth)>,
     store_is_away: bool,
-    checked: BTreeMap<String, u64>,
+    pub(super) checked: BTreeMap<String, u64>,
 }
 
-fn intent(check: &str, backends: &[&str]) -> Intent {
+pub(super) fn intent(check: &str, backends: &[&str]) -> Intent {
     let backend = |(index, text): (usize, &&str)| {
         let (name, rest) = text.split_once(' ').unwrap_or((text, ""));
         let rest = if rest.contains("address") { format!(", {rest}") } else { format!(", address = \"10.0.2.{}\" {rest}", index + 1) };
@@ -32,7 +32,7 @@ fn intent(check: &str, backends: &[&str]) -> Intent {
 const CHECK: &str = "check = { kind = \"tcp\", port = 80, interval = \"1s\", min_healthy = 0, slow_start = \"9s\" }";
 
 impl World {
-    fn new(intent: Intent, leading: bool) -> World {
+    pub(super) fn new(intent: Intent, leading: bool) -> World {
         let set = Set { generation: 1, intent_generation: 1, intent: Arc::new(intent), health: Health::new() };
         let mut world = World {
             controller: Controller::new(100, 7),
@@ -53,7 +53,7 @@ impl World {
     }
 
     /// Lets time pass, from one thing to do to the next.
-    fn pass(&mut self, milliseconds: u64) {
+    pub(super) fn pass(&mut self, milliseconds: u64) {
         let end = self.now.at.plus(Duration::from_millis(milliseconds));
         loop {
             self.work();
@@ -108,7 +108,7 @@ impl World {
         self.seen.set.health.get("boot")?.backends.get(backend).cloned()
     }
 
-    fn state(&self, backend: &str) -> Observation {
+    pub(super) fn state(&self, backend: &str) -> Observation {
         self.seen.set.health.get("boot").map_or(Observation::Up, |pool| pool.of(backend))
     }
 

@@ -9,8 +9,11 @@
 //! | `health/generation` | who published when, JSON | every publication |
 //! | `leader/health` | the name of that controller, with its lease | |
 //! | `director/NAME` | what a director says of itself, JSON, with its lease | |
+//! | `suspicion/NAME` | which backends a director suspects, JSON, with a lease; absent when it suspects none | |
 //!
 //! The two `generation` keys make a revision of etcd a generation of the set: it is the higher one of the revisions at which they were last written.
+
+use crate::store::word::Topic;
 
 /// The keys of one fleet.
 #[derive(Clone, Debug)]
@@ -31,7 +34,9 @@ pub(super) const HEALTH_GENERATION: &str = "health/generation";
 /// `leader/health`
 pub(super) const LEADER: &str = "leader/health";
 /// `director/`
-pub(super) const DIRECTOR: &str = "director/";
+const DIRECTOR: &str = "director/";
+/// `suspicion/`
+const SUSPICION: &str = "suspicion/";
 
 impl Keys {
     /// Of all fleets, that with this prefix, which ends with a slash.
@@ -42,6 +47,14 @@ impl Keys {
     /// The whole key.
     pub(super) fn of(&self, short: &str) -> String {
         format!("{}{short}", self.prefix)
+    }
+
+    /// What all keys of a topic begin with; the name of the director follows.
+    pub(super) fn words(&self, topic: Topic) -> String {
+        self.of(match topic {
+            Topic::Director => DIRECTOR,
+            Topic::Suspicion => SUSPICION,
+        })
     }
 
     /// The part of the key below the prefix.

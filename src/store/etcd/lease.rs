@@ -1,9 +1,10 @@
 //! What lives in etcd only as long as somebody keeps it alive: the leadership over health, and the directors' words about themselves.
 
-use super::api::{Lease, Message, Range, Txn, created_at, get, put, read, txn};
+use super::api::{Lease, Message, Range, Txn, created_at, delete, get, put, read, txn};
 use super::client::{Client, Error};
-use super::keys::{DIRECTOR, Keys, LEADER};
+use super::keys::{Keys, LEADER};
 use crate::store::background::Stop;
+use crate::store::word::Topic;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,13 +107,13 @@ impl Keeper {
         }
     }
 
-    /// Keeps the newest `word` in etcd until told to stop.
-    pub(super) async fn present(self, mut word: watch::Receiver<Value>, mut stop: Stop) {
+    /// Keeps the newest `word` about `topic` in etcd until told to stop.
+    pub(super) async fn say(self, topic: Topic, mut word: watch::Receiver<Value>, mut stop: Stop) {
         let mut lease = None;
         let mut pause = REST;
         let present = async {
             loop {
-                if let Err(error) = self.present_once(&mut word, &mut lease).await {
+                if let Err(error) = self.say_once(topic, &mut word, &mut lease).await {
                     tracing::debug!("a director's word about itself: {error}");
                     pause = (pause * 2).min(DIRECTOR_BEAT);
                 } else {
@@ -129,18 +130,19 @@ impl Keeper {
     }
 
     /// Returns when the lease is lost.
-    async fn present_once(&self, word: &mut watch::Receiver<Value>, lease: &mut Option<u64>) -> Result<(), Error> {
+    async fn say_once(&self, topic: Topic, word: &mut watch::Receiver<Value>, lease: &mut Option<u64>) -> Result<(), Error> {
         let id = match *lease {
             Some(id) if self.keep_alive(id).await? => id,
             _ => self.grant(DIRECTOR_TTL).await?,
         };
         *lease = Some(id);
-        let key = self.keys.of(&format!("{DIRECTOR}{}", self.name));
+        let key = format!("{}{}", self.keys.words(topic), self.name);
         let mut beat = tokio::time::interval(DIRECTOR_BEAT);
         beat.reset();
         loop {
-            let text = word.borrow_and_update().to_string();
-            let _: Txn = self.client.call("kv/txn", &txn(&[], &[put(&key, text.as_bytes(), id)], &[])).await?;
+            let text = Some(word.borrow_and_update().clone()).filter(|word| !word.is_null()).map(|word| word.to_string());
+            let write = text.map_or_else(|| delete(&key), |text| put(&key, text.as_bytes(), id));
+            let _: Txn = self.client.call("kv/txn", &txn(&[], &[write], &[])).await?;
             sleep(REST).await;
             loop {
                 tokio::select! {

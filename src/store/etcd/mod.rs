@@ -13,11 +13,12 @@ mod lease;
 mod write;
 
 use super::background::Background;
+use super::word::Topic;
 use super::{Leadership, Presence, ReadError, Seen};
 use crate::config;
 use api::{Range, get, range};
 use client::Client;
-use keys::{DIRECTOR, INTENT_GENERATION, Keys, LEADER};
+use keys::{INTENT_GENERATION, Keys, LEADER};
 use serde_json::Value;
 use std::io;
 use std::path::Path;
@@ -115,13 +116,13 @@ impl Etcd {
         Ok(found.kvs.first().and_then(|kv| name(&kv.value)))
     }
 
-    pub(super) fn present(&self, name: &str, word: watch::Receiver<Value>) -> Presence {
+    pub(super) fn say(&self, topic: Topic, name: &str, word: watch::Receiver<Value>) -> Presence {
         let keeper = self.keeper(name);
-        Presence::new(Background::start(move |stop| keeper.present(word, stop)))
+        Presence::new(Background::start(move |stop| keeper.say(topic, word, stop)))
     }
 
-    pub(super) async fn directors(&self) -> Result<Vec<(String, Value)>, ReadError> {
-        let directory = self.keys.of(DIRECTOR);
+    pub(super) async fn said(&self, topic: Topic) -> Result<Vec<(String, Value)>, ReadError> {
+        let directory = self.keys.words(topic);
         let body = range(&directory, &api::behind(&directory));
         let found: Range = self.client.call("kv/range", &body).await.map_err(|why| ReadError(why.to_string()))?;
         let word = |kv: &api::KeyValue| {

@@ -9,6 +9,7 @@
 //! | `lock` | locked (flock) while something is written | |
 //! | `leader` | locked by the health controller that leads, with its name in it | |
 //! | `directors/NAME.json` | what a director says of itself; `NAME.lock` is locked while it is there | directors |
+//! | `suspicions/NAME.json` | which backends a director suspects, if it suspects some; `NAME.lock` as before | directors |
 //!
 //! A commit writes `intent.toml` anew, without the comments that people wrote there; its first lines say so, and the file with the comments stays
 //! beside it. (To keep them a commit would have to merge into a text; what people lose by that is where their words went when a pool is renamed.)

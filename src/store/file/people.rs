@@ -1,7 +1,8 @@
-//! Who leads over health and which directors are there, on one host: locks that end with their process.
+//! Who leads over health, which directors are there and what they say, on one host: locks that end with their process.
 
 use super::super::background::{Background, Stop};
 use super::super::replace::replace;
+use super::super::word::Topic;
 use super::super::{Leadership, Presence, ReadError};
 use super::File;
 use nix::errno::Errno;
@@ -15,7 +16,6 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 const LEADER: &str = "leader";
-const DIRECTORS: &str = "directors";
 /// How often somebody who stands by tries the lock.
 const LOOK: Duration = Duration::from_millis(250);
 /// A director's word is written at most so often.
@@ -46,8 +46,8 @@ impl File {
         name.map_err(|why| ReadError(format!("{}: {why}", path.display())))
     }
 
-    pub(in super::super) fn present(&self, name: &str, mut word: watch::Receiver<Value>) -> Presence {
-        let (directory, name) = (self.disk.path(DIRECTORS), name.to_owned());
+    pub(in super::super) fn say(&self, topic: Topic, name: &str, mut word: watch::Receiver<Value>) -> Presence {
+        let (directory, name) = (self.disk.path(topic.directory()), name.to_owned());
         Presence::new(Background::start(move |stop| async move {
             let path = directory.join(format!("{name}.json"));
             let present = async {
@@ -56,8 +56,12 @@ impl File {
                 }
                 let _lock = hold(&directory.join(format!("{name}.lock"))).await;
                 loop {
-                    let text = word.borrow_and_update().to_string();
-                    if let Err(why) = replace(&path, text.as_bytes()) {
+                    let text = Some(word.borrow_and_update().clone()).filter(|word| !word.is_null()).map(|word| word.to_string());
+                    let told = match text {
+                        Some(text) => replace(&path, text.as_bytes()),
+                        None => fs::remove_file(&path).or_else(|why| if why.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(why) }),
+                    };
+                    if let Err(why) = told {
                         tracing::warn!("{why}");
                     }
                     sleep(REST).await;
@@ -70,24 +74,24 @@ impl File {
         }))
     }
 
-    pub(in super::super) fn directors(&self) -> Result<Vec<(String, Value)>, ReadError> {
-        let directory = self.disk.path(DIRECTORS);
+    pub(in super::super) fn said(&self, topic: Topic) -> Result<Vec<(String, Value)>, ReadError> {
+        let directory = self.disk.path(topic.directory());
         let wrong = |why: io::Error| ReadError(format!("{}: {why}", directory.display()));
         let entries = match fs::read_dir(&directory) {
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(wrong)?,
         };
-        let mut directors = Vec::new();
+        let mut words = Vec::new();
         for entry in entries {
             let path: PathBuf = entry.map_err(wrong)?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".lock")) else { continue };
             if held(&path).map_err(wrong)? {
                 let text = fs::read(directory.join(format!("{name}.json"))).unwrap_or_default();
-                directors.push((name.to_owned(), serde_json::from_slice(&text).unwrap_or_default()));
+                words.push((name.to_owned(), serde_json::from_slice(&text).unwrap_or_default()));
             }
         }
-        directors.sort_by(|one, other| one.0.cmp(&other.0));
-        Ok(directors)
+        words.sort_by(|one: &(String, Value), other| one.0.cmp(&other.0));
+        Ok(words)
     }
 }
 

@@ -45,6 +45,10 @@ pub struct Args {
     /// Frames a second, with k, M or G (default: as fast as it goes)
     #[arg(short = 'R', long, value_name = "RATE", value_parser = rate)]
     pub rate: Option<f64>,
+    /// Sending: at most so many frames on their way; the next one is sent when one of them has come back to the same port. What did not come within
+    /// 200 ms is lost
+    #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub window: Option<u32>,
     /// Seconds to wait before the first frame
     #[arg(short = 'w', long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=120))]
     pub wait: u8,
@@ -90,6 +94,9 @@ pub struct Args {
     /// Flows: ports of the source, then further addresses
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub flows: u32,
+    /// Destination addresses, one behind the other, taken in turn by flow
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub destinations: u32,
     /// Skew of Zipf's law by which a flow is chosen; 0: all alike
     #[arg(long, value_name = "SKEW", default_value_t = 0.0, value_parser = skew)]
     pub zipf: f64,

@@ -100,6 +100,7 @@ pub fn source(args: &Args, port: &Port) -> Result<Box<dyn Source>, Error> {
         gre,
         len: usize::from(args.len),
         flows: args.flows,
+        destinations: args.destinations,
         skew: args.zipf,
         shape: args.shape,
         requests: args.requests,
@@ -115,6 +116,8 @@ struct Order {
     burst: u64,
     count: u64,
     until: Option<Instant>,
+    /// Frames that may be on their way.
+    window: Option<u64>,
 }
 
 /// Sends, numbered from `first` on; what comes meanwhile is counted.
@@ -127,12 +130,26 @@ fn send(
     mut progress: Option<Progress>,
 ) -> Result<Sent, Error> {
     let (start, mut sent, mut over) = (Instant::now(), Sent::default(), false);
+    // With a window: frames that were given up, and the last moment at which one came back.
+    let (mut forgiven, mut heard) = (0, (tally.unique(), start));
     while !over && !STOP.load(Relaxed) {
         let now = Instant::now();
         if order.until.is_some_and(|until| now >= until) {
             break;
         }
-        let due = if source.due().is_some() { order.burst } else { order.pace.due(now) };
+        let mut due = if source.due().is_some() { order.burst } else { order.pace.due(now) };
+        let mut held = false;
+        if let Some(window) = order.window {
+            let back = tally.unique();
+            if back > heard.0 || sent.frames <= back + forgiven {
+                heard = (back, now);
+            } else if now - heard.1 > GRACE {
+                forgiven = sent.frames.saturating_sub(back);
+            }
+            let room = window.saturating_sub(sent.frames.saturating_sub(back + forgiven));
+            held = room == 0;
+            due = due.min(room);
+        }
         let (mut burst, mut stamp) = (0, 0);
         while burst < due && !over {
             if source.due().is_some_and(|at| start + at > now) {
@@ -160,6 +177,7 @@ fn send(
             sent.seconds = start.elapsed().as_secs_f64();
         }
         let wait = match (due, source.due()) {
+            (0, _) if held => SLEEP,
             (0, _) => order.pace.wait(now),
             (_, Some(at)) if burst == 0 => at.saturating_sub(start.elapsed()),
             _ => Duration::ZERO,
@@ -195,16 +213,26 @@ pub fn run(args: &Args, port: &mut Port) -> Result<(Value, String, bool), Error>
             let mut source = source(args, port)?;
             pause(args);
             let burst = u64::from(args.burst);
-            let order = Order { pace: Pace::new(args.rate, burst, Instant::now()), burst, count: args.count, until: None };
-            let sent = send(port, &mut *source, order, 0, &mut Tally::default(), Some(Progress::new(args)))?;
-            let text = format!(
+            let window = args.window.map(u64::from);
+            let order = Order { pace: Pace::new(args.rate, burst, Instant::now()), burst, count: args.count, until: None, window };
+            let mut tally = Tally::default();
+            let sent = send(port, &mut *source, order, 0, &mut tally, Some(Progress::new(args)))?;
+            let mut text = format!(
                 "sent {} frames, {} bytes in {:.3} s: {:.0} a second",
                 sent.frames,
                 sent.bytes,
                 sent.seconds,
                 rate(sent.frames, sent.seconds)
             );
-            Ok((json!({"function": "tx", "sent": sent.json()}), text, true))
+            let mut json = json!({"function": "tx", "sent": sent.json()});
+            if window.is_some() {
+                come_back(port, sent.frames, &mut tally)?;
+                let lost = sent.frames.saturating_sub(tally.unique());
+                json["received"] = tally.json();
+                json["received"]["lost"] = lost.into();
+                text.push_str(&format!("; lost {lost}; {}", tally.text()));
+            }
+            Ok((json, text, true))
         }
         Function::Rx => rx(args, port),
         Function::Ping => ping(args, port),
@@ -372,16 +400,22 @@ pub fn bisect(args: &Args, port: &mut Port, source: &mut dyn Source) -> Result<(
 fn trial(args: &Args, port: &mut Port, source: &mut dyn Source, asked: f64, first: &mut u64) -> Result<(Trial, Tally), Error> {
     let (mut tally, burst, start) = (Tally::default(), u64::from(args.burst), Instant::now());
     let until = start + Duration::from_secs_f64(args.search.trial);
-    let order = Order { pace: Pace::new(Some(asked), burst, start), burst, count: args.count, until: Some(until) };
+    let order = Order { pace: Pace::new(Some(asked), burst, start), burst, count: args.count, until: Some(until), window: None };
     let sent = send(port, source, order, *first, &mut tally, None)?;
     *first += sent.frames;
+    come_back(port, sent.frames, &mut tally)?;
+    Ok((Trial { asked, offered: rate(sent.frames, sent.seconds), sent: sent.frames, received: tally.unique().min(sent.frames) }, tally))
+}
+
+/// Waits for what is still on its way.
+fn come_back(port: &mut Port, sent: u64, tally: &mut Tally) -> Result<(), Error> {
     let mut quiet = Instant::now();
-    while tally.unique() < sent.frames && quiet.elapsed() < GRACE {
-        if receive(port, SPIN, &mut tally)?.0 > 0 {
+    while tally.unique() < sent && quiet.elapsed() < GRACE {
+        if receive(port, SPIN, tally)?.0 > 0 {
             quiet = Instant::now();
         }
     }
-    Ok((Trial { asked, offered: rate(sent.frames, sent.seconds), sent: sent.frames, received: tally.unique().min(sent.frames) }, tally))
+    Ok(())
 }
 
 /// Whether `file` can be read, for an early word.

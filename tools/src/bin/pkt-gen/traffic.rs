@@ -49,6 +49,8 @@ pub struct Wanted {
     pub len: usize,
     /// How many flows.
     pub flows: u32,
+    /// How many destination addresses, from that of `to` on.
+    pub destinations: u32,
     /// Skew of the flows.
     pub skew: f64,
     /// What they look like.
@@ -81,8 +83,8 @@ pub enum Error {
 #[derive(Debug)]
 struct Template {
     frame: Vec<u8>,
-    /// Where the last 4 bytes of the source address are.
-    address: usize,
+    /// Where the last 4 bytes of the source address are, and those of the destination's.
+    addresses: [usize; 2],
     /// Where the source port is; the destination port follows it, and 2 bytes after that one the checksum.
     ports: usize,
     /// Where the checksum of the inner IPv4 header is.
@@ -145,7 +147,8 @@ impl Template {
         let at = frame.len() - inner;
         let v4 = wanted.from.is_ipv4();
         let ports = at + if v4 { 20 } else { 40 };
-        Ok(Template { frame, address: if v4 { at + 12 } else { at + 20 }, ports, header_check: v4.then_some(at + 10) })
+        let addresses = if v4 { [at + 12, at + 16] } else { [at + 20, at + 36] };
+        Ok(Template { frame, addresses, ports, header_check: v4.then_some(at + 10) })
     }
 
     /// Replaces bytes at an even place, and what checksums say of them (RFC 1624, equation 3).
@@ -174,9 +177,11 @@ impl Source for Traffic {
         frame.clear();
         frame.extend_from_slice(&template.frame);
         let (udp_check, ports) = (template.ports + 6, template.ports);
-        if let Some(last) = frame.get(template.address..).and_then(|f| f.first_chunk::<4>()) {
-            let address = u32::from_be_bytes(*last).wrapping_add(flow / PORTS);
-            Template::replace(frame, template.address, &address.to_be_bytes(), [udp_check].into_iter().chain(template.header_check));
+        for (at, further) in template.addresses.into_iter().zip([flow / PORTS, flow % wanted.destinations]) {
+            if let Some(last) = frame.get(at..).and_then(|f| f.first_chunk::<4>()).filter(|_| further > 0) {
+                let address = u32::from_be_bytes(*last).wrapping_add(further);
+                Template::replace(frame, at, &address.to_be_bytes(), [udp_check].into_iter().chain(template.header_check));
+            }
         }
         let client = 1024 + ((u32::from(wanted.from.port().max(1024)) - 1024 + flow) % PORTS) as u16;
         let (first, last) = wanted.tids;
@@ -215,6 +220,7 @@ mod tests {
             gre: Some(["10.0.0.1".parse().unwrap(), "10.0.1.11".parse().unwrap()]),
             len: 101,
             flows: 100_000,
+            destinations: 50,
             skew: 0.0,
             shape,
             requests: 20,
@@ -238,7 +244,7 @@ mod tests {
     #[test]
     fn flows_differ_and_every_checksum_is_right_at_every_length() {
         for (v6, gre) in [(false, true), (true, true), (false, false)] {
-            let (mut clients, mut tids) = (HashSet::new(), HashSet::new());
+            let (mut clients, mut tids, mut vips) = (HashSet::new(), HashSet::new(), HashSet::new());
             for len in [142, 143, 1514] {
                 let mut wanted = Wanted { len, ..wanted(Shape::Ack) };
                 if v6 {
@@ -255,9 +261,10 @@ mod tests {
                     let (client, tid) = flow.ports.unwrap();
                     clients.insert((flow.source, client));
                     tids.insert(tid);
+                    vips.insert(flow.destination);
                 }
             }
-            assert!(clients.len() > 190 && tids.len() > 80, "{} {}", clients.len(), tids.len());
+            assert!(clients.len() > 190 && tids.len() > 80 && vips.len() == 50, "{} {} {}", clients.len(), tids.len(), vips.len());
             assert!(tids.iter().all(|tid| (20_000..=20_099).contains(tid)));
         }
     }
