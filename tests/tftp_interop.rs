@@ -12,6 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const NEEDS: [(&str, &str); 4] = [("curl", "curl"), ("tftp", "tftp-hpa"), ("atftp", "atftp"), ("busybox", "busybox")];
+/// Debian's own interpreter sees Debian's modules; another one that comes first may not.
+const PYTHON: &str = "/usr/bin/python3";
+const SCAPY: &str = "/usr/lib/python3/dist-packages/scapy/layers/tftp.py";
+/// Where tools/setup puts what Debian does not have.
+const TFTPY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/python/tftpy");
 const BLKSIZES: [usize; 4] = [512, 1428, 8192, 65464];
 const WINDOWS: [u16; 3] = [1, 16, 64];
 const V4: &str = "127.0.0.1";
@@ -90,6 +95,13 @@ impl Site {
         self.fetch(name, "tftp", |got| words(&format!("-m binary {host} -c get {name} {got}")));
     }
 
+    /// A client in Python, of those in tests/python.
+    fn python(&mut self, script: &str, host: &str, name: &str, more: &str) {
+        let modules = Path::new(TFTPY).parent().unwrap().to_str().unwrap();
+        let script = format!("{}/tests/python/{script}", env!("CARGO_MANIFEST_DIR"));
+        self.fetch(name, "env", |got| words(&format!("PYTHONPATH={modules} {PYTHON} {script} {host} {name} {got} {more}")));
+    }
+
     fn guideway(&mut self, host: &str, name: &str, blksize: usize, window: u16) {
         let url = url(host, name);
         self.fetch(name, GUIDEWAY, |got| words(&format!("tftp get {url} --quiet -o {got} --blksize {blksize} --windowsize {window}")));
@@ -143,6 +155,46 @@ fn every_block_and_window_over_both_families() {
                 }
             }
         }
+        site.all_done(tftpd);
+    });
+}
+
+#[test]
+fn python_clients() {
+    site::in_namespace(&[(PYTHON, "python3"), (SCAPY, "python3-scapy")], || {
+        let mut site = Site::new();
+        site.file("empty", 0);
+        site.file("exact-512", 512 * 17);
+        site.file("more-512", 512 * 65 + 1);
+        let tftpd = Tftpd::start(&site.root(), "--listen [::]:69", "info");
+        for name in ["empty", "exact-512", "more-512"] {
+            site.python("scapy_get.py", V4, name, "");
+        }
+        site.all_done(tftpd);
+    });
+}
+
+/// What tools/setup could not fetch it has said; this client is no part of Debian.
+#[test]
+fn tftpy() {
+    if !Path::new(TFTPY).exists() {
+        println!("SKIPPED: tools/setup has not fetched tftpy");
+        return;
+    }
+    site::in_namespace(&[(PYTHON, "python3")], || {
+        let mut site = Site::new();
+        site.file("empty", 0);
+        site.file("eight", 8 * WRAPS);
+        let tftpd = Tftpd::start(&site.root(), "--listen [::]:69", "info");
+        for blksize in BLKSIZES {
+            site.file(&format!("exact-{blksize}"), blksize * 17);
+            site.file(&format!("more-{blksize}"), blksize * 65 + 1);
+            for name in ["empty", &format!("exact-{blksize}"), &format!("more-{blksize}")] {
+                site.python("tftpy_get.py", V4, name, &blksize.to_string());
+            }
+        }
+        site.python("tftpy_get.py", V4, "exact-512", "");
+        site.python("tftpy_get.py", V4, "eight", "8");
         site.all_done(tftpd);
     });
 }

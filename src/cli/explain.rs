@@ -101,7 +101,13 @@ fn sentence(answer: &Value) -> String {
         let _ = writeln!(out, "  hash      {}", text("hash"));
         let _ = writeln!(out, "  row       {} of the Maglev table", answer["row"]);
     }
-    if !answer["tid_range"].is_null() {
+    if answer["no_tid_range"] == true {
+        let _ = writeln!(
+            out,
+            "  TIDs      port {} is in no backend's range: this is no transfer of the pool, or one of a backend that is gone",
+            answer["port"]
+        );
+    } else if !answer["tid_range"].is_null() {
         let _ = match answer["instead_of"].as_str() {
             None => writeln!(out, "  TIDs      {} are this backend's", text("tid_range")),
             Some(owner) => writeln!(out, "  TIDs      {} are those of {owner}, which is down", text("tid_range")),
@@ -111,6 +117,7 @@ fn sentence(answer: &Value) -> String {
         Some("tid_range") => "the TID range that the server's port lies in",
         Some("flow") => "the flow table",
         Some("heir") => "rendezvous among the heirs that are up",
+        _ if answer["no_tid_range"] == true => "the Maglev table for want of a TID range",
         _ => "the Maglev table",
     };
     let _ = writeln!(out, "  backend   {} at {}, named by {by}", text("backend"), text("address"));

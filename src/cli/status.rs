@@ -5,6 +5,7 @@ mod tftpd;
 
 use super::common::{failed, load, result};
 use super::running::{DIRECTORY, only_one};
+use crate::config::Kind;
 use crate::control_client;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -48,17 +49,15 @@ pub fn run(args: &Args) -> u8 {
 fn socket(args: &Args) -> Result<PathBuf, u8> {
     match (&args.socket, &args.config, &args.name) {
         (Some(socket), _, _) => Ok(socket.clone()),
-        (_, Some(file), _) if is(file, crate::config::health::is_meant) => health::socket(file),
-        (_, Some(file), _) if is(file, crate::tftp::config::is_meant) => tftpd::socket(file),
-        (_, Some(file), _) => Ok(load(file)?.director.socket),
+        // A file that cannot be read is told of by any reader.
+        (_, Some(file), _) => match Kind::of_text(&std::fs::read_to_string(file).unwrap_or_default()) {
+            Some(Kind::Health) => health::socket(file),
+            Some(Kind::Server) => tftpd::socket(file),
+            Some(Kind::Director) | None => Ok(load(file)?.director.socket),
+        },
         (_, _, Some(name)) => Ok(Path::new(DIRECTORY).join(format!("{name}.sock"))),
         _ => only_one(Path::new(DIRECTORY)).map_err(|why| failed(&why)),
     }
-}
-
-/// Whether a file is of some kind. One that cannot be read is told of by any reader.
-fn is(file: &Path, kind: fn(&str) -> bool) -> bool {
-    std::fs::read_to_string(file).is_ok_and(|text| kind(&text))
 }
 
 /// The status for people.

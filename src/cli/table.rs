@@ -4,6 +4,7 @@ use super::common::{bad, load, result};
 use crate::config::{Config, Pool};
 use crate::maglev::Table;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -101,9 +102,18 @@ fn lines(vip: &crate::config::Vip, tables: &Tables) -> String {
     let (size, fingerprint) = (tables.table.size(), tables.table.fingerprint());
     // Writing into a String cannot fail.
     let _ = writeln!(text, "{} {} → pool {}: {size} rows, fingerprint {fingerprint:016x}", vip.address, vip.service.label(), vip.pool);
-    let _ = writeln!(text, "  {:<24} {:>6} {:>8} {:>8}", "backend", "weight", "entries", "share");
+    let title = tables.without.as_ref().map(|(gone, _)| format!("without {gone}")).unwrap_or_default();
+    let width = title.len().max(8);
+    let after: HashMap<_, _> = tables.without.iter().flat_map(|(_, after)| backends(after)).map(|later| (later.0, later)).collect();
+    let titles = if title.is_empty() { title } else { format!("   {title:>width$} {:>8} {:>8}", "share", "gains") };
+    let _ = writeln!(text, "  {:<24} {:>6} {:>8} {:>8}{titles}", "backend", "weight", "entries", "share");
     for (name, weight, entries, share) in backends(&tables.table) {
-        let _ = writeln!(text, "  {name:<24} {weight:>6} {entries:>8} {:>7.3}%", share * 100.0);
+        let _ = write!(text, "  {name:<24} {weight:>6} {entries:>8} {:>7.3}%", share * 100.0);
+        if let Some((_, _, later, share)) = after.get(name) {
+            let gains = i64::from(*later) - i64::from(entries);
+            let _ = write!(text, "   {later:>width$} {:>7.3}% {gains:>+8}", share * 100.0);
+        }
+        text.push('\n');
     }
     if let Some((name, after)) = &tables.without
         && let Some(moved) = tables.table.moved(after)

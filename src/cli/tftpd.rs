@@ -15,6 +15,7 @@ use std::time::Duration;
 /// Serve files by TFTP: a directory, or what the handlers and rules of a file choose
 #[derive(Clone, Debug, clap::Args)]
 #[command(
+    group = clap::ArgGroup::new("what is served").required(true).args(["root", "config"]),
     after_help = "SIGUSR1 prints the counters, SIGHUP reads the pool of [takeover] again; `guideway status` shows them, too, when there is a control socket. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
     server may go on.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
     guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n  \
@@ -23,7 +24,7 @@ use std::time::Duration;
 )]
 pub struct Args {
     /// The directory; nothing outside of it is ever served
-    #[arg(long, value_name = "DIR", required_unless_present = "config", conflicts_with = "config")]
+    #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Handlers, rules and limits, instead of a directory, and under [server] what flags say; a flag wins. `guideway check` knows the file
     #[arg(long, value_name = "FILE")]

@@ -1,9 +1,11 @@
 //! `guideway check`: is this file good, and what does it not promise?
 
+use super::here::{Named, Wanted};
 use super::load::{Checked, LoadError, load};
 use super::problem::Problem;
 use super::summary;
 use super::text::plural;
+use super::{Config, Store};
 use serde_json::json;
 use std::io::{self, Write};
 use std::path::Path;
@@ -13,7 +15,29 @@ use std::path::Path;
 /// For people a summary and the warnings go to `out`, or every error and warning to `err`. With `json` one document goes to `out`:
 /// `{"ok", "file", "errors": […], "warnings": […]}`, whose entries are [`Problem`]s.
 pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    tell(path, load(path), json, out, err, summary::write)
+    let loaded = load(path).map(|mut checked| {
+        checked.look(path, named);
+        checked
+    });
+    tell(path, loaded, json, out, err, summary::write)
+}
+
+/// What a director's file names that should be on its host.
+fn named(config: &Config) -> Vec<Named> {
+    let mut named: Vec<Named> =
+        config.director.io.interface().map(|name| Named::new("director.io.interface", name, Wanted::Interface)).into_iter().collect();
+    named.extend(config.store.iter().flat_map(Store::named));
+    if let Some(api) = &config.api {
+        let tls = api.tls.as_ref();
+        let files = [
+            ("token_file", api.token_file.as_ref()),
+            ("cert", tls.map(|tls| &tls.cert)),
+            ("key", tls.map(|tls| &tls.key)),
+            ("client_ca", tls.and_then(|tls| tls.client_ca.as_ref())),
+        ];
+        named.extend(files.into_iter().filter_map(|(key, file)| Some(Named::new(format!("api.{key}"), file?, Wanted::File))));
+    }
+    named
 }
 
 /// The same for a file of any kind; `summary` says what it holds.

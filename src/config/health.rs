@@ -4,11 +4,12 @@
 
 use super::check::tell;
 use super::director::address;
-use super::load::{Checked, LoadError, intent_of, load, load_with, read_sections};
+use super::here::{Named, Wanted};
+use super::load::{Checked, LoadError, intent_of, load, load_with, read_kind};
 use super::reader::{Field, Reader};
 use super::summary::addresses;
 use super::text::{self, plural, some_of};
-use super::{Addresses, Intent, Probe, read_intent, store};
+use super::{Addresses, Intent, Kind, Probe, read_intent, store};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -54,13 +55,6 @@ pub enum IntentSource {
     File(PathBuf),
 }
 
-/// Whether a file's text is meant for a health controller.
-pub fn is_meant(text: &str) -> bool {
-    let (document, _) = DeTable::parse_recoverable(text);
-    let has = |key| document.get_ref().contains_key(key);
-    has("health") && !has("director")
-}
-
 /// Reads and checks the file of a health controller.
 ///
 /// # Errors
@@ -71,7 +65,7 @@ pub fn load_health(path: &Path) -> Result<Checked<HealthFile>, LoadError> {
 
 /// Reads and checks the text of such a file.
 pub fn read_health(text: &str) -> Checked<HealthFile> {
-    read_sections(text, sections)
+    read_kind(text, Kind::Health, sections)
 }
 
 /// Reads and checks a file with an intent: a director's, or one with `[[vip]]` and `[[pool]]` alone.
@@ -89,7 +83,23 @@ pub fn load_intent(path: &Path) -> Result<Checked<Intent>, LoadError> {
 
 /// `guideway check` for the file of a health controller.
 pub fn check_health_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    tell(path, load_health(path), json, out, err, summary)
+    let loaded = load_health(path).map(|mut checked| {
+        checked.look(path, named);
+        checked
+    });
+    tell(path, loaded, json, out, err, summary)
+}
+
+/// What it names that should be on its host.
+fn named(file: &HealthFile) -> Vec<Named> {
+    let exec = file.health.exec.iter().enumerate();
+    let mut named: Vec<Named> = exec.map(|(at, path)| Named::new(format!("health.exec[{at}]"), path, Wanted::Directory)).collect();
+    match &file.intent {
+        IntentSource::Store(store) => named.extend(store.named()),
+        IntentSource::File(path) => named.push(Named::new("health.intent", path, Wanted::File)),
+        IntentSource::Here(_) => {}
+    }
+    named
 }
 
 fn summary(file: &HealthFile, out: &mut dyn Write) -> io::Result<()> {
@@ -235,7 +245,7 @@ mod tests {
         assert!(matches!(file.intent, IntentSource::Store(_)));
         let both = said(&format!("{HEAD}{stored}{POOL}"));
         assert!(both.len() == 1 && both[0].contains("with a store the intent is in the store"), "{both:?}");
-        assert!(is_meant(HEAD) && !is_meant("[director]\n[health]\n") && !is_meant(POOL));
+        assert_eq!([HEAD, "[director]\n[health]\n", POOL].map(Kind::of_text), [Some(Kind::Health), Some(Kind::Director), None]);
     }
 
     #[test]

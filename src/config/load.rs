@@ -2,7 +2,7 @@
 
 use super::problem::{Problem, Severity};
 use super::reader::{Mark, Reader, Spot, Table};
-use super::{Config, Intent, announce, api, cross, director, neighbour, pool, promise, store, vip};
+use super::{Config, Intent, Kind, announce, api, cross, director, here, neighbour, pool, promise, store, vip};
 use crate::hash::KeyId;
 use std::collections::HashSet;
 use std::io::Read;
@@ -25,6 +25,14 @@ impl<T> Checked<T> {
     /// What makes the file unusable.
     pub fn errors(&self) -> impl Iterator<Item = &Problem> {
         self.problems.iter().filter(|p| p.severity == Severity::Error)
+    }
+
+    /// Adds a warning for whatever the good file at `path` names and this host does not have.
+    pub(crate) fn look(&mut self, path: &Path, named: impl FnOnce(&T) -> Vec<here::Named>) {
+        if let (Some(config), Ok(text)) = (&self.config, std::fs::read_to_string(path)) {
+            self.problems.extend(here::warnings(&text, &named(config)));
+            self.problems.sort_by_key(|p| (p.line, p.column));
+        }
     }
 
     /// What the file cannot promise.
@@ -78,13 +86,25 @@ pub(crate) fn load_with<T>(path: &Path, read: impl FnOnce(&str) -> Checked<T>) -
 
 /// Reads and checks the text of a file.
 pub fn read(text: &str) -> Checked {
-    read_sections(text, sections)
+    read_kind(text, Kind::Director, sections)
+}
+
+/// The same for a file of any kind; one that is of another kind is refused for that alone.
+pub(crate) fn read_kind<T>(text: &str, kind: Kind, sections: impl FnOnce(&Reader, &DeTable<'_>) -> Option<T>) -> Checked<T> {
+    read_of(text, Some(kind), sections)
 }
 
 /// The same for a text of other sections.
 pub(super) fn read_sections<T>(text: &str, sections: impl FnOnce(&Reader, &DeTable<'_>) -> Option<T>) -> Checked<T> {
+    read_of(text, None, sections)
+}
+
+fn read_of<T>(text: &str, kind: Option<Kind>, sections: impl FnOnce(&Reader, &DeTable<'_>) -> Option<T>) -> Checked<T> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let reader = Reader::new(text, !errors.is_empty());
+    if let Some(problem) = kind.and_then(|kind| kind.refuses(&reader, document.get_ref())) {
+        return Checked { config: None, problems: vec![problem] };
+    }
     let mut problems = syntax_errors(&reader, text, &errors);
     let config = sections(&reader, document.get_ref());
     // On a line that is no TOML every other complaint is a consequence.
@@ -233,7 +253,7 @@ pub(crate) fn tables<'r, 't>(root: &mut Table<'r, 't>, key: &'static str, wanted
     items.into_iter().filter_map(|f| f.table(wanted)).collect()
 }
 
-pub(crate) fn syntax_errors(reader: &Reader, text: &str, errors: &[Error]) -> Vec<Problem> {
+fn syntax_errors(reader: &Reader, text: &str, errors: &[Error]) -> Vec<Problem> {
     let problem = |error: &Error| {
         let span = error.span().unwrap_or_default();
         let (line, column) = reader.position(span.start);

@@ -1,5 +1,6 @@
 //! `[store]`: where VIPs, pools and health live when several processes share them. Directors and health controllers have the same section.
 
+use super::here::{Named, Wanted};
 use super::load::{Checked, read_sections};
 use super::reader::{Field, Table};
 use super::text::{plural, some_of};
@@ -59,6 +60,22 @@ pub(crate) fn read_section(field: &Field<'_, '_>) -> Option<Store> {
     };
     table.finish();
     store
+}
+
+impl Store {
+    /// What the section names that should be on its host.
+    pub(crate) fn named(&self) -> Vec<Named> {
+        let Store::Etcd(etcd) = self else { return Vec::new() };
+        let (cert, key) = etcd.identity.as_ref().map(|(cert, key)| (cert, key)).unzip();
+        let files = [
+            ("ca", etcd.ca.as_ref(), Wanted::File),
+            ("cert", cert, Wanted::File),
+            ("key", key, Wanted::File),
+            ("password_file", etcd.login.as_ref().map(|(_, file)| file), Wanted::File),
+            ("cache", etcd.cache.as_ref(), Wanted::Made),
+        ];
+        files.into_iter().filter_map(|(name, file, wanted)| Some(Named::new(format!("store.{name}"), file?, wanted))).collect()
+    }
 }
 
 /// The store in a few words.

@@ -84,6 +84,8 @@ impl Question {
                 // That which the packet's port lies in, or that of the backend that gets a request.
                 "tid_range": ranges(explained.instead_of.unwrap_or(explained.backend)).map(|(first, last)| format!("{first}-{last}")),
                 "flow_table_first": explained.flow_table,
+                // The server's port lies in no TID range of a pool that has some.
+                "no_tid_range": explained.stray,
             }),
             // GRE for what is no VIP is dropped only if the file says so.
             Err(Reason::NotVip) if tables.unmatched == Unmatched::Host => {

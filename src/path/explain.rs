@@ -32,6 +32,8 @@ pub struct Explained<'t> {
     pub request: bool,
     /// Whether the flow table of a running director may name another backend.
     pub flow_table: bool,
+    /// Whether it is an acknowledgement to a port that lies in no TID range, although the pool's backends have some.
+    pub stray: bool,
 }
 
 /// Explains a packet from `client` to `vip` of this transport protocol. To port 69 of a `tftp` service it is a read request,
@@ -74,5 +76,6 @@ pub fn explain<'t>(tables: &'t Snapshot, protocol: u8, client: SocketAddr, vip: 
     };
     let owner = service.pool.succession.orphaned(vip.port()).filter(|_| by == By::Heir);
     let instead_of = owner.and_then(|id| tables.backend(id));
-    Ok(Explained { service: id, label: &service.label, key, hash, row, by, backend, instead_of, request, flow_table })
+    let stray = tftp && !request && service.pool.tid.is_some() && by != By::TidRange && owner.is_none();
+    Ok(Explained { service: id, label: &service.label, key, hash, row, by, backend, instead_of, request, flow_table, stray })
 }

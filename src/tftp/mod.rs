@@ -1,8 +1,7 @@
 //! TFTP: the wire types, a framework for servers, and the engine that runs them.
 //!
 //! A server is a [`Handler`] that turns requests into [`Content`]. The engine does the rest: options, windows, time-outs,
-//! thousands of transfers on one thread. Whoever knows fbtftp finds `get_handler` as [`Handler::open`], `ResponseData` as
-//! [`Content`], and both statistics callbacks in [`Observer`].
+//! thousands of transfers on one thread.
 //!
 //! A server that makes each machine's configuration, whole:
 //!
@@ -44,6 +43,33 @@
 //! # }
 //! ```
 //!
+//! Whoever knows fbtftp finds:
+//!
+//! | fbtftp | here |
+//! |---|---|
+//! | `BaseServer(address, port, retries, timeout, …)` | [`Config`]: `listen`, `pace` (its time-outs adapt), and limits that fbtftp does not have |
+//! | `BaseServer.get_handler(server_addr, peer, path, options)` | [`Handler::open`] with a [`Request`]: `vip` and `tid`, `client`, `file`, `options` and `mode` |
+//! | `get_handler` that returns `None` | [`Refusal::silent`] |
+//! | `BaseHandler.get_response_data()`, in a process of its own | what [`Handler::open`] gives: [`Opening::content`], [`Opening::job`] for what blocks, [`Opening::later`] for a future |
+//! | an exception there (`FileNotFoundError`, others) | [`Refusal::not_found`], [`Refusal::access`], [`Refusal::new`] with any code and text |
+//! | `ResponseData.read(n)`, `size()`, `close()` | [`Content::poll_read_at`], [`Content::size`], `Drop` |
+//! | `StringResponseData` | [`Bytes`] |
+//! | `session_stats_callback(stats)` | [`Observer::transfer`] with a [`TransferReport`] |
+//! | `stats.peer`, `stats.server_addr`, `stats.file_path` | `client`; `vip` and `tid`; `file` |
+//! | `stats.options_in`, `options_acked` and `options`, `blksize` | `options` and `mode`; `acknowledged`; `terms` |
+//! | `stats.error` | [`TransferReport::error`]: code and text; `outcome` says more |
+//! | `stats.start_time`, `duration()` | [`TransferReport::began`], `duration`, and `opening` until the first answer |
+//! | `stats.packets_sent`, `packets_acked`, `bytes_sent`, `retransmits` | `packets_sent`, `acks`, `bytes_sent`, `repeated`; besides `timeouts`, `acks_ignored`, `blocks_acknowledged`, `round_trip`, `size`, `version` … |
+//! | `server_stats_callback(stats)`, `stats_interval_seconds` | [`Observer::server`] with [`Statistics`], [`Observer::interval`] |
+//! | `stats.server_addr`, `interval` | [`Running::addresses`], [`Observer::interval`] |
+//! | `stats.start_time`, `duration()` | [`Statistics::uptime`] |
+//! | `get_all_counters()`, `get_counter(name)` | [`Statistics::totals`], [`Totals::iter`], [`Totals::get`] |
+//! | `get_and_reset_all_counters()`, `get_and_reset_counter(name)` | [`Statistics::take`], [`Statistics::take_one`] |
+//! | `reset_counter(name)`, `reset_all_counters()` | the same, what they give left unused |
+//! | `process_count`, the only counter of its own | `started`; besides those of [`Counter::ALL`] |
+//! | `increment_counter(name)`, `set_counter(name, value)` for counters of one's own | fields of one's own [`Observer`] or [`Handler`]; they may be one value |
+//! | `run()`, `close()` | [`Server::start`], [`Running::stop`] |
+//!
 //! | module | is |
 //! |---|---|
 //! | [`packet`], [`options`] | what is on the wire, and what is negotiated |
@@ -64,6 +90,8 @@ pub mod content;
 pub mod daemon;
 pub mod directory;
 pub mod engine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod handler;
 pub mod handlers;
 pub mod netascii;

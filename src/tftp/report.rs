@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +126,32 @@ pub struct TransferReport<'a> {
     pub acks_ignored: u64,
     /// Smoothed round-trip time, zero when nothing was measured.
     pub round_trip: Duration,
+}
+
+impl TransferReport<'_> {
+    /// When the request came, by the clock on the wall.
+    pub fn began(&self) -> SystemTime {
+        SystemTime::now() - self.duration
+    }
+
+    /// Why the client does not have the file, as a TFTP code and text, whoever ended the transfer; nothing when it has it, or never
+    /// wanted more than was answered.
+    pub fn error(&self) -> Option<(ErrorCode, Cow<'_, str>)> {
+        fn said(text: &str) -> Option<(ErrorCode, Cow<'_, str>)> {
+            Some((ErrorCode::NOT_DEFINED, Cow::Borrowed(text)))
+        }
+        match &self.outcome {
+            Outcome::Done | Outcome::Probed | Outcome::HandedOver => None,
+            Outcome::Aborted(code, text) => Some((*code, Cow::Borrowed(text))),
+            Outcome::Refused(code, text) => Some((code.unwrap_or(ErrorCode::NOT_DEFINED), Cow::Borrowed(text))),
+            Outcome::Failed(why) => said(why),
+            Outcome::Unconfirmed => said("the last acknowledgement did not come"),
+            Outcome::Unheard | Outcome::Displaced => said("the client never answered"),
+            Outcome::TimedOut => said("the client was not heard any more"),
+            Outcome::Restarted => said("the client asked again"),
+            Outcome::Stopped => said("the server was stopped"),
+        }
+    }
 }
 
 macro_rules! counters {
@@ -273,11 +299,12 @@ impl Totals {
 pub struct Statistics {
     loops: Arc<[Arc<Counters>]>,
     taken: Arc<std::sync::Mutex<Totals>>,
+    began: Instant,
 }
 
 impl Statistics {
     pub(crate) fn new(loops: Vec<Arc<Counters>>) -> Statistics {
-        Statistics { loops: loops.into(), taken: Arc::default() }
+        Statistics { loops: loops.into(), taken: Arc::default(), began: Instant::now() }
     }
 
     /// The counters since the start.
@@ -292,6 +319,18 @@ impl Statistics {
         let since = now.since(&taken);
         *taken = now;
         since
+    }
+
+    /// One counter since it was last taken, by this or with all others by [`Statistics::take`]; the others keep what they have.
+    pub fn take_one(&self, counter: Counter) -> u64 {
+        let mut taken = self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let now = self.totals().get(counter);
+        now.wrapping_sub(std::mem::replace(&mut taken.0[counter as usize], now))
+    }
+
+    /// How long the server has been there.
+    pub fn uptime(&self) -> Duration {
+        self.began.elapsed()
     }
 }
 
@@ -330,5 +369,10 @@ mod tests {
         loops[1].add(Counter::Started, 4);
         assert_eq!((statistics.take().get(Counter::Started), statistics.totals().get(Counter::Started)), (4, 7));
         assert_eq!(statistics.totals().open(), 6);
+        loops[0].add(Counter::Started, 4);
+        loops[1].add(Counter::Done, 2);
+        assert_eq!((statistics.take_one(Counter::Done), statistics.take_one(Counter::Done)), (2, 0));
+        let rest = statistics.take();
+        assert_eq!((rest.get(Counter::Started), rest.get(Counter::Done)), (4, 0), "the others keep what they have");
     }
 }

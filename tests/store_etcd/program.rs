@@ -18,7 +18,7 @@ async fn guideway(arguments: &[&str]) -> (i32, String, String) {
 
 async fn in_and_out(home: &Path, store: &str) {
     let director = "[director]\nname = \"d1\"\naddress = \"10.0.1.11\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
-                    io = { kind = \"af_packet\", interface = \"eth0\" }\nrouters = [\"10.0.0.0/24\"]\n";
+                    io = { kind = \"af_packet\", interface = \"lo\" }\nrouters = [\"10.0.0.0/24\"]\n";
     let (first, second) = (intent(100, 2), intent(7, 1));
     let file = home.join("director.toml").display().to_string();
     std::fs::write(&file, format!("{director}{store}{}", first.to_toml())).unwrap();

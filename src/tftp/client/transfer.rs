@@ -102,7 +102,7 @@ impl Failure {
     /// A word to count it by.
     pub fn reason(&self) -> String {
         match self {
-            Failure::Server { code, .. } => format!("error_{}", code.0),
+            Failure::Server { code, .. } => format!("error_{}_{}", code.0, code.meaning().replace(' ', "_")),
             Failure::NoAnswer { .. } => "no_answer".into(),
             Failure::Silent { .. } => "silent".into(),
             Failure::Options(_) => "bad_oack".into(),

@@ -30,17 +30,16 @@ mod tests;
 mod values;
 
 pub use build::{BuildError, Built};
-pub use check::{check_command, is_meant};
+pub use check::check_command;
 pub use server::{Server, rollover};
 pub use takeover::{Takeover, follows};
 
 use super::directory::DirectoryOptions;
 use super::handlers::{exec, hook, http, limits, template};
 use crate::config::reader::Reader;
-use crate::config::{Checked, LoadError, load_with, syntax_errors, tables};
+use crate::config::{self, Checked, LoadError, load_with, read_kind, tables};
 use globset::GlobSet;
 use ipnet::IpNet;
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -128,15 +127,7 @@ pub type Whole = (Config, Option<Server>);
 
 /// Reads and checks the text of a file.
 pub fn read(text: &str) -> Checked<Whole> {
-    let (document, errors) = DeTable::parse_recoverable(text);
-    let reader = Reader::new(text, !errors.is_empty());
-    let mut problems = syntax_errors(&reader, text, &errors);
-    let config = sections(&reader, document.get_ref());
-    // On a line that is no TOML every other complaint is a consequence.
-    let broken: HashSet<usize> = problems.iter().map(|p| p.line).collect();
-    problems.extend(reader.into_problems().into_iter().filter(|p| !broken.contains(&p.line)));
-    problems.sort_by_key(|p| (p.line, p.column));
-    Checked { config: config.filter(|_| errors.is_empty()), problems }
+    read_kind(text, config::Kind::Server, sections)
 }
 
 /// Reads a file.

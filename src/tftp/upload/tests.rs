@@ -200,24 +200,6 @@ proptest! {
                                                                fate in proptest::collection::vec(any::<u8>(), 50..200)) {
         simulate(window, length, one, &fate)?;
     }
-
-    #[test]
-    fn any_blocks_keep_the_count(window in 1u16..70, one: bool, blocks in proptest::collection::vec((any::<u16>(), 0usize..10, 0u64..100), 0..200)) {
-        let rollover = if one { Rollover::One } else { Rollover::Zero };
-        let terms = Terms { window, blksize: 8, timeout: None, rollover };
-        let mut upload = Upload::new(terms, true, &Pace::default(), at(0));
-        let (mut now, mut kept) = (at(0), 0);
-        for (number, length, wait) in blocks {
-            now = Time(now.0 + wait * MS);
-            // Half of them are near the one that is due.
-            let number = if number % 2 == 0 { number } else { rollover.wire(upload.blocks() + 1 + u64::from(number % 8)) };
-            if let Took::Bytes { answer, last } = upload.on_data(number, length, now) {
-                kept += 1;
-                prop_assert!(length <= 8 && last == (length < 8) && !(answer && last));
-            }
-            prop_assert_eq!(upload.blocks(), kept);
-        }
-    }
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn the_server_s_error_ends_it_without_an_answer() {
     assert_eq!(sent(&mut read), []);
     let said = read.outcome().unwrap().as_ref().unwrap_err();
     assert_eq!(said.to_string(), "the server refused: error 1 (file not found): no·[31m such file");
-    assert_eq!(said.reason(), "error_1");
+    assert_eq!(said.reason(), "error_1_file_not_found");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn every_file_arrives(site: &Site, max_blksize: u16) {
         assert_eq!((done.sha256, done.agreed.blksize), (sum, 512));
     }
     let missing = site.within(|| fetch(site.plan("nothing", &[Ask::Blksize(1428)]))).unwrap_err();
-    assert_eq!(missing.reason(), "error_1", "{missing}");
+    assert_eq!(missing.reason(), "error_1_file_not_found", "{missing}");
 }
 
 #[test]
@@ -182,7 +182,10 @@ fn a_swarm_tells_wrong_bytes_missing_files_and_lost_time() {
     let wrong = Settings { mix: ipxe, ..settings(&site, &["a", "nothing"], 20) };
     let expected = Expected::new(&wrong.files, &list);
     let tally = site.within(|| run(&wrong, &expected, &mut |_| {})).unwrap();
-    assert_eq!(tally.failures.iter().map(|(why, count)| (why.as_str(), *count)).collect::<Vec<_>>(), [("content", 10), ("error_1", 10)]);
+    assert_eq!(
+        tally.failures.iter().map(|(why, count)| (why.as_str(), *count)).collect::<Vec<_>>(),
+        [("content", 10), ("error_1_file_not_found", 10)]
+    );
 
     // Nobody listens on that port.
     let mute = Settings { server: SocketAddr::new(V4, 70), limit: Duration::from_millis(300), ..wrong };
