@@ -223,6 +223,7 @@ counters! {
     NotesInvalid "notes_invalid" "Datagrams to the port of notes that no server of the pool has signed.",
     Asked "asked" "Transfers that other servers were asked about.",
     AskedUnknown "asked_unknown" "Transfers that no server knows that could.",
+    Doubted "doubted" "Transfers that nobody here knew for a while to be served by nobody else, so that others were asked before they went on.",
     AskedUnanswered "asked_unanswered" "Transfers of which not every server answered that could know them.",
     AskedLimited "asked_limited" "Packets of unknown transfers that nobody was asked about because there were too many.",
     TakenOver "taken_over" "Transfers of other servers that this one went on with.",

@@ -106,6 +106,8 @@ pub struct Transfer {
     sent_at: Time,
     repeated_at: Option<Time>,
     progress_at: Time,
+    /// When it was last certain that nobody else had gone on with it.
+    certain_at: Time,
     deadline: Time,
     /// Smoothed round-trip time and its deviation in microseconds; 0 before the first measurement.
     srtt: u32,
@@ -134,6 +136,7 @@ impl Transfer {
             sent_at: now,
             repeated_at: None,
             progress_at: now,
+            certain_at: now,
             deadline: now,
             srtt: 0,
             rttvar: 0,
@@ -157,7 +160,7 @@ impl Transfer {
     pub fn share(&mut self, now: Time) {
         self.shared = true;
         self.timed = self.oack.then_some((0, now));
-        (self.sent_at, self.progress_at) = (now, now);
+        (self.sent_at, self.progress_at, self.certain_at) = (now, now, now);
         self.arm(now);
     }
 
@@ -240,7 +243,10 @@ impl Transfer {
         }
         match self.absolute(number) {
             None => (Ack::Foreign, Step::Wait),
-            Some(block) if block == self.acked => (Ack::Repeated, self.repeated_ack(pace, now)),
+            Some(block) if block == self.acked => {
+                self.certain_at = now;
+                (Ack::Repeated, self.repeated_ack(pace, now))
+            }
             Some(block) => {
                 self.acked = block;
                 self.highest = self.highest.max(block);
@@ -325,6 +331,22 @@ impl Transfer {
         self.acked
     }
 
+    /// Whether another server may have gone on with it so far that the number of an ACK, or of a block, means something else to the client than here: it
+    /// is shared, so many blocks are left, and the client was not heard for a while.
+    pub fn is_in_doubt(&self, now: Time) -> bool {
+        self.shared && self.last.is_some_and(|last| last > self.acked + AHEAD) && now - self.certain_at > SOON
+    }
+
+    /// When it was last certain that nobody else had gone on with it.
+    pub fn certain_at(&self) -> Time {
+        self.certain_at
+    }
+
+    /// Nobody else has gone on with it: that was asked.
+    pub fn be_certain(&mut self, now: Time) {
+        self.certain_at = now;
+    }
+
     /// Smoothed round-trip time; zero before the first measurement.
     pub fn round_trip(&self) -> Duration {
         Duration::from_micros(u64::from(self.srtt))
@@ -351,7 +373,7 @@ impl Transfer {
         self.heard = true;
         self.flight = self.terms.window;
         self.tries = 0;
-        self.progress_at = now;
+        (self.progress_at, self.certain_at) = (now, now);
         self.rto = self.base_rto(pace);
         self.arm(now);
     }
@@ -393,6 +415,9 @@ impl Transfer {
 
 /// How far another server may have got, in blocks, for an ACK still to say where: three quarters of the numbers. The rest is for old ACKs.
 pub const AHEAD: u64 = 49_152;
+
+/// In this time nobody else goes on with a transfer so far that its block numbers come again: that would be 650,000 blocks a second.
+const SOON: Duration = Duration::from_millis(100);
 
 /// The number of a block on the wire.
 fn wire(rollover: Rollover, block: u64) -> u16 {

@@ -33,7 +33,8 @@ impl EventLoop {
         if request.write && self.config.writable.is_none() {
             return self.error(route, ErrorCode::ACCESS, "writing is not allowed");
         }
-        if let Some(&key) = self.peers.get(&peer) {
+        let known = self.peers.get(&peer).copied();
+        if let Some(key) = known {
             let now = self.now;
             if self.session(key).is_some_and(|session| session.request[..] == *bytes && session.is_starting(now)) {
                 self.counters.add(Counter::RequestsRepeated, 1);
@@ -48,7 +49,9 @@ impl EventLoop {
         if !self.has_room_for_one() {
             return self.counters.add(Counter::Shed, 1);
         }
-        let key = self.insert(Session::new(peer, route, bytes, self.now));
+        let mut session = Session::new(peer, route, bytes, self.now);
+        session.restart = known.is_some();
+        let key = self.insert(session);
         self.with(key, |this, session| if request.write { this.begin_write(session, request) } else { this.begin(key, session, request) });
     }
 
@@ -188,7 +191,8 @@ impl EventLoop {
         session.answered = Some(self.now);
         let start = transfer.start();
         let oack = oack.unwrap_or_default().into_boxed_slice();
-        let running = Running { transfer, content, size, oack, cut: true, starved: None, renote: u64::MAX, noted: None };
+        let running =
+            Running { transfer, content, size, oack, cut: true, starved: None, renote: u64::MAX, noted: None, serial: 0, doubted: false };
         if self.takeover.is_some() {
             return self.note_first(key, session, Box::new(running));
         }

@@ -43,22 +43,31 @@ impl EventLoop {
                 this.counters.add(Counter::AcksIgnored, 1);
                 return After::Keep;
             };
-            let (ack, step) = running.transfer.on_ack(block, &this.config.pace, this.now);
-            if running.transfer.heard() {
-                this.unheard.remove(key.index);
+            if running.doubted || running.noted.is_some() && running.transfer.is_in_doubt(this.now) {
+                return this.doubt(key, session, Some(block));
             }
-            if ack == Ack::New {
-                session.tally.acks += 1;
-                this.counters.add(Counter::Acks, 1);
-                if running.transfer.acked() >= running.renote {
-                    this.tell_heirs(key, session);
-                }
-            } else {
-                session.tally.ignored += 1;
-                this.counters.add(Counter::AcksIgnored, 1);
-            }
-            this.step(key, session, step)
+            this.acknowledged(key, session, block)
         });
+    }
+
+    /// A client acknowledges a block of a transfer that is served here.
+    pub(super) fn acknowledged(&mut self, key: Key, session: &mut Session, block: u16) -> After {
+        let Stage::Running(running) = &mut session.stage else { return After::Keep };
+        let (ack, step) = running.transfer.on_ack(block, &self.config.pace, self.now);
+        if running.transfer.heard() {
+            self.unheard.remove(key.index);
+        }
+        if ack == Ack::New {
+            session.tally.acks += 1;
+            self.counters.add(Counter::Acks, 1);
+            if running.transfer.acked() >= running.renote {
+                self.tell_heirs(key, session);
+            }
+        } else {
+            session.tally.ignored += 1;
+            self.counters.add(Counter::AcksIgnored, 1);
+        }
+        self.step(key, session, step)
     }
 
     /// A packet of a transfer that is not known here. It is told so (RFC 1350 section 4), unless that transfer has just ended or too many
@@ -123,6 +132,9 @@ impl EventLoop {
             session.tally.repeated += 1;
             self.counters.add(Counter::Repeated, 1);
         }
+        if step == Step::Blocks && self.is_in_doubt(session) {
+            return self.doubt(key, session, None);
+        }
         self.step(key, session, step)
     }
 
@@ -144,7 +156,7 @@ impl EventLoop {
         loop {
             let Stage::Running(running) = &session.stage else { return After::Keep };
             let wanted = running.transfer.wanted();
-            if wanted.is_empty() {
+            if wanted.is_empty() || running.doubted {
                 return After::Keep;
             }
             let (first, blksize) = (*wanted.start(), usize::from(running.transfer.terms().blksize));

@@ -71,6 +71,10 @@ pub struct Running {
     pub renote: u64,
     /// What other servers were told.
     pub noted: Option<Noted>,
+    /// Which of the transfers of this name it is, for them.
+    pub serial: u64,
+    /// Whether nothing may be sent before it is known whether another server has gone on with it.
+    pub doubted: bool,
 }
 
 /// A transfer with what comes of it.
@@ -100,6 +104,8 @@ pub struct Session {
     pub resume: Option<Box<Resume>>,
     /// Whether it was gone on with.
     pub taken_over: bool,
+    /// Whether it took the place of another transfer of the same client and ports.
+    pub restart: bool,
     /// What the content wants to be kept as long as it is sent.
     pub keep: Vec<Keep>,
     pub cursor: Cursor,
@@ -133,6 +139,7 @@ impl Session {
             stage: Stage::Opening,
             resume: None,
             taken_over: false,
+            restart: false,
             keep: Vec::new(),
             cursor: Cursor::default(),
             knock: None,

@@ -73,14 +73,18 @@ impl Memory {
         Memory { limits, places: Vec::new(), free: Vec::new(), index: HashMap::new(), lists: Default::default(), bytes: [0; 2] }
     }
 
-    /// Keeps a note that came at a place in its sender's stream, instead of an earlier one of the same transfer.
-    pub fn put(&mut self, note: Note, place: Place, now: Time) -> Put {
+    /// Keeps a note that came at a place in its sender's stream, instead of an earlier one of the same transfer. What was known to be acknowledged stays
+    /// known: an owner that was cut off may say less than whoever went on meanwhile. A note that is not kept leaves nothing of its transfer behind.
+    pub fn put(&mut self, mut note: Note, place: Place, now: Time) -> Put {
         self.expire(now);
         let mut put = Put::default();
         if let Some(known) = self.index.get(&note.id).and_then(|&at| self.places[at as usize].as_ref()) {
             if known.place.token == place.token && known.place.number > place.number {
                 // It was overtaken.
                 return Put { kept: true, ..put };
+            }
+            if known.note.serial == note.serial {
+                note.acked = note.acked.max(known.note.acked);
             }
             self.remove(&note.id);
         }
@@ -195,6 +199,17 @@ mod tests {
     }
 
     #[test]
+    fn nobody_takes_back_what_was_acknowledged() {
+        let mut memory = memory(10);
+        let (ahead, behind) = (note(1, true), Note { acked: 3, ..note(1, true) });
+        memory.put(ahead.clone(), place(1), at(1));
+        memory.put(behind.clone(), Place { token: 9, number: 1 }, at(2));
+        assert_eq!(memory.get(&ahead.id).map(|note| note.acked), Some(ahead.acked));
+        memory.put(Note { serial: 8, ..behind.clone() }, place(2), at(3));
+        assert_eq!(memory.get(&ahead.id).map(|note| note.acked), Some(3), "another transfer of that name");
+    }
+
+    #[test]
     fn full_of_those_that_are_kept_it_refuses_and_forgets_what_is_not_renewed() {
         let mut memory = memory(10);
         assert!((0..10).all(|port| memory.put(note(port, true), place(u64::from(port)), at(u64::from(port))).kept));
@@ -214,8 +229,8 @@ mod tests {
         memory.put(Note { acked: 500, ..note(1, true) }, place(8), at(1));
         assert!(memory.put(Note { acked: 400, ..note(1, true) }, place(7), at(1)).kept);
         assert_eq!(memory.get(&sample(1).id).unwrap().acked, 500);
-        memory.put(Note { acked: 0, ..note(1, false) }, Place { token: 2, number: 1 }, at(1));
-        assert_eq!(memory.get(&sample(1).id).unwrap().acked, 0, "another sender, or another life, counts anew");
+        memory.put(Note { acked: 0, serial: 8, ..note(1, false) }, Place { token: 2, number: 1 }, at(1));
+        assert_eq!(memory.get(&sample(1).id).unwrap().acked, 0, "another transfer counts anew");
     }
 
     proptest! {

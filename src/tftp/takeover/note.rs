@@ -25,6 +25,8 @@ pub struct Id {
 pub struct Note {
     /// Which.
     pub id: Id,
+    /// Which of the transfers that had this name one after the other.
+    pub serial: u64,
     /// Whether options were negotiated.
     pub oack: bool,
     /// Whether the client has answered. A note that says so is kept for certain, one that does not only as long as there is room.
@@ -60,6 +62,7 @@ impl Note {
     /// Appends it.
     pub fn write(&self, to: &mut Writer<'_>) {
         self.id.write(to);
+        to.u64(self.serial);
         let one = self.terms.rollover == Rollover::One;
         let flag = |set: bool, flag: u8| if set { flag } else { 0 };
         to.u8(flag(self.oack, OACK) | flag(self.heard, HEARD) | flag(one, ROLLOVER_ONE));
@@ -70,7 +73,7 @@ impl Note {
 
     /// Reads one; nothing when it is none, or says what no server says.
     pub fn read(from: &mut Reader<'_>) -> Option<Note> {
-        let id = Id::read(from)?;
+        let (id, serial) = (Id::read(from)?, from.u64()?);
         let flags = from.u8()?;
         let (blksize, window, timeout) = (from.u16()?, from.u16()?, from.u32()?);
         let (size, version, acked) = (from.u64()?, from.array()?, from.u64()?);
@@ -85,7 +88,7 @@ impl Note {
             rollover: if flags & ROLLOVER_ONE == 0 { Rollover::Zero } else { Rollover::One },
         };
         let (oack, heard) = (flags & OACK != 0, flags & HEARD != 0);
-        sane.then(|| Note { id, oack, heard, terms, size, version: Version(version), acked, request: request.into() })
+        sane.then(|| Note { id, serial, oack, heard, terms, size, version: Version(version), acked, request: request.into() })
     }
 
     /// The number of the last block.
@@ -98,6 +101,7 @@ impl Note {
 pub(crate) fn sample(port: u16) -> Note {
     Note {
         id: Id { vip: [192, 0, 2, 69].into(), client: SocketAddr::from(([198, 51, 100, (port >> 8) as u8], port)), tid: 20_001 },
+        serial: 7,
         oack: true,
         heard: false,
         terms: Terms { blksize: 1428, window: 4, timeout: Some(Duration::from_secs(3)), rollover: Rollover::Zero },

@@ -14,7 +14,7 @@ pub const LONGEST: usize = 1400;
 pub const MOST: usize = 24;
 
 const MAGIC: &[u8; 3] = b"GWT";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const SIGNATURE: usize = 16;
 
 /// The key under which datagrams are signed.
@@ -55,6 +55,10 @@ pub enum Said {
     Known(u64, Box<Note>),
     /// I do not.
     Unknown(u64),
+    /// Has anybody served this transfer behind this block? `Known` if so, by whoever serves it still or was told; else `Unknown`.
+    Behind(u64, Id, u64),
+    /// A note that came at this place is not kept.
+    NotKept(Place),
 }
 
 /// A datagram that was read: who says what.
@@ -86,6 +90,8 @@ impl Signer {
             Said::Query(..) => 6,
             Said::Known(..) => 7,
             Said::Unknown(_) => 8,
+            Said::Behind(..) => 9,
+            Said::NotKept(_) => 10,
         };
         let mut w = Writer(to);
         w.bytes(MAGIC).u8(VERSION).u8(kind).u8(stream).text(from.as_bytes());
@@ -114,6 +120,11 @@ impl Signer {
                 &mut w
             }
             Said::Unknown(nonce) => w.u64(*nonce),
+            Said::Behind(nonce, id, block) => {
+                id.write(w.u64(*nonce));
+                w.u64(*block)
+            }
+            Said::NotKept(place) => w.place(*place),
         };
         let signature = self.0.hash(&to[start..]).as_bytes();
         to.extend_from_slice(&signature);
@@ -148,6 +159,8 @@ impl Signer {
             6 => Said::Query(r.u64()?, Id::read(&mut r)?),
             7 => Said::Known(r.u64()?, Box::new(Note::read(&mut r)?)),
             8 => Said::Unknown(r.u64()?),
+            9 => Said::Behind(r.u64()?, Id::read(&mut r)?, r.u64()?),
+            10 => Said::NotKept(r.place()?),
             _ => return None,
         };
         r.0.is_empty().then_some(Heard { from, stream, said })

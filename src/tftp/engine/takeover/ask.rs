@@ -3,6 +3,7 @@
 //! One question for a transfer at a time, to two servers of the pool, at a bounded rate: whoever forges packets gets nothing out of it, and nobody
 //! else either. The packet itself is not kept, only the number that it acknowledges.
 
+use super::super::Key;
 use super::super::event_loop::EventLoop;
 use super::super::outbox::Route;
 use super::super::session::Peer;
@@ -21,17 +22,28 @@ const RATE: u64 = 10_000;
 /// After how long a question is asked again, and after how many times it is not any more; then the client's next packet asks it.
 const PATIENCE: Duration = Duration::from_millis(100);
 const TIMES: u8 = 2;
+/// After how many times an owner in doubt believes that nobody is there to answer.
+const DOUBTS: u8 = 15;
 
-struct Question {
-    id: Id,
-    peer: Peer,
-    route: Route,
-    /// What the client acknowledged last.
-    block: u16,
+pub(super) struct Question {
+    pub id: Id,
+    pub peer: Peer,
+    pub route: Route,
+    /// What the client acknowledged last, unless it has said nothing.
+    pub block: Option<u16>,
     /// Who was asked, and who of them has said that it does not know.
-    asked: [Option<usize>; 2],
-    unknown: [bool; 2],
-    times: u8,
+    pub asked: [Option<usize>; 2],
+    pub unknown: [bool; 2],
+    pub times: u8,
+    /// A transfer that is served here, and up to which block, when the question is whether somebody has gone on with it (`doubt`).
+    pub doubt: Option<(Key, u64)>,
+}
+
+impl Question {
+    /// Whether all who were asked have said that they do not know.
+    fn is_settled(&self) -> bool {
+        self.asked.iter().zip(self.unknown).all(|(asked, unknown)| asked.is_none() || unknown)
+    }
 }
 
 /// The questions that wait for an answer.
@@ -67,6 +79,25 @@ impl Questions {
         may
     }
 
+    /// Puts a question that is to be looked at again soon.
+    pub(super) fn put(&mut self, nonce: u64, question: Question, now: Time) {
+        self.by_peer.insert(question.peer, nonce);
+        self.open.insert(nonce, question);
+        self.due.push_back((now.plus(PATIENCE), nonce));
+    }
+
+    /// The one about this peer.
+    pub(super) fn about(&mut self, peer: &Peer) -> Option<&mut Question> {
+        self.by_peer.get(peer).and_then(|nonce| self.open.get_mut(nonce))
+    }
+
+    /// Servers have other places now. Of one that is gone no answer is waited for.
+    pub(super) fn moved(&mut self, to: &[Option<usize>]) {
+        for asked in self.open.values_mut().flat_map(|question| &mut question.asked) {
+            *asked = asked.and_then(|place| to.get(place).copied().flatten());
+        }
+    }
+
     fn remove(&mut self, nonce: u64) -> Option<Question> {
         let question = self.open.remove(&nonce)?;
         self.by_peer.remove(&question.peer);
@@ -97,8 +128,8 @@ impl EventLoop {
         if scoped || asked == [None; 2] {
             return self.stranger(peer, route);
         }
-        if let Some(question) = takeover.questions.by_peer.get(&peer).and_then(|nonce| takeover.questions.open.get_mut(nonce)) {
-            question.block = block;
+        if let Some(question) = takeover.questions.about(&peer) {
+            question.block = Some(block);
             return;
         }
         if !takeover.questions.may_ask(now) {
@@ -106,19 +137,21 @@ impl EventLoop {
         }
         self.counters.add(Counter::Asked, 1);
         let nonce = takeover.tokens.fresh();
-        let question = Question { id, peer, route, block, asked, unknown: [false; 2], times: 1 };
-        takeover.questions.open.insert(nonce, question);
-        takeover.questions.by_peer.insert(peer, nonce);
-        takeover.questions.due.push_back((now.plus(PATIENCE), nonce));
+        let question = Question { id, peer, route, block: Some(block), asked, unknown: [false; 2], times: 1, doubt: None };
+        takeover.questions.put(nonce, question, now);
         self.put_question(nonce);
     }
 
-    fn put_question(&mut self, nonce: u64) {
+    pub(super) fn put_question(&mut self, nonce: u64) {
         let Some(takeover) = self.takeover.as_deref() else { return };
         let Some(question) = takeover.questions.open.get(&nonce) else { return };
         for (peer, unknown) in question.asked.into_iter().zip(question.unknown) {
             if let Some(peer) = peer.filter(|_| !unknown) {
-                takeover.say(&mut self.outbox, takeover.plan.members()[peer].notes, &Said::Query(nonce, question.id));
+                let said = match question.doubt {
+                    Some((_, block)) => Said::Behind(nonce, question.id, block),
+                    None => Said::Query(nonce, question.id),
+                };
+                takeover.say(&mut self.outbox, takeover.plan.members()[peer].notes, &said);
             }
         }
     }
@@ -126,14 +159,30 @@ impl EventLoop {
     /// Asks those who have not answered once more, then forgets.
     pub(super) fn ask_again(&mut self) {
         loop {
-            let Some(questions) = self.takeover.as_deref_mut().map(|takeover| &mut takeover.questions) else { return };
+            let Some(takeover) = self.takeover.as_deref_mut() else { return };
+            let (questions, links) = (&mut takeover.questions, &takeover.links);
             let Some(&(at, nonce)) = questions.due.front() else { return };
             if at > self.now {
                 return;
             }
             questions.due.pop_front();
             let Some(question) = questions.open.get_mut(&nonce) else { continue };
-            if question.times < TIMES {
+            if question.doubt.is_some() {
+                // One that is mute need not answer when another has: whoever goes on tells the other.
+                let mute = |peer: usize| links[peer].is_mute(self.now);
+                let mut answers = question.asked.iter().zip(question.unknown);
+                let enough = question.unknown.contains(&true) && answers.all(|(asked, unknown)| unknown || asked.is_none_or(mute));
+                // Nobody answers at all, and the client speaks to us: the others are dead.
+                let alone = question.times >= DOUBTS && question.block.is_some();
+                if enough || alone || question.is_settled() || question.times >= DOUBTS {
+                    let Some(question) = questions.remove(nonce) else { continue };
+                    if enough || alone || question.is_settled() {
+                        self.nobody_went_on(&question);
+                    }
+                    continue;
+                }
+            }
+            if question.times < TIMES || question.doubt.is_some() {
                 question.times += 1;
                 questions.due.push_back((self.now.plus(PATIENCE), nonce));
                 self.put_question(nonce);
@@ -151,9 +200,13 @@ impl EventLoop {
             return;
         }
         let Some(question) = takeover.questions.remove(nonce) else { return };
+        if question.doubt.is_some() {
+            return self.somebody_went_on(&question);
+        }
+        let Some(block) = question.block else { return };
         // Its client may have begun something else meanwhile.
         if !self.peers.contains_key(&question.peer) {
-            self.resume(question.peer, question.route, note, question.block);
+            self.resume(question.peer, question.route, note, block);
         }
     }
 
@@ -163,10 +216,13 @@ impl EventLoop {
         let Some(question) = takeover.questions.open.get_mut(&nonce) else { return };
         let answered = question.asked.iter().zip(&mut question.unknown);
         answered.filter(|(asked, _)| **asked == Some(who)).for_each(|(_, unknown)| *unknown = true);
-        if question.asked.iter().zip(question.unknown).any(|(asked, unknown)| asked.is_some() && !unknown) {
+        if !question.is_settled() {
             return;
         }
         if let Some(question) = takeover.questions.remove(nonce) {
+            if question.doubt.is_some() {
+                return self.nobody_went_on(&question);
+            }
             self.counters.add(Counter::AskedUnknown, 1);
             self.stranger(question.peer, question.route);
         }

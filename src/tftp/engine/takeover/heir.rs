@@ -41,6 +41,9 @@ impl EventLoop {
         self.counters.add(Counter::NotesEvicted, put.evicted);
         if put.kept {
             takeover.ack(from, place.token, place.number);
+        } else {
+            // Its owner need not wait for an heir that knows nothing.
+            takeover.say(&mut self.outbox, from, &Said::NotKept(place));
         }
     }
 

@@ -5,12 +5,14 @@
 //! | `owner` | what heirs are told of the transfers that are served here |
 //! | `heir` | what is kept for others, and told to those who ask |
 //! | `ask` | a packet of a transfer that is not known: who knows it? |
+//! | `doubt` | a client that was not heard for long: did somebody else go on? |
 //! | `resume` | going on with it, from the address that its client knows |
 //!
 //! The first loop takes notes, keeps them, and serves transfers of others' ports; the other loops are owners only, each with a socket and a stream of
 //! its own. Nothing here costs a packet of a running transfer more than one comparison.
 
 mod ask;
+mod doubt;
 mod heir;
 mod owner;
 mod resume;
@@ -22,13 +24,13 @@ use super::Key;
 use super::event_loop::EventLoop;
 use super::outbox::{Outbox, Route};
 use super::ports::{Error, Port};
-use super::session::Peer;
+use super::session::{Peer, Stage};
 use super::sys::{Patience, Received, Receiver};
 use crate::tftp::report::Counter;
 use crate::tftp::takeover::fresh::{Fresh, Tokens};
 use crate::tftp::takeover::link::Link;
 use crate::tftp::takeover::wire::{MOST, Said, Signer};
-use crate::tftp::takeover::{Id, Memory, Plan, Settings};
+use crate::tftp::takeover::{Id, Member, Memory, Plan, Settings};
 use crate::time::Time;
 use ask::Questions;
 use std::collections::{HashMap, VecDeque};
@@ -134,16 +136,23 @@ impl Takeover {
         Port::for_notes(SocketAddr::new(settings.listen.ip(), port), at)
     }
 
-    /// Who the servers are from now on. Links to those that stay stay.
-    fn set_links(&mut self, plan: &Arc<Plan>, mut links: Vec<Link<About>>) {
+    /// Who the servers are from now on. Links to those that stay stay; where each has its place now is said, by its old place.
+    fn set_links(&mut self, plan: &Arc<Plan>, mut links: Vec<Link<About>>) -> Vec<Option<usize>> {
+        let place = |member: &Member| plan.members().iter().position(|other| other.name == member.name);
+        let moved: Vec<Option<usize>> = self.plan.members().iter().map(place).collect();
         let mut old: HashMap<String, Link<About>> =
             self.plan.members().iter().map(|member| member.name.clone()).zip(links.drain(..)).collect();
         let tokens = &mut self.tokens;
         let mut link = |name: &String| old.remove(name).unwrap_or_else(|| Link::new(tokens.fresh()));
         self.links = plan.members().iter().map(|member| link(&member.name)).collect();
-        self.ended = vec![Vec::new(); plan.members().len()];
+        let mut ended = std::mem::replace(&mut self.ended, vec![Vec::new(); plan.members().len()]);
+        for (ids, place) in ended.iter_mut().zip(&moved).filter_map(|(ids, place)| Some((ids, (*place)?))) {
+            self.ended[place] = std::mem::take(ids);
+        }
+        self.questions.moved(&moved);
         self.plan = Arc::clone(plan);
         self.greeted = None;
+        moved
     }
 
     /// Whether something waits for an answer that is about to come.
@@ -220,7 +229,7 @@ impl EventLoop {
         });
         let Some((peer, heard)) = known else { return self.counters.add(Counter::NotesInvalid, 1) };
         let from = received.from;
-        if matches!(heard.said, Said::Acks(..) | Said::Refused(..)) && takeover.links[peer].heard(self.now) {
+        if matches!(heard.said, Said::Acks(..) | Said::Refused(..) | Said::NotKept(_)) && takeover.links[peer].heard(self.now) {
             takeover.count_peers(self.now);
             // It missed something while it was not there.
             self.tell_all(Some(peer));
@@ -238,6 +247,13 @@ impl EventLoop {
             Said::Known(nonce, note) => self.somebody_knows(nonce, *note),
             Said::Unknown(nonce) => self.somebody_knows_not(nonce, peer),
             Said::Query(nonce, id) => self.answer(from, nonce, &id),
+            Said::Behind(nonce, id, block) => self.answer_behind(from, nonce, &id, block),
+            Said::NotKept(place) => {
+                let about = self.takeover.as_deref_mut().and_then(|takeover| takeover.links[peer].acked(place.number));
+                if let Some(About::Transfer(key, _)) = about {
+                    self.not_kept(key, peer);
+                }
+            }
             Said::Hello(place) => {
                 if self.is_fresh(from, heard.from, heard.stream, place)
                     && let Some(takeover) = &mut self.takeover
@@ -355,7 +371,14 @@ impl EventLoop {
     pub(super) fn set_plan(&mut self, plan: &Arc<Plan>) {
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
         let links = std::mem::take(&mut takeover.links);
-        takeover.set_links(plan, links);
+        let moved = takeover.set_links(plan, links);
+        for session in self.sessions.iter_mut().filter_map(|(_, session)| session.as_deref_mut()) {
+            if let Stage::Running(running) | Stage::Noting(running) = &mut session.stage
+                && let Some(noted) = &mut running.noted
+            {
+                noted.moved(&moved);
+            }
+        }
         self.open_foreign_ports();
         self.tell_all(None);
     }

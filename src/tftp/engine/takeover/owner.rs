@@ -9,6 +9,7 @@ use super::{About, Takeover};
 use crate::tftp::content::Version;
 use crate::tftp::packet::Mode;
 use crate::tftp::report::{Counter, Counters, Outcome};
+use crate::tftp::takeover::link::Link;
 use crate::tftp::takeover::note::LONGEST_REQUEST;
 use crate::tftp::takeover::wire::{Place, Said};
 use crate::tftp::takeover::{Id, Note};
@@ -23,6 +24,8 @@ pub const BLOCKS: u64 = 16_384;
 const LAG: u64 = 2 * BLOCKS;
 /// When a note is followed by one that says that the client was heard.
 const CONFIRMED: Duration = Duration::from_secs(1);
+/// How long the first answer to a client that asks again from the same port waits for every heir: a note that was lost is said again meanwhile.
+const RESTART: Duration = Duration::from_secs(2);
 /// When a note is renewed at the latest.
 const RENEWED: Duration = Duration::from_secs(30);
 
@@ -35,6 +38,21 @@ pub struct Noted {
     has: [Option<u64>; 2],
     /// When.
     pub at: Time,
+}
+
+impl Noted {
+    /// Servers have other places now. Of one that is gone nothing is expected.
+    pub fn moved(&mut self, to: &[Option<usize>]) {
+        for (told, has) in self.to.iter_mut().zip(&mut self.has) {
+            *told = told.and_then(|place| to.get(place).copied().flatten());
+            *has = has.filter(|_| told.is_some());
+        }
+    }
+
+    /// Whether everybody who was told and answers at all knows of it.
+    fn is_known(&self, links: &[Link<About>], now: Time) -> bool {
+        self.to.iter().zip(self.has).all(|(to, has)| has.is_some() || to.is_none_or(|peer| links[peer].is_mute(now)))
+    }
 }
 
 /// What names a session's transfer elsewhere; nothing for a client that only this host can reach.
@@ -54,6 +72,7 @@ pub fn note(id: Id, session_request: &[u8], running: &Running) -> Option<Note> {
         size: running.size?,
         version: running.content.version(),
         acked: transfer.acked(),
+        serial: running.serial,
         request: session_request.into(),
     })
 }
@@ -94,6 +113,7 @@ impl EventLoop {
             }
             Ok(()) => {
                 running.renote = BLOCKS;
+                running.serial = self.takeover.as_mut().map_or(0, |takeover| takeover.tokens.fresh());
                 running.transfer.share(self.now);
                 running.noted = Some(Noted { to: [None; 2], has: [None; 2], at: self.now });
                 true
@@ -103,7 +123,10 @@ impl EventLoop {
             session.stage = Stage::Noting(running);
             let worth_it = self.tell_heirs(key, session);
             if let Some(takeover) = self.takeover.as_deref_mut().filter(|_| worth_it) {
-                takeover.waits.push_back((self.now.plus(takeover.wait), key));
+                // In order of time: whoever waits longer is one of few.
+                let until = self.now.plus(if session.restart { takeover.wait.max(RESTART) } else { takeover.wait });
+                let at = takeover.waits.partition_point(|(other, _)| *other <= until);
+                takeover.waits.insert(at, (until, key));
                 return After::Keep;
             }
             self.counters.add(Counter::NotesUnanswered, 1);
@@ -186,6 +209,20 @@ impl EventLoop {
         });
     }
 
+    /// An heir has no room for it. It may go further than that one knows: who knows nothing mistakes nothing.
+    pub(super) fn not_kept(&mut self, key: Key, peer: usize) {
+        self.with(key, |this, session| {
+            let (Stage::Running(running) | Stage::Noting(running)) = &mut session.stage else { return After::Keep };
+            if let Some(noted) = &mut running.noted {
+                let told = noted.to.iter_mut().zip(&mut noted.has).filter(|(to, _)| **to == Some(peer));
+                told.for_each(|(to, has)| (*to, *has) = (None, None));
+            }
+            // The other one may still answer.
+            let waits = matches!(session.stage, Stage::Noting(_)) && !session.restart;
+            if waits { After::Keep } else { this.go_further(key, session) }
+        });
+    }
+
     /// A transfer may be waiting for heirs to hear how far it is.
     pub(super) fn hold_on(&mut self, key: Key) {
         self.with(key, |this, session| {
@@ -205,6 +242,10 @@ impl EventLoop {
             Stage::Running(running) => {
                 let more = running.transfer.limit_to(takeover.limit(running, self.now));
                 if more { self.pump(key, session) } else { After::Keep }
+            }
+            // What heirs know of an earlier transfer of this name they must not take for this one.
+            Stage::Noting(running) if session.restart && running.noted.is_some_and(|noted| !noted.is_known(&takeover.links, self.now)) => {
+                After::Keep
             }
             _ => self.start_sending(key, session),
         }
@@ -326,6 +367,13 @@ impl EventLoop {
     pub(in super::super) fn tell_end(&mut self, session: &Session, outcome: &Outcome) {
         let tid = self.tid_of(session);
         let (Some(takeover), Some(id)) = (self.takeover.as_deref_mut(), id(session, tid)) else { return };
+        if session.taken_over && goes_on(outcome) {
+            // Whoever goes on begins from here, not from what the owner said before.
+            let note = session.resume.is_none().then(|| current_note(session, id)).flatten();
+            if let (Some(note), Some(memory)) = (note, &mut takeover.memory) {
+                memory.put(note, Place::default(), self.now);
+            }
+        }
         // A client that asks again begins another one of the same name, which is told of in its place.
         if goes_on(outcome) || *outcome == Outcome::Restarted {
             return;
@@ -346,6 +394,10 @@ pub fn goes_on(outcome: &Outcome) -> bool {
         outcome,
         Outcome::Unconfirmed | Outcome::Unheard | Outcome::Displaced | Outcome::TimedOut | Outcome::HandedOver | Outcome::Stopped
     )
+}
+
+fn current_note(session: &Session, id: Id) -> Option<Note> {
+    if let Stage::Running(running) = &session.stage { note(id, &session.request, running) } else { None }
 }
 
 impl Session {

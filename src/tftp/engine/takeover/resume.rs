@@ -190,6 +190,8 @@ impl EventLoop {
             starved: None,
             renote: acked + BLOCKS,
             noted: None,
+            serial: note.serial,
+            doubted: false,
         };
         session.answered = Some(self.now);
         session.stage = Stage::Running(Box::new(running));

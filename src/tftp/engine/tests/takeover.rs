@@ -1,5 +1,8 @@
 //! One real server without GRE, and the test in the place of all others: what it says to them, what it takes from them, and what not.
 
+mod change;
+mod doubt;
+
 use super::*;
 use crate::hash::FleetKey;
 use crate::tftp::options::{Rollover, Terms};
@@ -60,11 +63,12 @@ impl Other {
         Signer::new(&FleetKey::new(KEY)).read(&bytes[..len]).unwrap().said
     }
 
-    /// The next thing said that is no greeting; those are answered.
+    /// The next thing said that is no greeting and no doubt; those are answered.
     fn next(&self) -> Said {
         loop {
             match self.hear() {
                 Said::Hello(place) => self.say(&Said::Acks(0, vec![place.number])),
+                Said::Behind(nonce, ..) => self.say(&Said::Unknown(nonce)),
                 said => return said,
             }
         }
@@ -96,6 +100,7 @@ fn content() -> Bytes {
 fn note(client: &Client, heard: bool) -> Note {
     Note {
         id: Id { vip: VIP.parse().unwrap(), client: client.0.local_addr().unwrap(), tid: TIDS[1] },
+        serial: 5,
         oack: false,
         heard,
         terms: Terms { blksize: 512, window: 1, timeout: None, rollover: Rollover::Zero },
@@ -280,7 +285,7 @@ fn a_transfer_does_not_leave_its_heirs_behind() {
                 client.ack(tid(0), block);
             }
         }
-        client.0.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        client.0.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         assert!(client.0.recv_from(&mut [0; 100]).is_err(), "it waits for the heir");
         // The heir hears of it, or is not heard any more: it goes on.
         let told = std::iter::from_fn(|| Some(others[0].next())).find_map(|said| match said {

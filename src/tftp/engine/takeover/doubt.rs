@@ -1,0 +1,92 @@
+//! An owner that has not heard a client for a while, and may have been cut off: has somebody else gone on with the transfer?
+//!
+//! Block numbers come again after 65,536 blocks. An owner that comes back when an heir is further ahead than that would take the client's ACK for one of
+//! long ago, and send what belongs there under the number that the client waits for. So where that can be
+//! ([`is_in_doubt`](crate::tftp::transfer::Transfer::is_in_doubt)) nothing is taken and no block is sent before the heirs were asked. If one has gone on,
+//! the session ends here without a word, and what its client says next is asked about as that of any transfer that is not known.
+
+use super::super::Key;
+use super::super::event_loop::EventLoop;
+use super::super::session::{Session, Stage};
+use super::super::sessions::After;
+use super::ask::Question;
+use super::owner::id;
+use crate::tftp::report::{Counter, Outcome};
+use crate::tftp::takeover::Id;
+use crate::tftp::takeover::wire::Said;
+use std::net::SocketAddr;
+
+impl EventLoop {
+    /// Whether the heirs are to be asked before this transfer goes on.
+    pub(in super::super) fn is_in_doubt(&self, session: &Session) -> bool {
+        match &session.stage {
+            Stage::Running(running) => running.doubted || running.noted.is_some() && running.transfer.is_in_doubt(self.now),
+            _ => false,
+        }
+    }
+
+    /// Asks whether somebody has gone on with it. `block`: what its client acknowledges, if it was heard.
+    pub(in super::super) fn doubt(&mut self, key: Key, session: &mut Session, block: Option<u16>) -> After {
+        let (peer, route, tid) = (session.peer, session.route, self.tid_of(session));
+        let (Some(id), Stage::Running(running)) = (id(session, tid), &mut session.stage) else { return After::Keep };
+        running.doubted = true;
+        let (acked, certain_at) = (running.transfer.acked(), running.transfer.certain_at());
+        let Some(takeover) = self.takeover.as_deref_mut() else { return After::Keep };
+        if let Some(question) = takeover.questions.about(&peer) {
+            question.block = block.or(question.block);
+            return After::Keep;
+        }
+        // One that was mute before the client was is dead, or else it would have had to be cut off from us while the client was not.
+        let there = |peer: &usize| !takeover.links[*peer].is_mute(certain_at);
+        let asked = takeover.plan.confidants(id.vip, id.client, tid).map(|peer| peer.filter(there));
+        let question = Question { id, peer, route, block, asked, unknown: [false; 2], times: 1, doubt: Some((key, acked)) };
+        if asked == [None; 2] {
+            return self.go_on_undoubted(key, session, block);
+        }
+        self.counters.add(Counter::Doubted, 1);
+        let nonce = takeover.tokens.fresh();
+        takeover.questions.put(nonce, question, self.now);
+        self.put_question(nonce);
+        After::Keep
+    }
+
+    /// Everybody who answers has not.
+    pub(super) fn nobody_went_on(&mut self, question: &Question) {
+        let Some((key, _)) = question.doubt else { return };
+        self.with(key, |this, session| this.go_on_undoubted(key, session, question.block));
+    }
+
+    fn go_on_undoubted(&mut self, key: Key, session: &mut Session, block: Option<u16>) -> After {
+        let Stage::Running(running) = &mut session.stage else { return After::Keep };
+        running.doubted = false;
+        running.transfer.be_certain(self.now);
+        match block {
+            Some(block) => self.acknowledged(key, session, block),
+            None => self.pump(key, session),
+        }
+    }
+
+    /// Somebody has. Who speaks to us now is answered by what that one says.
+    pub(super) fn somebody_went_on(&mut self, question: &Question) {
+        let Some((key, _)) = question.doubt else { return };
+        self.with(key, |_, _| After::Close(Outcome::HandedOver));
+        if let Some(block) = question.block {
+            self.unknown(question.peer, question.route, block);
+        }
+    }
+
+    /// Says whether this transfer was served behind a block, here or by somebody who told.
+    pub(super) fn answer_behind(&mut self, to: SocketAddr, nonce: u64, id: &Id, block: u64) {
+        let mut note = None;
+        if let Some(key) = self.session_of(id) {
+            self.with(key, |this, session| {
+                note = this.current_note(session);
+                After::Keep
+            });
+        }
+        let Some(takeover) = self.takeover.as_deref_mut() else { return };
+        let told = || takeover.memory.as_ref()?.get(id).filter(|note| note.acked > block).cloned();
+        let said = note.or_else(told).map_or(Said::Unknown(nonce), |note| Said::Known(nonce, Box::new(note)));
+        takeover.say(&mut self.outbox, to, &said);
+    }
+}
