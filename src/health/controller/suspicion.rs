@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn suspicions_cannot_make_more_work_than_a_check_a_second_for_who_fails_and_one_in_ten_for_who_does_not() {
-        let check = CHECK.replace("timeout", "fall = 200, timeout");
+        let check = CHECK.replace("timeout", "fall = 100, timeout");
         let mut world = World::new(intent(&check, &["t1", "t2"]), true);
         world.pass(120_000);
         world.bad = vec!["t1"];
