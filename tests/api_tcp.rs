@@ -116,12 +116,12 @@ fn without_the_token_nothing_is_answered() {
         }
         assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
 
-        // So many wrong ones that nobody at this address is listened to; the Unix socket is not concerned.
+        // So many wrong ones that only the right one opens to this address; the Unix socket is not concerned.
         for _ in 0..9 {
             assert_eq!(status(of(Some("wrong")).get("/v1/status")), 401);
         }
         let closed = (0..12).map(|_| status(of(Some("wrong")).get("/v1/status"))).filter(|status| *status == 429).count();
-        assert!(closed > 0 && status(of(Some("token")).get("/v1/status")) == 429);
+        assert!(closed > 0 && status(of(Some("token")).get("/v1/status")) == 200, "the right token opens all the same");
         director.get("/v1/status");
     });
 }

@@ -22,7 +22,9 @@ impl Control<'_> {
         let started = Instant::now();
         let seen = self.seen.borrow_and_update().clone();
         self.stored.trouble = seen.trouble;
-        if seen.set.generation != self.generation || self.stored.refused.is_some() {
+        // Health that somebody deleted from the store by hand has no generation of its own: who starts now has that set, so all are to have it.
+        let same = seen.set.generation == self.generation && seen.set.health == self.health;
+        if !same || self.stored.refused.is_some() {
             let base = self.config.clone();
             let generation = seen.set.generation;
             match self.take_over(base, &seen.set, QUICK_ANSWER).await {

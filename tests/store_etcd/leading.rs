@@ -1,11 +1,86 @@
 //! Who leads over health, and which directors are there.
 
 use crate::cluster::{Etcd, PATIENCE, Proxy, alone, config, down, intent, open, seen};
+use base64::Engine;
 use guideway::store::{CommitError, Store};
 use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
+
+#[test]
+fn a_publication_that_comes_late_undoes_nothing() {
+    alone(async |home| {
+        let etcd = Etcd::start(&home);
+        let recorder = Recorder::start(etcd.port).await;
+        let store = open(&config(recorder.port)).await;
+        let mut leading = store.lead("h1");
+        timeout(PATIENCE, leading.won()).await.unwrap();
+        store.publish("p0", down("t1")).await.unwrap();
+        let sent = recorder.publications("p0");
+        assert!(!sent.is_empty());
+        let generation = store.publish("p0", down("t2")).await.unwrap();
+        let before = seen(&mut store.watch(), |seen| seen.set.generation == generation).await.set;
+        // etcd gets the first once more, as from a member that had it all the time.
+        for request in sent {
+            let mut late = TcpStream::connect(("127.0.0.1", etcd.port)).await.unwrap();
+            late.write_all(&request).await.unwrap();
+            let mut answer = vec![0; 4096];
+            let read = timeout(PATIENCE, late.read(&mut answer)).await.unwrap().unwrap();
+            assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..read]));
+        }
+        let now = open(&etcd.config()).await.watch().borrow().set.clone();
+        assert_eq!(now, before);
+    });
+}
+
+/// Passes everything on to etcd, and keeps what it was asked.
+struct Recorder {
+    port: u16,
+    asked: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Recorder {
+    async fn start(to: u16) -> Recorder {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let recorder = Recorder { port: listener.local_addr().unwrap().port(), asked: Arc::default() };
+        let asked = recorder.asked.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { continue };
+                let ((mut asks, mut told), (mut answers, mut server)) = (client.into_split(), server.into_split());
+                let (asked, index) = (asked.clone(), {
+                    let mut all = asked.lock().unwrap();
+                    all.push(Vec::new());
+                    all.len() - 1
+                });
+                tokio::spawn(async move { tokio::io::copy(&mut answers, &mut told).await });
+                tokio::spawn(async move {
+                    let mut bytes = vec![0; 1 << 16];
+                    while let Ok(read @ 1..) = asks.read(&mut bytes).await {
+                        asked.lock().unwrap()[index].extend_from_slice(&bytes[..read]);
+                        if server.write_all(&bytes[..read]).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        recorder
+    }
+
+    /// The requests that write health of `pool`.
+    fn publications(&self, pool: &str) -> Vec<Vec<u8>> {
+        let key = base64::engine::general_purpose::STANDARD.encode(format!("/guideway/health/pool/{pool}"));
+        let asked = self.asked.lock().unwrap();
+        let streams = asked.iter().map(|stream| String::from_utf8_lossy(stream).into_owned());
+        let requests = streams.flat_map(|stream| stream.split("POST ").map(|request| format!("POST {request}")).collect::<Vec<_>>());
+        requests.filter(|request| request.contains(&key)).map(String::into_bytes).collect()
+    }
+}
 
 async fn until(store: &Store, wanted: &[(&str, Value)]) {
     let wanted: Vec<(String, Value)> = wanted.iter().map(|(name, word)| ((*name).to_owned(), word.clone())).collect();

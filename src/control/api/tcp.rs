@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// Connections at the same time; more wait in the kernel.
 const MOST: usize = 64;
-/// Wrong tokens that one address may show within [`WINDOW`]; after that it is not listened to.
+/// Wrong tokens that one address may show within [`WINDOW`]; after that only the right one is answered with more than 429.
 const WRONG: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Addresses whose wrong tokens are counted.
@@ -154,6 +154,11 @@ async fn admit(State(guard): State<Arc<Guard>>, Extension(peer): Extension<Socke
 impl Guard {
     fn admits(&self, peer: IpAddr, authorization: Option<&[u8]>) -> Result<(), Refusal> {
         let Some(token) = self.token else { return Ok(()) };
+        let shown = authorization.and_then(bearer);
+        // Whoever has the token is never locked out by those who have not, behind the same address or from many.
+        if shown.is_some_and(|shown| same(&Sha256::digest(shown).into(), &token)) {
+            return Ok(());
+        }
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         wrong.retain(|_, (since, _)| since.elapsed() < WINDOW);
         let others = wrong.len();
@@ -162,17 +167,13 @@ impl Guard {
             let error = format!("too many wrong tokens; wait {} s", WINDOW.as_secs());
             return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, error));
         }
-        let shown = authorization.and_then(bearer);
-        if shown.is_some_and(|shown| same(&Sha256::digest(shown).into(), &token)) {
-            return Ok(());
-        }
         if shown.is_some() {
             let (_, count) = wrong.entry(peer).or_insert_with(|| (Instant::now(), 0));
             *count += 1;
             match *count {
                 1 => tracing::warn!(%peer, "a wrong token was shown to the API"),
                 WRONG => {
-                    tracing::warn!(%peer, "{WRONG} wrong tokens were shown to the API; it does not listen to this address for a while")
+                    tracing::warn!(%peer, "{WRONG} wrong tokens were shown to the API; only the right one opens to this address for a while")
                 }
                 _ => {}
             }
@@ -253,7 +254,14 @@ mod tests {
         for _ in 0..WRONG {
             assert_eq!(status(one, Some("Bearer 0123456789abcdeF")), Some(StatusCode::UNAUTHORIZED));
         }
-        assert_eq!(status(one, Some("Bearer 0123456789abcdef")), Some(StatusCode::TOO_MANY_REQUESTS), "not even the right one");
+        assert_eq!(status(one, Some("Bearer 0123456789abcdeF")), Some(StatusCode::TOO_MANY_REQUESTS));
+        assert_eq!(status(one, Some("Bearer 0123456789abcdef")), None, "who has the token may share an address with who guesses");
+        for n in 0..ADDRESSES as u32 {
+            let _ = status(IpAddr::V4((0x0a00_0000 + n).into()), Some("Bearer 0123456789abcdeF"));
+        }
+        let late = "192.0.2.3".parse().unwrap();
+        assert_eq!(status(late, Some("Bearer 0123456789abcdeF")), Some(StatusCode::TOO_MANY_REQUESTS));
+        assert_eq!(status(late, Some("Bearer 0123456789abcdef")), None);
         assert_eq!(status(other, Some("Bearer 0123456789abcdef")), None);
     }
 

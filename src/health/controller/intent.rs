@@ -21,7 +21,8 @@ impl Controller {
         self.trouble.clone_from(&seen.trouble);
         let before = std::mem::replace(&mut self.published, set.health.clone());
         if self.intent.as_ref().is_some_and(|intent| Arc::ptr_eq(intent, &set.intent) || **intent == *set.intent) {
-            return self.follow(now, &before);
+            self.follow(now, &before);
+            return self.mend(now, &before);
         }
         self.intent = Some(set.intent.clone());
         let gone: Vec<Arc<str>> = {
@@ -39,6 +40,7 @@ impl Controller {
             }
         }
         self.forget_unchecked(now);
+        self.mend(now, &before);
     }
 
     /// Takes over what has changed since `before` in what another controller publishes. Whoever leads has written it itself.

@@ -46,8 +46,7 @@ impl Controller {
         let mut all = Vec::new();
         for name in names {
             let health = self.health_of(&name);
-            let same = self.published.get(&*name).map_or(health.backends.is_empty(), |published| **published == health);
-            if same {
+            if self.is_published(&name, &health) {
                 self.pending.remove(&name);
                 continue;
             }
@@ -110,6 +109,30 @@ impl Controller {
         let stale = |(name, health): &(&String, &Arc<PoolHealth>)| !health.backends.is_empty() && !self.pools.contains_key(name.as_str());
         let stale: Vec<Arc<str>> = self.published.iter().filter(stale).map(|(name, _)| Arc::from(name.as_str())).collect();
         stale.iter().for_each(|name| self.touch(now, name, true));
+    }
+
+    /// The store says of a pool since `before` what this controller, which leads, does not show: a write that came late, or one by hand. It is written
+    /// again, unless the store's watcher was only behind and has come up by then.
+    pub(super) fn mend(&mut self, now: Moment, before: &Health) {
+        if !self.leading {
+            return;
+        }
+        let changed = |name: &&String| match (before.get(*name), self.published.get(*name)) {
+            (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
+            (old, new) => old.is_some() || new.is_some(),
+        };
+        let gone = before.keys().filter(|name| !self.published.contains_key(*name));
+        let names: Vec<Arc<str>> = self.published.keys().chain(gone).filter(changed).map(|name| Arc::from(name.as_str())).collect();
+        for name in names {
+            if !self.is_published(&name, &self.health_of(&name)) {
+                self.touch(now, &name, false);
+            }
+        }
+    }
+
+    /// Whether the store says this of a pool.
+    fn is_published(&self, name: &str, health: &PoolHealth) -> bool {
+        self.published.get(name).map_or(health.backends.is_empty(), |published| **published == *health)
     }
 
     /// What is known of a pool; nothing of backends that nobody has looked at.

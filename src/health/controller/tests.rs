@@ -180,6 +180,32 @@ fn what_the_store_did_not_take_is_written_when_it_is_back() {
 }
 
 #[test]
+fn a_leader_mends_what_the_store_says_otherwise() {
+    let mut world = World::new(intent(CHECK, &["t1", "t2"]), true);
+    world.bad = vec!["t1"];
+    world.pass(6000);
+    assert_eq!(world.state("t1"), Observation::Down);
+    let down = world.seen.set.health["boot"].clone();
+    let mut up = (*down).clone();
+    up.backends.get_mut("t1").unwrap().state = Observation::Up;
+    // A publication that was given up is carried out late; somebody deletes the key; one of a pool that is not checked comes back.
+    for (pool, health) in [("boot", Some(Arc::new(up))), ("boot", None), ("gone", Some(down.clone()))] {
+        let mut set = (*world.seen.set).clone();
+        set.generation += 1;
+        match health {
+            Some(health) => drop(set.health.insert(pool.to_owned(), health)),
+            None => drop(set.health.remove(pool)),
+        }
+        world.seen.set = Arc::new(set);
+        world.written.clear();
+        world.controller.set(world.now, &world.seen);
+        world.pass(3000);
+        assert_eq!((world.written.len(), world.seen.set.health.get("boot")), (1, Some(&down)), "{pool}: {:?}", world.written);
+    }
+    assert_eq!(*world.seen.set.health["gone"], PoolHealth::default());
+}
+
+#[test]
 fn who_stays_keeps_its_state_and_who_goes_is_forgotten() {
     let mut world = World::new(intent(CHECK, &["t1", "t2", "t3"]), true);
     world.bad = vec!["t1", "t3"];

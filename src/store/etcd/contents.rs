@@ -80,7 +80,10 @@ impl Contents {
         let health_generation = self.revision(HEALTH_GENERATION);
         self.whole(intent_generation)?;
         let intent = if intent_generation == last.intent_generation { last.intent.clone() } else { Arc::new(self.intent()?) };
-        Ok(Set { generation: intent_generation.max(health_generation), intent_generation, intent, health: self.health(&last.health)? })
+        // Health that somebody put by hand is another set, so it has another generation; the controller that leads soon writes over it.
+        let by_hand = self.below(HEALTH).map(|(_, entry)| entry.revision).max().unwrap_or(0);
+        let generation = intent_generation.max(health_generation).max(by_hand);
+        Ok(Set { generation, intent_generation, intent, health: self.health(&last.health)? })
     }
 
     /// Whether the intent is as its last commit wrote it.

@@ -14,14 +14,15 @@ const REST: Duration = Duration::from_secs(1);
 
 /// Writes every good set, or the newest of those of a second, to `path`.
 pub(super) async fn keep(path: PathBuf, mut seen: watch::Receiver<Seen>) {
-    let mut written = 0;
+    // Not by its generation alone: health that is deleted by hand has none.
+    let mut written = Arc::<Set>::default();
     loop {
         let good = {
             let now = seen.borrow_and_update();
-            (now.trouble.is_none() && now.set.generation != written).then(|| now.set.clone())
+            (now.trouble.is_none() && now.set != written).then(|| now.set.clone())
         };
         if let Some(set) = good {
-            written = set.generation;
+            written = set.clone();
             let path = path.clone();
             let write = move || replace(&path, &serde_json::to_vec(&to_json(&set)).unwrap_or_default());
             if let Ok(Err(why)) = tokio::task::spawn_blocking(write).await {

@@ -11,7 +11,8 @@
 //! | `director/NAME` | what a director says of itself, JSON, with its lease | |
 //! | `suspicion/NAME` | which backends a director suspects, JSON, with a lease; absent when it suspects none | |
 //!
-//! The two `generation` keys make a revision of etcd a generation of the set: it is the higher one of the revisions at which they were last written.
+//! The two `generation` keys make a revision of etcd a generation of the set: it is the higher one of the revisions at which they were last written,
+//! or that of a health key which was put past a publication.
 
 use crate::store::word::Topic;
 

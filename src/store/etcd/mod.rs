@@ -23,6 +23,7 @@ use serde_json::Value;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -35,6 +36,8 @@ pub struct Etcd {
     seen: watch::Sender<Seen>,
     /// While this process leads over health: the revision at which that began.
     term: watch::Sender<Option<u64>>,
+    /// The revision of `health/generation`, as far as this process knows from publishing.
+    published_at: AtomicU64,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -55,7 +58,7 @@ impl Etcd {
         let follower = follow::Follower { client: client.clone(), keys: keys.clone(), seen: seen.clone(), fresh, away: false };
         let mut tasks = vec![tokio::spawn(follower.run())];
         tasks.extend(config.cache.clone().map(|cache| tokio::spawn(copy::keep(cache, seen.subscribe()))));
-        Ok(Etcd { client, keys, seen, term: watch::Sender::new(None), tasks })
+        Ok(Etcd { client, keys, seen, term: watch::Sender::new(None), published_at: AtomicU64::new(0), tasks })
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Seen> {

@@ -12,6 +12,7 @@ use super::keys::{HEALTH, HEALTH_GENERATION, INTENT_GENERATION, LEADER, POOL};
 use crate::config::Intent;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, sleep};
 
@@ -19,6 +20,8 @@ use tokio::time::{Instant, sleep};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pools whose health is published in one transaction: etcd takes 128 keys unless it was told otherwise.
 const AT_ONCE: usize = 100;
+/// How often a publication is tried when another one came before it: one that was given up and came late, or the first of this process.
+const PAST_US: usize = 4;
 
 impl Etcd {
     pub(in super::super) async fn commit(&self, base: u64, intent: &Intent) -> Result<u64, CommitError> {
@@ -46,7 +49,7 @@ impl Etcd {
         operations.push(put(&generation, &serde_json::to_vec(&mark).unwrap_or_default(), 0));
         // The second: nobody wrote past us between reading and writing, or we might take it for ours.
         let compare = [modified_at(&generation, base), untouched_since(&first, &end, found.header.revision)];
-        let (done, txn) = self.change(&compare, &operations, &generation, &mark, count).await?;
+        let (done, txn) = self.change(&compare, &operations, &[&generation], &mark, count).await?;
         if done {
             return Ok(revision_of(&txn, &generation).unwrap_or(txn.header.revision));
         }
@@ -74,29 +77,45 @@ impl Etcd {
         let mark = mark();
         let (generation, leader) = (self.keys.of(HEALTH_GENERATION), self.keys.of(LEADER));
         operations.push(put(&generation, &serde_json::to_vec(&mark).unwrap_or_default(), 0));
-        let compare = [created_at(&leader, term)];
-        let (done, txn) = self.change(&compare, &operations, &generation, &mark, pools.len()).await?;
-        if !done {
-            self.term.send_if_modified(|now| now.take_if(|now| *now == term).is_some());
-            return Err(CommitError::NotLeading);
+        for _ in 0..PAST_US {
+            // The second: what was given up and is carried out late must not undo what was published since.
+            let base = self.published_at.load(Ordering::Relaxed);
+            let compare = [created_at(&leader, term), modified_at(&generation, base)];
+            let (done, txn) = self.change(&compare, &operations, &[&generation, &leader], &mark, pools.len()).await?;
+            let written = revision_of(&txn, &generation);
+            if done {
+                let generation = written.unwrap_or(txn.header.revision);
+                self.published_at.store(generation, Ordering::Relaxed);
+                return Ok(generation);
+            }
+            if txn.found().find(|kv| kv.key == leader).map(|kv| kv.create_revision) != Some(term) {
+                self.term.send_if_modified(|now| now.take_if(|now| *now == term).is_some());
+                return Err(CommitError::NotLeading);
+            }
+            self.published_at.store(written.unwrap_or(0), Ordering::Relaxed);
         }
-        Ok(revision_of(&txn, &generation).unwrap_or(txn.header.revision))
+        Err(CommitError::Away(format!("health was published past this process {PAST_US} times in a row")))
     }
 
-    /// One transaction, until it is known what became of it. Whether it was done, and the last answer: of one that was not, with the key `generation`.
+    /// One transaction, until it is known what became of it. Whether it was done, and the last answer: of one that was not, with the keys `reads`, among them that
+    /// which holds the mark.
     async fn change(
         &self,
         compare: &[Value],
         operations: &[Value],
-        generation: &str,
+        reads: &[&str],
         mark: &Mark,
         count: usize,
     ) -> Result<(bool, Txn), CommitError> {
-        let body = txn(compare, operations, &[read(generation)]);
+        let found: Vec<Value> = reads.iter().map(|key| read(key)).collect();
+        let body = txn(compare, operations, &found);
         let until = Instant::now() + PATIENCE;
-        let mut in_doubt = false;
+        let mut away = 0;
         loop {
-            match self.client.call::<Txn>("kv/txn", &body).await {
+            // Not by the client's own way through the endpoints: whether one of them left it open is to be known here.
+            let at = self.client.current();
+            let in_doubt = away > 0;
+            match self.client.call_at::<Txn>(at, "kv/txn", &body).await {
                 Ok(txn) => {
                     let ours = |value: &[u8]| serde_json::from_slice::<Mark>(value).is_ok_and(|found| found.id == mark.id);
                     let done = txn.succeeded || (in_doubt && txn.found().any(|kv| ours(&kv.value)));
@@ -110,8 +129,11 @@ impl Etcd {
                 Err(Error::Refused(refusal)) => return Err(refused(&refusal, count, body.to_string().len())),
                 Err(Error::Away(why)) if Instant::now() >= until => return Err(CommitError::Unknown(format!("etcd is away: {why}"))),
                 Err(Error::Away(_)) => {
-                    in_doubt = true;
-                    sleep(Duration::from_millis(100)).await;
+                    self.client.leave(at);
+                    away += 1;
+                    if away % self.client.endpoints() == 0 {
+                        sleep(Duration::from_millis(100)).await;
+                    }
                 }
             }
         }

@@ -158,7 +158,7 @@ impl Admission {
         let prefix = prefix(ask.client, limits);
         let own = self.cost(limits.per_prefix);
         let at_vip = self.slot(prefix, ask.service, NO_BACKEND, limits.per_vip, now);
-        if !self.slots[at_vip].own.has(now, own) {
+        if !self.slots[at_vip.0].own.has(now, own) {
             return Err(Limit::Prefix);
         }
         let vip = self.asks(at_vip, now).ok_or(Limit::Vip)?;
@@ -169,9 +169,9 @@ impl Admission {
                 Some((slot, self.asks(slot, now).ok_or(Limit::Backend)?))
             }
         };
-        self.slots[at_vip].own.take(now, own);
-        for (slot, cost) in [Some((at_vip, vip)), backend].into_iter().flatten() {
-            let limiter = &mut self.limiters[self.slots[slot].limiter];
+        self.slots[at_vip.0].own.take(now, own);
+        for ((slot, limiter), cost) in [Some((at_vip, vip)), backend].into_iter().flatten() {
+            let limiter = &mut self.limiters[limiter];
             limiter.bucket.take(now, nanoseconds(limiter.rate));
             self.slots[slot].share.take(now, cost);
         }
@@ -179,9 +179,9 @@ impl Admission {
     }
 
     /// A prefix asks for one more; what that costs it, if it may have it.
-    fn asks(&mut self, slot: usize, now: u64) -> Option<u64> {
+    fn asks(&mut self, (slot, limiter): (usize, usize), now: u64) -> Option<u64> {
         let slot = &mut self.slots[slot];
-        let limiter = &mut self.limiters[slot.limiter];
+        let limiter = &mut self.limiters[limiter];
         limiter.prefixes += u32::from(slot.asked == 0 && slot.demand == 0.0);
         slot.asked = slot.asked.saturating_add(1);
         let cost = nanoseconds(limiter.rate);
@@ -197,16 +197,16 @@ impl Admission {
         nanoseconds(rate.map_or(f64::INFINITY, |rate| f64::from(rate) / self.workers))
     }
 
-    /// The place of a prefix under a limit.
-    fn slot(&mut self, prefix: u64, service: ServiceId, backend: BackendId, rate: Option<u32>, now: u64) -> usize {
+    /// The places of a prefix under a limit, and of the limit: a prefix may share the place of another one under another limit, and is held to its own.
+    fn slot(&mut self, prefix: u64, service: ServiceId, backend: BackendId, rate: Option<u32>, now: u64) -> (usize, usize) {
         let rate = rate.map_or(f64::INFINITY, |rate| f64::from(rate) / self.workers);
         let limit = 1 << 32 | u64::from(service) << 16 | u64::from(backend);
         let fresh = Limiter { key: limit, bucket: Bucket(now - SECOND), ..NO_LIMITER };
-        let limiter = place(&mut self.limiters, LIMITER_WAYS, limit, |limiter| limiter.key, fresh);
+        let limiter = place_of_limit(&mut self.limiters, fresh);
         self.limiters[limiter].rate = rate;
         let key = mix(prefix ^ limit.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
         let full = Bucket(now - SECOND);
-        place(&mut self.slots, SLOT_WAYS, key, |slot| slot.key, Slot { key, limiter, share: full, own: full, ..NO_SLOT })
+        (place(&mut self.slots, Slot { key, limiter, share: full, own: full, ..NO_SLOT }), limiter)
     }
 
     /// A quarter of a second ends: from what is asked for follows everybody's share in the next.
@@ -267,19 +267,39 @@ impl Admission {
     }
 }
 
-/// Where `key` stands among `ways` neighbours: its own place, a free one that becomes its own, or that of another whom it shares it with.
-fn place<T>(all: &mut [T], ways: usize, key: u64, key_of: impl Fn(&T) -> u64, fresh: T) -> usize {
-    let mixed = mix(key);
-    let first = mixed as usize % (all.len() / ways) * ways;
-    let set = &mut all[first..first + ways];
-    if let Some(at) = set.iter().position(|entry| key_of(entry) == key) {
+/// Where the limit `fresh` stands: at home among [`LIMITER_WAYS`] neighbours, or, where those are others, anywhere behind them. Two limits share a place
+/// only when there are more than [`LIMITERS`].
+fn place_of_limit(all: &mut [Limiter], fresh: Limiter) -> usize {
+    let len = all.len();
+    let first = mix(fresh.key) as usize % (len / LIMITER_WAYS) * LIMITER_WAYS;
+    let mut free = None;
+    for at in (first..len).chain(0..first) {
+        match all[at].key {
+            key if key == fresh.key => return at,
+            // What was further off when this was taken may still be there, so the search goes on.
+            0 => free = free.or(Some(at)),
+            _ => {}
+        }
+    }
+    let Some(at) = free else { return first };
+    all[at] = fresh;
+    at
+}
+
+/// Where the prefix `fresh` stands among [`SLOT_WAYS`] neighbours: its own place, a free one that becomes its own, or that of another whom it shares it
+/// with.
+fn place(all: &mut [Slot], fresh: Slot) -> usize {
+    let mixed = mix(fresh.key);
+    let first = mixed as usize % (all.len() / SLOT_WAYS) * SLOT_WAYS;
+    let set = &mut all[first..first + SLOT_WAYS];
+    if let Some(at) = set.iter().position(|slot| slot.key == fresh.key) {
         return first + at;
     }
-    if let Some(at) = set.iter().position(|entry| key_of(entry) == 0) {
+    if let Some(at) = set.iter().position(|slot| slot.key == 0) {
         set[at] = fresh;
         return first + at;
     }
-    first + (mixed >> 32) as usize % ways
+    first + (mixed >> 32) as usize % SLOT_WAYS
 }
 
 /// Nanoseconds from one request to the next at `rate` requests a second; 0 when there is no limit.

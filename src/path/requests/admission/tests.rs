@@ -176,6 +176,26 @@ fn a_backend_gets_no_more_than_its_limit_and_the_others_are_not_held_up() {
 }
 
 #[test]
+fn every_one_of_many_limits_is_its_own() {
+    let mut admission = Admission::default();
+    // A VIP without limits but towards its backends, and as many limits as there are places for.
+    let rate = |backend: u32| 2 + backend % 7;
+    for second in 0..3u64 {
+        let mut admitted = vec![0; LIMITERS - 1];
+        for n in 0..20u32 {
+            for backend in 0..LIMITERS as u32 - 1 {
+                let limits = Limits { per_vip: None, per_backend: Some(rate(backend)), prefix_v4: 8, ..limits(1) };
+                let ask = Ask { service: 3, backend: backend as u16, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
+                let now = Time(0).plus(Duration::from_secs(10 * second));
+                admitted[backend as usize] += u32::from(admission.admit(ask, &limits, now).is_ok());
+            }
+        }
+        let wrong = (0..).zip(&admitted).filter(|(backend, got)| **got != rate(*backend)).count();
+        assert_eq!(wrong, 0, "limits that let more or less through than their rate, in turn {second}");
+    }
+}
+
+#[test]
 fn a_prefix_gets_no_more_than_its_own_limit() {
     let limits = Limits { per_prefix: Some(100), per_vip: None, ..limits(1) };
     let storm = Storm::run(&clients(&[2000, 50], Duration::from_millis(500)), &limits, Duration::from_secs(60));

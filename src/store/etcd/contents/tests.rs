@@ -61,6 +61,20 @@ fn a_set_is_what_its_keys_say_and_its_generation_the_youngest_change() {
 }
 
 #[test]
+fn health_that_is_put_by_hand_is_another_set_of_another_generation() {
+    let mut contents = committed(&intent(), 7);
+    put(&mut contents, "health/pool/boot", r#"{"backends":{"t1":{"state":"down","since":2,"why":"silent"}}}"#, 9);
+    put(&mut contents, HEALTH_GENERATION, "{}", 9);
+    let before = contents.set(&Set::default()).unwrap();
+    put(&mut contents, "health/pool/boot", r#"{"backends":{"t1":{"state":"up","since":2,"why":"me"}}}"#, 12);
+    let after = contents.set(&before).unwrap();
+    assert_eq!((before.generation, after.generation, after.intent_generation), (9, 12, 7));
+    // A publication comes after it.
+    put(&mut contents, HEALTH_GENERATION, "{}", 13);
+    assert_eq!(contents.set(&after).map(|set| set.generation), Ok(13));
+}
+
+#[test]
 fn pools_are_named_as_they_like() {
     let mut odd = intent();
     odd.pools[0].name = "generation".to_owned();
