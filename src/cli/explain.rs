@@ -126,3 +126,33 @@ fn sentence(answer: &Value) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::FLEET;
+
+    fn asked(file: &Path, to: &str) -> (Value, String) {
+        let question = Question::new("198.51.100.7:2070".parse().unwrap(), to.parse().unwrap()).unwrap();
+        let answer = offline(file, &[], &question).unwrap();
+        let said = sentence(&answer);
+        (answer, said)
+    }
+
+    #[test]
+    fn a_port_in_no_range_is_told_from_one_that_is_in_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("boot.toml");
+        std::fs::write(&file, FLEET).unwrap();
+        let (answer, said) = asked(&file, "192.0.2.69:20025/udp");
+        assert_eq!((&answer["no_tid_range"], &answer["backend"]), (&false.into(), &"t2".into()), "{answer:#}");
+        assert!(said.contains("TIDs      20020-20029 are this backend's\n") && said.contains("named by the TID range"), "{said}");
+        let (answer, said) = asked(&file, "192.0.2.69:30000/udp");
+        assert_eq!(answer["no_tid_range"], true, "{answer:#}");
+        assert!(said.contains("TIDs      port 30000 is in no backend's range: this is no transfer of the pool"), "{said}");
+        assert!(said.contains("named by the Maglev table for want of a TID range\n"), "{said}");
+        // A request has no TID yet.
+        let (answer, said) = asked(&file, "192.0.2.69:69/udp");
+        assert!(answer["no_tid_range"] == false && said.contains("named by the Maglev table\n"), "{said}");
+    }
+}

@@ -20,6 +20,8 @@ mod set;
 mod status;
 mod store;
 mod table;
+#[cfg(test)]
+mod testing;
 mod tftp;
 mod tftpd;
 

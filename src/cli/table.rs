@@ -124,3 +124,30 @@ fn lines(vip: &crate::config::Vip, tables: &Tables) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::FLEET;
+
+    #[test]
+    fn the_share_of_one_that_is_gone_is_shown_where_it_goes() {
+        let config = crate::config::read(FLEET).config.unwrap();
+        let tables = build(&config.pools[0], &config, Some("t2")).unwrap();
+        let said = lines(&config.vips[0], &tables);
+        let rows: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1], ["backend", "weight", "entries", "share", "without", "t2", "share", "gains"], "{said}");
+        let number = |name: &str, column: usize| -> i64 {
+            let row = rows.iter().find(|row| row[0] == name).unwrap();
+            row[column].parse().unwrap_or_else(|_| panic!("{row:?}"))
+        };
+        for name in ["t1", "t3"] {
+            assert_eq!(number(name, 4) - number(name, 2), number(name, 6), "{said}");
+        }
+        // What the others gain is what the one had; it has nothing of its own any more.
+        assert_eq!(number("t1", 6) + number("t3", 6), number("t2", 2), "{said}");
+        assert_eq!(rows.iter().find(|row| row[0] == "t2").unwrap().len(), 4, "{said}");
+        let plain = lines(&config.vips[0], &build(&config.pools[0], &config, None).unwrap());
+        assert!(!plain.contains("gains") && !plain.contains("without"), "{plain}");
+    }
+}

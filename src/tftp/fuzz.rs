@@ -1,5 +1,5 @@
-//! What must hold whatever a stranger sends: bodies that property tests call with random bytes, and fuzz targets (`fuzz/`, run by
-//! `tools/fuzz`) with bytes that find new ways through the code.
+//! What must hold whatever a stranger sends: bodies that property tests call with random bytes, and fuzz targets (`tests/fuzz/`, run
+//! by `tools/fuzz`) with bytes that find new ways through the code.
 //!
 //! Each reads from its bytes what happens, an event after the other, so that a byte that changes changes one event.
 

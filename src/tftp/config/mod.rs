@@ -21,6 +21,8 @@
 
 mod build;
 mod check;
+#[cfg(test)]
+mod documented;
 mod handler;
 mod rule;
 mod server;
