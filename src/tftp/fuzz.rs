@@ -37,7 +37,7 @@ impl Script<'_> {
             blksize: 8 + self.below(64),
             window: 1 + self.below(70),
             timeout: Some(self.byte()).filter(|seconds| *seconds > 127).map(|seconds| Duration::from_secs(u64::from(seconds - 127))),
-            rollover: if self.byte() % 2 == 0 { Rollover::Zero } else { Rollover::One },
+            rollover: if self.byte().is_multiple_of(2) { Rollover::Zero } else { Rollover::One },
         }
     }
 

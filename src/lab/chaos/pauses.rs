@@ -26,9 +26,14 @@ pub struct Pauses {
     pub most: Option<f64>,
 }
 
+/// Whose pauses are told together: those of a client's program, by whether the transfer was taken over.
+type Kind = (&'static str, bool);
+/// The longest pause that is as promised, and all that were.
+type All = (Option<Duration>, Vec<Duration>);
+
 /// Collects pauses.
 #[derive(Debug, Default)]
-pub struct Collected(BTreeMap<(&'static str, bool), (Option<Duration>, Vec<Duration>)>);
+pub struct Collected(BTreeMap<Kind, All>);
 
 impl Collected {
     /// One transfer's longest pause.
@@ -40,7 +45,7 @@ impl Collected {
 
     /// The distributions.
     pub fn tell(self) -> Vec<Pauses> {
-        let one = |((client, taken_over), (most, mut all)): ((&'static str, bool), (Option<Duration>, Vec<Duration>))| {
+        let one = |((client, taken_over), (most, mut all)): (Kind, All)| {
             all.sort_unstable();
             Pauses {
                 client,
