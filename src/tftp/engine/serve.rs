@@ -159,6 +159,10 @@ impl EventLoop {
             if wanted.is_empty() || running.doubted {
                 return After::Keep;
             }
+            // What it was held for, or content, may have been long in coming.
+            if self.is_in_doubt(session) {
+                return self.doubt(key, session, None);
+            }
             let (first, blksize) = (*wanted.start(), usize::from(running.transfer.terms().blksize));
             let count = usize::try_from(wanted.end() - first + 1).unwrap_or(usize::MAX);
             let (content, size, cut) = (Arc::clone(&running.content), running.size, running.cut);

@@ -49,14 +49,14 @@ pub enum Said {
     Acks(u64, Vec<u64>),
     /// What was said at this place was not taken; the token from now on.
     Refused(Place, u64),
-    /// Who knows this transfer? The number comes back with the answer.
-    Query(u64, Id),
+    /// Who knows this transfer? The last number comes back with the answer; the place makes that the question is taken once.
+    Query(Place, u64, Id),
     /// I do.
     Known(u64, Box<Note>),
     /// I do not.
     Unknown(u64),
     /// Has anybody served this transfer behind this block? `Known` if so, by whoever serves it still or was told; else `Unknown`.
-    Behind(u64, Id, u64),
+    Behind(Place, u64, Id, u64),
     /// A note that came at this place is not kept.
     NotKept(Place),
 }
@@ -111,8 +111,8 @@ impl Signer {
                 numbers.iter().take(MOST).fold(&mut w, |w, number| w.u64(*number))
             }
             Said::Refused(place, token) => w.place(*place).u64(*token),
-            Said::Query(nonce, id) => {
-                id.write(w.u64(*nonce));
+            Said::Query(place, nonce, id) => {
+                id.write(w.place(*place).u64(*nonce));
                 &mut w
             }
             Said::Known(nonce, note) => {
@@ -120,8 +120,8 @@ impl Signer {
                 &mut w
             }
             Said::Unknown(nonce) => w.u64(*nonce),
-            Said::Behind(nonce, id, block) => {
-                id.write(w.u64(*nonce));
+            Said::Behind(place, nonce, id, block) => {
+                id.write(w.place(*place).u64(*nonce));
                 w.u64(*block)
             }
             Said::NotKept(place) => w.place(*place),
@@ -156,10 +156,10 @@ impl Signer {
                 Said::Acks(token, (0..r.u8()?).map(|_| r.u64()).collect::<Option<_>>()?)
             }
             5 => Said::Refused(r.place()?, r.u64()?),
-            6 => Said::Query(r.u64()?, Id::read(&mut r)?),
+            6 => Said::Query(r.place()?, r.u64()?, Id::read(&mut r)?),
             7 => Said::Known(r.u64()?, Box::new(Note::read(&mut r)?)),
             8 => Said::Unknown(r.u64()?),
-            9 => Said::Behind(r.u64()?, Id::read(&mut r)?, r.u64()?),
+            9 => Said::Behind(r.place()?, r.u64()?, Id::read(&mut r)?, r.u64()?),
             10 => Said::NotKept(r.place()?),
             _ => return None,
         };
@@ -289,7 +289,9 @@ mod tests {
             Said::Ended(place, (0..MOST as u16).map(|port| sample(port).id).collect()),
             Said::Acks(3, vec![1, u64::MAX]),
             Said::Refused(place, 77),
-            Said::Query(8, sample(1).id),
+            Said::Query(place, 8, sample(1).id),
+            Said::Behind(place, 8, sample(1).id, 70_000),
+            Said::NotKept(place),
             Said::Known(8, Box::new(sample(1))),
             Said::Unknown(8),
         ]

@@ -7,6 +7,7 @@ use super::super::Key;
 use super::super::event_loop::EventLoop;
 use super::super::outbox::Route;
 use super::super::session::Peer;
+use super::About;
 use crate::tftp::report::Counter;
 use crate::tftp::takeover::wire::Said;
 use crate::tftp::takeover::{Id, Note};
@@ -143,17 +144,23 @@ impl EventLoop {
     }
 
     pub(super) fn put_question(&mut self, nonce: u64) {
-        let Some(takeover) = self.takeover.as_deref() else { return };
+        let Some(question) = self.takeover.as_deref().and_then(|takeover| takeover.questions.open.get(&nonce)) else { return };
+        question.asked.into_iter().flatten().for_each(|peer| self.ask(nonce, peer));
+    }
+
+    /// Puts a question to one of those whom it is for, unless it has answered.
+    pub(super) fn ask(&mut self, nonce: u64, peer: usize) {
+        let Some(takeover) = self.takeover.as_deref_mut() else { return };
         let Some(question) = takeover.questions.open.get(&nonce) else { return };
-        for (peer, unknown) in question.asked.into_iter().zip(question.unknown) {
-            if let Some(peer) = peer.filter(|_| !unknown) {
-                let said = match question.doubt {
-                    Some((_, block)) => Said::Behind(nonce, question.id, block),
-                    None => Said::Query(nonce, question.id),
-                };
-                takeover.say(&mut self.outbox, takeover.plan.members()[peer].notes, &said);
-            }
+        if question.asked.iter().zip(question.unknown).all(|(asked, unknown)| unknown || *asked != Some(peer)) {
+            return;
         }
+        let place = takeover.links[peer].say(About::Question(nonce), self.now);
+        let said = match question.doubt {
+            Some((_, block)) => Said::Behind(place, nonce, question.id, block),
+            None => Said::Query(place, nonce, question.id),
+        };
+        takeover.say(&mut self.outbox, takeover.plan.members()[peer].notes, &said);
     }
 
     /// Asks those who have not answered once more, then forgets.

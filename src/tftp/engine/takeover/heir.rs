@@ -25,12 +25,13 @@ impl EventLoop {
 
     /// Keeps a note, and says so.
     pub(super) fn keep(&mut self, from: SocketAddr, peer: usize, place: Place, note: Note) {
-        // Its owner lives and is further: whoever went on with it meanwhile need not.
+        // Its owner lives and is further, or has begun another one: whoever went on with it meanwhile need not.
         if self.takeover.as_ref().is_some_and(|takeover| takeover.plan.owner(note.id.tid) == Some(peer))
             && let Some(key) = self.session_of(&note.id)
         {
-            self.with(key, |_, session| match &session.stage {
-                Stage::Running(running) if running.transfer.acked() <= note.acked => After::Close(Outcome::HandedOver),
+            self.with(key, |this, session| match (this.current_note(session), &session.stage) {
+                (Some(known), _) if known.serial != note.serial => After::Close(Outcome::HandedOver),
+                (_, Stage::Running(running)) if running.transfer.acked() <= note.acked => After::Close(Outcome::HandedOver),
                 _ => After::Keep,
             });
         }

@@ -61,6 +61,8 @@ enum About {
     Hello,
     /// That a transfer is at this block.
     Transfer(Key, u64),
+    /// That something is asked, under this number.
+    Question(u64),
     /// That transfers have ended.
     Ended(Box<[Id]>),
 }
@@ -229,15 +231,13 @@ impl EventLoop {
         });
         let Some((peer, heard)) = known else { return self.counters.add(Counter::NotesInvalid, 1) };
         let from = received.from;
-        if matches!(heard.said, Said::Acks(..) | Said::Refused(..) | Said::NotKept(_)) && takeover.links[peer].heard(self.now) {
-            takeover.count_peers(self.now);
-            // It missed something while it was not there.
-            self.tell_all(Some(peer));
-        }
         match heard.said {
             Said::Acks(_, numbers) => {
                 for number in numbers {
                     let about = self.takeover.as_deref_mut().and_then(|takeover| takeover.links[peer].acked(number));
+                    if about.is_some() {
+                        self.answered(peer);
+                    }
                     if let Some(About::Transfer(key, block)) = about {
                         self.noted(key, peer, block);
                     }
@@ -246,10 +246,21 @@ impl EventLoop {
             Said::Refused(place, token) => self.say_again(peer, place, token),
             Said::Known(nonce, note) => self.somebody_knows(nonce, *note),
             Said::Unknown(nonce) => self.somebody_knows_not(nonce, peer),
-            Said::Query(nonce, id) => self.answer(from, nonce, &id),
-            Said::Behind(nonce, id, block) => self.answer_behind(from, nonce, &id, block),
+            Said::Query(place, nonce, id) => {
+                if self.is_fresh(from, heard.from, heard.stream, place) {
+                    self.answer(from, nonce, &id);
+                }
+            }
+            Said::Behind(place, nonce, id, block) => {
+                if self.is_fresh(from, heard.from, heard.stream, place) {
+                    self.answer_behind(from, nonce, &id, block);
+                }
+            }
             Said::NotKept(place) => {
                 let about = self.takeover.as_deref_mut().and_then(|takeover| takeover.links[peer].acked(place.number));
+                if about.is_some() {
+                    self.answered(peer);
+                }
                 if let Some(About::Transfer(key, _)) = about {
                     self.not_kept(key, peer);
                 }
@@ -274,6 +285,16 @@ impl EventLoop {
                     }
                 }
             }
+        }
+    }
+
+    /// A peer has answered something that was open: only so it is known to be there, for whatever else it signed may be replayed.
+    fn answered(&mut self, peer: usize) {
+        let Some(takeover) = self.takeover.as_deref_mut() else { return };
+        if takeover.links[peer].heard(self.now) {
+            takeover.count_peers(self.now);
+            // It missed something while it was not there.
+            self.tell_all(Some(peer));
         }
     }
 
@@ -351,6 +372,7 @@ impl EventLoop {
                 takeover.say(&mut self.outbox, takeover.plan.members()[peer].notes, &Said::Hello(place));
             }
             About::Transfer(key, _) => self.tell_one(key, peer),
+            About::Question(nonce) => self.ask(nonce, peer),
             About::Ended(ids) => {
                 // The same client may have begun the next one from the same port.
                 let ids: Vec<Id> = ids.iter().filter(|id| !self.serves(id)).copied().collect();

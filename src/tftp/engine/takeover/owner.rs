@@ -323,6 +323,7 @@ impl EventLoop {
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
         let reborn = place.token != 0 && takeover.links[peer].token() == place.token;
         let Some(about) = takeover.links[peer].refused(place, token) else { return };
+        self.answered(peer);
         if reborn {
             // It has begun a new life, and forgotten everything.
             return self.tell_all(Some(peer));

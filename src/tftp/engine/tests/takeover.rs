@@ -68,10 +68,16 @@ impl Other {
         loop {
             match self.hear() {
                 Said::Hello(place) => self.say(&Said::Acks(0, vec![place.number])),
-                Said::Behind(nonce, ..) => self.say(&Said::Unknown(nonce)),
+                Said::Behind(_, nonce, ..) => self.say(&Said::Unknown(nonce)),
                 said => return said,
             }
         }
+    }
+
+    /// Asks for a transfer.
+    fn ask(&mut self, nonce: u64, id: Id) {
+        let place = self.place();
+        self.say(&Said::Query(place, nonce, id));
     }
 
     /// Gets to know the server's token.
@@ -144,7 +150,7 @@ fn a_noted_transfer_is_gone_on_with_from_its_owners_port() {
         client.ack(tid(1), 90);
         client.data(91, &block(91));
         let place = owner.place();
-        owner.say(&Said::Query(77, note(&client, true).id));
+        owner.ask(77, note(&client, true).id);
         let known = Note { acked: 90, ..note(&client, true) };
         assert_eq!(
             std::iter::from_fn(|| Some(owner.next())).find(|said| matches!(said, Said::Known(..))),
@@ -152,7 +158,7 @@ fn a_noted_transfer_is_gone_on_with_from_its_owners_port() {
         );
         until(&running, "who asks goes on with it", |totals| totals.get(Counter::HandedOver) == 2);
         owner.say(&Said::Ended(place, vec![note(&client, true).id]));
-        owner.say(&Said::Query(78, note(&client, true).id));
+        owner.ask(78, note(&client, true).id);
         assert_eq!(std::iter::from_fn(|| Some(owner.next())).find(|said| !matches!(said, Said::Acks(..))), Some(Said::Unknown(78)));
     });
 }
@@ -180,9 +186,9 @@ fn what_was_captured_is_not_taken_and_answers_go_to_nobody_else() {
         assert_eq!(running.statistics().totals().get(Counter::NotesKept), 1);
         // From another address, or under another key.
         let stranger = UdpSocket::bind("127.0.0.99:0").unwrap();
-        stranger.send_to(&owner.bytes(&Said::Query(1, note(&client, true).id)), plan().me().notes).unwrap();
+        stranger.send_to(&owner.bytes(&Said::Query(Place::default(), 1, note(&client, true).id)), plan().me().notes).unwrap();
         let mut forged = Vec::new();
-        Signer::new(&FleetKey::new([6; 16])).write(&mut forged, "t1", 0, &Said::Query(1, note(&client, true).id));
+        Signer::new(&FleetKey::new([6; 16])).write(&mut forged, "t1", 0, &Said::Query(Place::default(), 1, note(&client, true).id));
         owner.socket.send_to(&forged, plan().me().notes).unwrap();
         until(&running, "neither is answered", |totals| totals.get(Counter::NotesInvalid) == 2);
     });
@@ -233,7 +239,7 @@ fn who_asks_back_needs_an_answer_of_all_to_give_up() {
         let (one, two, client) = (Other::new(1), Other::new(2), Client::new(tid(0)).0);
         let asked = |other: &Other, wanted: Id| loop {
             match other.next() {
-                Said::Query(nonce, id) if id == wanted => return nonce,
+                Said::Query(_, nonce, id) if id == wanted => return nonce,
                 _ => {}
             }
         };
@@ -296,5 +302,62 @@ fn a_transfer_does_not_leave_its_heirs_behind() {
         client.0.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         assert_eq!(client.receive().0[2..4], 32_769u16.to_be_bytes());
         drop(running);
+    });
+}
+
+#[test]
+fn a_question_is_answered_once() {
+    in_namespace(|| {
+        let running = started(config(WAIT, memory::Limits::default()));
+        let (mut owner, client) = (Other::new(1), Client::new(tid(1)).0);
+        owner.greet();
+        owner.note(&note(&client, true));
+        client.ack(tid(1), 60);
+        client.data(61, &block(61));
+        let place = owner.place();
+        let captured = owner.bytes(&Said::Query(place, 77, note(&client, true).id));
+        owner.socket.send_to(&captured, plan().me().notes).unwrap();
+        until(&running, "it is handed over", |totals| totals.get(Counter::HandedOver) == 1);
+        client.ack(tid(1), 61);
+        client.data(62, &block(62));
+        let replayed = running.statistics().totals().get(Counter::NotesReplayed);
+        owner.socket.send_to(&captured, plan().me().notes).unwrap();
+        until(&running, "it came before", |totals| totals.get(Counter::NotesReplayed) == replayed + 1);
+        assert_eq!(running.statistics().totals().get(Counter::HandedOver), 1, "the same question takes nothing away twice");
+        client.ack(tid(1), 62);
+        client.data(63, &block(63));
+    });
+}
+
+#[test]
+fn an_heir_that_serves_an_earlier_file_stops_when_the_owner_tells_of_another() {
+    in_namespace(|| {
+        let running = started(config(WAIT, memory::Limits::default()));
+        let (mut owner, client) = (Other::new(1), Client::new(tid(1)).0);
+        owner.greet();
+        owner.note(&note(&client, true));
+        client.ack(tid(1), 60);
+        client.data(61, &block(61));
+        owner.note(&Note { serial: 6, acked: 0, ..note(&client, false) });
+        until(&running, "it stops", |totals| totals.get(Counter::HandedOver) == 1 && totals.open() == 0);
+        client.ack(tid(1), 1);
+        client.data(2, &block(2));
+    });
+}
+
+#[test]
+fn an_old_answer_makes_nobody_alive() {
+    in_namespace(|| {
+        let running = started(config(Duration::from_secs(4), memory::Limits::default()));
+        let others = [Other::new(1), Other::new(2)];
+        // As of an earlier life: nothing that was said in this one.
+        others.iter().for_each(|other| other.say(&Said::Acks(0, (0..20).collect())));
+        others.iter().for_each(|other| other.say(&Said::Refused(Place { token: 7, number: 3 }, 9)));
+        std::thread::sleep(Duration::from_millis(100));
+        let asked = std::time::Instant::now();
+        let client = Client::ask(SocketAddr::new(VIP.parse().unwrap(), 69), "f", &[]);
+        client.data(1, &block(1));
+        assert!(asked.elapsed() < Duration::from_secs(3), "it waited for the dead");
+        assert_eq!(running.statistics().totals().get(Counter::NotesUnanswered), 1);
     });
 }

@@ -35,7 +35,7 @@ fn a_full_heir_says_so_and_keeps_nothing() {
         let place = owner.place();
         owner.say(&Said::Note(place, Box::new(note(&clients[0], true))));
         assert_eq!(owner.next(), Said::NotKept(place));
-        owner.say(&Said::Query(1, note(&clients[0], true).id));
+        owner.ask(1, note(&clients[0], true).id);
         assert_eq!(owner.next(), Said::Unknown(1));
         assert_eq!(running.statistics().totals().get(Counter::NotesNotKept), 1);
     });
@@ -60,7 +60,7 @@ fn an_owner_does_not_wait_for_an_heir_that_is_full() {
             while let Ok((len, _)) = heir.socket.recv_from(&mut bytes) {
                 match Signer::new(&FleetKey::new(KEY)).read(&bytes[..len]).unwrap().said {
                     Said::Hello(place) => heir.say(&Said::Acks(0, vec![place.number])),
-                    Said::Behind(nonce, ..) => heir.say(&Said::Unknown(nonce)),
+                    Said::Behind(_, nonce, ..) => heir.say(&Said::Unknown(nonce)),
                     Said::Note(place, _) => {
                         refused += 1;
                         heir.say(&Said::NotKept(place));

@@ -43,7 +43,7 @@ impl Cut {
             note = Some(*told);
         }
         client.receive();
-        let unknown = |said: &Said| if let Said::Behind(nonce, ..) = said { Some(Said::Unknown(*nonce)) } else { None };
+        let unknown = |said: &Said| if let Said::Behind(_, nonce, ..) = said { Some(Said::Unknown(*nonce)) } else { None };
         others.iter().for_each(|other| other.socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap());
         for n in 0..=100u16 {
             client.ack(tid(0), n);
@@ -90,7 +90,7 @@ fn who_was_overtaken_by_more_than_all_numbers_asks_and_sends_what_the_client_wai
         cut.client.ack(tid(0), 250);
         let further = Note { acked: 65_780, heard: true, ..cut.note.clone() };
         cut.answer(|said| match said {
-            Said::Behind(nonce, id, _) | Said::Query(nonce, id) if *id == further.id => {
+            Said::Behind(_, nonce, id, _) | Said::Query(_, nonce, id) if *id == further.id => {
                 Some(Said::Known(*nonce, Box::new(further.clone())))
             }
             _ => None,
@@ -107,7 +107,7 @@ fn where_nobody_went_on_it_goes_on_itself() {
     in_namespace(|| {
         let cut = Cut::new();
         // By itself, for the client may wait for a repetition.
-        cut.answer(|said| if let Said::Behind(nonce, ..) = said { Some(Said::Unknown(*nonce)) } else { None });
+        cut.answer(|said| if let Said::Behind(_, nonce, ..) = said { Some(Said::Unknown(*nonce)) } else { None });
         cut.block(101);
         cut.client.ack(tid(0), 101);
         cut.block(102);
@@ -132,17 +132,18 @@ fn an_heir_says_how_far_it_went() {
     in_namespace(|| {
         let running = started(config(WAIT, memory::Limits::default()));
         let (mut owner, client) = (Other::new(1), Client::new(tid(1)).0);
-        let behind = |owner: &Other, nonce, block| {
-            owner.say(&Said::Behind(nonce, note(&client, true).id, block));
+        let behind = |owner: &mut Other, nonce, block| {
+            let place = owner.place();
+            owner.say(&Said::Behind(place, nonce, note(&client, true).id, block));
             std::iter::from_fn(|| Some(owner.next())).find(|said| matches!(said, Said::Known(..) | Said::Unknown(_))).unwrap()
         };
         owner.greet();
-        assert_eq!(behind(&owner, 1, 50), Said::Unknown(1));
+        assert_eq!(behind(&mut owner, 1, 50), Said::Unknown(1));
         owner.note(&note(&client, true));
-        assert_eq!(behind(&owner, 2, 50), Said::Unknown(2), "it knows what it was told and no more");
+        assert_eq!(behind(&mut owner, 2, 50), Said::Unknown(2), "it knows what it was told and no more");
         client.ack(tid(1), 60);
         client.data(61, &block(61));
-        assert_eq!(behind(&owner, 3, 50), Said::Known(3, Box::new(Note { acked: 60, ..note(&client, true) })));
+        assert_eq!(behind(&mut owner, 3, 50), Said::Known(3, Box::new(Note { acked: 60, ..note(&client, true) })));
         assert_eq!(running.statistics().totals().get(Counter::HandedOver), 0, "to say it hands nothing over");
     });
 }
