@@ -342,9 +342,9 @@ impl Transfer {
         self.certain_at
     }
 
-    /// Nobody else has gone on with it: that was asked.
-    pub fn be_certain(&mut self, now: Time) {
-        self.certain_at = now;
+    /// Nobody else had gone on with it at this time: that was asked.
+    pub fn be_certain(&mut self, at: Time) {
+        self.certain_at = at;
     }
 
     /// Smoothed round-trip time; zero before the first measurement.

@@ -36,6 +36,8 @@ pub(super) struct Question {
     pub asked: [Option<usize>; 2],
     pub unknown: [bool; 2],
     pub times: u8,
+    /// When that was, the last time.
+    pub at: Time,
     /// A transfer that is served here, and up to which block, when the question is whether somebody has gone on with it (`doubt`).
     pub doubt: Option<(Key, u64)>,
 }
@@ -138,7 +140,7 @@ impl EventLoop {
         }
         self.counters.add(Counter::Asked, 1);
         let nonce = takeover.tokens.fresh();
-        let question = Question { id, peer, route, block: Some(block), asked, unknown: [false; 2], times: 1, doubt: None };
+        let question = Question { id, peer, route, block: Some(block), asked, unknown: [false; 2], times: 1, at: now, doubt: None };
         takeover.questions.put(nonce, question, now);
         self.put_question(nonce);
     }
@@ -184,13 +186,15 @@ impl EventLoop {
                 if enough || alone || question.is_settled() || question.times >= DOUBTS {
                     let Some(question) = questions.remove(nonce) else { continue };
                     if enough || alone || question.is_settled() {
-                        self.nobody_went_on(&question);
+                        self.nobody_went_on(&question, self.now);
                     }
                     continue;
                 }
+                // Who has not gone on by now may have by then: all are asked anew.
+                question.unknown = [false; 2];
             }
             if question.times < TIMES || question.doubt.is_some() {
-                question.times += 1;
+                (question.times, question.at) = (question.times + 1, self.now);
                 questions.due.push_back((self.now.plus(PATIENCE), nonce));
                 self.put_question(nonce);
             } else {
@@ -228,7 +232,7 @@ impl EventLoop {
         }
         if let Some(question) = takeover.questions.remove(nonce) {
             if question.doubt.is_some() {
-                return self.nobody_went_on(&question);
+                return self.nobody_went_on(&question, question.at);
             }
             self.counters.add(Counter::AskedUnknown, 1);
             self.stranger(question.peer, question.route);

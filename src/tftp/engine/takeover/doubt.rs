@@ -14,6 +14,7 @@ use super::owner::id;
 use crate::tftp::report::{Counter, Outcome};
 use crate::tftp::takeover::Id;
 use crate::tftp::takeover::wire::Said;
+use crate::time::Time;
 use std::net::SocketAddr;
 
 impl EventLoop {
@@ -39,9 +40,9 @@ impl EventLoop {
         // One that was mute before the client was is dead, or else it would have had to be cut off from us while the client was not.
         let there = |peer: &usize| !takeover.links[*peer].is_mute(certain_at);
         let asked = takeover.plan.confidants(id.vip, id.client, tid).map(|peer| peer.filter(there));
-        let question = Question { id, peer, route, block, asked, unknown: [false; 2], times: 1, doubt: Some((key, acked)) };
+        let question = Question { id, peer, route, block, asked, unknown: [false; 2], times: 1, at: self.now, doubt: Some((key, acked)) };
         if asked == [None; 2] {
-            return self.go_on_undoubted(key, session, block);
+            return self.go_on_undoubted(key, session, block, self.now);
         }
         self.counters.add(Counter::Doubted, 1);
         let nonce = takeover.tokens.fresh();
@@ -50,16 +51,16 @@ impl EventLoop {
         After::Keep
     }
 
-    /// Everybody who answers has not.
-    pub(super) fn nobody_went_on(&mut self, question: &Question) {
+    /// Everybody who answers had not at this time.
+    pub(super) fn nobody_went_on(&mut self, question: &Question, at: Time) {
         let Some((key, _)) = question.doubt else { return };
-        self.with(key, |this, session| this.go_on_undoubted(key, session, question.block));
+        self.with(key, |this, session| this.go_on_undoubted(key, session, question.block, at));
     }
 
-    fn go_on_undoubted(&mut self, key: Key, session: &mut Session, block: Option<u16>) -> After {
+    fn go_on_undoubted(&mut self, key: Key, session: &mut Session, block: Option<u16>, at: Time) -> After {
         let Stage::Running(running) = &mut session.stage else { return After::Keep };
         running.doubted = false;
-        running.transfer.be_certain(self.now);
+        running.transfer.be_certain(at);
         match block {
             Some(block) => self.acknowledged(key, session, block),
             None => self.pump(key, session),
