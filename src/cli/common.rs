@@ -22,6 +22,19 @@ pub fn load(path: &Path) -> Result<Config, u8> {
     checked.config.ok_or(BAD_USAGE)
 }
 
+/// Reads a configuration for what its own VIPs and pools say. One whose VIPs live in a store says nothing of them.
+pub fn load_with_vips(path: &Path) -> Result<Config, u8> {
+    let config = load(path)?;
+    if config.store.is_some() {
+        let file = path.display();
+        return Err(bad(&format!(
+            "{file}: its VIPs and pools are in its [store], not in this file; a running director says what it does with them (guideway explain --director NAME), \
+             and `guideway store export --config {file}` writes them as [[vip]] and [[pool]]"
+        )));
+    }
+    Ok(config)
+}
+
 /// The health in which these backends, given as POOL/BACKEND, are down.
 ///
 /// # Errors

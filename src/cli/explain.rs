@@ -1,7 +1,7 @@
 //! `guideway explain`: where would this packet go, and why?
 
 use super::FAILED;
-use super::common::{self, bad, down, failed, load, result};
+use super::common::{self, bad, down, failed, load_with_vips, result};
 use super::running::DirectorArgs;
 use crate::control::explained::{Destination, Question, address};
 use crate::control::{NextHops, Writer};
@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> u8 {
 
 /// By the tables of a file.
 fn offline(file: &Path, names: &[String], question: &Question) -> Result<Value, u8> {
-    let config = load(file)?;
+    let config = load_with_vips(file)?;
     let health = down(&config, names).map_err(|message| bad(&message))?;
     let tables = Writer::new().apply_set(&config, 1, &health, &NextHops::fixed(&config), Time(0));
     let tables = tables.map_err(|refused| bad(&refused.to_string()))?;

@@ -1,6 +1,6 @@
 //! `guideway table`: the Maglev tables of a configuration, and what it would cost to lose a backend.
 
-use super::common::{bad, load, result};
+use super::common::{bad, load_with_vips, result};
 use crate::config::{Config, Pool};
 use crate::maglev::Table;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ struct Tables {
 
 /// Runs the command.
 pub fn run(args: &Args) -> u8 {
-    let config = match load(&args.config) {
+    let config = match load_with_vips(&args.config) {
         Ok(config) => config,
         Err(code) => return code,
     };

@@ -331,13 +331,12 @@ impl Transfer {
         self.acked
     }
 
-    /// Whether another server may have gone on with it so far that the number of an ACK, or of a block, means something else to the client than here: it
-    /// is shared, so many blocks are left, and the client was not heard for a while.
+    /// Whether another server may have gone on with it so far that block numbers mean something else to the client than here.
     pub fn is_in_doubt(&self, now: Time) -> bool {
         self.shared && self.last.is_some_and(|last| last > self.acked + AHEAD) && now - self.certain_at > SOON
     }
 
-    /// When it was last certain that nobody else had gone on with it.
+    /// When that was certain last.
     pub fn certain_at(&self) -> Time {
         self.certain_at
     }

@@ -183,7 +183,9 @@ impl EventLoop {
                     None => self.streak.1 = 0,
                 }
             }
-            let wait = if hot.is_some() { EpollTimeout::ZERO } else { self.wait() };
+            // A socket that is to be closed waits for nothing.
+            let closes = self.direct.as_ref().is_some_and(|direct| direct.over);
+            let wait = if hot.is_some() || closes { EpollTimeout::ZERO } else { self.wait() };
             let count = match epoll.wait(&mut events, wait) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
