@@ -331,21 +331,6 @@ impl Transfer {
         self.acked
     }
 
-    /// Whether another server may have gone on with it so far that block numbers mean something else to the client than here.
-    pub fn is_in_doubt(&self, now: Time) -> bool {
-        self.shared && self.last.is_some_and(|last| last > self.acked + AHEAD) && now - self.certain_at > SOON
-    }
-
-    /// When that was certain last.
-    pub fn certain_at(&self) -> Time {
-        self.certain_at
-    }
-
-    /// Nobody else had gone on with it at this time: that was asked.
-    pub fn be_certain(&mut self, at: Time) {
-        self.certain_at = at;
-    }
-
     /// Smoothed round-trip time; zero before the first measurement.
     pub fn round_trip(&self) -> Duration {
         Duration::from_micros(u64::from(self.srtt))
@@ -415,9 +400,6 @@ impl Transfer {
 /// How far another server may have got, in blocks, for an ACK still to say where: three quarters of the numbers. The rest is for old ACKs.
 pub const AHEAD: u64 = 49_152;
 
-/// In this time nobody else goes on with a transfer so far that its block numbers come again: that would be 650,000 blocks a second.
-const SOON: Duration = Duration::from_millis(100);
-
 /// The number of a block on the wire.
 fn wire(rollover: Rollover, block: u64) -> u16 {
     let number = match rollover {
@@ -450,5 +432,6 @@ fn micros(duration: Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
+mod doubt;
 #[cfg(test)]
 mod tests;
