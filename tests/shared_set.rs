@@ -2,260 +2,31 @@
 //! comes back, while clients fetch files all the time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "shared_set/fleet.rs"]
+mod fleet;
+#[path = "shared_set/rotation.rs"]
+mod rotation;
 mod site;
+#[path = "shared_set/suspicion.rs"]
+mod suspicion;
 
-use clap::Parser;
-use guideway::control_client;
-use guideway::lab::args::{Io, LabArgs};
-use guideway::lab::directors;
-use guideway::lab::plan::Plan;
-use guideway::lab::router::{self, Router};
-use guideway::lab::servers::{Server, Task};
-use guideway::lab::topology::{ROUTER_INGRESS, Topology};
+use fleet::{Fleet, Wish};
+use guideway::lab::servers::Server;
 use nix::sys::signal::Signal;
-use serde_json::Value;
-use site::hosts::{Clients, FILE, content, program_on, ready, run_on, signal, until};
-use site::{GUIDEWAY, Running};
-use std::fmt::Write;
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use site::hosts::{Clients, run_on, signal};
+use std::time::Duration;
 
-const DIRECTORS: usize = 3;
 const INTERVAL: Duration = Duration::from_millis(250);
 const FALL: u32 = 2;
-
-#[derive(Parser)]
-struct Line {
-    #[command(flatten)]
-    lab: LabArgs,
-}
-
-/// Hosts, router, directors, servers, etcd and controllers on the router's host.
-struct Fleet {
-    plan: Plan,
-    topology: Topology,
-    _router: Router,
-    directory: tempfile::TempDir,
-    /// Name, server, and what unwraps for it.
-    backends: Vec<(String, Running, Running)>,
-    directors: Vec<Running>,
-    controllers: Vec<Option<Running>>,
-    etcd: Option<Running>,
-}
-
-impl Fleet {
-    fn start() -> Fleet {
-        let args = Line::try_parse_from(["lab", "--directors", "3", "--backends", "4", "--server", "in.tftpd"]).unwrap().lab;
-        let plan = Plan::new(&args);
-        let topology = Topology::build(&plan).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().join("files");
-        std::fs::create_dir(&root).unwrap();
-        std::fs::write(root.join(FILE), content()).unwrap();
-        std::fs::write(root.join("canary"), "canary\n").unwrap();
-        let backends = plan.backends.iter().zip(&topology.backends);
-        let backends = backends.map(|(backend, host)| {
-            let mut command = program_on(host, GUIDEWAY);
-            command.args(["decap", "--configure", "--local", &backend.address.to_string(), "--vip", &plan.vip.to_string()]);
-            let mut decap = Running(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
-            let mut said = String::new();
-            BufReader::new(decap.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
-            assert!(said.starts_with("ready"), "{said}");
-            let log = directory.path().join(format!("{}.log", backend.name));
-            let task = Task {
-                name: &backend.name,
-                takeover: None,
-                vip: plan.vip,
-                address: backend.address,
-                tids: backend.tids,
-                root: &root,
-                log: &log,
-            };
-            (backend.name.clone(), Running(Server::InTftpd.start(host, &task).unwrap()), decap)
-        });
-        let backends = backends.collect();
-        let settings = router::Settings {
-            ingress: ROUTER_INGRESS.to_owned(),
-            vips: vec![plan.vip_net()],
-            sources: vec![plan.router.0],
-            ..router::Settings::default()
-        };
-        let router = topology.router.run(|| router::start(settings)).unwrap();
-        topology.set_next_hops(&plan, &plan.next_hops()).unwrap();
-        let mut fleet =
-            Fleet { plan, topology, _router: router, directory, backends, directors: Vec::new(), controllers: Vec::new(), etcd: None };
-        fleet.start_etcd();
-        let whole = fleet.directory.path().join("whole.toml");
-        std::fs::write(&whole, fleet.intent(100)).unwrap();
-        let file = fleet.configure(0);
-        let imported = fleet.guideway(&["store", "import", "--config", file.to_str().unwrap(), "--from", whole.to_str().unwrap()]);
-        assert!(imported.contains("t4"), "{imported}");
-        for number in 0..DIRECTORS {
-            let file = fleet.configure(number);
-            let mut command = program_on(&fleet.topology.directors[number], GUIDEWAY);
-            command.args(["director", "--log-level", "error", "--config"]).arg(file);
-            let director = ready(command, fleet.directory.path());
-            fleet.directors.push(director);
-        }
-        for number in 0..2 {
-            let controller = fleet.controller(number);
-            fleet.controllers.push(Some(controller));
-        }
-        fleet
-    }
-
-    /// The intent, with this weight for t4.
-    fn intent(&self, weight: u16) -> String {
-        let mut text = format!(
-            "[[vip]]\naddress = \"{}\"\nservice = \"tftp\"\npool = \"boot\"\n[[pool]]\nname = \"boot\"\ncheck = {{ kind = \"tftp\", file = \"canary\", \
-             interval = \"{}ms\", timeout = \"200ms\", rise = 2, fall = {FALL}, slow_start = \"1s\" }}\nbackends = [\n",
-            self.plan.vip,
-            INTERVAL.as_millis()
-        );
-        for backend in &self.plan.backends {
-            let (first, last) = backend.tids.unwrap();
-            let weight = if backend.name == "t4" { weight } else { 100 };
-            writeln!(
-                text,
-                "{{ name = \"{}\", address = \"{}\", weight = {weight}, tid_range = \"{first}-{last}\" }},",
-                backend.name, backend.address
-            )
-            .unwrap();
-        }
-        text + "]\n"
-    }
-
-    fn store(&self) -> String {
-        format!("\n[store]\nkind = \"etcd\"\nendpoints = [\"http://{}:2379\"]\n", self.plan.router.0)
-    }
-
-    /// Writes the file of director `number`.
-    fn configure(&self, number: usize) -> PathBuf {
-        let file = self.directory.path().join(format!("{}.toml", self.plan.directors[number].name));
-        let text =
-            directors::configuration(&self.plan, number, Io::AfXdp, &self.socket(&self.plan.directors[number].name), &self.plan.backends);
-        let own = text.split("[[vip]]").next().unwrap();
-        std::fs::write(&file, format!("{own}{}", self.store())).unwrap();
-        file
-    }
-
-    fn socket(&self, name: &str) -> PathBuf {
-        self.directory.path().join(format!("{name}.sock"))
-    }
-
-    fn start_etcd(&mut self) {
-        let (url, data) = (format!("http://{}:2379", self.plan.router.0), self.directory.path().join("etcd"));
-        let mut command = program_on(&self.topology.router, "etcd");
-        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--listen-peer-urls", "http://127.0.0.1:2380"]);
-        command.args(["--logger", "zap", "--log-level", "panic", "--data-dir"]).arg(data).stdout(Stdio::null()).stderr(Stdio::null());
-        self.etcd = Some(Running(command.spawn().unwrap()));
-    }
-
-    /// Starts controller `number`; it checks when this returns.
-    fn controller(&self, number: usize) -> Running {
-        let (name, file) = (format!("h{number}"), self.directory.path().join(format!("h{number}.toml")));
-        let own = format!(
-            "[health]\nname = \"{name}\"\nsource = \"{}\"\nsocket = \"{}\"\n{}",
-            self.plan.router.0,
-            self.socket(&name).display(),
-            self.store()
-        );
-        std::fs::write(&file, own).unwrap();
-        let mut command = program_on(&self.topology.router, GUIDEWAY);
-        command.args(["health", "--log-level", "error", "--config"]).arg(file);
-        ready(command, self.directory.path())
-    }
-
-    /// Runs `guideway` where etcd is; what it prints.
-    fn guideway(&self, arguments: &[&str]) -> String {
-        let run = || program_on(&self.topology.router, GUIDEWAY).args(arguments).output().unwrap();
-        let output = run();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// Gives t4 another weight; the generation that this has.
-    fn commit(&self, weight: u16) {
-        let file = self.directory.path().join("changed.toml");
-        std::fs::write(&file, self.intent(weight)).unwrap();
-        let store = self.directory.path().join("d1.toml");
-        self.guideway(&["store", "import", "--replace", "--config", store.to_str().unwrap(), "--from", file.to_str().unwrap()]);
-    }
-
-    fn status(&self, number: usize) -> Value {
-        control_client::get(&self.socket(&self.plan.directors[number].name), "/v1/status").unwrap()
-    }
-
-    /// What a director says of a backend: its state, or the whole entry's key.
-    fn backend(&self, director: usize, name: &str, key: &str) -> Value {
-        let status = self.status(director);
-        let found = status["backends"].as_array().unwrap().iter().find(|backend| backend["name"] == name).cloned();
-        found.unwrap_or_else(|| panic!("{name} in {status}"))[key].clone()
-    }
-
-    /// Waits until these directors say so of a backend; how long that took, and how long after the first the last one did.
-    fn all_say(&self, what: &str, directors: &[usize], right: impl Fn(usize) -> bool) -> Duration {
-        let since = Instant::now();
-        let mut when = vec![None; DIRECTORS];
-        until(what, || {
-            for number in directors {
-                if when[*number].is_none() && right(*number) {
-                    when[*number] = Some(since.elapsed());
-                }
-            }
-            let done = directors.iter().all(|number| when[*number].is_some());
-            done.then_some(()).ok_or_else(|| format!("{when:?}"))
-        });
-        let times: Vec<Duration> = when.into_iter().flatten().collect();
-        let (first, last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
-        println!("{what}: after {} ms, the last {} ms after the first", last.as_millis(), (*last - *first).as_millis());
-        *last
-    }
-
-    fn all_have(&self, what: &str, name: &str, state: &str) -> Duration {
-        self.all_say(what, &[0, 1, 2], |number| self.backend(number, name, "state") == state)
-    }
-
-    /// Directors that agree have one generation, and equal tables.
-    fn agree(&self) {
-        let word = |number: usize| {
-            let status = self.status(number);
-            (status["generation"].clone(), status["vips"][0]["fingerprint"].clone())
-        };
-        until("all agree", || {
-            let words: Vec<_> = (0..DIRECTORS).map(word).collect();
-            words.iter().all(|word| *word == words[0]).then_some(()).ok_or_else(|| format!("{words:?}"))
-        });
-    }
-
-    fn server(&self, name: &str, what: Signal) {
-        let (_, server, _) = self.backends.iter().find(|(known, ..)| known == name).unwrap();
-        signal(server, what);
-    }
-
-    /// Which controller publishes.
-    fn leader(&self) -> usize {
-        let leads = |number: &usize| {
-            let status = control_client::get(&self.socket(&format!("h{number}")), "/v1/status");
-            status.is_ok_and(|status| status["leading"] == true)
-        };
-        let mut leader = None;
-        until("a controller leads", || {
-            leader = (0..2).find(leads);
-            leader.map(drop).ok_or_else(String::new)
-        });
-        leader.unwrap()
-    }
-}
+/// Programs, and the packages of Debian that have them.
+const NEEDS: &[(&str, &str)] =
+    &[("etcd", "etcd-server"), ("in.tftpd", "tftpd-hpa"), ("nsenter", "util-linux"), ("setpriv", "util-linux"), ("ip", "iproute2")];
 
 #[test]
 fn a_fleet_agrees_whatever_stops_dies_or_is_cut_off() {
-    let needs =
-        [("etcd", "etcd-server"), ("in.tftpd", "tftpd-hpa"), ("nsenter", "util-linux"), ("setpriv", "util-linux"), ("ip", "iproute2")];
-    site::in_namespace(&needs, || {
-        let mut fleet = Fleet::start();
+    site::in_namespace(NEEDS, || {
+        let check = format!("interval = \"{}ms\", timeout = \"200ms\", rise = 2, fall = {FALL}, slow_start = \"1s\"", INTERVAL.as_millis());
+        let mut fleet = Fleet::start(Wish { directors: 3, controllers: 2, servers: &[Server::InTftpd], ranges: true, etcd: true, check });
         fleet.agree();
         let clients = Clients::start(&fleet.topology.client, fleet.plan.vip, fleet.directory.path(), 4);
         fleet.leader();

@@ -133,9 +133,10 @@ impl Plan<'_> {
     /// What becomes of what runs, for each pool that changes.
     fn running(&self) -> Value {
         let mut running = Vec::new();
+        let rekeyed = self.before.active_key != self.after.active_key;
         for pool in &self.before.pools {
             let after = self.after.pool(&pool.name);
-            if after == Some(pool) {
+            if after == Some(pool) && !rekeyed {
                 continue;
             }
             let ranged = |pool: &Pool| pool.backends.iter().any(|backend| backend.tid_range.is_some());
@@ -145,6 +146,11 @@ impl Plan<'_> {
                     "no running transfer moves: each keeps the backend that its TID names; one that is removed keeps its range for `[director] retire`",
                 ),
                 (true, false) => (Value::Null, "the pool gives up its TID ranges: transfers that run may reach another backend and fail"),
+                (false, _) if rekeyed => (
+                    Value::Null,
+                    "with another key every flow is chosen anew: those whose rows move reach another backend, and transfers among them may fail. \
+                     How many there are on each backend is not known",
+                ),
                 (false, _) => (
                     Value::Null,
                     "flows that a director knows keep their backend while it is in the tables; those it does not know follow the rows that move. \
