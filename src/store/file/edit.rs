@@ -1,13 +1,16 @@
 //! Whether somebody is in the middle of writing a file, told from the kernel's events: half of an intent may well be a good one.
 //!
-//! An editor that writes in place truncates the file first, and the kernel queues that event before it does so. Who reads the file and then finds no
-//! such event in the queue has read what was there before.
+//! An editor that writes in place truncates the file first. The kernel queues its event a little after the deed, as for every write, so a reader may see
+//! what no event has told of yet. Hence a text is taken only when it has stood unchanged for a moment, and an empty file, which is what
+//! is seen between truncation and event, only when it has stayed empty for long.
 
 use nix::sys::inotify::{AddWatchFlags, InotifyEvent};
 use std::time::{Duration, Instant};
 
 /// A file that somebody holds open for longer than this is read as it is.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a text stands before it is taken; events come microseconds after the deed, on a busy disk milliseconds.
+const SETTLED: Duration = Duration::from_millis(50);
 
 /// The events that [`Editing`] is to be told, and the end of the directory.
 pub(super) const EVENTS: AddWatchFlags = AddWatchFlags::IN_MODIFY
@@ -21,7 +24,10 @@ pub(super) const EVENTS: AddWatchFlags = AddWatchFlags::IN_MODIFY
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Editing {
+    /// Since when somebody writes.
     since: Option<Instant>,
+    /// What was read last (absent: there was no file), and when first.
+    read: Option<(Option<String>, Instant)>,
 }
 
 /// What an event means.
@@ -56,9 +62,15 @@ impl Editing {
         Meaning::Changed
     }
 
-    /// How long to wait before the file may be taken for whole; `None`: it may.
-    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
-        let left = PATIENCE.checked_sub(now.saturating_duration_since(self.since?))?;
+    /// How long to wait before the file may be taken for whole, when `text` was just read from it; `None`: it may.
+    pub(super) fn wait(&mut self, text: Option<&str>, now: Instant) -> Option<Duration> {
+        let first = match &self.read {
+            Some((read, first)) if read.as_deref() == text => *first,
+            _ => self.read.insert((text.map(str::to_owned), now)).1,
+        };
+        let settled = first + if text == Some("") { PATIENCE } else { SETTLED };
+        let whole = self.since.map_or(settled, |since| settled.max(since + PATIENCE));
+        let left = whole.saturating_duration_since(now);
         (!left.is_zero()).then_some(left)
     }
 }
@@ -69,6 +81,18 @@ mod tests {
     use nix::sys::inotify::{InitFlags, Inotify};
     use std::fs;
     use std::io::Write;
+
+    #[test]
+    fn what_no_event_has_told_of_yet_is_not_taken() {
+        let (mut editing, now) = (Editing::default(), Instant::now());
+        assert_eq!(editing.wait(Some(""), now), Some(PATIENCE), "truncated, and the event is on its way");
+        assert_eq!(editing.wait(Some("half"), now + SETTLED), Some(SETTLED));
+        assert_eq!(editing.wait(Some("whole"), now + SETTLED * 2), Some(SETTLED));
+        assert_eq!(editing.wait(Some("whole"), now + SETTLED * 3), None);
+        assert_eq!(editing.wait(None, now + SETTLED * 3), Some(SETTLED), "an editor that puts another in its place");
+        assert_eq!(editing.wait(Some(""), now), Some(PATIENCE));
+        assert_eq!(editing.wait(Some(""), now + PATIENCE), None, "somebody wants it empty");
+    }
 
     #[test]
     fn a_file_is_whole_when_its_writer_has_closed_it() {
@@ -84,12 +108,13 @@ mod tests {
         };
         let mut file = fs::File::create(&path).unwrap();
         assert_eq!(told(&mut editing), [Meaning::Changed]);
-        assert_eq!(editing.wait(now), Some(PATIENCE), "it is truncated");
-        assert_eq!(editing.wait(now + PATIENCE), None, "nobody writes for so long");
+        assert_eq!(editing.wait(Some("n"), now), Some(PATIENCE), "it is truncated");
+        assert_eq!(editing.wait(Some("n"), now + PATIENCE), None, "nobody writes for so long");
         file.write_all(b"new").unwrap();
         drop(file);
         assert_eq!(told(&mut editing).len(), 2);
-        assert_eq!(editing.wait(now), None);
+        assert_eq!(editing.wait(Some("new"), now), Some(SETTLED));
+        assert_eq!(editing.wait(Some("new"), now + SETTLED), None);
         fs::write(directory.path().join("other"), "x").unwrap();
         assert!(told(&mut editing).iter().all(|meaning| *meaning == Meaning::Nothing));
         fs::write(directory.path().join(".new"), "x").unwrap();
