@@ -42,6 +42,10 @@ pub struct Record {
     pub sent: u32,
     /// Acknowledgements that reached the servers' side.
     pub acks: u32,
+    /// Of these, the ones that came again.
+    pub duplicates: u32,
+    /// Blocks, but for the first, that were sent again at once when such a one had come: a duplicate was answered.
+    pub answered_twice: u32,
     /// Most blocks in a row that were sent again at once.
     pub apprentice: u32,
     /// Bytes of file that reached the client.
@@ -49,6 +53,8 @@ pub struct Record {
     /// The error that a server sent.
     pub error: Option<String>,
     sending: Sending,
+    /// The last block that was acknowledged, and whether it was again since a block was last sent.
+    acked: Option<(u16, bool)>,
     /// The number of the last block that reached the client.
     delivered: u16,
 }
@@ -81,10 +87,13 @@ impl Record {
             blocks: 0,
             sent: 0,
             acks: 0,
+            duplicates: 0,
+            answered_twice: 0,
             apprentice: 0,
             bytes: 0,
             error: None,
             sending: Sending { block: 0, at: now, again: false, row: 0 },
+            acked: None,
             delivered: 0,
         }
     }
@@ -96,12 +105,21 @@ impl Record {
             if !last.again && now - last.at < AT_ONCE {
                 (last.again, last.row) = (true, last.row + 1);
                 self.apprentice = self.apprentice.max(last.row);
+                // The first block comes again when the request does.
+                self.answered_twice += u32::from(self.blocks > 1 && self.acked.is_some_and(|(_, again)| again));
             }
             last.at = now;
         } else if self.blocks == 0 || is_ahead(block, last.block) {
             self.blocks += 1;
             self.sending = Sending { block, at: now, again: false, row: if last.again { last.row } else { 0 } };
         }
+    }
+
+    fn acknowledges(&mut self, block: u16) {
+        self.acks += 1;
+        let again = self.acked.is_some_and(|(last, _)| last == block);
+        self.duplicates += u32::from(again);
+        self.acked = Some((block, again));
     }
 
     /// How many servers went on with it after the first.
@@ -186,8 +204,8 @@ impl Ledger {
             Packet::Request(request) if flow.destination == self.vip && to == 69 => {
                 self.asks((flow.source, from), String::from_utf8_lossy(request.file).into_owned(), now);
             }
-            Packet::Ack { .. } if flow.destination == self.vip => {
-                self.record((flow.source, from), |record| record.acks += 1);
+            Packet::Ack { block } if flow.destination == self.vip => {
+                self.record((flow.source, from), |record| record.acknowledges(block));
             }
             Packet::Data { .. } | Packet::Oack(_) | Packet::Error { .. } if flow.source == self.vip => {
                 let server = (from, packet::ttl(ip).unwrap_or(0));
@@ -353,6 +371,25 @@ mod tests {
             world.data(20000, block);
         }
         assert_eq!(world.record().apprentice, 20, "block 120 was not sent again at once");
+    }
+
+    #[test]
+    fn a_duplicate_that_is_answered_is_told_from_one_that_is_not() {
+        let mut world = World::new();
+        let ack = |world: &World, block| world.up(20000, &made(|to| put_ack(to, block)));
+        for (block, answered) in [(1, false), (2, false), (3, true), (4, false)] {
+            world.data(20000, block);
+            ack(&world, block - 1);
+            world.wait(3);
+            ack(&world, block - 1);
+            if answered {
+                world.data(20000, block);
+            }
+            world.wait(50);
+            world.data(20000, block);
+            ack(&world, block);
+        }
+        assert_eq!((world.record().duplicates, world.record().answered_twice), (7, 1));
     }
 
     #[test]

@@ -80,6 +80,9 @@ pub struct Args {
     /// What chance is made from
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Open all sockets, say `ready` on stderr, and begin when stdin has a line or ends: so several swarms begin together
+    #[arg(long)]
+    hold: bool,
     /// Print the result as one JSON document
     #[arg(long)]
     json: bool,
@@ -111,7 +114,14 @@ pub fn run(args: &Args) -> u8 {
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len} transfers, {per_sec}, {eta} left") {
         bar.set_style(style);
     }
-    let played = swarm(&settings, &expected, &mut |ended| bar.set_position(ended));
+    let mut ready = || {
+        if args.hold {
+            eprintln!("ready");
+            // Whatever comes, and however it ends, is the word to begin.
+            let _word = std::io::stdin().read_line(&mut String::new());
+        }
+    };
+    let played = swarm(&settings, &expected, &mut ready, &mut |ended| bar.set_position(ended));
     bar.finish_and_clear();
     let tally = match played {
         Ok(tally) => tally,

@@ -49,11 +49,8 @@ pub fn parse(name: &str, text: &str, reading: Reading) -> Result<Script, Vec<Str
                 script.event = rest.join(" ");
                 Ok(())
             }
-            ["random", count, "seed", seed] => whole(count, 1..=10_000, "events").and_then(|count| {
-                random = Some((count, reading.seed.map_or_else(|| seed.parse().map_err(|_| format!("`{seed}` is no seed")), Ok)?));
-                Ok(())
-            }),
-            ["random", ..] => Err("write `random COUNT seed NUMBER`".to_owned()),
+            ["random", count, "seed", seed, kept @ ..] => by_chance(count, seed, kept, reading).map(|all| random = Some(all)),
+            ["random", ..] => Err("write `random COUNT seed NUMBER` or `random COUNT seed NUMBER keep HOST …`".to_owned()),
             ["networks", count, rest @ ..] => self::networks(count, rest).map(|all| networks = Some(all)),
             ["at" | "after" | "also", ..] => event_line(&mut script.steps, words),
             [key, rest @ ..] => head_line(&mut script.head, key, rest),
@@ -64,15 +61,27 @@ pub fn parse(name: &str, text: &str, reading: Reading) -> Result<Script, Vec<Str
     if let (Clients::Swarm(all), Some(asked)) = (&mut script.head.clients, networks) {
         *all = asked;
     }
-    if let Some((count, seed)) = random {
+    if let Some((count, seed, kept)) = random {
+        errors.extend(kept.iter().filter_map(|host| missing(&script.head, host)).map(|why| format!("{name}: keep: {why}")));
         script.by_chance = true;
-        script.steps.extend(random::steps(&script.head, count, seed));
+        script.steps.extend(random::steps(&script.head, count, seed, &kept));
     }
     if script.event.is_empty() {
         errors.push(format!("{name}: there is no line `event …` that says what this is about"));
     }
     errors.extend(check(&script).into_iter().map(|why| format!("{name}: {why}")));
     if errors.is_empty() { Ok(script) } else { Err(errors) }
+}
+
+/// `random COUNT seed NUMBER keep HOST …`
+fn by_chance(count: &str, seed: &str, kept: &[&str], reading: Reading) -> Result<(u32, u64, Vec<String>), String> {
+    let seed = reading.seed.map_or_else(|| seed.parse().map_err(|_| format!("`{seed}` is no seed")), Ok)?;
+    let kept = match kept {
+        [] => Vec::new(),
+        ["keep", hosts @ ..] if !hosts.is_empty() => hosts.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
+        _ => return Err("write `keep HOST …` behind the seed, for hosts that are never killed".to_owned()),
+    };
+    Ok((whole(count, 1..=10_000, "events")?, seed, kept))
 }
 
 fn head_line(head: &mut Head, key: &str, rest: &[&str]) -> Result<(), String> {
@@ -89,7 +98,8 @@ fn head_line(head: &mut Head, key: &str, rest: &[&str]) -> Result<(), String> {
         ("timeout", [time]) => head.timeout = time_of(time)?,
         ("takeover", ["on"]) => head.takeover = true,
         ("takeover", ["off"]) => head.takeover = false,
-        ("takeover", _) => return Err("write `takeover on` or `takeover off`".to_owned()),
+        ("takeover", ["on", "at-least", n]) => (head.takeover, head.at_least) = (true, whole(n, 1..=1_000_000, "transfers taken over")?),
+        ("takeover", _) => return Err("write `takeover on`, `takeover on at-least COUNT` or `takeover off`".to_owned()),
         ("detection", [time]) => head.detection = Some(time_of(time)?),
         ("ranges", ["on"]) => head.ranges = true,
         ("ranges", ["off"]) => head.ranges = false,
@@ -270,6 +280,14 @@ fn director(name: &str) -> Result<String, String> {
     host(name).ok().filter(|name| name.starts_with('d')).ok_or_else(|| format!("`{name}` is no director: they are d1, d2, …"))
 }
 
+/// A sentence about a host that the script does not have.
+fn missing(head: &Head, host: &str) -> Option<String> {
+    let number: u32 = host[1..].parse().unwrap_or(0);
+    let all = u32::from(head.backends) + u32::from(head.spares);
+    let (count, what) = if host.starts_with('d') { (u32::from(head.directors), "directors") } else { (all, "backends") };
+    (number > count).then(|| format!("there is no {host}: the script has {count} {what}"))
+}
+
 /// What no single line shows.
 fn check(script: &Script) -> Vec<String> {
     let (head, mut errors) = (&script.head, Vec::new());
@@ -291,13 +309,7 @@ fn check(script: &Script) -> Vec<String> {
     if head.takeover && !head.server.has_tid_ranges() {
         errors.push(format!("takeover needs a server with a port of its own, and {} has none", head.server.name()));
     }
-    let mut named = |host: &str| {
-        let number: u32 = host[1..].parse().unwrap_or(0);
-        let (count, what) = if host.starts_with('d') { (u32::from(head.directors), "directors") } else { (all, "backends") };
-        if number > count {
-            errors.push(format!("there is no {host}: the script has {count} {what}"));
-        }
-    };
+    let mut named = |host: &str| errors.extend(missing(head, host));
     if let Allowed::TransfersOf(hosts) = &head.allowed {
         hosts.iter().for_each(|host| named(host));
     }

@@ -9,34 +9,36 @@ const TROUBLE: [u64; 4] = [50, 200, 1000, 3000];
 /// How long after a trouble the fleet has seen it.
 const SEEN: Duration = Duration::from_millis(400);
 
-/// So many troubles, each with its end. The same seed gives the same ones.
-pub fn steps(head: &Head, count: u32, seed: u64) -> Vec<Step> {
+/// So many troubles, each with its end. The same seed gives the same ones. Hosts of `kept` are never killed: what they do to a program that lives on shows.
+pub fn steps(head: &Head, count: u32, seed: u64, kept: &[String]) -> Vec<Step> {
     let mut chance = fastrand::Rng::with_seed(seed);
     let mut steps = Vec::new();
     for _ in 0..count {
         let rest = Duration::from_millis(chance.u64(100..1500));
-        trouble(head, &mut chance, rest, &mut steps);
+        trouble(head, &mut chance, kept, rest, &mut steps);
     }
     steps
 }
 
-fn trouble(head: &Head, chance: &mut fastrand::Rng, rest: Duration, steps: &mut Vec<Step>) {
+fn trouble(head: &Head, chance: &mut fastrand::Rng, kept: &[String], rest: Duration, steps: &mut Vec<Step>) {
     let long = Duration::from_millis(TROUBLE[chance.usize(..TROUBLE.len())]);
     let director = format!("d{}", chance.u8(1..=head.directors));
     let backend = format!("t{}", chance.u8(1..=head.backends));
     let mut then = |after, events| steps.push(Step { at: Moment::After(after), events });
     match chance.u8(0..9) {
-        0 if head.directors > 1 => {
+        0 if head.directors > 1 && !kept.contains(&director) => {
             then(rest, vec![Event::Kill(director.clone())]);
             then(SEEN, vec![Event::Down(director.clone()), Event::Reshuffle]);
             then(long, vec![Event::Start(director.clone()), Event::Up(director)]);
         }
-        1 if head.takeover => {
+        1 if head.takeover && !kept.contains(&backend) => {
             then(rest, vec![Event::Kill(backend.clone())]);
             then(SEEN, vec![Event::Down(backend.clone())]);
             then(long, vec![Event::Start(backend.clone()), Event::Up(backend)]);
         }
-        2 if head.takeover => then(rest, vec![Event::Restart(backend, Duration::from_millis(chance.u64(10..200)))]),
+        2 if head.takeover && !kept.contains(&backend) => {
+            then(rest, vec![Event::Restart(backend, Duration::from_millis(chance.u64(10..200)))])
+        }
         3 if head.takeover => {
             then(rest, vec![Event::Partition(backend.clone())]);
             then(SEEN, vec![Event::Down(backend.clone())]);

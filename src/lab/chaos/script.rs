@@ -56,6 +56,8 @@ pub struct Head {
     pub with_error: bool,
     /// Whether servers of the pool take over from one another.
     pub takeover: bool,
+    /// How many transfers must have been taken over, or the script has shown nothing.
+    pub at_least: u32,
     /// When directors know of the death that the script is about: no client may wait longer than this and one time-out of its own. None: nothing is
     /// promised about pauses.
     pub detection: Option<Duration>,
@@ -84,6 +86,7 @@ impl Default for Head {
             allowed: Allowed::Number(0),
             with_error: false,
             takeover: false,
+            at_least: 0,
             detection: None,
             ranges: true,
             admission: Admission::default(),
@@ -289,7 +292,11 @@ impl Display for Script {
             Allowed::TransfersOf(hosts) => write!(f, "allowed transfers-of {}", hosts.join(" "))?,
         }
         f.write_str(if head.with_error { " with-error\n" } else { "\n" })?;
-        writeln!(f, "takeover {}\nranges {}", if head.takeover { "on" } else { "off" }, if head.ranges { "on" } else { "off" })?;
+        match head.at_least {
+            0 => writeln!(f, "takeover {}", if head.takeover { "on" } else { "off" })?,
+            count => writeln!(f, "takeover on at-least {count}")?,
+        }
+        writeln!(f, "ranges {}", if head.ranges { "on" } else { "off" })?;
         if let Some(time) = head.detection {
             writeln!(f, "detection {}", human(time))?;
         }

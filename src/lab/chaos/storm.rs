@@ -13,6 +13,7 @@ use crate::lab::router::MAIN_TABLE;
 use crate::lab::session::{Interrupt, Lab};
 use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -80,6 +81,7 @@ pub fn play(
     let sizes = sizes(networks, args.transfers);
     let start = |(place, (net, asked)): (usize, (&IpNet, &u32))| start(lab, script, args, *net, place, *asked, &sums);
     let mut swarms = all.iter().zip(&sizes).enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
+    begin(&mut swarms)?;
     let since = Instant::now();
     let mut field = Field::new(lab, args.seed);
     let mut steps = script.steps.as_slice();
@@ -131,6 +133,16 @@ fn route(lab: &Lab, networks: &[IpNet]) -> Result<(), Error> {
     Netlink::within(&lab.topology.router, |n| networks.iter().try_for_each(|net| n.set_route(*net, &client, MAIN_TABLE, None)))
 }
 
+/// Waits until every swarm has its sockets, and lets all of them begin at once. One that failed has ended, and its clients count as failed.
+fn begin(swarms: &mut [Swarm]) -> Result<(), Error> {
+    for swarm in swarms.iter_mut() {
+        let Some(stderr) = swarm.child.stderr.take() else { continue };
+        BufReader::new(stderr).read_line(&mut String::new()).doing(|| "waiting for a swarm to be ready".to_owned())?;
+    }
+    swarms.iter_mut().for_each(|swarm| drop(swarm.child.stdin.take()));
+    Ok(())
+}
+
 fn start(lab: &Lab, script: &Script, args: &LabArgs, net: IpNet, place: usize, asked: u32, sums: &Path) -> Result<Swarm, Error> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("guideway").args(["tftp", "swarm", &lab.plan.vip.to_string(), "--files", &Files::name(0), "--json", "--threads", "1"]);
@@ -146,7 +158,7 @@ fn start(lab: &Lab, script: &Script, args: &LabArgs, net: IpNet, place: usize, a
     command.args(["--clients", &asked.to_string(), "--retries", "30", "--time", &format!("{}s", script.head.timeout.as_secs())]);
     // All within a second, those of every network spread over it.
     command.args(["--rate", &asked.to_string()]).arg("--sha256").arg(sums);
-    let child = lab.topology.client.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()))?;
+    let child = lab.topology.client.spawn(command.arg("--hold").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     Ok(Swarm { child, asked, done: false })
 }
 

@@ -39,6 +39,7 @@ fn what_is_written_out_is_read_back() {
         read("takeover on\nrandom 60 seed 9").unwrap(),
         read("client swarm\nnetworks 3 sizes 1 20\nadmission per_vip 500 per_prefix 9").unwrap(),
         read("server in.tftpd\nranges off\ndetection 300ms").unwrap(),
+        read("takeover on at-least 3").unwrap(),
     ] {
         let again = parse("again", &script.to_string(), Reading::default()).unwrap_or_else(|e| panic!("{e:?}\n{script}"));
         assert_eq!(Script { by_chance: script.by_chance, ..again }, script);
@@ -51,6 +52,13 @@ fn chance_is_the_same_from_the_same_seed() {
     assert_eq!(of(None), of(Some(4)));
     assert_ne!(of(None), of(Some(5)));
     assert!(of(None).by_chance && of(None).steps.len() >= 30);
+    let kills = |text: &str| {
+        let steps = read(text).unwrap().steps;
+        let killed = |event: &Event| matches!(event, Event::Kill(host) | Event::Restart(host, _) if host == "d1" || host == "t1");
+        steps.iter().flat_map(|step| &step.events).filter(|event| killed(event)).count()
+    };
+    assert!(kills("takeover on\nrandom 200 seed 4") > 5);
+    assert_eq!(kills("takeover on\nrandom 200 seed 4 keep d1 t1"), 0);
 }
 
 #[test]
@@ -81,6 +89,8 @@ fn every_error_has_its_line_and_says_what_is_allowed() {
         ("networks 3 of 4", "write `networks COUNT` or"),
         ("client swarm\nnetworks 41", "41 networks for 40 transfers"),
         ("random 5", "write `random COUNT seed NUMBER`"),
+        ("random 5 seed 1 keep", "write `keep HOST …` behind the seed"),
+        ("random 5 seed 1 keep d4", "x.chaos: keep: there is no d4: the script has 3 directors"),
     ] {
         let said = read(text).expect_err(text).join("\n");
         assert!(said.contains(reason), "{text}: {said}");

@@ -80,6 +80,10 @@ pub struct Row {
     pub taken_over_again: u32,
     /// DATA packets that servers sent for each block.
     pub sent_per_block: f64,
+    /// Acknowledgements that reached servers again, and blocks that were sent again at once upon one.
+    pub duplicates: u64,
+    /// See there.
+    pub answered_twice: u64,
     /// Most blocks in a row that were sent again at once.
     pub apprentice: u32,
     /// Packets that the link to the client lost and doubled.
@@ -171,6 +175,12 @@ impl Row {
         self.pauses = kinds.tell();
         self.problems.extend(self.pauses.iter().filter_map(Pauses::too_long));
         self.packets(script, seen.records);
+        if !peer && self.taken_over < script.head.at_least {
+            self.problems.push(format!("{} transfers were taken over, and at least {} should be", self.taken_over, script.head.at_least));
+        }
+        if seen.struck.is_some_and(|struck| struck.0.is_empty()) && script.head.lasts.is_none() {
+            self.problems.push("nothing was under way at the first event".to_owned());
+        }
         let unexpected = match script.head.allowed {
             Allowed::Number(number) => self.failed > number,
             Allowed::TransfersOf(_) => self.failures.iter().any(|failure| !failure.allowed),
@@ -187,7 +197,16 @@ impl Row {
         let (sent, blocks) = records.iter().fold((0, 0), |(s, b), record| (s + u64::from(record.sent), b + u64::from(record.blocks)));
         self.sent_per_block = (sent as f64 / (blocks.max(1)) as f64 * 1000.0).round() / 1000.0;
         self.apprentice = records.iter().map(|record| record.apprentice).max().unwrap_or(0);
+        let all = |count: fn(&Record) -> u32| records.iter().map(|record| u64::from(count(record))).sum::<u64>();
+        (self.duplicates, self.answered_twice) = (all(|record| record.duplicates), all(|record| record.answered_twice));
         let ours = self.server.starts_with("guideway") && script.head.windowsize == 1;
+        // An heir may send what the owner sent a moment ago: where nothing happens, one server answers.
+        if ours && script.steps.is_empty() && self.answered_twice > 0 {
+            self.problems.push(format!("{} of {} duplicates were answered again at once", self.answered_twice, self.duplicates));
+        }
+        if ours && script.head.link.duplicate > 0.0 && self.duplicates == 0 {
+            self.problems.push("no acknowledgement came twice: nothing is shown of duplicates".to_owned());
+        }
         if ours && self.apprentice >= APPRENTICE {
             let row = self.apprentice;
             self.problems.push(format!(
@@ -230,8 +249,9 @@ impl Row {
         }
         writeln!(
             out,
-            "link lost {} and doubled {} packets; DATA packets for a block {:.3}, most blocks in a row sent again at once {}",
-            self.link[0], self.link[1], self.sent_per_block, self.apprentice
+            "link lost {} and doubled {} packets; acknowledgements that came again {}, answered again at once {}; DATA packets for a block {:.3}, most \
+             blocks in a row sent again at once {}",
+            self.link[0], self.link[1], self.duplicates, self.answered_twice, self.sent_per_block, self.apprentice
         )?;
         if let Some(s) = &self.storm {
             writeln!(

@@ -85,11 +85,12 @@ pub fn is_near(address: IpAddr) -> bool {
     }
 }
 
-/// Plays the clients. `progress` is told, about ten times a second, how many transfers ended.
+/// Plays the clients. `ready` is called when all sockets are open, and the first client asks when it returns; `progress` is told, about ten times a second,
+/// how many transfers ended.
 ///
 /// # Errors
 /// When it cannot begin; a transfer that fails is no error but counted.
-pub fn run(settings: &Settings, expected: &Expected, progress: &mut dyn FnMut(u64)) -> Result<Tally, Error> {
+pub fn run(settings: &Settings, expected: &Expected, ready: &mut dyn FnMut(), progress: &mut dyn FnMut(u64)) -> Result<Tally, Error> {
     let threads = match settings.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from).min(4),
         wanted => wanted,
@@ -97,6 +98,7 @@ pub fn run(settings: &Settings, expected: &Expected, progress: &mut dyn FnMut(u6
     let threads = threads.min(settings.clients.max(1) as usize);
     let each = (SOCKETS / settings.clients.max(1) as usize).clamp(1, 4).min(MOST_SOCKETS);
     let groups = clients(settings, threads, each)?;
+    ready();
     let world = World {
         server: settings.server,
         files: &settings.files,

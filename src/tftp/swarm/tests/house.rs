@@ -77,7 +77,7 @@ fn a_swarm_of_all_kinds_through_a_bad_network() {
             limit: Duration::from_secs(60),
             threads: 2,
         };
-        let tally = run(&settings, &Expected::new(&settings.files, &list), &mut |_| {}).unwrap();
+        let tally = run(&settings, &Expected::new(&settings.files, &list), &mut || {}, &mut |_| {}).unwrap();
         assert_eq!((tally.transfers().verified, tally.transfers().failed), (400, 0), "{}", tally.text());
         assert!(faults.is_clean() || tally.wire.retransmits > 0);
     }

@@ -140,7 +140,7 @@ fn a_swarm_of_all_kinds_is_served_by_dnsmasq_over_both_families() {
         let list = HashMap::from([("a".to_owned(), site.file("a", 5000)), ("b/c".to_owned(), site.file("b/c", 1468 * 3))]);
         let settings = settings(&site, &["a", "b/c"], 400);
         let expected = Expected::new(&settings.files, &list);
-        let tally = site.within(|| run(&settings, &expected, &mut |_| {})).unwrap();
+        let tally = site.within(|| run(&settings, &expected, &mut || {}, &mut |_| {})).unwrap();
         let all = tally.transfers();
         assert_eq!((all.started, all.completed, all.verified, all.failed), (400, 400, 400, 0), "{}", tally.text());
         assert_eq!(tally.kinds.len(), 11, "every kind took part");
@@ -164,7 +164,7 @@ fn a_swarm_gets_through_a_bad_network_from_many_addresses() {
         ..settings(&site, &["a"], 200)
     };
     let expected = Expected::new(&settings.files, &list);
-    let tally = site.within(|| run(&settings, &expected, &mut |_| {})).unwrap();
+    let tally = site.within(|| run(&settings, &expected, &mut || {}, &mut |_| {})).unwrap();
     let all = tally.transfers();
     assert_eq!((all.verified, all.failed), (200, 0), "{}", tally.text());
     assert!(tally.wire.retransmits > 0 && tally.wire.duplicates > 0, "{}", tally.text());
@@ -181,7 +181,7 @@ fn a_swarm_tells_wrong_bytes_missing_files_and_lost_time() {
     let list = HashMap::from([("a".to_owned(), [0; 32])]);
     let wrong = Settings { mix: ipxe, ..settings(&site, &["a", "nothing"], 20) };
     let expected = Expected::new(&wrong.files, &list);
-    let tally = site.within(|| run(&wrong, &expected, &mut |_| {})).unwrap();
+    let tally = site.within(|| run(&wrong, &expected, &mut || {}, &mut |_| {})).unwrap();
     assert_eq!(
         tally.failures.iter().map(|(why, count)| (why.as_str(), *count)).collect::<Vec<_>>(),
         [("content", 10), ("error_1_file_not_found", 10)]
@@ -189,7 +189,7 @@ fn a_swarm_tells_wrong_bytes_missing_files_and_lost_time() {
 
     // Nobody listens on that port.
     let mute = Settings { server: SocketAddr::new(V4, 70), limit: Duration::from_millis(300), ..wrong };
-    let tally = site.within(|| run(&mute, &Expected::unchecked(), &mut |_| {})).unwrap();
+    let tally = site.within(|| run(&mute, &Expected::unchecked(), &mut || {}, &mut |_| {})).unwrap();
     assert_eq!(tally.failures.get("time_limit"), Some(&20));
     assert_eq!(tally.document()["transfers"]["failed"], 20);
 }
@@ -202,7 +202,7 @@ fn a_rate_is_kept() {
     let site = Site::new(Server::Dnsmasq, V4);
     site.file("a", 10);
     let settings = Settings { rate: Some(100.0), mix: "ipxe".parse().unwrap(), ..settings(&site, &["a"], 50) };
-    let tally = site.within(|| run(&settings, &Expected::unchecked(), &mut |_| {})).unwrap();
+    let tally = site.within(|| run(&settings, &Expected::unchecked(), &mut || {}, &mut |_| {})).unwrap();
     assert_eq!(tally.transfers().completed, 50);
     // The first of each thread at once, the last 0.48 s later.
     assert!(tally.time >= Duration::from_millis(450), "{:?}", tally.time);
@@ -224,9 +224,9 @@ fn what_cannot_be_is_refused() {
         limit: Duration::from_secs(1),
         threads: 1,
     };
-    let said = run(&settings, &Expected::unchecked(), &mut |_| {}).unwrap_err().to_string();
+    let said = run(&settings, &Expected::unchecked(), &mut || {}, &mut |_| {}).unwrap_err().to_string();
     assert!(said.contains("--bind PREFIX"), "{said}");
     let other_family = Settings { bind: Some("127.0.0.1".parse().unwrap()), ..settings };
-    assert!(run(&other_family, &Expected::unchecked(), &mut |_| {}).unwrap_err().to_string().contains("both have IPv4"));
+    assert!(run(&other_family, &Expected::unchecked(), &mut || {}, &mut |_| {}).unwrap_err().to_string().contains("both have IPv4"));
     assert!(is_near("::ffff:10.0.0.1".parse().unwrap()) && is_near("fe80::1".parse().unwrap()) && !is_near(V4));
 }

@@ -96,17 +96,21 @@ fn run(args: &Args) -> Result<u8, String> {
             let compared = !args.no_peers && seed - args.seed < args.peer_seeds;
             for direct in [false, true].into_iter().take(1 + usize::from(compared)) {
                 if running.stop.load(Ordering::Acquire) {
-                    write(args, &ours, &peers)?;
                     return Ok(130);
                 }
                 let result = lab(args, &running, row, seed, direct)?;
                 let done = ours.len() + peers.len() + 1;
                 eprintln!("[{done} of {labs}, {:.0} min] {}", since.elapsed().as_secs_f64() / 60.0, rows::line(&result));
-                if direct { peers.push(result) } else { ours.push(result) }
+                if direct {
+                    peers.push(result)
+                } else {
+                    ours.push(result)
+                }
+                // Hours may have gone into it: what is done is there whatever comes.
+                write(args, &ours, &peers)?;
             }
         }
     }
-    write(args, &ours, &peers)?;
     let good = ours.iter().all(|row| row["ok"] == true);
     Ok(if running.stop.load(Ordering::Acquire) { 130 } else { u8::from(!good) })
 }

@@ -28,12 +28,12 @@ impl Drop for Script {
     }
 }
 
-/// Writes the script of a soak.
+/// Writes the script of a soak. A director and a server live through all of it, so that their memory can be looked at for as long.
 pub fn script(time: Duration, seed: u64) -> Result<Script, String> {
     // Trouble comes about every two seconds.
     let events = (time.as_secs()).clamp(10, 10_000);
     let text = format!(
-        "event a soak of {0}: random chaos\nfor {0}\ntakeover on\nclient curl guideway\nconcurrency 30\nrandom {events} seed {seed}\n",
+        "event a soak of {0}: random chaos\nfor {0}\ntakeover on\nclient curl guideway\nconcurrency 30\nrandom {events} seed {seed} keep d1 t1\n",
         duration::human(time)
     );
     let path = std::env::temp_dir().join(format!("guideway-soak-{}.chaos", std::process::id()));
@@ -59,7 +59,7 @@ mod tests {
         assert!(parse_time("1s").is_err() && parse_time("x").is_err());
         let script = script(Duration::from_secs(600), 7).unwrap();
         let (path, text) = (script.path().to_owned(), std::fs::read_to_string(script.path()).unwrap());
-        assert!(text.contains("for 10m\n") && text.ends_with("random 600 seed 7\n"), "{text}");
+        assert!(text.contains("for 10m\n") && text.ends_with("random 600 seed 7 keep d1 t1\n"), "{text}");
         drop(script);
         assert!(!path.exists());
     }
