@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 /// So many blocks in a row, each sent again at once, are no coincidence but a Sorcerer's Apprentice: every duplicate answered, every answer a
 /// duplicate (RFC 1123 section 4.2.3.1).
 pub const APPRENTICE: u32 = 8;
+/// An answer comes so soon after what is answered; a machine with much to do may see a time-out's repetition come close behind a duplicate.
+const AN_ANSWER: Duration = Duration::from_millis(10);
 /// What is sent again sooner was not sent for a time-out: that of our server is at least 40 ms.
 const AT_ONCE: Duration = Duration::from_millis(30);
 
@@ -53,8 +55,8 @@ pub struct Record {
     /// The error that a server sent.
     pub error: Option<String>,
     sending: Sending,
-    /// The last block that was acknowledged, and whether it was again since a block was last sent.
-    acked: Option<(u16, bool)>,
+    /// The last block that was acknowledged, and when it was once more.
+    acked: Option<(u16, Option<Instant>)>,
     /// The number of the last block that reached the client.
     delivered: u16,
 }
@@ -106,7 +108,8 @@ impl Record {
                 (last.again, last.row) = (true, last.row + 1);
                 self.apprentice = self.apprentice.max(last.row);
                 // The first block comes again when the request does.
-                self.answered_twice += u32::from(self.blocks > 1 && self.acked.is_some_and(|(_, again)| again));
+                self.answered_twice +=
+                    u32::from(self.blocks > 1 && self.acked.is_some_and(|(_, again)| again.is_some_and(|at| now - at < AN_ANSWER)));
             }
             last.at = now;
         } else if self.blocks == 0 || is_ahead(block, last.block) {
@@ -115,11 +118,11 @@ impl Record {
         }
     }
 
-    fn acknowledges(&mut self, block: u16) {
+    fn acknowledges(&mut self, block: u16, now: Instant) {
         self.acks += 1;
         let again = self.acked.is_some_and(|(last, _)| last == block);
         self.duplicates += u32::from(again);
-        self.acked = Some((block, again));
+        self.acked = Some((block, again.then_some(now)));
     }
 
     /// How many servers went on with it after the first.
@@ -205,7 +208,7 @@ impl Ledger {
                 self.asks((flow.source, from), String::from_utf8_lossy(request.file).into_owned(), now);
             }
             Packet::Ack { block } if flow.destination == self.vip => {
-                self.record((flow.source, from), |record| record.acknowledges(block));
+                self.record((flow.source, from), |record| record.acknowledges(block, now));
             }
             Packet::Data { .. } | Packet::Oack(_) | Packet::Error { .. } if flow.source == self.vip => {
                 let server = (from, packet::ttl(ip).unwrap_or(0));

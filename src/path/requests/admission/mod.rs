@@ -6,7 +6,9 @@
 //! prefix that was seen. What the prefixes leave of the limit may be borrowed: the fuller its bucket, the more, and as much by each. So a lone prefix
 //! may use all of a limit, and in a storm from many, small ones are not held up by large ones.
 //!
-//! **Nobody is remembered for having been shed**: a retry has the chance that any other request of its prefix has.
+//! **Who was shed comes back**, after 8 seconds even, when time-outs are doubled: so long a prefix counts as one that will ask for as much as it was refused
+//! in about its last second. Otherwise each wave would begin as if nobody but those who come first were there, and large prefixes come first, for the early
+//! clients of small ones are through. No client is remembered: a retry has the chance that any other request of its prefix has.
 //!
 //! Fixed memory, no allocation. Prefixes for which there is no place share that of another one of the same set.
 
@@ -32,8 +34,10 @@ const SECOND: u64 = 1_000_000_000;
 const LATEST: u64 = u64::MAX / 2;
 /// Shares are found anew after so much time.
 const QUARTER: u64 = SECOND / 4;
-/// What is left of a prefix's demand a quarter later if it asks for nothing: clients that were shed come back after a second or more.
+/// What is left of a prefix's demand a quarter later if it asks for less.
 const FADE: f64 = 0.7;
+/// Clients that were shed come back so much later at the latest, doubled time-outs included; until then their prefix is expected to ask for as much again.
+const EXPECTED: u64 = 10 * SECOND;
 /// Above this prefixes may borrow, and at the top as much as `LOAN`.
 const PLENTY: u64 = SECOND / 2;
 /// What a prefix may owe.
@@ -87,10 +91,14 @@ struct Slot {
     /// Prefix and limit; 0 for an unused one.
     key: u64,
     limiter: usize,
-    /// What it asked for in this quarter of a second.
+    /// What it asked for in this quarter of a second, and what it did not get of it.
     asked: u32,
+    refused: u32,
     /// What it asks for in a second.
     demand: f64,
+    /// What it will ask for in a second when those come back who were shed, and until when they will have.
+    expected: f64,
+    until: u64,
     share: Bucket,
     /// Of `per_prefix`.
     own: Bucket,
@@ -129,7 +137,8 @@ pub struct Admission {
 }
 
 const NO_LIMITER: Limiter = Limiter { key: 0, bucket: Bucket(0), rate: 0.0, share: 0.0, prefixes: 0, places: 0, satisfied: 0.0, greedy: 0 };
-const NO_SLOT: Slot = Slot { key: 0, limiter: 0, asked: 0, demand: 0.0, share: Bucket(0), own: Bucket(0) };
+const NO_SLOT: Slot =
+    Slot { key: 0, limiter: 0, asked: 0, refused: 0, demand: 0.0, expected: 0.0, until: 0, share: Bucket(0), own: Bucket(0) };
 
 impl Default for Admission {
     fn default() -> Self {
@@ -189,7 +198,11 @@ impl Admission {
         let level = limiter.bucket.level(now, cost);
         let lent = level.saturating_sub(PLENTY).saturating_mul(LOAN) / (SECOND - PLENTY);
         let fair = slot.share.has(now.saturating_add(lent), share) || level >= BRIMFUL;
-        (limiter.bucket.has(now, cost) && fair).then_some(share)
+        if limiter.bucket.has(now, cost) && fair {
+            return Some(share);
+        }
+        slot.refused = slot.refused.saturating_add(1);
+        None
     }
 
     /// Nanoseconds between two requests at this worker's part of a rate.
@@ -214,14 +227,23 @@ impl Admission {
     fn turn(&mut self, now: u64) {
         let silent = i32::try_from((now - self.turn) / QUARTER).unwrap_or(i32::MAX);
         let faded = FADE.powi(silent);
-        self.turn = now + QUARTER;
+        let ended = std::mem::replace(&mut self.turn, now + QUARTER);
         for limiter in &mut self.limiters {
             (limiter.prefixes, limiter.places) = (0, 0);
         }
         for slot in self.slots.iter_mut().filter(|slot| slot.key != 0) {
-            let asked = f64::from(std::mem::take(&mut slot.asked)) * (SECOND / QUARTER) as f64;
+            let second = (SECOND / QUARTER) as f64;
+            let asked = f64::from(std::mem::take(&mut slot.asked)) * second;
+            let refused = f64::from(std::mem::take(&mut slot.refused));
+            if asked > 0.0 {
+                // Of about a second, when they go on asking.
+                let before = if slot.until + 2 * QUARTER > ended + EXPECTED { slot.expected } else { 0.0 };
+                (slot.expected, slot.until) = (0.75 * before + refused, ended + EXPECTED);
+            } else if slot.until < now {
+                slot.expected = 0.0;
+            }
             let demand = asked.max(FADE * slot.demand) * faded;
-            slot.demand = if demand < 0.5 { 0.0 } else { demand };
+            slot.demand = if demand < 0.5 { 0.0 } else { demand }.max(slot.expected);
             let limiter = &mut self.limiters[slot.limiter];
             limiter.prefixes += u32::from(slot.demand > 0.0);
             if slot.demand == 0.0 && slot.share.0.max(slot.own.0).saturating_add(SECOND) <= now {
@@ -259,7 +281,7 @@ impl Admission {
             }
             for limiter in self.limiters.iter_mut().filter(|limiter| limiter.rate.is_finite()) {
                 limiter.share = match limiter.greedy {
-                    0 => limiter.rate,
+                    0 => limiter.share,
                     greedy => (limiter.rate - limiter.satisfied) / f64::from(greedy),
                 };
             }

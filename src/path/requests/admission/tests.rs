@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const STEP: Duration = Duration::from_millis(1);
+const EVERY: Duration = Duration::from_secs(1);
 
 /// A client that asks until it is let through.
 #[derive(Clone, Copy, Debug)]
@@ -14,9 +15,10 @@ struct Client {
     prefix: usize,
     address: Ipv4Addr,
     backend: BackendId,
-    /// When it asks for the first time, and how long it then waits each time.
+    /// When it asks for the first time, how long it then waits, and how long at most: twice as long each time.
     first: Duration,
     every: Duration,
+    longest: Duration,
 }
 
 /// What became of a storm.
@@ -35,6 +37,7 @@ impl Storm {
         let mut admission = Admission::default();
         let mut storm = Storm { done: vec![None; clients.len()], ..Storm::default() };
         let mut due: BTreeMap<Duration, Vec<usize>> = BTreeMap::new();
+        let mut waits: Vec<Duration> = clients.iter().map(|client| client.every).collect();
         let step = |at: Duration| Duration::from_millis((at.as_nanos() / STEP.as_nanos()) as u64);
         for (n, client) in clients.iter().enumerate() {
             due.entry(step(client.first)).or_default().push(n);
@@ -54,7 +57,8 @@ impl Storm {
                     *storm.backends.entry((at.as_secs(), client.backend)).or_default() += 1;
                 } else {
                     second.1 += 1;
-                    due.entry(at + client.every).or_default().push(n);
+                    due.entry(at + waits[n]).or_default().push(n);
+                    waits[n] = (2 * waits[n]).min(client.longest);
                 }
             }
         }
@@ -106,7 +110,7 @@ fn clients(sizes: &[usize], within: Duration) -> Vec<Client> {
             let noise = mix((prefix * 100_003 + n) as u64 + 1);
             let first = Duration::from_nanos(noise % within.as_nanos().max(1) as u64);
             let address = Ipv4Addr::from_bits(0x0a00_0000 | (prefix as u32) << 12 | n as u32);
-            clients.push(Client { prefix, address, backend: (noise >> 40) as u16 % 10, first, every: Duration::from_secs(1) });
+            clients.push(Client { prefix, address, backend: (noise >> 40) as u16 % 10, first, every: EVERY, longest: EVERY });
         }
     }
     clients
@@ -147,6 +151,24 @@ fn clients_that_all_retry_at_the_same_moment_get_through_too() {
     let storm = Storm::run(&clients(&sizes(), STEP), &limits(5000), Duration::from_secs(60));
     let last = storm.last().expect("everybody gets through");
     assert!(last < Duration::from_millis(6500), "{last:?}");
+}
+
+/// Who came early in the last wave comes early in the next, long after all was quiet: large prefixes, for all of the small ones' early clients are through.
+#[test]
+fn a_storm_whose_clients_double_their_time_outs_is_even_in_every_wave() {
+    let sizes: Vec<usize> = (0..40).map(|n| [35, 70, 104, 208, 416][n % 5]).collect();
+    let mut all = clients(&sizes, Duration::from_secs(1));
+    let (mut prefix, mut place) = (0, 0);
+    for client in &mut all {
+        place = if client.prefix == prefix { place + 1 } else { 0 };
+        prefix = client.prefix;
+        // Those of each prefix are spread over a second, evenly.
+        (client.first, client.longest) = (EVERY * place as u32 / sizes[prefix] as u32, 8 * EVERY);
+    }
+    let storm = Storm::run(&all, &limits(500), Duration::from_secs(90));
+    assert!(storm.last().is_some_and(|last| last < Duration::from_secs(50)), "{:?}", storm.last());
+    let waves: Vec<(u64, f64)> = (0..60).filter(|s| storm.admitted(*s) >= 80).filter_map(|s| Some((s, storm.jain(s)?))).collect();
+    assert!(waves.len() >= 6 && waves.iter().all(|(_, jain)| *jain >= 0.97), "{waves:?}");
 }
 
 #[test]
@@ -253,7 +275,7 @@ proptest! {
         patience in 300u64..3000,
     ) {
         let mut all = clients(&sizes, Duration::from_millis(within));
-        all.iter_mut().for_each(|client| client.every = Duration::from_millis(patience));
+        all.iter_mut().for_each(|client| (client.every, client.longest) = (Duration::from_millis(patience), Duration::from_millis(patience)));
         let needed = all.len() as f64 / f64::from(limit);
         // The last to get through have to come back once after the others; who comes rarely uses the limit only in part. What was found: 2.05 times.
         let end = Duration::from_millis(within) + Duration::from_secs_f64(2.2 * needed) + 4 * Duration::from_millis(patience) + Duration::from_secs(2);
