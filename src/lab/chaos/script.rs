@@ -130,6 +130,13 @@ pub struct Step {
     pub events: Vec<Event>,
 }
 
+impl Step {
+    /// How long after the step before it comes, if that is when it comes.
+    pub fn wait(&self) -> Duration {
+        if let Moment::After(time) = self.at { time } else { Duration::ZERO }
+    }
+}
+
 /// When something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {

@@ -58,6 +58,19 @@ fn chance_is_the_same_from_the_same_seed() {
         steps.iter().flat_map(|step| &step.events).filter(|event| killed(event)).count()
     };
     assert!(kills("takeover on\nrandom 200 seed 4") > 5);
+    // Never a transfer's owner and both its heirs while a client is silent.
+    let (mut now, mut deaths) = (Duration::ZERO, Vec::new());
+    for step in read("takeover on\nrandom 2000 seed 7 keep t1").unwrap().steps {
+        now += step.wait();
+        if let Event::Kill(host) | Event::Restart(host, _) = &step.events[0]
+            && host.starts_with('t')
+        {
+            deaths.retain(|(at, other)| *at + Duration::from_secs(10) > now && other != host);
+            deaths.push((now, host.clone()));
+            assert!(deaths.len() <= 2, "{deaths:?}");
+        }
+    }
+    assert!(now > Duration::from_secs(2000));
     assert_eq!(kills("takeover on\nrandom 200 seed 4 keep d1 t1"), 0);
 }
 

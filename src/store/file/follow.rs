@@ -37,7 +37,7 @@ pub(super) fn start(disk: Arc<Disk>) -> io::Result<(watch::Sender<Seen>, Followi
     let nothing = Trouble { since: fresh, why: format!("{} has not been read yet", disk.directory().display()) };
     let seen = watch::Sender::new(Seen { set: Arc::default(), trouble: Some(nothing) });
     let stop = Arc::new(EventFd::new()?);
-    let mut follower = Follower { disk, seen: seen.clone(), fresh, last: Arc::default(), stop: stop.clone() };
+    let mut follower = Follower { disk, seen: seen.clone(), fresh, last: Arc::default(), told: false, stop: stop.clone() };
     thread::Builder::new().name("store".to_owned()).spawn(move || follower.run())?;
     Ok((seen, Following { stop }))
 }
@@ -48,6 +48,8 @@ struct Follower {
     /// When the set was last known to be the newest.
     fresh: Instant,
     last: Arc<Set>,
+    /// Whether anything was shown yet.
+    told: bool,
     stop: Arc<EventFd>,
 }
 
@@ -98,6 +100,8 @@ impl Follower {
             match state {
                 // It is read again, as a whole.
                 State::Taken => continue,
+                // The first word is a whole one: who looks only once would miss what is to be said of an edit.
+                State::Open if !self.told => {}
                 state => self.show(set, state),
             }
             let until = unfinished.map(|left| Instant::now() + left);
@@ -126,6 +130,7 @@ impl Follower {
 
     /// Tells the set and what is to be said of it.
     fn show(&mut self, set: Set, state: State) {
+        self.told = true;
         if set != *self.last {
             self.last = Arc::new(set);
         }
