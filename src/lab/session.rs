@@ -238,10 +238,11 @@ fn inside(args: &LabArgs, inside: &Inside) -> Result<u8, Error> {
     }
     let mut lab = Lab::up(args, io, &inside.directory)?;
     let capture = args.capture.as_deref().map(|file| Capture::start(&lab.topology.router, file, args.ipv6)).transpose()?;
+    // First, so that who reads that it is up may interrupt it.
+    interrupt.is_up();
     if !args.json {
         print(&report::draw(&lab.plan, args, io.name()))?;
     }
-    interrupt.is_up();
     let mut report = measure(&mut lab, args, io, &interrupt)?;
     if let Some(capture) = capture {
         let frames = capture.finish()?;

@@ -85,10 +85,10 @@ pub fn run(args: &LabArgs, script: &Script, io: Io, inside: &Inside, interrupt: 
     networks.extend(storm::networks(script));
     let link = Link::new(script.head.link, args.seed, Arc::clone(&ledger), ROUTER_FABRIC, networks);
     let mut lab = Lab::up_with(plan, args, io, &inside.directory, Some(link.clone()))?;
+    interrupt.is_up();
     if !args.json {
         print(&report::draw(&lab.plan, args, io.name()))?;
     }
-    interrupt.is_up();
     let name = args.chaos.as_ref().and_then(|path| path.file_stem()).map(|stem| stem.to_string_lossy().into_owned());
     let mut row = Row {
         row: name.unwrap_or_default(),
