@@ -13,6 +13,9 @@ const MUTE: Duration = Duration::from_millis(2500);
 const LATE: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 256;
 
+/// A peer that says it is new is greeted at once, but not more often than so: it may be somebody who says again what it once said.
+const HAIL: Duration = Duration::from_millis(20);
+
 /// Something that is not answered: under which token it was said, when, and what it was about.
 #[derive(Debug)]
 struct Open<K> {
@@ -31,12 +34,14 @@ pub struct Link<K> {
     heard: bool,
     /// Since when an answer is waited for.
     waiting: Option<Time>,
+    /// When it was last greeted for saying that it is new.
+    hailed: Option<Time>,
 }
 
 impl<K> Link<K> {
     /// To a peer whose token is not known. Numbers begin anywhere, so that an answer to an earlier life names none of this one.
     pub fn new(first: u64) -> Link<K> {
-        Link { token: 0, first: first >> 1, open: VecDeque::new(), heard: false, waiting: None }
+        Link { token: 0, first: first >> 1, open: VecDeque::new(), heard: false, waiting: None, hailed: None }
     }
 
     /// The place of what is said now.
@@ -77,6 +82,15 @@ impl<K> Link<K> {
     /// Whether it is not worth waiting for.
     pub fn is_mute(&self, now: Time) -> bool {
         !self.heard || self.waiting.is_some_and(|since| now - since > MUTE)
+    }
+
+    /// The peer says that it is new. Whether to greet it now.
+    pub fn hail(&mut self, now: Time) -> bool {
+        let now_and_then = self.hailed.is_none_or(|at| now - at >= HAIL);
+        if now_and_then {
+            self.hailed = Some(now);
+        }
+        now_and_then
     }
 
     /// The peer's token; 0 when it is not known.
@@ -136,6 +150,12 @@ mod tests {
         assert_eq!(again.token, 77);
         assert_eq!(link.refused(second, 99), Some('b'), "it was said before the token was known");
         assert_eq!(link.say('b', AT).token, 77);
+    }
+
+    #[test]
+    fn who_says_again_and_again_that_it_is_new_is_greeted_now_and_then() {
+        let mut link: Link<()> = Link::new(0);
+        assert_eq!([AT, AT, AT.plus(HAIL / 2), AT.plus(HAIL), AT.plus(HAIL)].map(|at| link.hail(at)), [true, false, false, true, false]);
     }
 
     #[test]

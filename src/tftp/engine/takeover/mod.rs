@@ -270,6 +270,9 @@ impl EventLoop {
                     && let Some(takeover) = &mut self.takeover
                 {
                     takeover.ack(from, place.token, place.number);
+                } else if place.token == 0 && self.takeover.as_mut().is_some_and(|takeover| takeover.links[peer].hail(self.now)) {
+                    // If it has begun a new life it will not take this, and is told of all transfers at once: the next one to die may be we.
+                    self.say_about(peer, About::Hello);
                 }
             }
             Said::Note(place, note) => {

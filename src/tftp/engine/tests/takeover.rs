@@ -265,6 +265,35 @@ fn who_asks_back_needs_an_answer_of_all_to_give_up() {
 }
 
 #[test]
+fn a_peer_that_begins_a_new_life_is_told_of_all_transfers_at_once() {
+    in_namespace(|| {
+        run("ip", &["address", "add", "192.0.2.69/32", "dev", "lo"]);
+        let (running, _) = serve(config(WAIT, memory::Limits::default()), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 8 * 900])));
+        let mut other = Other::new(1);
+        // It is known, by this token, and has a note of a transfer.
+        let Said::Hello(place) = other.hear() else { panic!("no greeting") };
+        other.say(&Said::Refused(place, 71));
+        let client = Client::ask(SocketAddr::new(VIP.parse().unwrap(), 69), "f", &[("blksize", "8")]);
+        let Said::Note(place, first) = other.next() else { panic!("no note") };
+        assert_eq!(place.token, 71);
+        other.say(&Said::Acks(0, vec![place.number]));
+        client.receive();
+        client.ack(tid(0), 0);
+        // It is restarted. The next greeting is due in a second.
+        let began = std::time::Instant::now();
+        let place = other.place();
+        other.say(&Said::Hello(place));
+        let Said::Refused(..) = other.hear() else { panic!("no token") };
+        let Said::Hello(place) = other.hear() else { panic!("no greeting") };
+        other.say(&Said::Refused(place, 72));
+        let Said::Note(place, again) = other.next() else { panic!("no note") };
+        assert_eq!((place.token, again.id), (72, first.id));
+        assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
+        drop(running);
+    });
+}
+
+#[test]
 fn a_transfer_does_not_leave_its_heirs_behind() {
     in_namespace(|| {
         let config = config(WAIT, memory::Limits::default());
