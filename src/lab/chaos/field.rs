@@ -25,6 +25,8 @@ pub struct Field<'a> {
     pub lab: &'a mut Lab,
     /// Files that are being fetched.
     pub open: BTreeSet<String>,
+    /// The bytes of a file.
+    size: u64,
     /// What the pool should be.
     pool: Vec<Backend>,
     /// Backends that are seen to be dead, and directors whose routes are withdrawn.
@@ -37,12 +39,13 @@ pub struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// A lab as it came up.
-    pub fn new(lab: &'a mut Lab, seed: u64) -> Self {
+    /// A lab as it came up, with files of `size` bytes.
+    pub fn new(lab: &'a mut Lab, size: u64, seed: u64) -> Self {
         let pool = lab.plan.backends.clone();
         Field {
             lab,
             open: BTreeSet::new(),
+            size,
             pool,
             down: BTreeSet::new(),
             silent: BTreeSet::new(),
@@ -58,6 +61,9 @@ impl<'a> Field<'a> {
     pub fn step(&mut self, events: &[Event]) -> Result<(), Error> {
         let mut untold = false;
         let events: Vec<Event> = events.iter().map(|event| event.with_names(|part| self.by_part(part))).collect();
+        if let Some((part, _)) = self.parts.iter().find(|(_, name)| name.is_empty()) {
+            return Err(Error::failed(format!("finding the {part}"), "no backend serves what is under way"));
+        }
         for event in &events {
             if event.is_about_the_pool() {
                 self.change_pool(event);
@@ -122,7 +128,8 @@ impl<'a> Field<'a> {
         Ok(())
     }
 
-    /// The name of the backend that plays this part, of [`super::script::BY_PART`]; no host's when there is none.
+    /// The name of the backend that plays this part, of [`super::script::BY_PART`]: it serves most transfers, and of several that do the one whose
+    /// transfers are further; no host's when there is none.
     fn by_part(&mut self, part: &str) -> String {
         if let Some(name) = self.parts.get(part) {
             return name.clone();
@@ -130,11 +137,8 @@ impl<'a> Field<'a> {
         let records = self.lab.router.link.as_ref().map(|link| link.ledger.records()).unwrap_or_default();
         let least = usize::from(part == "heir");
         let counts = |r: &&Record| r.takeovers() >= least && self.open.contains(&r.file);
-        let last: Vec<&str> =
-            records.iter().filter(counts).filter_map(|r| self.lab.plan.sender(r.server)).map(|b| b.name.as_str()).collect();
-        let serves = |b: &Backend| last.iter().filter(|name| **name == b.name).count();
-        let best = self.pool.iter().filter(|b| !self.silent.contains(&b.name)).max_by_key(|b| serves(b));
-        let name = best.filter(|b| serves(b) > 0).map(|b| b.name.clone()).unwrap_or_default();
+        let server = |r: &Record| self.lab.plan.sender(r.server).map(|b| b.name.as_str()).filter(|name| !self.silent.contains(*name));
+        let name = serves_most(records.iter().filter(counts).map(|r| (server(r), r.bytes)), self.size).unwrap_or_default().to_owned();
         self.parts.insert(part.to_owned(), name.clone());
         name
     }
@@ -323,5 +327,32 @@ impl<'a> Field<'a> {
             }
         }
         wrong
+    }
+}
+
+/// The server of most of these transfers, given as server and bytes of `size`; of several that serve as many, the one whose transfers are further. What
+/// has 2 % to go at most does not count: a client tells late that it has all, and may have it before the event.
+fn serves_most<'a>(transfers: impl Iterator<Item = (Option<&'a str>, u64)>, size: u64) -> Option<&'a str> {
+    let mut serves: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for (server, bytes) in transfers.filter(|(_, bytes)| *bytes < size - size / 50) {
+        if let Some(most) = server.map(|server| serves.entry(server).or_default()) {
+            *most = (most.0 + 1, most.1 + bytes);
+        }
+    }
+    serves.into_iter().max_by_key(|(_, most)| *most).map(|(server, _)| server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_serves_most_of_what_is_under_way_and_nothing_that_is_over() {
+        let most = |transfers: &[(&'static str, u64)]| serves_most(transfers.iter().map(|(server, bytes)| (Some(*server), *bytes)), 1000);
+        assert_eq!(most(&[("t1", 10), ("t2", 900), ("t1", 20)]), Some("t1"));
+        assert_eq!(most(&[("t1", 1000), ("t2", 775), ("t3", 770)]), Some("t2"), "t1 has nothing left to do");
+        assert_eq!(most(&[("t1", 981), ("t1", 990), ("t2", 1)]), Some("t2"));
+        assert_eq!(most(&[("t1", 1000)]), None);
+        assert_eq!(serves_most([(None, 10)].into_iter(), 1000), None, "nobody has answered yet, or who did is dead");
     }
 }

@@ -125,7 +125,7 @@ fn play(lab: &mut Lab, args: &LabArgs, script: &Script, ledger: &Ledger, mut row
         struck: None,
         steps: &script.steps,
     };
-    let mut field = Field::new(lab, args.seed);
+    let mut field = Field::new(lab, args.size, args.seed);
     play.follow(&mut field, &events, ledger, args, &mut row);
     row.interrupted = interrupt.happened();
     if let Some(step) = play.steps.iter().find(|step| !row.interrupted && !script.by_chance && !step.events.iter().all(Trouble::mends)) {

@@ -83,7 +83,7 @@ pub fn play(
     let mut swarms = all.iter().zip(&sizes).enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
     begin(&mut swarms)?;
     let since = Instant::now();
-    let mut field = Field::new(lab, args.seed);
+    let mut field = Field::new(lab, args.size, args.seed);
     let mut steps = script.steps.as_slice();
     while swarms.iter().any(|swarm| !swarm.done) && !interrupt.happened() {
         // Processes end whenever they do; the events of the script have times.
