@@ -81,7 +81,12 @@ impl<K> Link<K> {
 
     /// Whether it is not worth waiting for.
     pub fn is_mute(&self, now: Time) -> bool {
-        !self.heard || self.waiting.is_some_and(|since| now - since > MUTE)
+        !self.heard || self.is_gone(now)
+    }
+
+    /// Whether it had time to answer and did not, so that nothing is to be feared from what it knows. One that was never heard may be about to answer.
+    pub fn is_gone(&self, now: Time) -> bool {
+        self.waiting.is_some_and(|since| now - since > MUTE)
     }
 
     /// The peer says that it is new. Whether to greet it now.
@@ -161,7 +166,9 @@ mod tests {
     #[test]
     fn who_is_silent_is_mute_until_heard() {
         let mut link = Link::new(0);
-        assert!(link.is_mute(AT), "never heard");
+        assert!(link.is_mute(AT) && !link.is_gone(AT), "never heard, nor asked");
+        link.say((), AT);
+        assert!(link.is_mute(AT) && !link.is_gone(AT.plus(MUTE)) && link.is_gone(AT.plus(MUTE * 2)));
         assert!(link.heard(AT));
         link.say((), AT);
         link.say((), AT.plus(MUTE));

@@ -49,9 +49,9 @@ impl Noted {
         }
     }
 
-    /// Whether everybody who was told and answers at all knows of it.
+    /// Whether everybody who was told, and is not gone, knows of it.
     fn is_known(&self, links: &[Link<About>], now: Time) -> bool {
-        self.to.iter().zip(self.has).all(|(to, has)| has.is_some() || to.is_none_or(|peer| links[peer].is_mute(now)))
+        self.to.iter().zip(self.has).all(|(to, has)| has.is_some() || to.is_none_or(|peer| links[peer].is_gone(now)))
     }
 }
 
@@ -191,7 +191,9 @@ impl EventLoop {
         for peer in to.into_iter().flatten() {
             // An earlier one of this name may have ended in this turn, and is told of at its end.
             takeover.ended[peer].retain(|ended| *ended != id);
-            worth_it |= !takeover.links[peer].is_mute(self.now);
+            // An heir that was told a moment ago of an earlier transfer from the same port, and has not answered yet, knows that one.
+            let link = &takeover.links[peer];
+            worth_it |= if session.restart { !link.is_gone(self.now) } else { !link.is_mute(self.now) };
             takeover.tell(&mut self.outbox, &self.counters, self.now, peer, (key, &note));
         }
         worth_it

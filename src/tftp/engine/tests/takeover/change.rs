@@ -99,13 +99,20 @@ fn who_asks_for_another_file_from_the_same_port_waits_until_every_heir_knows() {
         let first = others.each_ref().map(|other| note(other, b'f'));
         others.iter().zip(&first).for_each(|(other, (place, _))| other.say(&Said::Acks(0, vec![place.number])));
         client.data(1, &block(1));
+        let asked = std::time::Instant::now();
         client.request(server, "g", &[]);
         let second = others.each_ref().map(|other| note(other, b'g'));
         assert_ne!(first[0].1.serial, second[0].1.serial);
+        // On a busy machine the first file's block may have come again before.
+        client.0.set_nonblocking(true).unwrap();
+        while client.0.recv_from(&mut [0; 600]).is_ok() {}
+        client.0.set_nonblocking(false).unwrap();
         others[0].say(&Said::Acks(0, vec![second[0].0.number]));
         until(&running, "it begins anew", |totals| totals.get(Counter::Restarted) == 1);
         client.0.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        assert!(client.0.recv_from(&mut [0; 600]).is_err(), "the second heir would go on with the first file");
+        let waits = client.0.recv_from(&mut [0; 600]).is_err();
+        // Every heir is waited for, but not for ever: 2 s.
+        assert!(waits || asked.elapsed() > Duration::from_millis(1900), "the second heir would go on with the first file");
         client.0.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         others[1].say(&Said::Acks(0, vec![second[1].0.number]));
         client.data(1, &block(1));
