@@ -1,11 +1,14 @@
 //! What changes between servers while transfers run: the pool, room, and what a client wants.
 
 use super::*;
+use crate::tftp::transfer::Pace;
 
 #[test]
 fn a_pool_may_shrink_while_a_question_is_open_and_a_transfer_runs() {
     in_namespace(|| {
-        let running = started(config(WAIT, memory::Limits::default()));
+        // No block comes again, however long the test takes.
+        let pace = Pace { first: Duration::from_secs(10), ceiling: Duration::from_secs(10), ..Pace::default() };
+        let running = started(Config { pace, ..config(WAIT, memory::Limits::default()) });
         let (_one, _two, client) = (Other::new(1), Other::new(2), Client::new(tid(0)).0);
         let server = SocketAddr::new(VIP.parse().unwrap(), 69);
         let served = Client::ask(server, "f", &[]);
