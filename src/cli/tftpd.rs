@@ -82,8 +82,8 @@ pub struct Args {
     /// Largest window in blocks. Default: 64
     #[arg(long, value_name = "BLOCKS", value_parser = clap::value_parser!(u16).range(1..=32767))]
     max_window: Option<u16>,
-    /// Largest window in bytes. Default: 1048576
-    #[arg(long, value_name = "BYTES")]
+    /// Largest window in bytes, 512B to 1GiB. Default: 1MiB
+    #[arg(long, value_name = "SIZE", value_parser = window_bytes)]
     max_window_bytes: Option<u32>,
     /// The number of the block after block 65535, when the client does not ask: 0 or 1. Default: 0
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(..=1))]
@@ -119,6 +119,12 @@ fn timeout(text: &str) -> Result<Duration, String> {
     let time = duration::parse(text).map_err(|error| error.to_string())?;
     let allowed = Duration::from_millis(1)..=Duration::from_secs(60);
     allowed.contains(&time).then_some(time).ok_or_else(|| "is outside of what is allowed: 1ms to 60s".to_owned())
+}
+
+/// A size of 512 bytes to 1 GiB.
+fn window_bytes(text: &str) -> Result<u32, String> {
+    let bytes = u32::try_from(parse_size(text)?).ok().filter(|bytes| (512..=1 << 30).contains(bytes));
+    bytes.ok_or_else(|| "is outside of what is allowed: 512B to 1GiB".to_owned())
 }
 
 /// A number of files, at least one.

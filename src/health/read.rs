@@ -139,7 +139,7 @@ impl ReadCheck {
     fn told(&self, failure: &client::Failure) -> Failure {
         match failure {
             client::Failure::Server { code, text } => Failure::Refused(format!("TFTP error {} ({}): {text:?}", code.0, code.meaning())),
-            client::Failure::NoAnswer { .. } | client::Failure::Silent { .. } => self.silence(),
+            client::Failure::NoAnswer { .. } | client::Failure::Closed { .. } | client::Failure::Silent { .. } => self.silence(),
             client::Failure::Size { .. } | client::Failure::Block { .. } => Failure::Content(failure.to_string()),
             client::Failure::Options(_) | client::Failure::Here(_) => Failure::Other(failure.to_string()),
         }

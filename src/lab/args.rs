@@ -88,7 +88,7 @@ pub struct LabArgs {
     pub direct: bool,
     /// Run this script of chaos: hosts, files, what happens to them in mid-transfer and what may fail are as it says. With --direct the same
     /// with plain ECMP to in.tftpd in the place of directors and servers
-    #[arg(long, value_name = "SCRIPT", conflicts_with_all = ["reload", "keep", "capture"])]
+    #[arg(long, value_name = "SCRIPT", conflicts_with_all = ["reload", "keep", "capture", "drain", "directors", "backends", "transfers", "concurrency", "size", "blksize", "timeout", "server", "client"])]
     pub chaos: Option<PathBuf>,
     /// With --chaos: the script's `full` lines count, which make it large
     #[arg(long, requires = "chaos")]

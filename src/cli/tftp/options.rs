@@ -38,7 +38,7 @@ pub struct Options {
     #[arg(long)]
     no_tsize: bool,
     /// Ask for nothing: RFC 1350 alone, blocks of 512 bytes in lock-step
-    #[arg(long, conflicts_with_all = ["timeout", "utimeout", "rollover", "tsize"])]
+    #[arg(long, conflicts_with_all = ["blksize", "windowsize", "timeout", "utimeout", "rollover", "tsize"])]
     no_options: bool,
     /// How the bytes travel: as they are, or as lines of text
     #[arg(long, value_parser = ["octet", "netascii"])]
@@ -184,7 +184,7 @@ impl Options {
             let document = json!({ "file": file, "error": why, "reason": reason });
             print::line(format_args!("{document:#}"));
         }
-        failed(&format!("{}:{file}: {why}", target.host))
+        failed(&format!("{}: {why}", target.shown(self.port)))
     }
 }
 

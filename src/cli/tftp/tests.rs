@@ -99,6 +99,7 @@ fn bad_usage_is_said() {
         &["get", "a:b", "--mode", "mail"],
         &["get", "a:b", "-4", "-6"],
         &["get", "a:b", "--no-options", "--timeout", "3"],
+        &["get", "a:b", "--no-options", "--blksize", "1428"],
         &["put", "f", "nowhere"],
         &["swarm", "a", "--files", "f", "--loss", "200%"],
         &["swarm", "a", "--files", "f", "--mix", "lynx"],

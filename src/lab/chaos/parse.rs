@@ -34,7 +34,7 @@ pub struct Reading {
 /// Every error, a sentence each: file, line, what is allowed.
 pub fn parse(name: &str, text: &str, reading: Reading) -> Result<Script, Vec<String>> {
     let mut script = Script { event: String::new(), head: Head::default(), steps: Vec::new(), by_chance: false };
-    let (mut errors, mut random, mut networks) = (Vec::new(), None, None);
+    let (mut errors, mut random, mut networks, mut named) = (Vec::new(), None, None, Vec::new());
     for (number, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default();
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -52,7 +52,10 @@ pub fn parse(name: &str, text: &str, reading: Reading) -> Result<Script, Vec<Str
             ["random", count, "seed", seed, kept @ ..] => by_chance(count, seed, kept, reading).map(|all| random = Some(all)),
             ["random", ..] => Err("write `random COUNT seed NUMBER` or `random COUNT seed NUMBER keep HOST …`".to_owned()),
             ["networks", count, rest @ ..] => self::networks(count, rest).map(|all| networks = Some(all)),
-            ["at" | "after" | "also", ..] => event_line(&mut script.steps, words),
+            ["at" | "after" | "also", ..] => event_line(&mut script.steps, words).map(|()| {
+                let last = script.steps.last().and_then(|step| step.events.last());
+                named.extend(last.iter().flat_map(|event| event.hosts()).map(|host| (number + 1, host.to_owned())));
+            }),
             [key, rest @ ..] => head_line(&mut script.head, key, rest),
             [] => Ok(()),
         };
@@ -66,6 +69,8 @@ pub fn parse(name: &str, text: &str, reading: Reading) -> Result<Script, Vec<Str
         script.by_chance = true;
         script.steps.extend(random::steps(&script.head, count, seed, &kept));
     }
+    let unknown = named.iter().filter(|(_, host)| !BY_PART.contains(&host.as_str()));
+    errors.extend(unknown.filter_map(|(line, host)| Some(format!("{name}: line {line}: {}", missing(&script.head, host)?))));
     if script.event.is_empty() {
         errors.push(format!("{name}: there is no line `event …` that says what this is about"));
     }
@@ -309,12 +314,8 @@ fn check(script: &Script) -> Vec<String> {
     if head.takeover && !head.server.has_tid_ranges() {
         errors.push(format!("takeover needs a server with a port of its own, and {} has none", head.server.name()));
     }
-    let mut named = |host: &str| errors.extend(missing(head, host));
     if let Allowed::TransfersOf(hosts) = &head.allowed {
-        hosts.iter().for_each(|host| named(host));
-    }
-    for event in script.steps.iter().flat_map(|step| &step.events) {
-        event.hosts().iter().filter(|host| !BY_PART.contains(host)).for_each(|host| named(host));
+        errors.extend(hosts.iter().filter_map(|host| missing(head, host)).map(|why| format!("allowed: {why}")));
     }
     errors
 }

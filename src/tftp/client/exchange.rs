@@ -4,6 +4,9 @@ use super::netascii::{self, Decoder};
 use super::{Agreed, Counters, Failure, Plan, Read, Write};
 use crate::tftp::packet::{ErrorCode, Mode};
 use crate::time::Time;
+use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr};
 use sha2::{Digest, Sha256};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -22,6 +25,8 @@ const MOST_BUFFER: usize = 16 << 20;
 pub struct Wire {
     socket: UdpSocket,
     wait: Duration,
+    /// Whether a host said that nobody listens where a packet went.
+    unreachable: bool,
     origin: Instant,
     buffer: Vec<u8>,
     out: Vec<u8>,
@@ -38,8 +43,10 @@ impl Wire {
         // Two windows, and what the kernel adds to each datagram. A smaller buffer only means more repeats.
         let _smaller = socket.set_recv_buffer_size(window.saturating_mul(4).clamp(1 << 18, MOST_BUFFER));
         socket.bind(&bind.unwrap_or(any).into())?;
+        // So that the kernel tells of ICMP. Without it a closed port is only silent.
+        let _silent = if server.is_ipv4() { setsockopt(&socket, Ipv4RecvErr, &true) } else { setsockopt(&socket, Ipv6RecvErr, &true) };
         let socket = UdpSocket::from(socket);
-        Ok(Wire { socket, wait: Duration::ZERO, origin: Instant::now(), buffer: vec![0; DATAGRAM], out: Vec::new() })
+        Ok(Wire { socket, wait: Duration::ZERO, unreachable: false, origin: Instant::now(), buffer: vec![0; DATAGRAM], out: Vec::new() })
     }
 
     fn now(&self) -> Time {
@@ -57,17 +64,39 @@ impl Wire {
         }
         match self.socket.recv_from(&mut self.buffer) {
             Ok(received) => Ok(Some(received)),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted | ErrorKind::ConnectionRefused
-                ) =>
-            {
+            Err(e) if is_icmp(&e) => {
+                self.unreachable |= e.kind() == ErrorKind::ConnectionRefused;
                 Ok(None)
             }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => Ok(None),
             Err(error) => Err(error),
         }
     }
+
+    /// Sends what is written. A packet may be refused for what ICMP said of the one before: that is noticed, and it is sent.
+    fn send(&mut self, to: SocketAddr) -> io::Result<usize> {
+        match self.socket.send_to(&self.out, to) {
+            Err(e) if is_icmp(&e) => {
+                self.unreachable |= e.kind() == ErrorKind::ConnectionRefused;
+                self.socket.send_to(&self.out, to)
+            }
+            sent => sent,
+        }
+    }
+
+    /// Nobody answered: at a port that is closed, as far as is known?
+    fn explained(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::NoAnswer { requests, stranger: None } if self.unreachable => Failure::Closed { requests },
+            other => other,
+        }
+    }
+}
+
+/// Whether this is what ICMP said of an earlier packet. It is no reason to give up: another server may be about to serve, and anybody can forge it.
+fn is_icmp(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
+        || error.raw_os_error().is_some_and(|code| [Errno::EPROTO, Errno::ENOPROTOOPT, Errno::EMSGSIZE].contains(&Errno::from_raw(code)))
 }
 
 /// How a transfer went.
@@ -118,12 +147,11 @@ pub fn get(
         sink.write_all(data).map(|()| bytes)
     };
     loop {
-        let Wire { socket, out, .. } = &mut *wire;
-        while let Some(to) = read.transmit(out) {
-            sent(socket.send_to(out, to), read.tid().is_none())?;
+        while let Some(to) = read.transmit(&mut wire.out) {
+            sent(wire.send(to), read.tid().is_none())?;
         }
         if let Some(outcome) = read.outcome().cloned() {
-            outcome?;
+            outcome.map_err(|failure| wire.explained(failure))?;
             break;
         }
         let Some(deadline) = read.deadline() else { return Err(Failure::Here("the transfer has no end".to_owned())) };
@@ -176,12 +204,11 @@ pub fn put(plan: Plan, wire: &mut Wire, source: &mut dyn io::Read, progress: &mu
             }
         }
         let now = wire.now();
-        let Wire { socket, out, .. } = &mut *wire;
-        while let Some(to) = write.transmit(now, out) {
-            sent(socket.send_to(out, to), write.counters().received == 0)?;
+        while let Some(to) = write.transmit(now, &mut wire.out) {
+            sent(wire.send(to), write.counters().received == 0)?;
         }
         if let Some(outcome) = write.outcome().cloned() {
-            outcome?;
+            outcome.map_err(|failure| wire.explained(failure))?;
             break;
         }
         let Some(deadline) = write.deadline() else { return Err(Failure::Here("the transfer has no end".to_owned())) };
@@ -249,5 +276,27 @@ impl Blocks<'_> {
         let from = self.at;
         self.at = (from + length).min(self.ready.len());
         Ok(&self.ready[from..self.at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tftp::client::Timing;
+
+    #[test]
+    fn a_closed_port_is_told_from_silence_at_the_end() {
+        // Nobody listens at port 1, and one that listens and is silent is another matter.
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for (server, closed) in [(SocketAddr::from(([127, 0, 0, 1], 1)), true), (silent.local_addr().unwrap(), false)] {
+            let timing = Timing { initial: Duration::from_millis(20), retries: 2, ..Timing::default() };
+            let mut wire = Wire::open(server, None, 512).unwrap();
+            let failed = get(Plan { timing, ..Plan::new(server, "f") }, &mut wire, &mut io::sink(), &mut |_, _| {}).unwrap_err();
+            match failed {
+                Failure::Closed { requests } => assert!(closed && requests == 3),
+                Failure::NoAnswer { requests, stranger: None } => assert!(!closed && requests == 3),
+                other => panic!("{other}"),
+            }
+        }
     }
 }

@@ -110,11 +110,29 @@ impl Target {
         let name = std::str::from_utf8(name).ok()?;
         if matches!(name, "" | "." | "..") { None } else { Some(name.to_owned()) }
     }
+
+    /// For people: the host, its port (`otherwise`, where the target names none) unless that is the one of TFTP, and the file.
+    pub fn shown(&self, otherwise: u16) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let port = match self.port.unwrap_or(otherwise) {
+            PORT => String::new(),
+            port => format!(":{port}"),
+        };
+        format!("{host}{port}:{}", String::from_utf8_lossy(&self.file))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_is_shown_as_it_is_written() {
+        let shown = |text: &str, otherwise| text.parse::<Target>().unwrap().shown(otherwise);
+        assert_eq!(shown("tftp://192.0.2.69/boot/x", 69), "192.0.2.69:boot/x");
+        assert_eq!(shown("192.0.2.69:6969:x", 69), "192.0.2.69:6969:x");
+        assert_eq!(shown("[2001:db8::69]:x", 6969), "[2001:db8::69]:6969:x");
+    }
 
     fn target(text: &str) -> (String, Option<u16>, String, Option<bool>) {
         let t: Target = text.parse().unwrap();

@@ -60,6 +60,12 @@ pub enum Failure {
         /// Who answered instead.
         stranger: Option<SocketAddr>,
     },
+    /// Nobody answered the request, and the host said that nobody listens there.
+    #[error("no answer to {requests} requests: nothing listens at this port of the host (ICMP says that it is unreachable)")]
+    Closed {
+        /// How often it was sent.
+        requests: u32,
+    },
     /// The server fell silent.
     #[error("the server fell silent after block {block}; {tries} repeats of the last packet stayed without answer")]
     Silent {
@@ -104,6 +110,7 @@ impl Failure {
         match self {
             Failure::Server { code, .. } => format!("error_{}_{}", code.0, code.meaning().replace(' ', "_")),
             Failure::NoAnswer { .. } => "no_answer".into(),
+            Failure::Closed { .. } => "closed".into(),
             Failure::Silent { .. } => "silent".into(),
             Failure::Options(_) => "bad_oack".into(),
             Failure::Size { .. } => "size".into(),
