@@ -61,7 +61,7 @@ pub struct Args {
     /// Event loops, each a thread. Default: 1
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
     loops: Option<u16>,
-    /// Steps of nice, 0 to 19, by which event loops let others on the same CPU go first. Default: 1
+    /// Steps of nice, 0 to 19, by which event loops let others on the same CPU go first. Default: 2
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u8).range(0..=19), help_heading = "Limits")]
     nice: Option<u8>,
     /// Become this user once the sockets are bound

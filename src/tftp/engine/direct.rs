@@ -29,6 +29,8 @@ pub struct Direct {
     others: u16,
     /// Whether the loop waits for what comes by it.
     pub watched: bool,
+    /// Whether nothing is left that came before it was connected, from anybody.
+    pub its_own: bool,
     /// Whether it is to be closed: its transfer has ended, or it is no longer alone.
     pub over: bool,
 }
@@ -76,7 +78,7 @@ impl EventLoop {
             return None;
         }
         let port = main.connected(peer.vip, peer.client, ports::scope(peer.client)).ok()?;
-        self.direct = Some(Direct { port, peer, from, others: 0, watched: false, over: false });
+        self.direct = Some(Direct { port, peer, from, others: 0, watched: false, its_own: false, over: false });
         Some(())
     }
 

@@ -39,8 +39,10 @@ const DATAGRAM: usize = 65_536;
 pub(super) const TURNS: usize = 4;
 /// Slots of the read-ahead.
 const SLOTS: u16 = 256;
-/// Turns at a busy socket before the others are looked at.
+/// Turns at a busy socket before the others are looked at, at least and at most; beyond the least only for so long.
 const HOT: usize = 16;
+const HOTTEST: usize = 256;
+const HEAT: Duration = Duration::from_millis(1);
 /// Longest wait.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -169,7 +171,8 @@ impl EventLoop {
         let mut hot = None;
         loop {
             let mut turns = 0;
-            while turns < HOT
+            let since = self.now;
+            while (turns < HOT || turns < HOTTEST && self.now - since < HEAT)
                 && let Some(index) = hot
             {
                 turns += 1;
@@ -258,8 +261,16 @@ impl EventLoop {
     pub(super) fn receive(&mut self, index: u16, receiver: &mut Receiver) {
         for _ in 0..TURNS {
             // An error concerns a datagram that we sent.
-            let got = self.socket(index).and_then(|socket| receiver.receive(socket, Patience::Now).ok());
-            let Some((count, more)) = got else { return };
+            let got = self.socket(index).map(|socket| receiver.receive(socket, Patience::Now));
+            let is_empty = match &got {
+                Some(Ok((_, more))) => !more,
+                Some(Err(error)) => error.kind() == io::ErrorKind::WouldBlock,
+                None => false,
+            };
+            if let Some(direct) = self.direct.as_mut().filter(|_| index == DIRECT && is_empty) {
+                direct.its_own = true;
+            }
+            let Some(Ok((count, more))) = got else { return };
             self.counted(index, count);
             self.datagrams(index, receiver, count);
             if !more {
@@ -273,6 +284,14 @@ impl EventLoop {
 
     /// Waits at the one socket that everything came from lately, which saves asking which it is; where to wait next, unless nothing came.
     fn receive_hot(&mut self, index: u16, receiver: &mut Receiver) -> Option<u16> {
+        if let Some(direct) = self.direct.as_ref().filter(|direct| index == DIRECT && direct.its_own) {
+            let (bytes, cut) = receiver.from_peer(direct.as_fd()).ok()?;
+            let (reply, received) = (direct.peer.port, Received { from: direct.peer.client, local: direct.from, bytes, cut });
+            self.now = monotonic();
+            self.counted(DIRECT, 1);
+            self.deliver(reply, false, &received);
+            return self.direct.as_ref().is_some_and(|direct| !direct.over).then_some(DIRECT);
+        }
         let (count, _) = receiver.receive(self.socket(index)?, Patience::Briefly).ok()?;
         self.now = monotonic();
         self.counted(index, count);

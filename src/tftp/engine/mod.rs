@@ -101,7 +101,7 @@ pub struct Config {
     pub max_per_client: usize,
     /// Longest time from a request to its first answer, and for content that is not at hand to come.
     pub open_timeout: Duration,
-    /// How much event loops are nicer than the thread that starts them, 0 to 19. By 1 a client, or the kernel's own network thread, that was woken
+    /// How much event loops are nicer than the thread that starts them, 0 to 19. By 2 a client, or the kernel's own network thread, that was woken
     /// on the same CPU goes first and has answered when the loop looks again, which spares the loop from going to sleep for every block.
     pub nice: u8,
     /// Threads at most for openings that block, and for files that clients wrote to come to the disk.
@@ -145,7 +145,7 @@ impl Default for Config {
             max_transfers: 100_000,
             max_per_client: 1_000,
             open_timeout: Duration::from_secs(15),
-            nice: 1,
+            nice: 2,
             opener_threads: 16,
             writable: None,
             takeover: None,

@@ -132,6 +132,17 @@ impl Receiver {
         Ok(1)
     }
 
+    /// Waits as long as the socket's receive time-out says for a datagram at one that is connected, and at which nothing of others is left from before it
+    /// was: the kernel need not write down who sent it. Its bytes, and whether there were more.
+    pub fn from_peer(&mut self, socket: BorrowedFd<'_>) -> io::Result<(&[u8], bool)> {
+        let (buffer, size) = (self.buffers.as_mut_ptr(), self.size);
+        let nowhere = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: the first `size` bytes of `buffers` are ours alone; the kernel writes no address where none is wanted.
+        let got = unsafe { libc::syscall(libc::SYS_recvfrom, socket.as_raw_fd(), buffer, size, libc::MSG_TRUNC, nowhere, nowhere) };
+        let length = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        Ok((&self.buffers[..length.min(size)], length > size))
+    }
+
     /// One of the datagrams of the last call; nothing when its sender's address is of no IP family.
     pub fn get(&self, index: usize) -> Option<Received<'_>> {
         let header = &self.headers[index];
