@@ -73,6 +73,11 @@ impl Editing {
         let left = whole.saturating_duration_since(now);
         (!left.is_zero()).then_some(left)
     }
+
+    /// The file holds what is in force: what was read of an edit says nothing of the next one.
+    pub(super) fn is_over(&mut self) {
+        self.read = None;
+    }
 }
 
 #[cfg(test)]
@@ -81,6 +86,14 @@ mod tests {
     use nix::sys::inotify::{InitFlags, Inotify};
     use std::fs;
     use std::io::Write;
+
+    #[test]
+    fn what_was_read_of_one_edit_is_not_old_in_the_next() {
+        let (mut editing, now) = (Editing::default(), Instant::now());
+        assert_eq!(editing.wait(Some(""), now), Some(PATIENCE));
+        editing.is_over();
+        assert_eq!(editing.wait(Some(""), now + 2 * PATIENCE), Some(PATIENCE));
+    }
 
     #[test]
     fn what_no_event_has_told_of_yet_is_not_taken() {

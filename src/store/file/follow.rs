@@ -91,7 +91,13 @@ impl Follower {
             let (set, edit) = self.disk.read(&self.last)?;
             // What has happened while it was read; before anything is made of it.
             let mut changed = drain(&inotify, &mut editing)?;
-            let unfinished = edit.as_ref().and_then(|edit| editing.wait(edit.text.as_deref(), Instant::now()));
+            let unfinished = match &edit {
+                Some(edit) => editing.wait(edit.text.as_deref(), Instant::now()),
+                None => {
+                    editing.is_over();
+                    None
+                }
+            };
             let state = match edit {
                 None => State::Whole,
                 Some(_) if unfinished.is_some() || changed => State::Open,

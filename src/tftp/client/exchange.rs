@@ -93,10 +93,14 @@ impl Wire {
     }
 }
 
+/// Other errors that the kernel makes of ICMP: of what is prohibited, refused by policy, unknown, isolated or too large.
+const ICMP: [Errno; 7] =
+    [Errno::EACCES, Errno::EHOSTDOWN, Errno::EMSGSIZE, Errno::ENONET, Errno::ENOPROTOOPT, Errno::EOPNOTSUPP, Errno::EPROTO];
+
 /// Whether this is what ICMP said of an earlier packet. It is no reason to give up: another server may be about to serve, and anybody can forge it.
 fn is_icmp(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
-        || error.raw_os_error().is_some_and(|code| [Errno::EPROTO, Errno::ENOPROTOOPT, Errno::EMSGSIZE].contains(&Errno::from_raw(code)))
+        || error.raw_os_error().is_some_and(|code| ICMP.contains(&Errno::from_raw(code)))
 }
 
 /// How a transfer went.

@@ -186,6 +186,11 @@ impl EventLoop {
                     None => self.streak.1 = 0,
                 }
             }
+            // What waits there already is to be seen, too.
+            if let Some(direct) = self.direct.as_mut().filter(|direct| !direct.watched) {
+                epoll.add(&*direct, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(DIRECT)))?;
+                direct.watched = true;
+            }
             // A socket that is to be closed waits for nothing.
             let closes = self.direct.as_ref().is_some_and(|direct| direct.over);
             let wait = if hot.is_some() || closes { EpollTimeout::ZERO } else { self.wait() };
@@ -214,10 +219,6 @@ impl EventLoop {
             self.flush();
             self.settle();
             self.close_direct(&mut receiver);
-            if let Some(direct) = self.direct.as_mut().filter(|direct| !direct.watched) {
-                epoll.add(&*direct, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(DIRECT)))?;
-                direct.watched = true;
-            }
             for index in self.unwatched.drain(..) {
                 epoll.add(&self.ports[usize::from(index)], EpollEvent::new(EpollFlags::EPOLLIN, u64::from(index)))?;
             }

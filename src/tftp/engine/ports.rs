@@ -182,13 +182,14 @@ impl Port {
             socket.set_only_v6(true)?;
         }
         set_up(&socket, local)?;
-        // Both must agree to share the port. Then they need not any more: the kernel prefers the one that is connected, and nobody else gets in.
-        socket.set_reuse_port(true)?;
-        self.socket.set_reuse_port(true)?;
+        // Both must agree to share the port. Then they need not any more: the kernel prefers the one that is connected, and nobody else gets in. (With
+        // SO_REUSEPORT both would have to be of one user, and the other one was made before privileges were dropped.)
+        socket.set_reuse_address(true)?;
+        self.socket.set_reuse_address(true)?;
         let bound = socket.bind(&local.into());
-        self.socket.set_reuse_port(self.listens)?;
+        self.socket.set_reuse_address(false)?;
         bound?;
-        socket.set_reuse_port(false)?;
+        socket.set_reuse_address(false)?;
         socket.connect(&client.into())?;
         Ok(Port { socket, local, listens: false, reply: self.reply })
     }

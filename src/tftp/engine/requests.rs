@@ -50,7 +50,7 @@ impl EventLoop {
             return self.counters.add(Counter::Shed, 1);
         }
         let mut session = Session::new(peer, route, bytes, self.now);
-        session.restart = known.is_some();
+        session.restart = known.is_some() || self.lingers(&peer);
         let key = self.insert(session);
         self.with(key, |this, session| if request.write { this.begin_write(session, request) } else { this.begin(key, session, request) });
     }

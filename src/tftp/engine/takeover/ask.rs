@@ -1,7 +1,7 @@
 //! A packet of a transfer that is not known here: those are asked who may know it.
 //!
-//! One question for a transfer at a time, to two servers of the pool, at a bounded rate: whoever forges packets gets nothing out of it, and nobody
-//! else either. The packet itself is not kept, only the number that it acknowledges.
+//! One question for a transfer at a time, to two servers of the pool, and at a bounded rate but for those about transfers that are served here
+//! (`doubt`): whoever forges packets gets nothing out of it, and nobody else either. The packet itself is not kept, only the number that it acknowledges.
 
 use super::super::Key;
 use super::super::event_loop::EventLoop;
@@ -9,6 +9,7 @@ use super::super::outbox::Route;
 use super::super::session::Peer;
 use super::About;
 use crate::tftp::report::Counter;
+use crate::tftp::takeover::link::Link;
 use crate::tftp::takeover::wire::Said;
 use crate::tftp::takeover::{Id, Note};
 use crate::time::Time;
@@ -35,6 +36,8 @@ pub(super) struct Question {
     /// Who was asked, and who of them has said that it does not know.
     pub asked: [Option<usize>; 2],
     pub unknown: [bool; 2],
+    /// The numbers under which they were asked last.
+    pub numbers: [Option<u64>; 2],
     pub times: u8,
     /// When that was, the last time.
     pub at: Time,
@@ -46,6 +49,15 @@ impl Question {
     /// Whether all who were asked have said that they do not know.
     fn is_settled(&self) -> bool {
         self.asked.iter().zip(self.unknown).all(|(asked, unknown)| asked.is_none() || unknown)
+    }
+
+    /// No answer to what this peer was asked, or to what all were, is waited for any more.
+    fn close(&mut self, links: &mut [Link<About>], peer: Option<usize>) {
+        for (asked, number) in self.asked.iter().zip(&mut self.numbers).filter(|(asked, _)| peer.is_none() || **asked == peer) {
+            if let (Some(asked), Some(number)) = (asked, number.take()) {
+                let _about = links[*asked].acked(number);
+            }
+        }
     }
 }
 
@@ -96,13 +108,17 @@ impl Questions {
 
     /// Servers have other places now. Of one that is gone no answer is waited for.
     pub(super) fn moved(&mut self, to: &[Option<usize>]) {
-        for asked in self.open.values_mut().flat_map(|question| &mut question.asked) {
-            *asked = asked.and_then(|place| to.get(place).copied().flatten());
+        for question in self.open.values_mut() {
+            for (asked, number) in question.asked.iter_mut().zip(&mut question.numbers) {
+                *asked = asked.and_then(|place| to.get(place).copied().flatten());
+                *number = number.filter(|_| asked.is_some());
+            }
         }
     }
 
-    fn remove(&mut self, nonce: u64) -> Option<Question> {
-        let question = self.open.remove(&nonce)?;
+    fn remove(&mut self, nonce: u64, links: &mut [Link<About>]) -> Option<Question> {
+        let mut question = self.open.remove(&nonce)?;
+        question.close(links, None);
         self.by_peer.remove(&question.peer);
         Some(question)
     }
@@ -140,7 +156,18 @@ impl EventLoop {
         }
         self.counters.add(Counter::Asked, 1);
         let nonce = takeover.tokens.fresh();
-        let question = Question { id, peer, route, block: Some(block), asked, unknown: [false; 2], times: 1, at: now, doubt: None };
+        let question = Question {
+            id,
+            peer,
+            route,
+            block: Some(block),
+            asked,
+            unknown: [false; 2],
+            numbers: [None; 2],
+            times: 1,
+            at: now,
+            doubt: None,
+        };
         takeover.questions.put(nonce, question, now);
         self.put_question(nonce);
     }
@@ -153,11 +180,14 @@ impl EventLoop {
     /// Puts a question to one of those whom it is for, unless it has answered.
     pub(super) fn ask(&mut self, nonce: u64, peer: usize) {
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
-        let Some(question) = takeover.questions.open.get(&nonce) else { return };
+        let Some(question) = takeover.questions.open.get_mut(&nonce) else { return };
         if question.asked.iter().zip(question.unknown).all(|(asked, unknown)| unknown || *asked != Some(peer)) {
             return;
         }
+        question.close(&mut takeover.links, Some(peer));
         let place = takeover.links[peer].say(About::Question(nonce), self.now);
+        let asked = question.asked.iter().zip(&mut question.numbers);
+        asked.filter(|(asked, _)| **asked == Some(peer)).for_each(|(_, number)| *number = Some(place.number));
         let said = match question.doubt {
             Some((_, block)) => Said::Behind(place, nonce, question.id, block),
             None => Said::Query(place, nonce, question.id),
@@ -169,7 +199,7 @@ impl EventLoop {
     pub(super) fn ask_again(&mut self) {
         loop {
             let Some(takeover) = self.takeover.as_deref_mut() else { return };
-            let (questions, links) = (&mut takeover.questions, &takeover.links);
+            let (questions, links) = (&mut takeover.questions, &mut takeover.links);
             let Some(&(at, nonce)) = questions.due.front() else { return };
             if at > self.now {
                 return;
@@ -184,7 +214,7 @@ impl EventLoop {
                 // Nobody answers at all, and the client speaks to us: the others are dead.
                 let alone = question.times >= DOUBTS && question.block.is_some();
                 if enough || alone || question.is_settled() || question.times >= DOUBTS {
-                    let Some(question) = questions.remove(nonce) else { continue };
+                    let Some(question) = questions.remove(nonce, links) else { continue };
                     if enough || alone || question.is_settled() {
                         self.nobody_went_on(&question, self.now);
                     }
@@ -198,7 +228,7 @@ impl EventLoop {
                 questions.due.push_back((self.now.plus(PATIENCE), nonce));
                 self.put_question(nonce);
             } else {
-                questions.remove(nonce);
+                questions.remove(nonce, links);
                 self.counters.add(Counter::AskedUnanswered, 1);
             }
         }
@@ -210,9 +240,9 @@ impl EventLoop {
         if takeover.questions.open.get(&nonce).is_none_or(|question| question.id != note.id) {
             return;
         }
-        let Some(question) = takeover.questions.remove(nonce) else { return };
+        let Some(question) = takeover.questions.remove(nonce, &mut takeover.links) else { return };
         if question.doubt.is_some() {
-            return self.somebody_went_on(&question);
+            return self.somebody_went_on(&question, note);
         }
         let Some(block) = question.block else { return };
         // Its client may have begun something else meanwhile.
@@ -227,15 +257,55 @@ impl EventLoop {
         let Some(question) = takeover.questions.open.get_mut(&nonce) else { return };
         let answered = question.asked.iter().zip(&mut question.unknown);
         answered.filter(|(asked, _)| **asked == Some(who)).for_each(|(_, unknown)| *unknown = true);
+        question.close(&mut takeover.links, Some(who));
         if !question.is_settled() {
             return;
         }
-        if let Some(question) = takeover.questions.remove(nonce) {
+        if let Some(question) = takeover.questions.remove(nonce, &mut takeover.links) {
             if question.doubt.is_some() {
                 return self.nobody_went_on(&question, question.at);
             }
             self.counters.add(Counter::AskedUnknown, 1);
             self.stranger(question.peer, question.route);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_answered_or_given_up_is_not_said_again() {
+        let (at, later) = (Time(1_000_000_000), Time(9_000_000_000));
+        let mut links: Vec<Link<About>> = (1..=3).map(Link::new).collect();
+        let client = SocketAddr::from(([198, 51, 100, 7], 2070));
+        let vip = "192.0.2.69".parse().unwrap();
+        let mut questions = Questions::default();
+        let numbers = [2, 0].map(|peer| Some(links[peer].say(About::Question(7), at).number));
+        let question = Question {
+            id: Id { vip, client, tid: 20_001 },
+            peer: Peer { client, vip, port: 0 },
+            route: Route { port: 0, to: client, from: None },
+            block: Some(1),
+            asked: [Some(2), Some(0)],
+            unknown: [false; 2],
+            numbers,
+            times: 1,
+            at,
+            doubt: None,
+        };
+        questions.put(7, question, at);
+        questions.open.get_mut(&7).unwrap().close(&mut links, Some(2));
+        assert_eq!(
+            links.iter_mut().map(|link| link.overdue(later).len()).collect::<Vec<_>>(),
+            [1, 0, 0],
+            "it still is to be heard of by one"
+        );
+        links[0].say(About::Hello, at);
+        let number = links[0].say(About::Question(7), at).number;
+        questions.open.get_mut(&7).unwrap().numbers[1] = Some(number);
+        questions.remove(7, &mut links);
+        assert!(matches!(links[0].overdue(later)[..], [About::Hello]), "the question is not open any more");
     }
 }

@@ -12,8 +12,8 @@ use super::super::sessions::After;
 use super::ask::Question;
 use super::owner::id;
 use crate::tftp::report::{Counter, Outcome};
-use crate::tftp::takeover::Id;
-use crate::tftp::takeover::wire::Said;
+use crate::tftp::takeover::wire::{Place, Said};
+use crate::tftp::takeover::{Id, Note};
 use crate::time::Time;
 use std::net::SocketAddr;
 
@@ -40,7 +40,18 @@ impl EventLoop {
         // One that was mute before the client was is dead, or else it would have had to be cut off from us while the client was not.
         let there = |peer: &usize| !takeover.links[*peer].is_mute(certain_at);
         let asked = takeover.plan.confidants(id.vip, id.client, tid).map(|peer| peer.filter(there));
-        let question = Question { id, peer, route, block, asked, unknown: [false; 2], times: 1, at: self.now, doubt: Some((key, acked)) };
+        let question = Question {
+            id,
+            peer,
+            route,
+            block,
+            asked,
+            unknown: [false; 2],
+            numbers: [None; 2],
+            times: 1,
+            at: self.now,
+            doubt: Some((key, acked)),
+        };
         if asked == [None; 2] {
             return self.go_on_undoubted(key, session, block, self.now);
         }
@@ -67,10 +78,16 @@ impl EventLoop {
         }
     }
 
-    /// Somebody has. Who speaks to us now is answered by what that one says.
-    pub(super) fn somebody_went_on(&mut self, question: &Question) {
+    /// Somebody has. Who speaks to us now is answered by what that one says; it is the one to be asked when the transfer is one of our own ports.
+    pub(super) fn somebody_went_on(&mut self, question: &Question, note: Note) {
         let Some((key, _)) = question.doubt else { return };
         self.with(key, |_, _| After::Close(Outcome::HandedOver));
+        if let Some(takeover) = self.takeover.as_deref_mut()
+            && !takeover.plan.is_own(note.id.tid)
+            && let Some(memory) = &mut takeover.memory
+        {
+            memory.put(note, Place::default(), self.now);
+        }
         if let Some(block) = question.block {
             self.unknown(question.peer, question.route, block);
         }

@@ -34,6 +34,7 @@ use crate::tftp::takeover::{Id, Member, Memory, Plan, Settings};
 use crate::time::Time;
 use ask::Questions;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -67,6 +68,27 @@ enum About {
     Ended(Box<[Id]>),
 }
 
+/// Some peers, those that were put there last: by hashes, of which a new one takes the place of an old one.
+struct Lingering(Box<[u64; 256]>);
+
+impl Default for Lingering {
+    fn default() -> Self {
+        Lingering(Box::new([0; 256]))
+    }
+}
+
+impl Lingering {
+    fn insert(&mut self, hasher: &RandomState, peer: &Peer) {
+        let hash = hasher.hash_one(peer);
+        self.0[hash as usize % 256] = hash;
+    }
+
+    fn contains(&self, hasher: &RandomState, peer: &Peer) -> bool {
+        let hash = hasher.hash_one(peer);
+        self.0[hash as usize % 256] == hash
+    }
+}
+
 /// What a loop has for takeover.
 pub struct Takeover {
     plan: Arc<Plan>,
@@ -96,6 +118,8 @@ pub struct Takeover {
     /// Transfers that are further than an heir is known to know.
     holds: Vec<Key>,
     questions: Questions,
+    /// Peers whose transfer ended lately without the heirs being told.
+    lingering: Lingering,
     /// Sockets for ports of other servers, by port.
     foreign: HashMap<u16, Vec<u16>>,
     spares: Spares,
@@ -124,6 +148,7 @@ impl Takeover {
             old: VecDeque::new(),
             holds: Vec::new(),
             questions: Questions::default(),
+            lingering: Lingering::default(),
             foreign: HashMap::new(),
             spares,
             warned: false,
@@ -384,6 +409,11 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    /// Whether heirs may know an earlier transfer of this peer, which they must not take for the one that begins.
+    pub(super) fn lingers(&self, peer: &Peer) -> bool {
+        self.takeover.as_ref().is_some_and(|takeover| takeover.lingering.contains(&self.hasher, peer))
     }
 
     /// Whether there is a transfer of this name.

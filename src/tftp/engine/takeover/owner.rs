@@ -35,7 +35,7 @@ pub struct Noted {
     /// Places of who was told.
     pub to: [Option<usize>; 2],
     /// The block that each of them is known to know of; nothing of one that has not answered yet.
-    has: [Option<u64>; 2],
+    pub(super) has: [Option<u64>; 2],
     /// When.
     pub at: Time,
 }
@@ -370,7 +370,11 @@ impl EventLoop {
     pub(in super::super) fn tell_end(&mut self, session: &Session, outcome: &Outcome) {
         let tid = self.tid_of(session);
         let (Some(takeover), Some(id)) = (self.takeover.as_deref_mut(), id(session, tid)) else { return };
-        if session.taken_over && goes_on(outcome) {
+        if goes_on(outcome) {
+            takeover.lingering.insert(&self.hasher, &session.peer);
+        }
+        // Of our own ports nothing is remembered: whoever went on meanwhile is asked, and may be further.
+        if session.taken_over && goes_on(outcome) && !takeover.plan.is_own(tid) {
             // Whoever goes on begins from here, not from what the owner said before.
             let note = session.resume.is_none().then(|| current_note(session, id)).flatten();
             if let (Some(note), Some(memory)) = (note, &mut takeover.memory) {

@@ -8,7 +8,7 @@ use super::super::requests::Span;
 use super::super::session::{Peer, Running, Session, Stage};
 use super::super::sessions::After;
 use super::super::{Config, Key};
-use super::owner::{BLOCKS, id};
+use super::owner::{BLOCKS, Noted, id};
 use super::{Occupancy, Takeover};
 use crate::tftp::content::Version;
 use crate::tftp::packet::{ErrorCode, Packet};
@@ -181,6 +181,9 @@ impl EventLoop {
         let own = self.takeover.as_ref().is_some_and(|takeover| takeover.plan.is_own(note.id.tid));
         self.counters.add(if own { Counter::Resumed } else { Counter::TakenOver }, 1);
         let done = acked == note.last();
+        // Its heirs know what was noted here, or a little less, until they are told more.
+        let to = self.takeover.as_ref().map(|takeover| takeover.plan.confidants(note.id.vip, note.id.client, note.id.tid));
+        let noted = to.map(|to| Noted { to, has: to.map(|peer| peer.map(|_| note.acked)), at: self.now });
         let running = Running {
             transfer,
             content,
@@ -189,7 +192,7 @@ impl EventLoop {
             cut: true,
             starved: None,
             renote: acked + BLOCKS,
-            noted: None,
+            noted,
             serial: note.serial,
             doubted: false,
         };

@@ -32,9 +32,33 @@ impl Other {
 
 impl Cut {
     fn new() -> Cut {
+        Cut::after(false)
+    }
+
+    /// `resumed`: in an earlier life of the server, of which the others tell it.
+    fn after(resumed: bool) -> Cut {
         run("ip", &["address", "add", "192.0.2.69/32", "dev", "lo"]);
         let (running, _) = serve(config(WAIT, memory::Limits::default()), |_: &Request<'_>| Opening::content(numbered()));
         let others = [Other::new(1), Other::new(2)];
+        let timeout = |time| others.iter().for_each(|other| other.socket.set_read_timeout(Some(time)).unwrap());
+        if resumed {
+            let client = Client::new(tid(0)).0;
+            let known = Note {
+                id: Id { tid: TIDS[0], ..note(&client, true).id },
+                terms: Terms { blksize: 8, ..note(&client, true).terms },
+                size: 8 * BLOCKS,
+                version: numbered().version(),
+                acked: 0,
+                ..note(&client, true)
+            };
+            timeout(Duration::from_millis(1));
+            client.ack(tid(0), 0);
+            let cut = Cut { running, others, client, note: known };
+            cut.answer(
+                |said| if let Said::Query(_, nonce, _) = said { Some(Said::Known(*nonce, Box::new(cut.note.clone()))) } else { None },
+            );
+            return cut.cut();
+        }
         let client = Client::ask(SocketAddr::new(VIP.parse().unwrap(), 69), "f", &[("blksize", "8")]);
         let mut note = None;
         for other in &others {
@@ -43,24 +67,43 @@ impl Cut {
             note = Some(*told);
         }
         client.receive();
-        let unknown = |said: &Said| if let Said::Behind(_, nonce, ..) = said { Some(Said::Unknown(*nonce)) } else { None };
-        others.iter().for_each(|other| other.socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap());
-        for n in 0..=100u16 {
+        timeout(Duration::from_millis(1));
+        client.ack(tid(0), 0);
+        Cut { running, others, client, note: note.unwrap() }.cut()
+    }
+
+    /// The client, which has acknowledged block 0, goes on to block 100, and is not heard then.
+    fn cut(self) -> Cut {
+        let client = &self.client;
+        while client.receive().0[..4] != [0, 3, 0, 1] {}
+        for n in 1..=100u16 {
             client.ack(tid(0), n);
-            // On a busy machine it may be in doubt by now.
-            others.iter().for_each(|other| other.answer(&unknown));
-            // Behind what may have been sent again.
-            while client.receive().0[..4] != [0, 3, ((n + 1) >> 8) as u8, (n + 1) as u8] {}
+            // On a busy machine it may be in doubt by now, and what was sent again comes first.
+            let next = [0, 3, ((n + 1) >> 8) as u8, (n + 1) as u8];
+            let unknown = |said: &Said| if let Said::Behind(_, nonce, ..) = said { Some(Said::Unknown(*nonce)) } else { None };
+            while {
+                self.answer(unknown);
+                client.receive().0[..4] != next
+            } {}
         }
         // At first a block is sent again. When numbers could have come again, it is asked about first.
-        std::thread::sleep(Duration::from_millis(300));
+        let asked = std::cell::Cell::new(false);
+        let notice = |said: &Said| {
+            asked.set(asked.get() || matches!(said, Said::Behind(_, _, _, 100)));
+            None
+        };
+        let since = std::time::Instant::now();
+        while !asked.get() {
+            assert!(since.elapsed() < Duration::from_secs(20), "it is not in doubt: {:?}", self.running.statistics().totals());
+            self.others.iter().for_each(|other| other.answer(&notice));
+        }
         client.0.set_nonblocking(true).unwrap();
         while client.0.recv_from(&mut [0; 100]).is_ok() {}
         client.0.set_nonblocking(false).unwrap();
         client.0.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
         assert!(client.0.recv_from(&mut [0; 100]).is_err(), "nothing is sent in doubt");
         client.0.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        Cut { running, others, client, note: note.unwrap() }
+        self
     }
 
     /// Answers what the others are asked about the transfer until the client gets something.
@@ -84,8 +127,17 @@ impl Cut {
 
 #[test]
 fn who_was_overtaken_by_more_than_all_numbers_asks_and_sends_what_the_client_waits_for() {
-    in_namespace(|| {
-        let cut = Cut::new();
+    is_overtaken(false);
+}
+
+#[test]
+fn it_does_so_although_it_has_gone_on_with_the_transfer_before_and_remembers_nothing() {
+    is_overtaken(true);
+}
+
+fn is_overtaken(resumed: bool) {
+    in_namespace(move || {
+        let cut = Cut::after(resumed);
         // An heir has served it up to block 65,786, whose number is 250.
         cut.client.ack(tid(0), 250);
         let further = Note { acked: 65_780, heard: true, ..cut.note.clone() };
