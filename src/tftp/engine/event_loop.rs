@@ -286,7 +286,7 @@ impl EventLoop {
     /// Waits at the one socket that everything came from lately, which saves asking which it is; where to wait next, unless nothing came.
     fn receive_hot(&mut self, index: u16, receiver: &mut Receiver) -> Option<u16> {
         if let Some(direct) = self.direct.as_ref().filter(|direct| index == DIRECT && direct.its_own) {
-            let (bytes, cut) = receiver.from_peer(direct.as_fd()).ok()?;
+            let (bytes, cut) = receiver.one_of_peer(direct.as_fd()).ok()?;
             let (reply, received) = (direct.peer.port, Received { from: direct.peer.client, local: direct.from, bytes, cut });
             self.now = monotonic();
             self.counted(DIRECT, 1);

@@ -134,7 +134,7 @@ impl Receiver {
 
     /// Waits as long as the socket's receive time-out says for a datagram at one that is connected, and at which nothing of others is left from before it
     /// was: the kernel need not write down who sent it. Its bytes, and whether there were more.
-    pub fn from_peer(&mut self, socket: BorrowedFd<'_>) -> io::Result<(&[u8], bool)> {
+    pub fn one_of_peer(&mut self, socket: BorrowedFd<'_>) -> io::Result<(&[u8], bool)> {
         let (buffer, size) = (self.buffers.as_mut_ptr(), self.size);
         let nowhere = std::ptr::null_mut::<libc::c_void>();
         // SAFETY: the first `size` bytes of `buffers` are ours alone; the kernel writes no address where none is wanted.
