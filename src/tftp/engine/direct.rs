@@ -8,8 +8,10 @@ use super::event_loop::EventLoop;
 use super::outbox::Route;
 use super::ports::Port;
 use super::session::{Peer, Stage};
-use super::sys::{Local, Receiver};
+use super::sys::{Local, Received, Receiver};
 use super::{Key, ports};
+use crate::io::sys::monotonic;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// Stands for the socket where others have an index.
@@ -80,6 +82,29 @@ impl EventLoop {
         let port = main.connected(peer.vip, peer.client, ports::scope(peer.client)).ok()?;
         self.direct = Some(Direct { port, peer, from, others: 0, watched: false, its_own: false, over: false });
         Some(())
+    }
+
+    /// Waits there for one packet, when only its client's can come; where to wait next, unless nothing came.
+    pub(super) fn receive_direct(&mut self, receiver: &mut Receiver) -> Option<u16> {
+        let direct = self.direct.as_ref()?;
+        let (bytes, cut) = receiver.one_of_peer(direct.as_fd()).ok()?;
+        let (reply, received) = (direct.peer.port, Received { from: direct.peer.client, local: direct.from, bytes, cut });
+        self.now = monotonic();
+        self.counted(DIRECT, 1);
+        self.deliver(reply, false, &received);
+        self.direct.as_ref().is_some_and(|direct| !direct.over).then_some(DIRECT)
+    }
+
+    /// Takes note of what was found there. When that was all, everything that comes from now on was sent by its client.
+    pub(super) fn looked(&mut self, got: Option<&io::Result<(usize, bool)>>) {
+        let is_empty = match got {
+            Some(Ok((_, more))) => !more,
+            Some(Err(error)) => error.kind() == io::ErrorKind::WouldBlock,
+            None => false,
+        };
+        if let Some(direct) = self.direct.as_mut().filter(|_| is_empty) {
+            direct.its_own = true;
+        }
     }
 
     /// Closes the socket when it is time, after what came by it.

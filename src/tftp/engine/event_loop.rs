@@ -263,13 +263,8 @@ impl EventLoop {
         for _ in 0..TURNS {
             // An error concerns a datagram that we sent.
             let got = self.socket(index).map(|socket| receiver.receive(socket, Patience::Now));
-            let is_empty = match &got {
-                Some(Ok((_, more))) => !more,
-                Some(Err(error)) => error.kind() == io::ErrorKind::WouldBlock,
-                None => false,
-            };
-            if let Some(direct) = self.direct.as_mut().filter(|_| index == DIRECT && is_empty) {
-                direct.its_own = true;
+            if index == DIRECT {
+                self.looked(got.as_ref());
             }
             let Some(Ok((count, more))) = got else { return };
             self.counted(index, count);
@@ -285,13 +280,8 @@ impl EventLoop {
 
     /// Waits at the one socket that everything came from lately, which saves asking which it is; where to wait next, unless nothing came.
     fn receive_hot(&mut self, index: u16, receiver: &mut Receiver) -> Option<u16> {
-        if let Some(direct) = self.direct.as_ref().filter(|direct| index == DIRECT && direct.its_own) {
-            let (bytes, cut) = receiver.one_of_peer(direct.as_fd()).ok()?;
-            let (reply, received) = (direct.peer.port, Received { from: direct.peer.client, local: direct.from, bytes, cut });
-            self.now = monotonic();
-            self.counted(DIRECT, 1);
-            self.deliver(reply, false, &received);
-            return self.direct.as_ref().is_some_and(|direct| !direct.over).then_some(DIRECT);
+        if index == DIRECT && self.direct.as_ref().is_some_and(|direct| direct.its_own) {
+            return self.receive_direct(receiver);
         }
         let (count, _) = receiver.receive(self.socket(index)?, Patience::Briefly).ok()?;
         self.now = monotonic();
@@ -360,7 +350,7 @@ impl EventLoop {
     }
 
     /// A datagram whose answer goes from the socket `reply`.
-    fn deliver(&mut self, reply: u16, listens: bool, received: &Received<'_>) {
+    pub(super) fn deliver(&mut self, reply: u16, listens: bool, received: &Received<'_>) {
         self.counters.add(Counter::Datagrams, 1);
         let (client, bytes) = (received.from, received.bytes);
         let bound = self.ports[usize::from(reply)].local.ip();
