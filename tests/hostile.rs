@@ -329,7 +329,7 @@ fn forge(requests: usize, at_once: usize) {
         if number % at_once == 0 {
             pause(PAUSE);
         }
-        enemy.send(Ipv4Addr::from(0x0A00_0000 + (number as u32 * 7919) % (200 << 16)), LISTEN, &bytes);
+        enemy.send(Ipv4Addr::from(0x0A00_0000 + (number as u64 * 7919 % (200 << 16)) as u32), LISTEN, &bytes);
     }
 }
 
