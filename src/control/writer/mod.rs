@@ -292,9 +292,10 @@ fn build(
             (false, Some(health)) => (b.name.clone(), health.of(&b.name).weight(b.weight)),
         })
         .collect();
-    // A pool that no longer has ranges forgets those that were given up: its servers now answer from any port, also from these.
-    let ranged = pool.backends.iter().any(|b| b.tid_range.is_some());
-    let ranges = if ranged { known.ranges() } else { Vec::new() };
+    // A pool whose backends no longer have ranges forgets those that were given up: its servers now answer from any port, also from these. One that
+    // lost its last backend keeps them, for that one's transfers.
+    let ranges = if pool.backends.iter().all(|b| b.tid_range.is_some()) { known.ranges() } else { Vec::new() };
+    let ranged = !ranges.is_empty();
     let down = if pool.takeover { known.down() } else { HashSet::new() };
     let (orphans, ranges): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|(_, id)| down.contains(id));
     let numbers = known.numbers();

@@ -187,6 +187,19 @@ fn a_removed_backend_retires_and_is_forgotten_in_the_end() {
 }
 
 #[test]
+fn the_last_backend_of_a_pool_keeps_its_transfers_as_well() {
+    let mut writer = Writer::new();
+    writer.apply(&config(&[T1]), &hops(&[]), at(0)).unwrap();
+    let t1 = known(&writer, "t1").0;
+    let empty = writer.apply(&config(&[]), &hops(&["10.0.2.21"]), at(1)).unwrap();
+    assert_eq!((owner(&empty, 20_500), owner(&empty, 21_000)), (Some(t1), None));
+    let gone = writer.apply(&config(&[]), &hops(&[]), at(601)).unwrap();
+    assert!(gone.services[0].pool.tid.is_none());
+    let unranged = writer.apply(&config(&[("t1", "10.0.2.21", 0, 100)]), &hops(&[]), at(602)).unwrap();
+    assert!(unranged.services[0].pool.tid.is_none());
+}
+
+#[test]
 fn a_backend_that_comes_back_has_its_number_again() {
     let mut writer = Writer::new();
     writer.apply(&config(&[T1, T2]), &hops(&[]), at(0)).unwrap();
