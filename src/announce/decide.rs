@@ -1,6 +1,7 @@
 //! Which VIPs can be forwarded now. No socket and no clock: a view of the tables in, a verdict for each VIP out.
 //!
-//! A VIP can be forwarded while one of its services can: one that is not paused and of whose pool one backend has a next hop. A drained
+//! A VIP can be forwarded while one of its services can: one that is not paused and of whose pool one backend has a next hop, or, where there is
+//! none, a director of another site. A drained
 //! backend counts, for the transfers that it keeps come through the VIP; whoever wants a VIP withdrawn pauses it. A retired backend does not
 //! count: it is no longer in the file.
 
@@ -46,12 +47,15 @@ pub fn decide(view: &View) -> Verdicts {
             reach.unusable.push((&backend.name, backend.address));
         }
     }
+    let sites = &view.snapshot.sites;
+    let site = sites.iter().filter_map(|id| view.snapshot.backend(*id)).any(|director| view.hops.get(director.address).is_some());
     let mut verdicts = Verdicts::new();
     for (vip, service) in view.vips.iter().zip(&view.snapshot.services) {
         let pool = &*service.pool.name;
         let verdict = match pools.get(pool) {
             _ if service.paused => Err(Why::Paused(1)),
             Some(reach) if reach.usable => Ok(()),
+            _ if site => Ok(()),
             reach => Err(Why::NoBackend(unreachable(pool, reach.map_or(&[], |reach| &reach.unusable), view))),
         };
         match verdicts.get_mut(vip) {
@@ -159,6 +163,15 @@ mod tests {
         assert_eq!(said(FILE, &["10.0.2.21"]), ["", ""]);
         assert_eq!(said(FILE, &["10.0.2.31"]), ["", boot]);
         assert_eq!(said(FILE, &[]), [&format!("{boot}; {dns}"), boot]);
+    }
+
+    #[test]
+    fn a_way_to_another_site_is_enough_and_opens_no_paused_service() {
+        let sites = FILE.replace("[director]", "[director]\nother_sites = [\"10.9.1.11\"]");
+        assert_eq!(said(&sites, &["10.9.1.11"]), ["", ""]);
+        assert_ne!(said(&sites, &[]), ["", ""], "it has to be reached");
+        let paused = sites.replace("pool = \"boot\" }", "pool = \"boot\", paused = true }");
+        assert_eq!(said(&paused, &["10.9.1.11"]), ["", "its service is paused"]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
     backend_count(reader, sections);
     backend_addresses(sections);
     vip_addresses(sections);
+    other_sites(sections);
     pools_exist(sections, &pools);
     checks_have_vips(sections);
     let mut by_address: BTreeMap<IpAddr, Vec<&vip::Draft<'_, '_>>> = BTreeMap::new();
@@ -97,6 +98,29 @@ fn backend_addresses(sections: &Sections<'_, '_>) {
         if sections.director.director.is_some() && !ours.iter().any(|own| own.value.is_ipv4() == address.value.is_ipv4()) {
             let family = if address.value.is_ipv4() { "IPv4" } else { "IPv6" };
             address.field.error(format!("is an {family} address, but director.address has none to send from; add one to that list"));
+        }
+    }
+}
+
+/// Another site's director is neither this one nor a backend or VIP of it.
+fn other_sites(sections: &Sections<'_, '_>) {
+    let ours = &sections.director.addresses;
+    for site in &sections.director.other_sites {
+        let address = site.value;
+        if let Some(own) = ours.iter().find(|own| own.value == address) {
+            site.field
+                .error(format!("is an address of this director (line {}); another site's directors are other machines", own.field.line()));
+        } else if sections.director.director.is_some() && !ours.iter().any(|own| own.value.is_ipv4() == address.is_ipv4()) {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            site.field.error(format!("is an {family} address, but director.address has none to send from; add one to that list"));
+        }
+        let backends = sections.pools.iter().flat_map(|pool| &pool.backends);
+        if let Some(backend) = backends.into_iter().find(|backend| backend.address.as_ref().is_some_and(|a| a.value == address)) {
+            let line = backend.address.as_ref().map_or(0, |a| a.field.line());
+            site.field.error(format!("is the address of backend {} (line {line}); packets for it need no other site", backend.called()));
+        }
+        if let Some(vip) = sections.vips.iter().filter_map(|vip| vip.address.as_ref()).find(|vip| vip.value == address) {
+            site.field.error(format!("is a VIP (line {}); name the directors' own addresses", vip.field.line()));
         }
     }
 }

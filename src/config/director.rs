@@ -14,6 +14,8 @@ use std::time::Duration;
 const FLOWS: usize = 1 << 20;
 const RETIRE: Duration = Duration::from_secs(600);
 const RETIRE_LIMITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+/// Directors of other sites in one list.
+const MOST_SITES: usize = 256;
 /// Highest CPU number that an affinity mask of the usual size can name.
 const LAST_CPU: i64 = 1023;
 
@@ -26,6 +28,8 @@ pub(super) struct Draft<'r, 't> {
     pub(super) addresses: Vec<Spot<'r, 't, IpAddr>>,
     /// What could be read of `routers`.
     pub(super) routers: Vec<Spot<'r, 't, IpNet>>,
+    /// What could be read of `other_sites`.
+    pub(super) other_sites: Vec<Spot<'r, 't, IpAddr>>,
     /// The kind of io, as far as it is known.
     pub(super) io: Option<Io>,
 }
@@ -38,6 +42,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     let next_key = table.optional("next_key").map_or(Some(None), |f| self::key(f).map(Some));
     let io = table.required("io", "io = { kind = \"af_xdp\", interface = \"eth0\" }").and_then(|f| io(&f));
     let routers = table.optional("routers").map_or(Some(Vec::new()), |f| routers(&f));
+    let other_sites = table.optional("other_sites").map_or(Some(Vec::new()), |f| other_sites(&f));
     let socket = match table.optional("socket") {
         Some(field) => field.parse("a path in quotes", text::socket_path).map(|s| s.value),
         None => name.as_ref().map(|name| text::socket_of(name)),
@@ -58,6 +63,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     table.finish();
 
     let prefixes = routers.as_ref().map(|r| r.iter().map(|s| s.value.trunc()).collect());
+    let sites = other_sites.as_ref().map(|sites| sites.iter().map(|spot| spot.value).collect());
     let director = || {
         Some(Director {
             name: name?,
@@ -66,6 +72,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
             next_key: next_key?,
             io: io.clone()?,
             routers: prefixes?,
+            other_sites: sites?,
             socket: socket?,
             metrics: metrics?,
             unmatched: unmatched?,
@@ -75,7 +82,8 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
             steering: steering?,
         })
     };
-    Draft { director: director(), addresses, routers: routers.unwrap_or_default(), io: io.clone() }
+    let other_sites = other_sites.clone().unwrap_or_default();
+    Draft { director: director(), addresses, routers: routers.unwrap_or_default(), other_sites, io: io.clone() }
 }
 
 /// A duration within limits.
@@ -226,4 +234,22 @@ fn routers<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Spot<'r, 't, IpNet>>> {
     let items = field.items("a list of prefixes and addresses, such as [\"10.0.0.0/24\"]")?;
     let read: Vec<_> = items.into_iter().map(|f| f.parse("a prefix or an address in quotes", text::prefix)).collect();
     read.into_iter().collect()
+}
+
+/// Addresses of directors of other sites, each once.
+fn other_sites<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Spot<'r, 't, IpAddr>>> {
+    let items = field.items("a list of addresses, such as [\"10.9.1.11\"]")?;
+    if items.len() > MOST_SITES {
+        field.error(format!("names {} addresses; at most {MOST_SITES} are allowed", items.len()));
+        return None;
+    }
+    let read: Option<Vec<_>> = items.into_iter().map(|f| f.parse("an address in quotes", text::unicast)).collect();
+    let read: Vec<Spot<'r, 't, IpAddr>> = read?;
+    for (at, spot) in read.iter().enumerate() {
+        if read[..at].iter().any(|before| before.value == spot.value) {
+            spot.field.error("stands in this list twice");
+            return None;
+        }
+    }
+    Some(read)
 }

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
     routers(reader, sections);
     for pool in &sections.pools {
-        pool_alone(reader, pool);
+        pool_alone(reader, pool, sections.director.other_sites.is_empty());
     }
     pools_used(reader, sections);
     transfers_may_move(reader, sections);
@@ -42,17 +42,18 @@ fn routers(reader: &Reader, sections: &Sections<'_, '_>) {
     }
 }
 
-fn pool_alone(reader: &Reader, pool: &pool::Draft<'_, '_>) {
+fn pool_alone(reader: &Reader, pool: &pool::Draft<'_, '_>, alone: bool) {
     if !pool.complete {
         return;
     }
+    let (all, new) = match alone {
+        true => ("is dropped with reason no_backend", "are dropped with reason no_backend"),
+        false => ("goes to another site", "go to another site"),
+    };
     if pool.backends.is_empty() {
-        reader.warning(&pool.list, "is empty: every packet for this pool is dropped with reason no_backend");
+        reader.warning(&pool.list, format!("is empty: every packet for this pool {all}"));
     } else if pool.gets_nothing() {
-        reader.warning(
-            &pool.list,
-            "all have weight 0 or `drain = true`: no new flow finds a backend, and its packets are dropped with reason no_backend",
-        );
+        reader.warning(&pool.list, format!("all have weight 0 or `drain = true`: no new flow finds a backend, and its packets {new}"));
     }
 }
 

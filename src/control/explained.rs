@@ -73,7 +73,7 @@ impl Question {
             Ok(explained) => json!({
                 "service": explained.label,
                 "request": explained.request,
-                "pool": *explained.backend.pool,
+                "pool": *tables.services[usize::from(explained.service)].pool.name,
                 "backend": *explained.backend.name,
                 "address": explained.backend.address.to_string(),
                 "by": explained.by.name(),

@@ -63,7 +63,13 @@ pub fn render(board: &Board) -> String {
         "Packets that the director made itself: ICMP, and fragments beyond the first.",
         &[(&[], originated)],
     );
-    let chosen = [("tid_range", Number::ByTidRange), ("flow", Number::ByFlow), ("maglev", Number::ByMaglev), ("heir", Number::ByHeir)];
+    let chosen = [
+        ("tid_range", Number::ByTidRange),
+        ("flow", Number::ByFlow),
+        ("maglev", Number::ByMaglev),
+        ("heir", Number::ByHeir),
+        ("site", Number::BySite),
+    ];
     let labels = chosen.map(|(by, _)| [("by", by)]);
     let chosen: Vec<_> = labels.iter().zip(chosen).map(|(labels, (_, number))| (labels.as_slice(), counters.get(number))).collect();
     put("packets_chosen_total", Kind::Counter, "Packets by what named their backend.", &chosen);

@@ -1,6 +1,7 @@
 //! "Where would this packet go, and why?": the real stages, asked for one packet without changing anything.
 
 use super::select::{self, By, Flow, Plan};
+use super::site;
 use crate::config::Key;
 use crate::tables::{Backend, Kind, ServiceId, Snapshot, TFTP_PORT};
 use crate::verdict::Reason;
@@ -58,17 +59,20 @@ pub fn explain<'t>(tables: &'t Snapshot, protocol: u8, client: SocketAddr, vip: 
         opcode,
         about: false,
     };
-    let (backend, by, hash, row, flow_table) = match select::plan(&flow, tables)? {
+    let (backend, by, hash, row, flow_table) = match select::plan(&flow, false, tables)? {
         Plan::Chosen(choice) => (choice.backend, choice.by, None, None, false),
         Plan::Tables { hash, read, .. } => {
-            let hash = select::row_hash(&flow, hash, tables);
-            let backend = select::maglev(hash, service).ok_or(Reason::NoBackend)?;
-            (backend, By::Maglev, Some(hash), Some(service.pool.maglev.row(hash)), read)
+            let row_hash = select::row_hash(&flow, hash, tables);
+            match select::maglev(row_hash, service) {
+                Some(backend) => (backend, By::Maglev, Some(row_hash), Some(service.pool.maglev.row(row_hash)), read),
+                None => (site::choose(&flow, false, tables).ok_or(Reason::NoBackend)?.backend, By::Site, Some(hash), None, read),
+            }
         }
     };
     let backend = tables.backend(backend).ok_or(Reason::NoBackend)?;
     let key = match (by, service.kind) {
         (By::TidRange, _) => "server port",
+        (By::Site, Kind::Tftp(_)) => "client address and port",
         (By::Heir, _) => "server port, client address and port",
         (_, Kind::Tftp(Key::Client)) => "client address",
         (_, Kind::Tftp(Key::Flow)) => "client address and port",
@@ -76,6 +80,6 @@ pub fn explain<'t>(tables: &'t Snapshot, protocol: u8, client: SocketAddr, vip: 
     };
     let owner = service.pool.succession.orphaned(vip.port()).filter(|_| by == By::Heir);
     let instead_of = owner.and_then(|id| tables.backend(id));
-    let stray = tftp && !request && service.pool.tid.is_some() && by != By::TidRange && owner.is_none();
+    let stray = tftp && !request && service.pool.tid.is_some() && !matches!(by, By::TidRange | By::Site) && owner.is_none();
     Ok(Explained { service: id, label: &service.label, key, hash, row, by, backend, instead_of, request, flow_table, stray })
 }

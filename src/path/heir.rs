@@ -6,6 +6,9 @@ use crate::tables::{BackendId, Service, Snapshot};
 /// Who takes a packet to a server port that belongs to no backend that is up. Without an heir that is up the owner keeps it; without an owner, `None`.
 pub(super) fn stand_in(flow: &Flow, service: &Service, tables: &Snapshot) -> Option<Choice> {
     let succession = &service.pool.succession;
+    if !succession.takeover {
+        return None;
+    }
     let owner = succession.orphaned(flow.server_port);
     let heir = succession.heirs(flow.vip, flow.client, flow.client_port, owner).map(|member| member.id).find(|id| is_up(*id, tables));
     match (heir, owner) {

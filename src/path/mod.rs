@@ -1,7 +1,7 @@
 //! The packet path: one function from bytes, tables and time to verdicts. No socket, clock, log, lock or allocation in it.
 //!
 //! Stages in the order in which a packet meets them: [`parse`] → [`vip`] → [`icmp`] → [`fragment`] → [`select`] → [`encap`].
-//! In [`select`], TFTP requests pass a guard and [`requests`], and packets of a backend that is down find its heir.
+//! In [`select`], TFTP requests pass a guard and [`requests`], packets of a backend that is down find its heir, and what no backend takes another site.
 //! A batch goes through in two passes: what needs no state first, so that the cache lines of all its flows are on their way
 //! before the second pass reads and writes them. Ordinary packets take a short way through both (`quick`, and for the
 //! usual run of packets to one VIP `predict`), all others the stages one by one.
@@ -19,6 +19,7 @@ mod predict;
 mod quick;
 pub mod requests;
 pub mod select;
+mod site;
 pub mod spread;
 mod state;
 #[cfg(test)]
@@ -137,7 +138,7 @@ fn look(frame: &[u8], tables: &Snapshot) -> Result<Step, Verdict> {
             icmp::Action::Answer => return Ok(Step::Answer(packet)),
         },
     };
-    let plan = select::plan(&flow, tables).map_err(Verdict::Drop)?;
+    let plan = select::plan(&flow, packet.hopped, tables).map_err(Verdict::Drop)?;
     Ok(Step::Forward(packet, flow, plan))
 }
 
@@ -158,6 +159,10 @@ fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tabl
     };
     let choice = match chosen {
         Ok(choice) => choice,
+        Err(Reason::NoBackend) => match site::choose(flow, packet.hopped, tables) {
+            Some(choice) => choice,
+            None => return Verdict::Drop(Reason::NoBackend),
+        },
         Err(reason) => return Verdict::Drop(reason),
     };
     state.counters.add(choice.by.number(), 1);

@@ -15,6 +15,8 @@ pub struct Packet {
     pub inner: usize,
     /// Whether it came in GRE, or as it is ("plain").
     pub in_gre: bool,
+    /// A director of another site sent it here, where the way ends.
+    pub hopped: bool,
     /// TTL of the outermost header that it came with.
     pub ttl: u8,
     /// DSCP and ECN of the outermost header that it came with.
@@ -82,7 +84,8 @@ fn in_gre(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packe
         return Err(Verdict::Drop(Reason::BadInnerChecksum));
     }
     let inner = ethernet.len + usize::from(outer.header_len) + gre.len;
-    Ok(Packet { l2: ethernet.len, inner, in_gre: true, ttl: outer.ttl, tos: outer.tos, ip })
+    let hopped = tables.site_addresses.contains(outer.source);
+    Ok(Packet { l2: ethernet.len, inner, in_gre: true, hopped, ttl: outer.ttl, tos: outer.tos, ip })
 }
 
 /// A packet that a router sent to a VIP without GRE.
@@ -95,5 +98,5 @@ fn plain(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packet
     if !ip.checksum_ok(packet) {
         return Err(Verdict::Drop(Reason::BadInnerChecksum));
     }
-    Ok(Packet { l2: ethernet.len, inner: ethernet.len, in_gre: false, ttl: ip.ttl, tos: ip.tos, ip })
+    Ok(Packet { l2: ethernet.len, inner: ethernet.len, in_gre: false, hopped: false, ttl: ip.ttl, tos: ip.tos, ip })
 }

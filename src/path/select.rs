@@ -2,7 +2,7 @@
 //!
 //! What needs no state is decided in [`plan`]; what reads or writes the flow table in [`finish`], after its cache line was fetched.
 
-use super::{guard, heir};
+use super::{guard, heir, site};
 use crate::config::Key;
 use crate::counters::Number;
 use crate::flow::FlowTable;
@@ -52,6 +52,8 @@ pub enum By {
     Maglev,
     /// Another backend's absence: it is down, or leaves the request unanswered.
     Heir,
+    /// The absence of all: a director of another site gets the packet.
+    Site,
 }
 
 impl By {
@@ -62,6 +64,7 @@ impl By {
             By::Flow => Number::ByFlow,
             By::Maglev => Number::ByMaglev,
             By::Heir => Number::ByHeir,
+            By::Site => Number::BySite,
         }
     }
 
@@ -72,6 +75,7 @@ impl By {
             By::Flow => "flow",
             By::Maglev => "maglev",
             By::Heir => "heir",
+            By::Site => "site",
         }
     }
 }
@@ -111,7 +115,7 @@ const OPTION_ACKNOWLEDGEMENT: u16 = 6;
 pub(super) enum Steering {
     /// The server's port lies in the TID range of this backend.
     Owner(BackendId),
-    /// It lies in none of a backend that is up, and servers of this pool go on with one another's transfers.
+    /// It lies in none of a backend that is up; servers of this pool go on with one another's transfers, or another site has a server of this port.
     Orphan,
     /// A request, which names nobody yet. It has to pass the guard.
     Request {
@@ -148,20 +152,20 @@ pub(super) fn steer(service: &Service, server_port: u16, opcode: Option<u16>, ab
         if let Some(backend) = tid.owner(server_port) {
             return Ok(Steering::Owner(backend));
         }
-        let orphan = service.pool.succession.takeover && server_port >= TID_MIN;
+        let orphan = (service.pool.succession.takeover || service.elsewhere) && server_port >= TID_MIN;
         return Ok(if orphan { Steering::Orphan } else { Steering::Tables { read: false, learn: false } });
     }
     Ok(Steering::Tables { read: true, learn: !about })
 }
 
-/// Decides what can be decided without state.
+/// Decides what can be decided without state. What has `hopped` here from another site does not go on to a third one.
 #[inline]
-pub fn plan(flow: &Flow, tables: &Snapshot) -> Result<Plan, Reason> {
+pub fn plan(flow: &Flow, hopped: bool, tables: &Snapshot) -> Result<Plan, Reason> {
     let service = &tables.services[usize::from(flow.service)];
     match steer(service, flow.server_port, flow.opcode, flow.about)? {
         // The owner of a TID range keeps its transfers, whatever its weight, for as long as it is in the tables and up.
         Steering::Owner(backend) => Ok(Plan::Chosen(Choice { backend, by: By::TidRange })),
-        Steering::Orphan => Ok(match heir::stand_in(flow, service, tables) {
+        Steering::Orphan => Ok(match site::stray(flow, service, hopped, tables).or_else(|| heir::stand_in(flow, service, tables)) {
             Some(choice) => Plan::Chosen(choice),
             None => Plan::Tables { hash: hash(flow, tables), read: false, learn: false },
         }),

@@ -42,7 +42,11 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Addresses of this director and of backends: no client has one of them.
     pub inside: Routers,
-    /// By [`BackendId`]. A number that belongs to nobody is `None`.
+    /// Directors of other sites, by number: they get what no backend here can take.
+    pub sites: Vec<BackendId>,
+    /// Their addresses: what comes from there is not sent to another site again.
+    pub site_addresses: Routers,
+    /// By [`BackendId`]; directors of other sites are among them. A number that belongs to nobody is `None`.
     pub backends: Vec<Option<Backend>>,
     /// The keyed hashes of flows and fragments.
     pub hash: PacketHash,
@@ -69,6 +73,8 @@ pub struct Service {
     pub idle: u16,
     /// Takes no packets at all.
     pub paused: bool,
+    /// There are other sites, so a TID that lies in no range of the pool's is one of theirs.
+    pub elsewhere: bool,
     /// What of the requests to a `tftp` service gets as far as a backend.
     pub guard: Arc<Guard>,
 }

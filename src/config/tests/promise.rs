@@ -52,6 +52,8 @@ fn what_does_nothing() {
         &with_rest(&format!("{VIP}[[pool]]\nname = \"boot\"\nbackends = []\n")),
         &["line 11: warning: pool.boot.backends: is empty: every packet for this pool is dropped with reason no_backend"],
     );
+    let elsewhere = with_director("other_sites = [\"10.9.1.11\"]").replace(POOL, "[[pool]]\nname = \"boot\"\nbackends = []\n");
+    warnings(&elsewhere, &["line 12: warning: pool.boot.backends: is empty: every packet for this pool goes to another site"]);
     warnings(
         &with_rest(&format!("{VIP}{}", POOL.replace("tid_range", "weight = 0, tid_range"))),
         &[

@@ -203,32 +203,36 @@ impl Writer {
                 Kinds::Udp { ports } => vips.add_ports(vip.address, UDP, ports, id),
                 Kinds::Tcp { ports } => vips.add_ports(vip.address, TCP, ports, id),
             }
-            services.push(service(vip, built.pool.clone()));
+            services.push(service(vip, built.pool.clone(), !config.director.other_sites.is_empty()));
         }
         let kept = |(name, built): &(&String, &Built)| {
             self.pools.get(*name).is_some_and(|before| Arc::ptr_eq(&before.pool.maglev, &built.pool.maglev))
         };
         self.tables_built += pools.iter().filter(|pool| !kept(pool)).count() as u64;
+        let sites = registry.sites();
         self.registry = registry;
         self.pools = pools;
         self.generation = generation;
+        let site_addresses: Vec<IpNet> = config.director.other_sites.iter().copied().map(IpNet::from).collect();
         Ok(Snapshot {
             generation,
             mac: hops.link.mac,
             mtu: hops.link.mtu,
             address: config.director.address,
-            routers: Routers::new(&config.director.routers),
+            routers: Routers::new(&[&config.director.routers[..], &site_addresses].concat()),
             unmatched: config.director.unmatched,
             icmp_echo: config.director.icmp_echo,
             vips,
             services,
             inside: inside(config, &backends),
+            sites,
+            site_addresses: Routers::new(&site_addresses),
             backends,
             hash: key.per_packet(),
         })
     }
 
-    /// Addresses whose next hops are needed: those of all backends, retired ones too.
+    /// Addresses whose next hops are needed: those of all backends, retired ones too, and of directors of other sites.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.registry.entries.keys().map(|identity| identity.address).collect()
     }
@@ -245,7 +249,7 @@ impl Writer {
 
     /// Every backend that has a number, by pool and name.
     pub fn backends(&self) -> impl Iterator<Item = Known> {
-        self.registry.entries.iter().map(|(identity, entry)| Known {
+        self.registry.entries.iter().filter(|(identity, _)| !identity.is_site()).map(|(identity, entry)| Known {
             id: entry.id,
             name: identity.name.clone(),
             pool: identity.pool.clone(),
@@ -266,7 +270,7 @@ fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec
             backend.watched = !matches!(entry.state(), State::Active | State::Slow);
             Some(backend)
         });
-        if backend.is_none() && entry.retired.is_none() {
+        if backend.is_none() && entry.retired.is_none() && !identity.is_site() {
             return Err(Refused::Family { backend: identity.name.to_string(), address: identity.address });
         }
         backends[usize::from(entry.id)] = backend;
@@ -336,7 +340,7 @@ fn build(
     Ok(Built { key, size: pool.table_size, members, ranges, orphans, former, pool: Arc::new(built) })
 }
 
-fn service(vip: &Vip, pool: Arc<Pool>) -> Service {
+fn service(vip: &Vip, pool: Arc<Pool>, elsewhere: bool) -> Service {
     let kind = match &vip.service {
         Kinds::Tftp { key } => Kind::Tftp(*key),
         Kinds::Udp { .. } | Kinds::Tcp { .. } => Kind::Flow,
@@ -347,6 +351,7 @@ fn service(vip: &Vip, pool: Arc<Pool>) -> Service {
         pool,
         idle: u16::try_from(vip.idle.as_secs()).unwrap_or(u16::MAX),
         paused: vip.paused,
+        elsewhere,
         guard: Arc::new(Guard::from(&vip.guard)),
     }
 }

@@ -13,12 +13,22 @@ use std::time::Duration;
 /// A number that was given back rests for so long: the longest idle timeout, so that no flow table still holds it.
 pub(super) const REST: Duration = Duration::from_secs(12 * 3600);
 
+/// What directors of other sites have in place of a pool's name; no pool can be called so.
+const OTHER_SITES: &str = "other sites";
+
 /// What makes a backend the same one in the next file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity {
     pub(super) pool: Arc<str>,
     pub(super) name: Arc<str>,
     pub(super) address: IpAddr,
+}
+
+impl Identity {
+    /// A director of another site is no backend, but has a number as backends have.
+    pub(super) fn is_site(&self) -> bool {
+        &*self.pool == OTHER_SITES
+    }
 }
 
 /// A range of server ports; `given_up` when the file gives it to this backend no more.
@@ -134,6 +144,12 @@ impl Registry {
                 seen.insert(identity);
             }
         }
+        for address in &config.director.other_sites {
+            let identity = Identity { pool: OTHER_SITES.into(), name: address.to_string().into(), address: *address };
+            let entry = self.entry(&identity, now)?;
+            (entry.weight, entry.retired) = (1, None);
+            seen.insert(identity);
+        }
         for (identity, entry) in &mut self.entries {
             if !seen.contains(identity) {
                 entry.retired = entry.retired.or(Some(now));
@@ -153,6 +169,12 @@ impl Registry {
     pub(super) fn expiry(&self) -> Option<Time> {
         let given_up = |entry: &Entry| entry.claims.iter().filter_map(|c| c.given_up).chain(entry.retired).min();
         Some(self.entries.values().filter_map(given_up).min()?.plus(self.retire))
+    }
+
+    /// Directors of other sites that the file has, in the order of their addresses' names.
+    pub(super) fn sites(&self) -> Vec<BackendId> {
+        let there = self.entries.iter().filter(|(identity, entry)| identity.is_site() && entry.retired.is_none());
+        there.map(|(_, entry)| entry.id).collect()
     }
 
     /// One more than the highest number in use.

@@ -9,6 +9,7 @@ mod icmp;
 mod lingering;
 mod mtu;
 mod reasons;
+mod sites;
 mod spread;
 mod steering;
 mod ways;

@@ -41,7 +41,7 @@ pub fn socket(address: &str, port: u16) -> SocketAddr {
 }
 
 fn service(label: &str, kind: Kind, pool: &Arc<Pool>) -> Service {
-    Service { label: label.into(), kind, pool: pool.clone(), idle: 60, paused: false, guard: Arc::new(Guard::default()) }
+    Service { label: label.into(), kind, pool: pool.clone(), idle: 60, paused: false, elsewhere: false, guard: Arc::new(Guard::default()) }
 }
 
 /// The tables, with a worker's state and the frames that come out.
@@ -110,6 +110,8 @@ impl World {
             vips,
             services,
             inside: Routers::new(&[DIRECTOR[0], DIRECTOR[1], "10.0.2.21", "2001:db8:2::22"].map(|a| ip(a).into())),
+            sites: Vec::new(),
+            site_addresses: Routers::default(),
             backends,
             hash: key.per_packet(),
         };

@@ -1,0 +1,168 @@
+//! Two sites with a director and a server each. One site loses its only backend and gets it back again and again, while clients fetch files that
+//! routers bring to the director of that site alone: every transfer ends right, wherever it began.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod site;
+
+use clap::Parser;
+use guideway::control_client;
+use guideway::lab::args::{Io, LabArgs};
+use guideway::lab::directors;
+use guideway::lab::plan::Plan;
+use guideway::lab::router::{self, Router};
+use guideway::lab::topology::{ROUTER_INGRESS, Topology};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use site::hosts::{Clients, FILE, content, program_on, ready, run_on, signal, until};
+use site::{GUIDEWAY, Running};
+use std::path::{Path, PathBuf};
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    lab: LabArgs,
+}
+
+/// Site `n` has director and backend `n` of the plan.
+struct Sites {
+    plan: Plan,
+    topology: Topology,
+    _router: Router,
+    directory: tempfile::TempDir,
+    directors: Vec<Running>,
+    _servers: Vec<Running>,
+}
+
+impl Sites {
+    fn start(family: &str, io: Io) -> Sites {
+        let line = ["lab", "--directors", "2", "--backends", "2"].into_iter().chain(family.split_whitespace());
+        let plan = Plan::new(&Line::try_parse_from(line).unwrap().lab);
+        let topology = Topology::build(&plan).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("files");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join(FILE), content()).unwrap();
+        let server = |number: usize| {
+            let backend = &plan.backends[number];
+            let mut server = program_on(&topology.backends[number], GUIDEWAY);
+            server.args(["tftpd", "--log-level", "warn", "--gre", &backend.address.to_string(), "--vip", &plan.vip.to_string()]);
+            server.args(["--tid-port", &backend.tids.unwrap().0.to_string()]).arg("--root").arg(&root);
+            ready(server, directory.path())
+        };
+        let servers = (0..2).map(server).collect();
+        let settings = router::Settings {
+            ingress: ROUTER_INGRESS.to_owned(),
+            vips: vec![plan.vip_net()],
+            sources: vec![plan.router.0],
+            ..router::Settings::default()
+        };
+        // Routers near these clients know the first site alone.
+        topology.set_next_hops(&plan, &[plan.directors[0].address]).unwrap();
+        let router = topology.router.run(|| router::start(settings)).unwrap();
+        let mut sites = Sites { plan, topology, _router: router, directory, directors: Vec::new(), _servers: servers };
+        for number in 0..2 {
+            let mut command = program_on(&sites.topology.directors[number], GUIDEWAY);
+            command.args(["director", "--log-level", "warn", "--config"]).arg(sites.configure(number, io, true));
+            sites.directors.push(ready(command, sites.directory.path()));
+        }
+        sites
+    }
+
+    /// The file of director `number`, whose pool has the backend of its site, or none.
+    fn configure(&self, number: usize, io: Io, backend: bool) -> PathBuf {
+        let backends = if backend { &self.plan.backends[number..=number] } else { &[] };
+        let text = directors::configuration(&self.plan, number, io, &self.socket(number), backends);
+        let other = self.plan.directors[1 - number].address;
+        let file = self.directory.path().join(format!("d{number}.toml"));
+        std::fs::write(&file, text.replace("socket = ", &format!("other_sites = [\"{other}\"]\nsocket = "))).unwrap();
+        file
+    }
+
+    fn socket(&self, number: usize) -> PathBuf {
+        self.directory.path().join(format!("d{number}.sock"))
+    }
+
+    fn counter(&self, number: usize, name: &str) -> u64 {
+        let status: Value = control_client::get(&self.socket(number), "/v1/status").unwrap();
+        status["counters"][name].as_u64().unwrap_or_else(|| panic!("{name}: {status:#}"))
+    }
+
+    fn tell(&self, words: &str) {
+        let host = &self.topology.directors[0];
+        run_on(host, GUIDEWAY, &format!("{words} --socket {}", self.socket(0).display()));
+    }
+}
+
+fn a_site_that_comes_and_goes(family: &'static str, io: Io) {
+    let needs = [("nsenter", "util-linux"), ("setpriv", "util-linux"), ("ip", "iproute2")];
+    site::in_namespace(&needs, move || {
+        let sites = Sites::start(family, io);
+        let clients = Clients::start(&sites.topology.client, sites.plan.vip, sites.directory.path(), 4);
+        let maglev = |number| sites.counter(number, "by_maglev");
+        for _ in 0..3 {
+            let before = maglev(0);
+            until("requests are served here", || (maglev(0) > before + 3).then_some(()).ok_or("not yet".to_owned()));
+            // Its transfers go on here; new ones go to the other site.
+            sites.tell("drain t1");
+            let before = maglev(1);
+            until("and now at the other site", || (maglev(1) > before + 3).then_some(()).ok_or("not yet".to_owned()));
+            sites.tell("undrain t1");
+        }
+        // The same when the backend is not even known any more.
+        sites.configure(0, io, false);
+        signal(&sites.directors[0], Signal::SIGHUP);
+        let before = maglev(1);
+        until("without any backend", || (maglev(1) > before + 3).then_some(()).ok_or("not yet".to_owned()));
+        let verified = clients.verified();
+        let (hopped, came) = (sites.counter(0, "by_site"), sites.counter(1, "received"));
+        println!("{verified} transfers, all verified; {hopped} packets went to the other site");
+        assert!(verified >= 15 && hopped == came && sites.counter(1, "by_site") == 0, "{verified} transfers; {hopped} sent, {came} came");
+
+        // Where neither site has a backend, a request does not go round in circles.
+        sites.configure(1, io, false);
+        let generation = || control_client::get(&sites.socket(1), "/v1/status").unwrap()["generation"].clone();
+        let before = generation();
+        signal(&sites.directors[1], Signal::SIGHUP);
+        until("it has read its file", || (generation() != before).then_some(()).ok_or("not yet".to_owned()));
+        let output = program_on(&sites.topology.client, GUIDEWAY)
+            .args(["tftp", "get", "--timeout", "1", "--retries", "1", "-o", "-"])
+            .arg(url(&sites.plan))
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        let dropped: Value = control_client::get(&sites.socket(1), "/v1/status").unwrap()["counters"]["dropped"].clone();
+        assert!(dropped["no_backend"].as_u64() >= Some(1), "{dropped:#}");
+        assert_eq!(sites.counter(1, "by_site"), 0);
+    });
+}
+
+fn url(plan: &Plan) -> String {
+    let vip = plan.vip;
+    if vip.is_ipv6() { format!("tftp://[{vip}]/{FILE}") } else { format!("tftp://{vip}/{FILE}") }
+}
+
+#[test]
+fn transfers_end_right_while_a_site_comes_and_goes() {
+    a_site_that_comes_and_goes("", Io::AfXdp);
+}
+
+#[test]
+fn transfers_end_right_while_a_site_comes_and_goes_over_ipv6() {
+    a_site_that_comes_and_goes("--ipv6", Io::AfPacket);
+}
+
+#[test]
+fn a_file_with_other_sites_is_shown_with_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("d1.toml");
+    let text = include_str!("../src/config/tests/sample.toml");
+    let with = text.replacen("[director]", "[director]\nother_sites = [\"10.9.1.11\"]", 1);
+    std::fs::write(&file, with).unwrap();
+    let output = check(&file);
+    assert!(output.contains("what no backend here takes goes to 10.9.1.11"), "{output}");
+}
+
+fn check(file: &Path) -> String {
+    let output = std::process::Command::new(GUIDEWAY).args(["check", "--config"]).arg(file).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
