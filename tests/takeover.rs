@@ -3,7 +3,7 @@
 
 mod fleet;
 
-use fleet::{Fleet, root, sum};
+use fleet::{Fleet, KEY, key_of, pool, root, sum};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
@@ -240,4 +240,86 @@ fn servers_that_join_the_pool_are_told_of_what_runs() {
         dies(fleet, 0);
     });
     assert_eq!(fleet.counter(2, "taken_over"), 1);
+}
+
+/// A key that the fleet is given.
+const NEW: &str = "f0f1f2f3f4f5f6f7f8f9fafbfcfdfef0";
+
+#[test]
+fn a_fleet_changes_its_key_while_transfers_run() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(5);
+    let expected = fleet.file("image", 6_000_001);
+    let all: Vec<usize> = (0..5).collect();
+    let id = |fleet: &Fleet, at: usize| fleet.status(at)["notes"]["key"]["active"].clone();
+    let old_id = id(&fleet, 0);
+    let known = |fleet: &Fleet, keys: &str, count: usize, uses_new: bool| {
+        for at in 0..5 {
+            fleet.configure_takeover(at, &format!("{keys}\n{}", pool(&all)));
+            fleet.signal(at, Signal::SIGHUP);
+            fleet.until(at, "it knows the keys", |status| {
+                let key = &status["notes"]["key"];
+                key["known"].as_array().unwrap().len() == count && (key["active"] != old_id) == uses_new
+            });
+        }
+    };
+    let before = fleet.heirs(PORT, 0);
+    survives(&mut fleet, ("guideway", &get("--windowsize 1")), expected, 300, |fleet| {
+        known(fleet, &format!("key = \"{KEY}\"\nnext_key = \"{NEW}\""), 2, false);
+        // One after the other, so for a while some sign with the one and some with the other.
+        known(fleet, &format!("key = \"{NEW}\"\nnext_key = \"{KEY}\""), 2, true);
+        fleet.set_key(NEW);
+        let [first, _] = fleet.heirs(PORT, 0);
+        fleet.until(first, "it is told", |status| status["notes"]["transfers"] == 1);
+        known(fleet, &format!("key = \"{NEW}\""), 1, true);
+        dies(fleet, 0);
+    });
+    let after = fleet.heirs(PORT, 0);
+    assert!(after[0] != before[0] && !before.contains(&after[0]), "the heir is one that was none before: {before:?} {after:?}");
+    assert_eq!(fleet.counter(after[0], "taken_over"), 1);
+    let unanswered: u64 = (1..5).map(|at| fleet.counter(at, "asked_unanswered")).sum();
+    assert_eq!(unanswered, 0, "the heir had been told");
+}
+
+#[test]
+fn servers_change_their_key_with_the_store_of_directors() {
+    if !root() {
+        return;
+    }
+    let mut fleet = Fleet::new(2);
+    let (director, store) = (fleet.directory().join("d1.toml"), fleet.directory().join("store"));
+    let write = |keys: &str| {
+        let text = format!(
+            "[director]\nname = \"d1\"\naddress = \"10.0.1.11\"\nkey = \"{KEY}\"\n{keys}io = {{ kind = \"af_xdp\", interface = \"eth0\" }}\n\
+             routers = [\"10.0.0.0/24\"]\n[store]\nkind = \"file\"\npath = \"{}\"\n",
+            store.display()
+        );
+        std::fs::write(&director, text).unwrap();
+    };
+    let intent = |active: &str| {
+        let text = format!("{active}[[vip]]\naddress = \"192.0.2.69\"\nservice = \"tftp\"\npool = \"boot\"\n{}", pool(&[0, 1]));
+        std::fs::write(store.join("new"), text).unwrap();
+        std::fs::rename(store.join("new"), store.join("intent.toml")).unwrap();
+    };
+    std::fs::create_dir(&store).unwrap();
+    intent("");
+    write("");
+    for at in [0, 1] {
+        fleet.kill(at);
+        let file = fleet.configure_takeover(at, &format!("config = \"{}\"\n", director.display()));
+        fleet.start_with(at, &file);
+    }
+    let uses = |fleet: &Fleet, key: &str| {
+        let id = key_of(key).id().to_string();
+        for at in [0, 1] {
+            fleet.until(at, "it has the key", |status| status["notes"]["key"]["active"] == id && status["notes"]["peers"] == 1);
+        }
+    };
+    uses(&fleet, KEY);
+    // Known first, used later; nobody tells the servers.
+    write(&format!("next_key = \"{NEW}\"\n"));
+    intent(&format!("active_key = \"{}\"\n", key_of(NEW).id()));
+    uses(&fleet, NEW);
 }

@@ -239,6 +239,8 @@ fn follow(takeover: &config::Takeover, settings: &Settings, name: &str, backgrou
                 continue;
             }
             known = set.intent_generation;
+            // It may know another key by now; if it cannot be read any more, what it said at the start holds.
+            let place = takeover.store().ok().flatten().unwrap_or_else(|| place.clone());
             match takeover.plan_of(&place.described(&set.intent), &name).and_then(|plan| config::follows(&settings, plan)) {
                 Ok(plan) => {
                     if sender.send(plan).is_err() {

@@ -4,6 +4,7 @@ use super::engine::Occupancy;
 use super::handlers::http::{Cache, CacheReport};
 use super::report::{Counter, Statistics};
 use super::takeover::memory::Limits;
+use crate::hash::KeyId;
 use crate::metrics::{Exposition, Kind};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -38,6 +39,12 @@ pub struct Status {
     pub started: Instant,
 }
 
+/// The ids of the keys that notes are believed under, of which the first is in use: as a director shows its own.
+fn keys(keys: &[KeyId]) -> Value {
+    let known: Vec<String> = keys.iter().map(ToString::to_string).collect();
+    json!({"active": known.first(), "known": known})
+}
+
 /// The counters under their names, and how many transfers are open.
 pub(super) fn counters(statistics: &Statistics) -> Value {
     let totals = statistics.totals();
@@ -66,6 +73,7 @@ impl Status {
             "counters": counters,
             "notes": self.kept.as_ref().map(|(limits, kept)| json!({
                 "peers": kept.peers.load(Relaxed),
+                "key": keys(&kept.keys.load()),
                 "transfers": kept.transfers.load(Relaxed), "transfers_limit": limits.transfers,
                 "bytes": kept.bytes.load(Relaxed), "bytes_limit": limits.bytes,
             })),

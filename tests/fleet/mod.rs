@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const GUIDEWAY: &str = env!("CARGO_BIN_EXE_guideway");
-const KEY: &str = "000102030405060708090a0b0c0d0e0f";
+pub const KEY: &str = "000102030405060708090a0b0c0d0e0f";
 const VIP: &str = "192.0.2.69";
 const CLIENT: &str = "198.51.100.7";
 static TURN: Mutex<()> = Mutex::new(());
@@ -40,7 +40,7 @@ pub fn root() -> bool {
 
 /// What the director does, as the test says.
 struct Steering {
-    heirs: Heirs,
+    heirs: Mutex<Heirs>,
     alive: Vec<AtomicBool>,
     /// Who gets requests.
     requests: AtomicUsize,
@@ -59,7 +59,7 @@ impl Steering {
         }
         let owner = usize::from(port.checked_sub(20_000)? / 10).checked_sub(1)?;
         let alive = |at: &usize| self.alive.get(*at).is_some_and(|alive| alive.load(SeqCst));
-        let heirs = || self.heirs.of(VIP.parse().unwrap(), client.ip(), client.port(), owner).into_iter().flatten();
+        let heirs = || self.heirs.lock().unwrap().of(VIP.parse().unwrap(), client.ip(), client.port(), owner).into_iter().flatten();
         if alive(&owner) { Some(owner) } else { heirs().find(alive) }
     }
 
@@ -87,6 +87,26 @@ pub struct Fleet {
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
+}
+
+/// The pool of these servers, as directors have it.
+pub fn pool(known: &[usize]) -> String {
+    let backend = |at: &usize| {
+        let first = 20_000 + (at + 1) * 10;
+        format!("  {{ name = \"t{}\", address = \"{}\", tid_range = \"{first}-{}\" }},\n", at + 1, address(*at), first + 9)
+    };
+    let backends: String = known.iter().map(backend).collect();
+    format!("[[pool]]\nname = \"boot\"\ntakeover = true\nbackends = [\n{backends}]\n")
+}
+
+pub fn key_of(digits: &str) -> FleetKey {
+    FleetKey::new(std::array::from_fn(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()))
+}
+
+/// Who the heirs are in a fleet of so many with this key.
+fn heirs(key: &str, count: usize) -> Heirs {
+    let names: Vec<String> = (1..=count).map(|n| format!("t{n}")).collect();
+    Heirs::new(key_of(key), names.iter().map(String::as_str))
 }
 
 fn address(at: usize) -> String {
@@ -127,10 +147,8 @@ impl Fleet {
             })
             .unwrap();
         }
-        let names: Vec<String> = (1..=count).map(|n| format!("t{n}")).collect();
-        let key = FleetKey::new(std::array::from_fn(|n| n as u8));
         let steering = Arc::new(Steering {
-            heirs: Heirs::new(key, names.iter().map(String::as_str)),
+            heirs: Mutex::new(heirs(KEY, count)),
             alive: (0..count).map(|_| AtomicBool::new(true)).collect(),
             requests: AtomicUsize::new(0),
             acks: AtomicU64::new(0),
@@ -166,15 +184,15 @@ impl Fleet {
 
     /// Writes the file of a server that knows these servers; where it is.
     pub fn configure(&self, at: usize, known: &[usize]) -> PathBuf {
+        self.configure_takeover(at, &format!("key = \"{KEY}\"\n{}", pool(known)))
+    }
+
+    /// The same with this section `[takeover]`, and what follows it.
+    pub fn configure_takeover(&self, at: usize, takeover: &str) -> PathBuf {
         let (name, root, directory) = (format!("t{}", at + 1), self.root(at), self.directory.path());
-        let backend = |at: usize| {
-            let first = 20_000 + (at + 1) * 10;
-            format!("  {{ name = \"t{}\", address = \"{}\", tid_range = \"{first}-{}\" }},\n", at + 1, address(at), first + 9)
-        };
-        let backends: String = known.iter().copied().map(backend).collect();
         let text = format!(
             "[server]\nname = \"{name}\"\nsocket = \"{}/{name}.sock\"\ngre = \"{}\"\nvip = \"{VIP}\"\ntid_port = {}\n\
-             [takeover]\nkey = \"{KEY}\"\n[[pool]]\nname = \"boot\"\ntakeover = true\nbackends = [\n{backends}]\n\
+             [takeover]\n{takeover}\
              [[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"{}\"\n",
             directory.display(),
             address(at),
@@ -188,10 +206,15 @@ impl Fleet {
 
     /// Starts a server; when this returns it serves.
     pub fn start(&mut self, at: usize) {
-        let name = format!("t{}", at + 1);
         let file = self.configure(at, &(0..self.servers.len()).collect::<Vec<_>>());
+        self.start_with(at, &file);
+    }
+
+    /// The same with its file as it is.
+    pub fn start_with(&mut self, at: usize, file: &Path) {
+        let name = format!("t{}", at + 1);
         let mut command = Command::new(GUIDEWAY);
-        command.arg("tftpd").arg("--config").arg(&file);
+        command.arg("tftpd").arg("--config").arg(file);
         let mut child = self.hosts[at].spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped())).unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log: Vec<String> = lines.by_ref().map(Result::unwrap).take_while(|line| !line.contains("answers from")).collect();
@@ -242,7 +265,12 @@ impl Fleet {
 
     /// The heirs of the transfer that the last request began, whose owner is `owner`; every transfer comes from the port that the test chose.
     pub fn heirs(&self, port: u16, owner: usize) -> [usize; 2] {
-        self.steering.heirs.of(ip(VIP), ip(CLIENT), port, owner).map(Option::unwrap)
+        self.steering.heirs.lock().unwrap().of(ip(VIP), ip(CLIENT), port, owner).map(Option::unwrap)
+    }
+
+    /// The director has another key from now on.
+    pub fn set_key(&self, key: &str) {
+        *self.steering.heirs.lock().unwrap() = heirs(key, self.servers.len());
     }
 
     /// What a server says of itself.
@@ -278,6 +306,11 @@ impl Fleet {
         command.args(arguments.split_whitespace()).current_dir(self.directory.path());
         let child = self.host.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap();
         Client(Some(child))
+    }
+
+    /// Where files may be put.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Where a client may write.

@@ -55,6 +55,11 @@ pub(super) fn table(status: &Value) -> String {
     if notes.is_object() {
         let (transfers, limit, peers) = (&notes["transfers"], &notes["transfers_limit"], &notes["peers"]);
         let _ = writeln!(out, "\n{transfers} of {limit} notes of other servers' transfers kept; {peers} other server(s) answer");
+        let known: Vec<&str> = notes["key"]["known"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if let Some((active, also)) = known.split_first() {
+            let also = if also.is_empty() { String::new() } else { format!(" (also believed: {})", also.join(", ")) };
+            let _ = writeln!(out, "key id {active}{also}");
+        }
     }
     if status["caches"].as_array().is_some_and(|caches| !caches.is_empty()) {
         let keys = ["handler", "hits", "misses", "joined", "absent", "files", "bytes", "limit"];
@@ -73,10 +78,16 @@ mod tests {
         let status = json!({
             "kind": "tftpd", "name": "t1", "version": "0.1.0", "uptime_seconds": 61, "loops": 1, "listen": ["127.0.0.1:69"], "tids": ["127.0.0.1:20001"],
             "places": {"taken": 3, "limit": 100}, "counters": {"open": 3, "done": 7, "repeated": 2, "writes": 0},
+            "notes": {"transfers": 2, "transfers_limit": 9, "peers": 1, "key": {"active": "00ff", "known": ["00ff", "11ee"]}},
             "caches": [{"handler": "images", "hits": 5, "misses": 1, "joined": 0, "absent": 0, "files": 1, "bytes": 4096, "limit": 8192}],
         });
         let shown = table(&status);
-        for part in ["t1 (guideway 0.1.0), up 1 min 1 s, 1 loop(s), 3 of 100 places taken", "answers from 127.0.0.1:20001", "images    5"] {
+        for part in [
+            "t1 (guideway 0.1.0), up 1 min 1 s, 1 loop(s), 3 of 100 places taken",
+            "answers from 127.0.0.1:20001",
+            "images    5",
+            "key id 00ff (also believed: 11ee)",
+        ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
         let number = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned());

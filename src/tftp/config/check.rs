@@ -70,7 +70,7 @@ fn summary(config: &Config, server: Option<&Server>, out: &mut dyn Write) -> io:
         let file = takeover.config.as_ref().map_or_else(|| "this file".to_owned(), |file| file.display().to_string());
         // The other file may be on the server's host only.
         match takeover.plan(me) {
-            Ok((_, plan)) => {
+            Ok(plan) => {
                 let others: Vec<&str> = plan.others().map(|member| member.name.as_str()).collect();
                 writeln!(out, "{me} goes on with transfers of {}, as {file} says", others.join(", "))?;
             }

@@ -25,7 +25,9 @@ pub struct Takeover {
     pub pool: Option<String>,
     /// The fleet's key; default: the one in the director's file.
     pub key: Option<FleetKey>,
-    /// A file with the key.
+    /// The key that the fleet had or is going to have: notes signed with it are believed.
+    pub next_key: Option<FleetKey>,
+    /// A file with the key, and in further lines those that are believed as well.
     pub key_file: Option<PathBuf>,
     /// A director's file, or one with `[[vip]]` and `[[pool]]` only.
     pub config: Option<PathBuf>,
@@ -59,13 +61,21 @@ pub(super) fn read(reader: &Reader, root: &mut Table<'_, '_>) -> Option<Option<T
     let name = t.optional("name").map(|f| f.parse("a name in quotes", text::name).map(|s| s.value));
     let pool = t.optional("pool").map(|f| f.parse("a name in quotes", text::name).map(|s| s.value));
     let key = t.optional("key").map(config::fleet_key);
+    let next_key = t.optional("next_key").map(config::fleet_key);
     let key_file = t.optional("key_file").map(|f| f.parse("a path in quotes", path).map(|s| s.value));
     let config_field = t.optional("config");
     let file = config_field.clone().map(|f| f.parse("a path in quotes", path).map(|s| s.value));
     let port = t.optional("port").map(|f| f.integer("a port", 1..=65535));
     let wait = t.optional("wait").map(|f| duration_within(f, Duration::ZERO..=Duration::from_millis(100)));
     let memory = t.optional("memory").map(|f| f.table("a table such as { transfers = 200000, bytes = \"64MiB\" }").and_then(limits));
-    keep(name != Some(None) && pool != Some(None) && key != Some(None) && key_file != Some(None) && file != Some(None));
+    keep(
+        name != Some(None)
+            && pool != Some(None)
+            && key != Some(None)
+            && next_key != Some(None)
+            && key_file != Some(None)
+            && file != Some(None),
+    );
     keep(port != Some(None) && wait != Some(None) && memory != Some(None));
     match (&config_field, pools.is_empty()) {
         (Some(field), false) => field.error("is there, and [[pool]], too; keep one of the two"),
@@ -81,6 +91,9 @@ pub(super) fn read(reader: &Reader, root: &mut Table<'_, '_>) -> Option<Option<T
         }
         _ => {}
     }
+    if next_key.is_some() && key.is_none() {
+        table.missing("key", "next_key stands beside key; in key_file the next key is the second line, and a director's file has its own");
+    }
     table.finish();
     let pools = pools.into_iter().collect::<Option<Vec<Pool>>>();
     good.then_some(())?;
@@ -88,6 +101,7 @@ pub(super) fn read(reader: &Reader, root: &mut Table<'_, '_>) -> Option<Option<T
         name: name.flatten(),
         pool: pool.flatten(),
         key: key.flatten(),
+        next_key: next_key.flatten(),
         key_file: key_file.flatten(),
         config: file.flatten(),
         pools: pools?,
@@ -107,14 +121,14 @@ fn limits(mut table: Table<'_, '_>) -> Option<memory::Limits> {
 }
 
 impl Takeover {
-    /// The pool and the key, read where they are.
+    /// The pool and the keys, read where they are.
     ///
     /// # Errors
     /// A sentence, when a file cannot be used, the pool is none for takeover, or this server is not in it.
-    pub fn plan(&self, me: &str) -> Result<(FleetKey, Plan), String> {
+    pub fn plan(&self, me: &str) -> Result<Plan, String> {
         let described = match &self.config {
             Some(file) => director(file)?,
-            None => Described { pools: self.pools.clone(), key: None, store: None },
+            None => Described { pools: self.pools.clone(), keys: Vec::new(), store: None },
         };
         let Some(store) = &described.store else { return self.plan_of(&described, me) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -136,13 +150,15 @@ impl Takeover {
     ///
     /// # Errors
     /// As for [`Takeover::plan`].
-    pub fn plan_of(&self, described: &Described, me: &str) -> Result<(FleetKey, Plan), String> {
+    pub fn plan_of(&self, described: &Described, me: &str) -> Result<Plan, String> {
         let pools = &described.pools;
-        let key = match &self.key_file {
-            Some(file) => Some(key_of(file)?),
-            None => self.key.or(described.key),
+        let keys = match (&self.key_file, self.key) {
+            (Some(file), _) => keys_of(file)?,
+            (None, Some(key)) => std::iter::once(key).chain(self.next_key).collect(),
+            (None, None) => described.keys.clone(),
         };
-        let key = key.ok_or("takeover: the key of the directors is missing; write key or key_file")?;
+        let why = "takeover: the key of the directors is missing: write key or key_file; or it is in a director's file that does not know the active_key";
+        let (key, also) = keys.split_first().ok_or(why)?;
         let me = self.name.as_deref().unwrap_or(me);
         let wanted = |pool: &&Pool| self.pool.as_ref().map_or(pool.takeover, |name| pool.name == *name);
         let has_me = |pool: &&Pool| pool.backends.iter().any(|backend| backend.name == me);
@@ -155,8 +171,8 @@ impl Takeover {
             let notes = SocketAddr::new(backend.address, self.port);
             Some(Member { name: backend.name.clone(), notes, tids: backend.tid_range? })
         });
-        let plan = Plan::new(key, members.collect(), me);
-        plan.map(|plan| (key, plan)).ok_or_else(|| format!("takeover: {me} has no tid_range in the pool {}", pool.name))
+        let plan = Plan::new(*key, members.collect(), me).map(|plan| plan.believing(also.iter().copied()));
+        plan.ok_or_else(|| format!("takeover: {me} has no tid_range in the pool {}", pool.name))
     }
 
     /// What the engine needs.
@@ -164,7 +180,7 @@ impl Takeover {
     /// # Errors
     /// As for [`Takeover::plan`], and when the server's ports are not those that the pool says.
     pub fn settings(&self, me: &str, engine: &Engine) -> Result<Settings, String> {
-        let (key, plan) = self.plan(me)?;
+        let plan = self.plan(me)?;
         let loops = u16::try_from(engine.loops.max(1)).unwrap_or(u16::MAX);
         let (first, last) = plan.me().tids;
         let own = matches!(engine.tid, Tid::Port(port) if port >= first && port.checked_add(loops - 1).is_some_and(|end| end <= last));
@@ -174,7 +190,7 @@ impl Takeover {
                 last - first + 1
             ));
         }
-        Ok(Settings { listen: plan.me().notes, key, wait: self.wait, memory: self.memory, plan: Arc::new(plan) })
+        Ok(Settings { listen: plan.me().notes, wait: self.wait, memory: self.memory, plan: Arc::new(plan) })
     }
 
     /// The pool as the files say it now.
@@ -197,19 +213,19 @@ impl Takeover {
 ///
 /// # Errors
 /// When what only a restart can change has changed.
-pub fn follows(before: &Settings, (key, plan): (FleetKey, Plan)) -> Result<Plan, String> {
+pub fn follows(before: &Settings, plan: Plan) -> Result<Plan, String> {
     let (old, new) = (before.plan.me(), plan.me());
-    if key != before.key || old.notes != new.notes || old.tids != new.tids || old.name != new.name {
-        return Err("takeover: the key and this server's own name, address, port and tid_range need a restart".to_owned());
+    if old.notes != new.notes || old.tids != new.tids || old.name != new.name {
+        return Err("takeover: this server's own name, address, port and tid_range need a restart".to_owned());
     }
     Ok(plan)
 }
 
-/// Pools, and the key of the directors if it stands beside them.
+/// Pools, and the keys of the directors if they stand beside them: first the one in use.
 #[derive(Clone, Debug)]
 pub struct Described {
     pools: Vec<Pool>,
-    key: Option<FleetKey>,
+    keys: Vec<FleetKey>,
     /// Where the pools are, if not here.
     store: Option<InStore>,
 }
@@ -226,7 +242,7 @@ impl InStore {
     /// The pools and the key of this intent.
     pub fn described(&self, intent: &Intent) -> Described {
         let config = self.director.with(intent);
-        Described { key: config.active_key(), pools: config.pools, store: None }
+        Described { keys: keys_in(&config), pools: config.pools, store: None }
     }
 }
 
@@ -243,16 +259,24 @@ fn director(file: &Path) -> Result<Described, String> {
         let first = bad(checked.errors().next());
         let config = checked.config.ok_or(first)?;
         let store = config.store.clone().map(|at| InStore { at, director: Box::new(config.clone()) });
-        return Ok(Described { key: config.active_key(), pools: config.pools, store });
+        return Ok(Described { keys: keys_in(&config), pools: config.pools, store });
     }
     let checked = config::read_intent(&text);
     let first = bad(checked.errors().next());
-    checked.config.map(|intent| Described { pools: intent.pools, key: None, store: None }).ok_or(first)
+    checked.config.map(|intent| Described { pools: intent.pools, keys: Vec::new(), store: None }).ok_or(first)
 }
 
-fn key_of(file: &Path) -> Result<FleetKey, String> {
+/// The keys that a director's file knows: first the one in use. None when that is not among them.
+fn keys_in(config: &config::Config) -> Vec<FleetKey> {
+    let Some(active) = config.active_key() else { return Vec::new() };
+    std::iter::once(active).chain(config.director.keys().filter(|key| *key != active)).collect()
+}
+
+/// The keys in a file, one in a line.
+fn keys_of(file: &Path) -> Result<Vec<FleetKey>, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("takeover: cannot read {}: {error}", file.display()))?;
-    config::fleet_key_of(text.trim()).map_err(|why| format!("takeover: the key in {} {why}", file.display()))
+    let key = |line: &str| config::fleet_key_of(line.trim()).map_err(|why| format!("takeover: the key in {} {why}", file.display()));
+    text.trim().lines().map(key).collect()
 }
 
 #[cfg(test)]
@@ -260,6 +284,7 @@ mod tests {
     use super::*;
     use crate::config::Severity;
     use crate::tftp::config::{Config, read};
+    use crate::tftp::takeover::wire::{Said, Signer};
 
     const KEY: &str = "000102030405060708090a0b0c0d0e0f";
     const FILES: &str = "[[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"/srv/tftp\"\n";
@@ -317,7 +342,7 @@ mod tests {
         std::fs::write(&file, &text).unwrap();
         let takeover = crate::tftp::config::load(&file).unwrap().config.unwrap().0.takeover.unwrap();
         let before = takeover.settings("tftpd", &engine(Tid::Port(20_010), 1)).unwrap();
-        assert_eq!(before.key, config::fleet_key_of(KEY).unwrap());
+        assert_eq!(before.plan.key(), config::fleet_key_of(KEY).unwrap());
         // A third one joins.
         let third = POOL.replace("} ]", "},\n{ name = \"t3\", address = \"10.0.2.23\", tid_range = \"20030-20039\" } ]");
         std::fs::write(&director, format!("{head}{vip}{third}")).unwrap();
@@ -335,6 +360,24 @@ mod tests {
         std::fs::write(&key, format!("{KEY}\n")).unwrap();
         std::fs::write(&file, format!("{text}key_file = \"{}\"\n", key.display())).unwrap();
         assert_eq!(takeover.again("tftpd", &before).unwrap().members().len(), 2);
+        // A new key: known first, then used; the old one is still believed when its turn is over.
+        let [old, new] = [KEY, "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"].map(|key| config::fleet_key_of(key).unwrap());
+        std::fs::write(&key, format!("{KEY}\nf0f1f2f3f4f5f6f7f8f9fafbfcfdfeff\n")).unwrap();
+        let both = takeover.again("tftpd", &before).unwrap();
+        std::fs::write(&key, "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff").unwrap();
+        let last = takeover.again("tftpd", &before).unwrap();
+        assert_eq!((both.key(), last.key()), (old, new));
+        let said = |key: &FleetKey| {
+            let mut bytes = Vec::new();
+            Signer::new(key).write(&mut bytes, "t2", 0, &Said::Unknown(1));
+            bytes
+        };
+        let hears = |plan: &Plan, before: &Plan, key: &FleetKey| {
+            let signer = Signer::new(&plan.key()).believing(&plan.believed(before));
+            signer.read(&said(key)).is_some()
+        };
+        assert!(hears(&both, &before.plan, &new) && hears(&both, &before.plan, &old));
+        assert!(hears(&last, &both, &old) && hears(&last, &both, &new) && !hears(&last, &last, &old));
         std::fs::write(&key, "0").unwrap();
         assert!(takeover.again("tftpd", &before).unwrap_err().contains("32 hex digits"));
     }
@@ -350,6 +393,8 @@ mod tests {
             ("[takeover]\nconfig = \"/d.toml\"\nwait = \"1s\"\n".to_owned(), "wait"),
             ("[takeover]\nconfig = \"/d.toml\"\nmemory = { transfers = 0 }\n".to_owned(), "transfers"),
             ("[takeover]\nconfig = \"/d.toml\"\npeers = []\n".to_owned(), "peers"),
+            (format!("[takeover]\nconfig = \"/d.toml\"\nnext_key = \"{KEY}\"\n"), "next_key stands beside key"),
+            (format!("[takeover]\nconfig = \"/d.toml\"\nkey = \"{KEY}\"\nnext_key = \"1\"\n"), "32 hex digits"),
         ] {
             let said = errors(&format!("{FILES}{text}"));
             assert!(said.len() == 1 && said[0].contains(wrong), "{text}: {said:?}");

@@ -25,7 +25,6 @@ pub use memory::Memory;
 pub use note::{Id, Note};
 pub use plan::{Member, Plan};
 
-use crate::hash::FleetKey;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +37,6 @@ pub const PORT: u16 = 6970;
 pub struct Settings {
     /// Where notes come to.
     pub listen: SocketAddr,
-    /// The fleet's key.
-    pub key: FleetKey,
     /// Longest time that a first answer waits for an heir to say that it has the note.
     pub wait: Duration,
     /// Bounds of what is kept for others.

@@ -18,17 +18,42 @@ pub struct Member {
 /// All servers of the pool, this one among them. Swapped whole when the pool changes.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    key: FleetKey,
+    also: Vec<FleetKey>,
     members: Vec<Member>,
     me: usize,
     heirs: Heirs,
 }
 
 impl Plan {
-    /// The pool with these servers, of which the one called `me` is this one. Nothing when it is not among them.
+    /// The pool with these servers in a fleet with this key, of which the one called `me` is this one. Nothing when it is not among them.
     pub fn new(key: FleetKey, members: Vec<Member>, me: &str) -> Option<Plan> {
         let me = members.iter().position(|member| member.name == me)?;
         let heirs = Heirs::new(key, members.iter().map(|member| member.name.as_str()));
-        Some(Plan { members, me, heirs })
+        Some(Plan { key, also: Vec::new(), members, me, heirs })
+    }
+
+    /// Keys that the fleet had or is going to have: notes signed with them are believed.
+    #[must_use]
+    pub fn believing(mut self, keys: impl IntoIterator<Item = FleetKey>) -> Plan {
+        self.also.extend(keys);
+        self
+    }
+
+    /// The fleet's key.
+    pub fn key(&self) -> FleetKey {
+        self.key
+    }
+
+    /// The other keys that signed notes are believed under, when this plan takes the place of the one `before`.
+    pub fn believed(&self, before: &Plan) -> Vec<FleetKey> {
+        let mut believed: Vec<FleetKey> = Vec::new();
+        for key in self.also.iter().chain([&before.key]) {
+            if *key != self.key && !believed.contains(key) {
+                believed.push(*key);
+            }
+        }
+        believed
     }
 
     /// The servers, this one included.

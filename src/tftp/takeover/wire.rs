@@ -17,9 +17,12 @@ const MAGIC: &[u8; 3] = b"GWT";
 const VERSION: u8 = 2;
 const SIGNATURE: usize = 16;
 
-/// The key under which datagrams are signed.
-#[derive(Clone, Copy)]
-pub struct Signer(SipHasher24);
+/// The key under which datagrams are signed, and those under which they are believed, too: while a fleet changes its key.
+#[derive(Clone)]
+pub struct Signer {
+    key: SipHasher24,
+    also: Vec<SipHasher24>,
+}
 
 impl std::fmt::Debug for Signer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -73,9 +76,15 @@ pub struct Heard<'a> {
 }
 
 impl Signer {
-    /// For a fleet.
+    /// For a fleet that has this key.
     pub fn new(key: &FleetKey) -> Signer {
-        Signer(SipHasher24::new_with_key(&key.derived(Domain::Notes)))
+        Signer { key: hasher(key), also: Vec::new() }
+    }
+
+    /// The same, and datagrams signed with one of these keys are believed as well.
+    #[must_use]
+    pub fn believing(self, keys: &[FleetKey]) -> Signer {
+        Signer { also: keys.iter().map(hasher).collect(), ..self }
     }
 
     /// Appends a signed datagram.
@@ -126,17 +135,16 @@ impl Signer {
             }
             Said::NotKept(place) => w.place(*place),
         };
-        let signature = self.0.hash(&to[start..]).as_bytes();
+        let signature = self.key.hash(&to[start..]).as_bytes();
         to.extend_from_slice(&signature);
     }
 
-    /// Reads a datagram; nothing when it is not one, was not signed with the key or says nonsense.
+    /// Reads a datagram; nothing when it is not one, was not signed with a key that is believed or says nonsense.
     pub fn read<'a>(&self, datagram: &'a [u8]) -> Option<Heard<'a>> {
         let (bytes, signature) = datagram.split_at_checked(datagram.len().checked_sub(SIGNATURE)?)?;
         // All bytes are compared, whatever the first ones say: the time it takes tells nothing.
-        let expected = self.0.hash(bytes).as_bytes();
-        let differs = expected.iter().zip(signature).fold(0, |differs, (a, b)| differs | (a ^ b));
-        if differs != 0 {
+        let signed = |key: &SipHasher24| key.hash(bytes).as_bytes().iter().zip(signature).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0;
+        if !signed(&self.key) && !self.also.iter().any(signed) {
             return None;
         }
         let mut r = Reader(bytes);
@@ -165,6 +173,10 @@ impl Signer {
         };
         r.0.is_empty().then_some(Heard { from, stream, said })
     }
+}
+
+fn hasher(key: &FleetKey) -> SipHasher24 {
+    SipHasher24::new_with_key(&key.derived(Domain::Notes))
 }
 
 /// Appends values.
@@ -330,6 +342,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_signed_with_another_key_that_is_known_is_heard_and_never_said() {
+        let (old, new) = (FleetKey::new([1; 16]), FleetKey::new([2; 16]));
+        let both = Signer::new(&new).believing(&[old]);
+        for said in all() {
+            assert!(both.read(&written(&said)).is_some_and(|heard| heard.said == said));
+            let mut bytes = Vec::new();
+            both.write(&mut bytes, "t1", 3, &said);
+            assert!(signer(2).read(&bytes).is_some() && signer(1).read(&bytes).is_none() && both.read(&bytes).is_some());
+            bytes[5] ^= 1;
+            assert_eq!(both.read(&bytes), None);
+        }
+    }
+
+    #[test]
     fn notes_that_no_server_sends_are_refused() {
         let bad = |change: fn(&mut Note)| {
             let mut note = sample(1);
@@ -351,7 +377,7 @@ mod tests {
             if start {
                 bytes.splice(0..0, [b'G', b'W', b'T', VERSION, kind, 0, 0, 1, b'a']);
             }
-            let signature = signer(1).0.hash(&bytes).as_bytes();
+            let signature = signer(1).key.hash(&bytes).as_bytes();
             prop_assert_eq!(signer(2).read(&bytes), None);
             bytes.extend(signature);
             if let Some(heard) = signer(1).read(&bytes) {

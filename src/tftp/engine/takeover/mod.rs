@@ -26,12 +26,14 @@ use super::outbox::{Outbox, Route};
 use super::ports::{Error, Port};
 use super::session::{Peer, Stage};
 use super::sys::{Patience, Received, Receiver};
+use crate::hash::KeyId;
 use crate::tftp::report::Counter;
 use crate::tftp::takeover::fresh::{Fresh, Tokens};
 use crate::tftp::takeover::link::Link;
 use crate::tftp::takeover::wire::{MOST, Said, Signer};
 use crate::tftp::takeover::{Id, Member, Memory, Plan, Settings};
 use crate::time::Time;
+use arc_swap::ArcSwap;
 use ask::Questions;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -53,6 +55,8 @@ pub struct Occupancy {
     pub bytes: AtomicU64,
     /// Other servers that answer.
     pub peers: AtomicU64,
+    /// Keys under which notes are believed: first the one that they are signed with.
+    pub keys: ArcSwap<Vec<KeyId>>,
 }
 
 /// What a peer was told about.
@@ -132,7 +136,7 @@ impl Takeover {
         let mut takeover = Takeover {
             plan: Arc::clone(&settings.plan),
             wait: settings.wait,
-            signer: Signer::new(&settings.key),
+            signer: Signer::new(&settings.plan.key()),
             tokens: Tokens::default(),
             stream: u8::try_from(index).unwrap_or(u8::MAX),
             port,
@@ -177,6 +181,12 @@ impl Takeover {
             self.ended[place] = std::mem::take(ids);
         }
         self.questions.moved(&moved);
+        let believed = plan.believed(&self.plan);
+        self.signer = Signer::new(&plan.key()).believing(&believed);
+        if self.memory.is_some() {
+            let keys = std::iter::once(plan.key()).chain(believed).map(|key| key.id());
+            self.occupancy.keys.store(Arc::new(keys.collect()));
+        }
         self.plan = Arc::clone(plan);
         self.greeted = None;
         moved

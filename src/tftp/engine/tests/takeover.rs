@@ -22,7 +22,7 @@ fn plan() -> Arc<Plan> {
 
 fn config(wait: Duration, memory: memory::Limits) -> Config {
     let plan = plan();
-    let takeover = Settings { listen: plan.me().notes, key: FleetKey::new(KEY), wait, memory, plan };
+    let takeover = Settings { listen: plan.me().notes, wait, memory, plan };
     let listen = SocketAddr::new(VIP.parse().unwrap(), 69);
     Config { takeover: Some(takeover), tid: Tid::Port(TIDS[0]), ..Config::listen(listen) }
 }
