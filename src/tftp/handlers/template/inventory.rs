@@ -105,7 +105,8 @@ fn csv(bytes: &[u8], key: &str) -> Result<Machines, String> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).comment(Some(b'#')).from_reader(bytes);
     let names = reader.headers().map_err(|error| error.to_string())?.clone();
     let Some(column) = names.iter().position(|name| name == key) else {
-        return Err(format!("there is no column {key:?}; the first line names the columns, and it has {names:?}"));
+        let has = names.iter().collect::<Vec<_>>().join(", ");
+        return Err(format!("there is no column {key:?}; the first line names the columns: {}", if has.is_empty() { "none" } else { &has }));
     };
     let mut machines = Machines::new();
     for row in reader.records() {
@@ -170,8 +171,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (wrong, why) in [
-            (csv(b"name\none\n", "mac"), "no column \"mac\""),
-            (csv(b"", "mac"), "no column"),
+            (csv(b"name, serial\none, 2\n", "mac"), "no column \"mac\"; the first line names the columns: name, serial"),
+            (csv(b"", "mac"), "no column \"mac\"; the first line names the columns: none"),
             (csv(b"mac,name\n1,a\n1,b\n", "mac"), "line 3: there is a second machine with the key \"1\""),
             (csv(b"mac,name\n,a\n", "mac"), "line 2: the key is empty"),
             (csv(b"mac,name\n1\n", "mac"), "line: 2"),
