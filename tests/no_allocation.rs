@@ -47,6 +47,7 @@ address = ["10.0.1.11", "2001:db8:1::11"]
 key = "000102030405060708090a0b0c0d0e0f"
 io = { kind = "pcap", mac = "02:00:00:00:01:11" }
 routers = ["10.0.0.0/24"]
+other_site = ["10.9.1.11"]
 icmp_echo = "answer"
 flows = 1024
 
@@ -80,6 +81,10 @@ backends = [
 [[pool]]
 name = "stock"
 backends = [{ name = "s1", address = "10.0.2.31" }, { name = "s2", address = "10.0.2.32" }]
+
+[[neighbour]]
+address = "10.9.1.11"
+mac = "02:00:00:00:09:11"
 
 [[neighbour]]
 address = "10.0.2.21"
@@ -119,6 +124,7 @@ fn frames(round: u16) -> Vec<Vec<u8>> {
         udp(port, "192.0.2.69:21001", &[0, 4, 0, 1]),
         udp(port, "192.0.2.69:22001", &[0, 4, 0, 1]),
         udp(port, "192.0.2.69:23001", &[0, 4, 0, 1]),
+        udp(port, "192.0.2.69:50001", &[0, 4, 0, 1]),
         udp(port, "192.0.2.69:20001", &[0, 9, 0, 1]),
         udp(port, "192.0.2.70:69", b"\0\x01f\0octet\0"),
         udp(port, "192.0.2.70:33333", &[0, 4, 0, 1]),
@@ -159,7 +165,7 @@ fn a_turn_allocates_nothing() {
     assert_eq!(allocated, 0, "calls of the allocator");
     // The test means something only if every stage was passed.
     let counters = state.counters.to_json();
-    for name in ["transmitted", "to_host", "originated", "by_tid_range", "by_flow", "by_maglev", "by_heir"] {
+    for name in ["transmitted", "to_host", "originated", "by_tid_range", "by_flow", "by_maglev", "by_heir", "by_site"] {
         assert!(counters[name].as_u64() > Some(100), "{name}: {counters}");
     }
     for name in ["second_chances", "shed_by_vip"] {

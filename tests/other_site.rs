@@ -74,7 +74,7 @@ impl Sites {
         let text = directors::configuration(&self.plan, number, io, &self.socket(number), backends);
         let other = self.plan.directors[1 - number].address;
         let file = self.directory.path().join(format!("d{number}.toml"));
-        std::fs::write(&file, text.replace("socket = ", &format!("other_sites = [\"{other}\"]\nsocket = "))).unwrap();
+        std::fs::write(&file, text.replace("socket = ", &format!("other_site = [\"{other}\"]\nsocket = "))).unwrap();
         file
     }
 
@@ -152,11 +152,11 @@ fn transfers_end_right_while_a_site_comes_and_goes_over_ipv6() {
 }
 
 #[test]
-fn a_file_with_other_sites_is_shown_with_them() {
+fn a_file_with_other_site_is_shown_with_them() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("d1.toml");
     let text = include_str!("../src/config/tests/sample.toml");
-    let with = text.replacen("[director]", "[director]\nother_sites = [\"10.9.1.11\"]", 1);
+    let with = text.replacen("[director]", "[director]\nother_site = [\"10.9.1.11\"]", 1);
     std::fs::write(&file, with).unwrap();
     let output = check(&file);
     assert!(output.contains("what no backend here takes goes to 10.9.1.11"), "{output}");

@@ -1,7 +1,7 @@
 //! Which VIPs can be forwarded now. No socket and no clock: a view of the tables in, a verdict for each VIP out.
 //!
-//! A VIP can be forwarded while one of its services can: one that is not paused and of whose pool one backend has a next hop, or, where there is
-//! none, a director of another site. A drained
+//! A VIP can be forwarded while one of its services can: one that is not paused and of whose pool one backend has a next hop, or, where no
+//! backend takes new flows, a director of the other site. A drained
 //! backend counts, for the transfers that it keeps come through the VIP; whoever wants a VIP withdrawn pauses it. A retired backend does not
 //! count: it is no longer in the file.
 
@@ -55,7 +55,8 @@ pub fn decide(view: &View) -> Verdicts {
         let verdict = match pools.get(pool) {
             _ if service.paused => Err(Why::Paused(1)),
             Some(reach) if reach.usable => Ok(()),
-            _ if site => Ok(()),
+            // What a backend here would take never goes to the other site, reached or not.
+            _ if site && !service.pool.succession.members().iter().any(|member| member.open) => Ok(()),
             reach => Err(Why::NoBackend(unreachable(pool, reach.map_or(&[], |reach| &reach.unusable), view))),
         };
         match verdicts.get_mut(vip) {
@@ -167,11 +168,16 @@ mod tests {
 
     #[test]
     fn a_way_to_another_site_is_enough_and_opens_no_paused_service() {
-        let sites = FILE.replace("[director]", "[director]\nother_sites = [\"10.9.1.11\"]");
-        assert_eq!(said(&sites, &["10.9.1.11"]), ["", ""]);
-        assert_ne!(said(&sites, &[]), ["", ""], "it has to be reached");
-        let paused = sites.replace("pool = \"boot\" }", "pool = \"boot\", paused = true }");
-        assert_eq!(said(&paused, &["10.9.1.11"]), ["", "its service is paused"]);
+        let sites = FILE.replace("[director]", "[director]\nother_site = [\"10.9.1.11\"]");
+        let boot = "no backend of pool boot can be reached (t1: its route was not looked up yet; t2: the kernel has no route to it)";
+        assert_eq!(said(&sites, &["10.9.1.11"])[1], boot, "packets would go to backends that cannot be reached");
+        let empty =
+            sites.replace("\"10.0.2.21\" }", "\"10.0.2.21\", drain = true }").replace("\"10.0.2.22\" }", "\"10.0.2.22\", weight = 0 }");
+        assert_eq!(said(&empty, &["10.9.1.11"]), ["", ""]);
+        assert_ne!(said(&empty, &[]), ["", ""], "it has to be reached");
+        let paused = empty.replace("pool = \"boot\" }", "pool = \"boot\", paused = true }");
+        let dns = "no backend of pool dns can be reached (n1: its route was not looked up yet)";
+        assert_eq!(said(&paused, &["10.9.1.11"]), [dns, "its service is paused"]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
     backend_count(reader, sections);
     backend_addresses(sections);
     vip_addresses(sections);
-    other_sites(sections);
+    other_site(sections);
     pools_exist(sections, &pools);
     checks_have_vips(sections);
     let mut by_address: BTreeMap<IpAddr, Vec<&vip::Draft<'_, '_>>> = BTreeMap::new();
@@ -103,9 +103,9 @@ fn backend_addresses(sections: &Sections<'_, '_>) {
 }
 
 /// Another site's director is neither this one nor a backend or VIP of it.
-fn other_sites(sections: &Sections<'_, '_>) {
+fn other_site(sections: &Sections<'_, '_>) {
     let ours = &sections.director.addresses;
-    for site in &sections.director.other_sites {
+    for site in &sections.director.other_site {
         let address = site.value;
         if let Some(own) = ours.iter().find(|own| own.value == address) {
             site.field

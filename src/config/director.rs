@@ -28,8 +28,8 @@ pub(super) struct Draft<'r, 't> {
     pub(super) addresses: Vec<Spot<'r, 't, IpAddr>>,
     /// What could be read of `routers`.
     pub(super) routers: Vec<Spot<'r, 't, IpNet>>,
-    /// What could be read of `other_sites`.
-    pub(super) other_sites: Vec<Spot<'r, 't, IpAddr>>,
+    /// What could be read of `other_site`.
+    pub(super) other_site: Vec<Spot<'r, 't, IpAddr>>,
     /// The kind of io, as far as it is known.
     pub(super) io: Option<Io>,
 }
@@ -42,7 +42,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     let next_key = table.optional("next_key").map_or(Some(None), |f| self::key(f).map(Some));
     let io = table.required("io", "io = { kind = \"af_xdp\", interface = \"eth0\" }").and_then(|f| io(&f));
     let routers = table.optional("routers").map_or(Some(Vec::new()), |f| routers(&f));
-    let other_sites = table.optional("other_sites").map_or(Some(Vec::new()), |f| other_sites(&f));
+    let other_site = table.optional("other_site").map_or(Some(Vec::new()), |f| other_site(&f));
     let socket = match table.optional("socket") {
         Some(field) => field.parse("a path in quotes", text::socket_path).map(|s| s.value),
         None => name.as_ref().map(|name| text::socket_of(name)),
@@ -63,7 +63,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     table.finish();
 
     let prefixes = routers.as_ref().map(|r| r.iter().map(|s| s.value.trunc()).collect());
-    let sites = other_sites.as_ref().map(|sites| sites.iter().map(|spot| spot.value).collect());
+    let sites = other_site.as_ref().map(|sites| sites.iter().map(|spot| spot.value).collect());
     let director = || {
         Some(Director {
             name: name?,
@@ -72,7 +72,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
             next_key: next_key?,
             io: io.clone()?,
             routers: prefixes?,
-            other_sites: sites?,
+            other_site: sites?,
             socket: socket?,
             metrics: metrics?,
             unmatched: unmatched?,
@@ -82,8 +82,8 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
             steering: steering?,
         })
     };
-    let other_sites = other_sites.clone().unwrap_or_default();
-    Draft { director: director(), addresses, routers: routers.unwrap_or_default(), other_sites, io: io.clone() }
+    let other_site = other_site.clone().unwrap_or_default();
+    Draft { director: director(), addresses, routers: routers.unwrap_or_default(), other_site, io: io.clone() }
 }
 
 /// A duration within limits.
@@ -237,7 +237,7 @@ fn routers<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Spot<'r, 't, IpNet>>> {
 }
 
 /// Addresses of directors of other sites, each once.
-fn other_sites<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Spot<'r, 't, IpAddr>>> {
+fn other_site<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Spot<'r, 't, IpAddr>>> {
     let items = field.items("a list of addresses, such as [\"10.9.1.11\"]")?;
     if items.len() > MOST_SITES {
         field.error(format!("names {} addresses; at most {MOST_SITES} are allowed", items.len()));

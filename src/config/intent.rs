@@ -103,6 +103,13 @@ impl Config {
     /// What of the intent this director cannot serve. A file that holds both is checked for this when it is read.
     pub fn clashes(&self) -> Vec<String> {
         let own = |address: IpAddr| self.director.address.contains(address);
+        let site = |address: &IpAddr| self.director.other_site.contains(address);
+        let sites = self.vips.iter().map(|vip| vip.address).filter(site).map(|address| (format!("vip {address}"), address));
+        let sites = sites.chain(self.pools.iter().flat_map(|pool| {
+            let backends = pool.backends.iter().filter(|backend| site(&backend.address));
+            backends.map(|backend| (format!("pool.{}.backends.{}", pool.name, backend.name), backend.address))
+        }));
+        let sites = sites.map(|(place, address)| format!("{place}: {address} is an address of a director of the other site"));
         let vips = self.vips.iter().filter(|vip| own(vip.address));
         let vips = vips
             .map(|vip| format!("vip {}: is the director's own address; a VIP is an address that no machine has for itself", vip.address));
@@ -117,7 +124,7 @@ impl Config {
             let known: Vec<String> = self.director.keys().map(|key| key.id().to_string()).collect();
             format!("active_key: this director has no key {id}; it has {}. Add it as `next_key` and reload", known.join(" and "))
         });
-        vips.chain(backends).chain(key).collect()
+        vips.chain(backends).chain(sites).chain(key).collect()
     }
 
     /// The same director with another intent.

@@ -104,7 +104,7 @@ pub struct Director {
     /// Who may send us GRE.
     pub routers: Vec<IpNet>,
     /// Directors of other sites, at most 256: they get what no backend here can take, and may send us the same.
-    pub other_sites: Vec<IpAddr>,
+    pub other_site: Vec<IpAddr>,
     /// The control socket.
     pub socket: PathBuf,
     /// Where metrics are served to Prometheus; nowhere by default.

@@ -2,9 +2,9 @@
 
 use super::Io;
 use super::load::Sections;
-use super::pool;
 use super::reader::Reader;
 use super::text::some_of;
+use super::{director, pool};
 use std::collections::HashSet;
 use std::net::IpAddr;
 
@@ -12,7 +12,8 @@ use std::net::IpAddr;
 pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
     routers(reader, sections);
     for pool in &sections.pools {
-        pool_alone(reader, pool, sections.director.other_sites.is_empty());
+        pool_alone(reader, pool, fate(&sections.director));
+        held_up(reader, pool, &sections.director);
     }
     pools_used(reader, sections);
     transfers_may_move(reader, sections);
@@ -21,7 +22,7 @@ pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
 
 fn routers(reader: &Reader, sections: &Sections<'_, '_>) {
     let draft = &sections.director;
-    if draft.director.as_ref().is_some_and(|d| d.routers.is_empty()) {
+    if draft.director.as_ref().is_some_and(|d| d.routers.is_empty() && d.other_site.is_empty()) {
         reader.warning(
             &sections.routers,
             "names no router, so GRE from anywhere is refused and only plain ingress is served; write the prefixes of your routers, such as \
@@ -42,18 +43,39 @@ fn routers(reader: &Reader, sections: &Sections<'_, '_>) {
     }
 }
 
-fn pool_alone(reader: &Reader, pool: &pool::Draft<'_, '_>, alone: bool) {
+fn pool_alone(reader: &Reader, pool: &pool::Draft<'_, '_>, fate: &str) {
     if !pool.complete {
         return;
     }
-    let (all, new) = match alone {
-        true => ("is dropped with reason no_backend", "are dropped with reason no_backend"),
-        false => ("goes to another site", "go to another site"),
-    };
     if pool.backends.is_empty() {
-        reader.warning(&pool.list, format!("is empty: every packet for this pool {all}"));
+        reader.warning(&pool.list, format!("is empty: every packet for this pool {fate}"));
     } else if pool.gets_nothing() {
-        reader.warning(&pool.list, format!("all have weight 0 or `drain = true`: no new flow finds a backend, and its packets {new}"));
+        reader.warning(
+            &pool.list,
+            format!("all have weight 0 or `drain = true`: no new flow finds a backend, and every packet of one {fate}"),
+        );
+    }
+}
+
+/// A floor of backends that never count as down leaves nothing for the other site.
+fn held_up(reader: &Reader, pool: &pool::Draft<'_, '_>, draft: &director::Draft<'_, '_>) {
+    let check = pool.check.as_ref().and_then(|draft| draft.check.as_ref());
+    let floor = check.map_or(0, |check| check.min_healthy);
+    if floor > 0 && !draft.other_site.is_empty() && !pool.backends.is_empty() {
+        let message = format!(
+            "has check.min_healthy = {floor}: so many per cent of its backends never count as down, so its requests do not go to \
+             director.other_site even when all of them are; write min_healthy = 0"
+        );
+        reader.warning(&pool.here, message);
+    }
+}
+
+/// What becomes of packets that no backend takes. Pools in a store are read without the director.
+fn fate(draft: &director::Draft<'_, '_>) -> &'static str {
+    match &draft.director {
+        Some(director) if director.other_site.is_empty() => "is dropped with reason no_backend",
+        Some(_) => "goes to the other site",
+        None => "is dropped with reason no_backend, or goes to the other site where the director has one",
     }
 }
 

@@ -18,8 +18,8 @@ pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let routers: Vec<String> = director.routers.iter().map(ToString::to_string).collect();
     let routers: Vec<&str> = routers.iter().map(String::as_str).collect();
     writeln!(out, "  routers   {}", if routers.is_empty() { "none".to_owned() } else { some_of(&routers) })?;
-    if !director.other_sites.is_empty() {
-        let sites: Vec<String> = director.other_sites.iter().map(ToString::to_string).collect();
+    if !director.other_site.is_empty() {
+        let sites: Vec<String> = director.other_site.iter().map(ToString::to_string).collect();
         writeln!(out, "  sites     what no backend here takes goes to {}", some_of(&sites.iter().map(String::as_str).collect::<Vec<_>>()))?;
     }
     let ids: Vec<String> = director.keys().map(|key| key.id().to_string()).collect();

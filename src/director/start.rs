@@ -239,7 +239,7 @@ pub(super) fn vips(config: &Config) -> BTreeSet<IpAddr> {
 pub(super) fn wanted(config: &Config, also: BTreeSet<IpAddr>) -> Wanted {
     let mut addresses = also;
     addresses.extend(config.pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.address));
-    addresses.extend(&config.director.other_sites);
+    addresses.extend(&config.director.other_site);
     Wanted { addresses, fixed: config.neighbours.iter().map(|n| (n.address, n.mac)).collect() }
 }
 

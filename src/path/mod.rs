@@ -159,10 +159,14 @@ fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tabl
     };
     let choice = match chosen {
         Ok(choice) => choice,
-        Err(Reason::NoBackend) => match site::choose(flow, packet.hopped, tables) {
-            Some(choice) => choice,
-            None => return Verdict::Drop(Reason::NoBackend),
-        },
+        Err(Reason::NoBackend) => {
+            let Some(choice) = site::choose(flow, packet.hopped, tables) else { return Verdict::Drop(Reason::NoBackend) };
+            if let Plan::Tables { hash, learn: true, .. } = plan {
+                // Whatever backend the flow had here, what follows is not for it any more.
+                state.flows.insert(hash, choice.backend, now, service.idle);
+            }
+            choice
+        }
         Err(reason) => return Verdict::Drop(reason),
     };
     state.counters.add(choice.by.number(), 1);
@@ -224,6 +228,10 @@ fn send(
     now: Time,
 ) -> Verdict {
     let Some(backend) = tables.backend(id) else { return Verdict::Drop(Reason::NoBackend) };
+    // A fragment follows the first one, wherever that came from.
+    if packet.hopped && tables.sites.contains(&id) {
+        return Verdict::Drop(Reason::NoBackend);
+    }
     match encap::wrap(frame, &packet.into(), backend) {
         Ok(()) => Verdict::Transmit,
         Err(Reason::NeighbourUnresolved) => {

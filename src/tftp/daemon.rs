@@ -238,11 +238,14 @@ fn follow(takeover: &config::Takeover, settings: &Settings, name: &str, backgrou
             if set.intent_generation == known {
                 continue;
             }
-            known = set.intent_generation;
-            // It may know another key by now; if it cannot be read any more, what it said at the start holds.
-            let place = takeover.store().ok().flatten().unwrap_or_else(|| place.clone());
-            match takeover.plan_of(&place.described(&set.intent), &name).and_then(|plan| config::follows(&settings, plan)) {
+            // They may know another key by now. What is mended later is read at the next change of the set, of whatever kind.
+            let (now, place) = takeover.in_store_now().unwrap_or_else(|why| {
+                tracing::warn!("the files of [takeover] count as they were at the start: {why}");
+                (takeover.clone(), place.clone())
+            });
+            match now.plan_of(&place.described(&set.intent), &name).and_then(|plan| config::follows(&settings, plan)) {
                 Ok(plan) => {
+                    known = set.intent_generation;
                     if sender.send(plan).is_err() {
                         return;
                     }

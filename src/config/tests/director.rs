@@ -201,10 +201,10 @@ fn routers() {
 }
 
 #[test]
-fn other_sites() {
-    let sites = |text: &str| good(&with_director(text)).director.other_sites;
-    assert_eq!(sites("other_sites = [\"10.9.1.11\", \"10.9.1.12\"]").len(), 2);
-    assert!(sites("other_sites = []").is_empty());
+fn other_site() {
+    let sites = |text: &str| good(&with_director(text)).director.other_site;
+    assert_eq!(sites("other_site = [\"10.9.1.11\", \"10.9.1.12\"]").len(), 2);
+    assert!(sites("other_site = []").is_empty());
     for (list, at, wrong) in [
         ("\"10.9.1.11\"", "", " = \"10.9.1.11\": expected a list of addresses, such as [\"10.9.1.11\"], found a string"),
         ("[\"10.9.1.11\", \"10.9.1.11\"]", "[1]", " = \"10.9.1.11\": stands in this list twice"),
@@ -221,10 +221,10 @@ fn other_sites() {
             " = \"2001:db8::9\": is an IPv6 address, but director.address has none to send from; add one to that list",
         ),
     ] {
-        director(&format!("other_sites = {list}"), &format!("line 7: director.other_sites{at}{wrong}"));
+        director(&format!("other_site = {list}"), &format!("line 7: director.other_site{at}{wrong}"));
     }
     let many: Vec<String> = (0..257).map(|n| format!("\"10.9.{}.{}\"", n / 250, n % 250 + 1)).collect();
-    let found = said(&with_director(&format!("other_sites = [{}]", many.join(", "))), Severity::Error);
+    let found = said(&with_director(&format!("other_site = [{}]", many.join(", "))), Severity::Error);
     assert!(found.len() == 1 && found[0].ends_with("names 257 addresses; at most 256 are allowed"), "{found:?}");
 }
 
@@ -266,7 +266,7 @@ fn the_rest_of_the_director() {
     }
     director(
         "cluster = \"x\"",
-        "line 7: director.cluster: is no key that is known here. Known: name, address, key, next_key, io, routers, other_sites, socket, metrics, unmatched, icmp_echo, flows, retire, steering",
+        "line 7: director.cluster: is no key that is known here. Known: name, address, key, next_key, io, routers, other_site, socket, metrics, unmatched, icmp_echo, flows, retire, steering",
     );
     let set =
         good(&with_director("socket = \"/tmp/d.sock\"\nunmatched = \"drop\"\nicmp_echo = \"answer\"\nflows = 1_024\nretire = \"0s\""))

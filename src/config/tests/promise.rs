@@ -52,12 +52,20 @@ fn what_does_nothing() {
         &with_rest(&format!("{VIP}[[pool]]\nname = \"boot\"\nbackends = []\n")),
         &["line 11: warning: pool.boot.backends: is empty: every packet for this pool is dropped with reason no_backend"],
     );
-    let elsewhere = with_director("other_sites = [\"10.9.1.11\"]").replace(POOL, "[[pool]]\nname = \"boot\"\nbackends = []\n");
-    warnings(&elsewhere, &["line 12: warning: pool.boot.backends: is empty: every packet for this pool goes to another site"]);
+    let elsewhere = with_director("other_site = [\"10.9.1.11\"]").replace(POOL, "[[pool]]\nname = \"boot\"\nbackends = []\n");
+    warnings(&elsewhere, &["line 12: warning: pool.boot.backends: is empty: every packet for this pool goes to the other site"]);
+    let held = with_director("other_site = [\"10.9.1.11\"]");
+    let floor = "has check.min_healthy = 50: so many per cent of its backends never count as down, so its requests do not go to director.other_site even when all of them are; write min_healthy = 0";
+    let check = |more: &str| held.replace("name = \"boot\"\n", &format!("name = \"boot\"\ncheck = {{ kind = \"icmp\"{more} }}\n"));
+    warnings(&check(""), &[&format!("line 12: warning: pool.boot: {floor}")]);
+    warnings(&check(", min_healthy = 0"), &[]);
+    warnings(&held, &[]);
+    let nobody = held.replace("routers = [\"10.0.0.0/24\"]\n", "");
+    warnings(&nobody, &[]);
     warnings(
         &with_rest(&format!("{VIP}{}", POOL.replace("tid_range", "weight = 0, tid_range"))),
         &[
-            "line 11: warning: pool.boot.backends: all have weight 0 or `drain = true`: no new flow finds a backend, and its packets are dropped with reason no_backend",
+            "line 11: warning: pool.boot.backends: all have weight 0 or `drain = true`: no new flow finds a backend, and every packet of one is dropped with reason no_backend",
         ],
     );
     warnings(

@@ -140,7 +140,9 @@ impl Plan<'_> {
                 continue;
             }
             let ranged = |pool: &Pool| pool.backends.iter().any(|backend| backend.tid_range.is_some());
-            let (affected, promise) = match (ranged(pool), after.is_none_or(ranged)) {
+            // One that loses its last backend keeps that one's range, too.
+            let stays_ranged = |pool: &Pool| pool.backends.is_empty() || ranged(pool);
+            let (affected, promise) = match (ranged(pool), after.is_none_or(stays_ranged)) {
                 (true, true) => (
                     json!(0),
                     "no running transfer moves: each keeps the backend that its TID names; one that is removed keeps its range for `[director] retire`",

@@ -203,7 +203,7 @@ impl Writer {
                 Kinds::Udp { ports } => vips.add_ports(vip.address, UDP, ports, id),
                 Kinds::Tcp { ports } => vips.add_ports(vip.address, TCP, ports, id),
             }
-            services.push(service(vip, built.pool.clone(), !config.director.other_sites.is_empty()));
+            services.push(service(vip, built.pool.clone(), !config.director.other_site.is_empty()));
         }
         let kept = |(name, built): &(&String, &Built)| {
             self.pools.get(*name).is_some_and(|before| Arc::ptr_eq(&before.pool.maglev, &built.pool.maglev))
@@ -213,7 +213,7 @@ impl Writer {
         self.registry = registry;
         self.pools = pools;
         self.generation = generation;
-        let site_addresses: Vec<IpNet> = config.director.other_sites.iter().copied().map(IpNet::from).collect();
+        let site_addresses: Vec<IpNet> = config.director.other_site.iter().copied().map(IpNet::from).collect();
         Ok(Snapshot {
             generation,
             mac: hops.link.mac,
@@ -306,7 +306,7 @@ fn build(
     let ids: Vec<BackendId> = sorted.iter().filter_map(|b| numbers.get(&(b.name.as_str(), b.address)).copied()).collect();
 
     let same_table = before.filter(|b| b.key == key && b.size == pool.table_size && b.members == members);
-    let same_ranges = before.filter(|b| b.ranges == ranges);
+    let same_ranges = before.filter(|b| b.ranges == ranges && b.pool.tid.is_some() == ranged);
     let former = known.former();
     let same_succession = before.filter(|b| {
         let takeover = b.pool.succession.takeover == pool.takeover;

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub(super) const REST: Duration = Duration::from_secs(12 * 3600);
 
 /// What directors of other sites have in place of a pool's name; no pool can be called so.
-const OTHER_SITES: &str = "other sites";
+const OTHER_SITE: &str = "other site";
 
 /// What makes a backend the same one in the next file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +27,7 @@ pub(super) struct Identity {
 impl Identity {
     /// A director of another site is no backend, but has a number as backends have.
     pub(super) fn is_site(&self) -> bool {
-        &*self.pool == OTHER_SITES
+        &*self.pool == OTHER_SITE
     }
 }
 
@@ -144,8 +144,8 @@ impl Registry {
                 seen.insert(identity);
             }
         }
-        for address in &config.director.other_sites {
-            let identity = Identity { pool: OTHER_SITES.into(), name: address.to_string().into(), address: *address };
+        for address in &config.director.other_site {
+            let identity = Identity { pool: OTHER_SITE.into(), name: address.to_string().into(), address: *address };
             let entry = self.entry(&identity, now)?;
             (entry.weight, entry.retired) = (1, None);
             seen.insert(identity);

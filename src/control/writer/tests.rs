@@ -33,7 +33,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
             next_key: None,
             io: Io::Pcap { mac: [2; 6], mtu: 1500 },
             routers: vec!["10.0.0.0/24".parse().unwrap()],
-            other_sites: Vec::new(),
+            other_site: Vec::new(),
             socket: "/nowhere".into(),
             metrics: None,
             unmatched: Unmatched::Host,
@@ -280,10 +280,10 @@ fn what_cannot_be_built_is_refused_in_a_sentence() {
 }
 
 #[test]
-fn directors_of_other_sites_have_numbers_and_are_no_backends() {
+fn directors_of_other_site_have_numbers_and_are_no_backends() {
     let mut writer = Writer::new();
     let mut config = config(&[T1, T2]);
-    config.director.other_sites = ["10.9.1.11", "10.9.1.12"].map(|a| a.parse().unwrap()).to_vec();
+    config.director.other_site = ["10.9.1.11", "10.9.1.12"].map(|a| a.parse().unwrap()).to_vec();
     let snapshot = writer.apply(&config, &hops(&["10.9.1.12"]), at(0)).unwrap();
     let sites: Vec<_> = snapshot.sites.iter().map(|id| snapshot.backend(*id).unwrap()).collect();
     assert_eq!(sites.iter().map(|s| (&*s.name, s.next_hop())).collect::<Vec<_>>(), [("10.9.1.11", None), ("10.9.1.12", Some(HOP))]);
@@ -294,12 +294,12 @@ fn directors_of_other_sites_have_numbers_and_are_no_backends() {
     }
     assert!(snapshot.routers.contains("10.0.0.9".parse().unwrap()) && !snapshot.site_addresses.contains("10.0.0.9".parse().unwrap()));
     assert_eq!(writer.backends().count(), 2);
-    config.director.other_sites.pop();
+    config.director.other_site.pop();
     let fewer = writer.apply(&config, &hops(&[]), at(1)).unwrap();
     assert_eq!(fewer.sites, snapshot.sites[..1]);
-    config.director.other_sites.clear();
+    config.director.other_site.clear();
     let none = writer.apply(&config, &hops(&[]), at(2)).unwrap();
     assert!(none.sites.is_empty() && none.services.iter().all(|service| !service.elsewhere));
-    config.director.other_sites = vec!["10.9.1.11".parse().unwrap()];
+    config.director.other_site = vec!["10.9.1.11".parse().unwrap()];
     assert_eq!(writer.apply(&config, &hops(&[]), at(3)).unwrap().sites, snapshot.sites[..1], "it has its number again");
 }

@@ -4,43 +4,19 @@ use super::world::*;
 use crate::counters::Number;
 use crate::path::explain::explain;
 use crate::path::select::By;
-use crate::tables::{Backend, BackendId, NextHop, Routers};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::build::{self, Packet};
 use crate::wire::l4::UDP;
-use std::sync::Arc;
 
-const SITES: [&str; 2] = ["10.9.1.11", "10.9.1.12"];
-
-/// A world with two directors of another site, numbers 9 and 10 in the last byte of their link-layer addresses.
 fn world() -> World {
     let mut world = World::new();
-    let first = world.tables.backends.len() as BackendId;
-    for (n, address) in SITES.iter().enumerate() {
-        let next_hop = Some(NextHop { mac: [2, 0, 0, 0, 9, 9 + n as u8], mtu: MTU });
-        let director = Backend::new((*address).into(), "other sites".into(), DIRECTOR_MAC, ip(DIRECTOR[0]), ip(address), next_hop);
-        world.tables.backends.push(director);
-        world.tables.sites.push(first + n as BackendId);
-    }
-    world.tables.site_addresses = Routers::new(&SITES.map(|address| ip(address).into()));
-    let routers = [SITES[0], SITES[1], ROUTER[0], ROUTER[1]].map(|address| ip(address).into());
-    world.tables.routers = Routers::new(&routers);
-    world.tables.services.iter_mut().for_each(|service| service.elsewhere = true);
+    world.add_site();
     world
-}
-
-/// Backends of every pool get nothing new from now on.
-fn empty(world: &mut World) {
-    for service in &mut world.tables.services {
-        let mut pool = (*service.pool).clone();
-        pool.maglev = Arc::new(crate::maglev::Table::build(&crate::hash::FleetKey::new([7; 16]), 1_009, &[("none", 0)]).unwrap());
-        service.pool = Arc::new(pool);
-    }
 }
 
 /// The same packet as another site sends it.
 fn hopped(packet: &Packet) -> Vec<u8> {
-    packet.gre(ip(SITES[1]), ip(DIRECTOR[0])).frame(ROUTER_MAC, DIRECTOR_MAC)
+    packet.gre(ip(SITE[1]), ip(DIRECTOR[0])).frame(ROUTER_MAC, DIRECTOR_MAC)
 }
 
 fn taken(world: &mut World, frame: &[u8]) -> u8 {
@@ -57,7 +33,7 @@ fn a_request_that_no_backend_takes_goes_to_a_site_with_all_its_packets_and_only_
         assert!(taken(&mut world, &in_gre(&request(2000), family)) < 9, "while there is a backend here");
     }
     assert_eq!(world.count(Number::BySite), 0);
-    empty(&mut world);
+    world.empty();
     let mut shares = [0; 2];
     for port in 2000..2100 {
         let site = taken(&mut world, &in_gre(&read_request(BOOT[0], port), 0));
@@ -73,7 +49,7 @@ fn a_request_that_no_backend_takes_goes_to_a_site_with_all_its_packets_and_only_
 }
 
 #[test]
-fn a_port_that_is_nobodys_here_is_another_sites() {
+fn a_port_that_is_nobodys_here_is_another_site() {
     let mut world = world();
     for takeover in [false, true] {
         if takeover {
@@ -93,7 +69,7 @@ fn a_port_that_is_nobodys_here_is_another_sites() {
 #[test]
 fn a_site_that_cannot_be_reached_leaves_all_to_the_other() {
     let mut world = world();
-    empty(&mut world);
+    world.empty();
     let first = usize::from(world.tables.sites[0]);
     world.tables.backends[first].as_mut().unwrap().set_next_hop(None);
     for port in 2000..2020 {
@@ -113,7 +89,7 @@ fn a_site_that_cannot_be_reached_leaves_all_to_the_other() {
 #[test]
 fn all_fragments_go_to_one_site() {
     let mut world = world();
-    empty(&mut world);
+    world.empty();
     let request = build::udp(socket(CLIENT[0], 2000), socket(BOOT[0], 69), &[&b"\0\x01"[..], &[b'a'; 300], b"\0octet\0"].concat());
     let sites: Vec<u8> = request.fragments(9, 64).iter().map(|piece| taken(&mut world, &in_gre(piece, 0))).collect();
     assert!(sites.len() > 2 && sites[0] >= 9 && sites.iter().all(|site| *site == sites[0]), "{sites:?}");
@@ -125,10 +101,49 @@ fn it_is_explained() {
     let mut world = world();
     let ask = |world: &World, port| {
         let explained = explain(&world.tables, UDP, socket(CLIENT[0], 2000), socket(BOOT[0], port)).unwrap();
-        (explained.by, SITES.contains(&&*explained.backend.name), explained.stray)
+        (explained.by, SITE.contains(&&*explained.backend.name), explained.stray)
     };
     assert_eq!(ask(&world, 69), (By::Maglev, false, false));
     assert_eq!(ask(&world, 50_000), (By::Site, true, false));
-    empty(&mut world);
+    world.empty();
     assert_eq!(ask(&world, 69), (By::Site, true, false));
+}
+
+#[test]
+fn a_transfer_at_a_site_does_not_follow_what_its_client_had_here_before() {
+    for vip in [STOCK[0], CLIENT_KEY[0]] {
+        let mut world = world();
+        assert!(taken(&mut world, &in_gre(&read_request(vip, 2000), 0)) < 9);
+        assert!(taken(&mut world, &in_gre(&acknowledgement(vip, 2000, 50_000), 0)) < 9);
+        world.empty();
+        assert!(taken(&mut world, &in_gre(&acknowledgement(vip, 2000, 50_000), 0)) < 9, "what began here ends here");
+        let site = taken(&mut world, &in_gre(&read_request(vip, 2000), 0));
+        assert!(site >= 9 && taken(&mut world, &in_gre(&acknowledgement(vip, 2000, 50_001), 0)) == site);
+    }
+}
+
+#[test]
+fn fragments_that_came_from_a_site_do_not_go_on_to_one() {
+    let mut world = world();
+    world.empty();
+    let request = build::udp(socket(CLIENT[0], 2000), socket(BOOT[0], 69), &[&b"\0\x01"[..], &[b'a'; 300], b"\0octet\0"].concat());
+    let pieces = request.fragments(9, 64);
+    assert_eq!(world.frame(&hopped(&pieces[1])).verdict, Verdict::Hold);
+    assert!(taken(&mut world, &in_gre(&pieces[0], 0)) >= 9);
+    assert!(world.state.counters.balanced() && world.state.counters.dropped(Reason::NoBackend) == 1, "what was held is let go nowhere");
+    assert_eq!(world.frame(&hopped(&pieces[2])).verdict, Verdict::Drop(Reason::NoBackend));
+    assert!(taken(&mut world, &in_gre(&pieces[3], 0)) >= 9);
+}
+
+#[test]
+fn an_error_and_an_echo_find_the_way_as_well() {
+    let mut world = world();
+    world.empty();
+    for family in 0..2 {
+        let echo = build::icmp(ip(CLIENT[family]), ip(DNS[family]), [8, 128][family], 0, b"\0\x01\0\x01ping");
+        assert!(taken(&mut world, &in_gre(&echo, family)) >= 9);
+        let query = query(DNS[family], 3000);
+        assert!(taken(&mut world, &in_gre(&query, family)) >= 9);
+        assert_eq!(world.frame(&hopped(&query)).verdict, Verdict::Drop(Reason::NoBackend));
+    }
 }

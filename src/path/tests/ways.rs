@@ -33,7 +33,8 @@ fn seeds() -> Vec<Vec<u8>> {
     for packet in &packets {
         let wrapped = [0, 1].map(|outer| packet.gre(ip(ROUTER[outer]), ip(DIRECTOR[outer])));
         let keyed = packet.gre_with(ip(ROUTER[0]), ip(DIRECTOR[0]), GreFields { checksum: true, key: Some(7), sequence: None });
-        for packet in wrapped.iter().chain([&keyed, packet]) {
+        let hopped = packet.gre(ip(SITE[0]), ip(DIRECTOR[0]));
+        for packet in wrapped.iter().chain([&keyed, &hopped, packet]) {
             frames.push(packet.frame(ROUTER_MAC, DIRECTOR_MAC));
             frames.push(packet.tagged_frame(ROUTER_MAC, DIRECTOR_MAC, 5));
         }
@@ -193,6 +194,7 @@ proptest! {
     fn both_ways_end_the_same(
         picks in prop::collection::vec((any::<Index>(), prop::collection::vec((0usize..70, any::<u8>()), 0..2), any::<bool>(), 0usize..30), 1..90),
         tables in any::<bool>(),
+        site in any::<bool>(),
     ) {
         thread_local! {
             static SEEDS: Vec<Vec<u8>> = seeds();
@@ -214,11 +216,17 @@ proptest! {
             picks.iter().map(spoilt).collect()
         });
         let (mut short, mut slow) = (World::new(), World::new());
+        let worlds = |change: fn(&mut World), short: &mut World, slow: &mut World| [short, slow].map(change);
+        if site {
+            worlds(World::add_site, &mut short, &mut slow);
+        }
         // Some flows are known before the tables change, some are not.
         for round in 0..2 {
             if tables == (round == 0) {
-                spoil(&mut short);
-                spoil(&mut slow);
+                worlds(spoil, &mut short, &mut slow);
+            }
+            if site && round == 1 {
+                worlds(World::empty, &mut short, &mut slow);
             }
             let outcomes = short.batch(&batch);
             let (ends, outbox) = long(&mut slow, &batch);

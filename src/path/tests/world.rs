@@ -22,6 +22,8 @@ pub const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0x11];
 pub const MTU: u16 = 1500;
 pub const ROUTER: [&str; 2] = ["10.0.0.1", "2001:db8:0::1"];
 pub const DIRECTOR: [&str; 2] = ["10.0.1.11", "2001:db8:1::11"];
+/// Directors of another site, where a test has it.
+pub const SITE: [&str; 2] = ["10.9.1.11", "10.9.1.12"];
 /// TFTP with TID ranges: t4 and t6, reached over IPv4 and IPv6.
 pub const BOOT: [&str; 2] = ["192.0.2.69", "2001:db8:f::69"];
 /// TFTP without TID ranges, key = flow.
@@ -134,6 +136,30 @@ impl World {
             let mut pool = (*service.pool).clone();
             pool.tid = Some(Arc::new(TidMap::new(living.iter().copied())));
             pool.succession = Arc::new(Succession::new(key, true, &members, [], &dead));
+            service.pool = Arc::new(pool);
+        }
+    }
+
+    /// There is another site from now on, with two directors; their link-layer addresses end with 9 and 10.
+    pub fn add_site(&mut self) {
+        let first = self.tables.backends.len() as BackendId;
+        for (n, address) in SITE.iter().enumerate() {
+            let next_hop = Some(NextHop { mac: [2, 0, 0, 0, 9, 9 + n as u8], mtu: MTU });
+            let director = Backend::new((*address).into(), "other site".into(), DIRECTOR_MAC, ip(DIRECTOR[0]), ip(address), next_hop);
+            self.tables.backends.push(director);
+            self.tables.sites.push(first + n as BackendId);
+        }
+        self.tables.site_addresses = Routers::new(&SITE.map(|address| ip(address).into()));
+        self.tables.routers = Routers::new(&["10.0.0.0/24", "2001:db8::/64", "10.9.1.0/24"].map(|prefix| prefix.parse().unwrap()));
+        self.tables.services.iter_mut().for_each(|service| service.elsewhere = true);
+    }
+
+    /// No backend gets anything new from now on.
+    pub fn empty(&mut self) {
+        let nobody = Arc::new(Table::build(&FleetKey::new([7; 16]), 1_009, &[("none", 0)]).unwrap());
+        for service in &mut self.tables.services {
+            let mut pool = (*service.pool).clone();
+            pool.maglev = nobody.clone();
             service.pool = Arc::new(pool);
         }
     }

@@ -198,14 +198,30 @@ impl Takeover {
     /// # Errors
     /// As for [`Takeover::plan`], and when what only a restart can change has changed.
     pub fn again(&self, me: &str, before: &Settings) -> Result<Plan, String> {
+        follows(before, self.as_it_is()?.plan(me)?)
+    }
+
+    /// What its file says now.
+    ///
+    /// # Errors
+    /// When it cannot be read or used, or has no `[takeover]` any more.
+    fn as_it_is(&self) -> Result<Takeover, String> {
         let file = self.file.as_deref().ok_or("there is no file to read again")?;
         let checked = super::load(file).map_err(|error| error.to_string())?;
         if let Some(problem) = checked.errors().next() {
             return Err(problem.in_file(file).to_string());
         }
-        let now = checked.config.and_then(|(config, _)| config.takeover).ok_or("[takeover] is not there any more; that needs a restart")?;
-        let plan = now.plan(me)?;
-        follows(before, plan)
+        Ok(checked.config.and_then(|(config, _)| config.takeover).ok_or("[takeover] is not there any more; that needs a restart")?)
+    }
+
+    /// The same section and its store as the files of server and director say them now.
+    ///
+    /// # Errors
+    /// When one of them cannot be read or used, as when the server has become a user who may not, or the pool is in no store any more.
+    pub fn in_store_now(&self) -> Result<(Takeover, InStore), String> {
+        let now = self.as_it_is()?;
+        let store = now.store()?.ok_or("the pool is in no store any more; that needs a restart")?;
+        Ok((now, store))
     }
 }
 

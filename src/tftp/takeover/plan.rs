@@ -95,8 +95,13 @@ impl Plan {
     /// of the transfer's port the two of highest weight. For the owner those are the heirs; for the first heir the second and the next in rank, so that a
     /// second death is survived, too.
     pub fn confidants(&self, vip: IpAddr, client: SocketAddr, tid: u16) -> [Option<usize>; 2] {
+        self.confidants_by(&self.heirs, vip, client, tid)
+    }
+
+    /// The same where these, made of the same servers in the same order, say who the heirs are.
+    pub fn confidants_by(&self, heirs: &Heirs, vip: IpAddr, client: SocketAddr, tid: u16) -> [Option<usize>; 2] {
         match self.owner(tid) {
-            Some(owner) => self.heirs.besides(vip, client.ip(), client.port(), [owner, self.me]),
+            Some(owner) => heirs.besides(vip, client.ip(), client.port(), [owner, self.me]),
             None => [None; 2],
         }
     }

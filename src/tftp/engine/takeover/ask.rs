@@ -1,13 +1,13 @@
 //! A packet of a transfer that is not known here: those are asked who may know it.
 //!
-//! One question for a transfer at a time, to two servers of the pool, and at a bounded rate but for those about transfers that are served here
+//! One question for a transfer at a time, to two servers of the pool (to four while the fleet changes its key), and at a bounded rate but for those about transfers that are served here
 //! (`doubt`): whoever forges packets gets nothing out of it, and nobody else either. The packet itself is not kept, only the number that it acknowledges.
 
 use super::super::Key;
 use super::super::event_loop::EventLoop;
 use super::super::outbox::Route;
 use super::super::session::Peer;
-use super::About;
+use super::{ASKED, About};
 use crate::tftp::report::Counter;
 use crate::tftp::takeover::link::Link;
 use crate::tftp::takeover::wire::Said;
@@ -34,10 +34,10 @@ pub(super) struct Question {
     /// What the client acknowledged last, unless it has said nothing.
     pub block: Option<u16>,
     /// Who was asked, and who of them has said that it does not know.
-    pub asked: [Option<usize>; 2],
-    pub unknown: [bool; 2],
+    pub asked: [Option<usize>; ASKED],
+    pub unknown: [bool; ASKED],
     /// The numbers under which they were asked last.
-    pub numbers: [Option<u64>; 2],
+    pub numbers: [Option<u64>; ASKED],
     pub times: u8,
     /// When that was, the last time.
     pub at: Time,
@@ -143,8 +143,8 @@ impl EventLoop {
             return self.stranger(peer, route);
         }
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
-        let asked = takeover.plan.confidants(id.vip, id.client, tid);
-        if scoped || asked == [None; 2] {
+        let asked = takeover.who_may_know(&id);
+        if scoped || asked == [None; ASKED] {
             return self.stranger(peer, route);
         }
         if let Some(question) = takeover.questions.about(&peer) {
@@ -162,8 +162,8 @@ impl EventLoop {
             route,
             block: Some(block),
             asked,
-            unknown: [false; 2],
-            numbers: [None; 2],
+            unknown: [false; ASKED],
+            numbers: [None; ASKED],
             times: 1,
             at: now,
             doubt: None,
@@ -221,7 +221,7 @@ impl EventLoop {
                     continue;
                 }
                 // Who has not gone on by now may have by then: all are asked anew.
-                question.unknown = [false; 2];
+                question.unknown = [false; ASKED];
             }
             if question.times < TIMES || question.doubt.is_some() {
                 (question.times, question.at) = (question.times + 1, self.now);
@@ -282,15 +282,15 @@ mod tests {
         let client = SocketAddr::from(([198, 51, 100, 7], 2070));
         let vip = "192.0.2.69".parse().unwrap();
         let mut questions = Questions::default();
-        let numbers = [2, 0].map(|peer| Some(links[peer].say(About::Question(7), at).number));
+        let [one, two] = [2, 0].map(|peer| Some(links[peer].say(About::Question(7), at).number));
         let question = Question {
             id: Id { vip, client, tid: 20_001 },
             peer: Peer { client, vip, port: 0 },
             route: Route { port: 0, to: client, from: None },
             block: Some(1),
-            asked: [Some(2), Some(0)],
-            unknown: [false; 2],
-            numbers,
+            asked: [Some(2), Some(0), None, None],
+            unknown: [false; ASKED],
+            numbers: [one, two, None, None],
             times: 1,
             at,
             doubt: None,

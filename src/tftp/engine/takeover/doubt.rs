@@ -9,6 +9,7 @@ use super::super::Key;
 use super::super::event_loop::EventLoop;
 use super::super::session::{Session, Stage};
 use super::super::sessions::After;
+use super::ASKED;
 use super::ask::Question;
 use super::owner::id;
 use crate::tftp::report::{Counter, Outcome};
@@ -39,20 +40,20 @@ impl EventLoop {
         }
         // One that was mute before the client was is dead, or else it would have had to be cut off from us while the client was not.
         let there = |peer: &usize| !takeover.links[*peer].is_mute(certain_at);
-        let asked = takeover.plan.confidants(id.vip, id.client, tid).map(|peer| peer.filter(there));
+        let asked = takeover.who_may_know(&id).map(|peer| peer.filter(there));
         let question = Question {
             id,
             peer,
             route,
             block,
             asked,
-            unknown: [false; 2],
-            numbers: [None; 2],
+            unknown: [false; ASKED],
+            numbers: [None; ASKED],
             times: 1,
             at: self.now,
             doubt: Some((key, acked)),
         };
-        if asked == [None; 2] {
+        if asked == [None; ASKED] {
             return self.go_on_undoubted(key, session, block, self.now);
         }
         self.counters.add(Counter::Doubted, 1);

@@ -27,6 +27,7 @@ use super::ports::{Error, Port};
 use super::session::{Peer, Stage};
 use super::sys::{Patience, Received, Receiver};
 use crate::hash::KeyId;
+use crate::heirs::Heirs;
 use crate::tftp::report::Counter;
 use crate::tftp::takeover::fresh::{Fresh, Tokens};
 use crate::tftp::takeover::link::Link;
@@ -43,6 +44,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+/// Servers that one question goes to: two, and two more while the fleet changes its key.
+const ASKED: usize = 4;
 /// How often every peer is greeted: so it is known who is there, and under which token.
 const GREETING: Duration = Duration::from_secs(1);
 
@@ -100,6 +103,8 @@ pub struct Takeover {
     signer: Signer,
     tokens: Tokens,
     stream: u8,
+    /// Who the heirs are by the other keys that are believed: the fleet changes its key, and not all servers at once.
+    others: Vec<Heirs>,
     /// Index of the socket for notes.
     port: u16,
     /// To each server of the plan, by place.
@@ -139,6 +144,7 @@ impl Takeover {
             signer: Signer::new(&settings.plan.key()),
             tokens: Tokens::default(),
             stream: u8::try_from(index).unwrap_or(u8::MAX),
+            others: Vec::new(),
             port,
             links: Vec::new(),
             heard: HashMap::new(),
@@ -183,6 +189,8 @@ impl Takeover {
         self.questions.moved(&moved);
         let believed = plan.believed(&self.plan);
         self.signer = Signer::new(&plan.key()).believing(&believed);
+        let names = || plan.members().iter().map(|member| member.name.as_str());
+        self.others = believed.iter().map(|key| Heirs::new(*key, names())).collect();
         if self.memory.is_some() {
             let keys = std::iter::once(plan.key()).chain(believed).map(|key| key.id());
             self.occupancy.keys.store(Arc::new(keys.collect()));
@@ -190,6 +198,21 @@ impl Takeover {
         self.plan = Arc::clone(plan);
         self.greeted = None;
         moved
+    }
+
+    /// Who may know of a transfer: the confidants of whoever serves it, by the key in use and, as far as there is room, by the others.
+    fn who_may_know(&self, id: &Id) -> [Option<usize>; ASKED] {
+        let mut asked = [None; ASKED];
+        let by_key = self.plan.confidants(id.vip, id.client, id.tid);
+        let by_others = self.others.iter().flat_map(|heirs| self.plan.confidants_by(heirs, id.vip, id.client, id.tid));
+        for peer in by_key.into_iter().chain(by_others).flatten() {
+            if !asked.contains(&Some(peer))
+                && let Some(place) = asked.iter_mut().find(|place| place.is_none())
+            {
+                *place = Some(peer);
+            }
+        }
+        asked
     }
 
     /// Whether something waits for an answer that is about to come.

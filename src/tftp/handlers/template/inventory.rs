@@ -106,7 +106,10 @@ fn csv(bytes: &[u8], key: &str) -> Result<Machines, String> {
     let names = reader.headers().map_err(|error| error.to_string())?.clone();
     let Some(column) = names.iter().position(|name| name == key) else {
         let has = names.iter().collect::<Vec<_>>().join(", ");
-        return Err(format!("there is no column {key:?}; the first line names the columns: {}", if has.is_empty() { "none" } else { &has }));
+        return Err(format!(
+            "there is no column {key:?}; the first line names the columns: {}",
+            if has.is_empty() { "none" } else { &has }
+        ));
     };
     let mut machines = Machines::new();
     for row in reader.records() {
