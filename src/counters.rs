@@ -33,7 +33,7 @@ numbers! {
     ByFlow "by_flow" "Packets whose backend was named by the flow table.",
     ByMaglev "by_maglev" "Packets whose backend was chosen from the Maglev table.",
     ByHeir "by_heir" "Packets that went to an heir, as their backend is down or leaves the request unanswered.",
-    BySite "by_site" "Packets that went to a director of another site, as no backend here takes them.",
+    BySite "by_site" "Packets that went to a director of the other site, as no backend here takes them or their server port is nobody's here.",
     SecondChances "second_chances" "Requests that went to another backend, as the first leaves them unanswered.",
     ShedByVip "shed_by_vip" "Requests shed by the limit of their VIP.",
     ShedByBackend "shed_by_backend" "Requests shed by the limit of a backend.",

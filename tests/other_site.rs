@@ -10,11 +10,13 @@ use guideway::lab::args::{Io, LabArgs};
 use guideway::lab::directors;
 use guideway::lab::plan::Plan;
 use guideway::lab::router::{self, Router};
+use guideway::lab::shared::Shared;
 use guideway::lab::topology::{ROUTER_INGRESS, Topology};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use site::hosts::{Clients, FILE, content, program_on, ready, run_on, signal, until};
 use site::{GUIDEWAY, Running};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 #[derive(Parser)]
@@ -30,11 +32,13 @@ struct Sites {
     _router: Router,
     directory: tempfile::TempDir,
     directors: Vec<Running>,
-    _servers: Vec<Running>,
+    servers: Vec<Running>,
+    /// Where the first site's director has its pool from, if not from its file.
+    store: Option<Shared>,
 }
 
 impl Sites {
-    fn start(family: &str, io: Io) -> Sites {
+    fn start(family: &str, io: Io, stored: bool) -> Sites {
         let line = ["lab", "--directors", "2", "--backends", "2"].into_iter().chain(family.split_whitespace());
         let plan = Plan::new(&Line::try_parse_from(line).unwrap().lab);
         let topology = Topology::build(&plan).unwrap();
@@ -42,14 +46,6 @@ impl Sites {
         let root = directory.path().join("files");
         std::fs::create_dir(&root).unwrap();
         std::fs::write(root.join(FILE), content()).unwrap();
-        let server = |number: usize| {
-            let backend = &plan.backends[number];
-            let mut server = program_on(&topology.backends[number], GUIDEWAY);
-            server.args(["tftpd", "--log-level", "warn", "--gre", &backend.address.to_string(), "--vip", &plan.vip.to_string()]);
-            server.args(["--tid-port", &backend.tids.unwrap().0.to_string()]).arg("--root").arg(&root);
-            ready(server, directory.path())
-        };
-        let servers = (0..2).map(server).collect();
         let settings = router::Settings {
             ingress: ROUTER_INGRESS.to_owned(),
             vips: vec![plan.vip_net()],
@@ -59,8 +55,10 @@ impl Sites {
         // Routers near these clients know the first site alone.
         topology.set_next_hops(&plan, &[plan.directors[0].address]).unwrap();
         let router = topology.router.run(|| router::start(settings)).unwrap();
-        let mut sites = Sites { plan, topology, _router: router, directory, directors: Vec::new(), _servers: servers };
+        let store = stored.then(|| Shared::open(&site(&plan, 0), directory.path()).unwrap());
+        let mut sites = Sites { plan, topology, _router: router, directory, directors: Vec::new(), servers: Vec::new(), store };
         for number in 0..2 {
+            sites.servers.push(sites.server(number));
             let mut command = program_on(&sites.topology.directors[number], GUIDEWAY);
             command.args(["director", "--log-level", "warn", "--config"]).arg(sites.configure(number, io, true));
             sites.directors.push(ready(command, sites.directory.path()));
@@ -68,10 +66,25 @@ impl Sites {
         sites
     }
 
+    fn server(&self, number: usize) -> Running {
+        let backend = &self.plan.backends[number];
+        let mut server = program_on(&self.topology.backends[number], GUIDEWAY);
+        server.args(["tftpd", "--log-level", "warn", "--gre", &backend.address.to_string(), "--vip", &self.plan.vip.to_string()]);
+        server.args(["--tid-port", &backend.tids.unwrap().0.to_string()]).arg("--root").arg(self.directory.path().join("files"));
+        ready(server, self.directory.path())
+    }
+
+    /// A health controller finds that the first site's server is down, or up again.
+    fn find(&self, down: bool) {
+        let (site, down) = (site(&self.plan, 0), if down { BTreeSet::from([self.plan.backends[0].name.clone()]) } else { BTreeSet::new() });
+        self.store.as_ref().unwrap().tell(&site, &site.backends, &down).unwrap();
+    }
+
     /// The file of director `number`, whose pool has the backend of its site, or none.
     fn configure(&self, number: usize, io: Io, backend: bool) -> PathBuf {
         let backends = if backend { &self.plan.backends[number..=number] } else { &[] };
-        let text = directors::configuration(&self.plan, number, io, &self.socket(number), backends);
+        let plan = if number == 0 && self.store.is_some() { site(&self.plan, 0) } else { self.plan.clone() };
+        let text = directors::configuration(&plan, number, io, &self.socket(number), backends);
         let other = self.plan.directors[1 - number].address;
         let file = self.directory.path().join(format!("d{number}.toml"));
         std::fs::write(&file, text.replace("socket = ", &format!("other_site = [\"{other}\"]\nsocket = "))).unwrap();
@@ -82,8 +95,12 @@ impl Sites {
         self.directory.path().join(format!("d{number}.sock"))
     }
 
+    fn status(&self, number: usize) -> Value {
+        control_client::get(&self.socket(number), "/v1/status").unwrap()
+    }
+
     fn counter(&self, number: usize, name: &str) -> u64 {
-        let status: Value = control_client::get(&self.socket(number), "/v1/status").unwrap();
+        let status = self.status(number);
         status["counters"][name].as_u64().unwrap_or_else(|| panic!("{name}: {status:#}"))
     }
 
@@ -93,10 +110,18 @@ impl Sites {
     }
 }
 
+/// Site `number` as a plan of its own, with its pool in a store.
+fn site(plan: &Plan, number: usize) -> Plan {
+    Plan { backends: vec![plan.backends[number].clone()], takeover: true, ..plan.clone() }
+}
+
 fn a_site_that_comes_and_goes(family: &'static str, io: Io) {
     let needs = [("nsenter", "util-linux"), ("setpriv", "util-linux"), ("ip", "iproute2")];
     site::in_namespace(&needs, move || {
-        let sites = Sites::start(family, io);
+        let sites = Sites::start(family, io, false);
+        let shown = sites.status(0)["other_site"].clone();
+        let address = sites.plan.directors[1].address.to_string();
+        assert!(shown[0]["address"] == address && shown[0]["unresolved_because"].is_null(), "{shown}");
         let clients = Clients::start(&sites.topology.client, sites.plan.vip, sites.directory.path(), 4);
         let maglev = |number| sites.counter(number, "by_maglev");
         for _ in 0..3 {
@@ -120,7 +145,7 @@ fn a_site_that_comes_and_goes(family: &'static str, io: Io) {
 
         // Where neither site has a backend, a request does not go round in circles.
         sites.configure(1, io, false);
-        let generation = || control_client::get(&sites.socket(1), "/v1/status").unwrap()["generation"].clone();
+        let generation = || sites.status(1)["generation"].clone();
         let before = generation();
         signal(&sites.directors[1], Signal::SIGHUP);
         until("it has read its file", || (generation() != before).then_some(()).ok_or("not yet".to_owned()));
@@ -130,7 +155,7 @@ fn a_site_that_comes_and_goes(family: &'static str, io: Io) {
             .output()
             .unwrap();
         assert!(!output.status.success());
-        let dropped: Value = control_client::get(&sites.socket(1), "/v1/status").unwrap()["counters"]["dropped"].clone();
+        let dropped = sites.status(1)["counters"]["dropped"].clone();
         assert!(dropped["no_backend"].as_u64() >= Some(1), "{dropped:#}");
         assert_eq!(sites.counter(1, "by_site"), 0);
     });
@@ -152,7 +177,31 @@ fn transfers_end_right_while_a_site_comes_and_goes_over_ipv6() {
 }
 
 #[test]
-fn a_file_with_other_site_is_shown_with_them() {
+fn a_site_whose_servers_are_dead_lets_the_other_serve() {
+    site::in_namespace(&[("nsenter", "util-linux"), ("setpriv", "util-linux"), ("ip", "iproute2")], || {
+        let mut sites = Sites::start("", Io::AfXdp, true);
+        let one = |sites: &Sites| Clients::start(&sites.topology.client, sites.plan.vip, sites.directory.path(), 1).verified();
+        one(&sites);
+        assert_eq!((sites.counter(0, "by_site"), sites.counter(1, "received")), (0, 0));
+        sites.servers.remove(0);
+        sites.find(true);
+        let state = |sites: &Sites| sites.status(0)["backends"][0]["state"].clone();
+        until("the director knows", || (state(&sites) == "down").then_some(()).ok_or(state(&sites).to_string()));
+        let clients = Clients::start(&sites.topology.client, sites.plan.vip, sites.directory.path(), 3);
+        until("the other site serves", || (sites.counter(1, "by_maglev") > 5).then_some(()).ok_or("not yet".to_owned()));
+        // What runs at the other site ends there, also when the server is back.
+        sites.servers.insert(0, sites.server(0));
+        sites.find(false);
+        let before = sites.counter(0, "by_maglev");
+        until("requests are served here", || (sites.counter(0, "by_maglev") > before + 5).then_some(()).ok_or("not yet".to_owned()));
+        let verified = clients.verified();
+        println!("{verified} transfers, all verified");
+        assert_eq!(sites.counter(0, "by_site"), sites.counter(1, "received"));
+    });
+}
+
+#[test]
+fn a_file_with_another_site_is_shown_with_it() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("d1.toml");
     let text = include_str!("../src/config/tests/sample.toml");

@@ -116,7 +116,7 @@ fn sentence(answer: &Value) -> String {
     let by = match answer["by"].as_str() {
         Some("tid_range") => "the TID range that the server's port lies in",
         Some("flow") => "the flow table",
-        Some("site") => "the absence of any backend here: it is a director of another site",
+        Some("site") => "nobody here: it is a director of the other site",
         Some("heir") => "rendezvous among the heirs that are up",
         _ if answer["no_tid_range"] == true => "the Maglev table for want of a TID range",
         _ => "the Maglev table",

@@ -124,6 +124,12 @@ fn table(status: &Value) -> String {
             let _ = writeln!(out, "{} is suspected: {why}", text(&backend["name"]));
         }
     }
+    for director in status["other_site"].as_array().into_iter().flatten() {
+        let _ = match director["unresolved_because"].as_str() {
+            Some(why) => writeln!(out, "other site: {} is unresolved: {why}", text(&director["address"])),
+            None => writeln!(out, "other site: {} by {}", text(&director["address"]), text(&director["neighbour"])),
+        };
+    }
     for (name, running) in status["draining"].as_object().into_iter().flatten() {
         let _ = writeln!(out, "{name} gets nothing new; still running there: {running}");
     }

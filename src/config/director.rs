@@ -14,7 +14,7 @@ use std::time::Duration;
 const FLOWS: usize = 1 << 20;
 const RETIRE: Duration = Duration::from_secs(600);
 const RETIRE_LIMITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
-/// Directors of other sites in one list.
+/// Directors in `other_site`.
 const MOST_SITES: usize = 256;
 /// Highest CPU number that an affinity mask of the usual size can name.
 const LAST_CPU: i64 = 1023;
@@ -236,7 +236,7 @@ fn routers<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Spot<'r, 't, IpNet>>> {
     read.into_iter().collect()
 }
 
-/// Addresses of directors of other sites, each once.
+/// Addresses of directors of the other site, each once.
 fn other_site<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Spot<'r, 't, IpAddr>>> {
     let items = field.items("a list of addresses, such as [\"10.9.1.11\"]")?;
     if items.len() > MOST_SITES {

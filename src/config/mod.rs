@@ -103,7 +103,7 @@ pub struct Director {
     pub io: Io,
     /// Who may send us GRE.
     pub routers: Vec<IpNet>,
-    /// Directors of other sites, at most 256: they get what no backend here can take, and may send us the same.
+    /// Directors of the other site, at most 256: they get what no backend here can take, and may send us the same.
     pub other_site: Vec<IpAddr>,
     /// The control socket.
     pub socket: PathBuf,

@@ -7,7 +7,7 @@ use super::{Announce, Config, Director};
 impl Config {
     /// What `new` says that only a restart of the director can bring about: an error for each key. Empty: a reload may take `new` over.
     ///
-    /// VIPs, pools, routers, other sites, neighbours, timeouts, `unmatched` and `icmp_echo` may change at any time.
+    /// VIPs, pools, routers, the other site, neighbours, timeouts, `unmatched` and `icmp_echo` may change at any time.
     pub fn changes_needing_restart(&self, new: &Config) -> Vec<Problem> {
         let switched = new.active_key.is_some() || self.active_key() == new.active_key();
         let announced = announced(self.announce.as_ref(), new.announce.as_ref());

@@ -397,6 +397,7 @@ impl Board {
             })),
             "vips": view.as_ref().map(|v| v.vips(self.announced.load().as_deref())).unwrap_or_default(),
             "backends": view.as_ref().map(|v| v.backends(&self.suspected())).unwrap_or_default(),
+            "other_site": view.as_ref().map(|v| v.other_site()).unwrap_or_default(),
             "draining": self.draining(),
             "flows": {"used": flows(|s| &s.flows), "capacity": flows(|s| &s.flow_capacity)},
             "reload": {"accepted": reloads.accepted, "refused": reloads.refused, "last_error": reloads.last_error},

@@ -126,6 +126,11 @@ pub fn render(board: &Board) -> String {
     put("suspicions_total", Kind::Counter, "How often a backend became suspected.", &[(&[], board.suspicions())]);
     let all = backends.values().map(|values| values[1]).sum();
     put("neighbours_unresolved", Kind::Gauge, "Backends whose next hop is not known.", &[(&[], all)]);
+    let site = status["other_site"].as_array().into_iter().flatten();
+    let site: Vec<_> = site.filter_map(|d| Some((d["address"].as_str()?, u64::from(d["neighbour"] == "unresolved")))).collect();
+    let labels: Vec<[(&str, &str); 1]> = site.iter().map(|(address, _)| [("address", *address)]).collect();
+    let site: Vec<_> = labels.iter().zip(&site).map(|(labels, (_, value))| (labels.as_slice(), *value)).collect();
+    put("other_site_unresolved", Kind::Gauge, "1 when the next hop towards a director of the other site is not known.", &site);
     out.finish()
 }
 

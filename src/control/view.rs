@@ -48,6 +48,20 @@ impl View {
         self.backends.iter().map(|known| self.backend(known, suspects)).collect()
     }
 
+    /// The directors of the other site, and the way to them.
+    pub(super) fn other_site(&self) -> Vec<Value> {
+        let directors = self.snapshot.sites.iter().filter_map(|id| self.snapshot.backend(*id));
+        let director = |address: IpAddr| {
+            let hop = self.hops.status(address);
+            json!({
+                "address": address,
+                "neighbour": hop.as_ref().map_or_else(|_| "unresolved".to_owned(), |hop| mac(hop.mac)),
+                "unresolved_because": hop.err().map(|why| why.to_string()),
+            })
+        };
+        directors.map(|site| director(site.address)).collect()
+    }
+
     /// What is known of one backend.
     pub fn backend(&self, known: &Known, suspects: &[Suspect]) -> Value {
         let hop = self.hops.status(known.address);

@@ -235,7 +235,7 @@ pub(super) fn vips(config: &Config) -> BTreeSet<IpAddr> {
     config.vips.iter().map(|vip| vip.address).collect()
 }
 
-/// What next hops are needed for: the backends and other sites of `config`, and those that are `also` known.
+/// What next hops are needed for: the backends and the other site of `config`, and those that are `also` known.
 pub(super) fn wanted(config: &Config, also: BTreeSet<IpAddr>) -> Wanted {
     let mut addresses = also;
     addresses.extend(config.pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.address));

@@ -1,7 +1,7 @@
 //! The packet path: one function from bytes, tables and time to verdicts. No socket, clock, log, lock or allocation in it.
 //!
 //! Stages in the order in which a packet meets them: [`parse`] → [`vip`] → [`icmp`] → [`fragment`] → [`select`] → [`encap`].
-//! In [`select`], TFTP requests pass a guard and [`requests`], packets of a backend that is down find its heir, and what no backend takes another site.
+//! In [`select`], TFTP requests pass a guard and [`requests`], packets of a backend that is down find its heir, and those of nobody here the other site.
 //! A batch goes through in two passes: what needs no state first, so that the cache lines of all its flows are on their way
 //! before the second pass reads and writes them. Ordinary packets take a short way through both (`quick`, and for the
 //! usual run of packets to one VIP `predict`), all others the stages one by one.

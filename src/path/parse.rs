@@ -15,7 +15,7 @@ pub struct Packet {
     pub inner: usize,
     /// Whether it came in GRE, or as it is ("plain").
     pub in_gre: bool,
-    /// A director of another site sent it here, where the way ends.
+    /// A director of the other site sent it here, where the way ends.
     pub hopped: bool,
     /// TTL of the outermost header that it came with.
     pub ttl: u8,

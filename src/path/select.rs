@@ -52,7 +52,7 @@ pub enum By {
     Maglev,
     /// Another backend's absence: it is down, or leaves the request unanswered.
     Heir,
-    /// The absence of all: a director of another site gets the packet.
+    /// Nobody here: no backend takes the packet, or its server port is none of theirs, and a director of the other site gets it.
     Site,
 }
 

@@ -1,12 +1,12 @@
-//! A packet that no backend here takes goes to a director of another site, once: one that came from there is not sent on.
+//! A packet that no backend here takes goes to a director of the other site, once: one that came from there is not sent on.
 //!
 //! Nothing is remembered of it. A transfer's acknowledgements come the same way as its request, or find it by their server port, which lies in no
-//! range of a backend here: so the sites' ranges must be disjoint.
+//! range of a backend here: so the two sites' ranges must be disjoint.
 
 use super::select::{self, By, Choice, Flow};
 use crate::tables::{Service, Snapshot};
 
-/// The director of another site that gets a packet of this flow: of those that can be reached the next one from where the flow's hash falls. When
+/// The director of the other site that gets a packet of this flow: of those that can be reached the next one from where the flow's hash falls. When
 /// none can be, that one, so that its neighbour is asked for.
 pub(super) fn choose(flow: &Flow, hopped: bool, tables: &Snapshot) -> Option<Choice> {
     if hopped || tables.sites.is_empty() {

@@ -42,11 +42,11 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Addresses of this director and of backends: no client has one of them.
     pub inside: Routers,
-    /// Directors of other sites, by number: they get what no backend here can take.
+    /// Directors of the other site, by number: they get what no backend here can take.
     pub sites: Vec<BackendId>,
     /// Their addresses: what comes from there is not sent to another site again.
     pub site_addresses: Routers,
-    /// By [`BackendId`]; directors of other sites are among them. A number that belongs to nobody is `None`.
+    /// By [`BackendId`]; directors of the other site are among them. A number that belongs to nobody is `None`.
     pub backends: Vec<Option<Backend>>,
     /// The keyed hashes of flows and fragments.
     pub hash: PacketHash,
@@ -73,7 +73,7 @@ pub struct Service {
     pub idle: u16,
     /// Takes no packets at all.
     pub paused: bool,
-    /// There are other sites, so a TID that lies in no range of the pool's is one of theirs.
+    /// There is another site, so a TID that lies in no range of the pool's is one of theirs.
     pub elsewhere: bool,
     /// What of the requests to a `tftp` service gets as far as a backend.
     pub guard: Arc<Guard>,

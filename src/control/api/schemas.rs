@@ -133,6 +133,7 @@ fn told(schemas: &mut Map<String, Value>) {
                 "ready": truth, "io": anything, "workers": integer, "uptime_seconds": integer, "counters": anything, "steering": {"type": ["object", "null"]},
                 "per_worker": list(anything.clone()), "vips": list(anything.clone()), "backends": list(anything.clone()), "flows": anything, "reload": anything,
                 "draining": {"type": "object", "additionalProperties": integer, "description": "by pool/backend: transfers that still run"},
+                "other_site": list(state("A director of the other site.", json!({"address": text, "neighbour": text, "unresolved_because": maybe("string")}))),
             }),
         ),
     );

@@ -232,7 +232,7 @@ impl Writer {
         })
     }
 
-    /// Addresses whose next hops are needed: those of all backends, retired ones too, and of directors of other sites.
+    /// Addresses whose next hops are needed: those of all backends, retired ones too, and of directors of the other site.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.registry.entries.keys().map(|identity| identity.address).collect()
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// A number that was given back rests for so long: the longest idle timeout, so that no flow table still holds it.
 pub(super) const REST: Duration = Duration::from_secs(12 * 3600);
 
-/// What directors of other sites have in place of a pool's name; no pool can be called so.
+/// What directors of the other site have in place of a pool's name; no pool can be called so.
 const OTHER_SITE: &str = "other site";
 
 /// What makes a backend the same one in the next file.
@@ -25,7 +25,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// A director of another site is no backend, but has a number as backends have.
+    /// A director of the other site is no backend, but has a number as backends have.
     pub(super) fn is_site(&self) -> bool {
         &*self.pool == OTHER_SITE
     }
@@ -171,7 +171,7 @@ impl Registry {
         Some(self.entries.values().filter_map(given_up).min()?.plus(self.retire))
     }
 
-    /// Directors of other sites that the file has, in the order of their addresses' names.
+    /// Directors of the other site that the file has, in the order of their addresses' names.
     pub(super) fn sites(&self) -> Vec<BackendId> {
         let there = self.entries.iter().filter(|(identity, entry)| identity.is_site() && entry.retired.is_none());
         there.map(|(_, entry)| entry.id).collect()

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Keys in one file: the one in use, and those that are believed.
+const MOST_KEYS: usize = 4;
 /// How long the store may take at the start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -292,7 +294,11 @@ fn keys_in(config: &config::Config) -> Vec<FleetKey> {
 fn keys_of(file: &Path) -> Result<Vec<FleetKey>, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("takeover: cannot read {}: {error}", file.display()))?;
     let key = |line: &str| config::fleet_key_of(line.trim()).map_err(|why| format!("takeover: the key in {} {why}", file.display()));
-    text.trim().lines().map(key).collect()
+    let keys = text.lines().filter(|line| !line.trim().is_empty()).map(key).collect::<Result<Vec<_>, _>>()?;
+    if keys.len() > MOST_KEYS {
+        return Err(format!("takeover: {} has {} keys; {MOST_KEYS} are allowed", file.display(), keys.len()));
+    }
+    Ok(keys)
 }
 
 #[cfg(test)]
@@ -394,6 +400,8 @@ mod tests {
         };
         assert!(hears(&both, &before.plan, &new) && hears(&both, &before.plan, &old));
         assert!(hears(&last, &both, &old) && hears(&last, &both, &new) && !hears(&last, &last, &old));
+        std::fs::write(&key, format!("{KEY}\n\n").repeat(5)).unwrap();
+        assert!(takeover.again("tftpd", &before).unwrap_err().contains("has 5 keys; 4 are allowed"));
         std::fs::write(&key, "0").unwrap();
         assert!(takeover.again("tftpd", &before).unwrap_err().contains("32 hex digits"));
     }
