@@ -28,8 +28,8 @@ fn taken(world: &mut World, frame: &[u8]) -> u8 {
 #[test]
 fn a_request_that_no_backend_takes_goes_to_a_site_with_all_its_packets_and_only_once() {
     let mut world = world();
-    for family in 0..2 {
-        let request = |port| read_request(BOOT[family], port);
+    for (family, vip) in BOOT.into_iter().enumerate() {
+        let request = |port| read_request(vip, port);
         assert!(taken(&mut world, &in_gre(&request(2000), family)) < 9, "while there is a backend here");
     }
     assert_eq!(world.count(Number::BySite), 0);
