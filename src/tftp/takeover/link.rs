@@ -103,6 +103,11 @@ impl<K> Link<K> {
         self.token
     }
 
+    /// Whether something that was said is not answered.
+    pub fn waits(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// What was said a while ago and is not answered; some of it, not to be told again.
     pub fn overdue(&mut self, now: Time) -> Vec<K> {
         let late = |open: &&mut Option<Open<K>>| open.as_ref().is_some_and(|open| now - open.at > LATE);

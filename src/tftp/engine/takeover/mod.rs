@@ -46,6 +46,8 @@ use std::time::Duration;
 
 /// Servers that one question goes to: two, and two more while the fleet changes its key.
 const ASKED: usize = 4;
+/// How often it is looked for what was lost on the way to a peer. An heir that was cut off for a moment must know soon: owner and other heir may die.
+const MISSED: Duration = Duration::from_millis(100);
 /// How often every peer is greeted: so it is known who is there, and under which token.
 const GREETING: Duration = Duration::from_secs(1);
 
@@ -119,6 +121,8 @@ pub struct Takeover {
     /// Transfers that ended, by the place of who is to know.
     ended: Vec<Vec<Id>>,
     greeted: Option<Time>,
+    /// When it was last looked for what peers did not answer.
+    missed: Option<Time>,
     /// First answers that wait for an heir, until when.
     waits: VecDeque<(Time, Key)>,
     /// Transfers whose next note is due, by how long after the one before.
@@ -153,6 +157,7 @@ impl Takeover {
             acks: Vec::new(),
             ended: Vec::new(),
             greeted: None,
+            missed: None,
             waits: VecDeque::new(),
             young: VecDeque::new(),
             old: VecDeque::new(),
@@ -237,7 +242,9 @@ impl Takeover {
     pub fn idle(&self, now: Time) -> Duration {
         let fronts = [&self.waits, &self.young, &self.old].into_iter().filter_map(|queue| queue.front().map(|(at, _)| *at));
         let greeting = self.greeted.map_or(now, |at| at.plus(GREETING));
-        fronts.chain(self.questions.due()).fold(greeting, |first, at| if at < first { at } else { first }) - now
+        let unanswered = self.links.iter().any(|link| link.waits() && !link.is_mute(now));
+        let missed = unanswered.then(|| self.missed.map_or(now, |at| at.plus(MISSED)));
+        fronts.chain(self.questions.due()).chain(missed).fold(greeting, |first, at| if at < first { at } else { first }) - now
     }
 
     /// Queues what is said to somebody.
@@ -370,6 +377,7 @@ impl EventLoop {
         if takeover.greeted.is_none_or(|at| now - at >= GREETING) {
             self.greet();
         }
+        self.say_what_was_missed();
         while let Some(key) = self.takeover.as_deref_mut().and_then(|takeover| due(&mut takeover.waits)) {
             self.waited_in_vain(key);
         }
@@ -397,9 +405,22 @@ impl EventLoop {
         }
     }
 
+    /// Says again what was lost on the way, to those who are there.
+    fn say_what_was_missed(&mut self) {
+        let now = self.now;
+        let Some(takeover) = self.takeover.as_deref_mut().filter(|t| t.missed.is_none_or(|at| now - at >= MISSED)) else { return };
+        takeover.missed = Some(now);
+        for peer in 0..takeover.links.len() {
+            let Some(takeover) = self.takeover.as_deref_mut() else { return };
+            let link = &mut takeover.links[peer];
+            let lost = if link.is_mute(now) { Vec::new() } else { link.overdue(now) };
+            lost.into_iter().for_each(|about| self.say_about(peer, about));
+        }
+    }
+
     /// Says hello to all, and lets the memory forget.
     fn greet(&mut self) {
-        let Some(mut takeover) = self.takeover.as_deref_mut() else { return };
+        let Some(takeover) = self.takeover.as_deref_mut() else { return };
         takeover.greeted = Some(self.now);
         takeover.count_peers(self.now);
         if let Some(memory) = &mut takeover.memory {
@@ -409,14 +430,6 @@ impl EventLoop {
         for (peer, member) in plan.members().iter().enumerate().filter(|(_, member)| **member != *plan.me()) {
             let place = takeover.links[peer].say(About::Hello, self.now);
             takeover.say(&mut self.outbox, member.notes, &Said::Hello(place));
-            // What was lost on the way is said again, to those who are there.
-            if !takeover.links[peer].is_mute(self.now) {
-                for about in takeover.links[peer].overdue(self.now) {
-                    self.say_about(peer, about);
-                }
-            }
-            let Some(again) = self.takeover.as_deref_mut() else { return };
-            takeover = again;
         }
         for key in std::mem::take(&mut takeover.holds) {
             self.hold_on(key);
@@ -469,5 +482,33 @@ impl EventLoop {
         }
         self.open_foreign_ports();
         self.tell_all(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::FleetKey;
+    use crate::tftp::takeover::memory::Limits;
+
+    #[test]
+    fn what_a_peer_has_not_answered_is_looked_for_soon_unless_it_is_mute() {
+        let member = |n: u8| Member {
+            name: format!("t{n}"),
+            notes: SocketAddr::from(([10, 0, 2, n], 6970)),
+            tids: (20_000 + u16::from(n), 20_000 + u16::from(n)),
+        };
+        let plan = Arc::new(Plan::new(FleetKey::new([5; 16]), (1..=3).map(member).collect(), "t1").unwrap());
+        let settings = Settings { listen: plan.me().notes, wait: Duration::ZERO, memory: Limits::default(), plan };
+        let mut takeover = Takeover::new(&settings, 0, 0, Arc::default(), Spares::new(&[]).unwrap());
+        let now = Time(1_000_000_000);
+        (takeover.greeted, takeover.missed) = (Some(now), Some(now));
+        assert_eq!(takeover.idle(now), GREETING);
+        let number = takeover.links[1].say(About::Hello, now).number;
+        assert_eq!(takeover.idle(now), GREETING, "nobody was ever heard");
+        takeover.links[1].heard(now);
+        assert_eq!(takeover.idle(now), MISSED);
+        takeover.links[1].acked(number);
+        assert_eq!(takeover.idle(now), GREETING);
     }
 }
