@@ -20,6 +20,7 @@ const ROWS: &[&str] = &[
     "wrap-window-4",
     "wrap-window-64",
     "kill-owner-and-heir",
+    "heir-cut-off",
     "kill-in-tftpd",
     "without-ranges",
     "change-file",
