@@ -161,7 +161,9 @@ fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tabl
         Ok(choice) => choice,
         Err(Reason::NoBackend) => {
             let Some(choice) = site::choose(flow, packet.hopped, tables) else { return Verdict::Drop(Reason::NoBackend) };
-            if let Plan::Tables { hash, learn: true, .. } = plan {
+            if let Plan::Tables { hash, learn: true, .. } = plan
+                && state.flows.peek(hash, now).is_some()
+            {
                 // Whatever backend the flow had here, what follows is not for it any more.
                 state.flows.insert(hash, choice.backend, now, service.idle);
             }

@@ -226,7 +226,7 @@ fn follow(takeover: &config::Takeover, settings: &Settings, name: &str, backgrou
     let Some(place) = takeover.store().map_err(Error::Takeover)? else { return Ok(None) };
     let (opened, wait) = channel();
     let (sender, plans) = channel();
-    let (takeover, settings, name) = (takeover.clone(), settings.clone(), name.to_owned());
+    let (mut takeover, mut place, settings, name) = (takeover.clone(), place, settings.clone(), name.to_owned());
     background.spawn(async move {
         let store = store::start(&place.at);
         let _waits = opened.send(store.as_ref().map(drop).map_err(ToString::to_string));
@@ -239,11 +239,11 @@ fn follow(takeover: &config::Takeover, settings: &Settings, name: &str, backgrou
                 continue;
             }
             // They may know another key by now. What is mended later is read at the next change of the set, of whatever kind.
-            let (now, place) = takeover.in_store_now().unwrap_or_else(|why| {
-                tracing::warn!("the files of [takeover] count as they were at the start: {why}");
-                (takeover.clone(), place.clone())
-            });
-            match now.plan_of(&place.described(&set.intent), &name).and_then(|plan| config::follows(&settings, plan)) {
+            match takeover.in_store_now() {
+                Ok(now) => (takeover, place) = now,
+                Err(why) => tracing::warn!("the files of [takeover] count as they were: {why}"),
+            }
+            match takeover.plan_of(&place.described(&set.intent), &name).and_then(|plan| config::follows(&settings, plan)) {
                 Ok(plan) => {
                     known = set.intent_generation;
                     if sender.send(plan).is_err() {

@@ -297,8 +297,12 @@ fn build(
         })
         .collect();
     // A pool whose backends no longer have ranges forgets those that were given up: its servers now answer from any port, also from these. One that
-    // lost its last backend keeps them, for that one's transfers.
-    let ranges = if pool.backends.iter().all(|b| b.tid_range.is_some()) { known.ranges() } else { Vec::new() };
+    // lost its last backend stays what it was, for that one's transfers.
+    let by_range = match pool.backends.first() {
+        Some(backend) => backend.tid_range.is_some(),
+        None => before.is_some_and(|before| before.pool.tid.is_some()),
+    };
+    let ranges = if by_range { known.ranges() } else { Vec::new() };
     let ranged = !ranges.is_empty();
     let down = if pool.takeover { known.down() } else { HashSet::new() };
     let (orphans, ranges): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|(_, id)| down.contains(id));

@@ -196,8 +196,10 @@ fn the_last_backend_of_a_pool_keeps_its_transfers_as_well() {
     assert_eq!((owner(&empty, 20_500), owner(&empty, 21_000)), (Some(t1), None));
     let gone = writer.apply(&config(&[]), &hops(&[]), at(601)).unwrap();
     assert!(gone.services[0].pool.tid.is_none());
-    let unranged = writer.apply(&config(&[("t1", "10.0.2.21", 0, 100)]), &hops(&[]), at(602)).unwrap();
-    assert!(unranged.services[0].pool.tid.is_none());
+    for backends in [&[T1][..], &[("t1", "10.0.2.21", 0, 100)], &[]] {
+        let without = writer.apply(&config(backends), &hops(&[]), at(602)).unwrap();
+        assert_eq!(without.services[0].pool.tid.is_some(), backends == [T1], "its last one had no range");
+    }
 }
 
 #[test]

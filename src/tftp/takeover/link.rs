@@ -9,7 +9,7 @@ use std::time::Duration;
 const MOST: usize = 1 << 14;
 /// A peer that is silent for so long after something was said to it is not waited for. Hellos are said more often.
 const MUTE: Duration = Duration::from_millis(2500);
-/// What is not answered for so long was lost; so much of it is said again at once.
+/// What is not answered for so long may be lost, and is said again, so much of it at once. An answer to what was said first counts all the same.
 const LATE: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 256;
 
@@ -22,6 +22,8 @@ struct Open<K> {
     token: u64,
     at: Time,
     what: K,
+    /// Whether it was said again under another number.
+    again: bool,
 }
 
 /// The way to a peer. `K` names what a note was about.
@@ -52,7 +54,7 @@ impl<K> Link<K> {
         }
         self.waiting.get_or_insert(now);
         let number = self.first + self.open.len() as u64;
-        self.open.push_back(Some(Open { token: self.token, at: now, what }));
+        self.open.push_back(Some(Open { token: self.token, at: now, what, again: false }));
         Place { token: self.token, number }
     }
 
@@ -108,10 +110,22 @@ impl<K> Link<K> {
         !self.open.is_empty()
     }
 
-    /// What was said a while ago and is not answered; some of it, not to be told again.
-    pub fn overdue(&mut self, now: Time) -> Vec<K> {
-        let late = |open: &&mut Option<Open<K>>| open.as_ref().is_some_and(|open| now - open.at > LATE);
-        let overdue = self.open.iter_mut().filter(late).take(AT_ONCE).filter_map(Option::take).map(|open| open.what).collect();
+    /// What was said a while ago and is not answered; some of it, each but once.
+    pub fn overdue(&mut self, now: Time) -> Vec<K>
+    where
+        K: Clone,
+    {
+        let mut overdue = Vec::new();
+        for place in &mut self.open {
+            let Some(open) = place else { continue };
+            let age = now - open.at;
+            if open.again && age > MUTE {
+                *place = None;
+            } else if !open.again && age > LATE && overdue.len() < AT_ONCE {
+                open.again = true;
+                overdue.push(open.what.clone());
+            }
+        }
         self.trim();
         overdue
     }
@@ -147,6 +161,11 @@ mod tests {
         link.say(8, AT);
         link.say(9, AT.plus(LATE));
         assert_eq!((link.overdue(AT.plus(LATE)), link.overdue(AT.plus(LATE * 2))), (vec![], vec![8]));
+        assert_eq!((link.overdue(AT.plus(LATE * 2)), link.acked(24)), (vec![], Some(8)), "it was slow, not lost");
+        assert_eq!((link.overdue(AT.plus(LATE + MUTE)), link.acked(25)), (vec![9], Some(9)));
+        link.say(7, AT);
+        assert_eq!(link.overdue(AT.plus(LATE * 2)), [7]);
+        assert_eq!((link.overdue(AT.plus(MUTE * 2)), link.waits()), (vec![], false), "after so long it is forgotten");
         (0..MOST as u32 * 2).for_each(|n| assert!(link.say(n, AT).number > 0));
         assert_eq!(link.open.len(), MOST);
     }

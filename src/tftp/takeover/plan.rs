@@ -45,10 +45,10 @@ impl Plan {
         self.key
     }
 
-    /// The other keys that signed notes are believed under, when this plan takes the place of the one `before`.
+    /// The other keys that signed notes are believed under when this plan takes the place of the one `before`, whose key comes first.
     pub fn believed(&self, before: &Plan) -> Vec<FleetKey> {
         let mut believed: Vec<FleetKey> = Vec::new();
-        for key in self.also.iter().chain([&before.key]) {
+        for key in std::iter::once(&before.key).chain(&self.also) {
             if *key != self.key && !believed.contains(key) {
                 believed.push(*key);
             }

@@ -1,6 +1,6 @@
 //! A packet of a transfer that is not known here: those are asked who may know it.
 //!
-//! One question for a transfer at a time, to two servers of the pool (to four while the fleet changes its key), and at a bounded rate but for those about transfers that are served here
+//! One question for a transfer at a time, to two servers of the pool (and two more while the fleet changes its key), and at a bounded rate but for those about transfers that are served here
 //! (`doubt`): whoever forges packets gets nothing out of it, and nobody else either. The packet itself is not kept, only the number that it acknowledges.
 
 use super::super::Key;
@@ -33,11 +33,13 @@ pub(super) struct Question {
     pub route: Route,
     /// What the client acknowledged last, unless it has said nothing.
     pub block: Option<u16>,
-    /// Who was asked, and who of them has said that it does not know.
+    /// Whom it is for, pair by pair: the heirs by the key in use, and by another. Who of them has said that it does not know.
     pub asked: [Option<usize>; ASKED],
     pub unknown: [bool; ASKED],
     /// The numbers under which they were asked last.
     pub numbers: [Option<u64>; ASKED],
+    /// Whether the second pair is asked, too: at once where somebody may have gone on, else when the first does not know.
+    pub wide: bool,
     pub times: u8,
     /// When that was, the last time.
     pub at: Time,
@@ -48,7 +50,36 @@ pub(super) struct Question {
 impl Question {
     /// Whether all who were asked have said that they do not know.
     fn is_settled(&self) -> bool {
-        self.asked.iter().zip(self.unknown).all(|(asked, unknown)| asked.is_none() || unknown)
+        let asked = self.asked.iter().zip(self.unknown).take(if self.wide { ASKED } else { 2 });
+        asked.clone().all(|(asked, unknown)| asked.is_none() || unknown)
+    }
+
+    /// Whether it is certain enough that nobody has gone on: one of each pair says so, and whoever does not answer is mute. Whoever goes on tells the
+    /// other of its pair.
+    fn is_enough(&self, mute: impl Fn(usize) -> bool) -> bool {
+        let pairs = self.asked.chunks(2).zip(self.unknown.chunks(2));
+        let mut asked = pairs.filter(|(asked, _)| asked.iter().any(Option::is_some)).peekable();
+        asked.peek().is_some()
+            && asked.all(|(asked, unknown)| {
+                unknown.contains(&true) && asked.iter().zip(unknown).all(|(asked, unknown)| *unknown || asked.is_none_or(&mute))
+            })
+    }
+
+    /// The second pair's turn, if it is there and was not asked yet.
+    fn widen(&mut self, now: Time) -> bool {
+        let more = !self.wide && self.asked.iter().zip(self.unknown).skip(2).any(|(asked, unknown)| asked.is_some() && !unknown);
+        if more {
+            (self.wide, self.times, self.at) = (true, 1, now);
+        }
+        more
+    }
+
+    /// Who is to be asked now, each once.
+    fn now_asked(&self) -> Vec<usize> {
+        let mut peers: Vec<usize> = self.asked.into_iter().take(if self.wide { ASKED } else { 2 }).flatten().collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers
     }
 
     /// No answer to what this peer was asked, or to what all were, is waited for any more.
@@ -164,6 +195,7 @@ impl EventLoop {
             asked,
             unknown: [false; ASKED],
             numbers: [None; ASKED],
+            wide: false,
             times: 1,
             at: now,
             doubt: None,
@@ -174,7 +206,7 @@ impl EventLoop {
 
     pub(super) fn put_question(&mut self, nonce: u64) {
         let Some(question) = self.takeover.as_deref().and_then(|takeover| takeover.questions.open.get(&nonce)) else { return };
-        question.asked.into_iter().flatten().for_each(|peer| self.ask(nonce, peer));
+        question.now_asked().into_iter().for_each(|peer| self.ask(nonce, peer));
     }
 
     /// Puts a question to one of those whom it is for, unless it has answered.
@@ -207,10 +239,7 @@ impl EventLoop {
             questions.due.pop_front();
             let Some(question) = questions.open.get_mut(&nonce) else { continue };
             if question.doubt.is_some() {
-                // One that is mute need not answer when another has: whoever goes on tells the other.
-                let mute = |peer: usize| links[peer].is_mute(self.now);
-                let mut answers = question.asked.iter().zip(question.unknown);
-                let enough = question.unknown.contains(&true) && answers.all(|(asked, unknown)| unknown || asked.is_none_or(mute));
+                let enough = question.is_enough(|peer| links[peer].is_mute(self.now));
                 // Nobody answers at all, and the client speaks to us: the others are dead.
                 let alone = question.times >= DOUBTS && question.block.is_some();
                 if enough || alone || question.is_settled() || question.times >= DOUBTS {
@@ -225,6 +254,9 @@ impl EventLoop {
             }
             if question.times < TIMES || question.doubt.is_some() {
                 (question.times, question.at) = (question.times + 1, self.now);
+                questions.due.push_back((self.now.plus(PATIENCE), nonce));
+                self.put_question(nonce);
+            } else if question.widen(self.now) {
                 questions.due.push_back((self.now.plus(PATIENCE), nonce));
                 self.put_question(nonce);
             } else {
@@ -261,6 +293,9 @@ impl EventLoop {
         if !question.is_settled() {
             return;
         }
+        if question.widen(self.now) {
+            return self.put_question(nonce);
+        }
         if let Some(question) = takeover.questions.remove(nonce, &mut takeover.links) {
             if question.doubt.is_some() {
                 return self.nobody_went_on(&question, question.at);
@@ -291,6 +326,7 @@ mod tests {
             asked: [Some(2), Some(0), None, None],
             unknown: [false; ASKED],
             numbers: [one, two, None, None],
+            wide: false,
             times: 1,
             at,
             doubt: None,
@@ -307,5 +343,35 @@ mod tests {
         questions.open.get_mut(&7).unwrap().numbers[1] = Some(number);
         questions.remove(7, &mut links);
         assert!(matches!(links[0].overdue(later)[..], [About::Hello]), "the question is not open any more");
+    }
+
+    #[test]
+    fn one_of_each_pair_has_to_answer() {
+        let client = SocketAddr::from(([198, 51, 100, 7], 2070));
+        let vip = "192.0.2.69".parse().unwrap();
+        let question = |asked: [Option<usize>; ASKED], unknown: [bool; ASKED]| Question {
+            id: Id { vip, client, tid: 20_001 },
+            peer: Peer { client, vip, port: 0 },
+            route: Route { port: 0, to: client, from: None },
+            block: Some(1),
+            asked,
+            unknown,
+            numbers: [None; ASKED],
+            wide: true,
+            times: 1,
+            at: Time(0),
+            doubt: None,
+        };
+        let (yes, no) = (true, false);
+        let pair = [Some(1), Some(2), None, None];
+        let both = [Some(1), Some(2), Some(3), Some(1)];
+        let enough = |asked, unknown, mute: &[usize]| question(asked, unknown).is_enough(|peer| mute.contains(&peer));
+        assert!(enough(pair, [yes, no, no, no], &[2]) && !enough(pair, [yes, no, no, no], &[]) && !enough(pair, [no; 4], &[1, 2]));
+        assert!(!enough(both, [no, no, yes, no], &[1, 2]), "the first pair, of which one may have gone on, has said nothing");
+        assert!(enough(both, [no, yes, yes, no], &[1]) && enough(both, [yes; 4], &[]) && !enough([None; 4], [no; 4], &[]));
+        let mut narrow = Question { wide: false, ..question(both, [yes, yes, no, yes]) };
+        assert!(narrow.is_settled() && narrow.now_asked() == [1, 2]);
+        assert!(narrow.widen(Time(0)) && !narrow.is_settled() && narrow.now_asked() == [1, 2, 3] && !narrow.widen(Time(0)));
+        assert!(!Question { wide: false, ..question(pair, [yes, yes, no, no]) }.widen(Time(0)));
     }
 }

@@ -49,6 +49,7 @@ impl EventLoop {
             asked,
             unknown: [false; ASKED],
             numbers: [None; ASKED],
+            wide: true,
             times: 1,
             at: self.now,
             doubt: Some((key, acked)),

@@ -105,7 +105,7 @@ pub struct Takeover {
     signer: Signer,
     tokens: Tokens,
     stream: u8,
-    /// Who the heirs are by the other keys that are believed: the fleet changes its key, and not all servers at once.
+    /// Who the heirs are by the other keys that are believed, first by the one that was in use before: the fleet changes its key, and not all servers at once.
     others: Vec<Heirs>,
     /// Index of the socket for notes.
     port: u16,
@@ -205,19 +205,12 @@ impl Takeover {
         moved
     }
 
-    /// Who may know of a transfer: the confidants of whoever serves it, by the key in use and, as far as there is room, by the others.
+    /// Who may know of a transfer: the confidants of whoever serves it by the key in use, and behind them those by another key, unless they are the same.
     fn who_may_know(&self, id: &Id) -> [Option<usize>; ASKED] {
-        let mut asked = [None; ASKED];
-        let by_key = self.plan.confidants(id.vip, id.client, id.tid);
-        let by_others = self.others.iter().flat_map(|heirs| self.plan.confidants_by(heirs, id.vip, id.client, id.tid));
-        for peer in by_key.into_iter().chain(by_others).flatten() {
-            if !asked.contains(&Some(peer))
-                && let Some(place) = asked.iter_mut().find(|place| place.is_none())
-            {
-                *place = Some(peer);
-            }
-        }
-        asked
+        let [first, second] = self.plan.confidants(id.vip, id.client, id.tid);
+        let others = self.others.first().map(|heirs| self.plan.confidants_by(heirs, id.vip, id.client, id.tid));
+        let [third, fourth] = others.filter(|others| others.iter().any(|other| ![first, second].contains(other))).unwrap_or_default();
+        [first, second, third, fourth]
     }
 
     /// Whether something waits for an answer that is about to come.
@@ -414,7 +407,8 @@ impl EventLoop {
             let Some(takeover) = self.takeover.as_deref_mut() else { return };
             let link = &mut takeover.links[peer];
             let lost = if link.is_mute(now) { Vec::new() } else { link.overdue(now) };
-            lost.into_iter().for_each(|about| self.say_about(peer, about));
+            // Hellos come again by themselves.
+            lost.into_iter().filter(|about| !matches!(about, About::Hello)).for_each(|about| self.say_about(peer, about));
         }
     }
 
@@ -448,8 +442,8 @@ impl EventLoop {
             About::Transfer(key, _) => self.tell_one(key, peer),
             About::Question(nonce) => self.ask(nonce, peer),
             About::Ended(ids) => {
-                // The same client may have begun the next one from the same port.
-                let ids: Vec<Id> = ids.iter().filter(|id| !self.serves(id)).copied().collect();
+                // The same client may have begun the next one from the same port, of which this peer is told or about to be.
+                let ids: Vec<Id> = ids.iter().filter(|id| !self.is_of(id, peer)).copied().collect();
                 if let Some(takeover) = self.takeover.as_deref_mut().filter(|_| !ids.is_empty()) {
                     takeover.say_ended(&mut self.outbox, peer, &ids, now);
                 }
@@ -462,10 +456,15 @@ impl EventLoop {
         self.takeover.as_ref().is_some_and(|takeover| takeover.lingering.contains(&self.hasher, peer))
     }
 
-    /// Whether there is a transfer of this name.
-    fn serves(&self, id: &Id) -> bool {
+    /// Whether there is a transfer of this name that this peer knows of, or may have to.
+    fn is_of(&mut self, id: &Id, peer: usize) -> bool {
         let ports = self.ports.iter().enumerate().filter(|(_, port)| port.local.port() == id.tid);
-        ports.into_iter().any(|(at, _)| self.peers.contains_key(&Peer { client: id.client, vip: id.vip, port: at as u16 }))
+        let mut keys = ports.filter_map(|(at, _)| self.peers.get(&Peer { client: id.client, vip: id.vip, port: at as u16 }));
+        let Some(session) = keys.next().copied().and_then(|key| self.session(key)) else { return false };
+        match &session.stage {
+            Stage::Running(running) | Stage::Noting(running) => running.noted.is_none_or(|noted| noted.to.contains(&Some(peer))),
+            _ => true,
+        }
     }
 
     /// The pool has changed: those who are heirs now and were not are told at once.

@@ -36,6 +36,8 @@ pub struct Noted {
     pub to: [Option<usize>; 2],
     /// The block that each of them is known to know of; nothing of one that has not answered yet.
     pub(super) has: [Option<u64>; 2],
+    /// Places of who was told before and is no heir any more. They are to forget it as soon as an heir knows it.
+    former: [Option<usize>; 4],
     /// When.
     pub at: Time,
 }
@@ -47,6 +49,23 @@ impl Noted {
             *told = told.and_then(|place| to.get(place).copied().flatten());
             *has = has.filter(|_| told.is_some());
         }
+        self.former = self.former.map(|peer| peer.and_then(|place| to.get(place).copied().flatten()));
+    }
+
+    /// What is noted of a transfer that these are to be told of, and who know it up to this block already. The `others` may know an earlier state of it, or
+    /// an earlier transfer of its name.
+    pub(super) fn new(to: [Option<usize>; 2], known: Option<u64>, others: [Option<usize>; 2], at: Time) -> Noted {
+        let nobody = Noted { to: [None; 2], has: [None; 2], former: [others[0], others[1], None, None], at };
+        Noted { has: to.map(|peer| known.filter(|_| peer.is_some())), ..nobody.followed_by(to, at) }
+    }
+
+    /// The same when these are the heirs from now on.
+    fn followed_by(self, to: [Option<usize>; 2], at: Time) -> Noted {
+        let has = |peer: Option<usize>| self.to.iter().position(|told| *told == peer && told.is_some()).and_then(|at| self.has[at]);
+        let mut former = [None; 4];
+        let told = self.to.into_iter().chain(self.former).filter(|peer| peer.is_some() && !to.contains(peer));
+        former.iter_mut().zip(told).for_each(|(place, peer)| *place = peer);
+        Noted { to, has: to.map(has), former, at }
     }
 
     /// Whether everybody who was told, and is not gone, knows of it.
@@ -115,7 +134,7 @@ impl EventLoop {
                 running.renote = BLOCKS;
                 running.serial = self.takeover.as_mut().map_or(0, |takeover| takeover.tokens.fresh());
                 running.transfer.share(self.now);
-                running.noted = Some(Noted { to: [None; 2], has: [None; 2], at: self.now });
+                running.noted = Some(Noted::new([None; 2], None, [None; 2], self.now));
                 true
             }
         };
@@ -174,14 +193,10 @@ impl EventLoop {
         let Some(id) = id(session, tid) else { return false };
         let (Stage::Running(running) | Stage::Noting(running)) = &mut session.stage else { return false };
         let (Some(takeover), Some(note)) = (self.takeover.as_deref_mut(), note(id, &session.request, running)) else { return false };
-        let to = takeover.plan.confidants(id.vip, id.client, tid);
-        let before = running.noted;
-        let has = |peer: Option<usize>| {
-            let noted = before?;
-            let at = noted.to.iter().position(|told| *told == peer && told.is_some())?;
-            noted.has[at]
-        };
-        running.noted = Some(Noted { to, has: to.map(has), at: self.now });
+        let [first, second, third, fourth] = takeover.who_may_know(&id);
+        let to = [first, second];
+        let before = running.noted.filter(|noted| noted.to != [None; 2]);
+        running.noted = Some(before.unwrap_or_else(|| Noted::new(to, None, [third, fourth], self.now)).followed_by(to, self.now));
         running.renote = (note.acked / BLOCKS + 1) * BLOCKS;
         running.transfer.limit_to(takeover.limit(running, self.now));
         if running.transfer.is_near_its_limit(BLOCKS) {
@@ -206,9 +221,19 @@ impl EventLoop {
             if let Some(noted) = &mut running.noted {
                 let told = noted.to.iter().zip(&mut noted.has).filter(|(to, _)| **to == Some(peer));
                 told.for_each(|(_, has)| *has = (*has).max(Some(block)));
+                let former = std::mem::take(&mut noted.former);
+                this.are_no_heirs(session, former);
             }
             this.go_further(key, session)
         });
+    }
+
+    /// These are to forget a transfer: what they know of it is of long ago when somebody asks them.
+    fn are_no_heirs(&mut self, session: &Session, former: [Option<usize>; 4]) {
+        let id = id(session, self.tid_of(session));
+        if let (Some(takeover), Some(id)) = (self.takeover.as_deref_mut(), id) {
+            former.into_iter().flatten().for_each(|peer| takeover.ended[peer].push(id));
+        }
     }
 
     /// An heir has no room for it. It may go further than that one knows: who knows nothing mistakes nothing.
@@ -336,7 +361,9 @@ impl EventLoop {
     pub(super) fn tell_one(&mut self, key: Key, peer: usize) {
         self.with(key, |this, session| {
             let (Stage::Running(running) | Stage::Noting(running)) = &session.stage else { return After::Keep };
-            let about = id(session, this.tid_of(session)).and_then(|id| note(id, &session.request, running));
+            // It may be no heir any more.
+            let told = running.noted.is_some_and(|noted| noted.to.contains(&Some(peer)));
+            let about = id(session, this.tid_of(session)).filter(|_| told).and_then(|id| note(id, &session.request, running));
             if let (Some(takeover), Some(note)) = (this.takeover.as_deref_mut(), about) {
                 takeover.tell(&mut this.outbox, &this.counters, this.now, peer, (key, &note));
             }
@@ -381,10 +408,12 @@ impl EventLoop {
                 memory.put(note, Place::default(), self.now);
             }
         }
-        // A client that asks again begins another one of the same name, which is told of in its place.
-        if goes_on(outcome) || *outcome == Outcome::Restarted {
+        if goes_on(outcome) {
             return;
         }
+        self.are_no_heirs(session, session.former());
+        // A client that asks again begins another one of the same name, which is told of in its place.
+        let Some(takeover) = self.takeover.as_deref_mut().filter(|_| *outcome != Outcome::Restarted) else { return };
         if let Some(memory) = &mut takeover.memory {
             memory.remove(&id);
         }
@@ -408,6 +437,13 @@ fn current_note(session: &Session, id: Id) -> Option<Note> {
 }
 
 impl Session {
+    fn former(&self) -> [Option<usize>; 4] {
+        match &self.stage {
+            Stage::Running(running) | Stage::Noting(running) => running.noted.map_or([None; 4], |noted| noted.former),
+            _ => [None; 4],
+        }
+    }
+
     fn was_noted(&self) -> bool {
         match &self.stage {
             Stage::Running(running) | Stage::Noting(running) => running.noted.is_some(),

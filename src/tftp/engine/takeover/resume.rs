@@ -182,8 +182,8 @@ impl EventLoop {
         self.counters.add(if own { Counter::Resumed } else { Counter::TakenOver }, 1);
         let done = acked == note.last();
         // Its heirs know what was noted here, or a little less, until they are told more.
-        let to = self.takeover.as_ref().map(|takeover| takeover.plan.confidants(note.id.vip, note.id.client, note.id.tid));
-        let noted = to.map(|to| Noted { to, has: to.map(|peer| peer.map(|_| note.acked)), at: self.now });
+        let who = self.takeover.as_ref().map(|takeover| takeover.who_may_know(&note.id));
+        let noted = who.map(|[first, second, third, fourth]| Noted::new([first, second], Some(note.acked), [third, fourth], self.now));
         let running = Running {
             transfer,
             content,

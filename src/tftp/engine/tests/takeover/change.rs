@@ -121,3 +121,66 @@ fn who_asks_for_another_file_from_the_same_port_waits_until_every_heir_knows() {
         client.data(1, &block(1));
     });
 }
+
+/// The server and four others, in a fleet with this key.
+fn five(key: [u8; 16]) -> Arc<Plan> {
+    let member = |n: u16| {
+        let notes = SocketAddr::from(([127, 0, 0, 20 + n as u8], 6970));
+        let tids = if n == 0 { TIDS[0] } else { 21_000 + n };
+        Member { name: format!("t{n}"), notes, tids: (tids, tids) }
+    };
+    Arc::new(Plan::new(FleetKey::new(key), (0..5).map(member).collect(), "t0").unwrap())
+}
+
+#[test]
+fn whoever_is_no_heir_by_the_new_key_is_told_to_forget_when_an_heir_knows() {
+    in_namespace(|| {
+        let pace = Pace { first: Duration::from_secs(10), ceiling: Duration::from_secs(10), ..Pace::default() };
+        let running = started(Config { pace, ..config(WAIT, memory::Limits::default()) });
+        running.set_plan(&five(KEY));
+        let others: Vec<Other> = (1..5)
+            .map(|n| {
+                let socket = UdpSocket::bind(five(KEY).members()[n].notes).unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                Other { socket, name: format!("t{n}"), number: 0, token: 0 }
+            })
+            .collect();
+        let client = Client::ask(SocketAddr::new(VIP.parse().unwrap(), 69), "f", &[]);
+        let id = Id { vip: VIP.parse().unwrap(), client: client.0.local_addr().unwrap(), tid: TIDS[0] };
+        let heirs = |key: [u8; 16]| five(key).confidants(id.vip, id.client, id.tid).map(Option::unwrap);
+        let old = heirs(KEY);
+        let new_key = (6..=255).map(|byte| [byte; 16]).find(|key| heirs(*key).iter().all(|heir| !old.contains(heir))).unwrap();
+        // What this one is told next about transfers, whichever key that is signed with; greetings are answered.
+        let told = |heir: usize| loop {
+            let (mut bytes, other) = ([0; 2048], &others[heir - 1]);
+            let (len, _) = other.socket.recv_from(&mut bytes).unwrap();
+            match Signer::new(&FleetKey::new(KEY)).believing(&[FleetKey::new(new_key)]).read(&bytes[..len]).unwrap().said {
+                Said::Hello(place) => other.say(&Said::Acks(0, vec![place.number])),
+                said => return said,
+            }
+        };
+        let ack = |heir: usize, said: &Said| match said {
+            Said::Note(place, _) | Said::Ended(place, _) => others[heir - 1].say(&Said::Acks(0, vec![place.number])),
+            other => panic!("{other:?}"),
+        };
+        old.into_iter().for_each(|heir| ack(heir, &told(heir)));
+        client.data(1, &block(1));
+        running.set_plan(&five(new_key));
+        let notes = heirs(new_key).map(|heir| (heir, told(heir)));
+        assert!(notes.iter().all(|(_, said)| matches!(said, Said::Note(_, note) if note.id == id)), "{notes:?}");
+        // Until one of them is known to know, the former heirs are the only ones who do. What was said before had the old key's signature.
+        others[old[0] - 1].socket.set_nonblocking(true).unwrap();
+        let mut bytes = [0; 2048];
+        while let Ok((len, _)) = others[old[0] - 1].socket.recv_from(&mut bytes) {
+            let said = Signer::new(&FleetKey::new(new_key)).read(&bytes[..len]).map(|heard| heard.said);
+            assert!(said.is_none() || matches!(said, Some(Said::Hello(_))), "{said:?}");
+        }
+        others[old[0] - 1].socket.set_nonblocking(false).unwrap();
+        ack(notes[1].0, &notes[1].1);
+        for heir in old {
+            let ended =
+                std::iter::repeat_with(|| told(heir)).find_map(|said| if let Said::Ended(_, ids) = said { Some(ids) } else { None });
+            assert_eq!(ended, Some(vec![id]));
+        }
+    });
+}
