@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 ///
 /// A packet to port 69 of a tftp service is taken for a read request, to any other port for an acknowledgement.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit code 0: it goes to a backend; 1: it goes to none; 2: bad usage or configuration.\n\n\
+#[command(after_help = "Exit code 0: it goes to a backend, or to the other site; 1: it goes to none; 2: bad usage or configuration.\n\n\
                         Example:\n  guideway explain --config boot.toml 198.51.100.7:2070 192.0.2.69:69/udp\n  \
                         guideway explain --config boot.toml '[2001:db8::7]:2070' '[2001:db8::69]:20123/udp' --json\n  \
                         guideway explain --director d1 198.51.100.7:2070 192.0.2.69:69/udp\n  \
@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(value_name = "VIP:PORT/udp")]
     to: Destination,
     /// As if this backend had been seen to be down; may be given several times.
-    #[arg(long, value_name = "POOL/BACKEND", requires = "config")]
+    #[arg(long, value_name = "POOL/BACKEND", requires = "config", conflicts_with_all = ["director", "socket", "url"])]
     down: Vec<String>,
     /// Print one JSON document.
     #[arg(long)]
@@ -116,11 +116,16 @@ fn sentence(answer: &Value) -> String {
     let by = match answer["by"].as_str() {
         Some("tid_range") => "the TID range that the server's port lies in",
         Some("flow") => "the flow table",
-        Some("site") => "nobody here: it is a director of the other site",
         Some("heir") => "rendezvous among the heirs that are up",
         _ if answer["no_tid_range"] == true => "the Maglev table for want of a TID range",
         _ => "the Maglev table",
     };
+    if answer["by"] == "site" {
+        let why =
+            if answer["request"] == true { "no backend here takes it" } else { "no backend here takes it, or its port is nobody's here" };
+        let _ = writeln!(out, "  site      {}, a director of the other site, for {why}", text("address"));
+        return out;
+    }
     let _ = writeln!(out, "  backend   {} at {}, named by {by}", text("backend"), text("address"));
     if answer["flow_table_first"] == true {
         let _ = writeln!(out, "  note      a running director that knows the flow keeps it on the backend that it had");

@@ -1,7 +1,7 @@
 //! Which running director a command means, and how it is reached.
 
 use super::common::{bad, failed};
-use crate::control_client::{Client, Credentials, Remote};
+use crate::control_client::{self, Client, Credentials, Remote};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -56,19 +56,27 @@ impl DirectorArgs {
         }
         let socket = match &self.director {
             Some(name) => Path::new(DIRECTORY).join(format!("{name}.sock")),
-            None => only_one(Path::new(DIRECTORY)).map_err(|why| failed(&why))?,
+            None => only_one(Path::new(DIRECTORY), is_director).map_err(|why| failed(&why))?,
         };
         Ok(vec![Client::Socket(socket)])
     }
 }
 
-/// The socket in `directory`, if there is just one.
-pub(super) fn only_one(directory: &Path) -> Result<PathBuf, String> {
+/// Whether it is a director, and no server, that answers there.
+fn is_director(socket: &Path) -> bool {
+    control_client::get(socket, "/v1/status").is_ok_and(|status| status["kind"] == "director")
+}
+
+/// The socket in `directory`, if there is just one, or just one that is `meant`.
+pub(super) fn only_one(directory: &Path, meant: impl Fn(&Path) -> bool) -> Result<PathBuf, String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     // What was killed, or had given up its privileges, leaves a socket behind at which nobody answers.
     let answers = |path: &PathBuf| path.extension().is_some_and(|e| e == "sock") && UnixStream::connect(path).is_ok();
     let mut sockets: Vec<PathBuf> = entries.filter(answers).collect();
     sockets.sort();
+    if sockets.len() > 1 && sockets.iter().any(|socket| meant(socket)) {
+        sockets.retain(|socket| meant(socket));
+    }
     match sockets.as_slice() {
         [one] => Ok(one.clone()),
         [] => Err(format!(
@@ -91,12 +99,14 @@ mod tests {
     #[test]
     fn without_a_name_the_only_one_that_answers_is_meant() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(only_one(directory.path()).unwrap_err().contains("nobody answers"));
+        assert!(only_one(directory.path(), |_| true).unwrap_err().contains("nobody answers"));
         let d1 = UnixListener::bind(directory.path().join("d1.sock")).unwrap();
         drop(UnixListener::bind(directory.path().join("killed.sock")).unwrap());
-        assert!(only_one(directory.path()).unwrap().ends_with("d1.sock"));
+        assert!(only_one(directory.path(), |_| true).unwrap().ends_with("d1.sock"));
         let d2 = UnixListener::bind(directory.path().join("d2.sock")).unwrap();
-        assert!(only_one(directory.path()).unwrap_err().contains("d1, d2"));
+        assert!(only_one(directory.path(), |_| true).unwrap_err().contains("d1, d2"));
+        assert!(only_one(directory.path(), |_| false).unwrap_err().contains("d1, d2"));
+        assert!(only_one(directory.path(), |socket| socket.ends_with("d2.sock")).unwrap().ends_with("d2.sock"));
         drop((d1, d2));
     }
 }

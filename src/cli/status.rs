@@ -56,7 +56,7 @@ fn socket(args: &Args) -> Result<PathBuf, u8> {
             Some(Kind::Director) | None => Ok(load(file)?.director.socket),
         },
         (_, _, Some(name)) => Ok(Path::new(DIRECTORY).join(format!("{name}.sock"))),
-        _ => only_one(Path::new(DIRECTORY)).map_err(|why| failed(&why)),
+        _ => only_one(Path::new(DIRECTORY), |_| true).map_err(|why| failed(&why)),
     }
 }
 
@@ -77,6 +77,11 @@ fn table(status: &Value) -> String {
         text(&status["io"]["mode"]),
         status["workers"],
     );
+    let known: Vec<&str> = status["key"]["known"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let active = status["key"]["active"].as_str().unwrap_or_default();
+    let others: Vec<&str> = known.into_iter().filter(|id| *id != active).collect();
+    let also = if others.is_empty() { String::new() } else { format!(" (also known: {})", others.join(", ")) };
+    let _ = writeln!(out, "key id {active}{also}");
     let store = &status["store"];
     if let Some(why) = store["stale"]["why"].as_str() {
         let _ = writeln!(

@@ -63,8 +63,8 @@ fn held_up(reader: &Reader, pool: &pool::Draft<'_, '_>, draft: &director::Draft<
     let floor = check.map_or(0, |check| check.min_healthy);
     if floor > 0 && !draft.other_site.is_empty() && !pool.backends.is_empty() {
         let message = format!(
-            "has check.min_healthy = {floor}: so many per cent of its backends never count as down, so its requests do not go to \
-             director.other_site even when all of them are; write min_healthy = 0"
+            "has a check with min_healthy = {floor} (50 unless it says otherwise): so many per cent of its backends never count as down, so its \
+             requests do not go to director.other_site even when all of them are; write min_healthy = 0 into its check"
         );
         reader.warning(&pool.here, message);
     }

@@ -55,7 +55,7 @@ fn what_does_nothing() {
     let elsewhere = with_director("other_site = [\"10.9.1.11\"]").replace(POOL, "[[pool]]\nname = \"boot\"\nbackends = []\n");
     warnings(&elsewhere, &["line 12: warning: pool.boot.backends: is empty: every packet for this pool goes to the other site"]);
     let held = with_director("other_site = [\"10.9.1.11\"]");
-    let floor = "has check.min_healthy = 50: so many per cent of its backends never count as down, so its requests do not go to director.other_site even when all of them are; write min_healthy = 0";
+    let floor = "has a check with min_healthy = 50 (50 unless it says otherwise): so many per cent of its backends never count as down, so its requests do not go to director.other_site even when all of them are; write min_healthy = 0 into its check";
     let check = |more: &str| held.replace("name = \"boot\"\n", &format!("name = \"boot\"\ncheck = {{ kind = \"icmp\"{more} }}\n"));
     warnings(&check(""), &[&format!("line 12: warning: pool.boot: {floor}")]);
     warnings(&check(", min_healthy = 0"), &[]);
