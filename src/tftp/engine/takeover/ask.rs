@@ -158,6 +158,11 @@ impl Questions {
 impl EventLoop {
     /// An ACK of a transfer that is not known here.
     pub(in super::super) fn unknown(&mut self, peer: Peer, route: Route, block: u16) {
+        self.unknown_but_to(None, peer, route, block);
+    }
+
+    /// The same where one is known to know it: what others know is older.
+    pub(super) fn unknown_but_to(&mut self, who: Option<usize>, peer: Peer, route: Route, block: u16) {
         if self.takeover.is_none() {
             return self.stranger(peer, route);
         }
@@ -174,7 +179,7 @@ impl EventLoop {
             return self.stranger(peer, route);
         }
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
-        let asked = takeover.who_may_know(&id);
+        let asked = who.map_or_else(|| takeover.who_may_know(&id), |who| [Some(who), None, None, None]);
         if scoped || asked == [None; ASKED] {
             return self.stranger(peer, route);
         }
@@ -267,14 +272,14 @@ impl EventLoop {
     }
 
     /// A server knows a transfer that was asked about.
-    pub(super) fn somebody_knows(&mut self, nonce: u64, note: Note) {
+    pub(super) fn somebody_knows(&mut self, nonce: u64, who: usize, note: Note) {
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
         if takeover.questions.open.get(&nonce).is_none_or(|question| question.id != note.id) {
             return;
         }
         let Some(question) = takeover.questions.remove(nonce, &mut takeover.links) else { return };
         if question.doubt.is_some() {
-            return self.somebody_went_on(&question, note);
+            return self.somebody_went_on(&question, who, note);
         }
         let Some(block) = question.block else { return };
         // Its client may have begun something else meanwhile.

@@ -81,9 +81,20 @@ impl EventLoop {
     }
 
     /// Somebody has. Who speaks to us now is answered by what that one says; it is the one to be asked when the transfer is one of our own ports.
-    pub(super) fn somebody_went_on(&mut self, question: &Question, note: Note) {
+    pub(super) fn somebody_went_on(&mut self, question: &Question, who: usize, note: Note) {
         let Some((key, _)) = question.doubt else { return };
-        self.with(key, |_, _| After::Close(Outcome::HandedOver));
+        let mut told = [None; 2];
+        self.with(key, |_, session| {
+            if let Stage::Running(running) = &session.stage {
+                told = running.noted.map_or([None; 2], |noted| noted.to);
+            }
+            After::Close(Outcome::HandedOver)
+        });
+        // By another key than ours: our heirs know what we said, which is of long ago, unless they are that one's, too.
+        if let Some(takeover) = self.takeover.as_deref_mut().filter(|_| !told.contains(&Some(who))) {
+            let stale = told.into_iter().filter(|peer| !question.asked[2..].contains(peer)).flatten();
+            stale.for_each(|peer| takeover.ended[peer].push(note.id));
+        }
         if let Some(takeover) = self.takeover.as_deref_mut()
             && !takeover.plan.is_own(note.id.tid)
             && let Some(memory) = &mut takeover.memory
@@ -91,7 +102,7 @@ impl EventLoop {
             memory.put(note, Place::default(), self.now);
         }
         if let Some(block) = question.block {
-            self.unknown(question.peer, question.route, block);
+            self.unknown_but_to(Some(who), question.peer, question.route, block);
         }
     }
 

@@ -302,7 +302,7 @@ impl EventLoop {
                 }
             }
             Said::Refused(place, token) => self.say_again(peer, place, token),
-            Said::Known(nonce, note) => self.somebody_knows(nonce, *note),
+            Said::Known(nonce, note) => self.somebody_knows(nonce, peer, *note),
             Said::Unknown(nonce) => self.somebody_knows_not(nonce, peer),
             Said::Query(place, nonce, id) => {
                 if self.is_fresh(from, heard.from, heard.stream, place) {
@@ -460,9 +460,13 @@ impl EventLoop {
     fn is_of(&mut self, id: &Id, peer: usize) -> bool {
         let ports = self.ports.iter().enumerate().filter(|(_, port)| port.local.port() == id.tid);
         let mut keys = ports.filter_map(|(at, _)| self.peers.get(&Peer { client: id.client, vip: id.vip, port: at as u16 }));
-        let Some(session) = keys.next().copied().and_then(|key| self.session(key)) else { return false };
+        let Some(session) = keys.next().copied().and_then(|key| self.session(key)) else {
+            // Whoever serves it now told us, and may have told this peer.
+            let memory = self.takeover.as_ref().and_then(|takeover| takeover.memory.as_ref());
+            return memory.is_some_and(|memory| memory.get(id).is_some());
+        };
         match &session.stage {
-            Stage::Running(running) | Stage::Noting(running) => running.noted.is_none_or(|noted| noted.to.contains(&Some(peer))),
+            Stage::Running(running) | Stage::Noting(running) => running.noted.is_some_and(|noted| noted.to.contains(&Some(peer))),
             _ => true,
         }
     }

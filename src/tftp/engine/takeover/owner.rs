@@ -195,14 +195,20 @@ impl EventLoop {
         let (Some(takeover), Some(note)) = (self.takeover.as_deref_mut(), note(id, &session.request, running)) else { return false };
         let [first, second, third, fourth] = takeover.who_may_know(&id);
         let to = [first, second];
-        let before = running.noted.filter(|noted| noted.to != [None; 2]);
-        running.noted = Some(before.unwrap_or_else(|| Noted::new(to, None, [third, fourth], self.now)).followed_by(to, self.now));
+        let before = running.noted.filter(|noted| noted.to != [None; 2] || noted.former != [None; 4]);
+        let noted = before.unwrap_or_else(|| Noted::new(to, None, [third, fourth], self.now)).followed_by(to, self.now);
+        running.noted = Some(noted);
+        // Those who were told before are told on until one of the others is known to know.
+        let told_on = before.map_or([None; 4], |_| noted.former);
         running.renote = (note.acked / BLOCKS + 1) * BLOCKS;
         running.transfer.limit_to(takeover.limit(running, self.now));
         if running.transfer.is_near_its_limit(BLOCKS) {
             takeover.holds.push(key);
         }
         let mut worth_it = false;
+        for peer in told_on.into_iter().flatten() {
+            takeover.tell(&mut self.outbox, &self.counters, self.now, peer, (key, &note));
+        }
         for peer in to.into_iter().flatten() {
             // An earlier one of this name may have ended in this turn, and is told of at its end.
             takeover.ended[peer].retain(|ended| *ended != id);
@@ -219,6 +225,10 @@ impl EventLoop {
         self.with(key, |this, session| {
             let (Stage::Running(running) | Stage::Noting(running)) = &mut session.stage else { return After::Keep };
             if let Some(noted) = &mut running.noted {
+                // A late answer of one that is no heir any more says nothing about those who are.
+                if !noted.to.contains(&Some(peer)) {
+                    return After::Keep;
+                }
                 let told = noted.to.iter().zip(&mut noted.has).filter(|(to, _)| **to == Some(peer));
                 told.for_each(|(_, has)| *has = (*has).max(Some(block)));
                 let former = std::mem::take(&mut noted.former);

@@ -168,12 +168,16 @@ fn whoever_is_no_heir_by_the_new_key_is_told_to_forget_when_an_heir_knows() {
         running.set_plan(&five(new_key));
         let notes = heirs(new_key).map(|heir| (heir, told(heir)));
         assert!(notes.iter().all(|(_, said)| matches!(said, Said::Note(_, note) if note.id == id)), "{notes:?}");
-        // Until one of them is known to know, the former heirs are the only ones who do. What was said before had the old key's signature.
+        // Until one of them is known to know, the former heirs are the only ones who do: they are told on, and not to forget.
         others[old[0] - 1].socket.set_nonblocking(true).unwrap();
         let mut bytes = [0; 2048];
         while let Ok((len, _)) = others[old[0] - 1].socket.recv_from(&mut bytes) {
             let said = Signer::new(&FleetKey::new(new_key)).read(&bytes[..len]).map(|heard| heard.said);
-            assert!(said.is_none() || matches!(said, Some(Said::Hello(_))), "{said:?}");
+            assert!(!matches!(said, Some(Said::Ended(..))), "{said:?}");
+            // Nor does a late answer of theirs make them forget.
+            if let Some(said @ Said::Note(..)) = said {
+                ack(old[0], &said);
+            }
         }
         others[old[0] - 1].socket.set_nonblocking(false).unwrap();
         ack(notes[1].0, &notes[1].1);
