@@ -2,7 +2,8 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | `owner` | what heirs are told of the transfers that are served here |
+//! | `owner`, `noted` | what heirs are told of the transfers that are served here, and what they are known to know |
+//! | `again` | greetings, and what is said once more |
 //! | `heir` | what is kept for others, and told to those who ask |
 //! | `ask` | a packet of a transfer that is not known: who knows it? |
 //! | `doubt` | a client that was not heard for long: did somebody else go on? |
@@ -11,13 +12,18 @@
 //! The first loop takes notes, keeps them, and serves transfers of others' ports; the other loops are owners only, each with a socket and a stream of
 //! its own. Nothing here costs a packet of a running transfer more than one comparison.
 
+mod again;
 mod ask;
 mod doubt;
 mod heir;
+mod noted;
 mod owner;
 mod resume;
+#[cfg(test)]
+mod tests;
 
-pub(super) use owner::{Noted, goes_on};
+pub(super) use noted::Noted;
+pub(super) use owner::goes_on;
 pub(super) use resume::{Resume, Spares};
 
 use super::Key;
@@ -398,77 +404,9 @@ impl EventLoop {
         }
     }
 
-    /// Says again what was lost on the way, to those who are there.
-    fn say_what_was_missed(&mut self) {
-        let now = self.now;
-        let Some(takeover) = self.takeover.as_deref_mut().filter(|t| t.missed.is_none_or(|at| now - at >= MISSED)) else { return };
-        takeover.missed = Some(now);
-        for peer in 0..takeover.links.len() {
-            let Some(takeover) = self.takeover.as_deref_mut() else { return };
-            let link = &mut takeover.links[peer];
-            let lost = if link.is_mute(now) { Vec::new() } else { link.overdue(now) };
-            // Hellos come again by themselves.
-            lost.into_iter().filter(|about| !matches!(about, About::Hello)).for_each(|about| self.say_about(peer, about));
-        }
-    }
-
-    /// Says hello to all, and lets the memory forget.
-    fn greet(&mut self) {
-        let Some(takeover) = self.takeover.as_deref_mut() else { return };
-        takeover.greeted = Some(self.now);
-        takeover.count_peers(self.now);
-        if let Some(memory) = &mut takeover.memory {
-            memory.expire(self.now);
-        }
-        let plan = Arc::clone(&takeover.plan);
-        for (peer, member) in plan.members().iter().enumerate().filter(|(_, member)| **member != *plan.me()) {
-            let place = takeover.links[peer].say(About::Hello, self.now);
-            takeover.say(&mut self.outbox, member.notes, &Said::Hello(place));
-        }
-        for key in std::mem::take(&mut takeover.holds) {
-            self.hold_on(key);
-        }
-    }
-
-    /// Says something again.
-    fn say_about(&mut self, peer: usize, about: About) {
-        let now = self.now;
-        let Some(takeover) = self.takeover.as_deref_mut() else { return };
-        match about {
-            About::Hello => {
-                let place = takeover.links[peer].say(About::Hello, now);
-                takeover.say(&mut self.outbox, takeover.plan.members()[peer].notes, &Said::Hello(place));
-            }
-            About::Transfer(key, _) => self.tell_one(key, peer),
-            About::Question(nonce) => self.ask(nonce, peer),
-            About::Ended(ids) => {
-                // The same client may have begun the next one from the same port, of which this peer is told or about to be.
-                let ids: Vec<Id> = ids.iter().filter(|id| !self.is_of(id, peer)).copied().collect();
-                if let Some(takeover) = self.takeover.as_deref_mut().filter(|_| !ids.is_empty()) {
-                    takeover.say_ended(&mut self.outbox, peer, &ids, now);
-                }
-            }
-        }
-    }
-
     /// Whether heirs may know an earlier transfer of this peer, which they must not take for the one that begins.
     pub(super) fn lingers(&self, peer: &Peer) -> bool {
         self.takeover.as_ref().is_some_and(|takeover| takeover.lingering.contains(&self.hasher, peer))
-    }
-
-    /// Whether there is a transfer of this name that this peer knows of, or may have to.
-    fn is_of(&mut self, id: &Id, peer: usize) -> bool {
-        let ports = self.ports.iter().enumerate().filter(|(_, port)| port.local.port() == id.tid);
-        let mut keys = ports.filter_map(|(at, _)| self.peers.get(&Peer { client: id.client, vip: id.vip, port: at as u16 }));
-        let Some(session) = keys.next().copied().and_then(|key| self.session(key)) else {
-            // Whoever serves it now told us, and may have told this peer.
-            let memory = self.takeover.as_ref().and_then(|takeover| takeover.memory.as_ref());
-            return memory.is_some_and(|memory| memory.get(id).is_some());
-        };
-        match &session.stage {
-            Stage::Running(running) | Stage::Noting(running) => running.noted.is_some_and(|noted| noted.to.contains(&Some(peer))),
-            _ => true,
-        }
     }
 
     /// The pool has changed: those who are heirs now and were not are told at once.
@@ -485,33 +423,5 @@ impl EventLoop {
         }
         self.open_foreign_ports();
         self.tell_all(None);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hash::FleetKey;
-    use crate::tftp::takeover::memory::Limits;
-
-    #[test]
-    fn what_a_peer_has_not_answered_is_looked_for_soon_unless_it_is_mute() {
-        let member = |n: u8| Member {
-            name: format!("t{n}"),
-            notes: SocketAddr::from(([10, 0, 2, n], 6970)),
-            tids: (20_000 + u16::from(n), 20_000 + u16::from(n)),
-        };
-        let plan = Arc::new(Plan::new(FleetKey::new([5; 16]), (1..=3).map(member).collect(), "t1").unwrap());
-        let settings = Settings { listen: plan.me().notes, wait: Duration::ZERO, memory: Limits::default(), plan };
-        let mut takeover = Takeover::new(&settings, 0, 0, Arc::default(), Spares::new(&[]).unwrap());
-        let now = Time(1_000_000_000);
-        (takeover.greeted, takeover.missed) = (Some(now), Some(now));
-        assert_eq!(takeover.idle(now), GREETING);
-        let number = takeover.links[1].say(About::Hello, now).number;
-        assert_eq!(takeover.idle(now), GREETING, "nobody was ever heard");
-        takeover.links[1].heard(now);
-        assert_eq!(takeover.idle(now), MISSED);
-        takeover.links[1].acked(number);
-        assert_eq!(takeover.idle(now), GREETING);
     }
 }

@@ -5,11 +5,10 @@ use super::super::event_loop::EventLoop;
 use super::super::outbox::Outbox;
 use super::super::session::{Running, Session, Stage};
 use super::super::sessions::After;
-use super::{About, Takeover};
+use super::{About, Noted, Takeover};
 use crate::tftp::content::Version;
 use crate::tftp::packet::Mode;
 use crate::tftp::report::{Counter, Counters, Outcome};
-use crate::tftp::takeover::link::Link;
 use crate::tftp::takeover::note::LONGEST_REQUEST;
 use crate::tftp::takeover::wire::{Place, Said};
 use crate::tftp::takeover::{Id, Note};
@@ -28,51 +27,6 @@ const CONFIRMED: Duration = Duration::from_secs(1);
 const RESTART: Duration = Duration::from_secs(2);
 /// When a note is renewed at the latest.
 const RENEWED: Duration = Duration::from_secs(30);
-
-/// What other servers were told of a transfer.
-#[derive(Clone, Copy, Debug)]
-pub struct Noted {
-    /// Places of who was told.
-    pub to: [Option<usize>; 2],
-    /// The block that each of them is known to know of; nothing of one that has not answered yet.
-    pub(super) has: [Option<u64>; 2],
-    /// Places of who was told before and is no heir any more. They are to forget it as soon as an heir knows it.
-    former: [Option<usize>; 4],
-    /// When.
-    pub at: Time,
-}
-
-impl Noted {
-    /// Servers have other places now. Of one that is gone nothing is expected.
-    pub fn moved(&mut self, to: &[Option<usize>]) {
-        for (told, has) in self.to.iter_mut().zip(&mut self.has) {
-            *told = told.and_then(|place| to.get(place).copied().flatten());
-            *has = has.filter(|_| told.is_some());
-        }
-        self.former = self.former.map(|peer| peer.and_then(|place| to.get(place).copied().flatten()));
-    }
-
-    /// What is noted of a transfer that these are to be told of, and who know it up to this block already. The `others` may know an earlier state of it, or
-    /// an earlier transfer of its name.
-    pub(super) fn new(to: [Option<usize>; 2], known: Option<u64>, others: [Option<usize>; 2], at: Time) -> Noted {
-        let nobody = Noted { to: [None; 2], has: [None; 2], former: [others[0], others[1], None, None], at };
-        Noted { has: to.map(|peer| known.filter(|_| peer.is_some())), ..nobody.followed_by(to, at) }
-    }
-
-    /// The same when these are the heirs from now on.
-    fn followed_by(self, to: [Option<usize>; 2], at: Time) -> Noted {
-        let has = |peer: Option<usize>| self.to.iter().position(|told| *told == peer && told.is_some()).and_then(|at| self.has[at]);
-        let mut former = [None; 4];
-        let told = self.to.into_iter().chain(self.former).filter(|peer| peer.is_some() && !to.contains(peer));
-        former.iter_mut().zip(told).for_each(|(place, peer)| *place = peer);
-        Noted { to, has: to.map(has), former, at }
-    }
-
-    /// Whether everybody who was told, and is not gone, knows of it.
-    fn is_known(&self, links: &[Link<About>], now: Time) -> bool {
-        self.to.iter().zip(self.has).all(|(to, has)| has.is_some() || to.is_none_or(|peer| links[peer].is_gone(now)))
-    }
-}
 
 /// What names a session's transfer elsewhere; nothing for a client that only this host can reach.
 pub fn id(session: &Session, tid: u16) -> Option<Id> {
