@@ -16,6 +16,7 @@ const ORDER: &[&str] = &[
     "wrap-window-4",
     "wrap-window-64",
     "kill-owner-and-heir",
+    "heir-cut-off",
     "kill-in-tftpd",
     "without-ranges",
     "change-file",
