@@ -4,11 +4,11 @@
 #[allow(dead_code)] // What only the timed benchmarks of the path need.
 mod world;
 
-use guideway::frame::Frame;
-use guideway::io::BATCH;
-use guideway::path::{self, State};
-use guideway::tables::Snapshot;
-use guideway::time::Time;
+use guideway_dataplane::path::{self, State};
+use guideway_dataplane::tables::Snapshot;
+use guideway_packet::frame::Frame;
+use guideway_packet::io::BATCH;
+use guideway_packet::time::Time;
 use std::process::ExitCode;
 use world::{Batch, Kind};
 

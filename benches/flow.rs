@@ -7,9 +7,9 @@ mod lines;
 
 use beside::Unit;
 use criterion::{Criterion, criterion_group, criterion_main};
-use guideway::flow::FlowTable;
-use guideway::hash::{FleetKey, PacketHash};
-use guideway::time::Time;
+use guideway_dataplane::flow::FlowTable;
+use guideway_hash::{FleetKey, PacketHash};
+use guideway_packet::time::Time;
 use lines::Line;
 use siphasher::sip::SipHasher13;
 use std::hint::black_box;

@@ -5,8 +5,8 @@ mod beside;
 
 use beside::Unit;
 use criterion::{Criterion, criterion_group, criterion_main};
-use guideway::hash::FleetKey;
-use guideway::maglev::{DEFAULT_SIZE, Table};
+use guideway_dataplane::maglev::{DEFAULT_SIZE, Table};
+use guideway_hash::FleetKey;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

@@ -6,12 +6,12 @@ mod world;
 
 use beside::Unit;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
-use guideway::io::BATCH;
-use guideway::io::memory::Memory;
-use guideway::path::State;
-use guideway::tables::Snapshot;
-use guideway::time::Time;
-use guideway::turn::turn;
+use guideway_dataplane::path::State;
+use guideway_dataplane::tables::Snapshot;
+use guideway_dataplane::turn::turn;
+use guideway_io::memory::Memory;
+use guideway_packet::io::BATCH;
+use guideway_packet::time::Time;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 use std::hint::black_box;

@@ -11,13 +11,13 @@ mod world;
 
 use beside::Unit;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use guideway::io::{BATCH, Io, Turn, Work};
-use guideway::path::State;
-use guideway::steer;
-use guideway::tables::Snapshot;
-use guideway::time::Time;
-use guideway::turn::turn;
-use guideway::verdict::Verdict;
+use guideway_dataplane::path::State;
+use guideway_dataplane::steer;
+use guideway_dataplane::tables::Snapshot;
+use guideway_dataplane::turn::turn;
+use guideway_packet::io::{BATCH, Io, Turn, Work};
+use guideway_packet::time::Time;
+use guideway_packet::verdict::Verdict;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -127,7 +127,7 @@ fn steering_thread(batches: u64, tables: &Snapshot) -> Duration {
             // The second turn gives back what the first one has decided.
             for _ in 0..2 {
                 let mut transmit =
-                    |_, frames: &mut [guideway::frame::Frame<'_>]| frames.iter_mut().for_each(|f| f.verdict = Verdict::Transmit);
+                    |_, frames: &mut [guideway_packet::frame::Frame<'_>]| frames.iter_mut().for_each(|f| f.verdict = Verdict::Transmit);
                 lane.turn(Duration::ZERO, &mut transmit).expect("a lane never fails");
             }
         }

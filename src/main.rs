@@ -1,5 +1,5 @@
 //! The `guideway` program.
 
 fn main() -> std::process::ExitCode {
-    guideway::cli::main()
+    guideway::main()
 }

@@ -4,7 +4,7 @@
 mod dut;
 
 use dut::{Director, PATIENCE, in_namespaces, through, to_vip, write};
-use guideway::control_client::Client;
+use guideway_daemon::client::Client;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};

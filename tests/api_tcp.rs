@@ -4,7 +4,7 @@
 mod dut;
 
 use dut::{Director, GUIDEWAY, PATIENCE, in_namespaces};
-use guideway::control_client::{Client, Credentials, Error, Remote};
+use guideway_daemon::client::{Client, Credentials, Error, Remote};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -4,8 +4,8 @@
 mod dut;
 
 use dut::{Director, FAR_MAC, PATIENCE, in_namespaces, ip};
-use guideway::io::af_packet::AfPacket;
-use guideway::wire::build;
+use guideway_io::af_packet::AfPacket;
+use guideway_packet::wire::build;
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::SocketAddr;

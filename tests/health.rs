@@ -3,9 +3,9 @@
 
 mod site;
 
-use guideway::control_client;
-use guideway::lab::netlink::Netlink;
-use guideway::lab::netns::Namespace;
+use guideway_daemon::client as control_client;
+use guideway_host::netlink::Netlink;
+use guideway_host::netns::Namespace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;

@@ -7,7 +7,7 @@
 
 mod site;
 
-use guideway::tftp::packet::{ErrorCode, Packet, put_ack, put_error, put_request};
+use guideway_tftp::packet::{ErrorCode, Packet, put_ack, put_error, put_request};
 use nix::libc::{in_addr, in_pktinfo};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use serde_json::Value;

@@ -1,12 +1,12 @@
 //! The http handler against a real nginx, in a network namespace of its own: one download for a thousand clients, and a killed origin.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use guideway::tftp::content::Content;
-use guideway::tftp::handler::{Handler, Opening, Request};
-use guideway::tftp::handlers::background::Background;
-use guideway::tftp::handlers::http::{Http, Settings};
-use guideway::tftp::packet::{Mode, Options};
-use guideway::tftp::{Config, Observer, Server, TransferReport};
+use guideway_tftp::content::Content;
+use guideway_tftp::handler::{Handler, Opening, Request};
+use guideway_tftp::handlers::background::Background;
+use guideway_tftp::handlers::http::{Http, Settings};
+use guideway_tftp::packet::{Mode, Options};
+use guideway_tftp::{Config, Observer, Server, TransferReport};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::net::TcpStream;

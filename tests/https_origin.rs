@@ -3,9 +3,9 @@
 
 mod site;
 
-use guideway::tftp::config;
-use guideway::tftp::handlers::background::Background;
-use guideway::tftp::{Config, Server};
+use guideway_tftp::handlers::background::Background;
+use guideway_tftp::{Config, Server};
+use guideway_tftpd::config;
 use site::{GUIDEWAY, Running};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;

@@ -2,14 +2,14 @@
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
-use guideway::config;
-use guideway::control::{NextHops, Writer};
-use guideway::io::memory::Memory;
-use guideway::path::State;
-use guideway::store::{Health, Observation, Observed, PoolHealth};
-use guideway::time::Time;
-use guideway::turn::turn;
-use guideway::wire::build::{self, Packet};
+use guideway_config as config;
+use guideway_control::{NextHops, Writer};
+use guideway_dataplane::path::State;
+use guideway_dataplane::turn::turn;
+use guideway_io::memory::Memory;
+use guideway_packet::time::Time;
+use guideway_packet::wire::build::{self, Packet};
+use guideway_store::{Health, Observation, Observed, PoolHealth};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ mod site;
 mod suspicion;
 
 use fleet::{Fleet, Wish};
-use guideway::lab::servers::Server;
+use guideway_testbed::servers::Server;
 use nix::sys::signal::Signal;
 use site::hosts::{Clients, run_on, signal};
 use std::time::Duration;

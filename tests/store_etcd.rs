@@ -12,8 +12,8 @@ mod secure;
 mod site;
 
 use cluster::{Etcd, PATIENCE, alone, config, down, intent, open, seen};
-use guideway::config;
-use guideway::store::{CommitError, open_within};
+use guideway_config as config;
+use guideway_store::{CommitError, open_within};
 use std::time::{Duration, Instant};
 
 #[test]

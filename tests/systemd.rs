@@ -22,7 +22,7 @@ fn units() -> Vec<PathBuf> {
 
 /// systemd-analyze, unless it is not installed where nobody promised it.
 fn analyze() -> Option<Command> {
-    let found = guideway::lab::programs::find("systemd-analyze", "systemd").ok();
+    let found = guideway_testbed::programs::find("systemd-analyze", "systemd").ok();
     if found.is_none() {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs systemd-analyze (systemd), and CI promised it");
         println!("SKIPPED: needs systemd-analyze (systemd)");

@@ -3,7 +3,7 @@
 
 mod site;
 
-use guideway::tftp::packet::{Packet, put_data_header, put_request};
+use guideway_tftp::packet::{Packet, put_data_header, put_request};
 use site::{GUIDEWAY, Tftpd, program};
 use std::net::UdpSocket;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -5,14 +5,14 @@
 mod site;
 
 use clap::Parser;
-use guideway::control_client;
-use guideway::lab::args::{Io, LabArgs};
-use guideway::lab::directors;
-use guideway::lab::netlink::Netlink;
-use guideway::lab::netns::Namespace;
-use guideway::lab::plan::Plan;
-use guideway::lab::router::{self, Router};
-use guideway::lab::topology::{ROUTER_INGRESS, Topology};
+use guideway_daemon::client as control_client;
+use guideway_host::netlink::Netlink;
+use guideway_host::netns::Namespace;
+use guideway_lab::args::{Io, LabArgs};
+use guideway_lab::directors;
+use guideway_lab::plan::Plan;
+use guideway_lab::router::{self, Router};
+use guideway_lab::topology::{ROUTER_INGRESS, Topology};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use site::hosts::{Clients, FILE, PATIENCE, alive, content, program_on, ready, run_on, signal, until};

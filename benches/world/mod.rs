@@ -1,14 +1,14 @@
 //! What the benchmarks of the path have in common: tables of a hundred backends, and a batch of packets that is made anew, untimed, before every run.
 
-use guideway::config;
-use guideway::control::{NextHops, Writer};
-use guideway::frame::{Frame, HEADROOM};
-use guideway::io::BATCH;
-use guideway::path::{self, State};
-use guideway::tables::Snapshot;
-use guideway::time::Time;
-use guideway::wire::build::{self, Packet};
-use guideway::wire::checksum;
+use guideway_config as config;
+use guideway_control::{NextHops, Writer};
+use guideway_dataplane::path::{self, State};
+use guideway_dataplane::tables::Snapshot;
+use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::io::BATCH;
+use guideway_packet::time::Time;
+use guideway_packet::wire::build::{self, Packet};
+use guideway_packet::wire::checksum;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 
 use super::common::{columns, failed, part, plain, query, result};
 use super::running::DirectorArgs;
-use crate::control_client::Client;
+use guideway_daemon::client::Client;
 use serde_json::{Value, json};
 
 /// Show the backends of a running director: state, weight, share of new flows, what still runs on those that are drained
@@ -57,7 +57,7 @@ fn named(all: &[Value], name: &str) -> Result<Vec<Value>, String> {
     let found: Vec<Value> = all.iter().filter(|backend| backend["name"] == name).cloned().collect();
     if found.is_empty() {
         let known = all.iter().filter_map(|backend| backend["name"].as_str());
-        return Err(format!("there is no backend {name}{}", crate::config::text::did_you_mean(name, known)));
+        return Err(format!("there is no backend {name}{}", guideway_config::text::did_you_mean(name, known)));
     }
     Ok(found)
 }

@@ -1,7 +1,6 @@
 //! `guideway check`: is a configuration, of a director, a TFTP server or a health controller, good, and what does it not promise?
 
-use crate::config::{self, Kind};
-use crate::tftp;
+use guideway_config::{self as config, Kind};
 use std::path::PathBuf;
 
 /// Check a configuration: every error, what it cannot promise, and what it names that is not on this host
@@ -22,7 +21,7 @@ pub fn run(args: &Args) -> u8 {
     let text = std::fs::read_to_string(&args.config).unwrap_or_default();
     let check = match Kind::of_text(&text) {
         Some(Kind::Health) => config::health::check_health_command,
-        Some(Kind::Server) => tftp::config::check_command,
+        Some(Kind::Server) => guideway_tftpd::config::check_command,
         Some(Kind::Director) | None => config::check_command,
     };
     check(&args.config, args.json, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())

@@ -1,8 +1,8 @@
 //! What several commands need: a configuration or the reasons against it, and ways to say what is wrong.
 
 use super::{BAD_USAGE, DONE, FAILED, print};
-use crate::config::{self, Config};
-use crate::store::{Health, Observation, Observed, PoolHealth};
+use guideway_config::{self as config, Config};
+use guideway_store::{Health, Observation, Observed, PoolHealth};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use std::collections::BTreeMap;

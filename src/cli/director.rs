@@ -1,7 +1,7 @@
 //! `guideway director`: the daemon.
 
 use super::{DONE, logging, print};
-use crate::director::{self, Error};
+use guideway_director::{self as director, Error};
 use std::path::PathBuf;
 
 /// Run a director: take packets for the VIPs and forward them to backends

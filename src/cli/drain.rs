@@ -4,8 +4,8 @@ use super::common::{bad, failed, query, result};
 use super::plan::carry_out;
 use super::set::How;
 use super::{DONE, FAILED, backends, print};
-use crate::config::duration;
-use crate::control_client::Client;
+use guideway_config::duration;
+use guideway_daemon::client::Client;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 

@@ -3,11 +3,11 @@
 use super::FAILED;
 use super::common::{self, bad, down, failed, load_with_vips, result};
 use super::running::DirectorArgs;
-use crate::control::explained::{Destination, Question, address};
-use crate::control::{NextHops, Writer};
-use crate::tables::Backend;
-use crate::time::Time;
-use crate::wire::l4::TCP;
+use guideway_control::explained::{Destination, Question, address};
+use guideway_control::{NextHops, Writer};
+use guideway_dataplane::tables::Backend;
+use guideway_packet::time::Time;
+use guideway_packet::wire::l4::TCP;
 use serde_json::Value;
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -136,7 +136,7 @@ fn sentence(answer: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::testing::FLEET;
+    use crate::testing::FLEET;
 
     fn asked(file: &Path, to: &str) -> (Value, String) {
         let question = Question::new("198.51.100.7:2070".parse().unwrap(), to.parse().unwrap()).unwrap();

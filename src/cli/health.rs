@@ -2,9 +2,9 @@
 
 use super::common::failed;
 use super::{BAD_USAGE, DONE, FAILED, common, logging, print};
-use crate::health::daemon::{self, Error};
-use crate::health::once::{self, Result, Which};
-use crate::health::outcome::Outcome;
+use guideway_health::daemon::{self, Error};
+use guideway_health::once::{self, Result, Which};
+use guideway_health::outcome::Outcome;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;

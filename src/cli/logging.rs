@@ -11,7 +11,7 @@ pub struct LogArgs {
     /// How log lines look
     #[arg(long, value_enum, default_value = "human")]
     log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a filter like `guideway::control=debug`; default: RUST_LOG, else info
+    /// What is logged: error, warn, info, debug, trace, or a filter like `guideway_control=debug`; default: RUST_LOG, else info
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_mistyped_level_is_refused() {
-        for text in ["info", "WARN", "guideway::control=debug", "warn,guideway=trace", "[{x}]=debug", "off"] {
+        for text in ["info", "WARN", "guideway_control=debug", "warn,guideway=trace", "[{x}]=debug", "off"] {
             assert!(filter(text).is_ok(), "{text}");
         }
         for text in ["wran", "blah", "warn,guideway", "", "guideway=loud"] {

@@ -2,7 +2,7 @@
 
 use super::common::{failed, plain, result};
 use super::print;
-use crate::control_client::{Client, Error};
+use guideway_daemon::client::{Client, Error};
 use serde_json::Value;
 use std::fmt::Write;
 

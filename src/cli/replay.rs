@@ -1,15 +1,15 @@
 //! `guideway replay`: a capture through the real packet path, offline.
 
 use super::common::{bad, down, failed, load, result};
-use crate::config::{Config, Io as IoKind};
-use crate::control::{NextHops, Writer};
-use crate::counters::{Counters, Number};
-use crate::io::pcap::Pcap;
-use crate::path::State;
-use crate::store::Health;
-use crate::time::Time;
-use crate::turn::turn;
-use crate::verdict::Reason;
+use guideway_config::{Config, Io as IoKind};
+use guideway_control::{NextHops, Writer};
+use guideway_dataplane::counters::{Counters, Number};
+use guideway_dataplane::path::State;
+use guideway_dataplane::turn::turn;
+use guideway_io::pcap::Pcap;
+use guideway_packet::time::Time;
+use guideway_packet::verdict::Reason;
+use guideway_store::Health;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write;
 use std::os::unix::fs::MetadataExt;

@@ -1,7 +1,7 @@
 //! Which running director a command means, and how it is reached.
 
 use super::common::{bad, failed};
-use crate::control_client::{self, Client, Credentials, Remote};
+use guideway_daemon::client::{self as control_client, Client, Credentials, Remote};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@ use super::common::{bad, failed, part};
 use super::plan::carry_out;
 use super::running::DirectorArgs;
 use super::{DONE, backends};
-use crate::config::read_intent;
+use guideway_config::read_intent;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 

@@ -5,8 +5,8 @@ mod tftpd;
 
 use super::common::{failed, load, result};
 use super::running::{DIRECTORY, only_one};
-use crate::config::Kind;
-use crate::control_client;
+use guideway_config::Kind;
+use guideway_daemon::client as control_client;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt::Write;

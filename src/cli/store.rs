@@ -5,9 +5,9 @@ mod show;
 
 use super::common::{bad, failed, result};
 use super::{BAD_USAGE, print};
-use crate::config::{self, Intent};
-use crate::store::{OpenError, Store, ready, start};
 use clap::Subcommand;
+use guideway_config::{self as config, Intent};
+use guideway_store::{OpenError, Store, ready, start};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! `guideway table`: the Maglev tables of a configuration, and what it would cost to lose a backend.
 
 use super::common::{bad, load_with_vips, result};
-use crate::config::{Config, Pool};
-use crate::maglev::Table;
+use guideway_config::{Config, Pool};
+use guideway_dataplane::maglev::Table;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> u8 {
         let known: Vec<_> = config.pools.iter().flat_map(|p| p.backends.iter().map(move |b| format!("{}/{}", p.name, b.name))).collect();
         return bad(&format!("--without {name}: no pool has a backend of this name; there are {}", known.join(", ")));
     }
-    let of = |vip: &crate::config::Vip| config.pools.iter().position(|pool| pool.name == vip.pool).map(|at| &tables[at]);
+    let of = |vip: &guideway_config::Vip| config.pools.iter().position(|pool| pool.name == vip.pool).map(|at| &tables[at]);
     if args.json {
         let vips: Vec<Value> = config.vips.iter().filter_map(|vip| Some(document(vip, of(vip)?))).collect();
         return result(&format!("{:#}\n", Value::Array(vips)));
@@ -75,7 +75,7 @@ fn backends(table: &Table) -> impl Iterator<Item = (&str, u16, u32, f64)> {
     table.members().iter().zip(entries).map(|(m, entries)| (&*m.name, m.weight, entries, f64::from(entries) / f64::from(table.size())))
 }
 
-fn document(vip: &crate::config::Vip, tables: &Tables) -> Value {
+fn document(vip: &guideway_config::Vip, tables: &Tables) -> Value {
     let list = |table: &Table| -> Vec<Value> {
         backends(table)
             .map(|(name, weight, entries, share)| json!({ "name": name, "weight": weight, "entries": entries, "share": share }))
@@ -97,7 +97,7 @@ fn document(vip: &crate::config::Vip, tables: &Tables) -> Value {
     document
 }
 
-fn lines(vip: &crate::config::Vip, tables: &Tables) -> String {
+fn lines(vip: &guideway_config::Vip, tables: &Tables) -> String {
     let mut text = String::new();
     let (size, fingerprint) = (tables.table.size(), tables.table.fingerprint());
     // Writing into a String cannot fail.
@@ -128,11 +128,11 @@ fn lines(vip: &crate::config::Vip, tables: &Tables) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::testing::FLEET;
+    use crate::testing::FLEET;
 
     #[test]
     fn the_share_of_one_that_is_gone_is_shown_where_it_goes() {
-        let config = crate::config::read(FLEET).config.unwrap();
+        let config = guideway_config::read(FLEET).config.unwrap();
         let tables = build(&config.pools[0], &config, Some("t2")).unwrap();
         let said = lines(&config.vips[0], &tables);
         let rows: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();

@@ -1,13 +1,12 @@
 //! `guideway tftpd`: the server.
 
 use super::{BAD_USAGE, DONE, FAILED, common, logging, print};
-use crate::config::duration;
-use crate::lab::args::parse_size;
-use crate::tftp;
-use crate::tftp::config::{Server, rollover};
-use crate::tftp::daemon::{self, Files, Options};
-use crate::tftp::directory::DirectoryOptions;
-use crate::tftp::engine::Tid;
+use guideway_config::duration;
+use guideway_config::size::parse_size;
+use guideway_tftp::directory::DirectoryOptions;
+use guideway_tftp::engine::Tid;
+use guideway_tftpd::config::{Server, rollover};
+use guideway_tftpd::daemon::{self, Files, Options};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -169,7 +168,7 @@ impl Args {
             let options = DirectoryOptions { symlinks: !self.no_symlinks, ignore_case: self.ignore_case };
             return Ok((Files::Directory(self.root.clone().unwrap_or_default(), options), None));
         };
-        let checked = match tftp::config::load(path) {
+        let checked = match guideway_tftpd::config::load(path) {
             Ok(checked) => checked,
             Err(error) => return Err(common::bad(&error.to_string())),
         };

@@ -76,7 +76,7 @@ fn file(text: &str) -> Result<PathBuf, String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::read;
+    use crate::read;
 
     const REST: &str = "[director]\nname = \"d1\"\naddress = \"10.0.1.11\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
         io = { kind = \"af_xdp\", interface = \"eth0\" }\n";

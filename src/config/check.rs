@@ -41,7 +41,7 @@ fn named(config: &Config) -> Vec<Named> {
 }
 
 /// The same for a file of any kind; `summary` says what it holds.
-pub(crate) fn tell<T>(
+pub fn tell<T>(
     path: &Path,
     loaded: Result<Checked<T>, LoadError>,
     json: bool,

@@ -4,7 +4,7 @@ use super::duration;
 use super::reader::{Field, Spot, Table};
 use super::text;
 use super::{Addresses, Detour, Director, Echo, Io, Unmatched};
-use crate::hash::FleetKey;
+use guideway_hash::FleetKey;
 use ipnet::IpNet;
 use netmap_rings::PortName;
 use std::net::IpAddr;
@@ -87,7 +87,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
 }
 
 /// A duration within limits.
-pub(crate) fn duration_within(field: Field<'_, '_>, limits: RangeInclusive<Duration>) -> Option<Duration> {
+pub fn duration_within(field: Field<'_, '_>, limits: RangeInclusive<Duration>) -> Option<Duration> {
     let within = |text: &str| {
         let value = duration::parse(text).map_err(|e| e.to_string())?;
         let (least, most) = (duration::human(*limits.start()), duration::human(*limits.end()));
@@ -123,12 +123,12 @@ pub(super) fn address<'r, 't>(field: Field<'r, 't>) -> (Option<Addresses>, Vec<S
 }
 
 /// The fleet's key. What was written is never shown.
-pub(crate) fn key(field: Field<'_, '_>) -> Option<FleetKey> {
+pub fn key(field: Field<'_, '_>) -> Option<FleetKey> {
     field.secret().parse("32 hex digits in quotes", key_of).map(|s| s.value)
 }
 
 /// The fleet's key from its digits.
-pub(crate) fn key_of(text: &str) -> Result<FleetKey, String> {
+pub fn key_of(text: &str) -> Result<FleetKey, String> {
     let length = text.chars().count();
     if length != 32 {
         return Err(format!("has {length} characters; 32 hex digits (16 bytes) are wanted, the same on every director of the fleet"));

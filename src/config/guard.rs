@@ -2,14 +2,13 @@
 
 use super::reader::{Field, Spot, Table};
 use super::text;
+use guideway_dataplane::tables::{self, Admission, Routers, Writes};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 
 /// The most requests a second that a limit can name.
 const LARGEST_RATE: i64 = 10_000_000;
-const PREFIX_V4: u8 = 24;
-const PREFIX_V6: u8 = 56;
 
 /// What of the requests to a `tftp` service gets as far as a backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,51 +21,23 @@ pub struct Guard {
     pub admission: Admission,
 }
 
-/// `[[vip]] writes`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Writes {
-    /// Write requests end at the director (`"drop"`, the default).
-    #[default]
-    Drop,
-    /// They go to a backend like read requests (`"forward"`).
-    Forward,
-}
-
-/// `[[vip]] admission`: new requests per second of one director, 1–10,000,000 each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// Of all clients together.
-    pub per_vip: Option<u32>,
-    /// Of this VIP to one backend.
-    pub per_backend: Option<u32>,
-    /// Of all clients within one prefix.
-    pub per_prefix: Option<u32>,
-    /// Bits of a client's IPv4 address that make its prefix, 8–32; default 24.
-    pub prefix_v4: u8,
-    /// The same for IPv6, 16–128; default 56.
-    pub prefix_v6: u8,
-}
-
-impl Default for Admission {
-    fn default() -> Self {
-        Admission { per_vip: None, per_backend: None, per_prefix: None, prefix_v4: PREFIX_V4, prefix_v6: PREFIX_V6 }
+fn admission_json(admission: &Admission) -> Value {
+    let mut document = Map::new();
+    for (key, rate) in [("per_vip", admission.per_vip), ("per_backend", admission.per_backend), ("per_prefix", admission.per_prefix)] {
+        document.extend(rate.map(|rate| (key.to_owned(), json!(rate))));
     }
+    document.insert("prefix_v4".to_owned(), json!(admission.prefix_v4));
+    document.insert("prefix_v6".to_owned(), json!(admission.prefix_v6));
+    Value::Object(document)
 }
 
-impl Admission {
-    /// Whether anything is limited.
-    pub fn limits(&self) -> bool {
-        self.per_vip.or(self.per_backend).or(self.per_prefix).is_some()
-    }
-
-    fn to_json(self) -> Value {
-        let mut document = Map::new();
-        for (key, rate) in [("per_vip", self.per_vip), ("per_backend", self.per_backend), ("per_prefix", self.per_prefix)] {
-            document.extend(rate.map(|rate| (key.to_owned(), json!(rate))));
+impl From<&Guard> for tables::Guard {
+    fn from(guard: &Guard) -> tables::Guard {
+        tables::Guard {
+            writes: guard.writes == Writes::Forward,
+            clients: guard.clients.as_deref().map(Routers::new),
+            admission: guard.admission.limits().then_some(guard.admission),
         }
-        document.insert("prefix_v4".to_owned(), json!(self.prefix_v4));
-        document.insert("prefix_v6".to_owned(), json!(self.prefix_v6));
-        Value::Object(document)
     }
 }
 
@@ -80,7 +51,7 @@ impl Guard {
             document.insert("clients".to_owned(), json!(clients));
         }
         if self.admission.limits() {
-            document.insert("admission".to_owned(), self.admission.to_json());
+            document.insert("admission".to_owned(), admission_json(&self.admission));
         }
         document
     }
@@ -131,7 +102,8 @@ fn admission(field: &Field<'_, '_>) -> Option<Admission> {
     };
     let (per_vip, per_backend, per_prefix) = (rate("per_vip"), rate("per_backend"), rate("per_prefix"));
     let mut bits = |key, default, range| table.optional(key).map_or(Some(default), |f| f.integer("a prefix length in bits", range));
-    let (prefix_v4, prefix_v6) = (bits("prefix_v4", PREFIX_V4, 8..=32), bits("prefix_v6", PREFIX_V6, 16..=128));
+    let default = Admission::default();
+    let (prefix_v4, prefix_v6) = (bits("prefix_v4", default.prefix_v4, 8..=32), bits("prefix_v6", default.prefix_v6, 16..=128));
     table.finish();
     let admission =
         Admission { per_vip: per_vip?, per_backend: per_backend?, per_prefix: per_prefix?, prefix_v4: prefix_v4?, prefix_v6: prefix_v6? };

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 /// What a name should stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub enum Wanted {
     /// A file that can be read.
     File,
     /// A directory.
@@ -26,16 +26,16 @@ pub(crate) enum Wanted {
 
 /// A name in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Named {
+pub struct Named {
     /// The key by position: `handler[0].root`.
-    pub(crate) key: String,
+    pub key: String,
     /// What it is looked for by; what the file says, unless that is only a part of it.
-    pub(crate) name: PathBuf,
-    pub(crate) wanted: Wanted,
+    pub name: PathBuf,
+    pub wanted: Wanted,
 }
 
 impl Named {
-    pub(crate) fn new(key: impl Into<String>, name: impl Into<PathBuf>, wanted: Wanted) -> Named {
+    pub fn new(key: impl Into<String>, name: impl Into<PathBuf>, wanted: Wanted) -> Named {
         Named { key: key.into(), name: name.into(), wanted }
     }
 
@@ -84,7 +84,7 @@ impl Named {
 }
 
 /// A warning for each of them that is not here, at its line of the file.
-pub(crate) fn warnings(text: &str, named: &[Named]) -> Vec<Problem> {
+pub fn warnings(text: &str, named: &[Named]) -> Vec<Problem> {
     let (document, _) = DeTable::parse_recoverable(text);
     let reader = Reader::new(text, false);
     let warning = |named: &Named| {

@@ -4,7 +4,7 @@ use super::duration::human;
 use super::load::{Checked, intent_sections};
 use super::text::port_range_text;
 use super::{Backend, Check, Config, Director, Key, Pool, Probe, Problem, Service, Severity, Vip};
-use crate::hash::{FleetKey, KeyId};
+use guideway_hash::{FleetKey, KeyId};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 

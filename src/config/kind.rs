@@ -89,14 +89,14 @@ mod tests {
 
     #[test]
     fn a_file_for_another_program_is_told_by_one_sentence() {
-        let problems = crate::config::read("# a server\n[server]\nname = \"t1\"\n[[handler]]\n").problems;
+        let problems = crate::read("# a server\n[server]\nname = \"t1\"\n[[handler]]\n").problems;
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert_eq!(
             problems[0].to_string(),
             "line 2: server: is a section of a TFTP server, whose file this is: `guideway tftpd --config FILE` takes it; the file of a director is \
              wanted here, with [director]"
         );
-        let health = crate::config::health::read_health("[director]\nname = \"d1\"\n").problems;
+        let health = crate::health::read_health("[director]\nname = \"d1\"\n").problems;
         assert!(health.len() == 1 && health[0].message.contains("`guideway director --config FILE` takes it"), "{health:?}");
     }
 }

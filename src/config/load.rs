@@ -3,7 +3,7 @@
 use super::problem::{Problem, Severity};
 use super::reader::{Mark, Reader, Spot, Table};
 use super::{Config, Intent, Kind, announce, api, cross, director, here, neighbour, pool, promise, store, vip};
-use crate::hash::KeyId;
+use guideway_hash::KeyId;
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ impl<T> Checked<T> {
     }
 
     /// Adds a warning for whatever the good file at `path` names and this host does not have.
-    pub(crate) fn look(&mut self, path: &Path, named: impl FnOnce(&T) -> Vec<here::Named>) {
+    pub fn look(&mut self, path: &Path, named: impl FnOnce(&T) -> Vec<here::Named>) {
         if let (Some(config), Ok(text)) = (&self.config, std::fs::read_to_string(path)) {
             self.problems.extend(here::warnings(&text, &named(config)));
             self.problems.sort_by_key(|p| (p.line, p.column));
@@ -66,7 +66,7 @@ pub fn load(path: &Path) -> Result<Checked, LoadError> {
 }
 
 /// The same for a file whose text is read by `read`.
-pub(crate) fn load_with<T>(path: &Path, read: impl FnOnce(&str) -> Checked<T>) -> Result<Checked<T>, LoadError> {
+pub fn load_with<T>(path: &Path, read: impl FnOnce(&str) -> Checked<T>) -> Result<Checked<T>, LoadError> {
     let failed = |source| LoadError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
@@ -90,7 +90,7 @@ pub fn read(text: &str) -> Checked {
 }
 
 /// The same for a file of any kind; one that is of another kind is refused for that alone.
-pub(crate) fn read_kind<T>(text: &str, kind: Kind, sections: impl FnOnce(&Reader, &DeTable<'_>) -> Option<T>) -> Checked<T> {
+pub fn read_kind<T>(text: &str, kind: Kind, sections: impl FnOnce(&Reader, &DeTable<'_>) -> Option<T>) -> Checked<T> {
     read_of(text, Some(kind), sections)
 }
 
@@ -225,7 +225,7 @@ fn served<'r, 't>(reader: &'r Reader, root: &mut Table<'r, 't>) -> (Vec<vip::Dra
 }
 
 /// The `[[pool]]` sections of another kind of file; nothing for one that is not good.
-pub(crate) fn pools(reader: &Reader, root: &mut Table<'_, '_>) -> Vec<Option<super::Pool>> {
+pub fn pools(reader: &Reader, root: &mut Table<'_, '_>) -> Vec<Option<super::Pool>> {
     let pools = tables(root, "pool", "a list of tables: [[pool]], in two brackets");
     pools.into_iter().map(|table| pool::read(reader, table).pool()).collect()
 }
@@ -248,7 +248,7 @@ impl Sections<'_, '_> {
 }
 
 /// The tables of `[[key]]`; none if there is no such key.
-pub(crate) fn tables<'r, 't>(root: &mut Table<'r, 't>, key: &'static str, wanted: &str) -> Vec<Table<'r, 't>> {
+pub fn tables<'r, 't>(root: &mut Table<'r, 't>, key: &'static str, wanted: &str) -> Vec<Table<'r, 't>> {
     let items = root.optional(key).and_then(|f| f.items(wanted)).unwrap_or_default();
     items.into_iter().filter_map(|f| f.table(wanted)).collect()
 }

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 const SHOWN: usize = 60;
 
 /// The text of a file and the problems found in it so far.
-pub(crate) struct Reader {
+pub struct Reader {
     /// Offset of the first byte of each line.
     lines: Vec<usize>,
     text: String,
@@ -23,13 +23,13 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// A reader for `text`.
-    pub(crate) fn new(text: &str, broken: bool) -> Self {
+    pub fn new(text: &str, broken: bool) -> Self {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Reader { lines, text: text.to_owned(), problems: RefCell::default(), broken }
     }
 
     /// Line and column, both from 1, of a byte of the text.
-    pub(crate) fn position(&self, offset: usize) -> (usize, usize) {
+    pub fn position(&self, offset: usize) -> (usize, usize) {
         let line = self.lines.partition_point(|start| *start <= offset).max(1);
         let start = self.lines.get(line - 1).copied().unwrap_or(0);
         let before = self.text.get(start..offset.min(self.text.len())).unwrap_or("");
@@ -37,46 +37,46 @@ impl Reader {
     }
 
     /// Notes a problem at `mark`.
-    pub(crate) fn report(&self, severity: Severity, mark: &Mark, value: Option<String>, message: impl Into<String>) {
+    pub fn report(&self, severity: Severity, mark: &Mark, value: Option<String>, message: impl Into<String>) {
         let (line, column) = self.position(mark.offset);
         let problem = Problem { severity, line, column, key: mark.key(), place: mark.place(), value, message: message.into() };
         self.problems.borrow_mut().push(problem);
     }
 
     /// Notes an error at `mark`.
-    pub(crate) fn error(&self, mark: &Mark, message: impl Into<String>) {
+    pub fn error(&self, mark: &Mark, message: impl Into<String>) {
         self.report(Severity::Error, mark, None, message);
     }
 
     /// Notes a warning at `mark`.
-    pub(crate) fn warning(&self, mark: &Mark, message: impl Into<String>) {
+    pub fn warning(&self, mark: &Mark, message: impl Into<String>) {
         self.report(Severity::Warning, mark, None, message);
     }
 
     /// Line of `mark`.
-    pub(crate) fn line_of(&self, mark: &Mark) -> usize {
+    pub fn line_of(&self, mark: &Mark) -> usize {
         self.position(mark.offset).0
     }
 
     /// Runs a check that only a whole document can stand.
-    pub(crate) fn unless_broken(&self, check: impl FnOnce()) {
+    pub fn unless_broken(&self, check: impl FnOnce()) {
         if !self.broken {
             check();
         }
     }
 
     /// Whether an error was noted.
-    pub(crate) fn has_errors(&self) -> bool {
+    pub fn has_errors(&self) -> bool {
         self.problems.borrow().iter().any(|p| p.severity == Severity::Error)
     }
 
     /// All that was noted.
-    pub(crate) fn into_problems(self) -> Vec<Problem> {
+    pub fn into_problems(self) -> Vec<Problem> {
         self.problems.into_inner()
     }
 
     /// The document as a table.
-    pub(crate) fn root<'r, 't>(&'r self, values: &'r DeTable<'t>) -> Table<'r, 't> {
+    pub fn root<'r, 't>(&'r self, values: &'r DeTable<'t>) -> Table<'r, 't> {
         Table { reader: self, values, path: Path::default(), offset: 0, known: Vec::new() }
     }
 }
@@ -90,7 +90,7 @@ struct Path {
 
 /// A place in the file that a problem can be about.
 #[derive(Clone)]
-pub(crate) struct Mark {
+pub struct Mark {
     table: Path,
     /// Empty: the table itself.
     name: &'static str,
@@ -115,7 +115,7 @@ impl Mark {
 }
 
 /// A table of which keys are taken one after the other.
-pub(crate) struct Table<'r, 't> {
+pub struct Table<'r, 't> {
     reader: &'r Reader,
     values: &'r DeTable<'t>,
     path: Path,
@@ -125,17 +125,17 @@ pub(crate) struct Table<'r, 't> {
 
 impl<'r, 't> Table<'r, 't> {
     /// The table itself.
-    pub(crate) fn here(&self) -> Mark {
+    pub fn here(&self) -> Mark {
         self.about("")
     }
 
     /// A key that need not be there; the problem is then at the table's own line.
-    pub(crate) fn about(&self, name: &'static str) -> Mark {
+    pub fn about(&self, name: &'static str) -> Mark {
         Mark { table: self.path.clone(), name, index: None, offset: self.offset }
     }
 
     /// The same table, called by its name: `pool[0]` becomes `pool.boot`.
-    pub(crate) fn called(mut self, name: &str) -> Self {
+    pub fn called(mut self, name: &str) -> Self {
         let list = self.path.place.rfind('[').and_then(|at| self.path.place.get(..at)).unwrap_or("");
         let quote = if name.contains('.') { "\"" } else { "" };
         self.path.place = format!("{list}.{quote}{name}{quote}").into();
@@ -143,7 +143,7 @@ impl<'r, 't> Table<'r, 't> {
     }
 
     /// The value of `key`, if it is there.
-    pub(crate) fn optional(&mut self, key: &'static str) -> Option<Field<'r, 't>> {
+    pub fn optional(&mut self, key: &'static str) -> Option<Field<'r, 't>> {
         self.known.push(key);
         let value = self.values.get(key)?;
         let span = value.span();
@@ -155,7 +155,7 @@ impl<'r, 't> Table<'r, 't> {
     }
 
     /// The value of `key`; that it is missing is an error. `example` shows how it is written.
-    pub(crate) fn required(&mut self, key: &'static str, example: &str) -> Option<Field<'r, 't>> {
+    pub fn required(&mut self, key: &'static str, example: &str) -> Option<Field<'r, 't>> {
         let field = self.optional(key);
         if field.is_none() && !self.reader.broken {
             self.reader.error(&self.about(key), format!("is missing; it is written like {example}"));
@@ -164,14 +164,14 @@ impl<'r, 't> Table<'r, 't> {
     }
 
     /// Notes that something is missing: a key, or with an empty one what the table is for.
-    pub(crate) fn missing(&self, key: &'static str, message: impl Into<String>) {
+    pub fn missing(&self, key: &'static str, message: impl Into<String>) {
         if !self.reader.broken {
             self.reader.error(&self.about(key), message);
         }
     }
 
     /// Reports every key that nobody took.
-    pub(crate) fn finish(self) {
+    pub fn finish(self) {
         if self.reader.broken {
             return;
         }
@@ -197,7 +197,7 @@ impl<'r, 't> Table<'r, 't> {
 
 /// A value of the file, not yet looked at.
 #[derive(Clone)]
-pub(crate) struct Field<'r, 't> {
+pub struct Field<'r, 't> {
     reader: &'r Reader,
     value: &'r DeValue<'t>,
     mark: Mark,
@@ -206,45 +206,45 @@ pub(crate) struct Field<'r, 't> {
 
 /// A value that was read, and where.
 #[derive(Clone)]
-pub(crate) struct Spot<'r, 't, T> {
-    pub(crate) value: T,
-    pub(crate) field: Field<'r, 't>,
+pub struct Spot<'r, 't, T> {
+    pub value: T,
+    pub field: Field<'r, 't>,
 }
 
 impl<'r, 't> Field<'r, 't> {
     /// The same value, never shown.
-    pub(crate) fn secret(mut self) -> Self {
+    pub fn secret(mut self) -> Self {
         self.secret = true;
         self
     }
 
     /// Where it is.
-    pub(crate) fn mark(&self) -> Mark {
+    pub fn mark(&self) -> Mark {
         self.mark.clone()
     }
 
     /// Its line.
-    pub(crate) fn line(&self) -> usize {
+    pub fn line(&self) -> usize {
         self.reader.position(self.mark.offset).0
     }
 
     /// Whether it stands before `other` in the file.
-    pub(crate) fn is_before(&self, other: &Field<'_, '_>) -> bool {
+    pub fn is_before(&self, other: &Field<'_, '_>) -> bool {
         self.mark.offset < other.mark.offset
     }
 
     /// Notes an error about this value.
-    pub(crate) fn error(&self, message: impl Into<String>) {
+    pub fn error(&self, message: impl Into<String>) {
         self.reader.report(Severity::Error, &self.mark, self.shown(), message);
     }
 
     /// Notes a warning about this value.
-    pub(crate) fn warning(&self, message: impl Into<String>) {
+    pub fn warning(&self, message: impl Into<String>) {
         self.reader.report(Severity::Warning, &self.mark, self.shown(), message);
     }
 
     /// Notes that the type is not the wanted one.
-    pub(crate) fn wrong_type(&self, wanted: &str) {
+    pub fn wrong_type(&self, wanted: &str) {
         let found = match self.value {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "an integer",
@@ -270,27 +270,27 @@ impl<'r, 't> Field<'r, 't> {
     }
 
     /// The text, if it is a string.
-    pub(crate) fn as_text(&self) -> Option<&'r str> {
+    pub fn as_text(&self) -> Option<&'r str> {
         self.value.as_str()
     }
 
     /// Whether it is a table.
-    pub(crate) fn is_table(&self) -> bool {
+    pub fn is_table(&self) -> bool {
         self.value.is_table()
     }
 
     /// Whether it is a list.
-    pub(crate) fn is_list(&self) -> bool {
+    pub fn is_list(&self) -> bool {
         self.value.is_array()
     }
 
     /// Whether it is an integer.
-    pub(crate) fn is_integer(&self) -> bool {
+    pub fn is_integer(&self) -> bool {
         self.value.is_integer()
     }
 
     /// A string of which `parse` makes a value; `wanted` says what it should be, for those who wrote no string.
-    pub(crate) fn parse<T>(self, wanted: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<Spot<'r, 't, T>> {
+    pub fn parse<T>(self, wanted: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<Spot<'r, 't, T>> {
         let Some(text) = self.value.as_str() else {
             self.wrong_type(wanted);
             return None;
@@ -305,7 +305,7 @@ impl<'r, 't> Field<'r, 't> {
     }
 
     /// One of a few words.
-    pub(crate) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+    pub fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let names = || words.iter().map(|(word, _)| *word);
         let Some(text) = self.value.as_str() else {
             self.wrong_type(&text::alternatives(names()));
@@ -319,7 +319,7 @@ impl<'r, 't> Field<'r, 't> {
     }
 
     /// An integer within `range`.
-    pub(crate) fn integer<T: TryFrom<i64> + Copy>(&self, what: &str, range: RangeInclusive<i64>) -> Option<T> {
+    pub fn integer<T: TryFrom<i64> + Copy>(&self, what: &str, range: RangeInclusive<i64>) -> Option<T> {
         let limits = format!("{what}, {} to {}", range.start(), range.end());
         let DeValue::Integer(written) = self.value else {
             self.wrong_type(&limits);
@@ -334,7 +334,7 @@ impl<'r, 't> Field<'r, 't> {
     }
 
     /// `true` or `false`.
-    pub(crate) fn boolean(&self) -> Option<bool> {
+    pub fn boolean(&self) -> Option<bool> {
         if self.value.as_bool().is_none() {
             self.wrong_type("true or false");
         }
@@ -342,7 +342,7 @@ impl<'r, 't> Field<'r, 't> {
     }
 
     /// The elements of a list.
-    pub(crate) fn items(&self, wanted: &str) -> Option<Vec<Field<'r, 't>>> {
+    pub fn items(&self, wanted: &str) -> Option<Vec<Field<'r, 't>>> {
         let Some(items) = self.value.as_array() else {
             self.wrong_type(wanted);
             return None;
@@ -356,7 +356,7 @@ impl<'r, 't> Field<'r, 't> {
     }
 
     /// The table behind this value.
-    pub(crate) fn table(&self, wanted: &str) -> Option<Table<'r, 't>> {
+    pub fn table(&self, wanted: &str) -> Option<Table<'r, 't>> {
         let Some(values) = self.value.as_table() else {
             self.wrong_type(wanted);
             return None;
@@ -373,7 +373,7 @@ fn hint_or_stop<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Str
 }
 
 /// A string as it may be shown: quoted, without control characters, not too long.
-pub(crate) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     format!("\"{}\"", shorten(text))
 }
 

@@ -49,7 +49,7 @@ pub fn read_store(text: &str) -> Checked<Store> {
 }
 
 /// Reads `[store]`.
-pub(crate) fn read_section(field: &Field<'_, '_>) -> Option<Store> {
+pub fn read_section(field: &Field<'_, '_>) -> Option<Store> {
     let mut table = field.table("a table: [store]")?;
     let etcd = table.required("kind", "kind = \"etcd\"").and_then(|f| f.choice(&[("file", false), ("etcd", true)]))?;
     let store = if etcd {
@@ -64,7 +64,7 @@ pub(crate) fn read_section(field: &Field<'_, '_>) -> Option<Store> {
 
 impl Store {
     /// What the section names that should be on its host.
-    pub(crate) fn named(&self) -> Vec<Named> {
+    pub fn named(&self) -> Vec<Named> {
         let Store::Etcd(etcd) = self else { return Vec::new() };
         let (cert, key) = etcd.identity.as_ref().map(|(cert, key)| (cert, key)).unzip();
         let files = [
@@ -79,7 +79,7 @@ impl Store {
 }
 
 /// The store in a few words.
-pub(crate) fn summary(store: &Store) -> String {
+pub fn summary(store: &Store) -> String {
     match store {
         Store::File { path } => format!("file, {}", path.display()),
         Store::Etcd(etcd) => {
@@ -176,7 +176,7 @@ fn endpoints(field: &Field<'_, '_>) -> Option<Vec<String>> {
 
 fn endpoint(text: &str) -> Result<String, String> {
     let wrong = || "is no endpoint; write it like https://10.0.0.5:2379 or http://127.0.0.1:2379".to_owned();
-    let uri: hyper::Uri = text.parse().map_err(|_| wrong())?;
+    let uri: http::Uri = text.parse().map_err(|_| wrong())?;
     let host = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or_else(wrong)?;
     match uri.scheme_str() {
         Some(scheme @ ("http" | "https")) if matches!(uri.path(), "" | "/") && uri.query().is_none() => Ok(format!("{scheme}://{host}")),
@@ -185,7 +185,7 @@ fn endpoint(text: &str) -> Result<String, String> {
 }
 
 fn local(endpoint: &str) -> bool {
-    let host = endpoint.parse::<hyper::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
+    let host = endpoint.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
     host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 const LONGEST_SOCKET: usize = 107;
 
 /// A name of a director, pool or backend: it appears in paths, metrics and commands.
-pub(crate) fn name(text: &str) -> Result<String, String> {
+pub fn name(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > 63 || !text.chars().all(allowed) {
         return Err("is no name; a name has 1 to 63 characters of a-z, A-Z, 0-9, '-', '_' and '.'".to_owned());
@@ -19,7 +19,7 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
 }
 
 /// An address that one machine can have.
-pub(crate) fn unicast(text: &str) -> Result<IpAddr, String> {
+pub fn unicast(text: &str) -> Result<IpAddr, String> {
     let address: IpAddr = text.parse().map_err(|_| {
         if text.parse::<IpNet>().is_ok() {
             "is a prefix; an address without a prefix length is wanted".to_owned()
@@ -39,14 +39,14 @@ pub(crate) fn unicast(text: &str) -> Result<IpAddr, String> {
 }
 
 /// A prefix, or an address that stands for itself alone. Bits behind the prefix length are kept.
-pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
+pub fn prefix(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| "is neither a prefix nor an address; write it like 10.0.0.0/24, 2001:db8::/64 or 10.0.0.1".to_owned())
 }
 
 /// A link-layer address of one interface.
-pub(crate) fn mac(text: &str) -> Result<[u8; 6], String> {
+pub fn mac(text: &str) -> Result<[u8; 6], String> {
     let wrong = || "is no link-layer address; write six pairs of hex digits with colons, like 02:00:00:00:01:11".to_owned();
     let mut mac = [0u8; 6];
     let mut parts = text.split(':');
@@ -67,12 +67,12 @@ pub(crate) fn mac(text: &str) -> Result<[u8; 6], String> {
 }
 
 /// A link-layer address as [`mac`] reads it.
-pub(crate) fn mac_text(mac: [u8; 6]) -> String {
+pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The name of a network interface, as the kernel allows it (`dev_valid_name`).
-pub(crate) fn interface(text: &str) -> Result<String, String> {
+pub fn interface(text: &str) -> Result<String, String> {
     let forbidden = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':');
     if text.is_empty() || text.len() > 15 || matches!(text, "." | "..") || text.contains(forbidden) {
         return Err("is no name of an interface; such a name has 1 to 15 characters, no space, '/' or ':'".to_owned());
@@ -81,7 +81,7 @@ pub(crate) fn interface(text: &str) -> Result<String, String> {
 }
 
 /// A range of ports `first-last`, both included, or one port; all of them at least `lowest`.
-pub(crate) fn port_range(text: &str, lowest: u16) -> Result<(u16, u16), String> {
+pub fn port_range(text: &str, lowest: u16) -> Result<(u16, u16), String> {
     let number = |part: &str| -> Option<u32> {
         let part = part.trim();
         part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok()).flatten()
@@ -100,17 +100,17 @@ pub(crate) fn port_range(text: &str, lowest: u16) -> Result<(u16, u16), String> 
 }
 
 /// A range of ports as [`port_range`] reads it.
-pub(crate) fn port_range_text((first, last): (u16, u16)) -> String {
+pub fn port_range_text((first, last): (u16, u16)) -> String {
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 /// An address with a port.
-pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "is no address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"".to_owned())
 }
 
 /// The path of a Unix socket.
-pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
+pub fn socket_path(text: &str) -> Result<PathBuf, String> {
     if text.len() > LONGEST_SOCKET {
         return Err(format!("has {} bytes; the path of a socket has at most {LONGEST_SOCKET}", text.len()));
     }
@@ -121,12 +121,12 @@ pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
 }
 
 /// The control socket of a daemon of this name, unless its file says otherwise.
-pub(crate) fn socket_of(name: &str) -> PathBuf {
+pub fn socket_of(name: &str) -> PathBuf {
     PathBuf::from(format!("/run/guideway/{name}.sock"))
 }
 
 /// The one of `known` that `text` was probably meant to be.
-pub(crate) fn closest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // One slip in three characters: enough for typing errors, too little for another word.
     let limit = (text.chars().count() / 3).max(1);
     let near = known.into_iter().filter(|k| k.len().abs_diff(text.len()) <= 8);
@@ -139,12 +139,12 @@ fn distance(one: &str, other: &str) -> usize {
 }
 
 /// `; did you mean "boot"?`, or nothing.
-pub(crate) fn did_you_mean<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub fn did_you_mean<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     closest(text, known).map(|k| format!("; did you mean \"{k}\"?")).unwrap_or_default()
 }
 
 /// `"a", "b" or "c"`.
-pub(crate) fn alternatives<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+pub fn alternatives<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let mut quoted: Vec<String> = words.into_iter().map(|w| format!("\"{w}\"")).collect();
     match quoted.pop() {
         Some(last) if !quoted.is_empty() => format!("{} or {last}", quoted.join(", ")),
@@ -154,13 +154,13 @@ pub(crate) fn alternatives<'a>(words: impl IntoIterator<Item = &'a str>) -> Stri
 }
 
 /// The first names of a list that may be long: `t1, t2, t3 and 97 more`.
-pub(crate) fn some_of<'a>(names: &[&'a str]) -> String {
+pub fn some_of<'a>(names: &[&'a str]) -> String {
     const SHOWN: usize = 5;
     let shown = names.iter().take(SHOWN).copied().collect::<Vec<&'a str>>().join(", ");
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
 /// `1 error`, `2 errors`: the word for so many.
-pub(crate) fn plural(count: usize, word: &str) -> String {
+pub fn plural(count: usize, word: &str) -> String {
     if count == 1 { word.to_owned() } else { format!("{word}s") }
 }

@@ -2,12 +2,12 @@
 
 use super::events::{Events, Kind};
 use super::{State, Suspect, Suspects, View, changes};
-use crate::counters::{Counters, Published};
-use crate::io::Io;
-use crate::path::lingering::{Lingerer, Lingering};
-use crate::store::Trouble;
-use crate::tables::BackendId;
 use arc_swap::ArcSwapOption;
+use guideway_dataplane::counters::{Counters, Published};
+use guideway_dataplane::path::lingering::{Lingerer, Lingering};
+use guideway_dataplane::tables::BackendId;
+use guideway_packet::io::Io;
+use guideway_store::Trouble;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;

@@ -1,10 +1,10 @@
 //! Where a packet would go and why, as a document: of a file's tables, or of those that a running director's workers read.
 
-use crate::config::Unmatched;
-use crate::path::explain::explain;
-use crate::tables::{Backend, Snapshot};
-use crate::verdict::Reason;
-use crate::wire::l4::{TCP, UDP};
+use guideway_dataplane::path::explain::explain;
+use guideway_dataplane::tables::Unmatched;
+use guideway_dataplane::tables::{Backend, Snapshot};
+use guideway_packet::verdict::Reason;
+use guideway_packet::wire::l4::{TCP, UDP};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::str::FromStr;

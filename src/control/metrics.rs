@@ -1,9 +1,9 @@
 //! What a director tells Prometheus: the board in numbers.
 
 use super::board::Board;
-use crate::counters::Number;
-use crate::metrics::{Exposition, Kind};
-use crate::verdict::Reason;
+use guideway_daemon::metrics::{Exposition, Kind};
+use guideway_dataplane::counters::Number;
+use guideway_packet::verdict::Reason;
 use std::collections::BTreeMap;
 
 /// The document of `GET /metrics`. Every reason is there, also those that never happened: a rate needs a zero to start from.
@@ -137,9 +137,9 @@ pub fn render(board: &Board) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Facts, NextHops, Shown, View, Writer};
-    use crate::counters::Counters;
-    use crate::metrics::testing::parse;
+    use crate::{Facts, NextHops, Shown, View, Writer};
+    use guideway_dataplane::counters::Counters;
+    use guideway_testbed::exposition::parse;
     use std::sync::Arc;
 
     fn facts() -> Facts {
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn each_vip_is_announced_or_not_where_any_is() {
-        let checked = crate::config::read(
+        let checked = guideway_config::read(
             r#"
             vip = [
               { address = "192.0.2.69", service = "tftp", pool = "p" },
@@ -191,7 +191,7 @@ mod tests {
         let mut writer = Writer::new();
         let board = Board::new(facts(), Vec::new(), None);
         board.show(View {
-            snapshot: Arc::new(writer.apply(&config, &hops, crate::time::Time::default()).unwrap()),
+            snapshot: Arc::new(writer.apply(&config, &hops, guideway_packet::time::Time::default()).unwrap()),
             vips: config.vips.iter().map(|vip| vip.address).collect(),
             keys: Default::default(),
             backends: writer.backends().collect(),

@@ -1,7 +1,7 @@
 //! What is known of the way to each backend: link, next hop, or why there is none.
 
-use crate::config::{Config, Io};
-use crate::tables::NextHop;
+use guideway_config::{Config, Io};
+use guideway_dataplane::tables::NextHop;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

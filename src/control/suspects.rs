@@ -1,6 +1,6 @@
 //! Backends that this director's clients wait for, as far as its workers saw. A reason to check a backend at once; never a verdict on it.
 
-use crate::path::requests::suspicion::STANDS;
+use guideway_dataplane::path::requests::suspicion::STANDS;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;

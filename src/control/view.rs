@@ -2,8 +2,8 @@
 
 use super::board::Announced;
 use super::{Known, NextHops, Suspect, neighbour::mac};
-use crate::hash::KeyId;
-use crate::tables::Snapshot;
+use guideway_dataplane::tables::Snapshot;
+use guideway_hash::KeyId;
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl View {
     }
 
     pub(super) fn vips(&self, announced: Option<&Announced>) -> Vec<Value> {
-        let vip = |(address, service): (&IpAddr, &crate::tables::Service)| {
+        let vip = |(address, service): (&IpAddr, &guideway_dataplane::tables::Service)| {
             json!({
                 "vip": address,
                 "service": service.label,

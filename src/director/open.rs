@@ -1,8 +1,9 @@
 //! Opens the io that the configuration names.
 
-use crate::config::{self, Unmatched};
-use crate::io::interface::{self, Interface};
-use crate::io::{Io, af_packet, af_xdp, netmap};
+use guideway_config::{self as config, Unmatched};
+use guideway_io::interface::{self, Interface};
+use guideway_io::{af_packet, af_xdp, netmap};
+use guideway_packet::io::Io;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -133,7 +134,7 @@ pub fn open(director: &config::Director, found: Interface, vips: usize) -> Resul
         config::Io::Netmap { detour, cpus, .. } => {
             let workers = match detour {
                 None => netmap::Netmap::open(&found)?,
-                Some(detour) => vec![netmap::Netmap::open_detour(&found, detour)?],
+                Some(detour) => vec![netmap::Netmap::open_detour(&found, &detour.rings, &detour.host_rings)?],
             };
             let shared = workers.iter().all(netmap::Netmap::shares_memory_with_host);
             let mode = if shared { "host rings, zero copy" } else { "host port, copied to and from" };

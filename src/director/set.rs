@@ -3,10 +3,10 @@
 use super::control::Control;
 use super::start::{FIRST_ANSWER, answered, vips, wanted};
 use super::{Error, load};
-use crate::config::Config;
-use crate::control::{NextHops, Trial, Writer};
-use crate::store::{Health, Set};
-use crate::tables::Snapshot;
+use guideway_config::Config;
+use guideway_control::{NextHops, Trial, Writer};
+use guideway_dataplane::tables::Snapshot;
+use guideway_store::{Health, Set};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

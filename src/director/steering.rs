@@ -3,10 +3,10 @@
 use super::cpus;
 use super::pace::Pace;
 use super::worker::Report;
-use crate::control::Shown;
-use crate::steer::Steering;
-use crate::tables::Snapshot;
 use arc_swap::{ArcSwap, Cache};
+use guideway_control::Shown;
+use guideway_dataplane::steer::Steering;
+use guideway_dataplane::tables::Snapshot;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

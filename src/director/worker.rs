@@ -2,14 +2,14 @@
 
 use super::cpus;
 use super::pace::Pace;
-use crate::control::Shown;
-use crate::io::Io;
-use crate::path::State;
-use crate::path::requests::suspicion::Suspicion;
-use crate::tables::{BackendId, Snapshot};
-use crate::turn::turn;
 use arc_swap::{ArcSwap, Cache};
 use crossbeam::channel::Sender;
+use guideway_control::Shown;
+use guideway_dataplane::path::State;
+use guideway_dataplane::path::requests::suspicion::Suspicion;
+use guideway_dataplane::tables::{BackendId, Snapshot};
+use guideway_dataplane::turn::turn;
+use guideway_packet::io::Io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -108,10 +108,10 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
-    use crate::control::{NextHops, Writer};
-    use crate::io::{Turn, Work};
-    use crate::time::Time;
+    use guideway_config as config;
+    use guideway_control::{NextHops, Writer};
+    use guideway_packet::io::{Turn, Work};
+    use guideway_packet::time::Time;
     use std::time::Duration;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 

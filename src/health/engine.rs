@@ -4,8 +4,8 @@
 use super::controller::{Controller, Moment};
 use super::outcome::Outcome;
 use super::probe::Prober;
-use crate::store::{PoolHealth, Seen, Store, Suspected};
-use crate::time::Time;
+use guideway_packet::time::Time;
+use guideway_store::{PoolHealth, Seen, Store, Suspected};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -164,8 +164,9 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Addresses, Backend, Check, Intent, Pool, Probe};
-    use crate::store::Observation;
+    use guideway_config::Addresses;
+    use guideway_config::{Backend, Check, Intent, Pool, Probe};
+    use guideway_store::Observation;
     use std::net::Ipv4Addr;
     use tokio::net::TcpListener;
     use tokio::task::LocalSet;

@@ -6,7 +6,7 @@
 //! itself fails first, and is rightly out; what goes down after so many others is likely to share their reason. Whoever is kept changes as
 //! little as can be: a further fall changes nothing for those that fell before, and a return takes out the one that has been kept longest.
 
-use crate::time::Time;
+use guideway_packet::time::Time;
 
 /// A backend, as the floor sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,9 @@
 //! A backend that nobody has looked at counts as up; its first check decides alone. The hold is what dampens flapping: nothing after the first
 //! fall, `hold` after a second one within `forget`, and twice as long after each further one.
 
-use crate::config::Check;
-use crate::store::Observation;
-use crate::time::Time;
+use guideway_config::Check;
+use guideway_packet::time::Time;
+use guideway_store::Observation;
 use std::time::Duration;
 
 /// Per cent of its weight that a backend begins with, and that each step of the slow start adds.
@@ -179,7 +179,7 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Probe;
+    use guideway_config::Probe;
     use proptest::prelude::*;
 
     const SECOND: u64 = 1_000_000_000;

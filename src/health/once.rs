@@ -3,8 +3,8 @@
 use super::daemon::{Error, IntentFrom, read};
 use super::outcome::Outcome;
 use super::probe::{Prober, Target};
-use crate::store;
 use futures_util::{StreamExt, stream};
+use guideway_store as store;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

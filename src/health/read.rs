@@ -1,14 +1,14 @@
 //! The tftp check as a state machine without I/O: a read of the canary whose bytes are verified and whose end is clean.
 //!
-//! The transfer is that of our client ([`crate::tftp::client::Read`]); this adds what a check wants of it: a deadline for the whole, the expected
+//! The transfer is that of our client ([`guideway_tftp::client::Read`]); this adds what a check wants of it: a deadline for the whole, the expected
 //! size and digest, and words that tell a dead server from one that answers the wrong thing.
 
 use super::outcome::{Failure, Outcome};
-use crate::config::TftpProbe;
-use crate::config::duration::human;
-use crate::tftp::client::{self, Ask, Dally, Plan, Timing};
-use crate::tftp::packet::{ErrorCode, PORT};
-use crate::time::Time;
+use guideway_config::TftpProbe;
+use guideway_config::duration::human;
+use guideway_packet::time::Time;
+use guideway_tftp::client::{self, Ask, Dally, Plan, Timing};
+use guideway_tftp::packet::{ErrorCode, PORT};
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! One body of tests that every kind of io has to pass.
 
 use super::{Io, Turn};
-use crate::frame::{Frame, HEADROOM};
-use crate::time::Time;
-use crate::verdict::{Reason, Verdict};
+use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::time::Time;
+use guideway_packet::verdict::{Reason, Verdict};
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! Faults on the way in, on top of any other io: frames lost, doubled, damaged, cut short, out of order. The same seed makes the same faults.
 
 use super::{BATCH, Io, Turn, Work};
-use crate::frame::{Frame, HEADROOM};
-use crate::time::Time;
-use crate::verdict::Verdict;
+use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::time::Time;
+use guideway_packet::verdict::Verdict;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -156,8 +156,8 @@ impl<I: Io> Io for Fault<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::conformance::{self, Bench};
-    use crate::io::memory::Memory;
+    use crate::conformance::{self, Bench};
+    use crate::memory::Memory;
 
     impl Bench for Fault<Memory> {
         fn io(&mut self) -> &mut dyn Io {

@@ -111,7 +111,7 @@ fn rx_queues(fd: &OwnedFd, name: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::testing;
+    use crate::testing;
 
     #[test]
     fn a_name_that_does_not_exist_is_said_so() {

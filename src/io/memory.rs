@@ -1,9 +1,9 @@
 //! Packets in and out of queues in memory: for tests and benchmarks.
 
 use super::{BATCH, Io, Turn, Work};
-use crate::frame::{Frame, HEADROOM};
-use crate::time::Time;
-use crate::verdict::Verdict;
+use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::time::Time;
+use guideway_packet::verdict::Verdict;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -175,7 +175,7 @@ impl Io for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::conformance::{self, Bench};
+    use crate::conformance::{self, Bench};
 
     struct Queues(Memory);
 

@@ -3,9 +3,9 @@
 //! Reads pcap (microseconds or nanoseconds, either byte order) and pcapng; writes pcap. Time is the capture's.
 
 use super::{BATCH, Io, Turn, Work};
-use crate::frame::{Frame, HEADROOM};
-use crate::time::Time;
-use crate::verdict::Verdict;
+use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::time::Time;
+use guideway_packet::verdict::Verdict;
 use pcap_file::pcap::{PcapHeader, PcapReader, PcapWriter, RawPcapPacket};
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};

@@ -1,7 +1,7 @@
 //! Network namespaces and the far end of a veth pair, for the tests of the kinds over the kernel.
 
 use super::conformance::{OURS, THEIRS};
-use super::sys;
+use guideway_sys as sys;
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};

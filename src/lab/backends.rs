@@ -1,17 +1,17 @@
 //! The backends of the lab: GRE unwrapped by the kernel or by `guideway decap`, the VIP on loopback, and a server behind it.
 
 use super::args::Unwrap;
-use super::decap::{backend_sysctls, hold_vip};
-use super::error::{Doing, Error};
-use super::netlink::Netlink;
-use super::netns::Namespace;
 use super::plan;
-use super::servers::{Server, Task, last_line};
+use guideway_host::error::{Doing, Error};
+use guideway_host::netlink::Netlink;
+use guideway_host::netns::Namespace;
+use guideway_host::vip::{backend_sysctls, hold_vip};
+use guideway_testbed::programs;
+use guideway_testbed::servers::{Server, Task, last_line};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -137,8 +137,8 @@ fn kernel_decap(backend: &plan::Backend, host: &Namespace, vip: IpAddr) -> Resul
 fn user_decap(backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<Child, Error> {
     let log = common.directory.join(format!("{}.decap.log", backend.name));
     let errors = std::fs::File::create(&log).doing(|| format!("making {}", log.display()))?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("guideway").args(["decap", "--configure", "--local", &backend.address.to_string(), "--vip", &common.vip.to_string()]);
+    let mut command = Command::new(programs::guideway()?);
+    command.args(["decap", "--configure", "--local", &backend.address.to_string(), "--vip", &common.vip.to_string()]);
     let mut child = host.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors))?;
     let mut said = String::new();
     if let Some(stdout) = child.stdout.take() {

@@ -1,12 +1,12 @@
 //! What the router sent to the directors, as a capture: for `guideway replay`, and for load that looks like real transfers.
 
-use super::error::{Doing, Error};
-use super::netlink::Netlink;
-use super::netns::Namespace;
 use super::plan::ROUTER_MAC;
 use super::sys;
 use super::topology::ROUTER_FABRIC;
-use crate::wire::gre;
+use guideway_host::error::{Doing, Error};
+use guideway_host::netlink::Netlink;
+use guideway_host::netns::Namespace;
+use guideway_packet::wire::gre;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use pcap_file::{DataLink, TsResolution};
 use socket2::{SockFilter, Socket};

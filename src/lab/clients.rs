@@ -1,7 +1,7 @@
 //! The TFTP clients that fetch files. A new kind is one more variant here.
 
-use super::error::Error;
-use super::programs;
+use guideway_host::error::Error;
+use guideway_testbed::programs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -79,8 +79,7 @@ impl Client {
             Client::TftpHpa => programs::find("tftp", "tftp-hpa"),
             Client::Atftp | Client::AtftpPlain => programs::find("atftp", "atftp"),
             Client::Busybox => programs::find("busybox", "busybox"),
-            // This program itself.
-            Client::Guideway => Ok(PathBuf::from("/proc/self/exe")),
+            Client::Guideway => programs::guideway(),
         }
     }
 

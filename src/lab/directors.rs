@@ -1,22 +1,22 @@
 //! The directors of the lab: `guideway director`, each on its host with its own file, asked over its control socket.
 
 use super::args::Io;
-use super::error::{Doing, Error};
-use super::netns::Namespace;
 use super::plan::{self, Backend, Plan, WEIGHT};
-use super::servers::last_line;
 use super::shared;
 use super::switch;
 use super::sys;
 use super::topology::INTERFACE;
-use crate::config::Admission;
-use crate::control_client;
-use crate::director::cpus;
+use guideway_config::Admission;
+use guideway_daemon::client as control_client;
+use guideway_director::cpus;
+use guideway_host::error::{Doing, Error};
+use guideway_host::netns::Namespace;
+use guideway_testbed::programs;
+use guideway_testbed::servers::last_line;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -55,8 +55,8 @@ impl Director {
         std::fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         let output = std::fs::File::create(&log).doing(|| format!("making {}", log.display()))?;
         let both = output.try_clone().doing(|| format!("opening {}", log.display()))?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("guideway").args(["director", "--config"]).arg(&config).stdin(Stdio::null()).stdout(output).stderr(both);
+        let mut command = Command::new(programs::guideway()?);
+        command.args(["director", "--config"]).arg(&config).stdin(Stdio::null()).stdout(output).stderr(both);
         let child = host.spawn(&mut command)?;
         Ok(Director { name, config, socket, log, child })
     }
@@ -156,7 +156,7 @@ fn kind(io: Io) -> String {
 /// The configuration of director `number` with these backends in the pool.
 pub fn configuration(plan: &Plan, number: usize, io: Io, socket: &Path, backends: &[Backend]) -> String {
     let director = &plan.directors[number];
-    let router = plan::net(plan.router.0, super::decap::host_prefix(plan.router.0));
+    let router = plan::net(plan.router.0, guideway_host::vip::host_prefix(plan.router.0));
     // Directors have machines of their own elsewhere; here each gets a CPU of its own as far as there are some.
     let cpus = cpus::allowed();
     let cpu = cpus.get(number % cpus.len().max(1)).copied().unwrap_or(0);
@@ -215,7 +215,7 @@ pub fn intent(plan: &Plan, backends: &[Backend]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::LabArgs;
+    use crate::LabArgs;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -231,7 +231,7 @@ mod tests {
             let plan = Plan::new(&args);
             for io in [Io::AfXdp, Io::AfPacket, Io::Netmap, Io::Vale] {
                 let text = configuration(&plan, 0, io, Path::new("/run/guideway-lab/d1.sock"), &plan.backends);
-                let checked = crate::config::read(&text);
+                let checked = guideway_config::read(&text);
                 let config = checked.config.unwrap_or_else(|| panic!("{flags}: {:?}\n{text}", checked.problems));
                 assert_eq!(config.pools[0].backends.len(), plan.backends.len());
                 assert_eq!(!config.neighbours.is_empty(), plan.is_crowded());

@@ -1,12 +1,12 @@
 //! A drain in the middle of the transfers, by the command that operators use: no transfer may fail, and the drained backend may get none that is new.
 
 use super::directors::Director;
-use super::error::{Doing, Error};
-use super::servers::last_line;
 use super::witness::Served;
-use crate::control_client::Client;
+use guideway_daemon::client::Client;
+use guideway_host::error::{Doing, Error};
+use guideway_testbed::programs;
+use guideway_testbed::servers::last_line;
 use serde::Serialize;
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -64,8 +64,8 @@ impl Drain {
         let since = Instant::now();
         std::thread::sleep(UNDER_WAY);
         let before = served.count(backend);
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("guideway").args(["drain", backend, "--wait"]).stdin(Stdio::null());
+        let mut command = Command::new(programs::guideway()?);
+        command.args(["drain", backend, "--wait"]).stdin(Stdio::null());
         for director in directors {
             command.arg("--socket").arg(&director.socket);
         }

@@ -1,6 +1,6 @@
 //! The files that are fetched: a few different ones, each under a name of its own for every transfer.
 
-use super::error::{Doing, Error};
+use guideway_host::error::{Doing, Error};
 use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 use siphasher::sip::SipHasher13;

@@ -1,8 +1,8 @@
 //! What the test router sees of every transfer: who serves it, how far it got, its longest pause, and whether packets breed packets.
 
-use super::packet::{self, Flow};
-use crate::tftp::packet::Packet;
-use crate::wire::l4::UDP;
+use guideway_packet::wire::flow::{self as packet, Flow};
+use guideway_packet::wire::l4::UDP;
+use guideway_tftp::packet::Packet;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -275,8 +275,8 @@ fn tftp(ip: &[u8]) -> Option<(Flow, Packet<'_>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::packet::{put_ack, put_data_header, put_error, put_request};
-    use crate::wire::build;
+    use guideway_packet::wire::build;
+    use guideway_tftp::packet::{put_ack, put_data_header, put_error, put_request};
 
     const CLIENT: &str = "198.51.100.10";
     const VIP: &str = "192.0.2.69";
@@ -400,7 +400,7 @@ mod tests {
         let mut world = World::new();
         world.data(20000, 1);
         world.wait(9);
-        let error = made(|to| put_error(to, crate::tftp::packet::ErrorCode(0), b"the file has changed"));
+        let error = made(|to| put_error(to, guideway_tftp::packet::ErrorCode(0), b"the file has changed"));
         world.ledger.delivered(&ip((VIP, 20000), (CLIENT, 40000), &error), world.now);
         assert_eq!(world.record().error.as_deref(), Some("the file has changed"));
         world.up(69, &made(|to| put_request(to, false, b"boot", b"octet", [])));

@@ -1,8 +1,8 @@
 //! A link that is not perfect: delay, loss, duplicates and reordering, made by the test router from a seed (not every kernel has netem).
 
-use super::error::{Doing, Error};
 use super::ledger::Ledger;
 use arc_swap::ArcSwap;
+use guideway_host::error::{Doing, Error};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;

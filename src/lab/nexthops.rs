@@ -1,8 +1,8 @@
 //! The router's set of directors: the next hops of its namespace's own routes, read again whenever the kernel says that a route changed.
 
-use super::error::{Doing, Error};
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt, TryStreamExt};
+use guideway_host::error::{Doing, Error};
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHopFlags, RouteType, RouteVia};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};

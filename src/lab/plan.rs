@@ -1,8 +1,8 @@
 //! The lab on paper: names, addresses and port ranges of every host, worked out from the flags alone.
 
 use super::args::{Io, LabArgs};
-use super::decap::host_prefix;
-use crate::config::Admission;
+use guideway_config::Admission;
+use guideway_host::vip::host_prefix;
 use ipnet::IpNet;
 use std::net::IpAddr;
 

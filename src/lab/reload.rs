@@ -2,8 +2,8 @@
 
 use super::args::Io;
 use super::directors::{Director, configuration};
-use super::error::Error;
 use super::plan::Plan;
+use guideway_host::error::Error;
 use serde::Serialize;
 use serde_json::Value;
 use std::str::FromStr;

@@ -1,12 +1,13 @@
 //! A test router: takes packets for VIPs out of its kernel by a TUN device, chooses a director by ECMP, and sends them on in GRE.
 
-use super::error::{Doing, Error};
 use super::link::Link;
-use super::netlink::{Netlink, Via};
 use super::nexthops::{self, NextHops};
-use super::packet::{self, Flow};
-use crate::wire::gre;
 use arc_swap::ArcSwap;
+use guideway_host::error::{Doing, Error};
+use guideway_host::netlink::{Netlink, Via};
+use guideway_host::tun::open_tun;
+use guideway_packet::wire::flow::{self as packet, Flow};
+use guideway_packet::wire::gre;
 use ipnet::IpNet;
 use nix::sys::signal::{SigSet, Signal};
 use siphasher::sip::SipHasher13;
@@ -16,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+use tun_rs::SyncDevice;
 
 /// The main routing table.
 pub const MAIN_TABLE: u32 = 254;
@@ -260,25 +261,6 @@ pub fn run(settings: Settings) -> Result<Arc<Counters>, Error> {
     Ok(router.counters)
 }
 
-/// Opens a TUN device, switched on.
-pub fn open_tun(name: &str) -> Result<SyncDevice, Error> {
-    check_tun()?;
-    DeviceBuilder::new().name(name).layer(Layer::L3).enable(true).build_sync().doing(|| format!("making the TUN device {name}"))
-}
-
-/// Says what is missing when TUN devices cannot be had.
-pub fn check_tun() -> Result<(), Error> {
-    let missing = |why: &str, mend: &str| Error::Missing { what: format!("/dev/net/tun {why}"), mend: mend.to_owned() };
-    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(missing("may not be opened", "run as root, or allow it with `chmod 666 /dev/net/tun`"))
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(missing("does not exist", "load the module with `modprobe tun`")),
-        Err(e) => Err(missing("cannot be opened", &e.to_string())),
-    }
-}
-
 /// Leads packets for VIPs from the ingress into the TUN device, by a table that nothing else uses.
 fn divert(settings: &Settings) -> Result<(), Error> {
     let netlink = Netlink::open()?;
@@ -350,7 +332,7 @@ impl Forward {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::l4::UDP;
+    use guideway_packet::wire::l4::UDP;
 
     const KEY: &[u8; 16] = b"0123456789abcdef";
 

@@ -4,7 +4,7 @@
 //! the PID namespace and only collects the dead; when it ends, the kernel kills whatever is left inside, and it ends when the outer one
 //! does, even by SIGKILL. The *lab* is its child and does the work; its files are on a tmpfs that nobody outside sees.
 
-use super::error::{Doing, Error};
+use guideway_host::error::{Doing, Error};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};

@@ -6,7 +6,6 @@ use super::capture::Capture;
 use super::chaos;
 use super::directors::{self, Director};
 use super::drain::Drain;
-use super::error::{Doing, Error};
 use super::files::Files;
 use super::link::Link;
 use super::plan::{self, Plan};
@@ -14,11 +13,12 @@ use super::reload;
 use super::report::{self, BackendReport, Counts, Failure, Progress, Report, RouterReport};
 use super::router::{self, Router};
 use super::sandbox::{self, Inside, Role};
-use super::servers::Server;
 use super::shared::Shared;
 use super::topology::{ROUTER_INGRESS, Topology};
 use super::transfers::{self, Event, Order};
 use super::witness::{self, Served};
+use guideway_host::error::{Doing, Error};
+use guideway_testbed::servers::Server;
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -177,14 +177,14 @@ pub fn run(args: &LabArgs) -> Result<u8, Error> {
     match sandbox::role() {
         Role::Outer if args.chaos.is_some() => {
             chaos::prepare(args)?;
-            router::check_tun()?;
+            guideway_host::tun::check_tun()?;
             sandbox::outer()
         }
         Role::Outer => {
             args.check()?;
             args.server.program()?;
             args.client.program()?;
-            router::check_tun()?;
+            guideway_host::tun::check_tun()?;
             sandbox::outer()
         }
         Role::Init => sandbox::init(),

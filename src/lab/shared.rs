@@ -1,10 +1,10 @@
 //! What directors and servers of a lab share when servers go on with one another's transfers: a store in a directory, in which the lab says what the pool is
 //! and who of it is down, as operators and health controllers would.
 
-use super::error::{Doing, Error};
 use super::plan::{Backend, Plan};
-use crate::config::{self, read_intent};
-use crate::store::{self, Leadership, Observation, Observed, PoolHealth, Store};
+use guideway_config::{self as config, read_intent};
+use guideway_host::error::{Doing, Error};
+use guideway_store::{self as store, Leadership, Observation, Observed, PoolHealth, Store};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -10,10 +10,10 @@
 //! The wire is joined to the switch by a thread of the lab, not by attaching it in the kernel: an attachment outlives whoever made it and
 //! holds on to its namespace, and the lab must leave nothing behind, however it ends.
 
-use super::error::{Doing, Error};
-use super::netlink::Netlink;
-use super::netns::Namespace;
 use super::sys;
+use guideway_host::error::{Doing, Error};
+use guideway_host::netlink::Netlink;
+use guideway_host::netns::Namespace;
 use netmap_rings::{BATCH, Events, Port, RxRing, TxRing};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +58,7 @@ impl Drop for Joined {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(Ok(Err(error))) = self.thread.take().map(JoinHandle::join) {
-            eprintln!("guideway lab: {error}");
+            eprintln!("guideway-lab: {error}");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Builds the hosts and links of a plan: client — router — fabric with directors and backends on it.
 
-use super::error::{Doing, Error};
-use super::netlink::{Netlink, Via};
-use super::netns::Namespace;
 use super::plan::{FABRIC_MTU, MTU, Mac, Plan, ROUTER_MAC};
 use super::router::MAIN_TABLE;
 use super::switch::{self, Joined};
 use super::sys;
+use guideway_host::error::{Doing, Error};
+use guideway_host::netlink::{Netlink, Via};
+use guideway_host::netns::Namespace;
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
 //! Runs the transfers: a process of a real client for each, so many at a time, every file checked.
 
 use super::clients::{Client, Fetch};
-use super::error::{Doing, Error};
 use super::files::{self, Files};
-use super::netns::Namespace;
-use super::servers::last_line;
 use futures_util::StreamExt;
+use guideway_host::error::{Doing, Error};
+use guideway_host::netns::Namespace;
+use guideway_testbed::servers::last_line;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Stdio;

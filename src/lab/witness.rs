@@ -2,12 +2,12 @@
 //!
 //! Counting on the wire is true for every kind of server and of decapsulation, and each transfer of the lab asks for a name of its own.
 
-use super::error::{Doing, Error};
-use super::netlink::Netlink;
-use super::netns::Namespace;
-use super::packet;
 use super::sys;
-use crate::wire::gre;
+use guideway_host::error::{Doing, Error};
+use guideway_host::netlink::Netlink;
+use guideway_host::netns::Namespace;
+use guideway_packet::wire::flow as packet;
+use guideway_packet::wire::gre;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockFilter, Socket};
 use std::collections::HashMap;

@@ -3,7 +3,7 @@
 use super::background::Background;
 use super::word::Topic;
 use super::{CommitError, Leadership, PoolHealth, Presence, Seen, Set};
-use crate::config::Intent;
+use guideway_config::Intent;
 use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;

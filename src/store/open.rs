@@ -3,7 +3,7 @@
 use super::etcd::Etcd;
 use super::file::File;
 use super::{Seen, Store};
-use crate::config;
+use guideway_config as config;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;

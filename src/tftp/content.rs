@@ -1,6 +1,6 @@
 //! What a transfer sends: bytes that can be read at any offset, with a size when it is known and a tag that changes when they do.
 
-use crate::io::sys::Mapping;
+use guideway_sys::Mapping;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::io;
@@ -61,23 +61,23 @@ pub struct Lent<'a> {
 
 impl<'a> Lent<'a> {
     /// Where they are.
-    pub(crate) fn start(self) -> *const u8 {
+    pub fn start(self) -> *const u8 {
         self.start
     }
 
     /// How many.
-    pub(crate) fn len(self) -> usize {
+    pub fn len(self) -> usize {
         self.len
     }
 
     /// Some of them, as far as they are there.
-    pub(crate) fn part(self, range: Range<usize>) -> Lent<'a> {
+    pub fn part(self, range: Range<usize>) -> Lent<'a> {
         let (start, end) = (range.start.min(self.len), range.end.min(self.len));
         Lent { start: self.start.wrapping_add(start), len: end.saturating_sub(start), of: PhantomData }
     }
 
     /// Bytes that are nowhere: a system call that is given them fails.
-    pub(crate) fn nowhere(len: usize) -> Lent<'a> {
+    pub fn nowhere(len: usize) -> Lent<'a> {
         Lent { start: std::ptr::null(), len, of: PhantomData }
     }
 }
@@ -90,14 +90,14 @@ impl<'a> From<&'a [u8]> for Lent<'a> {
 
 /// The pages of a file, mapped when they are first lent.
 #[derive(Debug, Default)]
-pub(crate) struct Pages(OnceLock<Option<Mapping>>);
+pub struct Pages(OnceLock<Option<Mapping>>);
 
 impl Pages {
     /// Files below this size are read: setting up a mapping would cost more.
     const WORTH_IT: u64 = 64 * 1024;
 
     /// Bytes of `file`, whose size is the same each time; nothing when it is small or the kernel maps no more files.
-    pub(crate) fn lend(&self, file: impl AsFd, size: u64, offset: u64, len: usize) -> Option<Lent<'_>> {
+    pub fn lend(&self, file: impl AsFd, size: u64, offset: u64, len: usize) -> Option<Lent<'_>> {
         if size < Self::WORTH_IT {
             return None;
         }

@@ -7,7 +7,7 @@ use super::options::{BLKSIZE, Limits, Rollover, Terms, negotiate};
 use super::packet::Packet;
 use super::transfer::{Ack, Pace, Silence, Step, Transfer};
 use super::upload::{self, Answer, Took, Upload};
-use crate::time::Time;
+use guideway_packet::time::Time;
 use std::time::Duration;
 
 /// What happens, read from the bytes of a fuzzer; zeroes when there are no more.

@@ -124,7 +124,7 @@ impl Content for Netascii {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::content::Bytes;
+    use crate::content::Bytes;
     use proptest::prelude::*;
     use std::task::Waker;
 

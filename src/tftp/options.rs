@@ -142,7 +142,7 @@ fn number(text: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::packet::{Packet, put_request};
+    use crate::packet::{Packet, put_request};
 
     /// The answer to options written as `blksize=1428 tsize=0`, over an Ethernet path, for a file of 70,000 bytes.
     fn answer(limits: &Limits, asked: &str) -> (Terms, String) {

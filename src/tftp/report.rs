@@ -57,7 +57,7 @@ impl Outcome {
         }
     }
 
-    pub(crate) fn counter(&self) -> Counter {
+    pub fn counter(&self) -> Counter {
         match self {
             Outcome::Done => Counter::Done,
             Outcome::Unconfirmed => Counter::Unconfirmed,
@@ -233,7 +233,7 @@ counters! {
 
 /// Counters of one event loop, written by it alone, read by anyone.
 #[derive(Debug)]
-pub(crate) struct Counters([AtomicU64; Counter::ALL.len()]);
+pub struct Counters([AtomicU64; Counter::ALL.len()]);
 
 impl Default for Counters {
     fn default() -> Self {
@@ -243,7 +243,7 @@ impl Default for Counters {
 
 impl Counters {
     /// Adds to a counter. Only the loop that owns it may.
-    pub(crate) fn add(&self, counter: Counter, count: u64) {
+    pub fn add(&self, counter: Counter, count: u64) {
         let cell = &self.0[counter as usize];
         // With one writer, load and store do what an atomic addition would at twenty times the cost.
         cell.store(cell.load(Relaxed).wrapping_add(count), Relaxed);
@@ -304,7 +304,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    pub(crate) fn new(loops: Vec<Arc<Counters>>) -> Statistics {
+    pub fn new(loops: Vec<Arc<Counters>>) -> Statistics {
         Statistics { loops: loops.into(), taken: Arc::default(), began: Instant::now() }
     }
 

@@ -8,7 +8,7 @@
 //! honoured, but at most once in a retransmission time-out and never sooner than an answer can have come.
 
 use super::options::{Rollover, Terms};
-use crate::time::Time;
+use guideway_packet::time::Time;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 

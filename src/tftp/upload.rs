@@ -7,7 +7,7 @@ use super::client::{Dally, Timing};
 use super::options::Terms;
 use super::order::{Arrival, Order};
 use super::transfer::{Pace, Silence};
-use crate::time::Time;
+use guideway_packet::time::Time;
 
 /// What becomes of a DATA packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

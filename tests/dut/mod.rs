@@ -1,11 +1,11 @@
 //! A director under test in a network namespace of its own, and the wire at whose other end router and backends are.
 #![allow(dead_code)] // Each test uses its part.
 
-use guideway::control_client::{Client, Error};
-use guideway::io::Io;
-use guideway::io::af_packet::AfPacket;
-use guideway::verdict::Verdict;
-use guideway::wire::build;
+use guideway_daemon::client::{Client, Error};
+use guideway_io::af_packet::AfPacket;
+use guideway_packet::io::Io;
+use guideway_packet::verdict::Verdict;
+use guideway_packet::wire::build;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -2,12 +2,13 @@
 //! that does what the test says: it knows TID ranges and heirs as a real one does, and who is alive from the test alone.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use guideway::hash::FleetKey;
-use guideway::heirs::Heirs;
-use guideway::lab::netlink::{Netlink, Via};
-use guideway::lab::netns::Namespace;
-use guideway::lab::packet::{flow, gre_header};
-use guideway::lab::router::{MAIN_TABLE, open_tun};
+use guideway_hash::FleetKey;
+use guideway_hash::heirs::Heirs;
+use guideway_host::netlink::{Netlink, Via};
+use guideway_host::netns::Namespace;
+use guideway_host::tun::open_tun;
+use guideway_lab::router::MAIN_TABLE;
+use guideway_packet::wire::flow::{flow, gre_header};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sha2::{Digest, Sha256};

@@ -2,7 +2,7 @@
 //!
 //! A line is a time in seconds and layers from the outside in, with `|` between them. `README.md` beside this lists the words.
 
-use guideway::wire::build::{self, GreFields, Packet};
+use guideway_packet::wire::build::{self, GreFields, Packet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};

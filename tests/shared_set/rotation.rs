@@ -3,7 +3,7 @@
 use crate::fleet::{Fleet, Wish};
 use crate::site::hosts::{content, program_on, until};
 use crate::site::{self, GUIDEWAY};
-use guideway::lab::servers::Server;
+use guideway_testbed::servers::Server;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -103,7 +103,7 @@ fn keys(fleet: &Fleet, director: usize) -> (String, String) {
 fn who_answers(fleet: &Fleet) -> BTreeMap<u16, String> {
     let (client, vip): (IpAddr, IpAddr) = (fleet.plan.client, fleet.plan.vip);
     let owner = |port: u16| {
-        let has = |backend: &&guideway::lab::plan::Backend| backend.tids.is_some_and(|(first, last)| (first..=last).contains(&port));
+        let has = |backend: &&guideway_lab::plan::Backend| backend.tids.is_some_and(|(first, last)| (first..=last).contains(&port));
         fleet.plan.backends.iter().find(has).unwrap().name.clone()
     };
     let ask = |port: u16| {

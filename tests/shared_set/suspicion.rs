@@ -3,7 +3,7 @@
 use crate::fleet::{Fleet, Wish};
 use crate::site::hosts::{PATIENCE, content, program_on, run_on};
 use crate::site::{self, GUIDEWAY, Running};
-use guideway::lab::servers::Server;
+use guideway_testbed::servers::Server;
 use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The hosts of a lab in a test: programs on them, waiting for what they do, clients that fetch all the time.
 
 use super::{GUIDEWAY, Running};
-use guideway::lab::netns::Namespace;
+use guideway_host::netns::Namespace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::IpAddr;

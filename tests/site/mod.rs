@@ -3,7 +3,7 @@
 
 pub mod hosts;
 
-use guideway::lab::programs;
+use guideway_testbed::programs;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

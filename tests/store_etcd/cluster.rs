@@ -1,8 +1,8 @@
 //! An etcd of the test's own, on the loopback of the test's own network namespace, and a proxy before it that can fall silent.
 
 use crate::site::{self, Running, program};
-use guideway::config::{self, Intent};
-use guideway::store::{Observation, Observed, PoolHealth, Seen, Store};
+use guideway_config::{self as config, Intent};
+use guideway_store::{Observation, Observed, PoolHealth, Seen, Store};
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -105,7 +105,7 @@ pub fn config(port: u16) -> config::Etcd {
 }
 
 pub async fn open(config: &config::Etcd) -> Store {
-    tokio::time::timeout(PATIENCE, guideway::store::open(&config::Store::Etcd(config.clone()))).await.unwrap().unwrap()
+    tokio::time::timeout(PATIENCE, guideway_store::open(&config::Store::Etcd(config.clone()))).await.unwrap().unwrap()
 }
 
 pub async fn seen(watch: &mut watch::Receiver<Seen>, wanted: impl FnMut(&Seen) -> bool) -> Seen {

@@ -2,7 +2,7 @@
 
 use crate::cluster::{Etcd, PATIENCE, Proxy, alone, config, down, intent, open, seen};
 use base64::Engine;
-use guideway::store::{CommitError, Store};
+use guideway_store::{CommitError, Store};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

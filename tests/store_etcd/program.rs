@@ -2,7 +2,7 @@
 
 use crate::cluster::{Etcd, alone, intent, open};
 use crate::site::GUIDEWAY;
-use guideway::config;
+use guideway_config as config;
 use std::path::Path;
 use std::process::Command;
 

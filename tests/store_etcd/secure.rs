@@ -1,8 +1,8 @@
 //! TLS with certificates on both sides, and a login whose token etcd forgets.
 
 use crate::cluster::{Etcd, PATIENCE, alone, intent, open, seen};
-use guideway::config;
-use guideway::store::{CommitError, open_within};
+use guideway_config as config;
+use guideway_store::{CommitError, open_within};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! `pkt-gen` over real veth pairs, through captures and memory, and through a director; leaves nothing behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use guideway::lab::netlink::Netlink;
-use guideway::lab::netns::Namespace;
+use guideway_host::netlink::Netlink;
+use guideway_host::netns::Namespace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;

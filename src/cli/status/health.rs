@@ -2,7 +2,7 @@
 
 use super::super::{BAD_USAGE, common, print};
 use super::{rows, uptime};
-use crate::config::health::load_health;
+use guideway_config::health::load_health;
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -2,8 +2,8 @@
 
 use super::super::{BAD_USAGE, common, print};
 use super::{rows, uptime};
-use crate::tftp::config;
-use crate::tftp::report::Counter;
+use guideway_tftp::report::Counter;
+use guideway_tftpd::config;
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! What is different between two intents, for people.
 
-use crate::config::{Backend, Intent, Pool, Vip};
+use guideway_config::{Backend, Intent, Pool, Vip};
 use std::collections::BTreeMap;
 
 /// A line for each VIP, pool and backend that comes, goes or changes.
@@ -39,7 +39,7 @@ fn compare<T: PartialEq>(old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::read_intent;
+    use guideway_config::read_intent;
 
     #[test]
     fn every_kind_of_change_is_told() {

@@ -2,7 +2,7 @@
 
 use super::super::common::result;
 use super::{Place, with_set};
-use crate::store::{Observation, ReadError, Seen, Store};
+use guideway_store::{Observation, ReadError, Seen, Store};
 use serde_json::{Value, json};
 use std::fmt::Write;
 

@@ -1,10 +1,10 @@
 //! `guideway tftp get`: fetch a file.
 
 use super::options::{Options, hex, style, worth_trying_without};
-use crate::cli::common::bad;
-use crate::tftp::client::exchange::{Done, dally, get};
-use crate::tftp::client::output::Output;
-use crate::tftp::client::target::Target;
+use crate::common::bad;
+use guideway_tftp::client::exchange::{Done, dally, get};
+use guideway_tftp::client::output::Output;
+use guideway_tftp::client::target::Target;
 use std::path::{Path, PathBuf};
 
 /// Fetch a file from a TFTP server.

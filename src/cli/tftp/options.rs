@@ -1,12 +1,12 @@
 //! The flags that `get` and `put` share, and what becomes of them.
 
-use crate::cli::common::{bad, failed};
-use crate::cli::print;
-use crate::tftp::client::block::Rollover;
-use crate::tftp::client::exchange::{Done, Wire};
-use crate::tftp::client::target::{PORT, Target};
-use crate::tftp::client::{Ask, Dally, Failure, Plan, Timing};
-use crate::tftp::packet::{ErrorCode, Mode};
+use crate::common::{bad, failed};
+use crate::print;
+use guideway_tftp::client::block::Rollover;
+use guideway_tftp::client::exchange::{Done, Wire};
+use guideway_tftp::client::target::{PORT, Target};
+use guideway_tftp::client::{Ask, Dally, Failure, Plan, Timing};
+use guideway_tftp::packet::{ErrorCode, Mode};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -78,11 +78,11 @@ fn parse_bind(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {
-    crate::config::duration::parse(text).map_err(|error| format!("it {error}"))
+    guideway_config::duration::parse(text).map_err(|error| format!("it {error}"))
 }
 
 fn parse_sha256(text: &str) -> Result<[u8; 32], String> {
-    crate::tftp::swarm::sums::from_hex(text).ok_or_else(|| "a SHA-256 is 64 hexadecimal digits".to_owned())
+    guideway_tftp::swarm::sums::from_hex(text).ok_or_else(|| "a SHA-256 is 64 hexadecimal digits".to_owned())
 }
 
 impl Options {
@@ -157,7 +157,7 @@ impl Options {
         let file = String::from_utf8_lossy(&target.file);
         if self.json {
             let document = document(&file, done);
-            return crate::cli::common::result(&format!("{document:#}"));
+            return crate::common::result(&format!("{document:#}"));
         }
         if !self.quiet && !to_stdout {
             let seconds = done.time.as_secs_f64();
@@ -166,7 +166,7 @@ impl Options {
                 count => format!(", {count} repeats"),
             };
             let rate = done.bytes as f64 / 1e6 / seconds.max(1e-6);
-            return crate::cli::common::result(&format!(
+            return crate::common::result(&format!(
                 "{file}: {verb} {} bytes in {seconds:.3} s ({rate:.1} MB/s), blksize {}, windowsize {}{repeats}, sha256 {}",
                 done.bytes,
                 done.agreed.blksize,
@@ -174,7 +174,7 @@ impl Options {
                 hex(&done.sha256)
             ));
         }
-        crate::cli::DONE
+        crate::DONE
     }
 
     /// Says why it failed; gives the exit code.

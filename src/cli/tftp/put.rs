@@ -1,9 +1,9 @@
 //! `guideway tftp put`: send a file.
 
 use super::options::{Options, hex, worth_trying_without};
-use crate::cli::common::{bad, failed};
-use crate::tftp::client::exchange::{Done, put};
-use crate::tftp::client::target::Target;
+use crate::common::{bad, failed};
+use guideway_tftp::client::exchange::{Done, put};
+use guideway_tftp::client::target::Target;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek};

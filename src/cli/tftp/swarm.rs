@@ -1,14 +1,14 @@
 //! `guideway tftp swarm`: thousands of clients.
 
-use crate::cli::common::{bad, failed, result};
-use crate::cli::{BAD_USAGE, DONE, FAILED, print};
-use crate::tftp::client::{Dally, Timing};
-use crate::tftp::packet::PORT;
-use crate::tftp::swarm::faults::{self, Rates};
-use crate::tftp::swarm::mix::Mix;
-use crate::tftp::swarm::sockets::Sources;
-use crate::tftp::swarm::sums::{self, Expected};
-use crate::tftp::swarm::{Error, Settings, files, is_near, run as swarm};
+use crate::common::{bad, failed, result};
+use crate::{BAD_USAGE, DONE, FAILED, print};
+use guideway_tftp::client::{Dally, Timing};
+use guideway_tftp::packet::PORT;
+use guideway_tftp::swarm::faults::{self, Rates};
+use guideway_tftp::swarm::mix::Mix;
+use guideway_tftp::swarm::sockets::Sources;
+use guideway_tftp::swarm::sums::{self, Expected};
+use guideway_tftp::swarm::{Error, Settings, files, is_near, run as swarm};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -92,7 +92,7 @@ pub struct Args {
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {
-    let time = crate::config::duration::parse(text).map_err(|error| format!("it {error}"))?;
+    let time = guideway_config::duration::parse(text).map_err(|error| format!("it {error}"))?;
     if (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&time) { Ok(time) } else { Err("from 1ms to 24h".to_owned()) }
 }
 

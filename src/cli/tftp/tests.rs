@@ -1,8 +1,8 @@
 use super::*;
-use crate::cli::{BAD_USAGE, DONE, FAILED};
-use crate::lab::servers::Server;
-use crate::tftp::testing::{Site, V4, may_run};
+use crate::{BAD_USAGE, DONE, FAILED};
 use clap::Parser;
+use guideway_testbed::servers::Server;
+use guideway_testbed::site::{Site, V4, may_run};
 use std::path::Path;
 
 #[derive(Parser)]

@@ -29,13 +29,13 @@ pub(super) const HEX: &str = "hex:";
 const MOST_BYTES: usize = 1024;
 
 /// What was read of a check.
-pub(in crate::config) struct Draft<'r, 't> {
+pub(crate) struct Draft<'r, 't> {
     /// Present if all of it is good.
-    pub(in crate::config) check: Option<Check>,
+    pub(crate) check: Option<Check>,
     /// The VIP that it names.
-    pub(in crate::config) vip: Option<Spot<'r, 't, IpAddr>>,
+    pub(crate) vip: Option<Spot<'r, 't, IpAddr>>,
     /// The table.
-    pub(in crate::config) field: Field<'r, 't>,
+    pub(crate) field: Field<'r, 't>,
 }
 
 /// What is read of the probe alone.
@@ -55,7 +55,7 @@ const KINDS: [(&str, Kind); 6] =
     [("tftp", Kind::Tftp), ("udp", Kind::Udp), ("tcp", Kind::Tcp), ("http", Kind::Http), ("icmp", Kind::Icmp), ("exec", Kind::Exec)];
 
 /// Reads `check`.
-pub(in crate::config) fn read<'r, 't>(reader: &'r Reader, field: Field<'r, 't>) -> Option<Draft<'r, 't>> {
+pub(crate) fn read<'r, 't>(reader: &'r Reader, field: Field<'r, 't>) -> Option<Draft<'r, 't>> {
     let mut table = field.table("a table such as { kind = \"tftp\", file = \"canary\" }")?;
     let kind = table.required("kind", "kind = \"tftp\"").and_then(|f| f.choice(&KINDS));
     let Some(kind) = kind else { return Some(Draft { check: None, vip: None, field }) };

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Intent, read_intent};
+use crate::{Intent, read_intent};
 use serde_json::json;
 
 fn intent(check: &str) -> String {

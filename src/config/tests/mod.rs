@@ -13,6 +13,7 @@ mod syntax;
 
 use super::*;
 use proptest::prelude::*;
+use std::net::Ipv4Addr;
 
 /// The sample that users start from.
 const SAMPLE: &str = include_str!("sample.toml");

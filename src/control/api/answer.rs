@@ -1,9 +1,9 @@
 //! What a request is answered with when it cannot be carried out: always a reason, and what is wrong with each part of it.
 
-use crate::config::{Problem, text};
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use guideway_config::{Problem, text};
 use serde_json::{Map, Value, json};
 use std::ops::{Deref, DerefMut};
 
@@ -85,7 +85,7 @@ pub fn problem_json(problem: &Problem) -> Value {
 
 /// A name that somebody sent, as it may be shown.
 pub fn text_shown(text: &str) -> String {
-    crate::config::reader::quoted(text)
+    guideway_config::reader::quoted(text)
 }
 
 impl IntoResponse for Refusal {

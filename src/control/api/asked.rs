@@ -2,9 +2,9 @@
 
 use super::answer::{Refusal, text_shown};
 use super::operations::{self, Operation};
-use crate::config::text;
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, RawPathParams, Request};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use guideway_config::text;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 use std::time::Duration;

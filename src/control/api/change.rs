@@ -5,10 +5,10 @@ use super::answer::{Refusal, text_shown};
 use super::asked::Asked;
 use super::commit::commit;
 use super::read::{find_pool, unknown_backend};
-use crate::config::{Intent, Pool};
 use axum::extract::State as Of;
 use axum::http::StatusCode;
 use axum::response::Response;
+use guideway_config::{Intent, Pool};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) async fn delete_pool(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
         let name = find_pool(intent, asked.name("pool"))?.name.as_str();
         let users: Vec<String> = intent.vips.iter().filter(|vip| vip.pool == name).map(|vip| vip.address.to_string()).collect();
         if !users.is_empty() {
-            let users = crate::config::text::some_of(&users.iter().map(String::as_str).collect::<Vec<_>>());
+            let users = guideway_config::text::some_of(&users.iter().map(String::as_str).collect::<Vec<_>>());
             let error = format!("pool {name} is used by VIP {users}; remove them, or give them another pool first");
             return Err(Refusal::new(StatusCode::CONFLICT, error));
         }
@@ -132,7 +132,7 @@ fn find_vip(intent: &Intent, asked: &Asked) -> Result<usize, Refusal> {
         ([], _) => Err(Refusal::unknown("VIP", text, addresses.iter().map(String::as_str))),
         ([(place, _)], None) => Ok(*place),
         (_, None) => {
-            let known = crate::config::text::alternatives(services());
+            let known = guideway_config::text::alternatives(services());
             Err(Refusal::bad(format!("VIP {address} has several services; say which by the parameter service: {known}")))
         }
         (_, Some(service)) => {

@@ -4,12 +4,12 @@ use super::answer::Refusal;
 use super::asked::Asked;
 use super::plan::Plan;
 use super::{Api, Trial};
-use crate::config::{Intent, Problem, Severity};
-use crate::store::{CommitError, Set};
-use crate::tables::Snapshot;
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use guideway_config::{Intent, Problem, Severity};
+use guideway_dataplane::tables::Snapshot;
+use guideway_store::{CommitError, Set};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +134,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 async fn done(api: &Api, set: &Set, generation: u64, plan: Map<String, Value>) -> Response {
     let mut changes = api.board.changes();
     let seen = async {
-        let refused = |stored: crate::control::Stored| stored.generation >= generation && stored.refused.is_some();
+        let refused = |stored: crate::Stored| stored.generation >= generation && stored.refused.is_some();
         while api.board.generation() < generation && !refused(api.board.stored()) {
             if changes.changed().await.is_err() {
                 return;

@@ -20,12 +20,12 @@ pub use serve::serve;
 
 use super::View;
 use super::board::Board;
-use crate::config::Intent;
-use crate::store::{Set, Store};
-use crate::tables::Snapshot;
 use answer::Refusal;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
+use guideway_config::Intent;
+use guideway_dataplane::tables::Snapshot;
+use guideway_store::{Set, Store};
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 

@@ -1,10 +1,10 @@
 //! The one list of what the interface does. Routes, the checks of requests, and the OpenAPI document are made from it.
 
 use super::{Api, change, read, stream};
-use crate::config::duration;
-use crate::control::explained::{self, Destination};
+use crate::explained::{self, Destination};
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use guideway_config::duration;
 use std::sync::Arc;
 
 /// One thing that can be asked.

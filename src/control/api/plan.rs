@@ -2,10 +2,10 @@
 
 use super::answer::problem_json;
 use super::read::shares;
-use crate::config::{Intent, Pool, Problem};
-use crate::control::View;
-use crate::maglev::Table;
-use crate::tables::{Service, Snapshot};
+use crate::View;
+use guideway_config::{Intent, Pool, Problem};
+use guideway_dataplane::maglev::Table;
+use guideway_dataplane::tables::{Service, Snapshot};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -189,7 +189,7 @@ fn compare(before: &Table, after: &Table) -> Option<Moved> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash::FleetKey;
+    use guideway_hash::FleetKey;
 
     #[test]
     fn rows_that_move_are_those_that_have_another_owner() {

@@ -3,19 +3,19 @@
 use super::Api;
 use super::answer::Refusal;
 use super::asked::Asked;
-use crate::config::{Backend, Intent, Pool, duration};
-use crate::control::View;
-use crate::control::board::QUIET;
-use crate::control::explained::{self, Destination, Question};
-use crate::control::neighbour::mac;
-use crate::control::{Known, State};
-use crate::maglev::Table;
-use crate::store::Set;
-use crate::tables::BackendId;
+use crate::View;
+use crate::board::QUIET;
+use crate::explained::{self, Destination, Question};
+use crate::neighbour::mac;
+use crate::{Known, State};
 use axum::Json;
 use axum::extract::State as Of;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use guideway_config::{Backend, Intent, Pool, duration};
+use guideway_dataplane::maglev::Table;
+use guideway_dataplane::tables::BackendId;
+use guideway_store::Set;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -110,9 +110,9 @@ pub(super) async fn transfers(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
 
 pub(super) async fn neighbours(Of(api): Of<Arc<Api>>, _: Asked) -> Answer {
     let view = api.view()?;
-    let neighbour = |(address, hop): (&std::net::IpAddr, &Result<crate::tables::NextHop, _>)| match hop {
+    let neighbour = |(address, hop): (&std::net::IpAddr, &Result<guideway_dataplane::tables::NextHop, _>)| match hop {
         Ok(hop) => json!({"address": address, "neighbour": mac(hop.mac), "mtu": hop.mtu, "unresolved_because": null}),
-        Err::<_, crate::control::Unresolved>(why) => {
+        Err::<_, crate::Unresolved>(why) => {
             json!({"address": address, "neighbour": null, "mtu": null, "unresolved_because": why.to_string()})
         }
     };
@@ -132,7 +132,7 @@ pub(super) async fn explain(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
     let to: Destination = asked.parameter("to").unwrap_or_default().parse().map_err(Refusal::bad)?;
     let question = Question::new(client, to).map_err(Refusal::bad)?;
     let (set, view) = (api.set(), api.view()?);
-    let range = |backend: &crate::tables::Backend| {
+    let range = |backend: &guideway_dataplane::tables::Backend| {
         set.intent.pool(&backend.pool)?.backends.iter().find(|b| b.name == *backend.name && b.address == backend.address)?.tid_range
     };
     let mut answer = question.answer(&view.snapshot, range);
@@ -152,7 +152,7 @@ pub(super) async fn openapi(_: Asked) -> Json<Value> {
 /// The VIPs that the director serves.
 fn vips_of(view: &View, wanted: impl Fn(&str) -> bool) -> Vec<Value> {
     let services = view.vips.iter().zip(&view.snapshot.services).filter(|(_, service)| wanted(&service.pool.name));
-    let vip = |(vip, service): (&std::net::IpAddr, &crate::tables::Service)| {
+    let vip = |(vip, service): (&std::net::IpAddr, &guideway_dataplane::tables::Service)| {
         json!({
             "address": vip,
             "service": service.label,
@@ -223,8 +223,8 @@ pub(super) fn shares(table: &Table) -> HashMap<&str, f64> {
 
 fn protocol(number: u8) -> Value {
     match number {
-        crate::wire::l4::UDP => json!("udp"),
-        crate::wire::l4::TCP => json!("tcp"),
+        guideway_packet::wire::l4::UDP => json!("udp"),
+        guideway_packet::wire::l4::TCP => json!("tcp"),
         other => json!(other.to_string()),
     }
 }

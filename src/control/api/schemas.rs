@@ -1,6 +1,6 @@
 //! What stands in bodies and answers, as JSON schemas (draft 2020-12, as OpenAPI 3.1 wants it).
 
-use crate::control::events;
+use crate::events;
 use serde_json::{Map, Value, json};
 
 /// A name of a pool or a backend.

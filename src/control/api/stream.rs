@@ -2,7 +2,7 @@
 
 use super::Api;
 use super::asked::Asked;
-use crate::control::events::{Event, Next};
+use crate::events::{Event, Next};
 use axum::extract::State as Of;
 use axum::response::Sse;
 use axum::response::sse::{self, KeepAlive};
@@ -77,10 +77,10 @@ fn written(event: &Event) -> sse::Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Intent;
-    use crate::control::events::{KEPT, Kind};
-    use crate::control::{Board, Facts};
-    use crate::store::Store;
+    use crate::events::{KEPT, Kind};
+    use crate::{Board, Facts};
+    use guideway_config::Intent;
+    use guideway_store::Store;
     use std::time::Instant;
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The questions that we put to the kernel by rtnetlink, and what its messages mean to us.
 
 use super::known::{Entry, Route};
-use crate::control::{Link, Unresolved};
+use crate::{Link, Unresolved};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};

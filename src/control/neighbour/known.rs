@@ -1,7 +1,7 @@
 //! What the kernel has said about routes and neighbours, and what it should be asked next. No socket and no clock: time is passed in.
 
-use crate::control::{Link, NextHops, Unresolved};
-use crate::tables::NextHop;
+use crate::{Link, NextHops, Unresolved};
+use guideway_dataplane::tables::NextHop;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;

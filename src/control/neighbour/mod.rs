@@ -232,8 +232,8 @@ impl Watcher {
 /// Says in the log what a person should know.
 fn tell(
     address: IpAddr,
-    before: Option<&Result<crate::tables::NextHop, super::Unresolved>>,
-    now: &Result<crate::tables::NextHop, super::Unresolved>,
+    before: Option<&Result<guideway_dataplane::tables::NextHop, super::Unresolved>>,
+    now: &Result<guideway_dataplane::tables::NextHop, super::Unresolved>,
 ) {
     use super::Unresolved::{Asked, New};
     match (before, now) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::control::Unresolved;
+use crate::Unresolved;
 use nix::sched::{CloneFlags, unshare};
 use std::process::Command;
 use std::sync::mpsc as std_mpsc;
@@ -107,7 +107,7 @@ fn backends_are_resolved_on_the_link_and_behind_gateways_of_both_families() {
         let hops = until(&mut neighbours, |hops| all.iter().all(|a| hops.get(address(a)).is_some())).await;
         for backend in all {
             let mtu = if backend == "10.0.2.21" { 1400 } else { 1500 };
-            assert_eq!(hops.get(address(backend)), Some(crate::tables::NextHop { mac: MAC, mtu }), "{backend}");
+            assert_eq!(hops.get(address(backend)), Some(guideway_dataplane::tables::NextHop { mac: MAC, mtu }), "{backend}");
         }
     });
 }

@@ -9,13 +9,13 @@ mod registry;
 mod tests;
 
 use super::next_hops::NextHops;
-use crate::config::{Config, Service as Kinds, Vip};
-use crate::hash::FleetKey;
-use crate::maglev::Table;
-use crate::store::{Health, Observation, PoolHealth};
-use crate::tables::{Backend, BackendId, Guard, Kind, Member, Pool, Routers, Service, Snapshot, Succession, TidMap, VipTable};
-use crate::time::Time;
-use crate::wire::l4::{TCP, UDP};
+use guideway_config::{Config, Service as Kinds, Vip};
+use guideway_dataplane::maglev::Table;
+use guideway_dataplane::tables::{Backend, BackendId, Guard, Kind, Member, Pool, Routers, Service, Snapshot, Succession, TidMap, VipTable};
+use guideway_hash::FleetKey;
+use guideway_packet::time::Time;
+use guideway_packet::wire::l4::{TCP, UDP};
+use guideway_store::{Health, Observation, PoolHealth};
 use ipnet::IpNet;
 use registry::{Members, Registry};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -280,7 +280,7 @@ fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec
 
 /// A pool's tables; those that were there before as far as nothing changed.
 fn build(
-    pool: &crate::config::Pool,
+    pool: &guideway_config::Pool,
     key: FleetKey,
     known: &Members<'_>,
     health: Option<&PoolHealth>,
@@ -323,7 +323,7 @@ fn build(
         Some(before) => before.pool.maglev.clone(),
         None => {
             let named: Vec<(&str, u16)> = members.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
-            let refused = |e: crate::maglev::Error| Refused::Table { pool: pool.name.clone(), reason: e.to_string() };
+            let refused = |e: guideway_dataplane::maglev::Error| Refused::Table { pool: pool.name.clone(), reason: e.to_string() };
             Arc::new(Table::build(&key, pool.table_size, &named).map_err(refused)?)
         }
     };

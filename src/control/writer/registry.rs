@@ -1,10 +1,10 @@
 //! Who has which number and which server ports, now and for as long as their transfers may live.
 
 use super::{RangeHeld, Refused, State};
-use crate::config::Config;
-use crate::store::{Health, Observation};
-use crate::tables::{BackendId, NO_BACKEND};
-use crate::time::Time;
+use guideway_config::Config;
+use guideway_dataplane::tables::{BackendId, NO_BACKEND};
+use guideway_packet::time::Time;
+use guideway_store::{Health, Observation};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,10 +1,12 @@
 use super::registry::REST;
 
 use super::*;
-use crate::config::{self, Addresses, Director, Echo, Io, Key, Unmatched};
-use crate::control::Link;
-use crate::store::{Observation, Observed, PoolHealth};
-use crate::tables::NextHop;
+use crate::Link;
+use guideway_config as config;
+use guideway_config::{Director, Io};
+use guideway_dataplane::tables::NextHop;
+use guideway_dataplane::tables::{Addresses, Echo, Key, Unmatched};
+use guideway_store::{Observation, Observed, PoolHealth};
 use std::sync::Arc;
 
 mod takeover;

@@ -1,11 +1,11 @@
 //! Takes over what the store says: pools and backends that come, stay and go, and what another controller has published.
 
 use super::{Controller, Moment, Pool, Watched};
-use crate::config::{Backend, Check, Intent};
-use crate::health::machine::Machine;
-use crate::health::probe::Target;
-use crate::store::{Health, Observation, Observed, PoolHealth, Seen};
-use crate::time::Time;
+use crate::machine::Machine;
+use crate::probe::Target;
+use guideway_config::{Backend, Check, Intent};
+use guideway_packet::time::Time;
+use guideway_store::{Health, Observation, Observed, PoolHealth, Seen};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -75,7 +75,7 @@ impl Controller {
         self.forget_unchecked(now);
     }
 
-    fn pool(&mut self, now: Moment, intent: &Intent, pool: &crate::config::Pool, check: &Check) {
+    fn pool(&mut self, now: Moment, intent: &Intent, pool: &guideway_config::Pool, check: &Check) {
         let vip = intent.vip_of_check(pool);
         let (name, mut old) = match self.pools.remove_entry(pool.name.as_str()) {
             Some(entry) => entry,

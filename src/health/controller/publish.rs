@@ -2,8 +2,8 @@
 //! all of it again while the store is away.
 
 use super::{Controller, Moment};
-use crate::store::{Health, Observed, PoolHealth};
-use crate::time::Time;
+use guideway_packet::time::Time;
+use guideway_store::{Health, Observed, PoolHealth};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

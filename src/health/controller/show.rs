@@ -1,10 +1,10 @@
 //! What a controller tells of itself: the document of its control socket, and numbers for Prometheus.
 
 use super::{Controller, Watched};
-use crate::health::machine::Phase;
-use crate::health::outcome::Outcome;
-use crate::metrics::{Exposition, Kind};
-use crate::store::Observation;
+use crate::machine::Phase;
+use crate::outcome::Outcome;
+use guideway_daemon::metrics::{Exposition, Kind};
+use guideway_store::Observation;
 use serde_json::{Map, Value, json};
 
 impl Controller {

@@ -1,8 +1,8 @@
 //! Backends that directors suspect are checked at once. Their clients notice first that one is mute; whether it is down, the checks alone decide.
 
 use super::{Controller, Moment};
-use crate::health::machine::Phase;
-use crate::store::Suspected;
+use crate::machine::Phase;
+use guideway_store::Suspected;
 use std::cmp::Reverse;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Controller {
 mod tests {
     use super::super::tests::{World, intent};
     use super::*;
-    use crate::store::Observation;
+    use guideway_store::Observation;
 
     const CHECK: &str = "check = { kind = \"tcp\", port = 80, interval = \"60s\", timeout = \"1s\", min_healthy = 0, slow_start = \"0s\" }";
 

@@ -1,8 +1,8 @@
 use super::*;
-use crate::config::{Intent, read_intent};
-use crate::health::outcome::Failure;
-use crate::metrics::testing::parse;
-use crate::store::{PoolHealth, Seen, Set};
+use crate::outcome::Failure;
+use guideway_config::{Intent, read_intent};
+use guideway_store::{PoolHealth, Seen, Set};
+use guideway_testbed::exposition::parse;
 use proptest::prelude::*;
 
 /// A controller with the store that it writes, and a clock that goes only here.
@@ -139,7 +139,7 @@ fn a_backend_falls_and_comes_back_slowly_and_the_store_is_told() {
     let since: Vec<u64> = world.written[..9].iter().map(|(_, _, health)| health.backends["t1"].since).collect();
     assert!(since.iter().all(|at| *at == since[0]), "a step is no new beginning: {since:?}");
     let samples = parse(&{
-        let mut out = crate::metrics::Exposition::default();
+        let mut out = guideway_daemon::metrics::Exposition::default();
         world.controller.metrics(&mut out);
         out.finish()
     });

@@ -1,8 +1,8 @@
 //! Runs a program that checks a backend. It may only be one of a directory that this host's own file allows: the intent comes from elsewhere.
 
 use super::{Prober, Target};
-use crate::config::duration::human;
-use crate::health::outcome::{Failure, Outcome, shown};
+use crate::outcome::{Failure, Outcome, shown};
+use guideway_config::duration::human;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::path::Path;

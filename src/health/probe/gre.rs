@@ -1,11 +1,11 @@
 //! Sends packets in GRE to a backend, as directors do, through a raw socket for each family.
 
 use super::socket::{domain, not_made};
-use crate::config::Addresses;
-use crate::health::outcome::{Failure, Outcome};
-use crate::io::sys::attach_filter;
-use crate::wire::build::Packet;
-use crate::wire::gre::PROTOCOL;
+use crate::outcome::{Failure, Outcome};
+use guideway_config::Addresses;
+use guideway_packet::wire::build::Packet;
+use guideway_packet::wire::gre::PROTOCOL;
+use guideway_sys::attach_filter;
 use socket2::{Protocol, SockAddr, Socket, Type};
 use std::cell::OnceCell;
 use std::io::{ErrorKind, Result};

@@ -1,8 +1,8 @@
 //! Asks a backend for a page.
 
 use super::{Prober, Target, expected, socket};
-use crate::config::Expect;
-use crate::health::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
+use guideway_config::Expect;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;

@@ -2,11 +2,11 @@
 
 use super::socket::{domain, failed, not_made};
 use super::{Prober, Target};
-use crate::health::outcome::Outcome;
-use crate::io::sys::attach_filter;
-use crate::wire::build;
-use crate::wire::ethernet;
-use crate::wire::ip::Ip;
+use crate::outcome::Outcome;
+use guideway_packet::wire::build;
+use guideway_packet::wire::ethernet;
+use guideway_packet::wire::ip::Ip;
+use guideway_sys::attach_filter;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

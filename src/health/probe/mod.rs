@@ -8,8 +8,9 @@ mod socket;
 mod tftp;
 
 use super::outcome::{Failure, Outcome};
-use crate::config::duration::human;
-use crate::config::{Addresses, Check, Expect, Probe};
+use guideway_config::Addresses;
+use guideway_config::duration::human;
+use guideway_config::{Check, Expect, Probe};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;

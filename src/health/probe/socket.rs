@@ -1,7 +1,7 @@
 //! Sockets that checks go out by, and what the kernel's errors say: of the backend, or of this host.
 
-use crate::health::outcome::{Failure, Outcome};
-use crate::io::sys::set_option;
+use crate::outcome::{Failure, Outcome};
+use guideway_sys::set_option;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -2,11 +2,11 @@
 
 use super::socket::{self, not_made};
 use super::{Prober, Target};
-use crate::config::TftpProbe;
-use crate::health::outcome::Outcome;
-use crate::health::read::ReadCheck;
-use crate::time::Time;
-use crate::wire::build;
+use crate::outcome::Outcome;
+use crate::read::ReadCheck;
+use guideway_config::TftpProbe;
+use guideway_packet::time::Time;
+use guideway_packet::wire::build;
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};

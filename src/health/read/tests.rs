@@ -1,5 +1,5 @@
 use super::*;
-use crate::tftp::packet::{Packet, data_header, put_error, put_oack};
+use guideway_tftp::packet::{Packet, data_header, put_error, put_oack};
 use proptest::prelude::*;
 
 const CANARY: &[u8] = b"0123456789abcdefghij";

@@ -4,7 +4,7 @@
 //! "protocol unreachable" (RFC 1122, 3.2.2.1; RFC 4443, 3.4 for IPv6). An open raw socket for the protocol counts as a receiver, so the kernel
 //! stays silent, and a filter that takes nothing keeps the copies off its queue.
 
-use crate::io::sys;
+use guideway_sys as sys;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Result;
 use std::os::fd::AsFd;

@@ -18,10 +18,11 @@ mod send;
 mod tests;
 
 use super::interface::{self, Interface};
-use super::{BATCH, Io, Turn, Work, sys};
-use crate::frame::Frame;
-use crate::time::Time;
+use super::{BATCH, Io, Turn, Work};
 use guard::Guard;
+use guideway_packet::frame::Frame;
+use guideway_packet::time::Time;
+use guideway_sys as sys;
 use nix::poll::PollFlags;
 use ring::Ring;
 use socket2::{Domain, Socket, Type};

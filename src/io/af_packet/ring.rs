@@ -4,9 +4,9 @@
 //! borrow of the ring keeps it ours for as long as they live.
 #![allow(unsafe_code)]
 
-use crate::frame::{Frame, HEADROOM};
-use crate::io::BATCH;
-use crate::io::sys::{self, Mapping};
+use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::io::BATCH;
+use guideway_sys::{self as sys, Mapping};
 use std::io::Result;
 use std::mem::offset_of;
 use std::os::fd::BorrowedFd;

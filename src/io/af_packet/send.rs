@@ -1,9 +1,9 @@
 //! Fence for `sendmmsg`: a whole batch of frames, from where they stand, in one system call.
 #![allow(unsafe_code)]
 
-use crate::frame::Frame;
-use crate::io::BATCH;
-use crate::verdict::Verdict;
+use guideway_packet::frame::Frame;
+use guideway_packet::io::BATCH;
+use guideway_packet::verdict::Verdict;
 use std::io::{Error, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,7 +1,7 @@
 use super::*;
-use crate::io::conformance::{self, Bench, OURS, THEIRS};
-use crate::io::testing::{self, Wire, ip, veth};
-use crate::verdict::Verdict;
+use crate::conformance::{self, Bench, OURS, THEIRS};
+use crate::testing::{self, Wire, ip, veth};
+use guideway_packet::verdict::Verdict;
 
 struct Veth {
     io: AfPacket,
@@ -41,9 +41,9 @@ fn conforms() {
 /// The tests named so run as root of a user namespace that has no rights outside.
 #[test]
 fn works_as_the_root_of_a_user_namespace() {
-    testing::in_user_namespace("io::af_packet::tests::conforms");
-    testing::in_user_namespace("io::af_packet::tests::the_kernel_answers_gre_without_the_guard_and_is_silent_with_it");
-    testing::in_user_namespace("io::af_packet::tests::workers_share_flows_and_none_comes_twice");
+    testing::in_user_namespace("af_packet::tests::conforms");
+    testing::in_user_namespace("af_packet::tests::the_kernel_answers_gre_without_the_guard_and_is_silent_with_it");
+    testing::in_user_namespace("af_packet::tests::workers_share_flows_and_none_comes_twice");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Why AF_XDP cannot be opened, and what to do about it.
 
-use crate::io::interface;
+use crate::interface;
 
 /// Why an interface cannot be opened, or the filter cannot be changed.
 #[derive(Debug, thiserror::Error)]

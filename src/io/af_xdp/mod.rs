@@ -22,10 +22,11 @@ mod umem;
 pub use error::Error;
 pub use setup::{Filter, Options};
 
-use super::{BATCH, Io, Turn, Work, sys};
-use crate::frame::Frame;
-use crate::time::Time;
-use crate::verdict::Verdict;
+use super::{BATCH, Io, Turn, Work};
+use guideway_packet::frame::Frame;
+use guideway_packet::time::Time;
+use guideway_packet::verdict::Verdict;
+use guideway_sys as sys;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 use ring::{Consumer, Producer};

@@ -4,7 +4,7 @@
 //! writes is not trusted: a counter that would mean more entries than there are places makes the ring broken, in release builds too.
 #![allow(unsafe_code)]
 
-use crate::io::sys::Mapping;
+use guideway_sys::Mapping;
 use std::io::{Error, ErrorKind, Result};
 use std::marker::PhantomData;
 use std::ptr::NonNull;

@@ -1,7 +1,7 @@
 use super::*;
-use crate::io::conformance::{self, Bench, VIP};
-use crate::io::interface::Interface;
-use crate::io::testing::{self, Wire, ip, veth};
+use crate::conformance::{self, Bench, VIP};
+use crate::interface::Interface;
+use crate::testing::{self, Wire, ip, veth};
 use std::net::{IpAddr, Ipv4Addr};
 
 const LONG: Duration = Duration::from_secs(2);

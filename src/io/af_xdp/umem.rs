@@ -5,9 +5,9 @@
 //! ever used twice, whatever the kernel says, and references into distinct chunks never overlap.
 #![allow(unsafe_code)]
 
-use crate::frame::Frame;
-use crate::io::BATCH;
-use crate::io::sys::Mapping;
+use guideway_packet::frame::Frame;
+use guideway_packet::io::BATCH;
+use guideway_sys::Mapping;
 use std::io::{Error, ErrorKind, Result};
 
 /// A chunk's number.
@@ -175,7 +175,7 @@ fn nonsense(address: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::HEADROOM;
+    use guideway_packet::frame::HEADROOM;
 
     fn desc(addr: u64, len: u32) -> libc::xdp_desc {
         libc::xdp_desc { addr, len, options: 0 }

@@ -1,6 +1,6 @@
 //! Why netmap cannot be used, and what to do about it.
 
-use crate::io::interface;
+use crate::interface;
 use netmap_rings::OpenError;
 
 /// Why an interface cannot be opened.

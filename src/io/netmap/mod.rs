@@ -4,7 +4,7 @@
 //! ours goes to the host's network stack, and what that sends goes out, so that the interface keeps its addresses: ARP, ping and ssh go on.
 //!
 //! * **Cards write to the start of a buffer and send from there.** GRE to GRE of one family leaves a frame where it is. One that grows (plain
-//!   packets, IPv4 to IPv6) is moved once, by the frame itself into the room behind it ([`crate::frame::HEADROOM`]); one that shrinks is moved
+//!   packets, IPv4 to IPv6) is moved once, by the frame itself into the room behind it ([`guideway_packet::frame::HEADROOM`]); one that shrinks is moved
 //!   when it is sent. netmap's option for offsets in buffers would spare that, but few drivers have it, and GRE needs it seldom.
 //! * **The host's rings belong to the first worker**, which exchanges buffers with them too. The others have the kernel itself pass frames up
 //!   (`NS_FORWARD`), for two threads must not share a ring.
@@ -19,11 +19,11 @@ mod tests;
 pub use error::Error;
 
 use super::interface::Interface;
-use super::{BATCH, Io, Turn, Work, sys};
-use crate::config;
-use crate::frame::{Frame, HEADROOM};
-use crate::time::Time;
-use crate::verdict::Verdict;
+use super::{BATCH, Io, Turn, Work};
+use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::time::Time;
+use guideway_packet::verdict::Verdict;
+use guideway_sys as sys;
 use netmap_rings::{Batch, Events, Port, PortName, Ready, Rings, RxRing, TxRing};
 use std::time::Duration;
 
@@ -82,13 +82,14 @@ impl Netmap {
         Ok(workers)
     }
 
-    /// Opens the ports that stand for an interface (a VALE switch has no host rings): one worker.
+    /// Opens the ports that stand for an interface (a VALE switch has no host rings), `rings` for its packets and `host_rings` that lead to its
+    /// own stack: one worker.
     ///
     /// # Errors
     /// Say what to do about it.
-    pub fn open_detour(interface: &Interface, detour: &config::Detour) -> Result<Netmap, Error> {
+    pub fn open_detour(interface: &Interface, rings: &PortName, host_rings: &PortName) -> Result<Netmap, Error> {
         let options = netmap_rings::Options::default();
-        let (card, host) = (Port::open_with(&detour.rings, options)?, Port::open_with(&detour.host_rings, options)?);
+        let (card, host) = (Port::open_with(rings, options)?, Port::open_with(host_rings, options)?);
         Netmap::new(card, Some(host), interface)
     }
 

@@ -1,6 +1,6 @@
 use super::*;
-use crate::io::conformance::{self, Bench as _, frame};
-use crate::verdict::Reason;
+use crate::conformance::{self, Bench as _, frame};
+use guideway_packet::verdict::Reason;
 use netmap_rings::simulated::Simulated;
 
 const LONG: Duration = Duration::from_secs(5);

@@ -1,13 +1,13 @@
 //! Carries the events of a script out on the hosts of a lab.
 
 use super::script::Event;
-use crate::lab::directors::configuration;
-use crate::lab::error::{Doing, Error};
-use crate::lab::ledger::Record;
-use crate::lab::netlink::Netlink;
-use crate::lab::plan::Backend;
-use crate::lab::session::Lab;
-use crate::lab::topology::INTERFACE;
+use crate::directors::configuration;
+use crate::ledger::Record;
+use crate::plan::Backend;
+use crate::session::Lab;
+use crate::topology::INTERFACE;
+use guideway_host::error::{Doing, Error};
+use guideway_host::netlink::Netlink;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

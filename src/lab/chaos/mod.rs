@@ -10,7 +10,7 @@
 //! | `memory` | what directors and servers hold, early and late |
 //! | [`verdict`] | what became of every transfer, and whether the script allows it |
 //!
-//! A script is a text file, a fact or an event in a line; `#` begins a comment. `tests/chaos/` has one for every promise.
+//! A script is a text file, a fact or an event in a line; `#` begins a comment. `src/lab/scripts/` has one for every promise.
 //!
 //! ```text
 //! event kill -9 one of 4 Guideway backends

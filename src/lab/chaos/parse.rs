@@ -2,13 +2,13 @@
 
 use super::random;
 use super::script::{Allowed, BY_PART, Clients, Event, Head, Moment, Networks, Script, Step};
-use crate::config::Admission;
-use crate::config::duration;
-use crate::lab::args::parse_size;
-use crate::lab::clients::Client;
-use crate::lab::link::Conditions;
-use crate::lab::servers::Server;
+use crate::clients::Client;
+use crate::link::Conditions;
 use clap::ValueEnum;
+use guideway_config::Admission;
+use guideway_config::duration;
+use guideway_config::size::parse_size;
+use guideway_testbed::servers::Server;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! How long clients waited at most, for each kind of client: those whose server died beside those that only had the same machine.
 
-use crate::lab::clients::Client;
+use crate::clients::Client;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;

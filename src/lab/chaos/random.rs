@@ -1,7 +1,7 @@
 //! Chaos from a seed: what a fleet must survive, in any order, one trouble after another and never more than one heir can stand.
 
 use super::script::{Event, Head, Moment, Step};
-use crate::lab::link::Conditions;
+use crate::link::Conditions;
 use std::time::Duration;
 
 /// How long a host stays in trouble, in milliseconds: shorter than a detection, and longer.

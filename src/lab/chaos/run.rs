@@ -6,18 +6,18 @@ use super::parse::{Reading, parse};
 use super::script::{Clients, Event as Trouble, Moment, Script, Step};
 use super::storm;
 use super::verdict::{Happened, Row, Seen, Struck};
-use crate::lab::args::{Io, LabArgs};
-use crate::lab::clients::Client;
-use crate::lab::error::{Doing, Error};
-use crate::lab::ledger::Ledger;
-use crate::lab::link::Link;
-use crate::lab::plan::{self, Plan};
-use crate::lab::report::{self, Counts, Progress};
-use crate::lab::sandbox::Inside;
-use crate::lab::servers::Server;
-use crate::lab::session::{Interrupt, Lab, print};
-use crate::lab::topology::ROUTER_FABRIC;
-use crate::lab::transfers::{self, Event, Order, Transfer};
+use crate::args::{Io, LabArgs};
+use crate::clients::Client;
+use crate::ledger::Ledger;
+use crate::link::Link;
+use crate::plan::{self, Plan};
+use crate::report::{self, Counts, Progress};
+use crate::sandbox::Inside;
+use crate::session::{Interrupt, Lab, print};
+use crate::topology::ROUTER_FABRIC;
+use crate::transfers::{self, Event, Order, Transfer};
+use guideway_host::error::{Doing, Error};
+use guideway_testbed::servers::Server;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -77,7 +77,7 @@ pub fn prepare(args: &LabArgs) -> Result<(LabArgs, Script), Error> {
     Ok((args, script))
 }
 
-/// The whole of `guideway lab --chaos`, inside; the exit code.
+/// The whole of `guideway-lab --chaos`, inside; the exit code.
 pub fn run(args: &LabArgs, script: &Script, io: Io, inside: &Inside, interrupt: &Interrupt) -> Result<u8, Error> {
     let plan = Plan::new(args);
     let ledger = Arc::new(Ledger::new(plan.vip));
@@ -185,7 +185,7 @@ impl Play<'_> {
                         (self.since, self.before) = (Instant::now(), Instant::now());
                     }
                     counts.started += 1;
-                    self.open.insert(number, crate::lab::files::Files::name(number));
+                    self.open.insert(number, crate::files::Files::name(number));
                 }
                 Ok(Event::Ended(transfer)) => {
                     self.open.remove(&transfer.number);

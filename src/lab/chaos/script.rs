@@ -1,10 +1,10 @@
 //! What a script of chaos says, as values; written out again as it is read ([`super::parse`]).
 
-use crate::config::Admission;
-use crate::config::duration::human;
-use crate::lab::clients::Client;
-use crate::lab::link::Conditions;
-use crate::lab::servers::Server;
+use crate::clients::Client;
+use crate::link::Conditions;
+use guideway_config::Admission;
+use guideway_config::duration::human;
+use guideway_testbed::servers::Server;
 use std::fmt::{Display, Formatter, Result};
 use std::time::Duration;
 

@@ -5,7 +5,7 @@
 //! all that was got in that second among what the networks wanted. The index is Jain's over networks of (all that a network got in such seconds) ÷ (all that was
 //! fair for it in them): 1 when every network got the same part of its fair share.
 
-use crate::lab::ledger::Record;
+use crate::ledger::Record;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -116,10 +116,10 @@ pub fn jain(got: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::ledger::Ledger;
-    use crate::tftp::packet::{put_data_header, put_request};
-    use crate::wire::build;
-    use crate::wire::l4::UDP;
+    use crate::ledger::Ledger;
+    use guideway_packet::wire::build;
+    use guideway_packet::wire::l4::UDP;
+    use guideway_tftp::packet::{put_data_header, put_request};
     use std::net::IpAddr;
 
     #[test]

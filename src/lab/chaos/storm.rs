@@ -4,18 +4,18 @@ use super::field::Field;
 use super::script::{Clients, Networks, Script};
 use super::shares::Shares;
 use super::verdict::{Happened, Row};
-use crate::lab::args::LabArgs;
-use crate::lab::error::{Doing, Error};
-use crate::lab::files::Files;
-use crate::lab::ledger::Ledger;
-use crate::lab::netlink::{Netlink, Via};
-use crate::lab::router::MAIN_TABLE;
-use crate::lab::session::{Interrupt, Lab};
+use crate::args::LabArgs;
+use crate::files::Files;
+use crate::ledger::Ledger;
+use crate::router::MAIN_TABLE;
+use crate::session::{Interrupt, Lab};
+use guideway_host::error::{Doing, Error};
+use guideway_host::netlink::{Netlink, Via};
+use guideway_testbed::programs;
 use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -144,8 +144,8 @@ fn begin(swarms: &mut [Swarm]) -> Result<(), Error> {
 }
 
 fn start(lab: &Lab, script: &Script, args: &LabArgs, net: IpNet, place: usize, asked: u32, sums: &Path) -> Result<Swarm, Error> {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("guideway").args(["tftp", "swarm", &lab.plan.vip.to_string(), "--files", &Files::name(0), "--json", "--threads", "1"]);
+    let mut command = Command::new(programs::guideway()?);
+    command.args(["tftp", "swarm", &lab.plan.vip.to_string(), "--files", &Files::name(0), "--json", "--threads", "1"]);
     command.args([
         "--mix",
         "ipxe=1,guideway=1",

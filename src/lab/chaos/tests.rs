@@ -1,9 +1,9 @@
 use super::parse::{Reading, parse};
 use super::script::{Allowed, Clients, Event, Moment, Script, Step};
 use super::verdict::{Row, Seen, Struck};
-use crate::lab::clients::Client;
-use crate::lab::ledger::Ledger;
-use crate::lab::transfers::{Outcome, Transfer};
+use crate::clients::Client;
+use crate::ledger::Ledger;
+use crate::transfers::{Outcome, Transfer};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -114,7 +114,7 @@ fn every_error_has_its_line_and_says_what_is_allowed() {
 
 #[test]
 fn every_script_of_the_repository_is_good_both_small_and_large() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chaos");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
     let mut count = 0;
     for file in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
         let text = std::fs::read_to_string(&file).unwrap();

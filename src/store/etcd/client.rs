@@ -1,8 +1,8 @@
 //! A client of etcd's JSON gateway: several endpoints, TLS, a login, and no waiting without an end.
 
 use super::api::{Message, Refusal, Token};
-use crate::config;
-use crate::tls::{self, with_causes};
+use guideway_config as config;
+use guideway_tls::{self as tls, with_causes};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};

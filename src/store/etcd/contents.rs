@@ -6,7 +6,7 @@
 use super::super::{Health, PoolHealth, Set};
 use super::api::KeyValue;
 use super::keys::{HEALTH, HEALTH_GENERATION, INTENT_GENERATION, POOL, VIPS};
-use crate::config::Intent;
+use guideway_config::Intent;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use super::super::replace::replace;
 use super::super::{Seen, Set};
-use crate::config::Intent;
+use guideway_config::Intent;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn a_set_survives_being_copied() {
         let text = "[[pool]]\nname = \"boot\"\nbackends = [{ name = \"t1\", address = \"10.0.2.21\", tid_range = \"20000-20999\" }]\n";
-        let intent = crate::config::read_intent(text).config.unwrap();
+        let intent = guideway_config::read_intent(text).config.unwrap();
         let slow = Observed { state: Observation::Slow { percent: 20 }, since: 5, why: "came back".to_owned() };
         let pool = PoolHealth { backends: [("t1".to_owned(), slow)].into() };
         let set =

@@ -14,7 +14,7 @@
 //! The two `generation` keys make a revision of etcd a generation of the set: it is the higher one of the revisions at which they were last written,
 //! or that of a health key which was put past a publication.
 
-use crate::store::word::Topic;
+use crate::word::Topic;
 
 /// The keys of one fleet.
 #[derive(Clone, Debug)]

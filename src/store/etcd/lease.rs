@@ -3,8 +3,8 @@
 use super::api::{Lease, Message, Range, Txn, created_at, delete, get, put, read, txn};
 use super::client::{Client, Error};
 use super::keys::{Keys, LEADER};
-use crate::store::background::Stop;
-use crate::store::word::Topic;
+use crate::background::Stop;
+use crate::word::Topic;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,7 +9,7 @@ use super::api::{Range, Refusal, Txn, created_at, delete, modified_at, put, rang
 use super::client::Error;
 use super::contents::{Contents, Mark, values};
 use super::keys::{HEALTH, HEALTH_GENERATION, INTENT_GENERATION, LEADER, POOL};
-use crate::config::Intent;
+use guideway_config::Intent;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

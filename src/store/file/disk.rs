@@ -2,7 +2,7 @@
 
 use super::super::replace::replace;
 use super::super::{CommitError, Health, PoolHealth, Set};
-use crate::config::Intent;
+use guideway_config::Intent;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -197,7 +197,7 @@ impl Disk {
 /// # Errors
 /// Every error of it, a line each.
 pub(super) fn intent(text: &str) -> Result<Intent, String> {
-    let checked = crate::config::read_intent(text);
+    let checked = guideway_config::read_intent(text);
     let errors: Vec<String> = checked.errors().map(ToString::to_string).collect();
     checked.config.ok_or_else(|| errors.join("\n"))
 }

@@ -26,9 +26,9 @@ mod people;
 mod tests;
 
 use super::{CommitError, PoolHealth, ReadError, Seen};
-use crate::config::Intent;
 use disk::Disk;
 use follow::Following;
+use guideway_config::Intent;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;

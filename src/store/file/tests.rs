@@ -2,7 +2,7 @@
 
 use super::super::{Observation, Observed, Seen, Store, Trouble, open_within};
 use super::*;
-use crate::config::{self, read_intent};
+use guideway_config::{self as config, read_intent};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;

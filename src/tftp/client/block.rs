@@ -2,7 +2,7 @@
 //!
 //! RFC 1350 ends at block 65535. Whoever goes on counts from 0 again (nearly everybody) or from 1.
 
-pub use crate::tftp::options::Rollover;
+pub use crate::options::Rollover;
 
 impl Rollover {
     /// How many numbers there are before one comes again.

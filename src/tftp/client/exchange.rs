@@ -2,8 +2,8 @@
 
 use super::netascii::{self, Decoder};
 use super::{Agreed, Counters, Failure, Plan, Read, Write};
-use crate::tftp::packet::{ErrorCode, Mode};
-use crate::time::Time;
+use crate::packet::{ErrorCode, Mode};
+use guideway_packet::time::Time;
 use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr};
@@ -286,7 +286,7 @@ impl Blocks<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::client::Timing;
+    use crate::client::Timing;
 
     #[test]
     fn a_closed_port_is_told_from_silence_at_the_end() {

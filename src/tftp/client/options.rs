@@ -2,7 +2,7 @@
 //! and utimeout and rollover of tftp-hpa.
 
 use super::block::Rollover;
-use crate::tftp::packet::{DEFAULT_BLKSIZE, Mode, Options, put_request};
+use crate::packet::{DEFAULT_BLKSIZE, Mode, Options, put_request};
 
 /// One option of a request. The order of a list of them is the order on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +150,7 @@ pub(super) fn shown(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::packet::{Packet, put_oack};
+    use crate::packet::{Packet, put_oack};
 
     fn check(asked: &[Ask], oack: &[(&str, &str)], write: bool) -> Result<Agreed, BadOack> {
         let mut bytes = Vec::new();

@@ -4,9 +4,9 @@ use super::block::Rollover;
 use super::options::{Agreed, BadOack, shown};
 use super::rto::Dally;
 use super::transfer::{Counters, Failure, Pending, Phase, Plan, Session};
-use crate::tftp::order::{Arrival, Order};
-use crate::tftp::packet::{ErrorCode, Mode, Options, Packet};
-use crate::time::Time;
+use crate::order::{Arrival, Order};
+use crate::packet::{ErrorCode, Mode, Options, Packet};
+use guideway_packet::time::Time;
 use std::net::SocketAddr;
 use std::time::Duration;
 

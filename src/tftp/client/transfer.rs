@@ -10,8 +10,8 @@
 use super::block::Rollover;
 use super::options::{Agreed, Ask, BadOack, request};
 use super::rto::{Rto, Timing};
-use crate::tftp::packet::{ErrorCode, Mode, put_ack, put_error};
-use crate::time::Time;
+use crate::packet::{ErrorCode, Mode, put_ack, put_error};
+use guideway_packet::time::Time;
 use std::net::SocketAddr;
 use std::time::Duration;
 

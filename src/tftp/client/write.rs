@@ -2,8 +2,8 @@
 
 use super::options::{Agreed, shown};
 use super::transfer::{Counters, Failure, Pending, Phase, Plan, Session};
-use crate::tftp::packet::{ErrorCode, Packet, put_data_header};
-use crate::time::Time;
+use crate::packet::{ErrorCode, Packet, put_data_header};
+use guideway_packet::time::Time;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::tftp::packet::{ErrorCode, Mode, Options};
+use crate::packet::{ErrorCode, Mode, Options};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::task::Waker;

@@ -10,7 +10,7 @@ use super::ports::Port;
 use super::session::{Peer, Stage};
 use super::sys::{Local, Received, Receiver};
 use super::{Key, ports};
-use crate::io::sys::monotonic;
+use guideway_sys::monotonic;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 

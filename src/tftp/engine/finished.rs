@@ -2,7 +2,7 @@
 //! knows them ("the host sending the final ACK will wait for a while before terminating", RFC 1350 section 6).
 
 use super::session::Peer;
-use crate::time::Time;
+use guideway_packet::time::Time;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 

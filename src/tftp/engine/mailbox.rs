@@ -1,8 +1,8 @@
 //! What other threads tell an event loop: a content was opened, a waker was woken, stop.
 
 use super::Key;
-use crate::tftp::handler::{Opened, Refusal};
-use crate::tftp::takeover::Plan;
+use crate::handler::{Opened, Refusal};
+use crate::takeover::Plan;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -33,7 +33,7 @@ mod sessions;
 mod sys;
 mod takeover;
 mod tunnel;
-pub(crate) mod unheard;
+pub mod unheard;
 mod uploads;
 mod wheel;
 
@@ -163,7 +163,7 @@ impl Config {
 
 /// Names a transfer within a loop; never given again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
+pub struct Key {
     index: u32,
     generation: u32,
 }

@@ -2,7 +2,7 @@
 
 use super::Key;
 use super::mailbox::{Mail, Mailbox};
-use crate::tftp::handler::{Opened, Refusal};
+use crate::handler::{Opened, Refusal};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

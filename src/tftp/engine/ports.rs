@@ -1,7 +1,7 @@
 //! The sockets of an event loop.
 
 use super::{Config, Passed, Tid};
-use crate::io::sys::{get_option, set_option};
+use guideway_sys::{get_option, set_option};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -5,7 +5,7 @@
 //! content that are at the same place, as when a hall of machines boots, look into each other's slots instead of reading again.
 
 use super::Key;
-use crate::tftp::content::Content;
+use crate::content::Content;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -242,7 +242,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::content::{Bytes, Version};
+    use crate::content::{Bytes, Version};
     use proptest::prelude::*;
     use std::task::Waker;
 

@@ -10,13 +10,13 @@ use super::outbox::Route;
 use super::read_ahead::{Have, Wanted};
 use super::session::{Peer, Running, Session, Stage};
 use super::sessions::After;
-use crate::tftp::content::Content;
-use crate::tftp::handler::{Opened, Opening, Refusal, Request};
-use crate::tftp::netascii::Netascii;
-use crate::tftp::options::{Terms, blksize_of_mtu, negotiate};
-use crate::tftp::packet::{self, ErrorCode, Mode};
-use crate::tftp::report::{Counter, Outcome};
-use crate::tftp::transfer::{Step, Transfer};
+use crate::content::Content;
+use crate::handler::{Opened, Opening, Refusal, Request};
+use crate::netascii::Netascii;
+use crate::options::{Terms, blksize_of_mtu, negotiate};
+use crate::packet::{self, ErrorCode, Mode};
+use crate::report::{Counter, Outcome};
+use crate::transfer::{Step, Transfer};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -260,7 +260,7 @@ pub(super) struct Span<'a> {
 
 impl Session {
     /// Whether a request that comes again now adds nothing: the first one is still being answered, or was just now.
-    fn is_starting(&self, now: crate::time::Time) -> bool {
+    fn is_starting(&self, now: guideway_packet::time::Time) -> bool {
         match &self.stage {
             // Once everything was sent the client may have all of it, and may be so quick that its next request overtakes its last ACK.
             Stage::Running(running) => now - self.started < DUPLICATE && !running.transfer.everything_sent(),

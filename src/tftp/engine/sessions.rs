@@ -5,7 +5,7 @@ use super::event_loop::EventLoop;
 use super::session::Session;
 use super::takeover;
 use super::wheel::Wheel;
-use crate::tftp::report::{Counter, Outcome};
+use crate::report::{Counter, Outcome};
 use std::hash::BuildHasher;
 
 /// What becomes of a session that was worked on.

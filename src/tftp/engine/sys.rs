@@ -3,7 +3,7 @@
 //! Both sides keep their arrays of headers from call to call; pointers in them are set anew before every call and never used after it.
 #![allow(unsafe_code)]
 
-use crate::tftp::content::Lent;
+use crate::content::Lent;
 use libc::{c_int, cmsghdr, iovec, mmsghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
 use std::io;
 use std::marker::PhantomData;

@@ -9,11 +9,11 @@ mod takeover;
 mod uploads;
 
 use super::*;
-use crate::tftp::content::{Bytes, Content, Version};
-use crate::tftp::directory::{Directory, DirectoryOptions};
-use crate::tftp::handler::{Opening, Refusal, Request};
-use crate::tftp::packet::{ErrorCode, Packet, put_ack, put_error, put_request};
-use crate::tftp::report::{Counter, Outcome, TransferReport};
+use crate::content::{Bytes, Content, Version};
+use crate::directory::{Directory, DirectoryOptions};
+use crate::handler::{Opening, Refusal, Request};
+use crate::packet::{ErrorCode, Packet, put_ack, put_error, put_request};
+use crate::report::{Counter, Outcome, TransferReport};
 use nix::sched::{CloneFlags, unshare};
 use std::net::UdpSocket;
 use std::process::Command;
@@ -111,7 +111,7 @@ impl Client {
 }
 
 /// Waits until the counters say so; the server has its own thread.
-fn until(running: &Running, what: &str, holds: impl Fn(&crate::tftp::report::Totals) -> bool) {
+fn until(running: &Running, what: &str, holds: impl Fn(&crate::report::Totals) -> bool) {
     let since = std::time::Instant::now();
     while !holds(&running.statistics().totals()) {
         assert!(since.elapsed() < Duration::from_secs(10), "{what}: {:?}", running.statistics().totals());
@@ -429,7 +429,7 @@ fn gre_from_a_director_is_answered_from_the_vip() {
         client.0.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let raw = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(47.into())).unwrap();
         let send = |to: SocketAddr, payload: &[u8]| {
-            let inner = crate::wire::build::udp(client.0.local_addr().unwrap(), to, payload);
+            let inner = guideway_packet::wire::build::udp(client.0.local_addr().unwrap(), to, payload);
             let gre = [&[0, 0, 8, 0][..], inner.bytes()].concat();
             raw.send_to(&gre, &SocketAddr::from(([10, 0, 0, 21], 0)).into()).unwrap();
         };

@@ -3,9 +3,9 @@
 use super::ports::{Error, Port};
 use super::sys::{Patience, Received, Receiver};
 use super::{Config, TunnelConfig};
-use crate::io::sys::set_option;
-use crate::wire::ip::Ip;
-use crate::wire::{ethernet, gre, l4};
+use guideway_packet::wire::ip::Ip;
+use guideway_packet::wire::{ethernet, gre, l4};
+use guideway_sys::set_option;
 use pnet::packet::udp::UdpPacket;
 use pnet::packet::{ipv4::Ipv4Packet, udp};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -132,7 +132,7 @@ fn raw(local: IpAddr) -> Result<Socket, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::build;
+    use guideway_packet::wire::build;
 
     fn tunnel() -> Tunnel {
         let vip = |address: &str, reply| Vip { address: address.parse().unwrap(), ports: [69, 20001], reply };

@@ -6,14 +6,14 @@ use super::openers::Job;
 use super::outbox::Route;
 use super::session::{Peer, Receiving, Session, Stage};
 use super::sessions::After;
-use crate::tftp::client::netascii::Decoder;
-use crate::tftp::handler::Refusal;
-use crate::tftp::options::announced;
-use crate::tftp::packet::{self, ErrorCode, Mode, put_ack};
-use crate::tftp::report::{Counter, Outcome};
-use crate::tftp::transfer::Pace;
-use crate::tftp::upload::{Answer, Step, Took, Upload};
-use crate::tftp::writable::too_large;
+use crate::client::netascii::Decoder;
+use crate::handler::Refusal;
+use crate::options::announced;
+use crate::packet::{self, ErrorCode, Mode, put_ack};
+use crate::report::{Counter, Outcome};
+use crate::transfer::Pace;
+use crate::upload::{Answer, Step, Took, Upload};
+use crate::writable::too_large;
 
 impl EventLoop {
     /// A write request. Nothing is made on disk before the first block: requests can be forged.

@@ -3,7 +3,7 @@
 //! A timer that is moved to a later time stays where it is: when its turn comes, the owner finds that the time has not come and sets it
 //! again. So an acknowledgement costs no work here.
 
-use crate::time::Time;
+use guideway_packet::time::Time;
 use std::time::Duration;
 
 /// Nanoseconds of one turn.

@@ -1,6 +1,6 @@
 //! Threads for what waits: origins, hooks and programs are talked to there, away from the event loops that send.
 
-use crate::tftp::handler::{Opened, Opening, Refusal};
+use crate::handler::{Opened, Opening, Refusal};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -37,13 +37,13 @@ impl Background {
     }
 
     /// Runs a task whether or not anyone waits for it.
-    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) {
+    pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) {
         // The task holds no clone: threads that wait for an origin must not keep themselves alive.
         drop(self.handle.spawn(task));
     }
 
     /// Opens by a task that runs here. It is dropped when nobody waits for its result any more.
-    pub(crate) fn open(&self, task: impl Future<Output = Opened> + Send + 'static) -> Opening {
+    pub fn open(&self, task: impl Future<Output = Opened> + Send + 'static) -> Opening {
         let (mut sender, receiver) = oneshot::channel();
         self.spawn(async move {
             tokio::select! {
@@ -55,13 +55,13 @@ impl Background {
     }
 
     /// The result of an opening, whichever way it opens.
-    pub(crate) async fn settle(&self, opening: Opening) -> Opened {
+    pub async fn settle(&self, opening: Opening) -> Opened {
         settle(&self.handle, opening).await
     }
 }
 
 /// The result of an opening for a task that runs on these threads.
-pub(crate) async fn settle_here(opening: Opening) -> Opened {
+pub async fn settle_here(opening: Opening) -> Opened {
     settle(&Handle::current(), opening).await
 }
 
@@ -81,7 +81,7 @@ async fn settle(handle: &Handle, opening: Opening) -> Opened {
 }
 
 /// Lets in so many at a time; a bounded number of others waits.
-pub(crate) struct Gate {
+pub struct Gate {
     places: Semaphore,
     waiting: AtomicUsize,
 }
@@ -90,12 +90,12 @@ pub(crate) struct Gate {
 const MOST_WAITING: usize = 1024;
 
 impl Gate {
-    pub(crate) fn new(places: usize) -> Gate {
+    pub fn new(places: usize) -> Gate {
         Gate { places: Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)), waiting: AtomicUsize::new(0) }
     }
 
     /// A place, which ends with what is returned; a refusal when too many wait already.
-    pub(crate) async fn enter(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+    pub async fn enter(&self) -> Result<SemaphorePermit<'_>, Refusal> {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
             fn drop(&mut self) {

@@ -2,8 +2,8 @@
 
 use super::background::Background;
 use super::owned::OwnedRequest;
-use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
-use crate::tftp::packet::ErrorCode;
+use crate::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::packet::ErrorCode;
 use std::sync::Arc;
 
 /// Asks one handler after the other. Only "file not found" goes on to the next; every other refusal is the answer.
@@ -64,8 +64,8 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::content::Bytes;
-    use crate::tftp::handlers::testing::{ask, read_all};
+    use crate::content::Bytes;
+    use crate::handlers::testing::{ask, read_all};
 
     /// Has the file `name`, and answers in the way `how`.
     fn having(name: &'static [u8], how: u8) -> Arc<dyn Handler> {

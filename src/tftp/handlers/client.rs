@@ -1,6 +1,6 @@
 //! Asks HTTP servers: origins of files, hooks, inventories. With TLS where the URL says https.
 
-use crate::tls::{self, with_causes};
+use guideway_tls::{self as tls, with_causes};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, Uri};
@@ -32,7 +32,7 @@ pub enum AskError {
 ///
 /// # Errors
 /// A phrase that says what is allowed.
-pub(crate) fn prefix(text: &str) -> Result<Uri, String> {
+pub fn prefix(text: &str) -> Result<Uri, String> {
     let slash = if text.ends_with('/') { "" } else { "/" };
     url(&format!("{text}{slash}"))
 }
@@ -41,7 +41,7 @@ pub(crate) fn prefix(text: &str) -> Result<Uri, String> {
 ///
 /// # Errors
 /// A phrase that says what is allowed.
-pub(crate) fn url(text: &str) -> Result<Uri, String> {
+pub fn url(text: &str) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|_| "is no URL; write it like http://10.0.0.5:8080/images/".to_owned())?;
     match uri.scheme_str() {
         Some("http" | "https") => {}
@@ -58,7 +58,7 @@ pub(crate) fn url(text: &str) -> Result<Uri, String> {
 
 /// A pool of connections.
 #[derive(Clone)]
-pub(crate) struct Client {
+pub struct Client {
     pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
 }
@@ -69,7 +69,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is TLS and no authority to trust.
-    pub(crate) fn new(url: &Uri, ca: Option<&Path>, timeout: Duration) -> io::Result<Client> {
+    pub fn new(url: &Uri, ca: Option<&Path>, timeout: Duration) -> io::Result<Client> {
         let authorities = if url.scheme_str() == Some("https") { tls::authorities(ca)? } else { RootCertStore::empty() };
         let tls = tls::config(authorities, None)?;
         let mut connector = HttpConnector::new();
@@ -85,13 +85,13 @@ impl Client {
     }
 
     /// The head of the answer.
-    pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, AskError> {
+    pub async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, AskError> {
         let answer = timeout(self.timeout, self.pool.request(request)).await.map_err(|_| AskError::TimedOut(self.timeout))?;
         answer.map_err(|error| AskError::Failed(with_causes(&error)))
     }
 
     /// The next piece of a body; nothing at its end.
-    pub(crate) async fn piece(&self, body: &mut Incoming) -> Result<Option<Bytes>, AskError> {
+    pub async fn piece(&self, body: &mut Incoming) -> Result<Option<Bytes>, AskError> {
         loop {
             let frame = timeout(self.timeout, body.frame()).await.map_err(|_| AskError::TimedOut(self.timeout))?;
             match frame {
@@ -108,7 +108,7 @@ impl Client {
     }
 
     /// A whole body of at most `largest` bytes.
-    pub(crate) async fn whole(&self, mut body: Incoming, largest: usize) -> Result<Vec<u8>, AskError> {
+    pub async fn whole(&self, mut body: Incoming, largest: usize) -> Result<Vec<u8>, AskError> {
         let mut all = Vec::new();
         while let Some(piece) = self.piece(&mut body).await? {
             if all.len() + piece.len() > largest {
@@ -121,12 +121,12 @@ impl Client {
 }
 
 /// A request without a body.
-pub(crate) fn get(url: &str) -> Result<Request<Full<Bytes>>, AskError> {
+pub fn get(url: &str) -> Result<Request<Full<Bytes>>, AskError> {
     request(Method::GET, url, Bytes::new())
 }
 
 /// A request with a body.
-pub(crate) fn request(method: Method, url: &str, body: Bytes) -> Result<Request<Full<Bytes>>, AskError> {
+pub fn request(method: Method, url: &str, body: Bytes) -> Result<Request<Full<Bytes>>, AskError> {
     let request = Request::builder().method(method).uri(url).header("user-agent", concat!("guideway/", env!("CARGO_PKG_VERSION")));
     request.body(Full::new(body)).map_err(|error| AskError::Failed(error.to_string()))
 }

@@ -8,9 +8,9 @@
 
 use super::background::settle_here;
 use super::owned::OwnedRequest;
-use crate::tftp::content::Bytes;
-use crate::tftp::handler::{Handler, Opened, Refusal};
-use crate::tftp::packet::ErrorCode;
+use crate::content::Bytes;
+use crate::handler::{Handler, Opened, Refusal};
+use crate::packet::ErrorCode;
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -60,13 +60,7 @@ impl Decision {
 }
 
 /// Makes an answer true. `who` gave it, for the log; it runs on the background threads.
-pub(crate) async fn carry_out(
-    answer: Answer,
-    bytes: Vec<u8>,
-    who: &str,
-    request: OwnedRequest,
-    files: Option<&Arc<dyn Handler>>,
-) -> Opened {
+pub async fn carry_out(answer: Answer, bytes: Vec<u8>, who: &str, request: OwnedRequest, files: Option<&Arc<dyn Handler>>) -> Opened {
     let decision = match answer {
         Answer::Bytes => return Ok(Arc::new(Bytes::new(bytes))),
         Answer::Decision => Decision::parse(&bytes),

@@ -3,7 +3,7 @@
 use super::background::{Background, Gate};
 use super::decision::{Answer, carry_out};
 use super::owned::{OwnedRequest, as_json};
-use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::handler::{Handler, Opened, Opening, Refusal, Request};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io;
@@ -170,9 +170,9 @@ async fn hear(mut stderr: impl AsyncRead + Unpin, said: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::content::Bytes;
-    use crate::tftp::handlers::testing::{ask, read_all, request, settle};
-    use crate::tftp::packet::ErrorCode;
+    use crate::content::Bytes;
+    use crate::handlers::testing::{ask, read_all, request, settle};
+    use crate::packet::ErrorCode;
 
     fn shell(script: &str, answer: Answer, change: impl FnOnce(&mut Settings)) -> Exec {
         let arguments = vec!["-c".to_owned(), script.to_owned()];

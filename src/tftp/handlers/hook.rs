@@ -4,7 +4,7 @@ use super::background::{Background, Gate};
 use super::client::{Client, request};
 use super::decision::{Answer, carry_out};
 use super::owned::{OwnedRequest, as_json};
-use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::handler::{Handler, Opened, Opening, Refusal, Request};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
@@ -101,9 +101,9 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::content::Bytes;
-    use crate::tftp::handlers::testing::{ask, in_a_network, read_all};
-    use crate::tftp::handlers::testing_origin::{Origin, Page};
+    use crate::content::Bytes;
+    use crate::handlers::testing::{ask, in_a_network, read_all};
+    use crate::handlers::testing_origin::{Origin, Page};
 
     #[test]
     fn a_service_decides() {

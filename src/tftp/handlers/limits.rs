@@ -1,7 +1,7 @@
 //! How much a client gets: requests a second and transfers at once, for each client prefix.
 
-use crate::tftp::content::{Content, Keep, Lent, Version};
-use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::content::{Content, Keep, Lent, Version};
+use crate::handler::{Handler, Opened, Opening, Refusal, Request};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -207,8 +207,8 @@ impl Content for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::content::Bytes;
-    use crate::tftp::handlers::testing::{ask_from, read_all};
+    use crate::content::Bytes;
+    use crate::handlers::testing::{ask_from, read_all};
     use proptest::prelude::*;
 
     fn limits(change: impl FnOnce(&mut Settings)) -> Arc<Limits> {

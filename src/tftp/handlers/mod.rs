@@ -14,7 +14,7 @@
 
 pub mod background;
 pub mod chain;
-pub(crate) mod client;
+pub mod client;
 pub mod decision;
 pub mod exec;
 pub mod hook;
@@ -24,7 +24,7 @@ pub mod name;
 mod owned;
 pub mod rules;
 pub mod template;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
-pub(crate) mod testing_origin;
+pub mod testing_origin;

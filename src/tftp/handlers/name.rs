@@ -1,6 +1,6 @@
 //! Names of files from clients, made safe to compare and to put into a URL: one spelling for one file, and no way up.
 
-use crate::tftp::handler::{Refusal, without_garbage};
+use crate::handler::{Refusal, without_garbage};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 /// Longer names are refused. Requests of common clients hold no more.

@@ -1,17 +1,17 @@
 //! A request that outlives its datagram: for handlers that answer later.
 
-use crate::tftp::handler::Request;
-use crate::tftp::packet::{Options, Packet, put_request};
+use crate::handler::Request;
+use crate::packet::{Options, Packet, put_request};
 use serde_json::{Map, Value, json};
 use std::net::{IpAddr, SocketAddr};
 
 /// A [`Request`] of one's own.
 #[derive(Clone, Debug)]
-pub(crate) struct OwnedRequest {
+pub struct OwnedRequest {
     client: SocketAddr,
     vip: IpAddr,
     tid: u16,
-    mode: crate::tftp::packet::Mode,
+    mode: crate::packet::Mode,
     /// A request packet with the same options: that is the form in which options are read.
     packet: Vec<u8>,
     file: Vec<u8>,
@@ -19,20 +19,20 @@ pub(crate) struct OwnedRequest {
 
 impl OwnedRequest {
     /// A copy of `request`.
-    pub(crate) fn new(request: &Request<'_>) -> OwnedRequest {
+    pub fn new(request: &Request<'_>) -> OwnedRequest {
         let mut packet = Vec::new();
         put_request(&mut packet, false, b"f", request.mode.name().as_bytes(), request.options.iter());
         OwnedRequest { client: request.client, vip: request.vip, tid: request.tid, mode: request.mode, packet, file: request.file.to_vec() }
     }
 
     /// Asks for another file instead.
-    pub(crate) fn with_file(mut self, file: &[u8]) -> OwnedRequest {
+    pub fn with_file(mut self, file: &[u8]) -> OwnedRequest {
         self.file = file.to_vec();
         self
     }
 
     /// As handlers take it.
-    pub(crate) fn request(&self) -> Request<'_> {
+    pub fn request(&self) -> Request<'_> {
         let options = match Packet::parse(&self.packet) {
             Ok(Packet::Request(request)) => request.options,
             _ => Options::default(),
@@ -45,7 +45,7 @@ impl OwnedRequest {
 ///
 /// `{"client": "10.0.0.7", "port": 2070, "vip": "192.0.2.69", "tid": 20000, "file": "boot/grub.cfg", "mode": "octet", "options": {"tsize": "0"}}`
 /// Text that is not UTF-8 has U+FFFD in its place; of an option that is given twice the first counts, as everywhere.
-pub(crate) fn as_json(request: &Request<'_>) -> Value {
+pub fn as_json(request: &Request<'_>) -> Value {
     let mut options = Map::new();
     for (name, value) in request.options.iter() {
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
@@ -65,7 +65,7 @@ pub(crate) fn as_json(request: &Request<'_>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::packet::Mode;
+    use crate::packet::Mode;
 
     #[test]
     fn a_copy_says_the_same() {

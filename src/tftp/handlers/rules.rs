@@ -1,7 +1,7 @@
 //! Which handler serves which file to whom.
 
 use super::name::normal;
-use crate::tftp::handler::{Handler, Opening, Refusal, Request};
+use crate::handler::{Handler, Opening, Refusal, Request};
 use globset::{Candidate, GlobSet};
 use ipnet::IpNet;
 use regex::bytes::Regex;

@@ -1,8 +1,8 @@
 //! What tests of handlers need: asking without an engine, reading, and a network of their own.
 
-use crate::tftp::content::Content;
-use crate::tftp::handler::{Handler, Opened, Opening, Request};
-use crate::tftp::packet::{Mode, Options};
+use crate::content::Content;
+use crate::handler::{Handler, Opened, Opening, Request};
+use crate::packet::{Mode, Options};
 use std::io;
 use std::net::SocketAddr;
 use std::process::Command;
@@ -19,7 +19,7 @@ impl Wake for Unpark {
 }
 
 /// Polls until there is something.
-pub(crate) fn wait<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+pub fn wait<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     let waker = Arc::new(Unpark(std::thread::current())).into();
     let mut context = Context::from_waker(&waker);
     loop {
@@ -31,12 +31,12 @@ pub(crate) fn wait<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
 }
 
 /// A request of `client` for `file`.
-pub(crate) fn request(client: SocketAddr, file: &[u8]) -> Request<'_> {
+pub fn request(client: SocketAddr, file: &[u8]) -> Request<'_> {
     Request { client, vip: "192.0.2.69".parse().unwrap(), tid: 20_000, file, mode: Mode::Octet, options: Options::default() }
 }
 
 /// The result of an opening, waited for.
-pub(crate) fn settle(opening: Opening) -> Opened {
+pub fn settle(opening: Opening) -> Opened {
     match opening {
         Opening::Now(opened) => opened,
         Opening::Later(mut future) => wait(|context| future.as_mut().poll(context)),
@@ -45,22 +45,22 @@ pub(crate) fn settle(opening: Opening) -> Opened {
 }
 
 /// Asks on behalf of 10.0.0.7.
-pub(crate) fn ask(handler: &dyn Handler, file: &[u8]) -> Opened {
+pub fn ask(handler: &dyn Handler, file: &[u8]) -> Opened {
     ask_from(handler, "10.0.0.7:2070", file)
 }
 
 /// Asks on behalf of `client`.
-pub(crate) fn ask_from(handler: &dyn Handler, client: &str, file: &[u8]) -> Opened {
+pub fn ask_from(handler: &dyn Handler, client: &str, file: &[u8]) -> Opened {
     settle(handler.open(&request(client.parse().unwrap(), file)))
 }
 
 /// Reads at `offset`, waiting for it.
-pub(crate) fn read_at(content: &dyn Content, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+pub fn read_at(content: &dyn Content, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     wait(|context| content.poll_read_at(context, offset, buffer))
 }
 
 /// Reads everything.
-pub(crate) fn read_all(content: &dyn Content) -> io::Result<Vec<u8>> {
+pub fn read_all(content: &dyn Content) -> io::Result<Vec<u8>> {
     let (mut all, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
         match read_at(content, all.len() as u64, &mut buffer)? {
@@ -72,7 +72,7 @@ pub(crate) fn read_all(content: &dyn Content) -> io::Result<Vec<u8>> {
 
 /// Runs `body` on a thread in a network namespace of its own in which only the loopback interface is up; threads that it starts are in it,
 /// too. Without root it is not run, which is said, and a failure where CI promised root.
-pub(crate) fn in_a_network(body: impl FnOnce() + Send + 'static) {
+pub fn in_a_network(body: impl FnOnce() + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "needs root");
         eprintln!("SKIPPED: needs root");

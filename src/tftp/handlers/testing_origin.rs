@@ -8,20 +8,20 @@ use std::thread::JoinHandle;
 
 /// A file of the origin.
 #[derive(Clone, Default)]
-pub(crate) struct Page {
-    pub(crate) bytes: Arc<Vec<u8>>,
-    pub(crate) etag: Option<&'static str>,
+pub struct Page {
+    pub bytes: Arc<Vec<u8>>,
+    pub etag: Option<&'static str>,
     /// With a time a second before that of the answer.
-    pub(crate) dated: bool,
-    pub(crate) form: Form,
+    pub dated: bool,
+    pub form: Form,
     /// 200 when 0.
-    pub(crate) status: u16,
-    pub(crate) kind: &'static str,
+    pub status: u16,
+    pub kind: &'static str,
 }
 
 /// How a body is sent.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Form {
+pub enum Form {
     /// With its length; parts are given.
     #[default]
     Ranges,
@@ -49,7 +49,7 @@ struct Inner {
     changed: Condvar,
 }
 
-pub(crate) struct Origin {
+pub struct Origin {
     address: SocketAddr,
     inner: Arc<Inner>,
     accepting: Option<JoinHandle<()>>,
@@ -66,7 +66,7 @@ impl Inner {
 }
 
 impl Origin {
-    pub(crate) fn start() -> Origin {
+    pub fn start() -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let inner = Arc::new(Inner { state: Mutex::default(), changed: Condvar::new() });
@@ -91,38 +91,38 @@ impl Origin {
         Origin { address, inner, accepting: Some(accepting) }
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}/", self.address)
     }
 
-    pub(crate) fn put(&self, path: &str, page: Page) {
+    pub fn put(&self, path: &str, page: Page) {
         self.inner.state().pages.insert(path.to_owned(), page);
     }
 
     /// What was asked, in order: path, and range and conditions where there were any.
-    pub(crate) fn log(&self) -> Vec<String> {
+    pub fn log(&self) -> Vec<String> {
         self.inner.state().log.clone()
     }
 
     /// Sends so many more bytes of bodies, then waits; without a number, sends on.
-    pub(crate) fn allow(&self, bytes: Option<u64>) {
+    pub fn allow(&self, bytes: Option<u64>) {
         self.inner.state().allowed = bytes;
         self.inner.changed.notify_all();
     }
 
     /// Whether to accept requests and say nothing.
-    pub(crate) fn silent(&self, silent: bool) {
+    pub fn silent(&self, silent: bool) {
         self.inner.state().silent = silent;
         self.inner.changed.notify_all();
     }
 
     /// Waits until so many requests have come.
-    pub(crate) fn asked(&self, requests: usize) {
+    pub fn asked(&self, requests: usize) {
         drop(self.inner.wait_while(|state| state.log.len() < requests));
     }
 
     /// Ends every connection and, when `dead`, takes no more until it is called again.
-    pub(crate) fn cut(&self, dead: bool) {
+    pub fn cut(&self, dead: bool) {
         let mut state = self.inner.state();
         state.dead = dead;
         for stream in state.connections.drain(..) {

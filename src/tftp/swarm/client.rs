@@ -4,8 +4,8 @@ use super::faults::{Link, Rates};
 use super::mix::Kind;
 use super::sums::Expected;
 use super::tally::Tally;
-use crate::tftp::client::{Failure, Plan, Read, Timing};
-use crate::time::Time;
+use crate::client::{Failure, Plan, Read, Timing};
+use guideway_packet::time::Time;
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 

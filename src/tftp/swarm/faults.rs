@@ -1,6 +1,6 @@
 //! A bad network between a client and its socket: datagrams lost, doubled, out of order. The same seed and packets make the same faults.
 
-use crate::time::Time;
+use guideway_packet::time::Time;
 use std::net::SocketAddr;
 use std::time::Duration;
 

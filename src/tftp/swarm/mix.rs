@@ -1,6 +1,6 @@
 //! What real clients ask for, in their order, from their ports, with their habits: as they were seen on the wire.
 
-use crate::tftp::client::Ask;
+use crate::client::Ask;
 use std::net::IpAddr;
 
 /// A kind of client.

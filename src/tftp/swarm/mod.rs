@@ -15,7 +15,7 @@ mod tests;
 
 pub use tally::{Tally, Transfers};
 
-use crate::tftp::client::Timing;
+use crate::client::Timing;
 use client::{Client, World};
 use faults::Rates;
 use mix::Mix;

@@ -2,7 +2,7 @@
 
 use super::histogram::Histogram;
 use super::mix::Kind;
-use crate::tftp::client::Counters;
+use crate::client::Counters;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -2,7 +2,7 @@
 
 use super::client::{Client, Hands, World};
 use super::tally::Tally;
-use crate::time::Time;
+use guideway_packet::time::Time;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

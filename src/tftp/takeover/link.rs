@@ -1,7 +1,7 @@
 //! What was said to one peer and is not answered yet.
 
 use super::wire::Place;
-use crate::time::Time;
+use guideway_packet::time::Time;
 use std::collections::VecDeque;
 use std::time::Duration;
 

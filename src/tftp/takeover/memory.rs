@@ -7,8 +7,8 @@
 
 use super::note::{Id, Note};
 use super::wire::Place;
-use crate::tftp::engine::unheard::Unheard;
-use crate::time::Time;
+use crate::engine::unheard::Unheard;
+use guideway_packet::time::Time;
 use std::collections::HashMap;
 use std::time::Duration;
 

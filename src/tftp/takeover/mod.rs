@@ -1,6 +1,6 @@
 //! Takeover: what servers tell one another, so that when one dies in mid-transfer another goes on and the client sees a pause.
 //!
-//! Before its first answer the *owner* of a transfer sends a [`Note`] to its two heirs (`crate::heirs`), and again when much has changed. An heir keeps
+//! Before its first answer the *owner* of a transfer sends a [`Note`] to its two heirs (`guideway_hash::heirs`), and again when much has changed. An heir keeps
 //! notes in a bounded [`Memory`]. Whoever gets a packet of a transfer that it does not know *asks back*: its own memory first, then those who may know.
 //! So an owner that was restarted gets its state back and remains the owner, and nothing has to be handed on. Nothing in this module does I/O or knows
 //! the time; the engine's `takeover` uses it.

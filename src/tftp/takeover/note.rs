@@ -1,8 +1,8 @@
 //! What another server must know of a transfer to go on with it.
 
 use super::wire::{Reader, Writer};
-use crate::tftp::content::Version;
-use crate::tftp::options::{MAX_WINDOW, Rollover, Terms};
+use crate::content::Version;
+use crate::options::{MAX_WINDOW, Rollover, Terms};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ impl Note {
 }
 
 #[cfg(test)]
-pub(crate) fn sample(port: u16) -> Note {
+pub fn sample(port: u16) -> Note {
     Note {
         id: Id { vip: [192, 0, 2, 69].into(), client: SocketAddr::from(([198, 51, 100, (port >> 8) as u8], port)), tid: 20_001 },
         serial: 7,

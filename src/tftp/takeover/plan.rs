@@ -1,7 +1,7 @@
 //! The servers of a pool that go on with one another's transfers.
 
-use crate::hash::FleetKey;
-use crate::heirs::Heirs;
+use guideway_hash::FleetKey;
+use guideway_hash::heirs::Heirs;
 use std::net::{IpAddr, SocketAddr};
 
 /// One server of the pool.

@@ -4,7 +4,7 @@
 //! big-endian. Nothing that was not signed with the key is read any further.
 
 use super::note::{Id, Note};
-use crate::hash::{Domain, FleetKey};
+use guideway_hash::{Domain, FleetKey};
 use siphasher::sip128::SipHasher24;
 use std::net::IpAddr;
 
@@ -292,7 +292,7 @@ mod tests {
         let (place, mut six) = (Place { token: 5, number: 6 }, sample(9));
         six.id.client = "[2001:db8::7]:2000".parse().unwrap();
         six.id.vip = "2001:db8::69".parse().unwrap();
-        six.terms.rollover = crate::tftp::options::Rollover::One;
+        six.terms.rollover = crate::options::Rollover::One;
         (six.terms.timeout, six.heard) = (None, true);
         vec![
             Said::Hello(place),
@@ -368,7 +368,7 @@ mod tests {
         assert!(bad(|note| note.terms.window = MAX + 1) && bad(|note| note.request = vec![0; 1025].into()));
     }
 
-    const MAX: u16 = crate::tftp::options::MAX_WINDOW;
+    const MAX: u16 = crate::options::MAX_WINDOW;
 
     proptest! {
         /// Also what is signed, as by another version or a server gone mad, is read without harm.

@@ -1,7 +1,7 @@
 //! When it is not certain that nobody else has gone on with a transfer.
 
 use super::{AHEAD, Transfer};
-use crate::time::Time;
+use guideway_packet::time::Time;
 use std::time::Duration;
 
 /// In this time nobody else goes on with a transfer so far that its block numbers come again: that would be 650,000 blocks a second.

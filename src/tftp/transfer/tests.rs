@@ -1,5 +1,5 @@
 use super::*;
-use crate::tftp::options::Limits;
+use crate::options::Limits;
 use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;

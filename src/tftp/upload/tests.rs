@@ -1,7 +1,7 @@
 use super::*;
-use crate::tftp::client::{Ask, Plan, Write};
-use crate::tftp::options::{Limits, Rollover};
-use crate::tftp::packet::{Packet, put_ack, put_oack};
+use crate::client::{Ask, Plan, Write};
+use crate::options::{Limits, Rollover};
+use crate::packet::{Packet, put_ack, put_oack};
 use proptest::prelude::*;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,8 +1,8 @@
 //! How much room there is in a directory that clients write to: files and bytes, those of files under way included.
 
 use super::{Inner, Settings, TEMPORARY};
-use crate::tftp::handler::Refusal;
-use crate::tftp::packet::ErrorCode;
+use crate::handler::Refusal;
+use crate::packet::ErrorCode;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;

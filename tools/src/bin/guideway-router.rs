@@ -1,7 +1,7 @@
 //! The lab's test router as a program of its own: ECMP and GRE in userspace, directors from the routes of its network namespace.
 
 use clap::Parser;
-use guideway::lab::router::{self, Ecmp, MAIN_TABLE, Settings};
+use guideway_lab::router::{self, Ecmp, MAIN_TABLE, Settings};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::process::ExitCode;

@@ -1,10 +1,10 @@
 //! Who gets the packets of a backend that is down: its heirs, where servers go on with one another's transfers.
 
 use super::*;
-use crate::hash::FleetKey;
-use crate::heirs::Heirs;
-use crate::path::explain::explain;
-use crate::path::select::By;
+use guideway_dataplane::path::explain::explain;
+use guideway_dataplane::path::select::By;
+use guideway_hash::FleetKey;
+use guideway_hash::heirs::Heirs;
 use std::net::SocketAddr;
 
 const T4: (&str, &str, u16, u16) = ("t4", "10.0.2.24", 23_000, 100);

@@ -1,8 +1,8 @@
 //! The filter in the kernel's own test run, over frames made by hand.
 
 use super::*;
-use crate::io::af_xdp::bpf::{self, Set, Sockets};
-use crate::io::testing;
+use crate::af_xdp::bpf::{self, Set, Sockets};
+use crate::testing;
 use socket2::{Domain, Socket, Type};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;

@@ -2,7 +2,7 @@
 
 use super::super::super::{Observation, Observed};
 use super::*;
-use crate::config::read_intent;
+use guideway_config::read_intent;
 
 fn intent() -> Intent {
     let text = r#"

@@ -2,7 +2,6 @@
 
 use super::super::contents::{Mark, values};
 use super::*;
-use crate::config::{self, Intent};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::post;
@@ -10,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use futures_util::stream::{once, pending};
+use guideway_config::{self as config, Intent};
 use serde_json::{Value, json};
 use std::sync::Mutex;
 use tokio::net::TcpListener;

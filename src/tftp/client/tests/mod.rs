@@ -4,8 +4,8 @@ mod through_faults;
 mod writing;
 
 use super::*;
-use crate::tftp::packet::{Packet, put_ack, put_error, put_oack};
-use crate::time::Time;
+use crate::packet::{Packet, put_ack, put_error, put_oack};
+use guideway_packet::time::Time;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ fn oack(options: &[(&str, &str)]) -> Vec<u8> {
 
 fn error(code: u16, text: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    put_error(&mut out, crate::tftp::packet::ErrorCode(code), text.as_bytes());
+    put_error(&mut out, crate::packet::ErrorCode(code), text.as_bytes());
     out
 }
 

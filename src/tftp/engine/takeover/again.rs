@@ -3,8 +3,8 @@
 use super::super::event_loop::EventLoop;
 use super::super::session::{Peer, Stage};
 use super::{About, MISSED};
-use crate::tftp::takeover::Id;
-use crate::tftp::takeover::wire::Said;
+use crate::takeover::Id;
+use crate::takeover::wire::Said;
 use std::sync::Arc;
 
 impl EventLoop {

@@ -2,7 +2,7 @@
 //!
 //! Block numbers come again after 65,536 blocks. An owner that comes back when an heir is further ahead than that would take the client's ACK for one of
 //! long ago, and send what belongs there under the number that the client waits for. So where that can be
-//! ([`is_in_doubt`](crate::tftp::transfer::Transfer::is_in_doubt)) nothing is taken and no block is sent before the heirs were asked. If one has gone on,
+//! ([`is_in_doubt`](crate::transfer::Transfer::is_in_doubt)) nothing is taken and no block is sent before the heirs were asked. If one has gone on,
 //! the session ends here without a word, and what its client says next is asked about as that of any transfer that is not known.
 
 use super::super::Key;
@@ -12,10 +12,10 @@ use super::super::sessions::After;
 use super::ASKED;
 use super::ask::Question;
 use super::owner::id;
-use crate::tftp::report::{Counter, Outcome};
-use crate::tftp::takeover::wire::{Place, Said};
-use crate::tftp::takeover::{Id, Note};
-use crate::time::Time;
+use crate::report::{Counter, Outcome};
+use crate::takeover::wire::{Place, Said};
+use crate::takeover::{Id, Note};
+use guideway_packet::time::Time;
 use std::net::SocketAddr;
 
 impl EventLoop {

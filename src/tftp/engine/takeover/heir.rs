@@ -4,10 +4,10 @@ use super::super::Key;
 use super::super::event_loop::EventLoop;
 use super::super::session::{Peer, Stage};
 use super::super::sessions::After;
-use crate::tftp::report::{Counter, Outcome};
-use crate::tftp::takeover::fresh::Taken;
-use crate::tftp::takeover::wire::{Place, Said};
-use crate::tftp::takeover::{Id, Note};
+use crate::report::{Counter, Outcome};
+use crate::takeover::fresh::Taken;
+use crate::takeover::wire::{Place, Said};
+use crate::takeover::{Id, Note};
 use std::net::SocketAddr;
 
 impl EventLoop {

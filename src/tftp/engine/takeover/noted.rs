@@ -1,8 +1,8 @@
 //! What other servers were told of a transfer, and what they are known to know of it.
 
 use super::About;
-use crate::tftp::takeover::link::Link;
-use crate::time::Time;
+use crate::takeover::link::Link;
+use guideway_packet::time::Time;
 
 /// What other servers were told of a transfer.
 #[derive(Clone, Copy, Debug)]

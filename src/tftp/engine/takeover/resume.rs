@@ -11,11 +11,11 @@ use super::super::{Config, Key};
 use super::Noted;
 use super::owner::{BLOCKS, id};
 use super::{Occupancy, Takeover};
-use crate::tftp::content::Version;
-use crate::tftp::packet::{ErrorCode, Packet};
-use crate::tftp::report::{Counter, Outcome};
-use crate::tftp::takeover::Note;
-use crate::tftp::transfer::{Step, Transfer, acknowledged};
+use crate::content::Version;
+use crate::packet::{ErrorCode, Packet};
+use crate::report::{Counter, Outcome};
+use crate::takeover::Note;
+use crate::transfer::{Step, Transfer, acknowledged};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 use super::*;
-use crate::hash::FleetKey;
-use crate::tftp::takeover::memory::Limits;
+use crate::takeover::memory::Limits;
+use guideway_hash::FleetKey;
 
 #[test]
 fn what_a_peer_has_not_answered_is_looked_for_soon_unless_it_is_mute() {

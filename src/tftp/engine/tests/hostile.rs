@@ -4,9 +4,9 @@ use super::super::event_loop::{EventLoop, Parts};
 use super::super::openers::Openers;
 use super::super::sys::Received;
 use super::*;
-use crate::tftp::packet::put_data_header;
-use crate::tftp::writable::{Settings, Writable};
-use crate::time::Time;
+use crate::packet::put_data_header;
+use crate::writable::{Settings, Writable};
+use guideway_packet::time::Time;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 

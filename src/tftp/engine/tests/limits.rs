@@ -1,7 +1,7 @@
 //! Limits for each client do not keep transfers from sharing what is read.
 
 use super::*;
-use crate::tftp::handlers::limits::{Limited, Settings};
+use crate::handlers::limits::{Limited, Settings};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts how often it is read.

@@ -4,10 +4,10 @@ mod change;
 mod doubt;
 
 use super::*;
-use crate::hash::FleetKey;
-use crate::tftp::options::{Rollover, Terms};
-use crate::tftp::takeover::wire::{Place, Said, Signer};
-use crate::tftp::takeover::{Id, Member, Note, Plan, Settings, memory};
+use crate::options::{Rollover, Terms};
+use crate::takeover::wire::{Place, Said, Signer};
+use crate::takeover::{Id, Member, Note, Plan, Settings, memory};
+use guideway_hash::FleetKey;
 
 const VIP: &str = "192.0.2.69";
 const KEY: [u8; 16] = [5; 16];

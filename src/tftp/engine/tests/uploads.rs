@@ -1,8 +1,8 @@
 //! Files that clients write, by clients that say exactly what they are told.
 
 use super::*;
-use crate::tftp::packet::put_data_header;
-use crate::tftp::writable::{Settings, Writable};
+use crate::packet::put_data_header;
+use crate::writable::{Settings, Writable};
 
 /// A server of which files of up to 1000 bytes may be written, `concurrent` at once.
 fn taking(concurrent: usize) -> (tempfile::TempDir, Running, Arc<Outcomes>) {

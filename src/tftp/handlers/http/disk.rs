@@ -5,7 +5,7 @@
 
 use super::meta::Meta;
 use super::object::Object;
-use crate::tftp::content::Version;
+use crate::content::Version;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -155,8 +155,8 @@ fn take_over(path: &Path) -> io::Result<Found> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::content::Content;
-    use crate::tftp::handlers::testing::read_all;
+    use crate::content::Content;
+    use crate::handlers::testing::read_all;
 
     fn keep(disk: &Disk, url: &str, bytes: &[u8]) -> Object {
         let object = disk.create(Meta { size: None, etag: Some("\"e\"".into()), last_modified: None, settled: false }).unwrap();

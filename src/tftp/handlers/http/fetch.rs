@@ -2,7 +2,7 @@
 
 use super::object::Object;
 use super::origin::{Answer, Origin, OriginError, Question};
-use crate::tftp::content::Version;
+use crate::content::Version;
 use hyper::body::Incoming;
 use sha2::{Digest, Sha256};
 use std::io;

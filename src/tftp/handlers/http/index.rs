@@ -2,7 +2,7 @@
 
 use super::disk::Kept;
 use super::object::{Object, Stage};
-use crate::tftp::handler::Refusal;
+use crate::handler::Refusal;
 use futures_util::future::{BoxFuture, Shared};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;

@@ -1,6 +1,6 @@
 //! What an origin says of a file: how large it is, and what tells its versions apart.
 
-use crate::tftp::content::Version;
+use crate::content::Version;
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_LENGTH, DATE, ETAG, HeaderName, LAST_MODIFIED};
 use serde::{Deserialize, Serialize};

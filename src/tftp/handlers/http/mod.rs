@@ -25,7 +25,7 @@ mod tests;
 use super::background::Background;
 use super::client::Client;
 use super::name::normal;
-use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::handler::{Handler, Opened, Opening, Refusal, Request};
 use fetch::{FetchError, Stream, fill, hashed};
 use futures_util::FutureExt;
 use hyper::Uri;
@@ -354,7 +354,7 @@ impl Asking {
 
     /// Every byte is here: it is put to the disk for later servers, while transfers read on.
     async fn settle(&self, object: &Arc<Object>, size: u64) {
-        let version = crate::tftp::content::Content::version(&**object);
+        let version = crate::content::Content::version(&**object);
         object.finish(size, version);
         self.shared.change(|index| index.whole(&self.url, object));
         let (task_object, url) = (object.clone(), self.url.clone());

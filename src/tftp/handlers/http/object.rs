@@ -2,7 +2,7 @@
 
 use super::meta::Meta;
 use super::spans::Spans;
-use crate::tftp::content::{Content, Lent, Pages, Version};
+use crate::content::{Content, Lent, Pages, Version};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -222,7 +222,7 @@ impl Content for Object {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::handlers::testing::{read_all, read_at};
+    use crate::handlers::testing::{read_all, read_at};
 
     fn coming(size: u64) -> Object {
         let meta = Meta { size: Some(size), etag: Some("\"a\"".into()), last_modified: None, settled: false };

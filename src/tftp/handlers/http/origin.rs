@@ -1,8 +1,8 @@
 //! Asks the origin for a file, a part of it, or whether it has changed, and judges the answer.
 
 use super::meta::Meta;
-use crate::tftp::handlers::client::{AskError, Client, get};
-use crate::tftp::handlers::name::url_path;
+use crate::handlers::client::{AskError, Client, get};
+use crate::handlers::name::url_path;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH,

@@ -1,10 +1,10 @@
 //! The handler against an origin that misbehaves on demand.
 
 use super::*;
-use crate::tftp::content::Content;
-use crate::tftp::handlers::client::prefix;
-use crate::tftp::handlers::testing::{ask, in_a_network, read_all, read_at, request, settle, wait};
-use crate::tftp::handlers::testing_origin::{Form, Origin, Page};
+use crate::content::Content;
+use crate::handlers::client::prefix;
+use crate::handlers::testing::{ask, in_a_network, read_all, read_at, request, settle, wait};
+use crate::handlers::testing_origin::{Form, Origin, Page};
 use std::path::Path;
 
 fn settings(url: &str, cache: &Path) -> Settings {
@@ -283,7 +283,7 @@ fn without_size_or_validator_nothing_is_sent_before_all_of_it_is_here() {
             w.origin.allow(None);
             let content = wait(|context| opening.as_mut().poll(context)).unwrap();
             assert_eq!(content.size(), Some(300_000));
-            assert_eq!(content.version(), crate::tftp::content::Bytes::new(&file[..]).version(), "the tag of the bytes");
+            assert_eq!(content.version(), crate::content::Bytes::new(&file[..]).version(), "the tag of the bytes");
             assert!(read_all(&*content).unwrap() == **file);
         }
         w.origin.put("/cut", Page { bytes: file.clone(), form: Form::Chunked, ..Page::default() });

@@ -1,9 +1,9 @@
 //! What is known of each machine: rows of a CSV or JSON file, or what a service says.
 
 use super::watched::Watched;
-use crate::tftp::handlers::background::Gate;
-use crate::tftp::handlers::client::{Client, get};
-use crate::tftp::handlers::name::url_path;
+use crate::handlers::background::Gate;
+use crate::handlers::client::{Client, get};
+use crate::handlers::name::url_path;
 use hyper::{StatusCode, Uri};
 use serde_json::{Map, Value};
 use std::collections::HashMap;

@@ -21,8 +21,8 @@ pub use inventory::Source;
 
 use super::background::Background;
 use super::name::normal;
-use crate::tftp::content::Bytes;
-use crate::tftp::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::content::Bytes;
+use crate::handler::{Handler, Opened, Opening, Refusal, Request};
 use inventory::{Inventory, canonical};
 use regex::Regex;
 use render::Templates;

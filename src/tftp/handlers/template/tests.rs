@@ -1,8 +1,8 @@
 //! Templates with inventories, good and broken.
 
 use super::*;
-use crate::tftp::handlers::testing::{ask, ask_from, in_a_network, read_all};
-use crate::tftp::handlers::testing_origin::{Origin, Page};
+use crate::handlers::testing::{ask, ask_from, in_a_network, read_all};
+use crate::handlers::testing_origin::{Origin, Page};
 use std::fs;
 
 const PXELINUX: &str = r"^pxelinux\.cfg/01-(?<mac>[0-9a-fA-F]{2}(?:-[0-9a-fA-F]{2}){5})$";

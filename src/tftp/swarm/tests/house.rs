@@ -1,9 +1,9 @@
 //! Against the server of the same house, in this process.
 
 use super::*;
-use crate::tftp::directory::{Directory, DirectoryOptions};
-use crate::tftp::engine::{Config, Running, Server as Engine};
-use crate::tftp::options::{Limits, Rollover};
+use crate::directory::{Directory, DirectoryOptions};
+use crate::engine::{Config, Running, Server as Engine};
+use crate::options::{Limits, Rollover};
 use std::sync::Arc;
 
 /// A directory that is served at a loopback port of the kernel's choice.

@@ -3,15 +3,16 @@
 mod house;
 
 use super::*;
-use crate::lab::servers::Server;
-use crate::tftp::client::exchange::{Wire, dally, get, put};
-use crate::tftp::client::{Ask, Failure, Plan};
-use crate::tftp::packet::Mode;
-use crate::tftp::testing::{Site, V4, ip, may_run};
+use crate::client::exchange::{Wire, dally, get, put};
+use crate::client::{Ask, Failure, Plan};
+use crate::packet::Mode;
+use crate::testing::plan;
+use guideway_testbed::servers::Server;
+use guideway_testbed::site::{Site, V4, ip, may_run};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
-fn fetch(plan: Plan) -> Result<(crate::tftp::client::exchange::Done, Vec<u8>), Failure> {
+fn fetch(plan: Plan) -> Result<(crate::client::exchange::Done, Vec<u8>), Failure> {
     let (mut wire, mut got) = (Wire::open(plan.server, None, 1 << 20).unwrap(), Vec::new());
     let (done, read) = get(plan, &mut wire, &mut got, &mut |_, _| {})?;
     dally(read, &mut wire);
@@ -32,15 +33,15 @@ fn every_file_arrives(site: &Site, max_blksize: u16) {
                 continue;
             }
             let ask = [Ask::Tsize(0), Ask::Blksize(blksize), Ask::Windowsize(16)];
-            let (done, got) = site.within(|| fetch(site.plan(&name, &ask))).unwrap();
+            let (done, got) = site.within(|| fetch(plan(&site, &name, &ask))).unwrap();
             assert_eq!((done.sha256, done.bytes, got.len()), (sum, length as u64, length), "{length} {blksize}");
             assert_eq!(done.agreed.tsize, Some(length as u64));
             assert!(done.agreed.blksize <= blksize && done.agreed.blksize >= blksize.min(max_blksize), "{:?}", done.agreed);
         }
-        let (done, _) = site.within(|| fetch(site.plan(&name, &[]))).unwrap();
+        let (done, _) = site.within(|| fetch(plan(&site, &name, &[]))).unwrap();
         assert_eq!((done.sha256, done.agreed.blksize), (sum, 512));
     }
-    let missing = site.within(|| fetch(site.plan("nothing", &[Ask::Blksize(1428)]))).unwrap_err();
+    let missing = site.within(|| fetch(plan(&site, "nothing", &[Ask::Blksize(1428)]))).unwrap_err();
     assert_eq!(missing.reason(), "error_1_file_not_found", "{missing}");
 }
 
@@ -67,7 +68,7 @@ fn more_than_65535_blocks_come_from_dnsmasq() {
     if may_run("dnsmasq", "dnsmasq-base") {
         let site = Site::new(Server::Dnsmasq, V4);
         let sum = site.file("f", 70_000 * 64 + 1);
-        let (done, _) = site.within(|| fetch(site.plan("f", &[Ask::Blksize(64)]))).unwrap();
+        let (done, _) = site.within(|| fetch(plan(&site, "f", &[Ask::Blksize(64)]))).unwrap();
         assert_eq!((done.sha256, done.agreed.blksize), (sum, 64));
     }
 }
@@ -78,7 +79,7 @@ fn text_comes_with_line_ends_of_this_machine() {
         let site = Site::new(Server::Dnsmasq, V4);
         let text = "a line\nand\r\none more\r".repeat(500);
         std::fs::write(site.path("f"), &text).unwrap();
-        let plan = Plan { mode: Mode::Netascii, ..site.plan("f", &[]) };
+        let plan = Plan { mode: Mode::Netascii, ..plan(&site, "f", &[]) };
         let (done, got) = site.within(|| fetch(plan)).unwrap();
         assert!(got == text.as_bytes());
         assert_eq!(done.sha256, <sums::Sum>::from(Sha256::digest(&text)));
@@ -100,7 +101,7 @@ fn in_tftpd_takes_files() {
     for (number, length) in LENGTHS.into_iter().enumerate() {
         let content: Vec<u8> = (0..length).map(|at| ((at * 7) >> 3) as u8).collect();
         for (blksize, name) in [(512, format!("a{number}")), (1428, format!("b{number}"))] {
-            let mut plan = site.plan(&name, &[Ask::Tsize(length as u64), Ask::Blksize(blksize)]);
+            let mut plan = plan(&site, &name, &[Ask::Tsize(length as u64), Ask::Blksize(blksize)]);
             // The daemon may not listen yet.
             plan.timing.retries = 30;
             let done = send(plan, &content).unwrap();
@@ -108,7 +109,7 @@ fn in_tftpd_takes_files() {
             assert_eq!((done.bytes, done.sha256), (length as u64, Sha256::digest(&content).into()));
         }
     }
-    let plan = Plan { mode: Mode::Netascii, ..site.plan("text", &[]) };
+    let plan = Plan { mode: Mode::Netascii, ..plan(&site, "text", &[]) };
     send(plan, b"one\ntwo\n").unwrap();
     assert_eq!(std::fs::read(site.path("text")).unwrap(), b"one\ntwo\n");
 }

@@ -52,10 +52,10 @@ struct Args {
     #[arg(long, value_name = "TIME", value_parser = soak::parse_time)]
     soak: Option<Duration>,
     /// The program to run
-    #[arg(long, value_name = "FILE", default_value = "target/release/guideway")]
-    guideway: PathBuf,
+    #[arg(long, value_name = "FILE", default_value = "target/release/guideway-lab")]
+    lab: PathBuf,
     /// Where the scripts are
-    #[arg(long, value_name = "DIR", default_value = "tests/chaos")]
+    #[arg(long, value_name = "DIR", default_value = "src/lab/scripts")]
     scripts: PathBuf,
 }
 
@@ -155,10 +155,10 @@ fn listen() -> Result<Arc<Running>, String> {
 
 /// Runs one lab to its end; what it reports, or why there is no report as a row that is not ok.
 fn lab(args: &Args, running: &Running, script: &Path, seed: u64, direct: bool) -> Result<Value, String> {
-    let mut command = Command::new(&args.guideway);
-    command.args(["lab", "--json", "--seed", &seed.to_string(), "--chaos"]).arg(script);
+    let mut command = Command::new(&args.lab);
+    command.args(["--json", "--seed", &seed.to_string(), "--chaos"]).arg(script);
     command.args([("--full", args.full), ("--direct", direct)].into_iter().filter(|(_, is)| *is).map(|(flag, _)| flag));
-    let shown = |e| format!("{}: {e}", args.guideway.display());
+    let shown = |e| format!("{}: {e}", args.lab.display());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(shown)?;
     running.pid.store(i32::try_from(child.id()).unwrap_or(0), Ordering::Release);
     let pipes = (child.stdout.take(), child.stderr.take());

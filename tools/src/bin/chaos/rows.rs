@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn scripts() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/chaos")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/lab/scripts")
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A long run of random chaos in one lab, and what became of the memory of directors and servers in it.
 
-use guideway::config::duration;
+use guideway_config::duration;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

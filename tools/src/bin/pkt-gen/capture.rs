@@ -2,14 +2,14 @@
 
 use crate::tag::{self, Tag};
 use crate::traffic::{Source, write_tag};
-use guideway::io::Io;
-use guideway::io::pcap::{Error, Pcap};
-use guideway::lab::packet;
-use guideway::verdict::Verdict;
-use guideway::wire::build;
-use guideway::wire::ethernet::Ethernet;
-use guideway::wire::gre;
-use guideway::wire::l4::UDP;
+use guideway_io::pcap::{Error, Pcap};
+use guideway_packet::io::Io;
+use guideway_packet::verdict::Verdict;
+use guideway_packet::wire::build;
+use guideway_packet::wire::ethernet::Ethernet;
+use guideway_packet::wire::flow as packet;
+use guideway_packet::wire::gre;
+use guideway_packet::wire::l4::UDP;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,15 +1,15 @@
-//! `--lab-bisect`: generator and receiver — veth — director, in namespaces of this run, with the addresses of `guideway lab`.
+//! `--lab-bisect`: generator and receiver — veth — director, in namespaces of this run, with the addresses of `guideway-lab`.
 //!
 //! A director has one interface in and out, so the generator's end of the veth pair is the receiver's, too.
 
 use crate::args::{Args, Function, Pair};
 use crate::port::{Name, Port};
 use crate::run;
-use guideway::control_client;
-use guideway::lab::error::{Doing, Error};
-use guideway::lab::netlink::Netlink;
-use guideway::lab::netns::Namespace;
-use guideway::lab::sandbox::{self, Role};
+use guideway_daemon::client as control_client;
+use guideway_host::error::{Doing, Error};
+use guideway_host::netlink::Netlink;
+use guideway_host::netns::Namespace;
+use guideway_lab::sandbox::{self, Role};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -187,7 +187,7 @@ mod tests {
         for flags in ["--lab-bisect", "--lab-bisect --shape tftp --steering 2", "--lab-bisect --director-io af_packet"] {
             let args = Args::parse_from(std::iter::once("pkt-gen").chain(flags.split(' ')));
             let text = configuration(&args, Path::new("/run/x/d1.sock"));
-            let checked = guideway::config::read(&text);
+            let checked = guideway_config::read(&text);
             assert!(checked.config.is_some(), "{flags}: {:?}", checked.problems);
         }
     }

@@ -22,7 +22,7 @@ mod zipf;
 
 use args::{Args, Function};
 use clap::Parser;
-use guideway::lab::error::{Doing, Error};
+use guideway_host::error::{Doing, Error};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;

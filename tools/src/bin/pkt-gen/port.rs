@@ -1,15 +1,15 @@
 //! What `-i` names: an interface by one of the kinds of io, a file, or memory.
 
-use guideway::frame::Frame;
-use guideway::io::af_packet::{self, AfPacket};
-use guideway::io::af_xdp::{self, AfXdp, Filter};
-use guideway::io::interface::{self, Interface};
-use guideway::io::memory::Memory;
-use guideway::io::netmap::{self, Netmap};
-use guideway::io::pcap::{self, Pcap};
-use guideway::io::{Io, Turn, Work};
-use guideway::time::Time;
-use guideway::verdict::{Reason, Verdict};
+use guideway_io::af_packet::{self, AfPacket};
+use guideway_io::af_xdp::{self, AfXdp, Filter};
+use guideway_io::interface::{self, Interface};
+use guideway_io::memory::Memory;
+use guideway_io::netmap::{self, Netmap};
+use guideway_io::pcap::{self, Pcap};
+use guideway_packet::frame::Frame;
+use guideway_packet::io::{Io, Turn, Work};
+use guideway_packet::time::Time;
+use guideway_packet::verdict::{Reason, Verdict};
 use netmap_rings::{NameError, PortName};
 use nix::time::{ClockId, clock_gettime};
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};

@@ -3,11 +3,11 @@
 //! Its seven words always have the same one's complement sum. So the UDP checksum of a frame does not change when the tag does, and that sum is what a
 //! receiver knows it by.
 
-use guideway::wire::checksum::{fold, sum};
-use guideway::wire::ethernet::{Ethernet, IPV4, IPV6};
-use guideway::wire::gre::{self, Gre};
-use guideway::wire::ip::Ip;
-use guideway::wire::l4::UDP;
+use guideway_packet::wire::checksum::{fold, sum};
+use guideway_packet::wire::ethernet::{Ethernet, IPV4, IPV6};
+use guideway_packet::wire::gre::{self, Gre};
+use guideway_packet::wire::ip::Ip;
+use guideway_packet::wire::l4::UDP;
 
 /// Bytes of a tag. It stands at an even place of its datagram.
 pub const LEN: usize = 14;
@@ -68,8 +68,8 @@ fn datagram(ip: &Ip, payload: &[u8]) -> Option<Tag> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use guideway::wire::build;
-    use guideway::wire::checksum;
+    use guideway_packet::wire::build;
+    use guideway_packet::wire::checksum;
 
     #[test]
     fn what_is_written_is_read_and_the_sum_is_always_the_same() {

@@ -173,7 +173,7 @@ impl Latency {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use guideway::wire::build;
+    use guideway_packet::wire::build;
 
     fn frame(seq: u32) -> Vec<u8> {
         let tag = Tag { seq, sent: 1000 };

@@ -2,8 +2,8 @@
 
 use crate::tag::{self, Tag};
 use crate::zipf::Zipf;
-use guideway::wire::build::{self, Packet};
-use guideway::wire::checksum::{fold, sum};
+use guideway_packet::wire::build::{self, Packet};
+use guideway_packet::wire::checksum::{fold, sum};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -207,9 +207,9 @@ pub fn write_tag(frame: &mut [u8], seq: u64, now: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use guideway::lab::packet;
-    use guideway::wire::build::transport_checksum;
-    use guideway::wire::l4::UDP;
+    use guideway_packet::wire::build::transport_checksum;
+    use guideway_packet::wire::flow as packet;
+    use guideway_packet::wire::l4::UDP;
     use std::collections::HashSet;
 
     fn wanted(shape: Shape) -> Wanted {

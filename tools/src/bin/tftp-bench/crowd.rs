@@ -4,7 +4,7 @@
 use crate::batch::{Inbox, Outbox};
 use crate::single::{TIMEOUT, is_timeout, request, roomy, thread_cpu};
 use crate::transfer::{Act, Transfer};
-use guideway::lab::error::{Doing, Error};
+use guideway_host::error::{Doing, Error};
 use nix::sys::socket::{setsockopt, sockopt};
 use sha2::{Digest, Sha256};
 use std::io;

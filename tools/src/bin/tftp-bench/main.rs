@@ -22,9 +22,9 @@ mod works;
 
 use account::Account;
 use clap::Parser;
-use guideway::lab::error::{Doing, Error};
-use guideway::lab::netlink::Netlink;
-use guideway::lab::sandbox::{self, Role};
+use guideway_host::error::{Doing, Error};
+use guideway_host::netlink::Netlink;
+use guideway_lab::sandbox::{self, Role};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;

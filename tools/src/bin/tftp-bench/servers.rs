@@ -1,8 +1,8 @@
 //! The servers that are compared: where they are, how they are started fresh, how they end. A new one is one more variant here.
 
 use crate::account::Account;
-use guideway::lab::error::{Doing, Error};
-use guideway::lab::servers::last_line;
+use guideway_host::error::{Doing, Error};
+use guideway_testbed::servers::last_line;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;

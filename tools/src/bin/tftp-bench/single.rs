@@ -1,7 +1,7 @@
 //! One transfer by a blocking loop, as lean as a client can be: what is measured is the server.
 
 use crate::batch::{Blocks, Together};
-use guideway::tftp::packet::{Options, Packet, put_request};
+use guideway_tftp::packet::{Options, Packet, put_request};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeValLike;

@@ -1,7 +1,7 @@
 //! One client's transfer, without a socket: what it does with what it gets (RFC 1350, 2347, 2348, 7440).
 
 use crate::single::granted;
-use guideway::tftp::packet::Packet;
+use guideway_tftp::packet::Packet;
 use std::time::{Duration, Instant};
 
 /// What is to be done.

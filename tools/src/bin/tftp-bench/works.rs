@@ -8,7 +8,7 @@ use crate::metrics::{
 };
 use crate::servers::{Kind, Place, Running, Server, pinned};
 use crate::single::{Fetched, Want, fetch};
-use guideway::lab::error::{Doing, Error};
+use guideway_host::error::{Doing, Error};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use sha2::{Digest, Sha256};

@@ -1,7 +1,7 @@
 //! What changes between servers while transfers run: the pool, room, and what a client wants.
 
 use super::*;
-use crate::tftp::transfer::Pace;
+use crate::transfer::Pace;
 
 #[test]
 fn a_pool_may_shrink_while_a_question_is_open_and_a_transfer_runs() {

@@ -1,8 +1,8 @@
 use super::*;
-use crate::tftp::content::{Content, Version as Tag};
-use crate::tftp::handlers::http::disk::{self, Disk};
-use crate::tftp::handlers::http::meta::Meta;
-use crate::tftp::handlers::testing::read_all;
+use crate::content::{Content, Version as Tag};
+use crate::handlers::http::disk::{self, Disk};
+use crate::handlers::http::meta::Meta;
+use crate::handlers::testing::read_all;
 
 const FRESH: Duration = Duration::from_secs(10);
 

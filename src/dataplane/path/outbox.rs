@@ -1,0 +1,71 @@
+//! Frames that do not leave in the buffer they came in: released fragments, further fragments, ICMP. Fixed room, made once.
+
+use guideway_packet::frame::{Frame, HEADROOM};
+
+/// Frames that one batch may originate or release.
+pub const SLOTS: usize = 256;
+
+/// Frames to be sent after a batch, in order.
+#[derive(Debug)]
+pub struct Outbox {
+    bytes: Box<[u8]>,
+    slot: usize,
+    used: Vec<Used>,
+}
+
+/// A frame in a slot.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    start: usize,
+    len: usize,
+    /// Made by us; else a received packet that was held.
+    originated: bool,
+}
+
+impl Outbox {
+    /// An outbox for frames of up to `frame` bytes.
+    pub fn new(frame: usize) -> Outbox {
+        let slot = HEADROOM + frame;
+        Outbox { bytes: vec![0; slot * SLOTS].into_boxed_slice(), slot, used: Vec::with_capacity(SLOTS) }
+    }
+
+    /// How many more frames fit.
+    pub fn room(&self) -> usize {
+        SLOTS - self.used.len()
+    }
+
+    /// Originates a frame of `len` bytes, made by `fill`, which may wrap it further. It is kept only if `fill` succeeds.
+    /// `None` when there is no slot, or the frame does not fit one.
+    pub fn originate<E>(&mut self, len: usize, fill: impl FnOnce(&mut Frame<'_>) -> Result<(), E>) -> Option<Result<(), E>> {
+        if self.room() == 0 || HEADROOM + len > self.slot {
+            return None;
+        }
+        let at = self.used.len() * self.slot;
+        let mut frame = Frame::new(&mut self.bytes[at..at + self.slot], HEADROOM, len);
+        let result = fill(&mut frame);
+        if result.is_ok() {
+            let (start, len) = (frame.start(), frame.len());
+            self.used.push(Used { start, len, originated: true });
+        }
+        Some(result)
+    }
+
+    /// Takes a copy of a received frame that was held. `false` when there is no room.
+    pub fn release(&mut self, frame: &[u8]) -> bool {
+        if self.room() == 0 || frame.len() > self.slot {
+            return false;
+        }
+        let at = self.used.len() * self.slot;
+        self.bytes[at..at + frame.len()].copy_from_slice(frame);
+        self.used.push(Used { start: 0, len: frame.len(), originated: false });
+        true
+    }
+
+    /// Hands every frame, and whether we originated it, to `send`, and empties the outbox.
+    pub fn drain(&mut self, mut send: impl FnMut(&[u8], bool)) {
+        for (index, used) in self.used.drain(..).enumerate() {
+            let at = index * self.slot + used.start;
+            send(&self.bytes[at..at + used.len], used.originated);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! A host's network: namespaces, links, addresses, routes and TUN devices.
+
+pub mod error;
+pub mod netlink;
+pub mod netns;
+pub mod tun;
+pub mod vip;

@@ -1,0 +1,23 @@
+//! TUN devices.
+
+use crate::error::{Doing, Error};
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+/// Opens a TUN device, switched on.
+pub fn open_tun(name: &str) -> Result<SyncDevice, Error> {
+    check_tun()?;
+    DeviceBuilder::new().name(name).layer(Layer::L3).enable(true).build_sync().doing(|| format!("making the TUN device {name}"))
+}
+
+/// Says what is missing when TUN devices cannot be had.
+pub fn check_tun() -> Result<(), Error> {
+    let missing = |why: &str, mend: &str| Error::Missing { what: format!("/dev/net/tun {why}"), mend: mend.to_owned() };
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(missing("may not be opened", "run as root, or allow it with `chmod 666 /dev/net/tun`"))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(missing("does not exist", "load the module with `modprobe tun`")),
+        Err(e) => Err(missing("cannot be opened", &e.to_string())),
+    }
+}

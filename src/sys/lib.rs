@@ -1,0 +1,185 @@
+//! Fence for what the kinds over the kernel share: socket options, `bind`, memory mappings, waiting.
+//!
+//! Everything here is a thin safe cover over one system call; the callers hold the protocol.
+#![allow(unsafe_code)]
+
+use guideway_packet::time::Time;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
+use std::io::{Error, Result};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+/// Types that the kernel may read and write as plain bytes.
+///
+/// # Safety
+/// Every bit pattern must be a valid value, and the type must hold no pointer whose target the kernel would write.
+pub unsafe trait Plain: Copy {}
+// SAFETY: integers and C structures of integers; `sock_fprog` holds a pointer that the kernel only reads.
+unsafe impl Plain for libc::c_int {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl Plain for libc::tpacket_req {}
+// SAFETY: as above.
+unsafe impl Plain for libc::sockaddr_ll {}
+// SAFETY: as above.
+unsafe impl Plain for libc::sockaddr_xdp {}
+// SAFETY: as above.
+unsafe impl Plain for libc::xdp_mmap_offsets {}
+// SAFETY: as above.
+unsafe impl Plain for libc::xdp_umem_reg {}
+// SAFETY: as above.
+unsafe impl Plain for libc::xdp_options {}
+
+/// Sets a socket option.
+pub fn set_option<T: Plain>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> Result<()> {
+    // SAFETY: the pointer and the length are those of one live value, which the kernel copies.
+    let rc = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), size_of::<T>() as libc::socklen_t) };
+    if rc == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
+/// Attaches a classic BPF program to a socket, in place of one that was there.
+pub fn attach_filter(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the kernel copies the structure and the `len` instructions it points to, and writes neither.
+    let rc =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, std::ptr::from_ref(&program).cast(), size) };
+    if rc == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
+/// Reads a socket option. Bytes that the kernel does not fill are zero.
+pub fn get_option<T: Plain>(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<T> {
+    // SAFETY: `Plain` types may be all zero.
+    let mut value: T = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, and any bytes make a valid `T`.
+    let rc = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, std::ptr::from_mut(&mut value).cast(), &mut len) };
+    if rc == 0 { Ok(value) } else { Err(Error::last_os_error()) }
+}
+
+/// Binds a socket to an address of its family.
+pub fn bind<T: Plain>(fd: BorrowedFd<'_>, address: &T) -> Result<()> {
+    // SAFETY: the pointer and the length are those of one live value, which the kernel only reads.
+    let rc = unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(address).cast(), size_of::<T>() as libc::socklen_t) };
+    if rc == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
+/// Takes over a descriptor that this process was started with; programs that it starts do not get it.
+///
+/// # Errors
+/// When there is no such descriptor, or it was open but not for us: one that closes on exec cannot have been inherited.
+pub fn inherited(fd: i32) -> Result<OwnedFd> {
+    // The standard streams belong to the standard library.
+    if fd <= libc::STDERR_FILENO {
+        return Err(Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the call takes integers only.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(Error::last_os_error());
+    }
+    // Everything that this program opens closes on exec, so what does not was inherited; taken over, it does from now on, so that it cannot be
+    // taken over twice.
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: as above.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, flags | libc::FD_CLOEXEC) } < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open and was inherited, and by the flag set above nobody else has taken it over.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Memory that is mapped for as long as this value lives.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory that belongs to the process; who reads and writes it is up to the owner of this value.
+unsafe impl Send for Mapping {}
+// SAFETY: the value itself only tells an address and a length.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Memory of our own, zeroed, with its pages present from the start.
+    pub fn anonymous(len: usize) -> Result<Mapping> {
+        Self::map(-1, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE, 0)
+    }
+
+    /// Memory shared with the kernel through `fd`.
+    pub fn shared(fd: BorrowedFd<'_>, len: usize, offset: u64) -> Result<Mapping> {
+        let offset = libc::off_t::try_from(offset).map_err(|_| Error::from_raw_os_error(libc::EOVERFLOW))?;
+        Self::map(fd.as_raw_fd(), len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE, offset)
+    }
+
+    /// The first `len` bytes of a file, only to be read, and only by the kernel: when somebody cuts the file, a system call that is given
+    /// these bytes fails with EFAULT, but a program that looks at them itself gets SIGBUS.
+    pub fn file(fd: BorrowedFd<'_>, len: usize) -> Result<Mapping> {
+        Self::map(fd.as_raw_fd(), len, libc::PROT_READ, libc::MAP_SHARED, 0)
+    }
+
+    fn map(fd: i32, len: usize, access: i32, flags: i32, offset: libc::off_t) -> Result<Mapping> {
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory that exists.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, access, flags, fd, offset) };
+        if start == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        NonNull::new(start.cast()).map(|start| Mapping { start, len }).ok_or_else(|| Error::from_raw_os_error(libc::ENOMEM))
+    }
+
+    /// Where it starts. Valid for `len` bytes while the mapping lives.
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `map` mapped, once; whoever holds pointers into it holds this value too.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Waits until `fd` is readable or has an error, at most `wait`. An interrupting signal ends the wait too.
+pub fn wait_readable(fd: BorrowedFd<'_>, wait: Duration) -> Result<PollFlags> {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    match ppoll(&mut fds, Some(TimeSpec::from_duration(wait.min(Duration::from_secs(3600)))), None) {
+        Ok(_) => Ok(fds[0].revents().unwrap_or(PollFlags::empty())),
+        Err(nix::errno::Errno::EINTR) => Ok(PollFlags::empty()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes the pending error of a socket. `Err` when its interface is gone for good; an interface that is only down may come back.
+pub fn socket_error(fd: BorrowedFd<'_>, interface: u32) -> Result<()> {
+    let pending = get_option::<libc::c_int>(fd, libc::SOL_SOCKET, libc::SO_ERROR)?;
+    if pending != 0 { interface_error(Error::from_raw_os_error(pending), interface) } else { Ok(()) }
+}
+
+/// `Err(error)` when the interface is gone for good, `Ok` when it still exists and a retry may mend the error.
+pub fn interface_error(error: Error, interface: u32) -> Result<()> {
+    // nix 0.31 says `Ok` with an empty name where the C library returns no name.
+    match nix::net::if_::if_indextoname(interface) {
+        Ok(name) if !name.is_empty() => Ok(()),
+        _ => Err(Error::new(error.kind(), format!("the network interface with index {interface} is gone ({error})"))),
+    }
+}
+
+/// The monotonic clock, nanoseconds since boot.
+pub fn monotonic() -> Time {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    Time(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}

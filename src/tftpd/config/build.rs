@@ -1,0 +1,92 @@
+//! From the configuration to the one handler that a server asks.
+
+use super::{Action, Config, Kind};
+use guideway_tftp::directory::Directory;
+use guideway_tftp::handler::Handler;
+use guideway_tftp::handlers::background::Background;
+use guideway_tftp::handlers::chain::Chain;
+use guideway_tftp::handlers::exec::Exec;
+use guideway_tftp::handlers::hook::Hook;
+use guideway_tftp::handlers::http::{Cache, Http};
+use guideway_tftp::handlers::limits::Limited;
+use guideway_tftp::handlers::rules::{self, Remap, Rules};
+use guideway_tftp::handlers::template::Template;
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Why a handler cannot be made although its configuration is good.
+#[derive(Debug, thiserror::Error)]
+#[error("the handler {handler:?} cannot be made: {source}")]
+pub struct BuildError {
+    /// Its name.
+    pub handler: String,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+/// What was made of a configuration.
+pub struct Built {
+    /// The handler that a server asks.
+    pub handler: Arc<dyn Handler>,
+    /// The caches of its `http` handlers, by their names.
+    pub caches: Vec<(String, Cache)>,
+}
+
+/// The same error, with the path that it is about.
+fn named(path: &Path, source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), format!("{}: {source}", path.display()))
+}
+
+impl Config {
+    /// Makes the handlers, and what chooses between them.
+    ///
+    /// # Errors
+    /// When a directory or a cache cannot be used.
+    pub fn build(&self, background: &Background) -> Result<Built, BuildError> {
+        let mut caches = Vec::new();
+        let mut made: HashMap<&str, Arc<dyn Handler>> = HashMap::new();
+        for handler in &self.handlers {
+            let opener = |files: &Option<String>| files.as_ref().and_then(|files| made.get(files.as_str()).cloned());
+            let failed = |source| BuildError { handler: handler.name.clone(), source };
+            let new: Arc<dyn Handler> = match &handler.kind {
+                Kind::Directory { root, options } => {
+                    Arc::new(Directory::new(root, *options).map_err(|source| failed(named(root, source)))?)
+                }
+                Kind::Http(settings) => {
+                    let http = Http::new(settings.clone(), background).map_err(failed)?;
+                    caches.push((handler.name.clone(), http.cache()));
+                    Arc::new(http)
+                }
+                Kind::Template(settings) => Arc::new(Template::new(settings.clone(), background).map_err(failed)?),
+                Kind::Exec { settings, files } => Arc::new(Exec::new(settings.clone(), opener(files), background)),
+                Kind::Hook { settings, files } => Arc::new(Hook::new(settings.clone(), opener(files), background).map_err(failed)?),
+            };
+            made.insert(&handler.name, new);
+        }
+        let chain =
+            |names: &mut dyn Iterator<Item = &str>| Chain::of(names.filter_map(|name| made.get(name).cloned()).collect(), background);
+        let all = if self.rules.is_empty() {
+            chain(&mut self.handlers.iter().map(|handler| handler.name.as_str()))
+        } else {
+            let rule = |rule: &super::Rule| rules::Rule {
+                files: rule.files.clone(),
+                clients: rule.clients.clone(),
+                vips: rule.vips.clone(),
+                remap: rule.remap.iter().map(|(pattern, to)| Remap { pattern: pattern.clone(), to: to.clone() }).collect(),
+                action: match &rule.action {
+                    Action::GoOn => rules::Action::GoOn,
+                    Action::Deny => rules::Action::Deny,
+                    Action::Serve(names) => rules::Action::Serve(chain(&mut names.iter().map(String::as_str))),
+                },
+            };
+            Arc::new(Rules::new(self.rules.iter().map(rule).collect()))
+        };
+        let handler: Arc<dyn Handler> = match self.limits {
+            Some(settings) => Arc::new(Limited::new(settings, all)),
+            None => all,
+        };
+        Ok(Built { handler, caches })
+    }
+}

@@ -1,0 +1,307 @@
+//! `[server]`: the addresses, limits and times of the server itself. The flags of `guideway tftpd` say the same and win over the file.
+
+use super::values::{one_or_more, path, size};
+use guideway_config::reader::{Field, Table};
+use guideway_config::{duration_within, text};
+use guideway_tftp::engine::{Config, Tid, TunnelConfig};
+use guideway_tftp::options::{Limits, Rollover};
+use guideway_tftp::packet::PORT;
+use guideway_tftp::transfer::Pace;
+use guideway_tftp::writable;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What is said of the server, by a file or by flags; nothing of what is left to the defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Server {
+    /// 1–63 characters of `a-z A-Z 0-9 - _ .`; the control socket is called by it.
+    pub name: Option<String>,
+    /// The control socket.
+    pub socket: Option<PathBuf>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// Where requests are taken.
+    pub listen: Option<Vec<SocketAddr>>,
+    /// Addresses of this host that take GRE, at most one of each family.
+    pub gre: Option<Vec<IpAddr>>,
+    /// What clients ask when requests come in GRE.
+    pub vip: Option<Vec<IpAddr>>,
+    /// `tid_port` or `single_port`
+    pub tid: Option<Tid>,
+    /// Event loops, 1–64.
+    pub loops: Option<u16>,
+    /// How much nicer event loops are than the rest, 0–19.
+    pub nice: Option<u8>,
+    /// The user to become.
+    pub user: Option<String>,
+    /// The directory that clients may write to.
+    pub writable: Option<PathBuf>,
+    /// Bytes of a file that a client writes.
+    pub writable_limit: Option<u64>,
+    /// Files of that directory.
+    pub writable_files: Option<usize>,
+    /// Bytes of them.
+    pub writable_total: Option<u64>,
+    /// Bytes of a block, 8–65464.
+    pub max_blksize: Option<u16>,
+    /// Whether blocks may travel in fragments.
+    pub fragments: Option<bool>,
+    /// Blocks of a window, 1–32767.
+    pub max_window: Option<u16>,
+    /// Bytes of a window.
+    pub max_window_bytes: Option<u32>,
+    /// What follows block 65535.
+    pub rollover: Option<Rollover>,
+    /// Transfers at once in each loop.
+    pub max_transfers: Option<usize>,
+    /// Transfers at once with one client address in each loop.
+    pub max_per_client: Option<usize>,
+    /// Time-out before anything was measured, and the limits of those that are measured.
+    pub timeout: Option<Duration>,
+    /// Shortest time-out that measuring may come to.
+    pub timeout_least: Option<Duration>,
+    /// Longest time-out that doubling may come to.
+    pub timeout_most: Option<Duration>,
+    /// Repetitions without an answer before giving up.
+    pub retries: Option<u8>,
+    /// A client that was heard is given up only after this time without progress, too.
+    pub patience: Option<Duration>,
+    /// Longest time from a request to its first answer.
+    pub open_timeout: Option<Duration>,
+}
+
+const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+const LONG_TIMES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+const ADDRESSES: &str = "addresses with ports in quotes, such as \"127.0.0.1:6969\"";
+
+/// Reads `[server]`, which need not be there. Errors are reported to the table's reader.
+pub(super) fn read(root: &mut Table<'_, '_>) -> Option<Option<Server>> {
+    let Some(field) = root.optional("server") else { return Some(None) };
+    section(field.table("a table: [server]")?).map(Some)
+}
+
+fn section(mut table: Table<'_, '_>) -> Option<Server> {
+    let t = &mut table;
+    let name = key(t, "name", |f| Some(f.parse("a name in quotes", text::name)?.value));
+    let socket = key(t, "socket", |f| Some(f.parse("a path in quotes", text::socket_path)?.value));
+    let metrics = key(t, "metrics", |f| Some(f.parse("an address with a port in quotes", text::socket_address)?.value));
+    let one = |f: Field<'_, '_>| Some(f.parse(ADDRESSES, text::socket_address)?.value);
+    let listen = key(t, "listen", |f| one_or_more(&f, ADDRESSES, one));
+    let host = |f: Field<'_, '_>| Some(f.parse("an address in quotes", text::unicast)?.value);
+    let gre_field = t.optional("gre");
+    let gre = gre_field.clone().map(|f| one_or_more(&f, "addresses in quotes", host).filter(|gre| one_of_each(&f, gre)));
+    let vip_field = t.optional("vip");
+    let vip = vip_field.clone().map(|f| one_or_more(&f, "addresses in quotes", host));
+    let (tid_port, single_port) = (t.optional("tid_port"), t.optional("single_port"));
+    let port = tid_port.as_ref().map(|f| f.integer("a port", 1024..=65535));
+    let single = single_port.as_ref().map(Field::boolean);
+    let loops = key(t, "loops", |f| f.integer("a number of threads", 1..=64));
+    let nice = key(t, "nice", |f| f.integer("steps of nice", 0..=19));
+    let user = key(t, "user", |f| Some(f.parse("the name of a user in quotes", text::name)?.value));
+    let writable = key(t, "writable", |f| Some(f.parse("a path in quotes", path)?.value));
+    let limits = ["writable_limit", "writable_files", "writable_total"].map(|name| t.optional(name));
+    let [limit, files, total] = limits.clone();
+    let writable_limit = whole(limit.map(|f| size(f, 1..=1 << 40)));
+    let writable_files = whole(files.map(|f| f.integer("a number of files", 1..=10_000_000)));
+    let writable_total = whole(total.map(|f| size(f, 1..=1 << 60)));
+    let max_blksize = key(t, "max_blksize", |f| f.integer("bytes of a block", 8..=65464));
+    let fragments = key(t, "fragments", |f| f.boolean());
+    let max_window = key(t, "max_window", |f| f.integer("blocks of a window", 1..=32767));
+    let max_window_bytes = key(t, "max_window_bytes", |f| u32::try_from(size(f, 512..=1 << 30)?).ok());
+    let rollover = key(t, "rollover", |f| f.integer::<u8>("the number after 65535", 0..=1).map(rollover));
+    let max_transfers = key(t, "max_transfers", |f| f.integer("transfers at once", 1..=4_000_000));
+    let max_per_client = key(t, "max_per_client", |f| f.integer("transfers at once", 1..=4_000_000));
+    let timeout = key(t, "timeout", |f| duration_within(f, TIMES));
+    let timeout_least = key(t, "timeout_least", |f| duration_within(f, TIMES));
+    let timeout_most = key(t, "timeout_most", |f| duration_within(f, TIMES));
+    let retries = key(t, "retries", |f| f.integer("repetitions", 0..=100));
+    let patience = key(t, "patience", |f| duration_within(f, LONG_TIMES));
+    let open_timeout = key(t, "open_timeout", |f| duration_within(f, LONG_TIMES));
+    if let (Some(Some(true)), Some(field)) = (single, &tid_port) {
+        field.error("contradicts single_port = true; keep one of the two");
+        return None;
+    }
+    match (&gre_field, &vip_field) {
+        (Some(field), None) => field.error("needs vip, too: the addresses that clients ask; vip = \"192.0.2.69\""),
+        (None, Some(field)) => field.error("needs gre, too: the address of this host that takes GRE from directors; gre = \"10.0.2.21\""),
+        _ => {}
+    }
+    if writable == Some(None) {
+        let why = "needs writable, too: the directory that clients may write to; writable = \"/srv/backups\"";
+        limits.iter().flatten().for_each(|field| field.error(why));
+    }
+    table.finish();
+    let tid = match (single, port) {
+        (Some(single), _) if single? => Some(Tid::Single),
+        (_, Some(port)) => Some(Tid::Port(port?)),
+        _ => None,
+    };
+    Some(Server {
+        name: name?,
+        socket: socket?,
+        metrics: metrics?,
+        listen: listen?,
+        gre: whole(gre)?,
+        vip: whole(vip)?,
+        tid,
+        loops: loops?,
+        nice: nice?,
+        user: user?,
+        writable: writable?,
+        writable_limit: writable_limit?,
+        writable_files: writable_files?,
+        writable_total: writable_total?,
+        max_blksize: max_blksize?,
+        fragments: fragments?,
+        max_window: max_window?,
+        max_window_bytes: max_window_bytes?,
+        rollover: rollover?,
+        max_transfers: max_transfers?,
+        max_per_client: max_per_client?,
+        timeout: timeout?,
+        timeout_least: timeout_least?,
+        timeout_most: timeout_most?,
+        retries: retries?,
+        patience: patience?,
+        open_timeout: open_timeout?,
+    })
+}
+
+/// The value of a key that need not be there; nothing only if it is there and could not be read.
+fn key<'r, 't, T>(table: &mut Table<'r, 't>, name: &'static str, read: impl FnOnce(Field<'r, 't>) -> Option<T>) -> Option<Option<T>> {
+    whole(table.optional(name).map(read))
+}
+
+fn whole<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+    read.map_or(Some(None), |read| read.map(Some))
+}
+
+fn one_of_each(field: &Field<'_, '_>, addresses: &[IpAddr]) -> bool {
+    let good = is_one_of_each(addresses);
+    if !good {
+        field.error("has several addresses of one family; at most one IPv4 and one IPv6 address take GRE");
+    }
+    good
+}
+
+fn is_one_of_each(addresses: &[IpAddr]) -> bool {
+    [true, false].into_iter().all(|v4| addresses.iter().filter(|address| address.is_ipv4() == v4).count() <= 1)
+}
+
+/// The rollover of this number, 0 or 1.
+pub fn rollover(number: u8) -> Rollover {
+    if number == 0 { Rollover::Zero } else { Rollover::One }
+}
+
+impl Server {
+    /// These settings, and those of `other` where nothing is said here.
+    #[must_use]
+    pub fn or(self, other: Server) -> Server {
+        Server {
+            name: self.name.or(other.name),
+            socket: self.socket.or(other.socket),
+            metrics: self.metrics.or(other.metrics),
+            listen: self.listen.or(other.listen),
+            gre: self.gre.or(other.gre),
+            vip: self.vip.or(other.vip),
+            tid: self.tid.or(other.tid),
+            loops: self.loops.or(other.loops),
+            nice: self.nice.or(other.nice),
+            user: self.user.or(other.user),
+            writable: self.writable.or(other.writable),
+            writable_limit: self.writable_limit.or(other.writable_limit),
+            writable_files: self.writable_files.or(other.writable_files),
+            writable_total: self.writable_total.or(other.writable_total),
+            max_blksize: self.max_blksize.or(other.max_blksize),
+            fragments: self.fragments.or(other.fragments),
+            max_window: self.max_window.or(other.max_window),
+            max_window_bytes: self.max_window_bytes.or(other.max_window_bytes),
+            rollover: self.rollover.or(other.rollover),
+            max_transfers: self.max_transfers.or(other.max_transfers),
+            max_per_client: self.max_per_client.or(other.max_per_client),
+            timeout: self.timeout.or(other.timeout),
+            timeout_least: self.timeout_least.or(other.timeout_least),
+            timeout_most: self.timeout_most.or(other.timeout_most),
+            retries: self.retries.or(other.retries),
+            patience: self.patience.or(other.patience),
+            open_timeout: self.open_timeout.or(other.open_timeout),
+        }
+    }
+
+    /// The engine's configuration, with defaults for what is not said.
+    ///
+    /// # Errors
+    /// A sentence, when settings that are good by themselves do not go together.
+    pub fn engine(&self) -> Result<Config, String> {
+        let (gre, vip) = (self.gre.clone().unwrap_or_default(), self.vip.clone().unwrap_or_default());
+        if gre.is_empty() != vip.is_empty() {
+            return Err("gre and vip go together: the address of this host that takes GRE, and the address that clients ask".to_owned());
+        }
+        if !is_one_of_each(&gre) {
+            return Err("gre: at most one IPv4 and one IPv6 address".to_owned());
+        }
+        let (default, limits, pace) = (Config::default(), Limits::default(), Pace::default());
+        let pace = Pace {
+            first: self.timeout.unwrap_or(pace.first),
+            floor: self.timeout_least.unwrap_or(pace.floor),
+            ceiling: self.timeout_most.unwrap_or(pace.ceiling),
+            retries: self.retries.unwrap_or(pace.retries),
+            patience: self.patience.unwrap_or(pace.patience),
+        };
+        if pace.floor > pace.ceiling {
+            return Err(format!("timeout_least = {:?} is longer than timeout_most = {:?}", pace.floor, pace.ceiling));
+        }
+        let everywhere = || vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT)];
+        let listen = self.listen.clone().unwrap_or_else(|| if gre.is_empty() { everywhere() } else { Vec::new() });
+        Ok(Config {
+            listen,
+            tunnel: (!gre.is_empty()).then_some(TunnelConfig { locals: gre, vips: vip, port: PORT }),
+            tid: self.tid.unwrap_or_default(),
+            loops: self.loops.map_or(default.loops, usize::from),
+            nice: self.nice.unwrap_or(default.nice),
+            limits: Limits {
+                blksize: self.max_blksize.unwrap_or(limits.blksize),
+                blksize_by_mtu: !self.fragments.unwrap_or(!limits.blksize_by_mtu),
+                window: self.max_window.unwrap_or(limits.window),
+                window_bytes: self.max_window_bytes.unwrap_or(limits.window_bytes),
+                rollover: self.rollover.unwrap_or(limits.rollover),
+            },
+            pace,
+            max_transfers: self.max_transfers.unwrap_or(default.max_transfers),
+            max_per_client: self.max_per_client.unwrap_or(default.max_per_client),
+            open_timeout: self.open_timeout.unwrap_or(default.open_timeout),
+            ..default
+        })
+    }
+
+    /// The directory that clients may write to, if any, and within which limits.
+    ///
+    /// # Errors
+    /// A sentence, when there is a limit and no directory.
+    pub fn writable(&self) -> Result<Option<(PathBuf, writable::Settings)>, String> {
+        let default = writable::Settings::default();
+        let settings = writable::Settings {
+            limit: self.writable_limit.unwrap_or(default.limit),
+            files: self.writable_files.unwrap_or(default.files),
+            total: self.writable_total,
+            ..default
+        };
+        match &self.writable {
+            Some(path) => Ok(Some((path.clone(), settings))),
+            None if settings == default => Ok(None),
+            None => Err("limits of what is written need writable, too: the directory that clients may write to".to_owned()),
+        }
+    }
+
+    /// The control socket of a server whose file has this section.
+    pub fn control_socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| text::socket_of(self.name()))
+    }
+
+    /// The name of the server, `tftpd` where none is said.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("tftpd")
+    }
+}
