@@ -4,25 +4,25 @@
 //! generator costs neither of them anything, and one core is enough for both. Needs root; everything is in two namespaces that end with the program.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod beside;
 #[allow(dead_code)] // What only the benchmarks of the path need.
-mod world;
+mod fixture;
+mod paired;
 
-use beside::Unit;
 use criterion::{Criterion, criterion_group, criterion_main};
+use fixture::{Batch, Kind, MTU};
 use guideway_dataplane::path::State;
+use guideway_dataplane::poll::poll;
 use guideway_dataplane::tables::Snapshot;
-use guideway_dataplane::turn::turn;
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use guideway_host::netlink::Netlink;
 use guideway_host::netns::Namespace;
 use guideway_io::af_packet::AfPacket;
-use guideway_io::af_xdp::{AfXdp, Filter, Options};
+use guideway_io::af_xdp::{AfXdp, FilterHandle, Options};
 use guideway_packet::io::Io;
 use guideway_packet::verdict::Verdict;
+use paired::Unit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use world::{Batch, Kind, MTU};
 
 /// Frames of one burst; there is room for twice as many in the receive ring.
 const BURST: usize = 1024;
@@ -38,7 +38,7 @@ const FAR: [u8; 6] = [2, 0, 0, 0, 9, 9];
 
 type Cache = arc_swap::Cache<Arc<arc_swap::ArcSwap<Snapshot>>, Arc<Snapshot>>;
 
-struct World {
+struct Fixture {
     far: Namespace,
     generator: AfPacket,
     frames: Vec<Vec<u8>>,
@@ -47,47 +47,47 @@ struct World {
     state: State,
     sent: usize,
     bursts: usize,
-    _filter: Filter,
+    _filter: FilterHandle,
 }
 
-impl World {
-    fn new() -> Result<World, Error> {
+impl Fixture {
+    fn new() -> Result<Fixture, Error> {
         let [near, far] = ["the director", "the far end"].map(Namespace::new);
         let (near, far) = (near?, far?);
         for namespace in [&near, &far] {
             // Router solicitations and the like would mix with the frames.
             namespace.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
         }
-        Netlink::within(&near, |netlink| {
+        Netlink::in_namespace(&near, |netlink| {
             netlink.add_veth("near0", "far")?;
-            netlink.mac("near0", world::DIRECTOR)?;
-            netlink.mtu("near0", MTU.into())?;
-            netlink.hand_over("far", &far, "far0")?;
-            netlink.up("near0", true)
+            netlink.set_mac("near0", fixture::DIRECTOR)?;
+            netlink.set_mtu("near0", MTU.into())?;
+            netlink.move_to_namespace("far", &far, "far0")?;
+            netlink.set_up("near0", true)
         })?;
-        Netlink::within(&far, |netlink| {
-            netlink.mac("far0", FAR)?;
-            netlink.mtu("far0", MTU.into())?;
-            netlink.up("far0", true)
+        Netlink::in_namespace(&far, |netlink| {
+            netlink.set_mac("far0", FAR)?;
+            netlink.set_mtu("far0", MTU.into())?;
+            netlink.set_up("far0", true)
         })?;
         let options = Options { v4: Some([10, 0, 1, 11].into()), ..Options::default() };
-        let (filter, mut sockets) = near.run(|| AfXdp::open("near0", options).doing(|| "opening AF_XDP".to_owned()))?;
-        filter.set_vips(&[[192, 0, 2, 53].into()]).doing(|| "telling the filter the VIP".to_owned())?;
-        let generator = far.run(|| AfPacket::open("far0", 1).doing(|| "opening AF_PACKET".to_owned()))?.remove(0);
+        let (filter, mut sockets) = near.run(|| AfXdp::open("near0", options).with_context(|| "opening AF_XDP".to_owned()))?;
+        filter.set_vips(&[[192, 0, 2, 53].into()]).with_context(|| "telling the filter the VIP".to_owned())?;
+        let generator = far.run(|| AfPacket::open("far0", 1).with_context(|| "opening AF_PACKET".to_owned()))?.remove(0);
         let mut batch = Batch::new(Kind::V4, FLOWS, SMALL);
         let mut frames = Vec::new();
         while frames.len() < BURST {
             batch.fill();
             frames.extend(batch.frames().iter().map(|frame| frame.bytes().to_vec()));
         }
-        let tables = arc_swap::Cache::new(Arc::new(arc_swap::ArcSwap::from_pointee(world::tables())));
+        let tables = arc_swap::Cache::new(Arc::new(arc_swap::ArcSwap::from_pointee(fixture::tables())));
         let state = State::new(1 << 16, MTU);
-        let mut world = World { far, generator, frames, io: sockets.remove(0), tables, state, sent: 0, bursts: 0, _filter: filter };
-        world.wait_for_link();
-        Ok(world)
+        let mut fixture = Fixture { far, generator, frames, io: sockets.remove(0), tables, state, sent: 0, bursts: 0, _filter: filter };
+        fixture.wait_for_link();
+        Ok(fixture)
     }
 
-    /// The kernel starts the queues of a pair a moment after it was told to.
+    /// Waits until the queues of the pair run, which is a moment after the link is set up.
     fn wait_for_link(&mut self) {
         let begun = Instant::now();
         while begun.elapsed() < LONG {
@@ -101,7 +101,7 @@ impl World {
     }
 
     fn bare(&mut self, wait: Duration) -> usize {
-        let turn = self.io.turn(wait, &mut |_, frames| {
+        let poll = self.io.poll(wait, &mut |_, frames| {
             for frame in frames {
                 if let Some((destination, source)) = frame.bytes_mut().get_mut(..12).and_then(|macs| macs.split_at_mut_checked(6)) {
                     destination.swap_with_slice(source);
@@ -109,20 +109,20 @@ impl World {
                 }
             }
         });
-        let turn = turn.expect("AF_XDP works");
-        assert_eq!(turn.transmit_full, 0);
-        self.sent += turn.received;
-        turn.received
+        let poll = poll.expect("AF_XDP works");
+        assert_eq!(poll.transmit_full, 0);
+        self.sent += poll.received;
+        poll.received
     }
 
     fn director(&mut self) -> usize {
-        let (turn, _) = turn(&mut self.io, &mut self.state, Duration::ZERO, &mut self.tables).expect("AF_XDP works");
-        assert_eq!((turn.transmit_full, self.state.counters.dropped_in_all()), (0, 0));
-        self.sent += turn.received;
-        turn.received
+        let (poll, _) = poll(&mut self.io, &mut self.state, Duration::ZERO, &mut self.tables).expect("AF_XDP works");
+        assert_eq!((poll.transmit_full, self.state.counters.total_dropped()), (0, 0));
+        self.sent += poll.received;
+        poll.received
     }
 
-    fn burst(&mut self, forward: impl Fn(&mut World) -> usize) -> Duration {
+    fn burst(&mut self, forward: impl Fn(&mut Fixture) -> usize) -> Duration {
         for frame in &self.frames {
             assert!(self.generator.send(frame).expect("AF_PACKET works"), "the far end has room for a frame");
         }
@@ -138,7 +138,7 @@ impl World {
 
     /// Frames that the far end has received, as its kernel counts them.
     fn came_back(&self) -> usize {
-        let read = || std::fs::read_to_string("/proc/thread-self/net/dev").doing(|| "reading the counters".to_owned());
+        let read = || std::fs::read_to_string("/proc/thread-self/net/dev").with_context(|| "reading the counters".to_owned());
         let counters = self.far.run(read).expect("its namespace is there");
         let line = counters.lines().find_map(|line| line.trim_start().strip_prefix("far0:")).expect("it has its interface");
         line.split_whitespace().nth(1).and_then(|packets| packets.parse().ok()).expect("the second number is that of packets")
@@ -152,16 +152,16 @@ fn rows(c: &mut Criterion) {
         return;
     }
     let mut group = c.benchmark_group("io");
-    beside::row(
+    paired::row(
         &mut group,
         "af_xdp",
         PACKET,
-        || World::new().unwrap_or_else(|error| panic!("{error}")),
-        |world| {
-            let (bare, director) = (world.burst(|w| w.bare(Duration::ZERO)), world.burst(World::director));
-            world.bursts += 1;
-            if world.bursts.is_power_of_two() {
-                assert_eq!(world.came_back(), world.sent, "everything that was forwarded left by the veth pair");
+        || Fixture::new().unwrap_or_else(|error| panic!("{error}")),
+        |fixture| {
+            let (bare, director) = (fixture.burst(|w| w.bare(Duration::ZERO)), fixture.burst(Fixture::director));
+            fixture.bursts += 1;
+            if fixture.bursts.is_power_of_two() {
+                assert_eq!(fixture.came_back(), fixture.sent, "everything that was forwarded left by the veth pair");
             }
             (director, Some(bare))
         },

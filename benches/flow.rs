@@ -2,21 +2,21 @@
 //! and twice a prefetched random read of one line, in as much memory.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-mod beside;
 mod lines;
+mod paired;
 
-use beside::Unit;
 use criterion::{Criterion, criterion_group, criterion_main};
 use guideway_dataplane::flow::FlowTable;
-use guideway_hash::{FleetKey, PacketHash};
+use guideway_hash::{FleetKey, PacketHasher};
 use guideway_packet::time::Time;
 use lines::Line;
+use paired::Unit;
 use siphasher::sip::SipHasher13;
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-/// Flows whose memory is asked for before the first of them is looked at.
+/// Flows whose memory is prefetched before the first lookup.
 const BATCH: usize = 32;
 /// Batches timed together, so that the clock costs little.
 const BATCHES: usize = 8;
@@ -27,9 +27,9 @@ const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
 const UDP: u8 = 17;
 
 /// A table filled to what it is meant to hold, 85 % of its entries, and memory of the same size.
-struct World {
+struct Fixture {
     table: FlowTable,
-    hasher: PacketHash,
+    hasher: PacketHasher,
     lines: Vec<Line>,
     reference: SipHasher13,
     flows: u32,
@@ -41,10 +41,10 @@ fn key(flow: u32) -> (Ipv4Addr, u16) {
     (Ipv4Addr::from_bits(0x6440_0000 + flow / 1000), 1024 + (flow % 1000) as u16)
 }
 
-impl World {
-    fn new(flows: u32) -> World {
+impl Fixture {
+    fn new(flows: u32) -> Fixture {
         let mut table = FlowTable::new(flows as usize);
-        let hasher = FleetKey::new(KEY).per_packet();
+        let hasher = FleetKey::new(KEY).packet_hasher();
         let hash = |flow| hasher.flow_v4(UDP, key(flow).0, VIP, key(flow).1, 53);
         for flow in 0..flows {
             table.insert(hash(flow), (flow % 100) as u16, NOW, IDLE);
@@ -52,7 +52,7 @@ impl World {
             table.lookup(hash(flow), NOW, IDLE);
         }
         assert!(table.used() as f64 >= 0.998 * f64::from(flows), "{} of {flows} flows are remembered", table.used());
-        World { lines: lines::lines(table.memory()), table, hasher, reference: SipHasher13::new_with_key(&KEY), flows, next: 0 }
+        Fixture { lines: lines::lines(table.memory()), table, hasher, reference: SipHasher13::new_with_key(&KEY), flows, next: 0 }
     }
 
     fn keys(&mut self) -> [(Ipv4Addr, u16); BATCH * BATCHES] {
@@ -123,13 +123,13 @@ fn rows(c: &mut Criterion) {
     for (name, flows) in [("flow_lookup_1m", 1_000_000), ("flow_lookup_10m", 10_000_000)] {
         let mut bytes = 0.0;
         let make = || {
-            let world = World::new(flows);
-            bytes = world.table.memory() as f64 / world.table.used() as f64;
-            world
+            let fixture = Fixture::new(flows);
+            bytes = fixture.table.memory() as f64 / fixture.table.used() as f64;
+            fixture
         };
-        beside::row(&mut group, name, unit, make, |world| (world.look_up(), Some(world.reference())));
+        paired::row(&mut group, name, unit, make, |fixture| (fixture.look_up(), Some(fixture.reference())));
         if bytes > 0.0 {
-            beside::say(&name.replace("lookup", "bytes"), "bytes/flow", bytes, None);
+            paired::print_row(&name.replace("lookup", "bytes"), "bytes/flow", bytes, None);
         }
     }
     group.finish();

@@ -1,12 +1,12 @@
 //! What building a Maglev table costs. Beside it the crate `maglev` 0.2.1, which builds what the paper describes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-mod beside;
+mod paired;
 
-use beside::Unit;
 use criterion::{Criterion, criterion_group, criterion_main};
 use guideway_dataplane::maglev::{DEFAULT_SIZE, Table};
 use guideway_hash::FleetKey;
+use paired::Unit;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -49,13 +49,13 @@ fn rows(c: &mut Criterion) {
                 removed.map(|index| names.remove(index));
                 (names, 0)
             };
-            beside::row(&mut group, &name, MILLISECONDS, make, |(names, references)| {
+            paired::row(&mut group, &name, MILLISECONDS, make, |(names, references)| {
                 *references += 1;
                 (ours(DEFAULT_SIZE, names), (*references <= REFERENCES * 1000 / backends).then(|| theirs(DEFAULT_SIZE, names)))
             });
         }
     }
-    beside::row(
+    paired::row(
         &mut group,
         "maglev_655373",
         MILLISECONDS,

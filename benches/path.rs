@@ -1,23 +1,23 @@
 //! What the path costs, a batch of 64 packets at a time: GRE in, GRE out, every header really rewritten. Beside it the same number of SipHash-1-3.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-mod beside;
-mod world;
+mod fixture;
+mod paired;
 
-use beside::Unit;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
+use fixture::{Batch, Kind, MILLION, MTU};
 use guideway_dataplane::path::State;
+use guideway_dataplane::poll::poll;
 use guideway_dataplane::tables::Snapshot;
-use guideway_dataplane::turn::turn;
 use guideway_io::memory::Memory;
 use guideway_packet::io::BATCH;
 use guideway_packet::time::Time;
+use paired::Unit;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use world::{Batch, Kind, MILLION, MTU};
 
 const PACKET: Unit = Unit { name: "ns/packet", nanoseconds: BATCH as f64, elements: BATCH as u64 };
 const NOW: Time = Time(1_000_000_000);
@@ -27,37 +27,37 @@ const AROUND: usize = 14 + 20 + 8 + 4;
 const SMALL: usize = 64 - AROUND;
 
 /// A director with its tables, flows and packets.
-struct World {
+struct Fixture {
     tables: Snapshot,
     state: State,
     batch: Batch,
 }
 
-impl World {
+impl Fixture {
     /// Every flow is established.
-    fn established(kind: Kind, flows: u64, room: usize, payload: usize) -> World {
-        let mut world = World { tables: world::tables(), state: State::new(room, MTU), batch: Batch::new(kind, flows, payload) };
+    fn established(kind: Kind, flows: u64, room: usize, payload: usize) -> Fixture {
+        let mut fixture = Fixture { tables: fixture::tables(), state: State::new(room, MTU), batch: Batch::new(kind, flows, payload) };
         // Twice, so that no flow is on probation.
         for _ in 0..(2 * flows).div_ceil(BATCH as u64) {
-            world.run();
+            fixture.run();
         }
-        assert_eq!(world.state.counters.dropped_in_all(), 0, "{:?}", world.state.counters.to_json());
-        world
+        assert_eq!(fixture.state.counters.total_dropped(), 0, "{:?}", fixture.state.counters.to_json());
+        fixture
     }
 
     /// Every packet opens a flow, and the table has been full for long.
-    fn flooded() -> World {
+    fn flooded() -> Fixture {
         let batch = Batch::new(Kind::V4, 1 << 36, SMALL);
-        let mut world = World { tables: world::tables(), state: State::new(MILLION as usize, MTU), batch };
+        let mut fixture = Fixture { tables: fixture::tables(), state: State::new(MILLION as usize, MTU), batch };
         for _ in 0..3 * MILLION / BATCH as u64 {
-            world.run();
+            fixture.run();
         }
-        assert!(world.state.flows.used() >= world.state.flows.capacity(), "the table is full");
-        world
+        assert!(fixture.state.flows.used() >= fixture.state.flows.capacity(), "the table is full");
+        fixture
     }
 
-    fn hot() -> World {
-        World::established(Kind::V4, 1, 1 << 16, SMALL)
+    fn hot() -> Fixture {
+        Fixture::established(Kind::V4, 1, 1 << 16, SMALL)
     }
 
     fn run(&mut self) -> Duration {
@@ -119,7 +119,7 @@ impl Loop {
         let mut io = Memory::new(2048);
         io.reserve(2 * BATCH);
         io.set_now(NOW);
-        let tables = arc_swap::Cache::new(Arc::new(arc_swap::ArcSwap::from_pointee(world::tables())));
+        let tables = arc_swap::Cache::new(Arc::new(arc_swap::ArcSwap::from_pointee(fixture::tables())));
         Loop { io, tables, state: State::new(1 << 16, MTU), batch: Batch::new(Kind::V4, 1, SMALL) }
     }
 
@@ -127,9 +127,9 @@ impl Loop {
         self.batch.fill();
         self.batch.frames().iter().for_each(|frame| self.io.push(frame.bytes()));
         let start = Instant::now();
-        let (turn, _) = turn(&mut self.io, &mut self.state, Duration::ZERO, &mut self.tables).expect("memory never fails");
+        let (poll, _) = poll(&mut self.io, &mut self.state, Duration::ZERO, &mut self.tables).expect("memory never fails");
         let took = start.elapsed();
-        assert_eq!((turn.received, turn.transmit_full, self.state.counters.dropped_in_all()), (BATCH, 0, 0));
+        assert_eq!((poll.received, poll.transmit_full, self.state.counters.total_dropped()), (BATCH, 0, 0));
         self.io.clear();
         took
     }
@@ -139,37 +139,37 @@ fn rows(c: &mut Criterion) {
     let mut group = c.benchmark_group("path");
     let mut reference = Reference::new();
     let by_trait = |reference: &mut Reference| (reference.run_by_trait(), Some(reference.run()));
-    beside::row(&mut group, "siphash13_by_trait", PACKET, Reference::new, by_trait);
-    let mut row = |name: &str, make: fn() -> World| beside::row(&mut group, name, PACKET, make, |w| (w.run(), Some(reference.run())));
-    row("path_hot", World::hot);
-    row("path_1m", || World::established(Kind::V4, MILLION, MILLION as usize, SMALL));
-    row("path_tid_1m", || World::established(Kind::Tid, MILLION, 1 << 16, SMALL));
-    row("path_new_full", World::flooded);
-    let v6 = || (World::established(Kind::V6, 1, 1 << 16, SMALL), World::hot());
-    beside::row(&mut group, "path_v6", PACKET, v6, |(v6, hot)| (v6.run(), Some(hot.run())));
-    let whole = || (Loop::new(), World::hot());
-    beside::row(&mut group, "loop_memory", PACKET, whole, |(whole, hot)| (whole.run(), Some(hot.run())));
+    paired::row(&mut group, "siphash13_by_trait", PACKET, Reference::new, by_trait);
+    let mut row = |name: &str, make: fn() -> Fixture| paired::row(&mut group, name, PACKET, make, |w| (w.run(), Some(reference.run())));
+    row("path_hot", Fixture::hot);
+    row("path_1m", || Fixture::established(Kind::V4, MILLION, MILLION as usize, SMALL));
+    row("path_tid_1m", || Fixture::established(Kind::Tid, MILLION, 1 << 16, SMALL));
+    row("path_new_full", Fixture::flooded);
+    let v6 = || (Fixture::established(Kind::V6, 1, 1 << 16, SMALL), Fixture::hot());
+    paired::row(&mut group, "path_v6", PACKET, v6, |(v6, hot)| (v6.run(), Some(hot.run())));
+    let whole = || (Loop::new(), Fixture::hot());
+    paired::row(&mut group, "loop_memory", PACKET, whole, |(whole, hot)| (whole.run(), Some(hot.run())));
     group.finish();
 }
 
 /// Cost against the number of flows, the size of the batch, and the size of the frame.
 fn curves(c: &mut Criterion) {
     let mut group = c.benchmark_group("curve");
-    let mut point = |curve: &str, x: u64, batch: usize, make: &dyn Fn() -> World| point(&mut group, &format!("{curve}_{x}"), batch, make);
+    let mut point = |curve: &str, x: u64, batch: usize, make: &dyn Fn() -> Fixture| point(&mut group, &format!("{curve}_{x}"), batch, make);
     for flows in [0u32, 10, 14, 17, 20, 22].map(|power| 1u64 << power) {
-        point("flows", flows, BATCH, &|| World::established(Kind::V4, flows, flows.max(1 << 16) as usize, SMALL));
+        point("flows", flows, BATCH, &|| Fixture::established(Kind::V4, flows, flows.max(1 << 16) as usize, SMALL));
     }
     for batch in [8, 16, 32, 64] {
-        point("batch", batch as u64, batch, &|| World::established(Kind::V4, MILLION, MILLION as usize, SMALL));
+        point("batch", batch as u64, batch, &|| Fixture::established(Kind::V4, MILLION, MILLION as usize, SMALL));
     }
     for frame in [64, 128, 256, 512, 1024, 1500] {
-        point("frame", frame as u64, BATCH, &|| World::established(Kind::V4, 1, 1 << 16, frame - AROUND));
+        point("frame", frame as u64, BATCH, &|| Fixture::established(Kind::V4, 1, 1 << 16, frame - AROUND));
     }
     group.finish();
 }
 
-fn point(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, batch: usize, make: &dyn Fn() -> World) {
-    beside::row(group, name, PACKET, make, |w| (w.batch.run_by(batch, &w.tables, &mut w.state, NOW), None));
+fn point(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, batch: usize, make: &dyn Fn() -> Fixture) {
+    paired::row(group, name, PACKET, make, |w| (w.batch.run_by(batch, &w.tables, &mut w.state, NOW), None));
 }
 
 criterion_group!(benches, rows, curves);

@@ -5,30 +5,30 @@
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 #[allow(dead_code)]
-mod beside;
+mod fixture;
 #[allow(dead_code)]
-mod world;
+mod paired;
 
-use beside::Unit;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fixture::{Batch, Kind};
 use guideway_dataplane::path::State;
+use guideway_dataplane::poll::poll;
 use guideway_dataplane::steer;
 use guideway_dataplane::tables::Snapshot;
-use guideway_dataplane::turn::turn;
-use guideway_packet::io::{BATCH, Io, Turn, Work};
+use guideway_packet::io::{BATCH, BatchHandler, Io, PollResult};
 use guideway_packet::time::Time;
 use guideway_packet::verdict::Verdict;
+use paired::Unit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use world::{Batch, Kind};
 
 const MTU: u16 = 1500;
 const NOW: Time = Time(1_000_000_000);
 /// Established flows.
 const FLOWS: u64 = 1 << 10;
 /// Packets on their way at most: well within the lanes, so that none is dropped.
-const UNDER_WAY: u64 = (steer::PARCELS * BATCH / 4) as u64;
+const UNDER_WAY: u64 = (steer::BATCHES_PER_QUEUE * BATCH / 4) as u64;
 
 /// A queue that is never empty until `most` packets have come, and that throws away what is sent.
 struct Source {
@@ -45,10 +45,10 @@ impl Source {
 }
 
 impl Io for Source {
-    fn turn(&mut self, _: Duration, work: &mut Work<'_>) -> std::io::Result<Turn> {
+    fn poll(&mut self, _: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
         let (received, sent) = (self.received.load(Relaxed), self.sent.load(Relaxed));
         if received >= self.most.load(Relaxed) || received - sent > UNDER_WAY {
-            return Ok(Turn::default());
+            return Ok(PollResult::default());
         }
         self.batch.fill();
         let mut frames = self.batch.frames();
@@ -56,7 +56,7 @@ impl Io for Source {
         let transmitted = frames.iter().filter(|frame| frame.verdict == Verdict::Transmit).count();
         self.received.store(received + BATCH as u64, Relaxed);
         self.sent.store(sent + transmitted as u64, Relaxed);
-        Ok(Turn { received: BATCH, ..Turn::default() })
+        Ok(PollResult { received: BATCH, ..PollResult::default() })
     }
 
     fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
@@ -76,9 +76,9 @@ fn one_worker(batches: u64, tables: &Snapshot) -> Duration {
     io.most.store(batches * BATCH as u64, Relaxed);
     let start = Instant::now();
     while io.received.load(Relaxed) < batches * BATCH as u64 {
-        turn(&mut io, &mut state, Duration::ZERO, &mut &*tables).expect("memory never fails");
+        poll(&mut io, &mut state, Duration::ZERO, &mut &*tables).expect("memory never fails");
     }
-    assert_eq!(state.counters.dropped_in_all(), 0);
+    assert_eq!(state.counters.total_dropped(), 0);
     start.elapsed()
 }
 
@@ -87,28 +87,28 @@ fn steered(batches: u64, tables: &Snapshot, workers: usize) -> Duration {
     let io = Source::new();
     let (sent, most) = (io.sent.clone(), batches * BATCH as u64);
     io.most.store(most, Relaxed);
-    let (mut steering, lanes) = steer::split(Box::new(io), workers, MTU);
+    let (mut steering, queues) = steer::split(Box::new(io), workers, MTU);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for mut lane in lanes {
+        for mut queue in queues {
             let stop = &stop;
             scope.spawn(move || {
                 let mut state = State::new(1 << 16, MTU);
                 while !stop.load(Relaxed) {
-                    turn(&mut lane, &mut state, Duration::from_millis(1), &mut &*tables).expect("a lane never fails");
+                    poll(&mut queue, &mut state, Duration::from_millis(1), &mut &*tables).expect("a lane never fails");
                 }
-                assert_eq!(state.counters.dropped_in_all(), 0, "{:?}", state.counters.to_json());
+                assert_eq!(state.counters.total_dropped(), 0, "{:?}", state.counters.to_json());
             });
         }
         let start = Instant::now();
         while sent.load(Relaxed) < most {
-            if steering.turn(Duration::ZERO, &mut &*tables).expect("memory never fails").received == 0 {
+            if steering.poll(Duration::ZERO, &mut &*tables).expect("memory never fails").received == 0 {
                 std::thread::yield_now();
             }
         }
         let took = start.elapsed();
         stop.store(true, Relaxed);
-        assert_eq!(steering.counters.dropped_in_all(), 0, "{:?}", steering.counters.to_json());
+        assert_eq!(steering.counters.total_dropped(), 0, "{:?}", steering.counters.to_json());
         took
     })
 }
@@ -117,18 +117,18 @@ fn steered(batches: u64, tables: &Snapshot, workers: usize) -> Duration {
 fn steering_thread(batches: u64, tables: &Snapshot) -> Duration {
     let io = Source::new();
     io.most.store(u64::MAX, Relaxed);
-    let (mut steering, mut lanes) = steer::split(Box::new(io), 2, MTU);
+    let (mut steering, mut queues) = steer::split(Box::new(io), 2, MTU);
     let mut took = Duration::ZERO;
     for _ in 0..batches {
         let start = Instant::now();
-        steering.turn(Duration::ZERO, &mut &*tables).expect("memory never fails");
+        steering.poll(Duration::ZERO, &mut &*tables).expect("memory never fails");
         took += start.elapsed();
-        for lane in &mut lanes {
+        for queue in &mut queues {
             // The second turn gives back what the first one has decided.
             for _ in 0..2 {
                 let mut transmit =
                     |_, frames: &mut [guideway_packet::frame::Frame<'_>]| frames.iter_mut().for_each(|f| f.verdict = Verdict::Transmit);
-                lane.turn(Duration::ZERO, &mut transmit).expect("a lane never fails");
+                queue.poll(Duration::ZERO, &mut transmit).expect("a lane never fails");
             }
         }
     }
@@ -136,7 +136,7 @@ fn steering_thread(batches: u64, tables: &Snapshot) -> Duration {
 }
 
 fn rows(c: &mut Criterion) {
-    let tables = world::tables();
+    let tables = fixture::tables();
     let mut group = c.benchmark_group("steer");
     group.throughput(Throughput::Elements(BATCH as u64));
     let mut batch = Batch::new(Kind::V4, FLOWS, 18);
@@ -144,7 +144,7 @@ fn rows(c: &mut Criterion) {
     group.bench_function("one_worker", |b| b.iter_custom(|batches| one_worker(batches, &tables)));
     const RUN: u64 = 200;
     let unit = Unit { name: "ns/packet", nanoseconds: (RUN * BATCH as u64) as f64, elements: RUN * BATCH as u64 };
-    beside::row(&mut group, "steer_2", unit, world::tables, |tables| (steered(RUN, tables, 2), Some(one_worker(RUN, tables))));
+    paired::row(&mut group, "steer_2", unit, fixture::tables, |tables| (steered(RUN, tables, 2), Some(one_worker(RUN, tables))));
     group.throughput(Throughput::Elements(BATCH as u64));
     group.bench_function("steering_thread", |b| b.iter_custom(|batches| steering_thread(batches, &tables)));
     group.finish();

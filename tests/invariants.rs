@@ -1,4 +1,4 @@
-//! What holds for any capture at all: random and mutated frames through `guideway replay`, every frame that comes out examined.
+//! Payload holds for any capture at all: random and mutated frames through `guideway replay`, every frame that comes out examined.
 //!
 //! `GUIDEWAY_FRAMES=10000000 cargo test --release --test invariants` runs ten million frames; `GUIDEWAY_SEED` chooses others.
 // A test says what is wrong by panicking; clippy knows that only of the test functions themselves.
@@ -11,7 +11,7 @@ mod language;
 #[path = "replay/run.rs"]
 mod run;
 
-use decode::{Ip, What, ip, output};
+use decode::{Ip, Payload, ip, output};
 use language::{Input, inputs, scenarios};
 use pcap_file::DataLink;
 use run::{BOOT, pcap, replay};
@@ -61,9 +61,9 @@ fn random_frame(random: &mut Random, seeds: &[Input]) -> Vec<u8> {
             *byte = if random.one_in(2) { random.next() as u8 } else { *byte ^ 1 << random.below(8) };
         }
     }
-    vary(&mut frame, random);
+    randomize_ports(&mut frame, random);
     if random.one_in(3) {
-        mend(&mut frame);
+        fix_checksums(&mut frame);
     }
     match random.below(40) {
         0 => frame.truncate(random.below(frame.len() + 1)),
@@ -74,7 +74,7 @@ fn random_frame(random: &mut Random, seeds: &[Input]) -> Vec<u8> {
 }
 
 /// Gives a UDP packet other ports, so that many clients are seen.
-fn vary(frame: &mut [u8], random: &mut Random) {
+fn randomize_ports(frame: &mut [u8], random: &mut Random) {
     // In GRE over IPv4 without options, and plain: where the ports of an IPv4 packet are.
     for at in [58, 34] {
         if frame.len() > at + 8 && frame[at - 20] == 0x45 && frame[at - 11] == 17 && random.one_in(2) {
@@ -88,7 +88,7 @@ fn vary(frame: &mut [u8], random: &mut Random) {
 }
 
 /// Makes the IPv4 header checksums right again that a change has made wrong, so that it gets further.
-fn mend(frame: &mut [u8]) {
+fn fix_checksums(frame: &mut [u8]) {
     for at in [14, 18, 38, 42, 58] {
         if frame.len() < at + 20 || frame[at] != 0x45 {
             continue;
@@ -101,7 +101,7 @@ fn mend(frame: &mut [u8]) {
     }
 }
 
-/// What is known over all captures.
+/// Payload is known over all captures.
 #[derive(Default)]
 struct Seen {
     /// Backend of (VIP, client, client's port) of a `tftp` service.
@@ -136,11 +136,11 @@ fn owner(port: u16) -> Option<IpAddr> {
 }
 
 /// Whether `part` is what some frame of `inputs` has within it.
-fn stood_in(part: &[u8], inputs: &[Input]) -> bool {
-    inputs.iter().any(|input| within(part, &input.frame))
+fn in_any_input(part: &[u8], inputs: &[Input]) -> bool {
+    inputs.iter().any(|input| contained_in(part, &input.frame))
 }
 
-fn within(part: &[u8], frame: &[u8]) -> bool {
+fn contained_in(part: &[u8], frame: &[u8]) -> bool {
     // A memchr for the poor: most places differ in their first bytes.
     frame.len() >= part.len() && (0..=frame.len() - part.len()).any(|at| frame[at] == part[0] && frame[at..].starts_with(part))
 }
@@ -151,29 +151,29 @@ impl Seen {
         let out = output(frame).unwrap_or_else(|wrong| panic!("{wrong} is wrong: {frame:02x?}"));
         self.out += 1;
         let n = (time.as_nanos() / STEP.as_nanos()) as usize;
-        // What is sent after a batch is no further from its frame than a batch is long.
+        // Payload is sent after a batch is no further from its frame than a batch is long.
         let near = &inputs[n.saturating_sub(64)..=n];
         if let Some(vlan) = out.vlan {
             let mut tags = inputs[..=n].iter().rev().filter_map(|input| input.frame.get(14..16));
             assert!(tags.any(|tag| u16::from_be_bytes([tag[0], tag[1]]) & 0xfff == vlan), "nothing came with tag {vlan}");
         }
         match &out.what {
-            What::Gre(inner) => {
+            Payload::Gre(inner) => {
                 assert_eq!(backends.get(&out.outer.destination), Some(&out.to), "{} is no backend, or not there", out.outer.destination);
                 assert!(out.outer.ttl > 0);
                 let header = ip(inner).unwrap();
-                if !(within(inner, &inputs[n].frame) || stood_in(inner, near) || early.contains(inner)) {
+                if !(contained_in(inner, &inputs[n].frame) || in_any_input(inner, near) || early.contains(inner)) {
                     self.pieces += 1;
                     piece(inner, &header, near, early);
                 }
                 self.transfer(inner, &header, out.outer.destination);
             }
-            What::Icmp(kind, code, rest) => {
+            Payload::Icmp(kind, code, rest) => {
                 self.icmp += 1;
                 assert!(near.iter().any(|input| input.frame.get(6..12) == Some(&out.to[..])), "no router is at {:02x?}", out.to);
                 match (kind, code) {
-                    (3, 4) | (2, 0) => assert!(stood_in(&rest[4..], near) && u16::from_be_bytes([rest[2], rest[3]]) >= 1456),
-                    (0 | 129, _) => assert!(rest.len() >= 4 && stood_in(rest, near)),
+                    (3, 4) | (2, 0) => assert!(in_any_input(&rest[4..], near) && u16::from_be_bytes([rest[2], rest[3]]) >= 1456),
+                    (0 | 129, _) => assert!(rest.len() >= 4 && in_any_input(rest, near)),
                     other => panic!("the director says {other:?} to a client"),
                 }
             }
@@ -212,10 +212,10 @@ impl Seen {
 fn piece(inner: &[u8], header: &Ip, near: &[Input], early: &HashSet<Vec<u8>>) {
     assert!(header.source.is_ipv4() && !header.df && (header.piece.1 > 0 || header.piece.2), "not as it came: {inner:02x?}");
     let payload = &inner[header.header..];
-    assert!(stood_in(payload, near) || early.iter().any(|frame| within(payload, frame)), "not what came: {inner:02x?}");
+    assert!(in_any_input(payload, near) || early.iter().any(|frame| contained_in(payload, frame)), "not what came: {inner:02x?}");
     // Type of service and identification, TTL and protocol, addresses.
     for part in [&inner[8..10], &inner[12..20]] {
-        assert!(stood_in(part, near) || early.iter().any(|frame| within(part, frame)));
+        assert!(in_any_input(part, near) || early.iter().any(|frame| contained_in(part, frame)));
     }
 }
 
@@ -251,7 +251,7 @@ fn whatever_comes_what_leaves_is_right_and_everything_is_counted() {
     let mut random = Random(number("GUIDEWAY_SEED", 0x9e37_79b9_7f4a_7c15));
     let (seeds, backends) = (seeds(), backends());
     let dir = tempfile::tempdir().unwrap();
-    let (mut seen, mut done, mut originated, mut transmitted, mut chances) = (Seen::default(), 0, 0, 0, 0);
+    let (mut seen, mut done, mut originated, mut transmitted, mut redispatched) = (Seen::default(), 0, 0, 0, 0);
     while done < frames {
         let count = CAPTURE.min(frames - done) as u32;
         let inputs: Vec<Input> =
@@ -271,7 +271,7 @@ fn whatever_comes_what_leaves_is_right_and_everything_is_counted() {
         done += u64::from(count);
         originated += run.counter("originated");
         transmitted += run.counter("transmitted");
-        chances += run.counter("second_chances");
+        redispatched += run.counter("redispatched");
     }
     println!(
         "{done} frames: {transmitted} transmitted, {originated} originated; {} ICMP, {} pieces, {} transfers",
@@ -283,5 +283,5 @@ fn whatever_comes_what_leaves_is_right_and_everything_is_counted() {
     assert!(transmitted * 5 > done && originated > done / 10_000 && seen.transfers.len() > 100);
     assert!(seen.icmp > 0 && seen.pieces > 0);
     // There, and perhaps back.
-    assert!(seen.moved <= 2 * chances, "{} moved, {chances} second chances", seen.moved);
+    assert!(seen.moved <= 2 * redispatched, "{} moved, {redispatched} second chances", seen.moved);
 }

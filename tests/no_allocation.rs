@@ -1,11 +1,11 @@
-//! The packet path allocates nothing: the whole turn of a worker, over every kind of packet, under an allocator that counts.
+//! The packet path allocates nothing: the whole poll of a worker, over every kind of packet, under an allocator that counts.
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 use guideway_config as config;
 use guideway_control::{NextHops, Writer};
 use guideway_dataplane::path::State;
-use guideway_dataplane::turn::turn;
+use guideway_dataplane::poll::poll;
 use guideway_io::memory::Memory;
 use guideway_packet::time::Time;
 use guideway_packet::wire::build::{self, Packet};
@@ -47,7 +47,7 @@ address = ["10.0.1.11", "2001:db8:1::11"]
 key = "000102030405060708090a0b0c0d0e0f"
 io = { kind = "pcap", mac = "02:00:00:00:01:11" }
 routers = ["10.0.0.0/24"]
-other_site = ["10.9.1.11"]
+remote_site = ["10.9.1.11"]
 icmp_echo = "answer"
 flows = 1024
 
@@ -143,11 +143,11 @@ fn frames(round: u16) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_turn_allocates_nothing() {
+fn a_poll_allocates_nothing() {
     let config = config::read(CONFIG).config.unwrap();
     let down = Observed { state: Observation::Down, since: 0, why: "test".into() };
     let health = Health::from([("boot".into(), Arc::new(PoolHealth { backends: [("t1".into(), down)].into() }))]);
-    let tables = Writer::new().apply_set(&config, 1, &health, &NextHops::fixed(&config), Time(0)).unwrap();
+    let tables = Writer::new().apply_state(&config, 1, &health, &NextHops::from_config(&config), Time(0)).unwrap();
     let mut state = State::new(config.director.flows, tables.mtu);
     let mut io = Memory::new(2048);
     io.reserve(4096);
@@ -156,25 +156,25 @@ fn a_turn_allocates_nothing() {
         io.set_now(Time(u64::from(round) * 100_000_000));
         frames(round).iter().for_each(|frame| io.push(frame));
         let before = COUNT.with(Cell::get);
-        while turn(&mut io, &mut state, Duration::ZERO, &mut &tables).unwrap().0.received > 0 {}
+        while poll(&mut io, &mut state, Duration::ZERO, &mut &tables).unwrap().0.received > 0 {}
         state.drain_unresolved(|_| {});
-        state.drain_suspected(|_| {});
+        state.drain_suspicions(|_| {});
         allocated += COUNT.with(Cell::get) - before;
         io.clear();
     }
     assert_eq!(allocated, 0, "calls of the allocator");
     // The test means something only if every stage was passed.
     let counters = state.counters.to_json();
-    for name in ["transmitted", "to_host", "originated", "by_tid_range", "by_flow", "by_maglev", "by_heir", "by_site"] {
+    for name in ["transmitted", "to_host", "originated", "by_tid_range", "by_flow", "by_maglev", "by_successor", "by_remote_site"] {
         assert!(counters[name].as_u64() > Some(100), "{name}: {counters}");
     }
-    for name in ["second_chances", "shed_by_vip"] {
+    for name in ["redispatched", "shed_by_vip"] {
         assert!(counters[name].as_u64() > Some(0), "{name}: {counters}");
     }
     let guards = ["write_refused", "client_not_allowed", "bogus_source"];
     for name in ["not_tftp", "icmp_answered", "truncated", "too_big", "neighbour_unresolved"].into_iter().chain(guards) {
         assert!(counters["dropped"][name].as_u64() > Some(100), "{name}: {counters}");
     }
-    assert!(state.lingering.within(Duration::MAX).len() > 100, "what goes to a drained backend is looked at");
+    assert!(state.draining_flows.active_within(Duration::MAX).len() > 100, "what goes to a drained backend is looked at");
     assert!(state.counters.balanced(), "{counters}");
 }

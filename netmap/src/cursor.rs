@@ -9,7 +9,7 @@ pub(crate) struct Cursor {
     slots: u32,
     head: u32,
     /// Slots from `head` on that were ours when last looked.
-    ours: u32,
+    available: u32,
 }
 
 impl Cursor {
@@ -17,12 +17,12 @@ impl Cursor {
     pub(crate) fn new(ring: &RawRing) -> Result<Cursor, &'static str> {
         let (head, cur) = ring.head_and_cur();
         let fits = head < ring.count() && cur == head && ring.tail() < ring.count();
-        fits.then_some(Cursor { slots: ring.count(), head, ours: 0 }).ok_or("a ring begins outside of its slots")
+        fits.then_some(Cursor { slots: ring.count(), head, available: 0 }).ok_or("a ring begins outside of its slots")
     }
 
     /// Slots that are ours now.
     #[inline]
-    pub(crate) fn look(&mut self, ring: &RawRing) -> Result<u32, RingError> {
+    pub(crate) fn refresh(&mut self, ring: &RawRing) -> Result<u32, RingError> {
         let tail = ring.tail();
         if tail >= self.slots {
             return Err(RingError::Tail { tail, slots: self.slots });
@@ -31,33 +31,33 @@ impl Cursor {
         if head != self.head || cur != self.head {
             return Err(RingError::Reset { head, cur, ours: self.head });
         }
-        let ours = if tail >= self.head { tail - self.head } else { self.slots - self.head + tail };
-        if ours < self.ours {
-            return Err(RingError::Backwards { before: self.after(self.ours), tail });
+        let available = if tail >= self.head { tail - self.head } else { self.slots - self.head + tail };
+        if available < self.available {
+            return Err(RingError::Backwards { before: self.slot_at(self.available), tail });
         }
-        self.ours = ours;
-        Ok(ours)
+        self.available = available;
+        Ok(available)
     }
 
     /// Slots that were ours when last looked, less those handed over since.
     #[inline]
-    pub(crate) fn known(&self) -> u32 {
-        self.ours
+    pub(crate) fn cached(&self) -> u32 {
+        self.available
     }
 
     /// The slot `distance` after the first of ours; less than one round.
     #[inline]
-    pub(crate) fn after(&self, distance: u32) -> u32 {
+    pub(crate) fn slot_at(&self, distance: u32) -> u32 {
         let to_end = self.slots - self.head;
         if distance < to_end { self.head + distance } else { distance - to_end }
     }
 
     /// Hands the first `count` slots of ours to the kernel.
     #[inline]
-    pub(crate) fn hand_over(&mut self, count: u32, ring: &RawRing) {
-        let count = count.min(self.ours);
-        self.head = self.after(count);
-        self.ours -= count;
+    pub(crate) fn advance(&mut self, count: u32, ring: &RawRing) {
+        let count = count.min(self.available);
+        self.head = self.slot_at(count);
+        self.available -= count;
         ring.set_head_and_cur(self.head);
     }
 }

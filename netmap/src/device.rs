@@ -20,7 +20,7 @@ const VERSION: u32 = 14;
 /// Regions that are mapped now: each once, however many ports live in it.
 static REGIONS: Mutex<Vec<Weak<Region>>> = Mutex::new(Vec::new());
 
-/// What is asked of the kernel's side of a port.
+/// The kernel's side of a port.
 pub(crate) trait Kernel: Send + Sync + std::fmt::Debug {
     /// Has the kernel look at the transmit rings: it sends what was handed over, and gives back what is sent.
     fn sync_transmit(&self) -> Result<()>;
@@ -86,7 +86,7 @@ impl Device {
         })
     }
 
-    fn ask(&self, command: libc::c_ulong, request: &mut nmreq) -> Result<()> {
+    fn ioctl(&self, command: libc::c_ulong, request: &mut nmreq) -> Result<()> {
         // SAFETY: both commands that are used read and write one `nmreq`.
         let rc = unsafe { libc::ioctl(self.0.as_raw_fd(), command as _, std::ptr::from_mut(request)) };
         if rc == 0 { Ok(()) } else { Err(Error::last_os_error()) }
@@ -103,13 +103,13 @@ impl Device {
         let device = Device::open()?;
         let text = name.as_str();
         // Without a name the kernel only tells of its default region, so that this can fail for one reason.
-        if device.ask(NIOCGINFO, &mut request("")).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
+        if device.ioctl(NIOCGINFO, &mut request("")).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
             return Err(OpenError::Version { ours: VERSION });
         }
         let refused = |what| move |error: Error| refusal(name, what, error);
         if name.kind() == Kind::Interface {
             let mut info = request(text);
-            device.ask(NIOCGINFO, &mut info).map_err(refused("ask for its rings"))?;
+            device.ioctl(NIOCGINFO, &mut info).map_err(refused("ask for its rings"))?;
             if let Rings::One(ring) = name.rings()
                 && (ring >= info.nr_tx_rings || ring >= info.nr_rx_rings)
             {
@@ -128,7 +128,7 @@ impl Device {
         };
         // Two values for one ring would break what the safe types promise.
         (bound.nr_flags, bound.nr_ringid) = (mode | NR_EXCLUSIVE, ring);
-        device.ask(NIOCREGIF, &mut bound).map_err(refused("bind its rings"))?;
+        device.ioctl(NIOCREGIF, &mut bound).map_err(refused("bind its rings"))?;
         let region = device.region(bound.nr_arg2, bound.nr_memsize as usize).map_err(refused("map its memory"))?;
         Ok(Bound { device, region, offset: bound.nr_offset as usize })
     }
@@ -155,8 +155,8 @@ fn refuse_offloads(interface: &str) -> std::result::Result<(), OpenError> {
     if on.is_empty() {
         return Ok(());
     }
-    let mend = format!("ethtool -K {interface}{}", on.iter().map(|name| format!(" {name} off")).collect::<String>());
-    Err(OpenError::Offloads { interface: interface.to_owned(), on: on.join(", "), mend })
+    let fix = format!("ethtool -K {interface}{}", on.iter().map(|name| format!(" {name} off")).collect::<String>());
+    Err(OpenError::Offloads { interface: interface.to_owned(), on: on.join(", "), fix })
 }
 
 /// What the kernel's refusal means.
@@ -194,16 +194,16 @@ impl Kernel for Device {
 }
 
 /// Most ports that are waited for at once.
-pub(crate) const MOST: usize = 8;
+pub(crate) const MAX_PORTS: usize = 8;
 
-/// Waits for at most [`MOST`] ports.
+/// Waits for at most [`MAX_PORTS`] ports.
 pub(crate) fn poll(descriptors: &[BorrowedFd<'_>], events: Events, timeout: Duration) -> Result<Ready> {
     let wanted = match events {
         Events::Receive => libc::POLLIN,
         Events::Transmit => libc::POLLOUT,
         Events::Any => libc::POLLIN | libc::POLLOUT,
     };
-    let mut polled = [libc::pollfd { fd: -1, events: wanted, revents: 0 }; MOST];
+    let mut polled = [libc::pollfd { fd: -1, events: wanted, revents: 0 }; MAX_PORTS];
     for (polled, descriptor) in polled.iter_mut().zip(descriptors) {
         polled.fd = descriptor.as_raw_fd();
     }
@@ -211,7 +211,7 @@ pub(crate) fn poll(descriptors: &[BorrowedFd<'_>], events: Events, timeout: Dura
     let timeout = timeout.min(Duration::from_secs(3600));
     let timeout = libc::timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
     // SAFETY: an array of so many entries, and a time; both live until it returns. Negative descriptors are skipped.
-    let rc = unsafe { libc::ppoll(polled.as_mut_ptr(), MOST as libc::nfds_t, &raw const timeout, std::ptr::null()) };
+    let rc = unsafe { libc::ppoll(polled.as_mut_ptr(), MAX_PORTS as libc::nfds_t, &raw const timeout, std::ptr::null()) };
     if rc < 0 {
         let error = Error::last_os_error();
         return if error.kind() == ErrorKind::Interrupted { Ok(Ready::default()) } else { Err(error) };

@@ -1,6 +1,6 @@
 //! What can go wrong, and what to do about it.
 
-use crate::name::{LONGEST, NameError};
+use crate::name::{MAX_NAME_LEN, NameError};
 
 /// Why a port cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ pub enum OpenError {
         "the netmap module does not speak API version {ours}: it is too old; build a newer one from https://github.com/luigirizzo/netmap"
     )]
     Version {
-        /// What was asked for.
+        /// The version of this crate.
         ours: u32,
     },
     /// There is no such interface.
@@ -36,7 +36,7 @@ pub enum OpenError {
     NoRing {
         /// Name of the port.
         name: String,
-        /// What was asked for.
+        /// The requested ring.
         ring: u16,
         /// Transmit rings that it has.
         tx: u16,
@@ -50,14 +50,14 @@ pub enum OpenError {
         name: String,
     },
     /// The interface leaves work to the card that netmap does not do.
-    #[error("`{interface}` has offloads on ({on}): frames would come and go unfinished; run `{mend}`")]
+    #[error("`{interface}` has offloads on ({on}): frames would come and go unfinished; run `{fix}`")]
     Offloads {
         /// Name of the interface.
         interface: String,
         /// Their names, as ethtool says them.
         on: String,
         /// The line that mends it.
-        mend: String,
+        fix: String,
     },
     /// The kernel or the region has no memory left.
     #[error(
@@ -77,7 +77,7 @@ pub enum OpenError {
         name: String,
     },
     /// The kernel's number for the name is beyond what it has room for.
-    #[error("the kernel has no room for `{name}`: at most {LONGEST} bytes")]
+    #[error("the kernel has no room for `{name}`: at most {MAX_NAME_LEN} bytes")]
     NoRoomForName {
         /// Name of the port.
         name: String,
@@ -152,7 +152,7 @@ pub enum RingError {
     OtherRegion,
     /// The entry of the batch has been given away already, or never was.
     #[error("netmap: entry {0} of the batch is not there, or has been sent already")]
-    Gone(usize),
+    AlreadySent(usize),
 }
 
 impl From<RingError> for std::io::Error {

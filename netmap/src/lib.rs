@@ -80,7 +80,7 @@ mod tx;
 pub use device::{Events, Ready};
 pub use error::{OpenError, RingError};
 pub use memory::Region;
-pub use name::{Kind, LAST_RING, LONGEST, NameError, PortName, Rings};
+pub use name::{Kind, MAX_NAME_LEN, MAX_RING, NameError, PortName, Rings};
 pub use port::{Options, Port, PortRings};
 pub use rx::{BATCH, Batch, Dropped, RxRing};
 pub use tx::TxRing;

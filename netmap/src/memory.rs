@@ -18,7 +18,7 @@ enum Owner {
     Mapping,
     /// Somebody else, as long as this lives.
     #[cfg_attr(not(any(test, feature = "simulated")), expect(dead_code, reason = "only a simulation lends its memory"))]
-    Lent { _owner: Arc<dyn Any + Send + Sync> },
+    Borrowed { _owner: Arc<dyn Any + Send + Sync> },
 }
 
 /// The buffers of a region. All its rings agree on them.
@@ -72,8 +72,8 @@ impl Region {
     /// `start` must be aligned to 4,096 bytes and valid for reads and writes of `len` bytes for as long as `owner` lives, and the owner must
     /// touch only what netmap leaves to a kernel, slots and buffers by plain accesses and the words of a ring's header by atomic ones.
     #[cfg(any(test, feature = "simulated"))]
-    pub(crate) unsafe fn lent(start: NonNull<u8>, len: usize, owner: Arc<dyn Any + Send + Sync>) -> Region {
-        Region { start, len, id: 1, owner: Owner::Lent { _owner: owner }, buffers: OnceLock::new() }
+    pub(crate) unsafe fn from_raw_parts(start: NonNull<u8>, len: usize, owner: Arc<dyn Any + Send + Sync>) -> Region {
+        Region { start, len, id: 1, owner: Owner::Borrowed { _owner: owner }, buffers: OnceLock::new() }
     }
 
     /// The number that the kernel calls it by; 1 is the one that interfaces share by default.
@@ -89,7 +89,7 @@ impl Region {
     /// Where a `T` lies at `offset`. `None` when it is not all inside, or not aligned.
     pub(crate) fn at<T>(&self, offset: usize) -> Option<NonNull<T>> {
         let end = offset.checked_add(size_of::<T>())?;
-        // The start is aligned to a page, whether mapped or lent.
+        // The start is aligned to a page, whether mapped or borrowed.
         let fits = end <= self.len && offset.is_multiple_of(align_of::<T>());
         // SAFETY: `offset` lies in the memory.
         fits.then(|| unsafe { self.start.add(offset) }.cast())
@@ -111,13 +111,13 @@ impl Region {
 
     /// Takes a buffer in hand. `None` when there is none of this number, or somebody has it.
     #[inline]
-    pub(crate) fn hold(&self, number: u32) -> Option<Held<'_>> {
+    pub(crate) fn acquire(&self, number: u32) -> Option<BufferGuard<'_>> {
         let buffers = self.buffers.get()?;
         let held = buffers.held.get(number as usize)?;
         if number < FIRST || held.swap(true, Ordering::Acquire) {
             return None;
         }
-        Some(Held { start: self.start, buffers, number })
+        Some(BufferGuard { start: self.start, buffers, number })
     }
 }
 
@@ -131,19 +131,19 @@ impl Drop for Region {
 }
 
 /// A buffer in hand: nobody else in this process has its bytes.
-pub(crate) struct Held<'r> {
+pub(crate) struct BufferGuard<'r> {
     start: NonNull<u8>,
     buffers: &'r Buffers,
     number: u32,
 }
 
-impl std::fmt::Debug for Held<'_> {
+impl std::fmt::Debug for BufferGuard<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Held({})", self.number)
+        write!(f, "BufferGuard({})", self.number)
     }
 }
 
-impl Held<'_> {
+impl BufferGuard<'_> {
     /// Its number.
     #[inline]
     pub(crate) fn number(&self) -> u32 {
@@ -161,7 +161,7 @@ impl Held<'_> {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for BufferGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         if let Some(held) = self.buffers.held.get(self.number as usize) {

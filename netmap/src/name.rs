@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Most bytes in a name that the kernel is told: `IFNAMSIZ` less the final zero.
-pub const LONGEST: usize = 15;
+/// Maximum bytes of a name for the kernel: `IFNAMSIZ` less the final zero.
+pub const MAX_NAME_LEN: usize = 15;
 /// Highest number of a ring that a request can carry (`NETMAP_RING_MASK`).
-pub const LAST_RING: u16 = 0x0fff;
+pub const MAX_RING: u16 = 0x0fff;
 
 /// Which rings of a port are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,9 +47,9 @@ pub enum NameError {
     #[error("the name of a port is empty: write `netmap:eth0`, `vale0:1` or `netmap:x{{1`")]
     Empty,
     /// The kernel has no room for it.
-    #[error("`{name}` has {} bytes: the kernel takes at most {LONGEST} for the name of a port, a pipe's number included", name.len())]
+    #[error("`{name}` has {} bytes: the kernel takes at most {MAX_NAME_LEN} for the name of a port, a pipe's number included", name.len())]
     TooLong {
-        /// What was to be told to the kernel.
+        /// The name for the kernel.
         name: String,
     },
     /// A byte that no name has.
@@ -61,7 +61,7 @@ pub enum NameError {
         character: char,
     },
     /// A pipe without its number, or with more than a number.
-    #[error("`{name}` is no pipe: after `{{` (one end) or `}}` (the other) comes a number, 0 to {LAST_RING}, and nothing else")]
+    #[error("`{name}` is no pipe: after `{{` (one end) or `}}` (the other) comes a number, 0 to {MAX_RING}, and nothing else")]
     Pipe {
         /// The name.
         name: String,
@@ -75,7 +75,7 @@ pub enum NameError {
         name: String,
     },
     /// Ring numbers that the request cannot carry.
-    #[error("`{name}`: there is no ring {ring}; the highest number is {LAST_RING}")]
+    #[error("`{name}`: there is no ring {ring}; the highest number is {MAX_RING}")]
     Ring {
         /// The name.
         name: String,
@@ -84,10 +84,10 @@ pub enum NameError {
     },
     /// Rings that such a port does not have.
     #[error("`{name}` has no {what}: that is for network interfaces")]
-    NotThere {
+    NoSuchRings {
         /// The name.
         name: String,
-        /// What was asked for.
+        /// The requested rings.
         what: &'static str,
     },
 }
@@ -99,14 +99,14 @@ impl PortName {
     /// When it is empty, too long, or no name of an interface.
     pub fn interface(name: &str, rings: Rings) -> Result<PortName, NameError> {
         if let Rings::One(ring) = rings
-            && ring > LAST_RING
+            && ring > MAX_RING
         {
             return Err(NameError::Ring { name: name.to_owned(), ring: ring.to_string() });
         }
         checked(name, rings, Kind::Interface)
     }
 
-    /// What the kernel is told.
+    /// Returns the name for the kernel.
     pub fn as_str(&self) -> &str {
         &self.name
     }
@@ -175,7 +175,7 @@ fn vale(text: &str) -> Result<PortName, NameError> {
         return Err(wrong());
     }
     if port.ends_with(['^', '*']) {
-        return Err(NameError::NotThere { name: text[..text.len() - 1].to_owned(), what: "host rings" });
+        return Err(NameError::NoSuchRings { name: text[..text.len() - 1].to_owned(), what: "host rings" });
     }
     // A pipe may hang from a switch port.
     match port.find(['{', '}']) {
@@ -188,7 +188,7 @@ fn vale(text: &str) -> Result<PortName, NameError> {
 /// A number without sign or needless zeros, so that one port has one name.
 fn ring(number: &str) -> Option<u16> {
     let canonical = number == "0" || number.starts_with(|c: char| ('1'..='9').contains(&c));
-    (canonical && number.bytes().all(|b| b.is_ascii_digit())).then(|| number.parse().ok()).flatten().filter(|ring| *ring <= LAST_RING)
+    (canonical && number.bytes().all(|b| b.is_ascii_digit())).then(|| number.parse().ok()).flatten().filter(|ring| *ring <= MAX_RING)
 }
 
 fn checked(name: &str, rings: Rings, kind: Kind) -> Result<PortName, NameError> {
@@ -196,7 +196,7 @@ fn checked(name: &str, rings: Rings, kind: Kind) -> Result<PortName, NameError> 
     if name.is_empty() {
         return Err(NameError::Empty);
     }
-    if name.len() > LONGEST {
+    if name.len() > MAX_NAME_LEN {
         return Err(NameError::TooLong { name });
     }
     let allowed = |c: char| match c {

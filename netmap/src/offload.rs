@@ -42,7 +42,7 @@ pub(crate) fn switched_on(interface: &str) -> Result<Vec<&'static str>> {
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut on = Vec::new();
     for (name, command, bits) in OFFLOADS {
-        if ask(&socket, interface, command)? & bits != 0 {
+        if query(&socket, interface, command)? & bits != 0 {
             on.push(name);
         }
     }
@@ -50,7 +50,7 @@ pub(crate) fn switched_on(interface: &str) -> Result<Vec<&'static str>> {
 }
 
 /// One question. A driver that does not know it does not do that.
-fn ask(socket: &OwnedFd, interface: &str, command: u32) -> Result<u32> {
+fn query(socket: &OwnedFd, interface: &str, command: u32) -> Result<u32> {
     let mut value = Value { command, data: 0 };
     // SAFETY: an `ifreq` of zero bytes is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -1,6 +1,6 @@
 //! Ports: opening them by name, their rings, and waiting for them.
 
-use crate::device::{self, Device, Events, Kernel, MOST, Ready};
+use crate::device::{self, Device, Events, Kernel, MAX_PORTS, Ready};
 use crate::error::OpenError;
 use crate::memory::Region;
 use crate::name::{PortName, Rings};
@@ -147,17 +147,17 @@ impl Port {
     /// # Errors
     /// Those of the kernel, and `InvalidInput` for more than 8 ports.
     pub fn wait(ports: &[&Port], events: Events, timeout: Duration) -> Result<Ready> {
-        if ports.len() > MOST {
+        if ports.len() > MAX_PORTS {
             return Err(ErrorKind::InvalidInput.into());
         }
-        let mut descriptors = [None; MOST];
+        let mut descriptors = [None; MAX_PORTS];
         for (descriptor, port) in descriptors.iter_mut().zip(ports) {
             *descriptor = port.descriptor();
         }
         let Some(first) = descriptors[0] else {
             return wait_simulated(ports, events, timeout);
         };
-        let mut known = [first; MOST];
+        let mut known = [first; MAX_PORTS];
         let mut count = 0;
         for descriptor in descriptors.into_iter().flatten() {
             known[count] = descriptor;

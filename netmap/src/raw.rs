@@ -73,13 +73,13 @@ impl<'r> Interface<'r> {
     /// Finds it at `offset`. `kernel` is what has its rings open.
     pub(crate) fn at(region: &'r Arc<Region>, kernel: &'r Arc<dyn Kernel>, offset: usize) -> Result<Self, &'static str> {
         /// No machine has so many rings; it keeps the arithmetic far from its limits.
-        const MOST: u32 = 1 << 16;
+        const MAX_RINGS: u32 = 1 << 16;
         let found = region.at::<netmap_if>(offset).ok_or("the interface lies outside of the region")?;
         // SAFETY: it lies in the region and is aligned; any bytes are valid for it.
         let found = unsafe { found.as_ptr().read_volatile() };
         let [host_tx, host_rx, ..] = found.ni_spare1;
         let counts = Counts { tx: found.ni_tx_rings, rx: found.ni_rx_rings, host_tx, host_rx };
-        if [counts.tx, counts.rx, counts.host_tx, counts.host_rx].iter().any(|count| *count > MOST) {
+        if [counts.tx, counts.rx, counts.host_tx, counts.host_rx].iter().any(|count| *count > MAX_RINGS) {
             return Err("the interface has more rings than there can be");
         }
         Ok(Interface { region, kernel, offset, counts })

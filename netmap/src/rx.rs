@@ -2,7 +2,7 @@
 
 use crate::cursor::Cursor;
 use crate::error::RingError;
-use crate::memory::{Held, Region};
+use crate::memory::{BufferGuard, Region};
 use crate::raw::{RawRing, Slot};
 use crate::tx::TxRing;
 use netmap_sys::netmap::{NR_FORWARD, NR_TIMESTAMP, NS_BUF_CHANGED, NS_FORWARD, NS_MOREFRAG};
@@ -31,14 +31,14 @@ pub struct RxRing {
     cursor: Cursor,
     dropped: Dropped,
     /// The next slot goes on with a frame whose first piece was dropped.
-    within: bool,
+    mid_frame: bool,
 }
 
 impl RxRing {
     pub(crate) fn new(ring: RawRing) -> Result<RxRing, &'static str> {
         let cursor = Cursor::new(&ring)?;
         let region = Arc::clone(ring.region());
-        Ok(RxRing { ring, region, cursor, dropped: Dropped::default(), within: false })
+        Ok(RxRing { ring, region, cursor, dropped: Dropped::default(), mid_frame: false })
     }
 
     /// Slots of the ring; at most one less than these can hold frames.
@@ -56,7 +56,7 @@ impl RxRing {
     /// # Errors
     /// When the ring says what cannot be.
     pub fn waiting(&mut self) -> Result<u32, RingError> {
-        self.cursor.look(&self.ring)
+        self.cursor.refresh(&self.ring)
     }
 
     /// What was not shown so far.
@@ -86,28 +86,28 @@ impl RxRing {
     /// When the ring says what cannot be.
     pub fn batch(&mut self, most: usize) -> Result<Batch<'_>, RingError> {
         let here = self.waiting()?;
-        let RxRing { ring, region, cursor, dropped, within } = self;
+        let RxRing { ring, region, cursor, dropped, mid_frame } = self;
         let mut batch = Batch { ring, cursor, region, taken: 0, entries: [const { None }; BATCH], frames: 0 };
         // Goes on past what is not shown, so that a batch is empty only when the ring is.
         while batch.taken < here && batch.frames < most.min(BATCH) {
-            let at = batch.cursor.after(batch.taken);
+            let at = batch.cursor.slot_at(batch.taken);
             let slot = batch.ring.slot(at);
             batch.taken += 1;
             let more = slot.flags & NS_MOREFRAG != 0;
-            if more || *within {
-                dropped.fragmented += u64::from(!*within);
-                *within = more;
+            if more || *mid_frame {
+                dropped.fragmented += u64::from(!*mid_frame);
+                *mid_frame = more;
                 continue;
             }
             if usize::from(slot.len) > batch.ring.buffer_size() {
                 dropped.too_long += 1;
                 continue;
             }
-            let Some(held) = region.hold(slot.buffer) else {
+            let Some(buffer_guard) = region.acquire(slot.buffer) else {
                 dropped.bad_buffer += 1;
                 continue;
             };
-            batch.entries[batch.frames] = Some(Entry { held, slot: at, len: slot.len });
+            batch.entries[batch.frames] = Some(Entry { buffer_guard, slot: at, len: slot.len });
             batch.frames += 1;
         }
         Ok(batch)
@@ -116,7 +116,7 @@ impl RxRing {
 
 #[derive(Debug)]
 struct Entry<'r> {
-    held: Held<'r>,
+    buffer_guard: BufferGuard<'r>,
     slot: u32,
     len: u16,
 }
@@ -148,13 +148,13 @@ impl Batch<'_> {
     #[inline]
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut [u8], usize)> {
         let entries = self.entries[..self.frames].iter_mut().enumerate();
-        entries.filter_map(|(at, entry)| entry.as_mut().map(|entry| (at, entry.held.bytes(), usize::from(entry.len))))
+        entries.filter_map(|(at, entry)| entry.as_mut().map(|entry| (at, entry.buffer_guard.bytes(), usize::from(entry.len))))
     }
 
     /// The whole buffer of a frame. `None` when it was sent on.
     #[inline]
     pub fn buffer(&mut self, frame: usize) -> Option<&mut [u8]> {
-        self.entries.get_mut(frame)?.as_mut().map(|entry| entry.held.bytes())
+        self.entries.get_mut(frame)?.as_mut().map(|entry| entry.buffer_guard.bytes())
     }
 
     /// The bytes of a frame as received. `None` when it was sent on.
@@ -162,7 +162,7 @@ impl Batch<'_> {
     pub fn bytes(&mut self, frame: usize) -> Option<&mut [u8]> {
         let entry = self.entries.get_mut(frame)?.as_mut()?;
         let len = usize::from(entry.len);
-        entry.held.bytes().get_mut(..len)
+        entry.buffer_guard.bytes().get_mut(..len)
     }
 
     /// Sends the first `len` bytes of a frame's buffer by `ring`, without copying them: the two rings exchange buffers. `false`, and nothing
@@ -172,14 +172,14 @@ impl Batch<'_> {
     /// When the rings live in different regions, `len` is more than the buffer, the frame was sent on already, or the ring says what cannot be.
     #[inline]
     pub fn send(&mut self, frame: usize, ring: &mut TxRing, len: usize) -> Result<bool, RingError> {
-        let place = self.entries.get_mut(frame).ok_or(RingError::Gone(frame))?;
-        let entry = place.as_ref().ok_or(RingError::Gone(frame))?;
+        let place = self.entries.get_mut(frame).ok_or(RingError::AlreadySent(frame))?;
+        let entry = place.as_ref().ok_or(RingError::AlreadySent(frame))?;
         if !Arc::ptr_eq(self.region, ring.raw().region()) {
             return Err(RingError::OtherRegion);
         }
         let room = self.ring.buffer_size();
         let short = u16::try_from(len).ok().filter(|_| len <= room).ok_or(RingError::TooLong { len, room })?;
-        let Some(buffer) = ring.exchange(&entry.held, short)? else { return Ok(false) };
+        let Some(buffer) = ring.exchange(&entry.buffer_guard, short)? else { return Ok(false) };
         self.ring.set_slot(entry.slot, Slot { buffer, len: 0, flags: NS_BUF_CHANGED });
         *place = None;
         Ok(true)
@@ -191,9 +191,9 @@ impl Batch<'_> {
     /// # Errors
     /// When the frame was sent on already.
     pub fn forward(&mut self, frame: usize) -> Result<(), RingError> {
-        let place = self.entries.get_mut(frame).ok_or(RingError::Gone(frame))?;
-        let entry = place.take().ok_or(RingError::Gone(frame))?;
-        self.ring.set_slot(entry.slot, Slot { buffer: entry.held.number(), len: entry.len, flags: NS_FORWARD });
+        let place = self.entries.get_mut(frame).ok_or(RingError::AlreadySent(frame))?;
+        let entry = place.take().ok_or(RingError::AlreadySent(frame))?;
+        self.ring.set_slot(entry.slot, Slot { buffer: entry.buffer_guard.number(), len: entry.len, flags: NS_FORWARD });
         Ok(())
     }
 }
@@ -203,6 +203,6 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         // Out of our hands before they are in the kernel's.
         self.entries[..self.frames].fill_with(|| None);
-        self.cursor.hand_over(self.taken, self.ring);
+        self.cursor.advance(self.taken, self.ring);
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Fence. The memory is laid out from netmap's documentation (the comments and structures of `net/netmap.h`), with numbers and arithmetic of its
 //! own: nothing here goes through the code that it tests. Like the kernel it looks at a ring only when the ring is synced; with
-//! [`Simulated::set_manual`] it looks when it is told to, from any thread, as a kernel would that does not keep its word.
+//! [`Simulated::set_manual`] it looks on request, from any thread, like a kernel that breaks the contract.
 //!
 //! ```
 //! use netmap_rings::simulated::Simulated;
 //!
 //! let network = Simulated::interface(1, 256);
 //! let mut port = network.open("netmap:sim0")?;
-//! network.arrive(0, b"a frame of sixty bytes would be usual");
+//! network.inject(0, b"a frame of sixty bytes would be usual");
 //! port.sync_rx()?;
 //! assert_eq!(port.rings().rx[0].batch(64)?.len(), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -18,7 +18,7 @@
 
 mod state;
 
-pub use state::{Side, SlotWords, Word};
+pub use state::{RingKind, RingWord, SlotWords};
 
 use crate::device::{Events, Kernel, Ready};
 use crate::error::OpenError;
@@ -103,7 +103,7 @@ impl Simulated {
         unsafe { state.lay_out(start) };
         let owner: Arc<dyn Any + Send + Sync> = block;
         // SAFETY: aligned to a page; `state` touches slots and buffers that are the kernel's, and headers by atomics.
-        let region = Arc::new(unsafe { Region::lent(start, len, owner) });
+        let region = Arc::new(unsafe { Region::from_raw_parts(start, len, owner) });
         Simulated(Arc::new(Shared { state: Mutex::new(state), woken: Condvar::new(), region }))
     }
 
@@ -140,19 +140,19 @@ impl Simulated {
     }
 
     /// A frame comes in from the wire, for ring `ring`. One longer than a buffer takes several slots.
-    pub fn arrive(&self, ring: u16, frame: &[u8]) {
-        self.0.state().arrive(Side::Rx, ring, frame);
+    pub fn inject(&self, ring: u16, frame: &[u8]) {
+        self.0.state().inject(RingKind::Rx, ring, frame);
         self.0.woken.notify_all();
     }
 
     /// The next frame that has gone out to the wire, and the ring that it went by.
-    pub fn depart(&self) -> Option<(u16, Vec<u8>)> {
+    pub fn take_transmitted(&self) -> Option<(u16, Vec<u8>)> {
         self.0.state().out.pop_front()
     }
 
     /// The host's network stack sends a frame.
     pub fn host_send(&self, frame: &[u8]) {
-        self.0.state().arrive(Side::HostRx, 0, frame);
+        self.0.state().inject(RingKind::HostRx, 0, frame);
         self.0.woken.notify_all();
     }
 
@@ -167,8 +167,8 @@ impl Simulated {
     }
 
     /// Whether the kernel keeps what was transmitted, and says of none that it is sent.
-    pub fn set_holding(&self, holding: bool) {
-        self.0.state().holding = holding;
+    pub fn set_tx_stalled(&self, tx_stalled: bool) {
+        self.0.state().tx_stalled = tx_stalled;
     }
 
     /// The kernel looks at all rings that are open.
@@ -178,7 +178,7 @@ impl Simulated {
     }
 
     /// Writes a word of a ring's header, as no kernel should.
-    pub fn poke(&self, side: Side, ring: u16, word: Word, value: u32) {
+    pub fn poke(&self, side: RingKind, ring: u16, word: RingWord, value: u32) {
         self.0.state().poke(side, ring, word, value);
     }
 
@@ -195,23 +195,23 @@ impl Simulated {
     }
 
     /// Reads a word of a ring's header.
-    pub fn peek(&self, side: Side, ring: u16, word: Word) -> u32 {
+    pub fn peek(&self, side: RingKind, ring: u16, word: RingWord) -> u32 {
         self.0.state().peek(side, ring, word)
     }
 
     /// Writes a slot, as no kernel should while the slot is not its own.
-    pub fn poke_slot(&self, side: Side, ring: u16, slot: u32, words: SlotWords) {
+    pub fn poke_slot(&self, side: RingKind, ring: u16, slot: u32, words: SlotWords) {
         self.0.state().poke_slot(side, ring, slot, words);
     }
 
     /// Reads a slot.
-    pub fn peek_slot(&self, side: Side, ring: u16, slot: u32) -> SlotWords {
+    pub fn peek_slot(&self, side: RingKind, ring: u16, slot: u32) -> SlotWords {
         self.0.state().peek_slot(side, ring, slot)
     }
 
     /// Whether every buffer stands in exactly one slot: none is lost, none in two places.
-    pub fn every_buffer_is_in_one_slot(&self) -> bool {
-        self.0.state().every_buffer_is_in_one_slot()
+    pub fn buffers_are_unique(&self) -> bool {
+        self.0.state().buffers_are_unique()
     }
 }
 

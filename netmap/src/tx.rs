@@ -2,7 +2,7 @@
 
 use crate::cursor::Cursor;
 use crate::error::RingError;
-use crate::memory::Held;
+use crate::memory::BufferGuard;
 use crate::raw::{RawRing, Slot};
 use netmap_sys::netmap::NS_BUF_CHANGED;
 
@@ -35,20 +35,20 @@ impl TxRing {
     /// When the ring says what cannot be.
     #[inline]
     pub fn room(&mut self) -> Result<u32, RingError> {
-        self.cursor.look(&self.ring)
+        self.cursor.refresh(&self.ring)
     }
 
     /// Frames handed over that the kernel has not yet said to be sent.
     ///
     /// # Errors
     /// When the ring says what cannot be.
-    pub fn under_way(&mut self) -> Result<u32, RingError> {
+    pub fn in_flight(&mut self) -> Result<u32, RingError> {
         Ok(self.ring.count() - 1 - self.room()?)
     }
 
     #[inline]
     fn has_room(&mut self) -> Result<bool, RingError> {
-        Ok(self.cursor.known() > 0 || self.room()? > 0)
+        Ok(self.cursor.cached() > 0 || self.room()? > 0)
     }
 
     /// Copies a frame into the ring. `false` when there is no room now.
@@ -74,33 +74,33 @@ impl TxRing {
         if !self.has_room()? {
             return Ok(false);
         }
-        let at = self.cursor.after(0);
+        let at = self.cursor.slot_at(0);
         let slot = self.ring.slot(at);
         let len = {
-            let mut held = self.ring.region().hold(slot.buffer).ok_or(RingError::Buffer { slot: at, buffer: slot.buffer })?;
-            let buffer = held.bytes();
+            let mut buffer_guard = self.ring.region().acquire(slot.buffer).ok_or(RingError::Buffer { slot: at, buffer: slot.buffer })?;
+            let buffer = buffer_guard.bytes();
             let room = buffer.len();
             let len = write(buffer);
             u16::try_from(len).ok().filter(|_| len <= room).ok_or(RingError::TooLong { len, room })?
         };
         self.ring.set_slot(at, Slot { len, flags: 0, ..slot });
-        self.cursor.hand_over(1, &self.ring);
+        self.cursor.advance(1, &self.ring);
         Ok(true)
     }
 
     /// Sends the first `len` bytes of a received buffer, and leaves another in exchange: its number. `None` when there is no room now.
     #[inline]
-    pub(crate) fn exchange(&mut self, held: &Held<'_>, len: u16) -> Result<Option<u32>, RingError> {
+    pub(crate) fn exchange(&mut self, buffer_guard: &BufferGuard<'_>, len: u16) -> Result<Option<u32>, RingError> {
         if !self.has_room()? {
             return Ok(None);
         }
-        let at = self.cursor.after(0);
+        let at = self.cursor.slot_at(0);
         let old = self.ring.slot(at).buffer;
         if !self.ring.region().has_buffer(old) {
             return Err(RingError::Buffer { slot: at, buffer: old });
         }
-        self.ring.set_slot(at, Slot { buffer: held.number(), len, flags: NS_BUF_CHANGED });
-        self.cursor.hand_over(1, &self.ring);
+        self.ring.set_slot(at, Slot { buffer: buffer_guard.number(), len, flags: NS_BUF_CHANGED });
+        self.cursor.advance(1, &self.ring);
         Ok(Some(old))
     }
 

@@ -4,26 +4,26 @@ use guideway_packet::verdict::{Reason, Verdict};
 use serde_json::{Map, Value};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-macro_rules! numbers {
+macro_rules! packet_counters {
     ($( $variant:ident $name:literal $doc:literal, )*) => {
         /// A counter beside those of the drop reasons.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
-        pub enum Number { $( #[doc = $doc] $variant, )* }
+        pub enum PacketCounter { $( #[doc = $doc] $variant, )* }
 
-        impl Number {
+        impl PacketCounter {
             /// All of them.
-            pub const ALL: &'static [Number] = &[ $( Number::$variant, )* ];
+            pub const ALL: &'static [PacketCounter] = &[ $( PacketCounter::$variant, )* ];
 
             /// The name in JSON.
             pub const fn name(self) -> &'static str {
-                match self { $( Number::$variant => $name, )* }
+                match self { $( PacketCounter::$variant => $name, )* }
             }
         }
     };
 }
 
-numbers! {
+packet_counters! {
     Received "received" "Packets received.",
     Transmitted "transmitted" "Received packets forwarded to a backend.",
     ToHost "to_host" "Received packets left to the host's kernel.",
@@ -32,15 +32,15 @@ numbers! {
     ByTidRange "by_tid_range" "Packets whose backend was named by the TID range of their server port.",
     ByFlow "by_flow" "Packets whose backend was named by the flow table.",
     ByMaglev "by_maglev" "Packets whose backend was chosen from the Maglev table.",
-    ByHeir "by_heir" "Packets that went to an heir, as their backend is down or leaves the request unanswered.",
-    BySite "by_site" "Packets that went to a director of the other site, as no backend here takes them or their server port is nobody's here.",
-    SecondChances "second_chances" "Requests that went to another backend, as the first leaves them unanswered.",
+    BySuccessor "by_successor" "Packets that went to a successor, because their backend is down or leaves the request unanswered.",
+    ByRemoteSite "by_remote_site" "Packets that went to a director of the remote site, because no backend here takes them or their server port belongs to none.",
+    Redispatched "redispatched" "Requests that went to another backend, as the first leaves them unanswered.",
     ShedByVip "shed_by_vip" "Requests shed by the limit of their VIP.",
     ShedByBackend "shed_by_backend" "Requests shed by the limit of a backend.",
     ShedByPrefix "shed_by_prefix" "Requests shed by the limit of their client's prefix.",
 }
 
-const LEN: usize = Number::ALL.len() + Reason::COUNT;
+const LEN: usize = PacketCounter::ALL.len() + Reason::COUNT;
 
 /// Counters of one worker, owned by it; or a sum of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,66 +54,66 @@ impl Default for Counters {
 
 impl Counters {
     /// The value of a counter.
-    pub fn get(&self, number: Number) -> u64 {
+    pub fn get(&self, number: PacketCounter) -> u64 {
         self.0[number as usize]
     }
 
     /// How many packets were dropped for `reason`.
     pub fn dropped(&self, reason: Reason) -> u64 {
-        self.0[Number::ALL.len() + reason as usize]
+        self.0[PacketCounter::ALL.len() + reason as usize]
     }
 
     /// How many packets were dropped in all.
-    pub fn dropped_in_all(&self) -> u64 {
-        self.0[Number::ALL.len()..].iter().sum()
+    pub fn total_dropped(&self) -> u64 {
+        self.0[PacketCounter::ALL.len()..].iter().sum()
     }
 
     /// Counts `n` more.
     #[inline]
-    pub fn add(&mut self, number: Number, n: u64) {
+    pub fn add(&mut self, number: PacketCounter, n: u64) {
         self.0[number as usize] += n;
     }
 
     /// Counts one dropped packet.
     #[inline]
     pub fn drop(&mut self, reason: Reason) {
-        self.0[Number::ALL.len() + reason as usize] += 1;
+        self.0[PacketCounter::ALL.len() + reason as usize] += 1;
     }
 
     /// Counts what became of one received packet.
     #[inline]
     pub fn verdict(&mut self, verdict: Verdict) {
         match verdict {
-            Verdict::Transmit => self.add(Number::Transmitted, 1),
-            Verdict::ToHost => self.add(Number::ToHost, 1),
-            Verdict::Hold => self.add(Number::Held, 1),
+            Verdict::Transmit => self.add(PacketCounter::Transmitted, 1),
+            Verdict::ToHost => self.add(PacketCounter::ToHost, 1),
+            Verdict::Hold => self.add(PacketCounter::Held, 1),
             Verdict::Drop(reason) => self.drop(reason),
         }
     }
 
     /// A held packet has met its end.
     #[inline]
-    pub fn unhold(&mut self, verdict: Verdict) {
-        self.0[Number::Held as usize] -= 1;
+    pub fn release_held(&mut self, verdict: Verdict) {
+        self.0[PacketCounter::Held as usize] -= 1;
         self.verdict(verdict);
     }
 
     /// `n` packets that the path had decided to transmit found no room in the transmit ring.
     pub fn transmit_full(&mut self, n: u64) {
-        let n = n.min(self.get(Number::Transmitted));
-        self.0[Number::Transmitted as usize] -= n;
-        self.0[Number::ALL.len() + Reason::TransmitFull as usize] += n;
+        let n = n.min(self.get(PacketCounter::Transmitted));
+        self.0[PacketCounter::Transmitted as usize] -= n;
+        self.0[PacketCounter::ALL.len() + Reason::TransmitFull as usize] += n;
     }
 
     /// A packet that we made found no room in the transmit ring.
-    pub fn unoriginate(&mut self) {
-        self.0[Number::Originated as usize] -= 1;
+    pub fn cancel_originated(&mut self) {
+        self.0[PacketCounter::Originated as usize] -= 1;
     }
 
     /// Whether every received packet is accounted for.
     pub fn balanced(&self) -> bool {
-        let ends = [Number::Transmitted, Number::ToHost, Number::Held].map(|n| self.get(n)).iter().sum::<u64>();
-        self.get(Number::Received) == ends + self.dropped_in_all()
+        let ends = [PacketCounter::Transmitted, PacketCounter::ToHost, PacketCounter::Held].map(|n| self.get(n)).iter().sum::<u64>();
+        self.get(PacketCounter::Received) == ends + self.total_dropped()
     }
 
     /// Adds those of another worker.
@@ -126,7 +126,7 @@ impl Counters {
     /// `{"received": n, …, "dropped": {"reason": n}}`; reasons that never happened are left out.
     pub fn to_json(&self) -> Value {
         let mut map = Map::new();
-        for number in Number::ALL {
+        for number in PacketCounter::ALL {
             map.insert(number.name().into(), self.get(*number).into());
         }
         let dropped = Reason::ALL.iter().filter(|r| self.dropped(**r) > 0).map(|r| (r.name().into(), self.dropped(*r).into()));
@@ -138,15 +138,15 @@ impl Counters {
 /// Where a worker publishes its counters for others to read. One writer; readers may see a moment in the middle of an update.
 #[derive(Debug)]
 #[repr(align(64))]
-pub struct Published([AtomicU64; LEN]);
+pub struct SharedCounters([AtomicU64; LEN]);
 
-impl Default for Published {
+impl Default for SharedCounters {
     fn default() -> Self {
-        Published([const { AtomicU64::new(0) }; LEN])
+        SharedCounters([const { AtomicU64::new(0) }; LEN])
     }
 }
 
-impl Published {
+impl SharedCounters {
     /// Shows `counters` to the readers.
     pub fn set(&self, counters: &Counters) {
         for (shown, value) in self.0.iter().zip(counters.0) {
@@ -167,21 +167,21 @@ mod tests {
     #[test]
     fn the_balance_holds_through_every_kind_of_end() {
         let mut c = Counters::default();
-        c.add(Number::Received, 6);
+        c.add(PacketCounter::Received, 6);
         for verdict in [Verdict::Transmit, Verdict::Transmit, Verdict::ToHost, Verdict::Hold, Verdict::Hold, Verdict::Drop(Reason::NotTftp)]
         {
             c.verdict(verdict);
         }
         assert!(c.balanced());
-        c.unhold(Verdict::Transmit);
-        c.unhold(Verdict::Drop(Reason::FragmentHoldExpired));
+        c.release_held(Verdict::Transmit);
+        c.release_held(Verdict::Drop(Reason::FragmentHoldExpired));
         assert!(c.balanced());
         c.transmit_full(1);
         assert!(c.balanced());
-        c.add(Number::Received, 1);
+        c.add(PacketCounter::Received, 1);
         assert!(!c.balanced());
         assert_eq!(c.to_json()["dropped"], serde_json::json!({"not_tftp": 1, "fragment_hold_expired": 1, "transmit_full": 1}));
-        let published = Published::default();
+        let published = SharedCounters::default();
         published.set(&c);
         assert_eq!(published.get(), c);
     }

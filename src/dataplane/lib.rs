@@ -7,13 +7,13 @@
 //! | [`tables`] | the immutable snapshot that workers read |
 //! | [`counters`] | received = transmitted + to host + held + dropped |
 //! | [`path`] | bytes, tables, time → verdict |
-//! | [`turn`] | one turn of a worker: io, path, io |
+//! | [`poll`] | one poll of a worker: io, path, io |
 //! | [`steer`] | one receive queue for several workers |
 
 pub mod counters;
 pub mod flow;
 pub mod maglev;
 pub mod path;
+pub mod poll;
 pub mod steer;
 pub mod tables;
-pub mod turn;

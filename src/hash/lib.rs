@@ -11,12 +11,12 @@
 //! | 16 offset | SipHash-2-4 | name of the backend |
 //! | 17 skip | SipHash-2-4 | name of the backend |
 //! | 18 fingerprint | SipHash-2-4 | see `guideway_dataplane::maglev` |
-//! | 19 heir | SipHash-2-4 | name of the backend |
+//! | 19 successor | SipHash-2-4 | name of the backend |
 //! | 20 transfer | SipHash-2-4 | VIP and client as 16 bytes each (IPv4 mapped), client port |
 //! | 21 key id | SipHash-2-4 | nothing |
-//! | 22 notes | SipHash-2-4-128 | nothing: the key of what servers tell one another, see `guideway_tftp::takeover` |
+//! | 22 checkpoints | SipHash-2-4-128 | nothing: the key of the messages between servers, see `guideway_tftp::takeover` |
 
-pub mod heirs;
+pub mod successors;
 
 use siphasher::sip::{SipHasher13, SipHasher24};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,7 +26,7 @@ const FLOW_V6: u8 = 2;
 const CLIENT: u8 = 3;
 const FRAGMENT: u8 = 4;
 
-/// What SipHash-2-4 is computed for, rarely.
+/// Uses of SipHash-2-4, outside the packet path.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub enum Domain {
@@ -36,14 +36,14 @@ pub enum Domain {
     Skip = 17,
     /// Fingerprint of a table.
     Fingerprint = 18,
-    /// A backend as an heir.
-    Heir = 19,
-    /// A transfer that looks for its heirs.
+    /// A backend as a successor.
+    Successor = 19,
+    /// A transfer whose successors are ranked.
     Transfer = 20,
-    /// What a key is called by.
+    /// The public name of a key.
     KeyId = 21,
-    /// The key under which servers tell one another of transfers.
-    Notes = 22,
+    /// The key of the messages in which servers tell one another of transfers.
+    Checkpoints = 22,
 }
 
 /// The fleet's hash key: 16 bytes, the same on every director of a fleet. Its bytes are never shown.
@@ -72,7 +72,7 @@ impl std::str::FromStr for KeyId {
     fn from_str(text: &str) -> Result<KeyId, String> {
         let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let id = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
-        id.map(KeyId).ok_or_else(|| "is no key's id; 16 hex digits are wanted, as `guideway check` shows them".to_owned())
+        id.map(KeyId).ok_or_else(|| "is no key id; write 16 hex digits, as `guideway check` shows them".to_owned())
     }
 }
 
@@ -82,13 +82,13 @@ impl FleetKey {
         FleetKey(bytes)
     }
 
-    /// What the key may be called by in public: nobody gets from this to the key.
+    /// The public name of the key, from which the key cannot be computed.
     pub fn id(&self) -> KeyId {
-        KeyId(self.rare(Domain::KeyId, &[]))
+        KeyId(self.keyed_hash(Domain::KeyId, &[]))
     }
 
     /// SipHash-2-4 of `domain` and `message`.
-    pub fn rare(&self, domain: Domain, message: &[u8]) -> u64 {
+    pub fn keyed_hash(&self, domain: Domain, message: &[u8]) -> u64 {
         use std::hash::Hasher;
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(&[domain as u8]);
@@ -97,27 +97,27 @@ impl FleetKey {
     }
 
     /// A key for one use of its own: SipHash-2-4-128 of `domain`.
-    pub fn derived(&self, domain: Domain) -> [u8; 16] {
+    pub fn derive_key(&self, domain: Domain) -> [u8; 16] {
         siphasher::sip128::SipHasher24::new_with_key(&self.0).hash(&[domain as u8]).as_bytes()
     }
 
     /// The functions computed for every packet.
-    pub fn per_packet(&self) -> PacketHash {
-        PacketHash { hasher: SipHasher13::new_with_key(&self.0), words: SipWords::new(&self.0) }
+    pub fn packet_hasher(&self) -> PacketHasher {
+        PacketHasher { hasher: SipHasher13::new_with_key(&self.0), words: SipWords::new(&self.0) }
     }
 }
 
 /// SipHash-1-3 under the fleet's key, set up once.
 #[derive(Clone, Copy)]
-pub struct PacketHash {
+pub struct PacketHasher {
     hasher: SipHasher13,
     words: SipWords,
 }
 
 /// Not derived: the hasher of the `siphasher` crate shows the key that it was made with.
-impl std::fmt::Debug for PacketHash {
+impl std::fmt::Debug for PacketHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("PacketHash(…)")
+        f.write_str("PacketHasher(…)")
     }
 }
 
@@ -174,32 +174,32 @@ fn ports(source: u16, destination: u16) -> u32 {
     u32::from(source.swap_bytes()) | u32::from(destination.swap_bytes()) << 16
 }
 
-impl PacketHash {
+impl PacketHasher {
     /// Hash of a flow over IPv4. `destination_port` is 0 for a `tftp` service, whose server port is not part of the key.
     #[inline(always)]
     pub fn flow_v4(&self, protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, source_port: u16, destination_port: u16) -> u64 {
         let rest = u64::from(u32::from_le_bytes(destination.octets())) | u64::from(ports(source_port, destination_port)) << 32;
-        self.flow_v4_as_read(protocol, source, rest)
+        self.flow_v4_raw(protocol, source, rest)
     }
 
     /// The same of a packet in which the ports follow the addresses: `rest` is destination and both ports, read together in little-endian order.
     #[inline(always)]
-    pub fn flow_v4_as_read(&self, protocol: u8, source: Ipv4Addr, rest: u64) -> u64 {
+    pub fn flow_v4_raw(&self, protocol: u8, source: Ipv4Addr, rest: u64) -> u64 {
         // The message's bytes stand in the packet in this order: read as little-endian words they need no turning round.
         let source = u64::from(u32::from_le_bytes(source.octets()));
         let first = u64::from(FLOW_V4) | u64::from(protocol) << 8 | source << 16 | rest << 48;
         self.words.hash([first, rest >> 16 | 14 << 56])
     }
 
-    /// Hash of a flow over IPv6, as [`PacketHash::flow_v4`].
+    /// Hash of a flow over IPv6, as [`PacketHasher::flow_v4`].
     #[inline(always)]
     pub fn flow_v6(&self, protocol: u8, source: Ipv6Addr, destination: Ipv6Addr, source_port: u16, destination_port: u16) -> u64 {
-        self.flow_v6_as_read(protocol, source, destination, ports(source_port, destination_port))
+        self.flow_v6_raw(protocol, source, destination, ports(source_port, destination_port))
     }
 
     /// The same of both ports, read together in little-endian order.
     #[inline(always)]
-    pub fn flow_v6_as_read(&self, protocol: u8, source: Ipv6Addr, destination: Ipv6Addr, ports: u32) -> u64 {
+    pub fn flow_v6_raw(&self, protocol: u8, source: Ipv6Addr, destination: Ipv6Addr, ports: u32) -> u64 {
         let (source, destination) = (u128::from_le_bytes(source.octets()), u128::from_le_bytes(destination.octets()));
         self.words.hash([
             u64::from(FLOW_V6) | u64::from(protocol) << 8 | (source as u64) << 16,
@@ -262,30 +262,30 @@ mod tests {
 
     #[test]
     fn offset_and_skip() {
-        assert_eq!(key().rare(Domain::Offset, b"t1"), 0x8a91_b465_2dd4_963e);
-        assert_eq!(key().rare(Domain::Skip, b"t1"), 0xe0a8_567a_51a5_faec);
+        assert_eq!(key().keyed_hash(Domain::Offset, b"t1"), 0x8a91_b465_2dd4_963e);
+        assert_eq!(key().keyed_hash(Domain::Skip, b"t1"), 0xe0a8_567a_51a5_faec);
     }
 
     #[test]
     fn fingerprint_of_nothing() {
-        assert_eq!(key().rare(Domain::Fingerprint, b""), 0x11de_f789_51fa_3a2b);
+        assert_eq!(key().keyed_hash(Domain::Fingerprint, b""), 0x11de_f789_51fa_3a2b);
     }
 
     #[test]
     fn flow_v4() {
-        assert_eq!(key().per_packet().flow_v4(17, v4("198.51.100.7"), v4("192.0.2.69"), 40_000, 0), 0xb976_de6b_0b72_c0c9);
-        assert_eq!(key().per_packet().flow_v4(17, v4("198.51.100.7"), v4("192.0.2.53"), 40_000, 53), 0xa909_db84_e0d1_6e8b);
+        assert_eq!(key().packet_hasher().flow_v4(17, v4("198.51.100.7"), v4("192.0.2.69"), 40_000, 0), 0xb976_de6b_0b72_c0c9);
+        assert_eq!(key().packet_hasher().flow_v4(17, v4("198.51.100.7"), v4("192.0.2.53"), 40_000, 53), 0xa909_db84_e0d1_6e8b);
     }
 
     #[test]
     fn flow_v6() {
-        assert_eq!(key().per_packet().flow_v6(17, v6("2001:db8::7"), v6("2001:db8:69::1"), 40_000, 0), 0x9d41_fcf3_0e90_a969);
-        assert_eq!(key().per_packet().flow_v6(17, v6("2001:db8::7"), v6("2001:db8:69::1"), 40_000, 53), 0x61ac_1cea_a78a_bfe0);
+        assert_eq!(key().packet_hasher().flow_v6(17, v6("2001:db8::7"), v6("2001:db8:69::1"), 40_000, 0), 0x9d41_fcf3_0e90_a969);
+        assert_eq!(key().packet_hasher().flow_v6(17, v6("2001:db8::7"), v6("2001:db8:69::1"), 40_000, 53), 0x61ac_1cea_a78a_bfe0);
     }
 
     #[test]
     fn client() {
-        let hash = key().per_packet();
+        let hash = key().packet_hasher();
         assert_eq!(hash.client(v4("198.51.100.7").into(), v4("192.0.2.69").into()), 0xbe46_0548_577c_3e9d);
         assert_eq!(
             hash.client(v6("::ffff:198.51.100.7").into(), v6("::ffff:192.0.2.69").into()),
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn fragment() {
-        let hash = key().per_packet();
+        let hash = key().packet_hasher();
         assert_eq!(hash.fragment(17, v4("198.51.100.7").into(), v4("192.0.2.69").into(), 0x1234), 0xc741_a745_5551_f186);
         assert_eq!(hash.fragment(17, v6("2001:db8::7").into(), v6("2001:db8:69::1").into(), 0x1234_5678), 0xbcff_e207_f9bb_7f6e);
     }
@@ -304,7 +304,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn words_hash_as_bytes_do(key: [u8; 16], protocol: u8, source: u128, destination: u128, ports: (u16, u16)) {
-            let hash = FleetKey::new(key).per_packet();
+            let hash = FleetKey::new(key).packet_hasher();
             let ports_and = |addresses: &[u8], domain: u8| {
                 [&[domain, protocol][..], addresses, &ports.0.to_be_bytes(), &ports.1.to_be_bytes()].concat()
             };
@@ -320,6 +320,6 @@ mod tests {
     #[test]
     fn the_key_is_never_shown() {
         assert_eq!(format!("{:?}", key()), "FleetKey(…)");
-        assert_eq!(format!("{:?}", key().per_packet()), "PacketHash(…)");
+        assert_eq!(format!("{:?}", key().packet_hasher()), "PacketHasher(…)");
     }
 }

@@ -1,6 +1,6 @@
 //! What the kinds over the kernel must know of a network interface: index, MAC address, MTU, receive queues.
 //!
-//! Fence: asked by `ioctl`, which answers for the network namespace of the caller; sysfs shows the namespace that mounted it.
+//! Fence: it uses `ioctl`, which answers for the network namespace of the caller; sysfs shows the namespace that mounted it.
 #![allow(unsafe_code)]
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
-/// A network interface of this network namespace, as it was when asked.
+/// A network interface of this network namespace, as it was when queried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
@@ -28,13 +28,13 @@ pub struct Interface {
 pub enum Error {
     /// There is none of that name.
     #[error("there is no network interface `{0}` in this network namespace: see `ip link`")]
-    NoSuch(String),
+    NotFound(String),
     /// It has no Ethernet header.
     #[error("network interface `{0}` is not Ethernet (hardware type {1}): guideway needs Ethernet")]
     NotEthernet(String, u16),
     /// The kernel refused the question.
     #[error("cannot ask the kernel about network interface `{0}`: {1}")]
-    Ask(String, std::io::Error),
+    Query(String, std::io::Error),
 }
 
 /// `struct ethtool_channels` of linux/ethtool.h.
@@ -55,16 +55,16 @@ struct Channels {
 impl Interface {
     /// Looks `name` up.
     pub fn by_name(name: &str) -> Result<Interface, Error> {
-        let none = || Error::NoSuch(name.to_owned());
+        let none = || Error::NotFound(name.to_owned());
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             return Err(none());
         }
         let index = nix::net::if_::if_nametoindex(name).map_err(|_| none())?;
-        let fail = |error: std::io::Error| Error::Ask(name.to_owned(), error);
+        let fail = |error: std::io::Error| Error::Query(name.to_owned(), error);
         let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(|e| fail(e.into()))?;
 
         let mut request = request(name);
-        ask(&fd, libc::SIOCGIFHWADDR as libc::c_ulong, &mut request).map_err(fail)?;
+        ioctl(&fd, libc::SIOCGIFHWADDR as libc::c_ulong, &mut request).map_err(fail)?;
         // SAFETY: the kernel has filled this member of the union; any bytes are valid for it.
         let hardware = unsafe { request.ifr_ifru.ifru_hwaddr };
         if hardware.sa_family != libc::ARPHRD_ETHER {
@@ -74,7 +74,7 @@ impl Interface {
         for (to, from) in mac.iter_mut().zip(hardware.sa_data) {
             *to = from.cast_unsigned();
         }
-        ask(&fd, libc::SIOCGIFMTU as libc::c_ulong, &mut request).map_err(fail)?;
+        ioctl(&fd, libc::SIOCGIFMTU as libc::c_ulong, &mut request).map_err(fail)?;
         // SAFETY: as above.
         let mtu = u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).unwrap_or(0);
         let rx_queues = rx_queues(&fd, name).max(1);
@@ -91,8 +91,8 @@ fn request(name: &str) -> libc::ifreq {
     request
 }
 
-fn ask(fd: &OwnedFd, what: libc::c_ulong, request: &mut libc::ifreq) -> std::io::Result<()> {
-    // SAFETY: the requests asked here read the name and write one member of the structure.
+fn ioctl(fd: &OwnedFd, what: libc::c_ulong, request: &mut libc::ifreq) -> std::io::Result<()> {
+    // SAFETY: the requests used here read the name and write one member of the structure.
     let rc = unsafe { libc::ioctl(fd.as_raw_fd(), what as _, std::ptr::from_mut(request)) };
     if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
@@ -102,7 +102,7 @@ fn rx_queues(fd: &OwnedFd, name: &str) -> u32 {
     let mut channels = Channels { cmd: ETHTOOL_GCHANNELS, ..Default::default() };
     let mut request = request(name);
     request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut channels).cast();
-    match ask(fd, libc::SIOCETHTOOL as libc::c_ulong, &mut request) {
+    match ioctl(fd, libc::SIOCETHTOOL as libc::c_ulong, &mut request) {
         Ok(()) => channels.rx_count.saturating_add(channels.combined_count),
         Err(_) => 1,
     }

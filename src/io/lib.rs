@@ -16,4 +16,4 @@ pub mod pcap;
 #[cfg(test)]
 mod testing;
 
-pub use guideway_packet::io::{BATCH, Io, Turn, Work};
+pub use guideway_packet::io::{BATCH, BatchHandler, Io, PollResult};

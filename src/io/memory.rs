@@ -1,6 +1,6 @@
 //! Packets in and out of queues in memory: for tests and benchmarks.
 
-use super::{BATCH, Io, Turn, Work};
+use super::{BATCH, BatchHandler, Io, PollResult};
 use guideway_packet::frame::{Frame, HEADROOM};
 use guideway_packet::time::Time;
 use guideway_packet::verdict::Verdict;
@@ -31,7 +31,7 @@ pub struct Memory {
     spare: Vec<Buffer>,
     frame_size: usize,
     room: usize,
-    ends: bool,
+    end_of_input: bool,
     now: Time,
 }
 
@@ -45,7 +45,7 @@ impl Memory {
             spare: Vec::new(),
             frame_size,
             room: usize::MAX,
-            ends: false,
+            end_of_input: false,
             now: Time(0),
         }
     }
@@ -102,8 +102,8 @@ impl Memory {
     }
 
     /// With `true`, a turn that finds nothing to receive says that nothing will come again.
-    pub fn set_ends(&mut self, ends: bool) {
-        self.ends = ends;
+    pub fn set_end_of_input(&mut self, end_of_input: bool) {
+        self.end_of_input = end_of_input;
     }
 
     /// Sets the time; earlier than now changes nothing.
@@ -126,11 +126,11 @@ impl Memory {
 
 impl Io for Memory {
     /// When nothing is there, time goes on by `wait` at once.
-    fn turn(&mut self, wait: Duration, work: &mut Work<'_>) -> std::io::Result<Turn> {
+    fn poll(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
         let count = self.incoming.len().min(BATCH);
         if count == 0 {
             self.now = self.now.plus(wait);
-            return Ok(Turn { end: self.ends, ..Turn::default() });
+            return Ok(PollResult { end: self.end_of_input, ..PollResult::default() });
         }
         let mut outcome = [(0, 0, Verdict::ToHost); BATCH];
         {
@@ -143,19 +143,19 @@ impl Io for Memory {
                 *outcome = (frame.start(), frame.len(), frame.verdict);
             }
         }
-        let mut turn = Turn { received: count, ..Turn::default() };
+        let mut poll = PollResult { received: count, ..PollResult::default() };
         for ((start, len, verdict), mut buffer) in outcome.into_iter().zip(self.incoming.drain(..count)) {
             (buffer.start, buffer.len) = (start, len);
             match verdict {
                 Verdict::Transmit if self.transmitted.len() < self.room => self.transmitted.push_back(buffer),
                 Verdict::ToHost => self.to_host.push_back(buffer),
                 other => {
-                    turn.transmit_full += usize::from(other == Verdict::Transmit);
+                    poll.transmit_full += usize::from(other == Verdict::Transmit);
                     self.spare.push(buffer);
                 }
             }
         }
-        Ok(turn)
+        Ok(poll)
     }
 
     fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
@@ -175,18 +175,18 @@ impl Io for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conformance::{self, Bench};
+    use crate::conformance::{self, IoFixture};
 
     struct Queues(Memory);
 
-    impl Bench for Queues {
+    impl IoFixture for Queues {
         fn io(&mut self) -> &mut dyn Io {
             &mut self.0
         }
-        fn give(&mut self, frame: &[u8]) {
+        fn inject(&mut self, frame: &[u8]) {
             self.0.push(frame);
         }
-        fn take(&mut self) -> Option<Vec<u8>> {
+        fn take_transmitted(&mut self) -> Option<Vec<u8>> {
             self.0.pop()
         }
     }
@@ -203,14 +203,14 @@ mod tests {
         for n in 0..5u8 {
             io.push(&[n; 20]);
         }
-        let turn = io
-            .turn(Duration::ZERO, &mut |_, frames| {
+        let poll = io
+            .poll(Duration::ZERO, &mut |_, frames| {
                 for frame in frames {
                     frame.verdict = if frame.bytes()[0] == 0 { Verdict::ToHost } else { Verdict::Transmit };
                 }
             })
             .unwrap();
-        assert_eq!(turn, Turn { received: 5, transmit_full: 2, end: false });
+        assert_eq!(poll, PollResult { received: 5, transmit_full: 2, end: false });
         assert_eq!(io.transmitted().collect::<Vec<_>>(), [[1u8; 20], [2; 20]]);
         assert_eq!(io.to_host().collect::<Vec<_>>(), [[0u8; 20]]);
         assert!(!io.send(&[9; 20]).unwrap());
@@ -222,11 +222,11 @@ mod tests {
     #[test]
     fn time_goes_on_while_waiting_and_an_end_is_said() {
         let mut io = Memory::new(64);
-        assert_eq!(io.turn(Duration::from_millis(3), &mut |_, _| panic!("nothing came")).unwrap(), Turn::default());
+        assert_eq!(io.poll(Duration::from_millis(3), &mut |_, _| panic!("nothing came")).unwrap(), PollResult::default());
         assert_eq!(io.now(), Time(3_000_000));
         io.set_now(Time(1));
         assert_eq!(io.now(), Time(3_000_000), "time never goes back");
-        io.set_ends(true);
-        assert!(io.turn(Duration::ZERO, &mut |_, _| ()).unwrap().end);
+        io.set_end_of_input(true);
+        assert!(io.poll(Duration::ZERO, &mut |_, _| ()).unwrap().end);
     }
 }

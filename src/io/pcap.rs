@@ -2,7 +2,7 @@
 //!
 //! Reads pcap (microseconds or nanoseconds, either byte order) and pcapng; writes pcap. Time is the capture's.
 
-use super::{BATCH, Io, Turn, Work};
+use super::{BATCH, BatchHandler, Io, PollResult};
 use guideway_packet::frame::{Frame, HEADROOM};
 use guideway_packet::time::Time;
 use guideway_packet::verdict::Verdict;
@@ -51,7 +51,7 @@ pub enum Error {
 }
 
 /// A capture to read frames from.
-enum Source {
+enum CaptureReader {
     Pcap(PcapReader<File>, TsResolution),
     PcapNg(Box<PcapNgReader<File>>),
 }
@@ -59,12 +59,12 @@ enum Source {
 /// A capture in, a capture out.
 pub struct Pcap {
     input: PathBuf,
-    source: Source,
+    source: CaptureReader,
     out: PcapWriter<BufWriter<File>>,
     /// Frames of the batch, each in a buffer with headroom; the buffers are used again.
     batch: Vec<(Duration, Vec<u8>)>,
     /// A frame already read that belongs to the next batch.
-    ahead: bool,
+    lookahead: bool,
     /// Frames read so far.
     read: u64,
     now: Duration,
@@ -84,14 +84,14 @@ impl Pcap {
         let source = open_source(input)?;
         let file = File::create(output).map_err(|source| Error::File { path: output.into(), source })?;
         let ts_resolution = match &source {
-            Source::Pcap(_, resolution) => *resolution,
-            Source::PcapNg(_) => TsResolution::NanoSecond,
+            CaptureReader::Pcap(_, resolution) => *resolution,
+            CaptureReader::PcapNg(_) => TsResolution::NanoSecond,
         };
         let header = PcapHeader { snaplen: SNAPLEN, datalink: DataLink::ETHERNET, ts_resolution, ..PcapHeader::default() };
-        let out =
-            PcapWriter::with_header(BufWriter::new(file), header).map_err(|e| Error::Format { path: output.into(), what: plain(&e) })?;
+        let out = PcapWriter::with_header(BufWriter::new(file), header)
+            .map_err(|e| Error::Format { path: output.into(), what: error_text(&e) })?;
         let batch = (0..=BATCH).map(|_| (Duration::ZERO, Vec::new())).collect();
-        Ok(Pcap { input: input.into(), source, out, batch, ahead: false, read: 0, now: Duration::ZERO, latest: Duration::ZERO })
+        Ok(Pcap { input: input.into(), source, out, batch, lookahead: false, read: 0, now: Duration::ZERO, latest: Duration::ZERO })
     }
 
     /// Frames read so far.
@@ -108,8 +108,8 @@ impl Pcap {
             bytes.extend_from_slice(data);
         };
         let result = match &mut self.source {
-            Source::Pcap(reader, resolution) => next_pcap(reader, *resolution, fill),
-            Source::PcapNg(reader) => next_pcapng(reader, fill),
+            CaptureReader::Pcap(reader, resolution) => next_pcap(reader, *resolution, fill),
+            CaptureReader::PcapNg(reader) => next_pcapng(reader, fill),
         };
         match result {
             Ok(Some(stamp)) => {
@@ -133,7 +133,7 @@ impl Pcap {
         let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         let packet =
             RawPcapPacket { ts_sec: time.as_secs() as u32, ts_frac: frac, incl_len: len, orig_len: len, data: Cow::Borrowed(frame) };
-        self.out.write_raw_packet(&packet).map(|_| ()).map_err(|e| io::Error::other(plain(&e)))
+        self.out.write_raw_packet(&packet).map(|_| ()).map_err(|e| io::Error::other(error_text(&e)))
     }
 
     /// Writes out what is still buffered. To be called at the end, for its error.
@@ -143,8 +143,8 @@ impl Pcap {
 }
 
 impl Io for Pcap {
-    fn turn(&mut self, _: Duration, work: &mut Work<'_>) -> io::Result<Turn> {
-        let mut count = usize::from(std::mem::take(&mut self.ahead));
+    fn poll(&mut self, _: Duration, work: &mut BatchHandler<'_>) -> io::Result<PollResult> {
+        let mut count = usize::from(std::mem::take(&mut self.lookahead));
         let mut end = false;
         let mut failure = None;
         while count <= BATCH {
@@ -157,8 +157,8 @@ impl Io for Pcap {
                 break;
             }
         }
-        let last_is_ahead = count > 1 && (count > BATCH || self.batch[count - 1].0.saturating_sub(self.batch[0].0) > BATCH_SPAN);
-        let taken = count - usize::from(last_is_ahead);
+        let last_is_lookahead = count > 1 && (count > BATCH || self.batch[count - 1].0.saturating_sub(self.batch[0].0) > BATCH_SPAN);
+        let taken = count - usize::from(last_is_lookahead);
         if taken > 0 {
             // A capture may go back in time; the path's time does not.
             self.now = self.now.max(self.batch[0].0);
@@ -178,9 +178,9 @@ impl Io for Pcap {
             let mut written = out.iter().zip(&batch).filter(|((_, len), _)| *len > 0);
             let result: io::Result<()> =
                 written.try_for_each(|((start, len), (time, bytes))| self.write(*time, &bytes[*start..start + len]));
-            if last_is_ahead {
+            if last_is_lookahead {
                 batch.swap(0, taken);
-                self.ahead = true;
+                self.lookahead = true;
             }
             self.batch = batch;
             result?;
@@ -188,7 +188,7 @@ impl Io for Pcap {
         match failure {
             Some(error) if taken == 0 => Err(error),
             // What was read before the damage counts; the next turn meets the damage again.
-            _ => Ok(Turn { received: taken, transmit_full: 0, end: end && !self.ahead }),
+            _ => Ok(PollResult { received: taken, transmit_full: 0, end: end && !self.lookahead }),
         }
     }
 
@@ -201,8 +201,8 @@ impl Io for Pcap {
     }
 }
 
-/// Opens a capture of either format, told by its first bytes.
-fn open_source(path: &Path) -> Result<Source, Error> {
+/// Opens a capture of either format, recognised by its first bytes.
+fn open_source(path: &Path) -> Result<CaptureReader, Error> {
     let file_error = |source| Error::File { path: path.into(), source };
     let mut file = File::open(path).map_err(file_error)?;
     let mut magic = Vec::new();
@@ -210,25 +210,25 @@ fn open_source(path: &Path) -> Result<Source, Error> {
     file.seek(SeekFrom::Start(0)).map_err(file_error)?;
     let format = |what| Error::Format { path: path.into(), what };
     if magic == [0x0a, 0x0d, 0x0d, 0x0a] {
-        return PcapNgReader::new(file).map(|reader| Source::PcapNg(Box::new(reader))).map_err(|e| format(plain(&e)));
+        return PcapNgReader::new(file).map(|reader| CaptureReader::PcapNg(Box::new(reader))).map_err(|e| format(error_text(&e)));
     }
     let known = [[0xa1, 0xb2, 0xc3, 0xd4], [0xd4, 0xc3, 0xb2, 0xa1], [0xa1, 0xb2, 0x3c, 0x4d], [0x4d, 0x3c, 0xb2, 0xa1]];
     if !known.iter().any(|k| magic == k) {
         return Err(format(format!("it starts with the bytes {magic:02x?}")));
     }
-    let reader = PcapReader::new(file).map_err(|e| format(plain(&e)))?;
+    let reader = PcapReader::new(file).map_err(|e| format(error_text(&e)))?;
     let header = reader.header();
     if header.datalink != DataLink::ETHERNET {
         return Err(Error::LinkType { path: path.into(), found: header.datalink });
     }
-    Ok(Source::Pcap(reader, header.ts_resolution))
+    Ok(CaptureReader::Pcap(reader, header.ts_resolution))
 }
 
 /// Time of the next frame of a pcap file, its bytes given to `fill`; `None` at the end.
 fn next_pcap(reader: &mut PcapReader<File>, resolution: TsResolution, fill: impl FnOnce(&[u8])) -> Result<Option<Duration>, String> {
     // The checked form refuses frames longer than the file's own snaplen, which real captures have.
     let Some(packet) = reader.next_raw_packet() else { return Ok(None) };
-    let packet = packet.map_err(|e| plain(&e))?;
+    let packet = packet.map_err(|e| error_text(&e))?;
     fill(&packet.data);
     let unit = match resolution {
         TsResolution::MicroSecond => 1000,
@@ -242,7 +242,7 @@ fn next_pcapng(reader: &mut PcapNgReader<File>, fill: impl FnOnce(&[u8])) -> Res
     loop {
         let (interface, ticks, data) = match reader.next_block() {
             None => return Ok(None),
-            Some(Err(e)) => return Err(plain(&e)),
+            Some(Err(e)) => return Err(error_text(&e)),
             // The reader gives the raw count of the interface's time unit as if it were nanoseconds.
             Some(Ok(Block::EnhancedPacket(packet))) => (packet.interface_id, packet.timestamp.as_nanos(), packet.data.into_owned()),
             Some(Ok(Block::SimplePacket(packet))) => (0, 0, packet.data.into_owned()),
@@ -271,8 +271,8 @@ fn ticks_to_time(ticks: u128, resolution: u8) -> Duration {
     Duration::new(u64::try_from(seconds).unwrap_or(u64::MAX), nanos as u32)
 }
 
-/// An error of the reader as one line for people.
-fn plain(error: &PcapError) -> String {
+/// An error of the reader as one human-readable line.
+fn error_text(error: &PcapError) -> String {
     match error {
         PcapError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => "the file ends in the middle of a record".into(),
         PcapError::IoError(e) => e.to_string(),
@@ -314,12 +314,12 @@ mod tests {
         let mut pcap = Pcap::open(input, &output).unwrap();
         let mut batches = Vec::new();
         let failure = loop {
-            let turn = pcap.turn(Duration::ZERO, &mut |now, frames| {
+            let poll = pcap.poll(Duration::ZERO, &mut |now, frames| {
                 batches.push((now.0 / 1000, frames.len()));
                 frames.iter_mut().for_each(|f| f.verdict = Verdict::Transmit);
             });
-            match turn {
-                Ok(turn) if turn.end => break None,
+            match poll {
+                Ok(poll) if poll.end => break None,
                 Ok(_) => {}
                 Err(error) => break Some(error.to_string()),
             }

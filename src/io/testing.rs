@@ -1,6 +1,6 @@
 //! Network namespaces and the far end of a veth pair, for the tests of the kinds over the kernel.
 
-use super::conformance::{OURS, THEIRS};
+use super::conformance::{LOCAL_MAC, PEER_MAC};
 use guideway_sys as sys;
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Socket, Type};
@@ -53,7 +53,7 @@ pub fn ip(arguments: &str) -> String {
 }
 
 /// Takes all capabilities from the calling thread alone.
-pub fn give_up_capabilities() {
+pub fn drop_capabilities() {
     keep_capabilities(&[]);
 }
 
@@ -70,10 +70,10 @@ pub fn keep_capabilities(kept: &[u32]) {
     assert_eq!(rc, 0);
 }
 
-/// A veth pair that is up: `guide0` with the MAC address `OURS`, `guide1` with `THEIRS`.
+/// A veth pair that is up: `guide0` with the MAC address `LOCAL_MAC`, `guide1` with `PEER_MAC`.
 pub fn veth(queues: u32, mtu: u32) {
-    let ours = OURS.map(|b| format!("{b:02x}")).join(":");
-    let theirs = THEIRS.map(|b| format!("{b:02x}")).join(":");
+    let ours = LOCAL_MAC.map(|b| format!("{b:02x}")).join(":");
+    let theirs = PEER_MAC.map(|b| format!("{b:02x}")).join(":");
     ip(&format!(
         "link add guide0 address {ours} mtu {mtu} numrxqueues {queues} numtxqueues {queues} type veth \
          peer name guide1 address {theirs} mtu {mtu} numrxqueues {queues} numtxqueues {queues}"
@@ -91,21 +91,21 @@ pub fn up() {
 }
 
 /// A plain packet socket on an interface: what the wire carries, without our own kinds.
-pub struct Wire {
+pub struct PacketSocket {
     socket: Socket,
     buffer: Vec<u8>,
 }
 
-impl Wire {
+impl PacketSocket {
     /// Opens it on `interface`; it sees every frame that comes in there.
-    pub fn open(interface: &str) -> Wire {
+    pub fn open(interface: &str) -> PacketSocket {
         let socket = Socket::new(Domain::PACKET, Type::RAW, None).expect("a packet socket");
         sys::set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1).expect("not our own frames");
         // Not for the root of a user namespace, who has to do with the usual one.
         let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(16 << 20));
         let index = nix::net::if_::if_nametoindex(interface).expect("the interface exists");
         sys::bind(socket.as_fd(), &super::af_packet::address(index, libc::ETH_P_ALL as u16)).expect("bound");
-        Wire { socket, buffer: vec![0; 65536] }
+        PacketSocket { socket, buffer: vec![0; 65536] }
     }
 
     /// Sends one frame.

@@ -84,14 +84,14 @@ impl<'a> Frame<'a> {
     /// Keeps of the frame the `len` bytes from `old` on, and puts `HEAD` bytes before them (not initialised: the caller writes them all).
     /// `None`, and nothing changed, when the frame has not so many bytes or the buffer too little headroom.
     #[inline(always)]
-    pub fn rehead<const HEAD: usize>(&mut self, old: u16, len: u16) -> Option<&mut [u8; HEAD]> {
+    pub fn replace_header<const HEAD: usize>(&mut self, old: u16, len: u16) -> Option<&mut [u8; HEAD]> {
         // No sum of these overflows: a buffer has at most `isize::MAX` bytes.
         let kept = self.start + usize::from(old);
         let end = kept + usize::from(len);
         if end > self.end {
             return None;
         }
-        let Some(start) = kept.checked_sub(HEAD) else { return self.rehead_moved(old, end) };
+        let Some(start) = kept.checked_sub(HEAD) else { return self.replace_header_moved(old, end) };
         let head = self.buffer.get_mut(start..kept)?.first_chunk_mut()?;
         (self.start, self.end) = (start, end);
         Some(head)
@@ -99,7 +99,7 @@ impl<'a> Frame<'a> {
 
     /// The same where there is no headroom: what is kept is moved.
     #[cold]
-    fn rehead_moved<const HEAD: usize>(&mut self, old: u16, end: usize) -> Option<&mut [u8; HEAD]> {
+    fn replace_header_moved<const HEAD: usize>(&mut self, old: u16, end: usize) -> Option<&mut [u8; HEAD]> {
         let before = std::mem::replace(&mut self.end, end);
         let Some(start) = self.move_back(usize::from(old), HEAD) else {
             self.end = before;
@@ -137,15 +137,15 @@ mod tests {
     fn a_new_head_takes_the_place_of_the_old_one_and_the_rest_is_cut() {
         let mut buffer: [u8; 20] = std::array::from_fn(|n| n as u8);
         let mut frame = Frame::new(&mut buffer, 8, 10);
-        assert_eq!(frame.rehead::<6>(4, 3).map(|head| *head), Some([6, 7, 8, 9, 10, 11]));
+        assert_eq!(frame.replace_header::<6>(4, 3).map(|head| *head), Some([6, 7, 8, 9, 10, 11]));
         assert_eq!(frame.bytes(), [6, 7, 8, 9, 10, 11, 12, 13, 14]);
         for (old, len) in [(0, 10), (10, 0), (u16::MAX, 1), (3, u16::MAX)] {
-            assert!(frame.rehead::<2>(old, len).is_none(), "{old} {len}");
+            assert!(frame.replace_header::<2>(old, len).is_none(), "{old} {len}");
         }
         assert_eq!((frame.start(), frame.len()), (6, 9));
-        frame.rehead::<8>(1, 3).unwrap().fill(0xee);
+        frame.replace_header::<8>(1, 3).unwrap().fill(0xee);
         assert_eq!(frame.bytes(), [0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 7, 8, 9], "6 bytes of headroom were left");
-        assert!(frame.rehead::<18>(0, 3).is_none() && frame.len() == 11);
+        assert!(frame.replace_header::<18>(0, 3).is_none() && frame.len() == 11);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How packets get in and out: one small trait; its kinds are in `guideway-io`, and can be stacked.
 //!
-//! A turn receives a batch in place, lets the caller decide over it, and carries out every verdict: the received buffer itself is
-//! transmitted or released, without a copy of ours. The frames cannot outlive the turn, so that rings shared with a kernel stay
+//! A poll receives a batch in place, lets the caller decide over it, and carries out every verdict: the received buffer itself is
+//! transmitted or released, without a copy of ours. The frames cannot outlive the poll, so that rings shared with a kernel stay
 //! behind safe code.
 
 use crate::frame::Frame;
@@ -12,11 +12,11 @@ use std::time::Duration;
 pub const BATCH: usize = 64;
 
 /// Decides over a batch: sets the verdict of every frame, and leaves the frames in their places.
-pub type Work<'w> = dyn FnMut(Time, &mut [Frame<'_>]) + 'w;
+pub type BatchHandler<'w> = dyn FnMut(Time, &mut [Frame<'_>]) + 'w;
 
-/// What one turn did.
+/// What one poll did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Turn {
+pub struct PollResult {
     /// Frames received.
     pub received: usize,
     /// Frames whose verdict was `Transmit` and that found no room in the transmit ring.
@@ -29,14 +29,14 @@ pub struct Turn {
 pub trait Io: Send {
     /// Waits at most `wait` for frames, calls `work` once for each batch received (never with an empty one), and carries out the verdicts.
     /// Errors are those that a retry does not mend (the interface is gone).
-    fn turn(&mut self, wait: Duration, work: &mut Work<'_>) -> std::io::Result<Turn>;
+    fn poll(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult>;
 
-    /// Sends a frame that the caller has made or kept itself. `false` when there is no room now. Sent at the latest with the next turn.
+    /// Sends a frame that the caller has made or kept itself. `false` when there is no room now. Sent at the latest with the next poll.
     fn send(&mut self, frame: &[u8]) -> std::io::Result<bool>;
 
     /// The time now, on the clock that `work` is given.
     fn now(&self) -> Time;
 
-    /// Tells what it has seen that no turn says: names for people, in snake_case, and numbers; always the same names in the same order.
-    fn each_count(&self, _show: &mut dyn FnMut(&'static str, u64)) {}
+    /// Reports the counters of this io by human-readable names in snake_case; always the same names in the same order.
+    fn for_each_counter(&self, _show: &mut dyn FnMut(&'static str, u64)) {}
 }

@@ -1,6 +1,6 @@
-//! Fence for what the kinds over the kernel share: socket options, `bind`, memory mappings, waiting.
+//! Safe functions over system calls: socket options, `bind`, memory mappings, waiting.
 //!
-//! Everything here is a thin safe cover over one system call; the callers hold the protocol.
+//! Everything here is a thin safe wrapper of one system call; the callers implement the protocols.
 #![allow(unsafe_code)]
 
 use guideway_packet::time::Time;
@@ -16,32 +16,32 @@ use std::time::Duration;
 ///
 /// # Safety
 /// Every bit pattern must be a valid value, and the type must hold no pointer whose target the kernel would write.
-pub unsafe trait Plain: Copy {}
+pub unsafe trait Pod: Copy {}
 // SAFETY: integers and C structures of integers; `sock_fprog` holds a pointer that the kernel only reads.
-unsafe impl Plain for libc::c_int {}
+unsafe impl Pod for libc::c_int {}
 // SAFETY: as above.
-unsafe impl Plain for u32 {}
+unsafe impl Pod for u32 {}
 // SAFETY: as above.
-unsafe impl Plain for libc::tpacket_req {}
+unsafe impl Pod for libc::tpacket_req {}
 // SAFETY: as above.
-unsafe impl Plain for libc::sockaddr_ll {}
+unsafe impl Pod for libc::sockaddr_ll {}
 // SAFETY: as above.
-unsafe impl Plain for libc::sockaddr_xdp {}
+unsafe impl Pod for libc::sockaddr_xdp {}
 // SAFETY: as above.
-unsafe impl Plain for libc::xdp_mmap_offsets {}
+unsafe impl Pod for libc::xdp_mmap_offsets {}
 // SAFETY: as above.
-unsafe impl Plain for libc::xdp_umem_reg {}
+unsafe impl Pod for libc::xdp_umem_reg {}
 // SAFETY: as above.
-unsafe impl Plain for libc::xdp_options {}
+unsafe impl Pod for libc::xdp_options {}
 
 /// Sets a socket option.
-pub fn set_option<T: Plain>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> Result<()> {
+pub fn set_option<T: Pod>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> Result<()> {
     // SAFETY: the pointer and the length are those of one live value, which the kernel copies.
     let rc = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), size_of::<T>() as libc::socklen_t) };
     if rc == 0 { Ok(()) } else { Err(Error::last_os_error()) }
 }
 
-/// Attaches a classic BPF program to a socket, in place of one that was there.
+/// Attaches a classic BPF program to a socket and replaces an existing one.
 pub fn attach_filter(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| Error::from_raw_os_error(libc::EINVAL))?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
@@ -53,8 +53,8 @@ pub fn attach_filter(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> Resul
 }
 
 /// Reads a socket option. Bytes that the kernel does not fill are zero.
-pub fn get_option<T: Plain>(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<T> {
-    // SAFETY: `Plain` types may be all zero.
+pub fn get_option<T: Pod>(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<T> {
+    // SAFETY: `Pod` types may be all zero.
     let mut value: T = unsafe { std::mem::zeroed() };
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes, and any bytes make a valid `T`.
@@ -63,16 +63,16 @@ pub fn get_option<T: Plain>(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result
 }
 
 /// Binds a socket to an address of its family.
-pub fn bind<T: Plain>(fd: BorrowedFd<'_>, address: &T) -> Result<()> {
+pub fn bind<T: Pod>(fd: BorrowedFd<'_>, address: &T) -> Result<()> {
     // SAFETY: the pointer and the length are those of one live value, which the kernel only reads.
     let rc = unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(address).cast(), size_of::<T>() as libc::socklen_t) };
     if rc == 0 { Ok(()) } else { Err(Error::last_os_error()) }
 }
 
-/// Takes over a descriptor that this process was started with; programs that it starts do not get it.
+/// Takes ownership of an inherited descriptor; child processes do not inherit it.
 ///
 /// # Errors
-/// When there is no such descriptor, or it was open but not for us: one that closes on exec cannot have been inherited.
+/// Returns an error when there is no such descriptor, or when it was opened by this process: an inherited one does not close on exec.
 pub fn inherited(fd: i32) -> Result<OwnedFd> {
     // The standard streams belong to the standard library.
     if fd <= libc::STDERR_FILENO {
@@ -83,8 +83,8 @@ pub fn inherited(fd: i32) -> Result<OwnedFd> {
     if flags < 0 {
         return Err(Error::last_os_error());
     }
-    // Everything that this program opens closes on exec, so what does not was inherited; taken over, it does from now on, so that it cannot be
-    // taken over twice.
+    // Everything that this program opens closes on exec, so a descriptor that does not was inherited. From now on it closes on exec, too,
+    // so it cannot be taken twice.
     if flags & libc::FD_CLOEXEC != 0 {
         return Err(Error::from_raw_os_error(libc::EBADF));
     }
@@ -92,36 +92,36 @@ pub fn inherited(fd: i32) -> Result<OwnedFd> {
     if unsafe { libc::fcntl(fd, libc::F_SETFD, flags | libc::FD_CLOEXEC) } < 0 {
         return Err(Error::last_os_error());
     }
-    // SAFETY: the descriptor is open and was inherited, and by the flag set above nobody else has taken it over.
+    // SAFETY: the descriptor is open and inherited, and the flag set above prevents a second owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Memory that is mapped for as long as this value lives.
+/// Memory that is mapped for the lifetime of this value.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: the mapping is plain memory that belongs to the process; who reads and writes it is up to the owner of this value.
+// SAFETY: the mapping is plain memory of the process; the owner of this value controls all access.
 unsafe impl Send for Mapping {}
-// SAFETY: the value itself only tells an address and a length.
+// SAFETY: a shared reference gives only an address and a length.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Memory of our own, zeroed, with its pages present from the start.
+    /// Maps zeroed memory of our own, with its pages present from the start.
     pub fn anonymous(len: usize) -> Result<Mapping> {
         Self::map(-1, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE, 0)
     }
 
-    /// Memory shared with the kernel through `fd`.
+    /// Maps memory that is shared with the kernel through `fd`.
     pub fn shared(fd: BorrowedFd<'_>, len: usize, offset: u64) -> Result<Mapping> {
         let offset = libc::off_t::try_from(offset).map_err(|_| Error::from_raw_os_error(libc::EOVERFLOW))?;
         Self::map(fd.as_raw_fd(), len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE, offset)
     }
 
-    /// The first `len` bytes of a file, only to be read, and only by the kernel: when somebody cuts the file, a system call that is given
-    /// these bytes fails with EFAULT, but a program that looks at them itself gets SIGBUS.
+    /// Maps the first `len` bytes of a file for reading, and only by the kernel. When the file is truncated, a system call with these bytes
+    /// fails with EFAULT, but direct access raises SIGBUS.
     pub fn file(fd: BorrowedFd<'_>, len: usize) -> Result<Mapping> {
         Self::map(fd.as_raw_fd(), len, libc::PROT_READ, libc::MAP_SHARED, 0)
     }
@@ -135,20 +135,25 @@ impl Mapping {
         NonNull::new(start.cast()).map(|start| Mapping { start, len }).ok_or_else(|| Error::from_raw_os_error(libc::ENOMEM))
     }
 
-    /// Where it starts. Valid for `len` bytes while the mapping lives.
+    /// Returns its start. Valid for `len` bytes while the mapping lives.
     pub fn start(&self) -> NonNull<u8> {
         self.start
     }
 
-    /// Length in bytes.
+    /// Returns its length in bytes.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Returns whether its length is zero.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: exactly what `map` mapped, once; whoever holds pointers into it holds this value too.
+        // SAFETY: exactly the range that `map` mapped, unmapped once; holders of pointers into it hold this value, too.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
@@ -163,22 +168,22 @@ pub fn wait_readable(fd: BorrowedFd<'_>, wait: Duration) -> Result<PollFlags> {
     }
 }
 
-/// Takes the pending error of a socket. `Err` when its interface is gone for good; an interface that is only down may come back.
+/// Takes the pending error of a socket. `Err` when its interface is gone permanently; an interface that is only down may come back.
 pub fn socket_error(fd: BorrowedFd<'_>, interface: u32) -> Result<()> {
     let pending = get_option::<libc::c_int>(fd, libc::SOL_SOCKET, libc::SO_ERROR)?;
     if pending != 0 { interface_error(Error::from_raw_os_error(pending), interface) } else { Ok(()) }
 }
 
-/// `Err(error)` when the interface is gone for good, `Ok` when it still exists and a retry may mend the error.
+/// `Err(error)` when the interface is gone permanently, `Ok` when it still exists and a retry may succeed.
 pub fn interface_error(error: Error, interface: u32) -> Result<()> {
-    // nix 0.31 says `Ok` with an empty name where the C library returns no name.
+    // nix 0.31 returns `Ok` with an empty name where the C library returns no name.
     match nix::net::if_::if_indextoname(interface) {
         Ok(name) if !name.is_empty() => Ok(()),
         _ => Err(Error::new(error.kind(), format!("the network interface with index {interface} is gone ({error})"))),
     }
 }
 
-/// The monotonic clock, nanoseconds since boot.
+/// Returns the monotonic clock in nanoseconds since boot.
 pub fn monotonic() -> Time {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     Time(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))

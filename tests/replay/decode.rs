@@ -24,11 +24,11 @@ pub struct Output {
     pub to: [u8; 6],
     pub vlan: Option<u16>,
     pub outer: Ip,
-    pub what: What,
+    pub what: Payload,
 }
 
 #[derive(Clone, Debug)]
-pub enum What {
+pub enum Payload {
     /// GRE to a backend, with this packet in it.
     Gre(Vec<u8>),
     /// ICMP to a client: type, code, what follows the checksum.
@@ -49,7 +49,7 @@ fn sum(bytes: &[u8]) -> u32 {
     sum
 }
 
-fn need(good: bool, what: &str) -> Result<(), String> {
+fn ensure(good: bool, what: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err(what.to_owned()) }
 }
 
@@ -58,9 +58,9 @@ pub fn ip(packet: &[u8]) -> Result<Ip, String> {
     match packet.first().map(|b| b >> 4) {
         Some(4) => {
             let header = usize::from(packet[0] & 15) * 4;
-            need(header >= 20 && packet.len() >= header, "IPv4 header length")?;
-            need(usize::from(word(packet, 2)) == packet.len(), "IPv4 total length")?;
-            need(sum(&packet[..header]) == 0xffff, "IPv4 header checksum")?;
+            ensure(header >= 20 && packet.len() >= header, "IPv4 header length")?;
+            ensure(usize::from(word(packet, 2)) == packet.len(), "IPv4 total length")?;
+            ensure(sum(&packet[..header]) == 0xffff, "IPv4 header checksum")?;
             let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap());
             let flags = word(packet, 6);
             Ok(Ip {
@@ -75,7 +75,7 @@ pub fn ip(packet: &[u8]) -> Result<Ip, String> {
             })
         }
         Some(6) => {
-            need(packet.len() >= 40 && usize::from(word(packet, 4)) + 40 == packet.len(), "IPv6 payload length")?;
+            ensure(packet.len() >= 40 && usize::from(word(packet, 4)) + 40 == packet.len(), "IPv6 payload length")?;
             let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
             Ok(Ip {
                 source: address(8),
@@ -94,30 +94,30 @@ pub fn ip(packet: &[u8]) -> Result<Ip, String> {
 
 /// Reads a frame from its Ethernet header on.
 pub fn output(frame: &[u8]) -> Result<Output, String> {
-    need(frame.len() > 18, "frame length")?;
-    need(frame[6..12] == DIRECTOR_MAC, "link-layer source")?;
+    ensure(frame.len() > 18, "frame length")?;
+    ensure(frame[6..12] == DIRECTOR_MAC, "link-layer source")?;
     let vlan = matches!(word(frame, 12), 0x8100 | 0x88a8).then(|| word(frame, 14) & 0xfff);
     let link = if vlan.is_some() { 18 } else { 14 };
     let packet = &frame[link..];
     let outer = ip(packet)?;
-    need(word(frame, link - 2) == if outer.source.is_ipv4() { 0x0800 } else { 0x86dd }, "EtherType")?;
-    need(outer.piece.1 == 0 && !outer.piece.2, "outer fragment")?;
+    ensure(word(frame, link - 2) == if outer.source.is_ipv4() { 0x0800 } else { 0x86dd }, "EtherType")?;
+    ensure(outer.piece.1 == 0 && !outer.piece.2, "outer fragment")?;
     let rest = &packet[outer.header..];
     let what = match outer.protocol {
         47 => {
-            need(outer.df, "outer DF")?;
-            need(rest.len() > 4 && rest[..2] == [0, 0], "GRE header")?;
+            ensure(outer.df, "outer DF")?;
+            ensure(rest.len() > 4 && rest[..2] == [0, 0], "GRE header")?;
             let expected = if rest[4] >> 4 == 4 { 0x0800 } else { 0x86dd };
-            need(word(rest, 2) == expected, "GRE protocol")?;
+            ensure(word(rest, 2) == expected, "GRE protocol")?;
             ip(&rest[4..])?;
-            What::Gre(rest[4..].to_vec())
+            Payload::Gre(rest[4..].to_vec())
         }
         protocol @ (1 | 58) => {
-            need(rest.len() >= 8, "ICMP length")?;
+            ensure(rest.len() >= 8, "ICMP length")?;
             let pseudo = if protocol == 58 { sum(&packet[8..40]) + 58 + rest.len() as u32 } else { 0 };
             let total = pseudo + sum(rest);
-            need((total & 0xffff) + (total >> 16) == 0xffff, "ICMP checksum")?;
-            What::Icmp(rest[0], rest[1], rest[4..].to_vec())
+            ensure((total & 0xffff) + (total >> 16) == 0xffff, "ICMP checksum")?;
+            Payload::Icmp(rest[0], rest[1], rest[4..].to_vec())
         }
         other => return Err(format!("protocol {other}")),
     };

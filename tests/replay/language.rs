@@ -127,7 +127,7 @@ fn gre(from: IpAddr, to: IpAddr, words: SplitWhitespace<'_>, rest: &[&str]) -> P
     with(packet(rest).gre_with(from, to, fields), others.split_whitespace())
 }
 
-/// What is special about a header.
+/// Payload is special about a header.
 fn with(mut packet: Packet, mut words: SplitWhitespace<'_>) -> Packet {
     while let Some(word) = words.next() {
         packet = match word {
@@ -148,7 +148,7 @@ fn with(mut packet: Packet, mut words: SplitWhitespace<'_>) -> Packet {
     packet
 }
 
-/// What follows the last header.
+/// Payload follows the last header.
 fn payload(layers: &[&str]) -> Vec<u8> {
     let Some(first) = layers.first() else { return Vec::new() };
     let mut words = first.split_whitespace();

@@ -1,6 +1,6 @@
 //! Frames that came out, in words, each compared byte for byte with the frame that it came from.
 
-use super::decode::{Output, What, ip, output};
+use super::decode::{Output, Payload, ip, output};
 use super::language::Input;
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ fn line(time: Duration, frame: &[u8], inputs: &[Input], used: &mut [bool]) -> St
     let mac = to.map(|byte| format!("{byte:02x}")).join(":");
     let vlan = vlan.map_or(String::new(), |vlan| format!(" vlan {vlan}"));
     let what = match what {
-        What::Gre(inner) => {
+        Payload::Gre(inner) => {
             format!("gre {} > {} ttl {} tos {} | {}", outer.source, outer.destination, outer.ttl, outer.tos, carried(inner, inputs, used))
         }
-        What::Icmp(kind, code, rest) => {
+        Payload::Icmp(kind, code, rest) => {
             format!("icmp {} > {} {kind} {code} ttl {} | {}", outer.source, outer.destination, outer.ttl, said(*kind, rest, inputs))
         }
     };
     format!("{:.6} to {mac}{vlan} | {what}", time.as_secs_f64())
 }
 
-/// What a GRE packet carries: one of the packets that went in, whole, or a piece of it.
+/// Payload a GRE packet carries: one of the packets that went in, whole, or a piece of it.
 fn carried(inner: &[u8], inputs: &[Input], used: &mut [bool]) -> String {
     let same = |n: &usize| inner_of(&inputs[*n]) == inner;
     if let Some(n) = (0..inputs.len()).filter(|n| !used[*n]).find(same) {
@@ -53,7 +53,7 @@ fn inner_of(input: &Input) -> &[u8] {
     input.frame.get(input.inner.clone()).unwrap_or_default()
 }
 
-/// What an ICMP message says.
+/// Payload an ICMP message says.
 fn said(kind: u8, rest: &[u8], inputs: &[Input]) -> String {
     let of =
         |part: &[u8]| inputs.iter().position(|i| inner_of(i).len() >= part.len() && inner_of(i).windows(part.len()).any(|w| w == part));

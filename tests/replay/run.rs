@@ -11,8 +11,8 @@ use std::time::Duration;
 /// The configuration of the scenarios.
 pub const BOOT: &str = include_str!("boot.toml");
 
-/// What `guideway replay` did.
-pub struct Replayed {
+/// Payload `guideway replay` did.
+pub struct ReplayOutput {
     pub code: Option<i32>,
     pub stderr: String,
     pub frames: Vec<(Duration, Vec<u8>)>,
@@ -20,7 +20,7 @@ pub struct Replayed {
     pub counters: Vec<(String, u64)>,
 }
 
-impl Replayed {
+impl ReplayOutput {
     /// A counter; 0 when it is not there.
     pub fn counter(&self, name: &str) -> u64 {
         self.counters.iter().find(|c| c.0 == name).map_or(0, |c| c.1)
@@ -39,18 +39,18 @@ pub fn guideway(dir: &Path, args: &[&str]) -> Output {
 }
 
 /// Replays `capture` with `config`, in `dir`.
-pub fn replay(dir: &Path, config: &str, capture: &[u8]) -> Replayed {
+pub fn replay(dir: &Path, config: &str, capture: &[u8]) -> ReplayOutput {
     replay_with(dir, config, capture, &[])
 }
 
 /// The same while these backends are down.
-pub fn replay_with(dir: &Path, config: &str, capture: &[u8], down: &[String]) -> Replayed {
+pub fn replay_with(dir: &Path, config: &str, capture: &[u8], down: &[String]) -> ReplayOutput {
     write(dir.join("boot.toml"), config).unwrap();
     write(dir.join("in.pcap"), capture).unwrap();
     let mut args = vec!["--config", "boot.toml", "--in", "in.pcap", "--out", "out.pcap", "--counters", "counters.json"];
     down.iter().for_each(|backend| args.extend(["--down", backend]));
     let done = guideway(dir, &args);
-    Replayed {
+    ReplayOutput {
         code: done.status.code(),
         stderr: String::from_utf8(done.stderr).unwrap(),
         frames: frames(&dir.join("out.pcap")),

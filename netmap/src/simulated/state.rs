@@ -41,7 +41,7 @@ const IFS: usize = 64;
 
 /// Which rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum RingKind {
     /// To the wire.
     Tx,
     /// To the host's network stack.
@@ -54,7 +54,7 @@ pub enum Side {
 
 /// A word of a ring's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
+pub enum RingWord {
     /// First slot of the program's.
     Head,
     /// Where it wants to be woken.
@@ -77,7 +77,7 @@ pub struct SlotWords {
 }
 
 struct Ring {
-    side: Side,
+    side: RingKind,
     number: u16,
     /// Which end of a pipe, else 0.
     end: usize,
@@ -93,7 +93,7 @@ struct Ring {
 
 impl Ring {
     fn transmits(&self) -> bool {
-        matches!(self.side, Side::Tx | Side::HostTx)
+        matches!(self.side, RingKind::Tx | RingKind::HostTx)
     }
 }
 
@@ -106,7 +106,7 @@ pub(super) struct State {
     ports: usize,
     pipe: bool,
     pub(super) manual: bool,
-    pub(super) holding: bool,
+    pub(super) tx_stalled: bool,
     pub(super) out: VecDeque<(u16, Vec<u8>)>,
     pub(super) up: VecDeque<Vec<u8>>,
 }
@@ -117,17 +117,17 @@ unsafe impl Send for State {}
 impl State {
     pub(super) fn interface(pairs: u16, slots: u32) -> State {
         let card = |side| (0..pairs).map(move |number| (side, number, 0));
-        let rings = card(Side::Tx).chain([(Side::HostTx, 0, 0)]).chain(card(Side::Rx)).chain([(Side::HostRx, 0, 0)]);
+        let rings = card(RingKind::Tx).chain([(RingKind::HostTx, 0, 0)]).chain(card(RingKind::Rx)).chain([(RingKind::HostRx, 0, 0)]);
         State::new(rings.collect(), slots, false)
     }
 
     pub(super) fn pipe(slots: u32) -> State {
-        State::new(vec![(Side::Tx, 0, 0), (Side::Rx, 0, 0), (Side::Tx, 0, 1), (Side::Rx, 0, 1)], slots, true)
+        State::new(vec![(RingKind::Tx, 0, 0), (RingKind::Rx, 0, 0), (RingKind::Tx, 0, 1), (RingKind::Rx, 0, 1)], slots, true)
     }
 
-    fn new(rings: Vec<(Side, u16, usize)>, slots: u32, pipe: bool) -> State {
+    fn new(rings: Vec<(RingKind, u16, usize)>, slots: u32, pipe: bool) -> State {
         let ring_size = (RING_FIRST_SLOT + slots as usize * SLOT).next_multiple_of(128);
-        let ring = |(at, (side, number, end)): (usize, (Side, u16, usize))| Ring {
+        let ring = |(at, (side, number, end)): (usize, (RingKind, u16, usize))| Ring {
             side,
             number,
             end,
@@ -140,7 +140,7 @@ impl State {
         let buffers = (IFS * IF_SIZE + rings.len() * ring_size).next_multiple_of(4096);
         let rings: Vec<Ring> = rings.into_iter().enumerate().map(ring).collect();
         let (out, up) = (VecDeque::new(), VecDeque::new());
-        State { start: NonNull::dangling(), rings, slots, buffers, ports: 0, pipe, manual: false, holding: false, out, up }
+        State { start: NonNull::dangling(), rings, slots, buffers, ports: 0, pipe, manual: false, tx_stalled: false, out, up }
     }
 
     pub(super) fn size(&self) -> usize {
@@ -211,11 +211,11 @@ impl State {
     }
 
     pub(super) fn pairs(&self) -> u16 {
-        self.rings.iter().filter(|ring| ring.side == Side::Tx).count() as u16
+        self.rings.iter().filter(|ring| ring.side == RingKind::Tx).count() as u16
     }
 
     pub(super) fn rings_of_interface(&self, wanted: Rings) -> Option<Vec<usize>> {
-        let host = |ring: &Ring| matches!(ring.side, Side::HostTx | Side::HostRx);
+        let host = |ring: &Ring| matches!(ring.side, RingKind::HostTx | RingKind::HostRx);
         let is_wanted = |ring: &Ring| match wanted {
             Rings::All => !host(ring),
             Rings::One(number) => !host(ring) && ring.number == number,
@@ -239,9 +239,12 @@ impl State {
         let end = self.rings[rings[0]].end;
         let all: Vec<usize> = (0..self.rings.len()).filter(|at| self.rings[*at].end == end).collect();
         let count = |side| all.iter().filter(|at| self.rings[**at].side == side).count() as u32;
-        for (field, side) in
-            [(IF_TX_RINGS, Side::Tx), (IF_RX_RINGS, Side::Rx), (IF_HOST_TX_RINGS, Side::HostTx), (IF_HOST_RX_RINGS, Side::HostRx)]
-        {
+        for (field, side) in [
+            (IF_TX_RINGS, RingKind::Tx),
+            (IF_RX_RINGS, RingKind::Rx),
+            (IF_HOST_TX_RINGS, RingKind::HostTx),
+            (IF_HOST_RX_RINGS, RingKind::HostRx),
+        ] {
             self.write(offset + field, count(side));
         }
         self.write(offset + IF_VERSION, 14u32);
@@ -262,13 +265,13 @@ impl State {
         }
     }
 
-    fn at(&self, side: Side, number: u16) -> usize {
+    fn at(&self, side: RingKind, number: u16) -> usize {
         let found = self.rings.iter().position(|ring| ring.side == side && ring.number == number);
         assert!(found.is_some(), "the simulation has no ring {number} of {side:?}");
         found.unwrap_or_default()
     }
 
-    pub(super) fn arrive(&mut self, side: Side, number: u16, frame: &[u8]) {
+    pub(super) fn inject(&mut self, side: RingKind, number: u16, frame: &[u8]) {
         let ring = self.at(side, number);
         self.rings[ring].waiting.push_back(frame.to_vec());
     }
@@ -296,7 +299,7 @@ impl State {
             let slot = self.read_slot(offset, taken);
             let frame = self.buffer(slot.buffer, usize::from(slot.len));
             if self.pipe {
-                let Some(other) = self.rings.iter().position(|ring| ring.side == Side::Rx && ring.end != end) else { break };
+                let Some(other) = self.rings.iter().position(|ring| ring.side == RingKind::Rx && ring.end != end) else { break };
                 let Ring { offset: to, given: theirs, taken: limit, .. } = self.rings[other];
                 if self.next(theirs) == limit {
                     break;
@@ -306,14 +309,14 @@ impl State {
                 self.write_slot(to, theirs, SlotWords { flags: (slot.flags & MORE) | CHANGED, ..slot });
                 self.write_slot(offset, taken, SlotWords { buffer: old.buffer, len: 0, flags: CHANGED });
                 self.rings[other].given = self.next(theirs);
-            } else if side == Side::HostTx {
+            } else if side == RingKind::HostTx {
                 self.up.push_back(frame);
             } else {
                 self.out.push_back((number, frame));
             }
             taken = self.next(taken);
         }
-        let given = if self.holding { given } else { (taken + self.slots - 1) % self.slots };
+        let given = if self.tx_stalled { given } else { (taken + self.slots - 1) % self.slots };
         (self.rings[at].taken, self.rings[at].given) = (taken, given);
         self.word(offset + RING_TAIL).store(given, Ordering::Release);
     }
@@ -378,17 +381,17 @@ impl State {
         self.rings.iter().any(|ring| waits(&ring))
     }
 
-    fn place(&self, side: Side, number: u16, word: Word) -> usize {
+    fn place(&self, side: RingKind, number: u16, word: RingWord) -> usize {
         let field = match word {
-            Word::Head => RING_HEAD,
-            Word::Cur => RING_CUR,
-            Word::Tail => RING_TAIL,
-            Word::Flags => RING_FLAGS,
+            RingWord::Head => RING_HEAD,
+            RingWord::Cur => RING_CUR,
+            RingWord::Tail => RING_TAIL,
+            RingWord::Flags => RING_FLAGS,
         };
         self.rings[self.at(side, number)].offset + field
     }
 
-    pub(super) fn poke(&mut self, side: Side, number: u16, word: Word, value: u32) {
+    pub(super) fn poke(&mut self, side: RingKind, number: u16, word: RingWord, value: u32) {
         self.word(self.place(side, number, word)).store(value, Ordering::Release);
     }
 
@@ -407,19 +410,19 @@ impl State {
         (self.rings.iter().map(|ring| ring.offset).min().unwrap_or(0), ends.max().unwrap_or(0))
     }
 
-    pub(super) fn peek(&self, side: Side, number: u16, word: Word) -> u32 {
+    pub(super) fn peek(&self, side: RingKind, number: u16, word: RingWord) -> u32 {
         self.word(self.place(side, number, word)).load(Ordering::Acquire)
     }
 
-    pub(super) fn poke_slot(&mut self, side: Side, number: u16, slot: u32, words: SlotWords) {
+    pub(super) fn poke_slot(&mut self, side: RingKind, number: u16, slot: u32, words: SlotWords) {
         self.write_slot(self.rings[self.at(side, number)].offset, slot, words);
     }
 
-    pub(super) fn peek_slot(&self, side: Side, number: u16, slot: u32) -> SlotWords {
+    pub(super) fn peek_slot(&self, side: RingKind, number: u16, slot: u32) -> SlotWords {
         self.read_slot(self.rings[self.at(side, number)].offset, slot)
     }
 
-    pub(super) fn every_buffer_is_in_one_slot(&self) -> bool {
+    pub(super) fn buffers_are_unique(&self) -> bool {
         let mut seen = HashSet::new();
         let all = self.rings.iter().flat_map(|ring| (0..self.slots).map(|slot| self.read_slot(ring.offset, slot).buffer));
         let count = self.rings.len() * self.slots as usize;

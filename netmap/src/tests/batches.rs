@@ -1,7 +1,7 @@
 //! Batches and rings of an interface, one promise each.
 
 use super::{ROUNDS, frame, rx, tx};
-use crate::simulated::{Side, Simulated, Word};
+use crate::simulated::{RingKind, RingWord, Simulated};
 use crate::{BATCH, Dropped, Events, OpenError, Port, PortName, RingError, Rings};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,14 +35,14 @@ fn names_open_the_rings_that_they_name_and_no_ring_twice() {
 fn the_right_ring_of_several() {
     let network = Simulated::interface(3, 8);
     let mut port = network.open_named(&PortName::interface("sim0", Rings::One(1)).unwrap()).unwrap();
-    network.arrive(0, &frame(1, 60));
-    network.arrive(1, &frame(2, 61));
+    network.inject(0, &frame(1, 60));
+    network.inject(1, &frame(2, 61));
     port.sync_rx().unwrap();
     assert_eq!(rx(&mut port).batch(BATCH).unwrap().bytes(0).unwrap(), frame(2, 61));
     tx(&mut port).send(&frame(3, 62)).unwrap();
-    assert_eq!(network.depart(), None, "sent when the kernel looks");
+    assert_eq!(network.take_transmitted(), None, "sent when the kernel looks");
     port.sync_tx().unwrap();
-    assert_eq!(network.depart(), Some((1, frame(3, 62))));
+    assert_eq!(network.take_transmitted(), Some((1, frame(3, 62))));
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_batch_that_is_dropped_gives_its_slots_back() {
     let mut port = network.open("sim0").unwrap();
     for round in 0..ROUNDS as u32 {
         for n in 0..3 {
-            network.arrive(0, &frame(round * 3 + n, 60));
+            network.inject(0, &frame(round * 3 + n, 60));
         }
         port.sync_rx().unwrap();
         assert_eq!(rx(&mut port).batch(2).unwrap().len(), 2);
@@ -61,7 +61,7 @@ fn a_batch_that_is_dropped_gives_its_slots_back() {
         drop(batch);
         assert!(rx(&mut port).batch(BATCH).unwrap().is_empty());
     }
-    assert!(network.every_buffer_is_in_one_slot());
+    assert!(network.buffers_are_unique());
 }
 
 #[test]
@@ -69,10 +69,10 @@ fn frames_move_between_card_and_host_by_exchange_of_buffers() {
     let network = Simulated::interface(1, 16);
     let (mut card, mut host) = (network.open("sim0-0").unwrap(), network.open("sim0^").unwrap());
     for number in 0..ROUNDS as u32 {
-        network.arrive(0, &frame(number, 60));
+        network.inject(0, &frame(number, 60));
         network.host_send(&frame(!number, 77));
         assert!(Port::wait(&[&card, &host], Events::Receive, Duration::from_secs(1)).unwrap().ready);
-        let before = network.peek_slot(Side::Rx, 0, number % 16).buffer;
+        let before = network.peek_slot(RingKind::Rx, 0, number % 16).buffer;
         {
             let (card, host) = (card.rings(), host.rings());
             let mut up = card.rx[0].batch(BATCH).unwrap();
@@ -80,14 +80,14 @@ fn frames_move_between_card_and_host_by_exchange_of_buffers() {
             let mut down = host.host_rx[0].batch(BATCH).unwrap();
             assert!(down.send(0, &mut card.tx[0], 77).unwrap());
         }
-        let moved = network.peek_slot(Side::HostTx, 0, number % 16);
-        assert_eq!((moved.buffer, moved.flags & 1), (before, 1), "the buffer itself, and the kernel is told");
-        assert_eq!(network.peek_slot(Side::Rx, 0, number % 16).flags & 1, 1);
+        let moved = network.peek_slot(RingKind::HostTx, 0, number % 16);
+        assert_eq!((moved.buffer, moved.flags & 1), (before, 1), "the buffer itself, and the kernel is notified");
+        assert_eq!(network.peek_slot(RingKind::Rx, 0, number % 16).flags & 1, 1);
         card.sync_tx().unwrap();
         host.sync_tx().unwrap();
-        assert_eq!(network.depart(), Some((0, frame(!number, 77))));
+        assert_eq!(network.take_transmitted(), Some((0, frame(!number, 77))));
         assert_eq!(network.host_receive(), Some(frame(number, 60)));
-        assert!(network.every_buffer_is_in_one_slot());
+        assert!(network.buffers_are_unique());
     }
 }
 
@@ -95,24 +95,24 @@ fn frames_move_between_card_and_host_by_exchange_of_buffers() {
 fn what_finds_no_room_stays_in_the_batch() {
     let network = Simulated::interface(1, 4);
     let mut port = network.open("sim0").unwrap();
-    network.set_holding(true);
+    network.set_tx_stalled(true);
     for n in 0..3 {
         assert!(tx(&mut port).send(&frame(n, 60)).unwrap());
     }
     assert!(!tx(&mut port).send(&frame(3, 60)).unwrap());
     port.sync_tx().unwrap();
-    assert_eq!((tx(&mut port).room(), tx(&mut port).under_way()), (Ok(0), Ok(3)));
-    network.arrive(0, &frame(4, 60));
+    assert_eq!((tx(&mut port).room(), tx(&mut port).in_flight()), (Ok(0), Ok(3)));
+    network.inject(0, &frame(4, 60));
     port.sync_rx().unwrap();
     let rings = port.rings();
     let mut batch = rings.rx[0].batch(BATCH).unwrap();
     assert_eq!(batch.send(0, &mut rings.tx[0], 60), Ok(false));
     assert_eq!(batch.bytes(0).unwrap(), frame(4, 60));
     drop(batch);
-    network.set_holding(false);
+    network.set_tx_stalled(false);
     port.sync_tx().unwrap();
-    assert_eq!(tx(&mut port).under_way(), Ok(0));
-    assert!(network.every_buffer_is_in_one_slot());
+    assert_eq!(tx(&mut port).in_flight(), Ok(0));
+    assert!(network.buffers_are_unique());
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn frames_of_several_buffers_are_counted_and_passed_over_also_between_batches() 
     let network = Simulated::interface(1, 16);
     let mut port = network.open("sim0").unwrap();
     for len in [60, 5000, 61, 2049, 2048, 62] {
-        network.arrive(0, &frame(1, len));
+        network.inject(0, &frame(1, len));
     }
     port.sync_rx().unwrap();
     let mut seen = Vec::new();
@@ -134,28 +134,28 @@ fn frames_of_several_buffers_are_counted_and_passed_over_also_between_batches() 
 }
 
 #[test]
-fn frames_are_forwarded_by_the_kernel_when_it_is_asked_to() {
+fn the_kernel_forwards_frames_on_request() {
     let network = Simulated::interface(1, 8);
     let mut port = network.open("sim0").unwrap();
     rx(&mut port).set_forwarding(true);
     for n in 0..3 {
-        network.arrive(0, &frame(n, 60));
+        network.inject(0, &frame(n, 60));
     }
     port.sync_rx().unwrap();
     let mut batch = rx(&mut port).batch(BATCH).unwrap();
     batch.forward(1).unwrap();
-    assert_eq!((batch.forward(1), batch.forward(99)), (Err(RingError::Gone(1)), Err(RingError::Gone(99))));
+    assert_eq!((batch.forward(1), batch.forward(99)), (Err(RingError::AlreadySent(1)), Err(RingError::AlreadySent(99))));
     assert!(batch.bytes(1).is_none() && batch.buffer(1).is_none() && batch.buffer(0).is_some());
     assert_eq!(batch.iter_mut().map(|(at, ..)| at).collect::<Vec<_>>(), [0, 2]);
     drop(batch);
     port.sync_rx().unwrap();
     assert_eq!((network.host_receive(), network.host_receive()), (Some(frame(1, 60)), None));
     rx(&mut port).set_forwarding(false);
-    assert_eq!(network.peek(Side::Rx, 0, Word::Flags), 0);
+    assert_eq!(network.peek(RingKind::Rx, 0, RingWord::Flags), 0);
 }
 
 #[test]
-fn the_time_is_written_when_it_is_asked_for() {
+fn the_timestamp_is_written_on_request() {
     let network = Simulated::interface(1, 8);
     let mut port = network.open("sim0").unwrap();
     port.sync_rx().unwrap();
@@ -169,7 +169,7 @@ fn the_time_is_written_when_it_is_asked_for() {
 fn buffers_do_not_move_to_another_region() {
     let (here, there) = (Simulated::interface(1, 8), Simulated::interface(1, 8));
     let (mut one, mut other) = (here.open("sim0").unwrap(), there.open("sim0").unwrap());
-    here.arrive(0, &frame(1, 60));
+    here.inject(0, &frame(1, 60));
     one.sync_rx().unwrap();
     let mut batch = rx(&mut one).batch(BATCH).unwrap();
     assert_eq!(batch.send(0, tx(&mut other), 60), Err(RingError::OtherRegion));
@@ -183,7 +183,7 @@ fn lengths_beyond_a_buffer_are_refused_and_change_nothing() {
     let mut port = network.open("sim0").unwrap();
     assert!(matches!(tx(&mut port).send_with(|buffer| buffer.len() + 1), Err(RingError::TooLong { len: 2049, .. })));
     assert!(matches!(tx(&mut port).send_with(|_| usize::MAX), Err(RingError::TooLong { .. })));
-    network.arrive(0, &frame(1, 60));
+    network.inject(0, &frame(1, 60));
     port.sync_rx().unwrap();
     let rings = port.rings();
     let mut batch = rings.rx[0].batch(BATCH).unwrap();
@@ -193,7 +193,7 @@ fn lengths_beyond_a_buffer_are_refused_and_change_nothing() {
     assert!(batch.send(0, &mut rings.tx[0], 2048).unwrap());
     drop(batch);
     port.sync_tx().unwrap();
-    assert_eq!(network.depart().map(|(_, frame)| frame.len()), Some(2048));
+    assert_eq!(network.take_transmitted().map(|(_, frame)| frame.len()), Some(2048));
 }
 
 #[test]

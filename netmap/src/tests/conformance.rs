@@ -97,9 +97,9 @@ fn a_full_ring_holds_back(a: &mut Port, b: &mut Port) {
     }
     // What is sent is given back, if only after a look.
     let since = Instant::now();
-    while tx(a).under_way().unwrap() > 0 && tx(a).room().unwrap() == 0 {
+    while tx(a).in_flight().unwrap() > 0 && tx(a).room().unwrap() == 0 {
         a.sync_tx().unwrap();
-        assert!(since.elapsed() < LONG, "{} frames under way", tx(a).under_way().unwrap());
+        assert!(since.elapsed() < LONG, "{} frames under way", tx(a).in_flight().unwrap());
     }
 }
 
@@ -116,7 +116,7 @@ fn echoes_move_buffers(a: &mut Port, b: &mut Port) {
         assert_eq!(batch.len(), 1);
         let len = batch.bytes(0).unwrap().len();
         assert!(batch.send(0, &mut rings.tx[0], len).unwrap());
-        assert_eq!(batch.send(0, &mut rings.tx[0], len), Err(RingError::Gone(0)));
+        assert_eq!(batch.send(0, &mut rings.tx[0], len), Err(RingError::AlreadySent(0)));
         drop(batch);
         b.sync_tx().unwrap();
         let since = Instant::now();
@@ -140,7 +140,7 @@ fn a_simulated_pipe() {
     let pipe = Simulated::pipe(SLOTS);
     let (mut a, mut b) = (pipe.open("netmap:sim{1").unwrap(), pipe.open("netmap:sim}1").unwrap());
     connected(&mut a, &mut b, true);
-    assert!(pipe.every_buffer_is_in_one_slot());
+    assert!(pipe.buffers_are_unique());
 }
 
 #[test]
@@ -148,5 +148,5 @@ fn a_tiny_simulated_pipe() {
     let pipe = Simulated::pipe(3);
     let (mut a, mut b) = (pipe.open("netmap:sim{1").unwrap(), pipe.open("netmap:sim}1").unwrap());
     connected(&mut b, &mut a, true);
-    assert!(pipe.every_buffer_is_in_one_slot());
+    assert!(pipe.buffers_are_unique());
 }

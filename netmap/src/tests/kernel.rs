@@ -128,7 +128,7 @@ fn keeps_its_address(test: &str, forward: bool) {
             let (mut card, mut host) = (Port::open("netmap:nm0-0").unwrap(), Port::open("netmap:nm0^").unwrap());
             assert!(Arc::ptr_eq(card.region(), host.region()));
             card.rings().rx[0].set_forwarding(forward);
-            // The far end is another host, which has not heard of netmap.
+            // The far end is another host, without netmap.
             let mut far = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().expect("it runs");
             let end = Instant::now() + Duration::from_secs(10);
             let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
@@ -166,8 +166,8 @@ fn keeps_its_address(test: &str, forward: bool) {
 }
 
 #[test]
-fn each_way_that_opening_fails_is_told_apart() {
-    if netmap("each_way_that_opening_fails_is_told_apart") {
+fn each_failure_to_open_has_its_own_error() {
+    if netmap("each_failure_to_open_has_its_own_error") {
         in_namespace(|| {
             assert!(matches!(Port::open("netmap:no-such-if"), Err(OpenError::NoInterface { .. })));
             ip("link add nm0 type veth peer name nm1");

@@ -1,10 +1,10 @@
 //! Tests of the rings: one conformance test for every pair of ports, a kernel that lies, a kernel in another thread, and the real one.
 
 mod batches;
+mod concurrent_kernel;
 mod conformance;
+mod faulty_kernel;
 mod kernel;
-mod lies;
-mod peer;
 
 use crate::{Port, RxRing, TxRing};
 

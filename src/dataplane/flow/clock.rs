@@ -3,12 +3,12 @@
 use guideway_packet::time::Time;
 
 /// A step back of at most this many seconds is disorder (packets of a capture, say): the clock waits. A larger one is a new origin.
-const DISORDER: u64 = 60;
+const MAX_BACKSTEP: u64 = 60;
 
-/// Seconds since the first time seen, and the time it was then told.
+/// Seconds since the first time seen, and the last time seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    told: u64,
+    last_seen: u64,
     second: u64,
 }
 
@@ -17,7 +17,7 @@ const NEVER: u64 = u64::MAX;
 
 impl Default for Clock {
     fn default() -> Clock {
-        Clock { told: NEVER, second: 0 }
+        Clock { last_seen: NEVER, second: 0 }
     }
 }
 
@@ -25,19 +25,19 @@ impl Clock {
     /// Whether `now` is in the second in which the clock already is: for nearly every packet.
     #[inline]
     pub fn is_at(&self, now: Time) -> bool {
-        self.told == now.seconds()
+        self.last_seen == now.seconds()
     }
 
     /// The clock at `now`.
     pub fn at(self, now: Time) -> Clock {
         let seconds = now.seconds();
-        if self.told == NEVER {
-            return Clock { told: seconds, second: 0 };
+        if self.last_seen == NEVER {
+            return Clock { last_seen: seconds, second: 0 };
         }
-        match seconds.checked_sub(self.told) {
-            Some(passed) => Clock { told: seconds, second: self.second.saturating_add(passed) },
-            None if self.told - seconds <= DISORDER => self,
-            None => Clock { told: seconds, ..self },
+        match seconds.checked_sub(self.last_seen) {
+            Some(passed) => Clock { last_seen: seconds, second: self.second.saturating_add(passed) },
+            None if self.last_seen - seconds <= MAX_BACKSTEP => self,
+            None => Clock { last_seen: seconds, ..self },
         }
     }
 

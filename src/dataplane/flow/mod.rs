@@ -1,44 +1,42 @@
 //! The flow table: which backend a flow went to, so that it goes there again after the pool has changed. One per worker, in memory of a fixed size.
 //!
-//! **Shape.** Lines of 64 bytes, each with six entries of 10 bytes (48-bit tag, backend, deadline in seconds) and 4 bytes about them. A hash has a home line (its
-//! upper bits) and one other line (computed from home and tag, and back again, so an entry can move without its hash). An entry lives at home if there is
-//! room, else in the other line, else one of the entries at home moves to its other line. Home counts how many of its entries are away: mostly none, and then a
-//! lookup touches one line only. That fills 85 % of the entries, and more, at 12.5 bytes a flow.
+//! **Shape.** Buckets of 64 bytes, each with six entries of 10 bytes (48-bit tag, backend, deadline in seconds) and 4 bytes about them. A hash has a home bucket (its
+//! upper bits) and one other bucket (computed from home and tag, and back again, so an entry can move without its hash). An entry lives at home if there is
+//! room, else in the other bucket, else one of the entries at home moves to its other bucket. Home counts how many of its entries are away: mostly none, and then a
+//! lookup touches one bucket only. That fills 85 % of the entries, and more, at 12.5 bytes a flow.
 //!
-//! **False matches.** The tag is the lower 48 bits of the hash, and the lines come from the upper ones. A flow that is not in the table is compared with at most 12
-//! tags, so it takes another's backend with a probability of at most 12 · 2^-48, less than 1 in 2·10^13; in tables of more than 2^16 lines only if two hashes share
+//! **False matches.** The tag is the lower 48 bits of the hash, and the buckets come from the upper ones. A flow that is not in the table is compared with at most 12
+//! tags, so it takes another's backend with a probability of at most 12 · 2^-48, less than 1 in 2·10^13; in tables of more than 2^16 buckets only if two hashes share
 //! practically all 64 bits. The hash is keyed, so nobody can choose such flows.
 //!
 //! **Time.** An entry holds its deadline, not when it was last seen: whether it may be replaced is then decided by its own service's idle timeout, not by that of the
 //! newcomer. Deadlines are 16 bits of seconds, which wrap after 18.2 hours, and idle timeouts end at 12 hours; a sweep that this table drives by itself visits
-//! every line at least once an hour, so no deadline gets old enough to look young again. A flow is alive in the second of its last packet and
+//! every bucket at least once an hour, so no deadline gets old enough to look young again. A flow is alive in the second of its last packet and
 //! in `idle` seconds after it. An idle timeout that changes holds for a flow from its next packet on.
 //!
-//! **Floods.** A flow is on probation until it is seen again. In two full lines a newcomer replaces an expired entry, else the oldest on probation, else it is not
+//! **Floods.** A flow is on probation until it is seen again. In two full buckets a newcomer replaces an expired entry, else the oldest on probation, else it is not
 //! remembered: established flows are never pushed out.
 
+mod bucket;
 mod clock;
-mod fence;
-mod holders;
-mod line;
+mod intrinsics;
 #[cfg(test)]
 mod tests;
 
+use bucket::{Bucket, Entry, WAYS, alive, deadline};
 use clock::Clock;
 use guideway_packet::time::Time;
-pub use holders::Holders;
-use line::{Entry, Line, WAYS, alive, deadline};
 
 /// The longest idle timeout, in seconds: 12 hours. Longer ones are taken for this one.
-pub const MAX_IDLE: u16 = line::MAX_IDLE;
-/// The most flows that a table can be made for. More asked for is taken for this.
+pub const MAX_IDLE: u16 = bucket::MAX_IDLE;
+/// Maximum number of flows of a table. A larger request gets this.
 pub const MAX_FLOWS: usize = 1 << 31;
 /// The part of its entries, in percent, up to which a table is meant to be filled.
 const LOAD: usize = 85;
-/// Above this part of used entries, in percent, there is hardly a line with room to move an entry to; not looking keeps newcomers cheap in a flood.
+/// Above this part of used entries, in percent, there is hardly a bucket with room to move an entry to; not looking keeps newcomers cheap in a flood.
 const CROWDED: usize = 95;
-/// The table's own sweep visits every line once in this many seconds.
-const LAP: u64 = 2048;
+/// The table's own sweep visits every bucket once in this many seconds.
+const SWEEP_PERIOD: u64 = 2048;
 const TAG: u64 = (1 << 48) - 1;
 
 /// What [`FlowTable::insert`] did.
@@ -50,13 +48,13 @@ pub enum Inserted {
     Changed,
     /// The flow was known with this backend.
     Same,
-    /// Not remembered: both lines are full of established flows. Never an error; the flow goes where its hash says.
+    /// Not remembered: both buckets are full of established flows. Never an error; the flow goes where its hash says.
     NoRoom,
 }
 
 /// A flow as the table remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remembered {
+pub struct FlowRecord {
     /// The backend's number.
     pub backend: u16,
     /// Whole seconds until it is forgotten if no packet comes.
@@ -72,7 +70,7 @@ pub struct Occupancy {
     pub alive: usize,
     /// Those of them on probation.
     pub probation: usize,
-    /// Those of them that do not live in their home line.
+    /// Those of them that do not live in their home bucket.
     pub away: usize,
     /// Entries whose flow has expired and that nobody needed yet.
     pub expired: usize,
@@ -93,18 +91,17 @@ pub struct Statistics {
 
 /// The table. See the module.
 pub struct FlowTable {
-    lines: Vec<Line>,
+    buckets: Vec<Bucket>,
     clock: Clock,
-    /// The line that the sweep visits next.
+    /// The bucket that the sweep visits next.
     sweep: usize,
     used: usize,
     statistics: Statistics,
-    holders: Holders,
 }
 
 impl std::fmt::Debug for FlowTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FlowTable({} of {} entries used)", self.used, self.lines.len() * WAYS)
+        write!(f, "FlowTable({} of {} entries used)", self.used, self.buckets.len() * WAYS)
     }
 }
 
@@ -113,37 +110,37 @@ impl FlowTable {
     pub fn new(flows: usize) -> FlowTable {
         let entries = flows.clamp(8 * WAYS, MAX_FLOWS).saturating_mul(100).div_ceil(LOAD);
         let count = entries.div_ceil(WAYS);
-        let mut lines = Vec::with_capacity(count);
-        fence::wish_huge_pages(&mut lines);
-        lines.resize(count, Line::default());
-        FlowTable { lines, clock: Clock::default(), sweep: 0, used: 0, statistics: Statistics::default(), holders: Holders::new() }
+        let mut buckets = Vec::with_capacity(count);
+        intrinsics::advise_huge_pages(&mut buckets);
+        buckets.resize(count, Bucket::default());
+        FlowTable { buckets, clock: Clock::default(), sweep: 0, used: 0, statistics: Statistics::default() }
     }
 
     /// Asks for the memory in which `hash` would be found. Worth it when some ten other hashes are handled before the lookup.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        fence::prefetch(self.lines.as_ptr().wrapping_add(self.home(hash)));
+        intrinsics::prefetch(self.buckets.as_ptr().wrapping_add(self.home(hash)));
     }
 
     /// The same for the other memory in which a flow may be: worth it, too, when many flows are new, as each of them looks there.
     #[inline]
     pub fn prefetch_other(&self, hash: u64) {
-        fence::prefetch(self.lines.as_ptr().wrapping_add(self.other(self.home(hash), hash & TAG)));
+        intrinsics::prefetch(self.buckets.as_ptr().wrapping_add(self.other(self.home(hash), hash & TAG)));
     }
 
     /// The backend of the flow with `hash`, if it is known and alive. It then stays for another `idle` seconds, and is no longer on probation.
-    #[inline]
+    #[inline(always)]
     pub fn lookup(&mut self, hash: u64, now: Time, idle: u16) -> Option<u16> {
         self.advance(now);
         let second = self.clock.wrapped();
         let (home, tag) = (self.home(hash), hash & TAG);
-        let line = &mut self.lines[home];
-        match line.find(tag) {
-            Some(way) => line.see(way, second, idle),
-            None if line.has_spilled() => {
+        let bucket = &mut self.buckets[home];
+        match bucket.find(tag) {
+            Some(way) => bucket.touch(way, second, idle),
+            None if bucket.has_spilled() => {
                 let other = self.other(home, tag);
-                let line = &mut self.lines[other];
-                line.see(line.find(tag)?, second, idle)
+                let bucket = &mut self.buckets[other];
+                bucket.touch(bucket.find(tag)?, second, idle)
             }
             None => None,
         }
@@ -155,14 +152,14 @@ impl FlowTable {
         let second = self.clock.wrapped();
         let entry = Entry { tag: hash & TAG, backend, deadline: deadline(second, idle), probation: true, away: false };
         if let Some((at, way)) = self.find(hash) {
-            if alive(self.lines[at].deadline(way), second) {
+            if alive(self.buckets[at].deadline(way), second) {
                 return self.update(at, way, entry);
             }
             self.remove(at, way);
             self.statistics.expired += 1;
         }
         let home = self.home(hash);
-        if self.settle(home, entry, second) {
+        if self.place_new(home, entry, second) {
             self.statistics.inserted += 1;
             return Inserted::New;
         }
@@ -171,18 +168,18 @@ impl FlowTable {
     }
 
     /// What is remembered of the flow with `hash`; changes nothing.
-    pub fn peek(&self, hash: u64, now: Time) -> Option<Remembered> {
+    pub fn peek(&self, hash: u64, now: Time) -> Option<FlowRecord> {
         let (at, way) = self.find(hash)?;
-        let line = &self.lines[at];
-        let left = self.left(line.deadline(way), self.clock.at(now))?;
-        Some(Remembered { backend: line.backend(way), remaining: left, probation: line.on_probation(way) })
+        let bucket = &self.buckets[at];
+        let left = self.left(bucket.deadline(way), self.clock.at(now))?;
+        Some(FlowRecord { backend: bucket.backend(way), remaining: left, probation: bucket.on_probation(way) })
     }
 
-    /// Visits the next `lines` lines and frees the entries that have expired. The table does this by itself as well, slowly, once a second; call it
-    /// with a few lines per batch to give backend numbers free, and lookups short, sooner.
-    pub fn sweep(&mut self, now: Time, lines: usize) {
+    /// Visits the next `buckets` buckets and frees the entries that have expired. The table does this by itself as well, slowly, once a second; call it
+    /// with a few buckets per batch to give backend numbers free, and lookups short, sooner.
+    pub fn sweep(&mut self, now: Time, buckets: usize) {
         self.advance(now);
-        self.visit(lines.min(self.lines.len()), 0);
+        self.visit(buckets.min(self.buckets.len()), 0);
     }
 
     /// Entries in use, expired ones included that are not freed yet.
@@ -199,8 +196,8 @@ impl FlowTable {
     pub fn occupancy(&self, now: Time) -> Occupancy {
         let clock = self.clock.at(now);
         let mut seen = Occupancy::default();
-        for line in &self.lines {
-            for entry in line.used().map(|way| line.entry(way)) {
+        for bucket in &self.buckets {
+            for entry in bucket.used().map(|way| bucket.entry(way)) {
                 let lives = self.left(entry.deadline, clock).is_some();
                 seen.expired += usize::from(!lives);
                 seen.alive += usize::from(lives);
@@ -213,12 +210,12 @@ impl FlowTable {
 
     /// Flows for which there is room: 85 % of the entries.
     pub fn capacity(&self) -> usize {
-        self.lines.len() * WAYS * LOAD / 100
+        self.buckets.len() * WAYS * LOAD / 100
     }
 
     /// All memory of the table, in bytes.
     pub fn memory(&self) -> usize {
-        self.lines.capacity() * size_of::<Line>() + Holders::memory()
+        self.buckets.capacity() * size_of::<Bucket>()
     }
 
     /// What the table did since it was made.
@@ -226,39 +223,29 @@ impl FlowTable {
         self.statistics
     }
 
-    /// Whether an entry, alive or not, holds `backend`. From another thread ask [`FlowTable::holders`].
-    pub fn holds(&self, backend: u16) -> bool {
-        self.holders.held(backend) > 0
-    }
-
-    /// The counts behind [`FlowTable::holds`], to be read from the writer's thread.
-    pub fn holders(&self) -> Holders {
-        self.holders.clone()
-    }
-
     #[inline]
     fn home(&self, hash: u64) -> usize {
-        scale(hash, self.lines.len())
+        scale(hash, self.buckets.len())
     }
 
-    /// The other line of a flow with `tag` of which one line is `at`; the other one's other one is `at` again.
+    /// The other bucket of a flow with `tag` of which one bucket is `at`; the other one's other one is `at` again.
     #[inline]
     fn other(&self, at: usize, tag: u64) -> usize {
         // The multiplier (2^64 divided by the golden ratio) spreads the tag over the upper bits, which `scale` reads.
-        let sum = scale(tag.wrapping_mul(0x9e37_79b9_7f4a_7c15), self.lines.len());
-        if sum >= at { sum - at } else { sum + self.lines.len() - at }
+        let sum = scale(tag.wrapping_mul(0x9e37_79b9_7f4a_7c15), self.buckets.len());
+        if sum >= at { sum - at } else { sum + self.buckets.len() - at }
     }
 
-    /// Line and way of the flow with `hash`, dead or alive.
+    /// Bucket and way of the flow with `hash`, dead or alive.
     #[inline]
     fn find(&self, hash: u64) -> Option<(usize, usize)> {
         let (home, tag) = (self.home(hash), hash & TAG);
-        let line = &self.lines[home];
-        match line.find(tag) {
+        let bucket = &self.buckets[home];
+        match bucket.find(tag) {
             Some(way) => Some((home, way)),
-            None if line.has_spilled() => {
+            None if bucket.has_spilled() => {
                 let other = self.other(home, tag);
-                Some((other, self.lines[other].find(tag)?))
+                Some((other, self.buckets[other].find(tag)?))
             }
             None => None,
         }
@@ -266,58 +253,56 @@ impl FlowTable {
 
     /// A known flow was seen again, and goes to `entry.backend` now.
     fn update(&mut self, at: usize, way: usize, entry: Entry) -> Inserted {
-        let line = &mut self.lines[at];
-        line.refresh(way, entry.deadline);
-        let was = line.backend(way);
+        let bucket = &mut self.buckets[at];
+        bucket.refresh(way, entry.deadline);
+        let was = bucket.backend(way);
         if was == entry.backend {
             return Inserted::Same;
         }
-        line.set_backend(way, entry.backend);
-        self.holders.take(entry.backend);
-        self.holders.release(was);
+        bucket.set_backend(way, entry.backend);
         Inserted::Changed
     }
 
-    /// Finds a place for a new entry: a vacant one at home or in the other line, one that an entry at home can be moved out of, one of a flow on probation.
-    fn settle(&mut self, home: usize, entry: Entry, second: u16) -> bool {
-        if let Some(way) = self.lines[home].vacant(second) {
+    /// Finds a place for a new entry: a vacant one at home or in the other bucket, one that an entry at home can be moved out of, one of a flow on probation.
+    fn place_new(&mut self, home: usize, entry: Entry, second: u16) -> bool {
+        if let Some(way) = self.buckets[home].vacant(second) {
             self.place(home, way, entry);
             return true;
         }
         let other = self.other(home, entry.tag);
-        let may_spill = self.lines[home].may_spill();
-        if may_spill && let Some(way) = self.lines[other].vacant(second) {
+        let may_spill = self.buckets[home].may_spill();
+        if may_spill && let Some(way) = self.buckets[other].vacant(second) {
             self.place(other, way, Entry { away: true, ..entry });
             return true;
         }
-        if self.used * 100 < self.lines.len() * WAYS * CROWDED
-            && let Some(way) = self.make_way(home, second)
+        if self.used * 100 < self.buckets.len() * WAYS * CROWDED
+            && let Some(way) = self.relocate_entry(home, second)
         {
             self.place(home, way, entry);
             return true;
         }
-        let leaver = match self.lines[home].leaver() {
+        let victim = match self.buckets[home].victim() {
             Some(way) => Some((home, way)),
-            None if may_spill => self.lines[other].leaver().map(|way| (other, way)),
+            None if may_spill => self.buckets[other].victim().map(|way| (other, way)),
             None => None,
         };
-        let Some((at, way)) = leaver else { return false };
+        let Some((at, way)) = victim else { return false };
         self.remove(at, way);
         self.statistics.evicted += 1;
-        // Removing an entry whose home is this line has taken one off the count of its spilled entries, never added one: the room found above is still there.
+        // Removing an entry whose home is this bucket has taken one off the count of its spilled entries, never added one: the room found above is still there.
         self.place(at, way, Entry { away: at != home, ..entry });
         true
     }
 
-    /// Moves one of the entries in the full line `at` to its other line, and says which way is free now.
-    fn make_way(&mut self, at: usize, second: u16) -> Option<usize> {
+    /// Moves one of the entries in the full bucket `at` to its other bucket, and says which way is free now.
+    fn relocate_entry(&mut self, at: usize, second: u16) -> Option<usize> {
         for way in 0..WAYS {
-            let entry = self.lines[at].entry(way);
+            let entry = self.buckets[at].entry(way);
             let to = self.other(at, entry.tag);
-            if to == at || !entry.away && !self.lines[at].may_spill() {
+            if to == at || !entry.away && !self.buckets[at].may_spill() {
                 continue;
             }
-            if let Some(vacant) = self.lines[to].vacant(second) {
+            if let Some(vacant) = self.buckets[to].vacant(second) {
                 self.remove(at, way);
                 self.place(to, vacant, Entry { away: !entry.away, ..entry });
                 return Some(way);
@@ -329,29 +314,27 @@ impl FlowTable {
     /// Puts `entry` into a vacant way, out of which an expired entry goes first.
     #[inline(always)]
     fn place(&mut self, at: usize, way: usize, entry: Entry) {
-        if self.lines[at].is_used(way) {
+        if self.buckets[at].is_used(way) {
             self.remove(at, way);
             self.statistics.expired += 1;
         }
-        self.lines[at].put(way, entry);
+        self.buckets[at].put(way, entry);
         if entry.away {
             let home = self.other(at, entry.tag);
-            self.lines[home].spill();
+            self.buckets[home].spill();
         }
-        self.holders.take(entry.backend);
         self.used += 1;
     }
 
     /// Frees a way in use.
     #[inline(always)]
     fn remove(&mut self, at: usize, way: usize) {
-        let entry = self.lines[at].entry(way);
-        self.lines[at].clear(way);
+        let entry = self.buckets[at].entry(way);
+        self.buckets[at].clear(way);
         if entry.away {
             let home = self.other(at, entry.tag);
-            self.lines[home].unspill();
+            self.buckets[home].unspill();
         }
-        self.holders.release(entry.backend);
         self.used -= 1;
     }
 
@@ -359,30 +342,30 @@ impl FlowTable {
     #[inline]
     fn advance(&mut self, now: Time) {
         if !self.clock.is_at(now) {
-            self.turn(now);
+            self.advance_clock(now);
         }
     }
 
-    /// The clock goes on. The sweep goes with it, a part of the lines for each second; when more time than a lap passes without a call, it visits all
-    /// lines by the clock as it was, on which no deadline is ambiguous.
+    /// The clock goes on. The sweep goes with it, a part of the buckets for each second; when more time than a lap passes without a call, it visits all
+    /// buckets by the clock as it was, on which no deadline is ambiguous.
     #[cold]
-    fn turn(&mut self, now: Time) {
+    fn advance_clock(&mut self, now: Time) {
         let next = self.clock.at(now);
         let passed = next.second() - self.clock.second();
-        let count = self.lines.len() as u64;
-        let due = if passed >= LAP { count } else { (count * passed).div_ceil(LAP) };
+        let count = self.buckets.len() as u64;
+        let due = if passed >= SWEEP_PERIOD { count } else { (count * passed).div_ceil(SWEEP_PERIOD) };
         self.visit(due as usize, passed);
         self.clock = next;
     }
 
-    /// Frees what has expired in the next `count` lines, as of `passed` seconds after the table's clock.
+    /// Frees what has expired in the next `count` buckets, as of `passed` seconds after the table's clock.
     fn visit(&mut self, count: usize, passed: u64) {
         let clock = self.clock.wrapped();
         for _ in 0..count {
             let at = self.sweep;
-            self.sweep = if at + 1 == self.lines.len() { 0 } else { at + 1 };
-            for way in self.lines[at].used() {
-                let deadline = self.lines[at].deadline(way);
+            self.sweep = if at + 1 == self.buckets.len() { 0 } else { at + 1 };
+            for way in self.buckets[at].used() {
+                let deadline = self.buckets[at].deadline(way);
                 if !alive(deadline, clock) || u64::from(deadline.wrapping_sub(clock)) < passed {
                     self.remove(at, way);
                     self.statistics.expired += 1;

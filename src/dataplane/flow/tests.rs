@@ -19,14 +19,12 @@ fn at(seconds: u64) -> Time {
 impl FlowTable {
     /// Counts again what the table keeps count of.
     fn audit(&self) {
-        let mut away = vec![0; self.lines.len()];
-        let mut held: HashMap<u16, u32> = HashMap::new();
+        let mut away = vec![0; self.buckets.len()];
         let mut used = 0;
         let mut places = HashSet::new();
-        for (index, line) in self.lines.iter().enumerate() {
-            for entry in line.used().map(|way| line.entry(way)) {
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            for entry in bucket.used().map(|way| bucket.entry(way)) {
                 used += 1;
-                *held.entry(entry.backend).or_default() += 1;
                 let other = self.other(index, entry.tag);
                 assert_eq!(self.other(other, entry.tag), index);
                 let home = if entry.away { other } else { index };
@@ -35,12 +33,18 @@ impl FlowTable {
             }
         }
         assert_eq!(used, self.used);
-        for (line, away) in self.lines.iter().zip(away) {
-            assert_eq!(u32::from(line.spilled()), away);
+        for (bucket, away) in self.buckets.iter().zip(away) {
+            assert_eq!(u32::from(bucket.spilled()), away);
         }
-        for backend in held.keys().copied().chain(0..10) {
-            assert_eq!(self.holders.held(backend), held.get(&backend).copied().unwrap_or(0));
-        }
+    }
+
+    /// How many entries, alive or not, have this backend.
+    fn entries_of(&self, backend: u16) -> usize {
+        self.buckets.iter().flat_map(|bucket| bucket.used().map(|way| bucket.entry(way).backend)).filter(|id| *id == backend).count()
+    }
+
+    fn references(&self, backend: u16) -> bool {
+        self.entries_of(backend) > 0
     }
 }
 
@@ -49,7 +53,7 @@ enum Step {
     Lookup { key: usize, idle: u16 },
     Insert { key: usize, backend: u16, idle: u16 },
     Pass { seconds: u64 },
-    Sweep { lines: usize },
+    Sweep { buckets: usize },
 }
 
 fn step(keys: usize) -> impl Strategy<Value = Step> {
@@ -58,7 +62,7 @@ fn step(keys: usize) -> impl Strategy<Value = Step> {
         6 => (0..keys, idle()).prop_map(|(key, idle)| Step::Lookup { key, idle }),
         6 => (0..keys, 0..=3u16, idle()).prop_map(|(key, backend, idle)| Step::Insert { key, backend, idle }),
         2 => prop_oneof![4 => 0..=60u64, 2 => 1000..=50_000u64, 1 => 65_400..=65_700u64, 1 => 100_000..=1_000_000u64].prop_map(|seconds| Step::Pass { seconds }),
-        1 => (0..=20usize).prop_map(|lines| Step::Sweep { lines }),
+        1 => (0..=20usize).prop_map(|buckets| Step::Sweep { buckets }),
     ]
 }
 
@@ -110,7 +114,7 @@ fn differ(keys: &[u64], flows: usize, steps: &[Step]) -> Statistics {
                 }
             }
             Step::Pass { seconds } => now += seconds,
-            Step::Sweep { lines } => table.sweep(at(now), lines),
+            Step::Sweep { buckets } => table.sweep(at(now), buckets),
         }
         assert!(lost <= table.statistics().evicted, "a flow was forgotten without need");
     }
@@ -240,7 +244,7 @@ fn idle_flows_expire_to_the_second() {
     assert_eq!(table.lookup(1, Time(11_999_999_999), 10), Some(5), "seen in second 1, alive in second 11");
     assert_eq!(table.insert(1, 5, at(21), 10), Inserted::Same);
     assert_eq!(table.insert(1, 6, at(31), 10), Inserted::Changed);
-    assert_eq!(table.peek(1, at(41)), Some(Remembered { backend: 6, remaining: 0, probation: false }));
+    assert_eq!(table.peek(1, at(41)), Some(FlowRecord { backend: 6, remaining: 0, probation: false }));
     assert_eq!(table.peek(1, at(42)), None);
     assert_eq!(table.lookup(1, at(42), 10), None);
     assert_eq!(table.insert(1, 6, at(42), 10), Inserted::New, "a flow that expired begins anew");
@@ -260,7 +264,7 @@ fn nothing_is_resurrected_when_the_clock_wraps() {
             busy.lookup(2, at(second), 1);
         }
         assert_eq!(busy.lookup(1, at(77 + later), MAX_IDLE), None, "after {later} s of other traffic");
-        assert_eq!(busy.holds(5), later <= u64::from(MAX_IDLE) + LAP);
+        assert_eq!(busy.references(5), later <= u64::from(MAX_IDLE) + SWEEP_PERIOD);
     }
 }
 
@@ -279,22 +283,22 @@ fn a_quiet_table_forgets_by_itself() {
     for index in 0..8000 {
         table.insert(hash(index), 3, at(0), 30);
     }
-    assert!(table.holds(3));
-    for second in 31..31 + LAP {
+    assert!(table.references(3));
+    for second in 31..31 + SWEEP_PERIOD {
         table.lookup(0, at(second), 30);
     }
-    assert_eq!((table.used(), table.holds(3)), (0, false));
+    assert_eq!((table.used(), table.references(3)), (0, false));
     table.audit();
 }
 
 #[test]
-fn a_sweep_visits_what_it_is_told() {
+fn a_sweep_visits_the_given_number_of_buckets() {
     let mut table = FlowTable::new(10_000);
     for index in 0..8000 {
         table.insert(hash(index), 3, at(0), 30);
     }
-    let lines = table.lines.len();
-    table.sweep(at(31), lines / 2);
+    let buckets = table.buckets.len();
+    table.sweep(at(31), buckets / 2);
     assert!((3500..4600).contains(&table.used()), "{}", table.used());
     table.sweep(at(31), usize::MAX);
     assert_eq!(table.used(), 0);
@@ -323,14 +327,13 @@ fn a_changed_idle_timeout_holds_from_the_next_packet_on() {
 }
 
 #[test]
-fn numbers_are_held_as_long_as_an_entry_has_them() {
+fn a_backend_is_forgotten_with_its_last_entry() {
     let mut table = FlowTable::new(1000);
-    let holders = table.holders();
     table.insert(1, 65_535, at(0), 10);
     table.insert(2, 65_535, at(0), 10);
-    assert_eq!((holders.held(65_535), table.holds(65_535)), (2, true));
+    assert_eq!((table.entries_of(65_535), table.references(65_535)), (2, true));
     table.insert(1, 0, at(1), 10);
-    assert_eq!((holders.held(65_535), holders.held(0)), (1, 1));
+    assert_eq!((table.entries_of(65_535), table.entries_of(0)), (1, 1));
     table.sweep(at(60), usize::MAX);
-    assert_eq!((holders.held(65_535), holders.held(0)), (0, 0));
+    assert_eq!((table.entries_of(65_535), table.entries_of(0)), (0, 0));
 }

@@ -3,10 +3,12 @@
 //! A backend is (next, skip). What costs time is asking for slots that are taken, about M·ln M times in all; so the occupied slots are a bitmap that fits the
 //! nearest cache, and a step is an addition and a subtraction.
 
-use super::NONE;
 use guideway_hash::{Domain, FleetKey};
 
-/// Where a backend asks next.
+/// Marks a slot without an owner.
+pub(super) const NONE: u16 = u16::MAX;
+
+/// The slot that a backend asks for next.
 struct Preference {
     next: u32,
     skip: u32,
@@ -18,47 +20,47 @@ pub(super) fn slots(key: &FleetKey, size: u32, sorted: &[(&str, u16)]) -> Vec<u1
     let mut preferences: Vec<Preference> = sorted.iter().map(|(name, _)| preference(key, size, name)).collect();
     let weights: Vec<u16> = sorted.iter().map(|&(_, weight)| weight).collect();
     let turns = turns(&weights, &shares(size, &weights));
-    let (early, late) = turns.split_at(turns.len().saturating_sub(few(size)));
-    ask(size, &mut preferences, early, &mut slots);
-    solve(size, &preferences, late, &mut slots);
+    let (early, late) = turns.split_at(turns.len().saturating_sub(tail_len(size)));
+    fill(size, &mut preferences, early, &mut slots);
+    fill_tail(size, &preferences, late, &mut slots);
     slots
 }
 
 fn preference(key: &FleetKey, size: u32, name: &str) -> Preference {
     let size = u64::from(size);
-    let next = key.rare(Domain::Offset, name.as_bytes()) % size;
-    let skip = key.rare(Domain::Skip, name.as_bytes()) % (size - 1) + 1;
+    let next = key.keyed_hash(Domain::Offset, name.as_bytes()) % size;
+    let skip = key.keyed_hash(Domain::Skip, name.as_bytes()) % (size - 1) + 1;
     Preference { next: next as u32, skip: skip as u32 }
 }
 
 /// Below how many free slots it is cheaper to look at each of them than to ask on average size / free times.
-fn few(size: u32) -> usize {
+fn tail_len(size: u32) -> usize {
     (size.isqrt() / 2) as usize
 }
 
 /// Gives slots by asking for one after the other.
-fn ask(size: u32, preferences: &mut [Preference], turns: &[u16], slots: &mut [u16]) {
+fn fill(size: u32, preferences: &mut [Preference], turns: &[u16], slots: &mut [u16]) {
     let mut taken = vec![0u64; slots.len().div_ceil(64)];
     for &member in turns {
-        let wish = &mut preferences[usize::from(member)];
-        let (mut at, skip) = (wish.next, wish.skip);
+        let preference = &mut preferences[usize::from(member)];
+        let (mut at, skip) = (preference.next, preference.skip);
         while taken[(at / 64) as usize] >> (at % 64) & 1 == 1 {
             at = step(at, skip, size);
         }
         taken[(at / 64) as usize] |= 1 << (at % 64);
         slots[at as usize] = member;
-        wish.next = step(at, skip, size);
+        preference.next = step(at, skip, size);
     }
 }
 
 /// Gives the last slots: half of all asking would be for these. The first of the free ones in a backend's order is the one for which
 /// (slot − next) / skip modulo the size is least; that next may stay where it was, as what is taken is free no more.
-fn solve(size: u32, preferences: &[Preference], turns: &[u16], slots: &mut [u16]) {
+fn fill_tail(size: u32, preferences: &[Preference], turns: &[u16], slots: &mut [u16]) {
     let mut free: Vec<u32> = (0..size).filter(|&slot| slots[slot as usize] == NONE).collect();
     for &member in turns {
-        let wish = &preferences[usize::from(member)];
-        let inverse = inverse(wish.skip, size);
-        let steps = |slot: u32| u64::from(step(slot, size - wish.next, size)) * inverse % u64::from(size);
+        let preference = &preferences[usize::from(member)];
+        let inverse = inverse(preference.skip, size);
+        let steps = |slot: u32| u64::from(step(slot, size - preference.next, size)) * inverse % u64::from(size);
         let Some(first) = (0..free.len()).min_by_key(|&index| steps(free[index])) else { return };
         let slot = free.swap_remove(first);
         slots[slot as usize] = member;

@@ -1,6 +1,6 @@
 //! Golden tables: the result is a contract between directors of different versions, so it is frozen in files.
 //!
-//! `GUIDEWAY_REGENERATE=1 cargo test --lib maglev::golden` writes the files anew. Do that only together with a new [`super::VERSION`]: directors of both versions
+//! `GUIDEWAY_REGENERATE=1 cargo test -p guideway-dataplane maglev::golden` writes the files anew. Do that only together with a new [`super::VERSION`]: directors of both versions
 //! may serve one fleet during an upgrade, and where their tables differ, flows break.
 
 use super::{NONE, Table, VERSION};
@@ -17,7 +17,7 @@ fn key() -> FleetKey {
 fn text(size: u32, backends: &[(String, u16)], rows: usize) -> String {
     let borrowed: Vec<(&str, u16)> = backends.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
     let table = Table::build(&key(), size, &borrowed).unwrap();
-    let mut text = String::from("# A golden Maglev table; see src/maglev/golden.rs.\n");
+    let mut text = String::from("# A golden Maglev table; see src/dataplane/maglev/golden.rs.\n");
     writeln!(text, "version {VERSION}\nkey 000102030405060708090a0b0c0d0e0f\nsize {size}\nfingerprint {:016x}", table.fingerprint())
         .unwrap();
     writeln!(text, "# member name weight entries").unwrap();
@@ -33,7 +33,7 @@ fn text(size: u32, backends: &[(String, u16)], rows: usize) -> String {
 }
 
 fn compare(file: &str, text: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(file);
     if std::env::var_os("GUIDEWAY_REGENERATE").is_some_and(|value| value == "1") {
         std::fs::write(&path, text).unwrap();
     }

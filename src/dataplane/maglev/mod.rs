@@ -21,6 +21,7 @@ mod golden;
 #[cfg(test)]
 mod tests;
 
+use build::NONE;
 use guideway_hash::{Domain, FleetKey};
 
 /// Version of the rules above; part of the fingerprint. A change of the rules is a new version.
@@ -35,8 +36,6 @@ pub const SLOTS_PER_BACKEND: u32 = 100;
 pub const MAX_MEMBERS: usize = 65_534;
 /// The largest weight.
 pub const MAX_WEIGHT: u16 = 1000;
-/// What stands in a slot that nobody owns.
-pub const NONE: u16 = u16::MAX;
 
 /// Why a table was not built.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -44,7 +43,7 @@ pub enum Error {
     /// The size is not prime.
     #[error("Maglev table size {size} is not a prime number; the next one is {next}")]
     NotPrime {
-        /// The size asked for.
+        /// The requested size.
         size: u32,
         /// The next prime that is allowed.
         next: u32,
@@ -52,7 +51,7 @@ pub enum Error {
     /// The size is beyond the limit.
     #[error("Maglev table size {size} is more than {MAX_SIZE}; use {MAX_SIZE}, which is prime, or less")]
     TooLarge {
-        /// The size asked for.
+        /// The requested size.
         size: u32,
     },
     /// Too few slots for so many backends.
@@ -61,7 +60,7 @@ pub enum Error {
         *least as usize / (*backends).max(1)
     )]
     TooSmall {
-        /// The size asked for.
+        /// The requested size.
         size: u32,
         /// How many backends there are, those of weight 0 included.
         backends: usize,
@@ -72,7 +71,7 @@ pub enum Error {
     },
     /// More backends than the largest table can serve.
     #[error("{backends} backends are more than {limit}, the most that a Maglev table can hold; split the pool")]
-    TooMany {
+    TooManyBackends {
         /// How many backends there are.
         backends: usize,
         /// The most that are allowed.
@@ -83,7 +82,7 @@ pub enum Error {
     EmptyName,
     /// Two backends of the same name.
     #[error("two backends are named \"{name}\"; names decide the places in the Maglev table, so rename one")]
-    SameName {
+    DuplicateName {
         /// The name.
         name: String,
     },
@@ -213,7 +212,7 @@ impl Table {
 fn check_size(size: u32, backends: usize, slots: u32) -> Result<(), Error> {
     let limit = MAX_MEMBERS.min((MAX_SIZE / SLOTS_PER_BACKEND) as usize);
     if backends > limit {
-        return Err(Error::TooMany { backends, limit });
+        return Err(Error::TooManyBackends { backends, limit });
     }
     if size > MAX_SIZE {
         return Err(Error::TooLarge { size });
@@ -222,7 +221,7 @@ fn check_size(size: u32, backends: usize, slots: u32) -> Result<(), Error> {
     if size < least {
         return Err(Error::TooSmall { size, backends, least, next: next_prime(least) });
     }
-    if !primal::is_prime(u64::from(size)) {
+    if !primal_check::miller_rabin(u64::from(size)) {
         return Err(Error::NotPrime { size, next: next_prime(size) });
     }
     Ok(())
@@ -238,14 +237,14 @@ fn check_members(sorted: &[(&str, u16)]) -> Result<(), Error> {
         }
     }
     match sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => Err(Error::SameName { name: pair[0].0.to_owned() }),
+        Some(pair) => Err(Error::DuplicateName { name: pair[0].0.to_owned() }),
         None => Ok(()),
     }
 }
 
 /// The least prime that is not less than `from`, which is at most [`MAX_SIZE`].
 fn next_prime(from: u32) -> u32 {
-    (from..MAX_SIZE).find(|&n| primal::is_prime(u64::from(n))).unwrap_or(MAX_SIZE)
+    (from..MAX_SIZE).find(|&n| primal_check::miller_rabin(u64::from(n))).unwrap_or(MAX_SIZE)
 }
 
 fn fingerprint(key: &FleetKey, size: u32, sorted: &[(&str, u16)], slots: &[u16]) -> u64 {
@@ -260,5 +259,5 @@ fn fingerprint(key: &FleetKey, size: u32, sorted: &[(&str, u16)], slots: &[u16])
         message.extend_from_slice(&weight.to_be_bytes());
     }
     message.extend(slots.iter().flat_map(|slot| slot.to_be_bytes()));
-    key.rare(Domain::Fingerprint, &message)
+    key.keyed_hash(Domain::Fingerprint, &message)
 }

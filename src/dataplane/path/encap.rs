@@ -1,21 +1,21 @@
 //! Last stage: the client's packet, untouched, into GRE to its backend, in place.
 
 use super::parse::Packet;
-use crate::tables::{Backend, HEAD_V4, HEAD_V6, Head, Variable};
+use crate::tables::{Backend, ENCAP_LEN_V4, ENCAP_LEN_V6, EncapFields, EncapHeader};
 use guideway_packet::frame::Frame;
 use guideway_packet::verdict::Reason;
-use guideway_packet::wire::ethernet::{IPV4, IPV6};
+use guideway_packet::wire::layout::ethernet::{self, ETHERTYPE, IPV6, TAG_LEN};
 
-/// What has to be known of a packet to wrap it.
+/// Everything that the encapsulation needs to know of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Envelope {
+pub struct EncapParams {
     /// Bytes of the Ethernet header: 14, or 18 with a VLAN tag.
     pub l2: u8,
-    /// TTL that the packet came with, of the outermost header.
+    /// TTL of the outermost header.
     pub ttl: u8,
-    /// DSCP and ECN of that header.
+    /// DSCP and ECN of the outermost header.
     pub tos: u8,
-    /// EtherType of the client's packet, as it stands in a packet.
+    /// EtherType of the client's packet, in network byte order.
     pub ethertype: [u8; 2],
     /// Where the client's packet starts in the frame.
     pub inner: u16,
@@ -23,7 +23,7 @@ pub struct Envelope {
     pub total_len: u16,
 }
 
-impl Envelope {
+impl EncapParams {
     /// Whether the client's packet is IPv6.
     #[inline(always)]
     pub fn is_v6(&self) -> bool {
@@ -31,61 +31,66 @@ impl Envelope {
     }
 }
 
-impl From<&Packet> for Envelope {
+impl From<&Packet> for EncapParams {
     #[inline]
-    fn from(packet: &Packet) -> Envelope {
+    fn from(packet: &Packet) -> EncapParams {
         // A frame of any io is shorter than 65,536 bytes.
         let (l2, inner) = (packet.l2 as u8, packet.inner as u16);
-        let ethertype = if packet.ip.source.is_ipv6() { IPV6 } else { IPV4 };
-        Envelope { l2, ttl: packet.ttl, tos: packet.tos, ethertype: ethertype.to_be_bytes(), inner, total_len: packet.ip.total_len }
+        EncapParams {
+            l2,
+            ttl: packet.ttl,
+            tos: packet.tos,
+            ethertype: packet.ip.ethertype().to_be_bytes(),
+            inner,
+            total_len: packet.ip.total_len,
+        }
     }
 }
 
 /// Wraps the packet in `frame`. Nothing is changed when it fails.
 #[inline(always)]
-pub fn wrap(frame: &mut Frame<'_>, packet: &Envelope, backend: &Backend) -> Result<(), Reason> {
-    // A packet that goes round in circles must end.
+pub fn encapsulate(frame: &mut Frame<'_>, packet: &EncapParams, backend: &Backend) -> Result<(), Reason> {
+    // A packet in a loop must end.
     if packet.ttl < 2 {
         return Err(Reason::TtlExpired);
     }
-    if packet.total_len > backend.room() {
+    if packet.total_len > backend.inner_mtu() {
         return Err(if backend.next_hop().is_none() { Reason::NeighbourUnresolved } else { Reason::TooBig });
     }
-    let variable = Variable { inner_len: packet.total_len, inner_ethertype: packet.ethertype, tos: packet.tos, ttl: packet.ttl - 1 };
-    if packet.l2 != UNTAGGED {
-        return tagged(frame, packet, backend.head(), variable);
+    let fields = EncapFields { inner_len: packet.total_len, inner_ethertype: packet.ethertype, tos: packet.tos, ttl: packet.ttl - 1 };
+    if usize::from(packet.l2) != ethernet::LEN {
+        return encapsulate_tagged(frame, packet, backend.head(), fields);
     }
-    // Every io leaves headroom for the largest header that we write. Whatever padding the link had put behind the packet goes.
+    // Every io leaves headroom for the largest header that we write. Padding behind the packet is cut off.
     match backend.head() {
-        Head::V4(head) => head.write(frame.rehead(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, variable),
-        Head::V6(head) => head.write(frame.rehead(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, variable),
+        EncapHeader::V4(head) => head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields),
+        EncapHeader::V6(head) => head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields),
     }
     Ok(())
 }
 
-const UNTAGGED: u8 = 14;
-
 /// The same behind a VLAN tag, which stays.
 #[cold]
-fn tagged(frame: &mut Frame<'_>, packet: &Envelope, head: &Head, variable: Variable) -> Result<(), Reason> {
+fn encapsulate_tagged(frame: &mut Frame<'_>, packet: &EncapParams, head: &EncapHeader, fields: EncapFields) -> Result<(), Reason> {
     let (place, len) = (usize::from(packet.inner), usize::from(packet.total_len));
-    let (mut v4, mut v6) = ([0; HEAD_V4], [0; HEAD_V6]);
+    let (mut v4, mut v6) = ([0; ENCAP_LEN_V4], [0; ENCAP_LEN_V6]);
     let bytes = match head {
-        Head::V4(head) => {
-            head.write(&mut v4, variable);
+        EncapHeader::V4(head) => {
+            head.write(&mut v4, fields);
             &v4[..]
         }
-        Head::V6(head) => {
-            head.write(&mut v6, variable);
+        EncapHeader::V6(head) => {
+            head.write(&mut v6, fields);
             &v6[..]
         }
     };
-    let mut tag = [0u8; 4];
-    tag.copy_from_slice(frame.bytes().get(12..16).ok_or(Reason::Truncated)?);
+    let mut tag = [0u8; TAG_LEN];
+    tag.copy_from_slice(frame.bytes().get(ETHERTYPE..ETHERTYPE + TAG_LEN).ok_or(Reason::Truncated)?);
+    let (addresses, rest) = bytes.split_at(ETHERTYPE);
     let to = frame.replace_front(place, bytes.len() + tag.len()).ok_or(Reason::TooBig)?;
-    to[..12].copy_from_slice(&bytes[..12]);
-    to[12..16].copy_from_slice(&tag);
-    to[16..].copy_from_slice(&bytes[12..]);
+    to[..ETHERTYPE].copy_from_slice(addresses);
+    to[ETHERTYPE..ETHERTYPE + TAG_LEN].copy_from_slice(&tag);
+    to[ETHERTYPE + TAG_LEN..].copy_from_slice(rest);
     frame.truncate(bytes.len() + tag.len() + len);
     Ok(())
 }

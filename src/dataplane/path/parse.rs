@@ -1,4 +1,4 @@
-//! First stage: from a frame to the client's packet inside it, every length and checksum on the way verified.
+//! First stage: from a frame to the client's packet inside it. Verifies every length and checksum on the way.
 
 use crate::tables::Snapshot;
 use guideway_packet::verdict::{Reason, Verdict};
@@ -13,13 +13,13 @@ pub struct Packet {
     pub l2: usize,
     /// Where the client's packet starts in the frame.
     pub inner: usize,
-    /// Whether it came in GRE, or as it is ("plain").
+    /// Whether it came in GRE, or without ("plain").
     pub in_gre: bool,
-    /// A director of the other site sent it here, where the way ends.
-    pub hopped: bool,
-    /// TTL of the outermost header that it came with.
+    /// A director of the remote site sent it. It must not go back there.
+    pub from_remote_site: bool,
+    /// TTL of the outermost header.
     pub ttl: u8,
-    /// DSCP and ECN of the outermost header that it came with.
+    /// DSCP and ECN of the outermost header.
     pub tos: u8,
     /// The header of the client's packet.
     pub ip: Ip,
@@ -32,14 +32,21 @@ impl Packet {
         &frame[self.inner..self.inner + usize::from(self.ip.total_len)]
     }
 
-    /// What follows its IP header.
+    /// The payload of its IP header.
     #[inline]
     pub fn payload<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
         &self.bytes(frame)[usize::from(self.ip.header_len)..]
     }
+
+    /// Hash of the fields that all fragments of a packet share.
+    pub fn fragment_key(&self, tables: &Snapshot) -> u64 {
+        let ip = &self.ip;
+        let (protocol, id) = ip.fragment.map_or((ip.protocol, 0), |f| (f.protocol, f.id));
+        tables.hash.fragment(protocol, ip.source, ip.destination, id)
+    }
 }
 
-/// Unwraps `frame`. What is neither GRE to one of our addresses nor a packet to a VIP belongs to the host.
+/// Unwraps `frame`. A packet that is neither GRE to one of our addresses nor to a VIP belongs to the host.
 #[inline]
 pub fn parse(frame: &[u8], tables: &Snapshot) -> Result<Packet, Verdict> {
     let ethernet = Ethernet::parse(frame).map_err(Verdict::Drop)?;
@@ -84,13 +91,13 @@ fn in_gre(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packe
         return Err(Verdict::Drop(Reason::BadInnerChecksum));
     }
     let inner = ethernet.len + usize::from(outer.header_len) + gre.len;
-    let hopped = tables.site_addresses.contains(outer.source);
-    Ok(Packet { l2: ethernet.len, inner, in_gre: true, hopped, ttl: outer.ttl, tos: outer.tos, ip })
+    let from_remote_site = tables.remote_site_addresses.contains(outer.source);
+    Ok(Packet { l2: ethernet.len, inner, in_gre: true, from_remote_site, ttl: outer.ttl, tos: outer.tos, ip })
 }
 
 /// A packet that a router sent to a VIP without GRE.
 fn plain(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packet, Verdict> {
-    // A switch floods broadcasts and what it has not learned yet: without this, every director on the link would forward a copy.
+    // A switch floods broadcasts and unknown destinations. Without this check, every director on the link would forward a copy.
     if ethernet.destination != tables.mac {
         return Err(Verdict::ToHost);
     }
@@ -98,5 +105,5 @@ fn plain(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packet
     if !ip.checksum_ok(packet) {
         return Err(Verdict::Drop(Reason::BadInnerChecksum));
     }
-    Ok(Packet { l2: ethernet.len, inner: ethernet.len, in_gre: false, hopped: false, ttl: ip.ttl, tos: ip.tos, ip })
+    Ok(Packet { l2: ethernet.len, inner: ethernet.len, in_gre: false, from_remote_site: false, ttl: ip.ttl, tos: ip.tos, ip })
 }

@@ -1,12 +1,12 @@
-//! What one worker remembers between packets: flows, fragments, counters. Fixed memory, made once.
+//! The state of one worker: flows, fragments, counters. Fixed memory, made once.
 
-use super::fragment::Fragments;
-use super::lingering::Lingering;
+use super::draining::DrainingFlows;
+use super::fragment::FragmentTable;
 use super::outbox::Outbox;
 use super::requests::Requests;
 use super::requests::suspicion::Suspicion;
 use super::too_big::Limiter;
-use crate::counters::{Counters, Number};
+use crate::counters::{Counters, PacketCounter};
 use crate::flow::FlowTable;
 use crate::tables::BackendId;
 use guideway_packet::time::Time;
@@ -14,29 +14,29 @@ use guideway_packet::verdict::{Reason, Verdict};
 use std::sync::Arc;
 
 /// Backends without a link-layer address that one batch may name.
-const UNRESOLVED: usize = 16;
+const MAX_UNRESOLVED: usize = 16;
 /// Bytes of Ethernet header with a VLAN tag and of the largest outer header: what a frame may have beyond the MTU.
 const BEYOND_MTU: usize = 18 + 44;
 /// Buckets of the flow table that are looked over with every batch.
 const SWEEP: usize = 4;
 
-/// What one worker remembers between packets.
+/// The state that one worker keeps between packets.
 #[derive(Debug)]
 pub struct State {
-    /// What happened to packets so far.
+    /// Counters of packets.
     pub counters: Counters,
     /// The flow table.
     pub flows: FlowTable,
-    /// What still runs on backends that get nothing new.
-    pub lingering: Arc<Lingering>,
+    /// Flows that still run on backends that get nothing new.
+    pub draining_flows: Arc<DrainingFlows>,
     /// More than a quarter of the last batch opened flows.
-    pub(super) many_new: bool,
-    pub(super) fragments: Fragments,
+    pub(super) many_new_flows: bool,
+    pub(super) fragments: FragmentTable,
     pub(super) requests: Requests,
     pub(super) out: Out,
 }
 
-/// What leaves besides the received frames.
+/// Frames that leave besides the received ones, and neighbours to be resolved.
 #[derive(Debug)]
 pub(super) struct Out {
     pub(super) outbox: Outbox,
@@ -51,32 +51,32 @@ impl State {
         State {
             counters: Counters::default(),
             flows: FlowTable::new(flows),
-            lingering: Arc::default(),
-            many_new: false,
-            fragments: Fragments::new(frame),
+            draining_flows: Arc::default(),
+            many_new_flows: false,
+            fragments: FragmentTable::new(frame),
             requests: Requests::default(),
-            out: Out { outbox: Outbox::new(frame), limiter: Limiter::default(), unresolved: Vec::with_capacity(UNRESOLVED) },
+            out: Out { outbox: Outbox::new(frame), limiter: Limiter::default(), unresolved: Vec::with_capacity(MAX_UNRESOLVED) },
         }
     }
 
-    /// What has to happen without packets too: held fragments expire, old flows are forgotten. Part of every batch.
+    /// Expires held fragments and forgets old flows. Part of every batch; without packets the caller calls it.
     #[inline]
     pub fn tick(&mut self, now: Time) {
         for _ in 0..self.fragments.expire(now) {
-            self.counters.unhold(Verdict::Drop(Reason::FragmentHoldExpired));
+            self.counters.release_held(Verdict::Drop(Reason::FragmentHoldExpired));
         }
         self.flows.sweep(now, SWEEP);
-        self.lingering.tick(now);
+        self.draining_flows.tick(now);
         self.requests.tick(now);
     }
 
-    /// This worker is one of so many, each of which keeps to its part of the limits on requests.
-    pub fn share_limits(&mut self, workers: usize) {
-        self.requests.admission.share(workers);
+    /// Divides the limits on requests by the number of workers that share them.
+    pub fn divide_limits(&mut self, workers: usize) {
+        self.requests.admission.set_workers(workers);
     }
 
-    /// Backends that several clients wait for, seen since the last call.
-    pub fn drain_suspected(&mut self, tell: impl FnMut(Suspicion)) {
+    /// Hands over the backends that became suspected since the last call.
+    pub fn drain_suspicions(&mut self, tell: impl FnMut(Suspicion)) {
         self.requests.suspicions.drain(tell);
     }
 
@@ -86,7 +86,7 @@ impl State {
         let State { out, counters, .. } = self;
         out.outbox.drain(|frame, originated| match (send(frame), originated) {
             (true, _) => {}
-            (false, true) => counters.unoriginate(),
+            (false, true) => counters.cancel_originated(),
             (false, false) => counters.transmit_full(1),
         });
     }
@@ -99,13 +99,13 @@ impl State {
     /// Counts a packet that the path decided to transmit and that found no room in the transmit ring.
     pub fn transmit_full(&mut self, packets: usize) {
         self.counters.transmit_full(packets as u64);
-        debug_assert!(self.counters.balanced(), "{:?}", self.counters.get(Number::Received));
+        debug_assert!(self.counters.balanced(), "{:?}", self.counters.get(PacketCounter::Received));
     }
 }
 
 impl Out {
-    pub(super) fn want(&mut self, backend: BackendId) {
-        if self.unresolved.len() < UNRESOLVED && !self.unresolved.contains(&backend) {
+    pub(super) fn request_resolution(&mut self, backend: BackendId) {
+        if self.unresolved.len() < MAX_UNRESOLVED && !self.unresolved.contains(&backend) {
             self.unresolved.push(backend);
         }
     }

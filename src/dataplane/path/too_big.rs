@@ -1,16 +1,19 @@
-//! What does not fit the MTU once wrapped: its sender is told (DF, IPv6), or it is cut into fragments that fit (RFC 791).
+//! Packets that do not fit the MTU after encapsulation: the sender gets an ICMP error (DF, IPv6), or the packet is fragmented (RFC 791).
 
-use super::encap::wrap;
-use super::icmp::{back_to_router, write_ip};
+use super::encap::encapsulate;
+use super::icmp::{TTL, back_to_router};
 use super::outbox::Outbox;
 use super::parse::Packet;
 use crate::tables::{Backend, Snapshot};
 use guideway_packet::frame::Frame;
 use guideway_packet::time::Time;
 use guideway_packet::verdict::Reason;
-use guideway_packet::wire::checksum::{checksum, fold, sum};
+use guideway_packet::wire::checksum::{fold, sum};
 use guideway_packet::wire::icmp::Message;
 use guideway_packet::wire::ip::{Fragment, ICMP, ICMPV6, Ip};
+use guideway_packet::wire::layout::{icmp, ipv4, ipv6};
+use guideway_packet::wire::view::Ipv4View;
+use guideway_packet::wire::write::{ip_header, ipv4_checksum, put16};
 use std::convert::Infallible;
 
 /// ICMP errors a second that one worker sends at most (RFC 4443 section 2.4 (f), RFC 1812 section 4.3.2.8).
@@ -40,9 +43,9 @@ impl Limiter {
     }
 }
 
-/// Tells the sender of `packet` which MTU would fit. Nothing is sent when the limit is reached, the outbox is full, or the packet is one
-/// about which no error may be sent (RFC 1122 section 3.2.2). Returns whether it was.
-pub fn tell(
+/// Tells the sender of `packet` which MTU would fit. Sends nothing when the limit is reached, the outbox is full, or no error may be sent about such a packet
+/// (RFC 1122 section 3.2.2). Returns whether it was sent.
+pub fn send_too_big(
     frame: &[u8],
     packet: &Packet,
     backend: &Backend,
@@ -61,14 +64,15 @@ pub fn tell(
     let mtu = next_hop.mtu.saturating_sub(backend.outer_len() as u16);
     let (header, limit) = (ip.base_len(), if ip.source.is_ipv4() { ERROR_V4 } else { ERROR_V6 });
     let quoted = packet.bytes(frame);
-    let quoted = &quoted[..quoted.len().min(limit - header - 8)];
+    let quoted = &quoted[..quoted.len().min(limit - header - icmp::LEN)];
     let source = tables.address.same_family(ip.source).unwrap_or(ip.destination);
-    let made = outbox.originate(packet.l2 + header + 8 + quoted.len(), |error| {
+    let made = outbox.originate(packet.l2 + header + icmp::LEN + quoted.len(), |error| {
         let to = error.bytes_mut();
         back_to_router(&mut to[..packet.l2], frame, packet, tables);
         let (head, message) = to[packet.l2..].split_at_mut(header);
-        message[8..].copy_from_slice(quoted);
-        write_ip(head, source, ip.source, message.len(), 0);
+        message[icmp::LEN..].copy_from_slice(quoted);
+        let protocol = if ip.source.is_ipv4() { ICMP } else { ICMPV6 };
+        ip_header(head, source, ip.source, protocol, TTL, 0, message.len());
         write_error(head, message, ip.source.is_ipv4(), mtu);
         Ok::<(), Infallible>(())
     });
@@ -78,22 +82,24 @@ pub fn tell(
 /// Writes the first 8 bytes, the quoted packet behind them, of "fragmentation needed" (RFC 1191 section 4) or "packet too big"
 /// (RFC 4443 section 3.2). `head` is the IP header before it.
 fn write_error(head: &[u8], message: &mut [u8], v4: bool, mtu: u16) {
-    message[..8].fill(0);
-    message[6..8].copy_from_slice(&mtu.to_be_bytes());
+    message[..icmp::LEN].fill(0);
     let pseudo = if v4 {
-        (message[0], message[1]) = (3, 4);
+        (message[icmp::TYPE], message[icmp::CODE]) = (icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED);
+        put16(message, icmp::MTU_V4, mtu);
         0
     } else {
-        message[0] = 2;
-        u64::from(sum(&head[8..40])) + u64::from(ICMPV6) + message.len() as u64
+        message[icmp::TYPE] = icmp::V6_PACKET_TOO_BIG;
+        // The lower half of 4 bytes.
+        put16(message, icmp::MTU_V6 + 2, mtu);
+        u64::from(sum(&head[ipv6::SOURCE..ipv6::LEN])) + u64::from(ICMPV6) + message.len() as u64
     };
     let check = !fold(pseudo + u64::from(sum(message)));
-    message[2..4].copy_from_slice(&check.to_be_bytes());
+    put16(message, icmp::CHECKSUM, check);
 }
 
 /// Cuts the IPv4 packet in `frame` into fragments that fit once wrapped. The first stays in the frame; the others go to the outbox.
 /// Returns how many went there.
-pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, outbox: &mut Outbox) -> Result<u64, Reason> {
+pub fn fragment_packet(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, outbox: &mut Outbox) -> Result<u64, Reason> {
     let next_hop = backend.next_hop().ok_or(Reason::NeighbourUnresolved)?;
     let header = usize::from(packet.ip.header_len);
     let room = usize::from(next_hop.mtu).checked_sub(backend.outer_len() + header).ok_or(Reason::TooBig)? & !7;
@@ -107,9 +113,9 @@ pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, outbox: 
         // The offsets of its last bytes could not be written.
         return Err(Reason::BadHeader);
     }
-    // Further pieces need nothing of what the packet came in but the link's header.
+    // Further fragments keep nothing of the outer headers but the link's.
     let bare = Packet { inner: packet.l2, ..*packet };
-    // All or nothing: a part of the pieces would be of no use to anybody.
+    // All or nothing: some of the fragments alone would be useless.
     if pieces - 1 > outbox.room() {
         return Err(Reason::OutboxFull);
     }
@@ -121,37 +127,34 @@ pub fn split(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend, outbox: 
             link.copy_from_slice(&from[..bare.inner]);
             ip[..header].copy_from_slice(&from[packet.inner..][..header]);
             ip[header..].copy_from_slice(&from[packet.inner + header + piece * room..][..len]);
-            let cut = cut(ip, &bare, piece * room, len, piece + 1 < pieces);
-            wrap(out, &(&cut).into(), backend)
+            let cut = write_fragment_header(ip, &bare, piece * room, len, piece + 1 < pieces);
+            encapsulate(out, &(&cut).into(), backend)
         });
         made.ok_or(Reason::OutboxFull)??;
     }
-    let first = cut(&mut frame.bytes_mut()[packet.inner..], packet, 0, room, true);
-    wrap(frame, &(&first).into(), backend)?;
+    let first = write_fragment_header(&mut frame.bytes_mut()[packet.inner..], packet, 0, room, true);
+    encapsulate(frame, &(&first).into(), backend)?;
     Ok(pieces as u64 - 1)
 }
 
-/// Turns the header at the start of `ip`, a copy of the whole packet's, into that of the piece of `len` bytes at `offset`.
-fn cut(ip: &mut [u8], packet: &Packet, offset: usize, len: usize, more: bool) -> Packet {
+/// Turns the header at the start of `ip`, a copy of the whole packet's, into that of the fragment of `len` bytes at `offset`.
+fn write_fragment_header(ip: &mut [u8], packet: &Packet, offset: usize, len: usize, more: bool) -> Packet {
     let header = usize::from(packet.ip.header_len);
     let base = packet.ip.fragment.map_or(0, |f| usize::from(f.offset));
     let more = more || packet.ip.fragment.is_some_and(|f| f.more);
     let total_len = (header + len) as u16;
-    ip[2..4].copy_from_slice(&total_len.to_be_bytes());
-    let field = ((base + offset) / 8) as u16 | if more { 0x2000 } else { 0 };
-    ip[6..8].copy_from_slice(&field.to_be_bytes());
+    put16(ip, ipv4::TOTAL_LEN, total_len);
+    put16(ip, ipv4::FLAGS_AND_OFFSET, ((base + offset) / 8) as u16 | if more { ipv4::MORE_FRAGMENTS } else { 0 });
     if offset > 0 {
-        blank_options(&mut ip[20..header]);
+        blank_options(&mut ip[ipv4::LEN..header]);
     }
-    ip[10..12].fill(0);
-    let check = checksum(&ip[..header]);
-    ip[10..12].copy_from_slice(&check.to_be_bytes());
-    let id = u32::from(u16::from_be_bytes([ip[4], ip[5]]));
+    ipv4_checksum(&mut ip[..header]);
+    let id = Ipv4View::new(ip).map_or(0, Ipv4View::identification).into();
     let fragment = Some(Fragment { id, offset: (base + offset) as u16, more, protocol: packet.ip.protocol });
     Packet { ip: Ip { total_len, fragment, ..packet.ip }, ..*packet }
 }
 
-/// Turns options that stand in the first fragment only (copied flag clear, RFC 791 section 3.1) into no-operations.
+/// Replaces options that belong to the first fragment only (copied flag clear, RFC 791 section 3.1) by no-operations.
 fn blank_options(options: &mut [u8]) {
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;

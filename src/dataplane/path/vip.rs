@@ -1,7 +1,7 @@
 //! Second stage: (destination, protocol, port) → service, and what kind of packet this is.
 
+use super::flow::Flow;
 use super::parse::Packet;
-use super::select::Flow;
 use crate::tables::Unmatched;
 use crate::tables::{Snapshot, Vip};
 use guideway_packet::verdict::{Reason, Verdict};
@@ -9,10 +9,10 @@ use guideway_packet::wire::icmp::Message;
 use guideway_packet::wire::ip::{ICMP, ICMPV6};
 use guideway_packet::wire::l4::Ports;
 
-/// What a packet to a VIP is.
+/// The kinds of packets to a VIP.
 #[derive(Clone, Copy, Debug)]
-pub enum Kind<'t> {
-    /// Part of a flow of a service, its ports in it.
+pub enum PacketKind<'t> {
+    /// A packet of a service's flow that shows its ports.
     Flow(Flow),
     /// ICMP: an error about a flow, an echo request, or something to ignore.
     Icmp(&'t Vip),
@@ -20,9 +20,9 @@ pub enum Kind<'t> {
     LaterFragment,
 }
 
-/// Finds what `packet`, whose bytes are in `frame`, is to us.
+/// Tells the kind of `packet`, whose bytes are in `frame`.
 #[inline]
-pub fn find<'t>(packet: &Packet, frame: &[u8], tables: &'t Snapshot) -> Result<Kind<'t>, Verdict> {
+pub fn find<'t>(packet: &Packet, frame: &[u8], tables: &'t Snapshot) -> Result<PacketKind<'t>, Verdict> {
     let ip = &packet.ip;
     let Some(vip) = tables.vips.get(ip.destination) else {
         return Err(match tables.unmatched {
@@ -31,19 +31,19 @@ pub fn find<'t>(packet: &Packet, frame: &[u8], tables: &'t Snapshot) -> Result<K
         });
     };
     if ip.is_later_fragment() {
-        return Ok(Kind::LaterFragment);
+        return Ok(PacketKind::LaterFragment);
     }
     if (ip.protocol == ICMP && ip.source.is_ipv4()) || (ip.protocol == ICMPV6 && ip.source.is_ipv6()) {
-        // A neighbour on the link asks the host, as with ARP; what comes through a tunnel is no neighbour.
+        // A neighbour on the link asks the host, as with ARP. A packet through a tunnel comes from no neighbour.
         if !packet.in_gre && Message::parse(ip.protocol, packet.payload(frame)) == Message::NeighbourDiscovery {
             return Err(Verdict::ToHost);
         }
-        return Ok(Kind::Icmp(vip));
+        return Ok(PacketKind::Icmp(vip));
     }
     let ports = Ports::parse(ip.protocol, packet.payload(frame), ip.fragment.is_some()).ok_or(Verdict::Drop(Reason::NoService))?;
     let ports = ports.map_err(Verdict::Drop)?;
     let service = vip.service(ip.protocol, ports.destination).ok_or(Verdict::Drop(Reason::NoService))?;
-    Ok(Kind::Flow(Flow {
+    Ok(PacketKind::Flow(Flow {
         service,
         protocol: ip.protocol,
         client: ip.source,
@@ -51,6 +51,6 @@ pub fn find<'t>(packet: &Packet, frame: &[u8], tables: &'t Snapshot) -> Result<K
         client_port: ports.source,
         server_port: ports.destination,
         opcode: ports.opcode,
-        about: false,
+        related: false,
     }))
 }

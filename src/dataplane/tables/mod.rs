@@ -1,26 +1,28 @@
-//! What workers read: VIPs, services, pools and backends of one generation. Built by the one writer, immutable, swapped whole.
+//! The tables that workers read: VIPs, services, pools and backends of one generation. Built by the one writer, immutable, swapped whole.
 
 mod backend;
-mod guard;
 mod policy;
-mod routers;
-mod succession;
+mod prefix_set;
+mod request_policy;
+mod successors;
 mod tid;
 mod vips;
 
-pub use backend::{Backend, BackendId, HEAD_V4, HEAD_V6, Head, HeadV4, HeadV6, NO_BACKEND, NextHop, Variable};
-pub use guard::{Guard, nobody};
-pub use policy::{Addresses, Admission, Echo, Key, Unmatched, Writes};
-pub use routers::Routers;
-pub use succession::{Member, Succession};
+pub use backend::{
+    Backend, BackendId, ENCAP_LEN_V4, ENCAP_LEN_V6, EncapFields, EncapHeader, EncapHeaderV4, EncapHeaderV6, NO_BACKEND, NextHop,
+};
+pub use policy::{Addresses, Admission, Echo, HashKey, Unmatched, Writes};
+pub use prefix_set::PrefixSet;
+pub use request_policy::{RequestPolicy, is_bogus_source};
+pub use successors::{Member, Successors};
 pub use tid::TidMap;
-pub use vips::{ServiceId, Span, TFTP_PORT, TID_MIN, Vip, VipTable};
+pub use vips::{PortRange, ServiceId, TFTP_PORT, TID_MIN, Vip, VipTable};
 
 use crate::maglev::Table;
-use guideway_hash::PacketHash;
+use guideway_hash::PacketHasher;
 use std::sync::Arc;
 
-/// Everything that the packet path needs to know about the world.
+/// All tables of one generation.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Counts up with every change that the writer publishes.
@@ -29,28 +31,28 @@ pub struct Snapshot {
     pub mac: [u8; 6],
     /// MTU of our interface in bytes.
     pub mtu: u16,
-    /// Where GRE from routers arrives; source of GRE to backends.
+    /// Destination of GRE from routers, and source of GRE to backends.
     pub address: Addresses,
-    /// Who may send us GRE.
-    pub routers: Routers,
-    /// What becomes of GRE for an address that is no VIP.
+    /// Addresses that may send us GRE.
+    pub routers: PrefixSet,
+    /// The policy for GRE to an address that is no VIP.
     pub unmatched: Unmatched,
-    /// What becomes of echo requests to a VIP.
+    /// The policy for echo requests to a VIP.
     pub icmp_echo: Echo,
     /// (destination, protocol, port) → service
     pub vips: VipTable,
     /// By [`ServiceId`].
     pub services: Vec<Service>,
     /// Addresses of this director and of backends: no client has one of them.
-    pub inside: Routers,
-    /// Directors of the other site, by number: they get what no backend here can take.
-    pub sites: Vec<BackendId>,
-    /// Their addresses: what comes from there is not sent to another site again.
-    pub site_addresses: Routers,
-    /// By [`BackendId`]; directors of the other site are among them. A number that belongs to nobody is `None`.
+    pub internal_addresses: PrefixSet,
+    /// Directors of the remote site, by number. They get the packets that no backend here takes.
+    pub remote_site_directors: Vec<BackendId>,
+    /// Their addresses. Packets from there are not sent to a remote site again.
+    pub remote_site_addresses: PrefixSet,
+    /// By [`BackendId`]; directors of the remote site are among them. An unused id is `None`.
     pub backends: Vec<Option<Backend>>,
     /// The keyed hashes of flows and fragments.
-    pub hash: PacketHash,
+    pub hash: PacketHasher,
 }
 
 impl Snapshot {
@@ -61,30 +63,30 @@ impl Snapshot {
     }
 }
 
-/// What is served at a VIP.
+/// A service of a VIP.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// For people: `tftp`, `udp/53`, …
+    /// Its label for operators: `tftp`, `udp/53`, …
     pub label: String,
     /// TFTP steering, or plain flows.
-    pub kind: Kind,
+    pub kind: ServiceKind,
     /// The backends.
     pub pool: Arc<Pool>,
-    /// A flow that is silent for so long is forgotten, in seconds.
+    /// Seconds after which an idle flow is forgotten.
     pub idle: u16,
     /// Takes no packets at all.
     pub paused: bool,
-    /// There is another site, so a TID that lies in no range of the pool's is one of theirs.
-    pub elsewhere: bool,
-    /// What of the requests to a `tftp` service gets as far as a backend.
-    pub guard: Arc<Guard>,
+    /// There is a remote site, so a TID outside the pool's ranges belongs to it.
+    pub has_remote_site: bool,
+    /// Which requests to a `tftp` service are forwarded.
+    pub request_policy: Arc<RequestPolicy>,
 }
 
 /// How a service's packets find their backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ServiceKind {
     /// TFTP steering; the server's port is not part of the key.
-    Tftp(Key),
+    Tftp(HashKey),
     /// UDP or TCP by 5-tuple.
     Flow,
 }
@@ -98,8 +100,8 @@ pub struct Pool {
     pub maglev: Arc<Table>,
     /// Backend numbers in the order of the Maglev table's backends (sorted by name).
     pub members: Vec<BackendId>,
-    /// Server port → backend, when the pool has TID ranges. With takeover, ports of a backend that is down are not in it: see `succession`.
+    /// Server port → backend, when the pool has TID ranges. With takeover, ports of a backend that is down are in [`Successors`] instead.
     pub tid: Option<Arc<TidMap>>,
-    /// Who takes a backend's place.
-    pub succession: Arc<Succession>,
+    /// The successors of each backend.
+    pub successors: Arc<Successors>,
 }

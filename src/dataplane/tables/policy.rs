@@ -29,7 +29,7 @@ pub enum Echo {
 
 /// What a `tftp` service's choice of a backend depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Key {
+pub enum HashKey {
     /// Client address and client port (`"flow"`, the default): one transfer.
     #[default]
     Flow,

@@ -29,14 +29,14 @@ pub struct Vip {
 
 /// Ports that have the same service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct PortRange {
     first: u16,
     last: u16,
     /// The service.
     pub service: ServiceId,
 }
 
-impl Span {
+impl PortRange {
     /// Whether `port` is one of them.
     #[inline(always)]
     pub fn contains(&self, port: u16) -> bool {
@@ -119,14 +119,14 @@ impl Vip {
     }
 
     /// The same with ports around this one, as many as are known to have the same service without a search.
-    pub fn span(&self, protocol: u8, port: u16) -> Option<Span> {
+    pub fn port_range(&self, protocol: u8, port: u16) -> Option<PortRange> {
         let service = self.service(protocol, port)?;
         let mut own = self.ports.iter().filter(|entry| entry.0 == protocol).peekable();
         let (first, last) = match own.peek() {
             None if port >= TID_MIN => (TID_MIN, u16::MAX),
             _ => own.find(|entry| (entry.1..=entry.2).contains(&port)).map_or((port, port), |entry| (entry.1, entry.2)),
         };
-        Some(Span { first, last, service })
+        Some(PortRange { first, last, service })
     }
 
     /// The service that packets without a port (echo requests) go with: `tftp` if there is one.
@@ -232,9 +232,9 @@ mod tests {
             (1, 53, None),
         ] {
             assert_eq!(vip.service(protocol, port), expected, "{protocol} {port}");
-            let span = vip.span(protocol, port);
-            assert_eq!(span.map(|span| span.service), expected);
-            assert!(span.is_none_or(|span| span.contains(port)), "{protocol} {port}");
+            let port_range = vip.port_range(protocol, port);
+            assert_eq!(port_range.map(|port_range| port_range.service), expected);
+            assert!(port_range.is_none_or(|port_range| port_range.contains(port)), "{protocol} {port}");
         }
         assert!(table.get("192.0.2.70".parse().unwrap()).is_none());
         assert!(table.get("::ffff:192.0.2.69".parse().unwrap()).is_none(), "a mapped address is not the IPv4 VIP");
@@ -250,10 +250,10 @@ mod tests {
         table.add_ports(mixed, UDP, &[(53, 53), (8000, 8100)], 1);
         for (vip, port, ports) in [(alone, 69, 1), (alone, 1024, 64_512), (alone, 65_535, 64_512), (mixed, 8050, 101), (mixed, 9000, 1)] {
             let vip = table.get(vip).unwrap();
-            let span = vip.span(UDP, port).unwrap();
-            let inside: Vec<u16> = (0..=u16::MAX).filter(|port| span.contains(*port)).collect();
+            let port_range = vip.port_range(UDP, port).unwrap();
+            let inside: Vec<u16> = (0..=u16::MAX).filter(|port| port_range.contains(*port)).collect();
             assert_eq!(inside.len(), ports, "{port}");
-            assert!(inside.iter().all(|port| vip.service(UDP, *port) == Some(span.service)), "{port}");
+            assert!(inside.iter().all(|port| vip.service(UDP, *port) == Some(port_range.service)), "{port}");
         }
     }
 

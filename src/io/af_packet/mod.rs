@@ -2,7 +2,7 @@
 //!
 //! The kernel writes copies of what arrives into a ring that is mapped here (TPACKET_V2), with room before each frame; the path changes them in
 //! place, and `sendmmsg` sends a batch of them from where they stand. What is *not* ours needs nothing: the host's stack has the original.
-//! For that reason the host's stack also sees what *is* ours: [`guard`] keeps it from answering GRE, and a director must not
+//! For that reason the host's stack also sees what *is* ours: [`gre_sink`] keeps it from answering GRE, and a director must not
 //! forward plain packets to its VIPs by itself (`net.ipv4.ip_forward` = 0 on this interface, which is the default).
 //!
 //! * TPACKET_V2, not V3: V3 hands over whole blocks, and a block that is not full only when a timer of at least 1 ms runs out. TFTP waits for
@@ -11,15 +11,15 @@
 //!   so wrong. They come from containers and virtual machines of this host only; switch tx checksum offload off there.
 //! * A frame longer than the MTU (put together by GRO) is cut, and dropped by the path as truncated: switch GRO off.
 
-pub mod guard;
+pub mod gre_sink;
 mod ring;
 mod send;
 #[cfg(test)]
 mod tests;
 
 use super::interface::{self, Interface};
-use super::{BATCH, Io, Turn, Work};
-use guard::Guard;
+use super::{BATCH, BatchHandler, Io, PollResult};
+use gre_sink::GreSink;
 use guideway_packet::frame::Frame;
 use guideway_packet::time::Time;
 use guideway_sys as sys;
@@ -30,7 +30,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Send buffer asked for, in bytes: some thousand frames on their way.
+/// Requested send buffer in bytes: some thousand frames in flight.
 const SEND_BUFFER: libc::c_int = 8 << 20;
 
 /// One worker's share of an interface.
@@ -43,7 +43,7 @@ pub struct AfPacket {
     interface: u32,
     /// The kernel said that the interface is down, and nothing has come since.
     down: bool,
-    _guard: Arc<Guard>,
+    _gre_sink: Arc<GreSink>,
 }
 
 /// Why an interface cannot be opened.
@@ -84,7 +84,7 @@ impl AfPacket {
                 _ => Error::Kernel { interface: name, what, error },
             }
         };
-        let guard = Arc::new(Guard::new().map_err(fail("hold raw sockets for GRE"))?);
+        let gre_sink = Arc::new(GreSink::new().map_err(fail("hold raw sockets for GRE"))?);
         let mut group = None;
         let mut opened = Vec::with_capacity(workers);
         for _ in 0..workers {
@@ -100,16 +100,16 @@ impl AfPacket {
             }
             sys::bind(fd, &address(interface.index, libc::ETH_P_ALL as u16)).map_err(fail("bind the socket"))?;
             if workers > 1 {
-                group = Some(join(&socket, group).map_err(fail("share the packets among the workers (PACKET_FANOUT)"))?);
+                group = Some(join_fanout(&socket, group).map_err(fail("share the packets among the workers (PACKET_FANOUT)"))?);
             }
-            opened.push(AfPacket { ring, socket, interface: interface.index, down: false, _guard: guard.clone() });
+            opened.push(AfPacket { ring, socket, interface: interface.index, down: false, _gre_sink: gre_sink.clone() });
         }
         Ok(opened)
     }
 }
 
 impl Io for AfPacket {
-    fn turn(&mut self, wait: Duration, work: &mut Work<'_>) -> std::io::Result<Turn> {
+    fn poll(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
         let mut wait = Some(wait).filter(|w| !w.is_zero());
         loop {
             let mut frames: [Frame<'_>; BATCH] = std::array::from_fn(|_| Frame::new(&mut [], 0, 0));
@@ -124,9 +124,9 @@ impl Io for AfPacket {
                     self.down = true;
                     sys::interface_error(error, self.interface)
                 })?;
-                return Ok(Turn { received, transmit_full, end: false });
+                return Ok(PollResult { received, transmit_full, end: false });
             }
-            let Some(wait) = wait.take() else { return Ok(Turn::default()) };
+            let Some(wait) = wait.take() else { return Ok(PollResult::default()) };
             let events = sys::wait_readable(self.socket.as_fd(), wait)?;
             if events.contains(PollFlags::POLLERR) {
                 self.down = true;
@@ -156,7 +156,7 @@ impl Io for AfPacket {
 }
 
 /// Joins the group of the workers, or makes one with a number that nobody else uses.
-fn join(socket: &Socket, group: Option<u32>) -> std::io::Result<u32> {
+fn join_fanout(socket: &Socket, group: Option<u32>) -> std::io::Result<u32> {
     let fd = socket.as_fd();
     let kind = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
     if let Some(group) = group {

@@ -6,6 +6,8 @@
 
 use guideway_packet::frame::{Frame, HEADROOM};
 use guideway_packet::io::BATCH;
+use guideway_packet::wire::layout::ethernet;
+use guideway_packet::wire::write::put16;
 use guideway_sys::{self as sys, Mapping};
 use std::io::Result;
 use std::mem::offset_of;
@@ -15,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Where the frame's buffer begins in a slot: after the header of the slot and the address that stands behind it.
 const BUFFER: usize = (size_of::<libc::tpacket2_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT)) + size_of::<libc::sockaddr_ll>();
 /// A VLAN tag that the kernel took off and we put back.
-const TAG: usize = 4;
+const TAG: usize = ethernet::TAG_LEN;
 /// What we ask the kernel to leave free. It adds some bytes of its own, which we do not count on.
 const RESERVE: usize = (HEADROOM + TAG).next_multiple_of(libc::TPACKET_ALIGNMENT);
 /// Memory of one ring in bytes, with frames of the usual MTU: 4,096 slots of 2 KiB.
@@ -105,13 +107,13 @@ fn slot_size(mtu: u32) -> usize {
 fn place<'b>(header: &libc::tpacket2_hdr, buffer: &'b mut [u8]) -> Frame<'b> {
     let mut start = usize::from(header.tp_mac).saturating_sub(BUFFER);
     let mut len = header.tp_snaplen as usize;
-    if header.tp_status & libc::TP_STATUS_VLAN_VALID != 0 && start >= TAG && start + 12 <= buffer.len() {
-        let tpid = if header.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0 { header.tp_vlan_tpid } else { 0x8100 };
-        buffer.copy_within(start..start + 12, start - TAG);
+    if header.tp_status & libc::TP_STATUS_VLAN_VALID != 0 && start >= TAG && start + ethernet::ETHERTYPE <= buffer.len() {
+        let tpid = if header.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0 { header.tp_vlan_tpid } else { ethernet::VLAN };
+        buffer.copy_within(start..start + ethernet::ETHERTYPE, start - TAG);
         start -= TAG;
         len += TAG;
-        buffer[start + 12..start + 14].copy_from_slice(&tpid.to_be_bytes());
-        buffer[start + 14..start + 16].copy_from_slice(&header.tp_vlan_tci.to_be_bytes());
+        put16(buffer, start + ethernet::ETHERTYPE, tpid);
+        put16(buffer, start + ethernet::ETHERTYPE + 2, header.tp_vlan_tci);
     }
     Frame::new(buffer, start, len)
 }

@@ -1,28 +1,28 @@
 use super::*;
-use crate::conformance::{self, Bench, OURS, THEIRS};
-use crate::testing::{self, Wire, ip, veth};
+use crate::conformance::{self, IoFixture, LOCAL_MAC, PEER_MAC};
+use crate::testing::{self, PacketSocket, ip, veth};
 use guideway_packet::verdict::Verdict;
 
 struct Veth {
     io: AfPacket,
-    wire: Wire,
+    wire: PacketSocket,
 }
 
-impl Bench for Veth {
+impl IoFixture for Veth {
     fn io(&mut self) -> &mut dyn Io {
         &mut self.io
     }
-    fn give(&mut self, frame: &[u8]) {
+    fn inject(&mut self, frame: &[u8]) {
         self.wire.send(frame);
     }
-    fn take(&mut self) -> Option<Vec<u8>> {
+    fn take_transmitted(&mut self) -> Option<Vec<u8>> {
         self.wire.receive(Duration::from_millis(100))
     }
 }
 
 fn received(io: &mut AfPacket, wait: Duration) -> Vec<Vec<u8>> {
     let mut seen = Vec::new();
-    io.turn(wait, &mut |_, frames| seen.extend(frames.iter().map(|f| f.bytes().to_vec()))).unwrap();
+    io.poll(wait, &mut |_, frames| seen.extend(frames.iter().map(|f| f.bytes().to_vec()))).unwrap();
     seen
 }
 
@@ -34,7 +34,7 @@ fn conforms() {
     testing::in_namespace(|| {
         veth(1, 1600);
         let io = AfPacket::open("guide0", 1).unwrap().remove(0);
-        conformance::all(&mut Veth { io, wire: Wire::open("guide1") });
+        conformance::all(&mut Veth { io, wire: PacketSocket::open("guide1") });
     });
 }
 
@@ -51,7 +51,7 @@ fn only_ip_for_this_host_comes_and_nothing_that_goes_out() {
     testing::in_namespace(|| {
         veth(1, 1500);
         let mut io = AfPacket::open("guide0", 1).unwrap().remove(0);
-        let mut wire = Wire::open("guide1");
+        let mut wire = PacketSocket::open("guide1");
         let ours = conformance::frame(1, 0, 60);
         let mut flooded = ours.clone();
         flooded[..6].copy_from_slice(&[2, 9, 9, 9, 9, 9]);
@@ -73,7 +73,7 @@ fn a_tag_that_the_kernel_takes_off_is_put_back() {
         let mut io = AfPacket::open("guide0", 1).unwrap().remove(0);
         let plain = conformance::frame(1, 0, 60);
         let tagged = [&plain[..12], &[0x81, 0x00, 0x60, 0x2a], &plain[12..]].concat();
-        Wire::open("guide1").send(&tagged);
+        PacketSocket::open("guide1").send(&tagged);
         assert_eq!(received(&mut io, LONG), [tagged]);
     });
 }
@@ -83,16 +83,16 @@ fn answer_to_gre(v6: bool) -> bool {
     let gre = if v6 {
         let head = [0x60, 0, 0, 0, 0, 24, 47, 64];
         let (from, to) = ([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-        [&OURS[..], &THEIRS, &[0x86, 0xdd], &head, &from, &to, &[0, 0, 8, 0], &[0x45; 20]].concat()
+        [&LOCAL_MAC[..], &PEER_MAC, &[0x86, 0xdd], &head, &from, &to, &[0, 0, 8, 0], &[0x45; 20]].concat()
     } else {
         // The header checksum: 0x4500 + 44 + 64·256+47 + the addresses, folded and complemented.
         let mut head = [0x45, 0, 0, 44, 0, 0, 0, 0, 64, 47, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1];
         let sum: u32 = head.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
         let check = !((sum & 0xffff) + (sum >> 16)) as u16;
         head[10..12].copy_from_slice(&check.to_be_bytes());
-        [&OURS[..], &THEIRS, &[0x08, 0x00], &head, &[0, 0, 8, 0], &[0x45; 20]].concat()
+        [&LOCAL_MAC[..], &PEER_MAC, &[0x08, 0x00], &head, &[0, 0, 8, 0], &[0x45; 20]].concat()
     };
-    let mut wire = Wire::open("guide1");
+    let mut wire = PacketSocket::open("guide1");
     wire.send(&gre);
     // Type and code: destination unreachable, protocol; for IPv6 parameter problem, unknown next header.
     let (at, want) = if v6 { (54, [4, 1]) } else { (34, [3, 2]) };
@@ -111,7 +111,7 @@ fn the_kernel_answers_gre_without_the_guard_and_is_silent_with_it() {
         std::fs::write("/proc/sys/net/ipv6/conf/guide0/disable_ipv6", "0").unwrap();
         ip("address add 10.0.0.1/24 dev guide0");
         ip("address add fd00::1/64 dev guide0 nodad");
-        let mac = THEIRS.map(|b| format!("{b:02x}")).join(":");
+        let mac = PEER_MAC.map(|b| format!("{b:02x}")).join(":");
         ip(&format!("neighbour add 10.0.0.2 lladdr {mac} dev guide0"));
         ip(&format!("neighbour add fd00::2 lladdr {mac} dev guide0"));
         for v6 in [false, true] {
@@ -132,7 +132,7 @@ fn workers_share_flows_and_none_comes_twice() {
         let again = AfPacket::open("guide0", 2).unwrap();
         assert_ne!(group(&workers[0]), group(&again[0]), "another process has its own group");
         assert_eq!(group(&workers[0]), group(&workers[2]));
-        let mut wire = Wire::open("guide1");
+        let mut wire = PacketSocket::open("guide1");
         let flow = |n: u8| {
             let mut frame = conformance::frame(u32::from(n), 0, 60);
             frame[29] = n;
@@ -166,16 +166,16 @@ fn an_interface_that_is_down_may_come_back_and_one_that_is_gone_is_an_error() {
         veth(1, 1500);
         let mut io = AfPacket::open("guide0", 1).unwrap().remove(0);
         ip("link set guide0 down");
-        assert_eq!(io.turn(SHORT, &mut |_, _| ()).unwrap(), Turn::default());
+        assert_eq!(io.poll(SHORT, &mut |_, _| ()).unwrap(), PollResult::default());
         assert!(!io.send(&conformance::frame(1, 0, 60)).unwrap());
         testing::up();
         let ours = conformance::frame(1, 0, 60);
-        Wire::open("guide1").send(&ours);
+        PacketSocket::open("guide1").send(&ours);
         assert_eq!(received(&mut io, LONG), [ours]);
         ip("link set guide0 down");
-        assert_eq!(io.turn(SHORT, &mut |_, _| ()).unwrap(), Turn::default());
+        assert_eq!(io.poll(SHORT, &mut |_, _| ()).unwrap(), PollResult::default());
         ip("link del guide0");
-        let error = io.turn(SHORT, &mut |_, _| ()).unwrap_err().to_string();
+        let error = io.poll(SHORT, &mut |_, _| ()).unwrap_err().to_string();
         assert!(error.contains("gone"), "{error}");
     });
 }
@@ -185,22 +185,22 @@ fn a_frame_longer_than_the_link_allows_does_not_stop_the_others() {
     testing::in_namespace(|| {
         veth(1, 1500);
         let mut io = AfPacket::open("guide0", 1).unwrap().remove(0);
-        let mut wire = Wire::open("guide1");
+        let mut wire = PacketSocket::open("guide1");
         for (seq, len) in [(1, 60), (2, 1514), (3, 64)] {
             wire.send(&conformance::frame(seq, 0, len));
         }
-        let mut sum = Turn::default();
+        let mut sum = PollResult::default();
         while sum.received < 3 {
-            let turn = io.turn(LONG, &mut |_, frames| {
+            let poll = io.poll(LONG, &mut |_, frames| {
                 for frame in frames {
                     frame.replace_front(0, 20).unwrap().fill(2);
                     frame.verdict = Verdict::Transmit;
                 }
             });
-            let turn = turn.unwrap();
-            assert!(turn.received > 0);
-            sum.received += turn.received;
-            sum.transmit_full += turn.transmit_full;
+            let poll = poll.unwrap();
+            assert!(poll.received > 0);
+            sum.received += poll.received;
+            sum.transmit_full += poll.transmit_full;
         }
         assert_eq!(sum.transmit_full, 1);
         assert_eq!([80, 84].map(|_| wire.receive(LONG).unwrap().len()), [80, 84]);
@@ -213,7 +213,7 @@ fn errors_say_what_to_do() {
     testing::in_namespace(|| {
         veth(1, 1500);
         assert!(matches!(AfPacket::open("guide0", 0), Err(Error::Workers(0))));
-        testing::give_up_capabilities();
+        testing::drop_capabilities();
         assert!(AfPacket::open("guide0", 1).unwrap_err().to_string().contains("CAP_NET_RAW"));
     });
 }

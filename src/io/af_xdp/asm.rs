@@ -37,7 +37,7 @@ pub enum Op {
 
 /// A comparison that jumps when it holds; unsigned.
 #[derive(Clone, Copy, Debug)]
-pub enum If {
+pub enum Condition {
     /// `dst == value`
     Equal = 0x10,
     /// `dst > value`
@@ -99,29 +99,29 @@ impl Assembler {
     }
 
     /// `dst = dst op value`
-    pub fn value(&mut self, op: Op, dst: Register, value: i32) {
+    pub fn alu_imm(&mut self, op: Op, dst: Register, value: i32) {
         self.code.push(encode(0x07 | op as u8, dst, 0, 0, value));
     }
 
     /// `dst = dst op src`
-    pub fn register(&mut self, op: Op, dst: Register, src: Register) {
+    pub fn alu_reg(&mut self, op: Op, dst: Register, src: Register) {
         self.code.push(encode(0x0f | op as u8, dst, src, 0, 0));
     }
 
     /// Jumps when the low 32 bits of `dst` compare so with `value`.
-    pub fn when(&mut self, test: If, dst: Register, value: u32, to: &'static str) {
+    pub fn jump_if(&mut self, test: Condition, dst: Register, value: u32, to: &'static str) {
         self.jumps.push((self.code.len(), to));
         self.code.push(encode(0x06 | test as u8, dst, 0, 0, value.cast_signed()));
     }
 
     /// Jumps when all of `dst` compares so with all of `src`.
-    pub fn when_register(&mut self, test: If, dst: Register, src: Register, to: &'static str) {
+    pub fn jump_if_register(&mut self, test: Condition, dst: Register, src: Register, to: &'static str) {
         self.jumps.push((self.code.len(), to));
         self.code.push(encode(0x0d | test as u8, dst, src, 0, 0));
     }
 
     /// Jumps when `dst` holds no pointer.
-    pub fn when_null(&mut self, dst: Register, to: &'static str) {
+    pub fn jump_if_null(&mut self, dst: Register, to: &'static str) {
         self.jumps.push((self.code.len(), to));
         self.code.push(encode(0x15, dst, 0, 0, 0));
     }
@@ -133,13 +133,13 @@ impl Assembler {
     }
 
     /// `dst = value`, all 64 bits of it
-    pub fn wide(&mut self, dst: Register, value: u64) {
+    pub fn load_imm64(&mut self, dst: Register, value: u64) {
         self.code.push(encode(0x18, dst, 0, 0, (value as u32).cast_signed()));
         self.code.push(value >> 32 << 32);
     }
 
     /// `dst = the map behind this file descriptor`
-    pub fn map(&mut self, dst: Register, fd: i32) {
+    pub fn load_map_fd(&mut self, dst: Register, fd: i32) {
         const PSEUDO_MAP_FD: Register = 1;
         self.code.push(encode(0x18, dst, PSEUDO_MAP_FD, 0, fd));
         self.code.push(0);
@@ -177,11 +177,11 @@ mod tests {
         asm.load(Width::Half, 2, 7, 12);
         asm.store(Width::Word, 10, -4, 1);
         asm.store_value(Width::Double, 10, -16, 0);
-        asm.value(Op::Right, 4, 4);
-        asm.register(Op::Move, 6, 1);
-        asm.wide(5, 0x0123_4567_89ab_cdef);
-        asm.when(If::NotEqual, 2, 0xffff_ffff, "end");
-        asm.when_register(If::Greater, 1, 8, "start");
+        asm.alu_imm(Op::Right, 4, 4);
+        asm.alu_reg(Op::Move, 6, 1);
+        asm.load_imm64(5, 0x0123_4567_89ab_cdef);
+        asm.jump_if(Condition::NotEqual, 2, 0xffff_ffff, "end");
+        asm.jump_if_register(Condition::Greater, 1, 8, "start");
         asm.label("end");
         asm.exit();
         let bytes: Vec<[u8; 8]> = asm.finish().unwrap().iter().map(|i| i.to_le_bytes()).collect();

@@ -97,12 +97,12 @@ fn update<K, V>(map: &OwnedFd, key: &K, value: &V) -> Result<()> {
 
 /// A set of keys of 16 bytes.
 #[derive(Debug)]
-pub struct Set(OwnedFd);
+pub struct VipMap(OwnedFd);
 
-impl Set {
+impl VipMap {
     /// A set with room for so many.
-    pub fn new(capacity: u32) -> Result<Set> {
-        map(TYPE_HASH, 16, 1, capacity).map(Set)
+    pub fn new(capacity: u32) -> Result<VipMap> {
+        map(TYPE_HASH, 16, 1, capacity).map(VipMap)
     }
 
     /// Puts a key in. `E2BIG` when the set is full.
@@ -128,12 +128,12 @@ impl Set {
 
 /// Which AF_XDP socket gets the frames of which receive queue.
 #[derive(Debug)]
-pub struct Sockets(OwnedFd);
+pub struct XskMap(OwnedFd);
 
-impl Sockets {
+impl XskMap {
     /// For queues 0 to `queues` − 1.
-    pub fn new(queues: u32) -> Result<Sockets> {
-        map(TYPE_XSKMAP, 4, 4, queues).map(Sockets)
+    pub fn new(queues: u32) -> Result<XskMap> {
+        map(TYPE_XSKMAP, 4, 4, queues).map(XskMap)
     }
 
     /// Gives a queue to a socket, until the socket is closed.

@@ -51,7 +51,7 @@ pub enum Error {
          or give CAP_IPC_LOCK"
     )]
     Memory {
-        /// Bytes asked for.
+        /// Bytes requested.
         bytes: usize,
         /// Number of the queue.
         queue: u32,
@@ -59,7 +59,7 @@ pub enum Error {
     /// More VIPs than the filter was made for.
     #[error("{vips} VIPs: the filter of this director has room for {most}; restart it with more")]
     Vips {
-        /// How many were asked for.
+        /// How many were requested.
         vips: usize,
         /// How many there may be.
         most: u32,

@@ -127,12 +127,12 @@ impl<T: Entry> Producer<T> {
         if pending > self.shared.size { Err(broken()) } else { Ok(pending) }
     }
 
-    /// How many more entries find room.
+    /// Returns how many more entries fit.
     pub fn room(&self) -> Result<u32> {
         Ok(self.shared.size - self.pending()?)
     }
 
-    /// Adds an entry. Only within the `room` that was asked for before.
+    /// Adds an entry. The caller must not add more than [`Self::room`] returned.
     pub fn push(&mut self, entry: T) {
         // SAFETY: the place is within the ring; the other side does not read it before `publish`.
         unsafe { self.shared.entry(self.next).write_volatile(entry) };

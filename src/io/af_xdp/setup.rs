@@ -1,6 +1,6 @@
-//! Opening: maps, program, link, and a socket with its memory and rings for every receive queue.
+//! Opens AF_XDP: maps, program, link, and a socket with its memory and rings for every receive queue.
 
-use super::bpf::{self, Program, Set, Sockets};
+use super::bpf::{self, Program, VipMap, XskMap};
 use super::error::Error;
 use super::ring::{Consumer, Entry, Layout, Producer};
 use super::umem::Umem;
@@ -15,40 +15,40 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Chunks of one socket; the fill and the completion ring have a place for each, so that neither is ever full.
+/// Chunks of one socket. Fill and completion ring have an entry for each, so neither is ever full.
 pub(super) const CHUNKS: u32 = 4096;
 const RECEIVE: u32 = 2048;
 const TRANSMIT: u32 = 2048;
-/// What XDP keeps free before a frame.
+/// Bytes that XDP keeps free before a frame.
 const XDP_HEADROOM: u32 = 256;
 /// Ethernet with one tag, which the MTU does not count.
 const LINK: u32 = 14 + 4;
 /// Socket option of linux/if_xdp.h since Linux 6.17: frames sent for one system call, 32 without it.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
-/// A queue is let go some milliseconds after its socket was closed.
+/// The kernel releases a queue some milliseconds after its socket is closed: number of attempts to bind to it.
 const BUSY_TRIES: u32 = 40;
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
-/// What the filter takes.
+/// Which packets the filter takes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Where GRE over IPv4 from the routers arrives.
+    /// Address to which routers send GRE over IPv4.
     pub v4: Option<Ipv4Addr>,
-    /// Where GRE over IPv6 from the routers arrives.
+    /// Address to which routers send GRE over IPv6.
     pub v6: Option<Ipv6Addr>,
-    /// Take all GRE to `v4` and `v6`, also for inner destinations that are no VIPs (`unmatched = "drop"`).
+    /// Whether it takes all GRE to `v4` and `v6`, also for inner destinations that are no VIPs (`unmatched = "drop"`).
     pub take_all_gre: bool,
-    /// Most VIPs there may ever be; 0 stands for 16,384.
+    /// Maximum number of VIPs; 0 means 16,384.
     pub max_vips: u32,
 }
 
-/// The handle of the filter in the kernel: holds it at the interface until dropped, and says which VIPs are ours.
+/// A handle of the filter in the kernel. The filter stays attached to the interface until the handle is dropped.
 ///
-/// Taken are frames to the interface's own MAC address, with at most one 802.1Q tag, that carry GRE version 0 to one of the director's addresses (IPv4 with
-/// options, IPv6 without extension headers) around an IPv4 or IPv6 packet to a VIP, or that are themselves to a VIP. Everything else goes on to the host.
+/// The filter takes frames to the interface's own MAC address, with at most one 802.1Q tag. They must contain an IPv4 or IPv6 packet to a VIP, either plain or in
+/// GRE version 0 to one of the director's addresses (IPv4 with options, IPv6 without extension headers). All other frames go to the host.
 #[derive(Debug)]
-pub struct Filter {
-    vips: Set,
+pub struct FilterHandle {
+    vips: VipMap,
     known: Mutex<BTreeSet<[u8; 16]>>,
     max_vips: u32,
     interface: String,
@@ -57,10 +57,10 @@ pub struct Filter {
     _link: OwnedFd,
 }
 
-impl Filter {
-    /// Makes exactly these addresses the VIPs, while workers run. On an error some of the new ones may be in already, and none is out.
+impl FilterHandle {
+    /// Sets the VIPs, also while workers run. After an error some of the new VIPs may be set already, and all old ones still are.
     pub fn set_vips(&self, vips: &[IpAddr]) -> Result<(), Error> {
-        let wanted: BTreeSet<[u8; 16]> = vips.iter().map(|vip| filter::key(*vip)).collect();
+        let wanted: BTreeSet<[u8; 16]> = vips.iter().map(|vip| filter::vip_key(*vip)).collect();
         if wanted.len() > self.max_vips as usize {
             return Err(Error::Vips { vips: wanted.len(), most: self.max_vips });
         }
@@ -79,24 +79,24 @@ impl Filter {
         Ok(())
     }
 
-    /// Whether the filter runs behind the driver instead of in it.
+    /// Returns whether the filter runs behind the driver instead of in it.
     pub fn generic(&self) -> bool {
         self.generic
     }
 }
 
 impl AfXdp {
-    /// Opens every receive queue of `interface`. No frame is taken before [`Filter::set_vips`] (but with `take_all_gre` GRE is).
-    pub fn open(interface: &str, options: Options) -> Result<(Filter, Vec<AfXdp>), Error> {
+    /// Opens every receive queue of `interface`. No frame is taken before [`FilterHandle::set_vips`] (but with `take_all_gre` GRE is).
+    pub fn open(interface: &str, options: Options) -> Result<(FilterHandle, Vec<AfXdp>), Error> {
         let interface = Interface::by_name(interface)?;
         let chunk_size = chunk_size(&interface)?;
         raise_memory_limit();
 
         let name = interface.name.clone();
         let max_vips = if options.max_vips == 0 { 16_384 } else { options.max_vips };
-        // Two places for every VIP: while they change, new and old ones are in together.
-        let vips = Set::new(max_vips.saturating_mul(2)).map_err(Error::kernel(&name, "make the map of VIPs"))?;
-        let sockets = Sockets::new(interface.rx_queues).map_err(Error::kernel(&name, "make the map of sockets"))?;
+        // Two entries for every VIP: during a change the map holds old and new ones.
+        let vips = VipMap::new(max_vips.saturating_mul(2)).map_err(Error::kernel(&name, "make the map of VIPs"))?;
+        let sockets = XskMap::new(interface.rx_queues).map_err(Error::kernel(&name, "make the map of sockets"))?;
         let code = filter::Program {
             mac: interface.mac,
             v4: options.v4,
@@ -117,13 +117,13 @@ impl AfXdp {
         }
         let mode = if opened.iter().all(|io| io.zero_copy) { "zero copy" } else { "copy" };
         tracing::info!(interface = %name, queues = interface.rx_queues, mode, generic, chunk_size, "AF_XDP sockets are open");
-        let filter = Filter { vips, known: Mutex::default(), max_vips, interface: name, generic, _link: link };
+        let filter = FilterHandle { vips, known: Mutex::default(), max_vips, interface: name, generic, _link: link };
         Ok((filter, opened))
     }
 }
 
-/// Frame memory counts against RLIMIT_MEMLOCK without CAP_IPC_LOCK, and before Linux 5.11 maps do too. Raised as far as allowed; where that is too
-/// little, what comes after says so.
+/// Frame memory counts against RLIMIT_MEMLOCK without CAP_IPC_LOCK, and before Linux 5.11 maps do too. Raises the limit as far as allowed. If that is too
+/// little, a later step fails with its own error.
 fn raise_memory_limit() {
     if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_err()
         && let Ok((_, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK)
@@ -132,7 +132,7 @@ fn raise_memory_limit() {
     }
 }
 
-/// Bytes of a chunk: frame, tag, what XDP keeps free. The kernel takes 2,048 and, with the usual pages, 4,096.
+/// Returns the bytes of a chunk: frame, tag, headroom of XDP. The kernel accepts 2,048 and, with the usual pages, 4,096.
 fn chunk_size(interface: &Interface) -> Result<u32, Error> {
     let need = interface.mtu.saturating_add(LINK + XDP_HEADROOM);
     match need {
@@ -142,9 +142,9 @@ fn chunk_size(interface: &Interface) -> Result<u32, Error> {
     }
 }
 
-/// To the driver, else behind it; and whether behind it.
+/// Attaches the program to the driver, or else behind it. Returns also whether it is behind it.
 fn attach(program: &Program, interface: &Interface) -> Result<(OwnedFd, bool), Error> {
-    // A link that was closed a moment ago may still be there.
+    // A link that was closed a moment ago may still exist.
     let attach = |mode| retry_while_busy(|| program.attach(interface.index, mode));
     let refused = |error: std::io::Error| match error.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => Error::Attached { interface: interface.name.clone() },
@@ -158,7 +158,7 @@ fn attach(program: &Program, interface: &Interface) -> Result<(OwnedFd, bool), E
     let link = attach(bpf::GENERIC).map_err(refused)?;
     tracing::info!(
         interface = %interface.name, mtu = interface.mtu, reason = %native,
-        "the driver does not take the XDP filter: it runs behind the driver (generic mode), which is slower"
+        "the driver does not accept the XDP filter: it runs behind the driver (generic mode), which is slower"
     );
     Ok((link, true))
 }
@@ -191,7 +191,7 @@ pub(super) fn open_queue(interface: &Interface, queue: u32, chunk_size: u32, gen
         set(libc::XDP_UMEM_COMPLETION_RING, &CHUNKS)?;
         set(libc::XDP_RX_RING, &RECEIVE)?;
         set(libc::XDP_TX_RING, &TRANSMIT)?;
-        // An older kernel does not know it, and sends 32 frames at each call.
+        // An older kernel rejects the option and sends 32 frames for each call.
         let _ = set(XDP_MAX_TX_SKB_BUDGET, &256);
         let at = sys::get_option::<libc::xdp_mmap_offsets>(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
         let (layout, map) = ring::<u64>(fd, at.fr, CHUNKS, libc::XDP_UMEM_PGOFF_FILL_RING)?;
@@ -204,7 +204,7 @@ pub(super) fn open_queue(interface: &Interface, queue: u32, chunk_size: u32, gen
         Ok((fill, completion, receive, Producer::new(map, layout, TRANSMIT)?))
     };
     let (fill, completion, receive, transmit) = rings().map_err(Error::kernel(name, "make the rings"))?;
-    // Asked for neither, the kernel tries zero copy and falls back to copy; behind the driver there is only copy.
+    // Without a flag the kernel tries zero copy and falls back to copy. Behind the driver only copy works.
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
         sxdp_flags: libc::XDP_USE_NEED_WAKEUP | if generic { libc::XDP_COPY } else { 0 },
@@ -224,7 +224,7 @@ pub(super) fn open_queue(interface: &Interface, queue: u32, chunk_size: u32, gen
     Ok(io)
 }
 
-/// The mapping of one ring, and where its parts are.
+/// Maps one ring. Returns also the offsets of its parts.
 fn ring<T: Entry>(fd: BorrowedFd<'_>, at: libc::xdp_ring_offset, size: u32, offset: u64) -> std::io::Result<(Layout, Arc<Mapping>)> {
     let layout = Layout::from(at);
     let map = Mapping::shared(fd, layout.len::<T>(size), offset)?;

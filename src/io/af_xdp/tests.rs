@@ -1,7 +1,7 @@
 use super::*;
-use crate::conformance::{self, Bench, VIP};
+use crate::conformance::{self, IoFixture, VIP};
 use crate::interface::Interface;
-use crate::testing::{self, Wire, ip, veth};
+use crate::testing::{self, PacketSocket, ip, veth};
 use std::net::{IpAddr, Ipv4Addr};
 
 const LONG: Duration = Duration::from_secs(2);
@@ -9,29 +9,32 @@ const SHORT: Duration = Duration::from_millis(50);
 
 struct Veth {
     io: AfXdp,
-    wire: Wire,
-    _filter: Filter,
+    wire: PacketSocket,
+    _filter: FilterHandle,
 }
 
-impl Bench for Veth {
+impl IoFixture for Veth {
     fn io(&mut self) -> &mut dyn Io {
         &mut self.io
     }
-    fn give(&mut self, frame: &[u8]) {
+    fn inject(&mut self, frame: &[u8]) {
         self.wire.send(frame);
     }
-    fn take(&mut self) -> Option<Vec<u8>> {
+    fn take_transmitted(&mut self) -> Option<Vec<u8>> {
         self.wire.receive(Duration::from_millis(100))
     }
-    /// Every chunk is spare or lent, every lent one is in the fill ring (or on its way through the kernel), and nothing is left to be sent.
+    /// Asserts that every chunk is free or the kernel's, that each of the kernel's is in the fill ring or in flight, and that nothing is left to be sent.
     fn check(&mut self) {
         self.io.recycle().unwrap();
-        let (spare, lent) = (self.io.umem.spare(), self.io.umem.lent());
-        assert_eq!(spare + lent, setup::CHUNKS as usize);
+        let (free, kernel_owned) = (self.io.umem.free(), self.io.umem.kernel_owned());
+        assert_eq!(free + kernel_owned, setup::CHUNKS as usize);
         assert_eq!((self.io.transmit.pending().unwrap(), self.io.completion.ready().unwrap()), (0, 0));
         // The kernel keeps some empty chunks out of the fill ring for the next packets.
         let filling = self.io.fill.pending().unwrap() as usize;
-        assert!(filling <= lent && lent - filling <= BATCH, "{lent} lent, {filling} of them to be filled");
+        assert!(
+            filling <= kernel_owned && kernel_owned - filling <= BATCH,
+            "the kernel owns {kernel_owned}, {filling} of them in the fill ring"
+        );
     }
 }
 
@@ -49,12 +52,12 @@ fn bench(mtu: u32) -> Veth {
     let (filter, mut sockets) = AfXdp::open("guide0", options()).unwrap();
     filter.set_vips(&[vip()]).unwrap();
     assert_eq!(sockets.len(), 1);
-    Veth { io: sockets.remove(0), wire: Wire::open("guide1"), _filter: filter }
+    Veth { io: sockets.remove(0), wire: PacketSocket::open("guide1"), _filter: filter }
 }
 
 fn received(io: &mut AfXdp, wait: Duration) -> Vec<Vec<u8>> {
     let mut seen = Vec::new();
-    io.turn(wait, &mut |_, frames| seen.extend(frames.iter().map(|f| f.bytes().to_vec()))).unwrap();
+    io.poll(wait, &mut |_, frames| seen.extend(frames.iter().map(|f| f.bytes().to_vec()))).unwrap();
     seen
 }
 
@@ -112,9 +115,9 @@ fn to_host_is_counted_as_lost() {
     testing::in_namespace(|| {
         let mut bench = bench(1500);
         bench.wire.send(&conformance::frame(1, 0, 60));
-        let turn = bench.io.turn(LONG, &mut |_, frames| frames[0].verdict = Verdict::ToHost).unwrap();
-        assert_eq!((turn.received, bench.io.counts().lost_to_host), (1, 1));
-        Bench::check(&mut bench);
+        let poll = bench.io.poll(LONG, &mut |_, frames| frames[0].verdict = Verdict::ToHost).unwrap();
+        assert_eq!((poll.received, bench.io.counts().lost_to_host), (1, 1));
+        IoFixture::check(&mut bench);
     });
 }
 
@@ -125,7 +128,7 @@ fn every_queue_has_its_socket_and_each_frame_comes_to_one() {
         let (filter, mut sockets) = AfXdp::open("guide0", options()).unwrap();
         filter.set_vips(&[vip()]).unwrap();
         assert_eq!(sockets.len(), 2);
-        let mut wire = Wire::open("guide1");
+        let mut wire = PacketSocket::open("guide1");
         for seq in 0..200 {
             let mut frame = conformance::frame(seq, 0, 60);
             frame[29] = seq as u8;
@@ -163,13 +166,13 @@ fn an_interface_that_is_down_may_come_back_and_one_that_is_gone_is_an_error() {
         ip("link set guide0 down");
         let frame = conformance::frame(1, 0, 60);
         assert!(bench.io.send(&frame).unwrap());
-        assert_eq!(bench.io.turn(SHORT, &mut |_, _| ()).unwrap(), Turn::default());
+        assert_eq!(bench.io.poll(SHORT, &mut |_, _| ()).unwrap(), PollResult::default());
         testing::up();
-        bench.wire = Wire::open("guide1");
+        bench.wire = PacketSocket::open("guide1");
         bench.wire.send(&frame);
         assert_eq!(received(&mut bench.io, LONG), [frame]);
         ip("link del guide0");
-        let error = bench.io.turn(SHORT, &mut |_, _| ()).unwrap_err().to_string();
+        let error = bench.io.poll(SHORT, &mut |_, _| ()).unwrap_err().to_string();
         assert!(error.contains("gone"), "{error}");
     });
 }
@@ -211,24 +214,24 @@ fn what_finds_no_room_while_the_link_is_down_is_counted_and_the_rest_goes_out_la
             sent += 1;
             bench.io.kick().unwrap();
         }
-        assert!(sent >= KEPT, "{sent} of our own");
-        let mut sum = Turn::default();
+        assert!(sent >= RESERVED_CHUNKS, "{sent} of our own");
+        let mut sum = PollResult::default();
         while sum.received < 1000 {
-            let turn = bench.io.turn(SHORT, &mut |_, frames| frames.iter_mut().for_each(|f| f.verdict = Verdict::Transmit)).unwrap();
-            assert!(turn.received > 0, "{sum:?}");
-            sum.received += turn.received;
-            sum.transmit_full += turn.transmit_full;
+            let poll = bench.io.poll(SHORT, &mut |_, frames| frames.iter_mut().for_each(|f| f.verdict = Verdict::Transmit)).unwrap();
+            assert!(poll.received > 0, "{sum:?}");
+            sum.received += poll.received;
+            sum.transmit_full += poll.transmit_full;
         }
         testing::up();
-        bench.wire = Wire::open("guide1");
-        bench.io.turn(SHORT, &mut |_, _| ()).unwrap();
+        bench.wire = PacketSocket::open("guide1");
+        bench.io.poll(SHORT, &mut |_, _| ()).unwrap();
         let mut out = 0;
         while bench.wire.receive(SHORT).is_some() {
             out += 1;
-            bench.io.turn(Duration::ZERO, &mut |_, _| ()).unwrap();
+            bench.io.poll(Duration::ZERO, &mut |_, _| ()).unwrap();
         }
         assert_eq!(out, sent + sum.received - sum.transmit_full);
-        Bench::check(&mut bench);
+        IoFixture::check(&mut bench);
     });
 }
 
@@ -241,7 +244,7 @@ fn errors_say_what_to_do() {
         let error = AfXdp::open("guide0", options()).unwrap_err().to_string();
         assert!(error.contains("9000") && error.contains("3822"), "{error}");
         ip("link set guide0 mtu 1500");
-        testing::give_up_capabilities();
+        testing::drop_capabilities();
         let error = AfXdp::open("guide0", options()).unwrap_err().to_string();
         assert!(["CAP_NET_ADMIN", "CAP_BPF", "CAP_NET_RAW"].iter().all(|c| error.contains(c)), "{error}");
     });

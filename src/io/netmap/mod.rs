@@ -8,9 +8,9 @@
 //!   when it is sent. netmap's option for offsets in buffers would spare that, but few drivers have it, and GRE needs it seldom.
 //! * **The host's rings belong to the first worker**, which exchanges buffers with them too. The others have the kernel itself pass frames up
 //!   (`NS_FORWARD`), for two threads must not share a ring.
-//! * **Busy under load, asleep when idle.** The kernel is asked for frames only when all that it gave were looked at, and asked to send only
-//!   then or when the transmit ring runs short, so that a system call serves up to a ring of frames. A turn that may wait sleeps in `poll(2)`.
-//!   [`Counts`] tells how often either was done.
+//! * **Busy under load, asleep when idle.** A poll syncs the receive rings only when all received frames were processed, and the transmit
+//!   rings only then or when they run short, so that a system call serves up to a ring of frames. A poll that may wait sleeps in `poll(2)`.
+//!   [`Counts`] has the number of both.
 
 mod error;
 #[cfg(test)]
@@ -19,7 +19,7 @@ mod tests;
 pub use error::Error;
 
 use super::interface::Interface;
-use super::{BATCH, Io, Turn, Work};
+use super::{BATCH, BatchHandler, Io, PollResult};
 use guideway_packet::frame::{Frame, HEADROOM};
 use guideway_packet::time::Time;
 use guideway_packet::verdict::Verdict;
@@ -28,40 +28,40 @@ use netmap_rings::{Batch, Events, Port, PortName, Ready, Rings, RxRing, TxRing};
 use std::time::Duration;
 
 /// Busy turns between two looks at what the host sends. An idle turn looks at it anyway.
-const HOST_EVERY: u32 = 16;
+const HOST_POLL_INTERVAL: u32 = 16;
 /// Longest pause when the interface is down: `poll` does not sleep then.
-const DOWN: Duration = Duration::from_millis(10);
+const LINK_DOWN_SLEEP: Duration = Duration::from_millis(10);
 /// Ethernet header with a VLAN tag.
 const LINK: usize = 18;
 
-/// What one worker's rings have seen that a turn does not say.
+/// Counters of one worker's rings beside those of a poll.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Times that the kernel was asked for frames without waiting.
-    pub looks: u64,
+    /// Number of receive syncs without waiting.
+    pub rx_syncs: u64,
     /// Times that the worker went to sleep until frames come.
-    pub sleeps: u64,
+    pub poll_waits: u64,
     /// Frames of the host's that were sent on.
     pub from_host: u64,
     /// Frames for the host that found no room in its ring: lost to it.
     pub lost_to_host: u64,
     /// Frames in more than one buffer, that the kernel described wrongly, or of the host's that no buffer of ours holds: not received.
-    pub unreadable: u64,
+    pub bad_frames: u64,
 }
 
 /// The rings of one worker.
 #[derive(Debug)]
 pub struct Netmap {
-    card: Port,
+    nic: Port,
     /// To the host's stack and back; the first worker's.
     host: Option<Port>,
     interface: u32,
     counts: Counts,
     /// Frames of the host's that are longer than the card's buffers.
     too_long: u64,
-    /// Frames were handed over that the kernel was not told of.
-    unsent: bool,
-    turns: u32,
+    /// Whether frames are in the transmit ring that the kernel was not notified of.
+    tx_pending: bool,
+    polls: u32,
 }
 
 impl Netmap {
@@ -87,28 +87,28 @@ impl Netmap {
     ///
     /// # Errors
     /// Say what to do about it.
-    pub fn open_detour(interface: &Interface, rings: &PortName, host_rings: &PortName) -> Result<Netmap, Error> {
+    pub fn open_ports(interface: &Interface, rings: &PortName, host_rings: &PortName) -> Result<Netmap, Error> {
         let options = netmap_rings::Options::default();
-        let (card, host) = (Port::open_with(rings, options)?, Port::open_with(host_rings, options)?);
-        Netmap::new(card, Some(host), interface)
+        let (nic, host) = (Port::open_with(rings, options)?, Port::open_with(host_rings, options)?);
+        Netmap::new(nic, Some(host), interface)
     }
 
     /// A worker on ports that are open. `host` are the rings to the host, or a port that leads there.
     ///
     /// # Errors
     /// When frames of the interface's MTU do not fit the buffers.
-    pub fn new(mut card: Port, mut host: Option<Port>, interface: &Interface) -> Result<Netmap, Error> {
-        let (receive, transmit) = ends(&mut card);
+    pub fn new(mut nic: Port, mut host: Option<Port>, interface: &Interface) -> Result<Netmap, Error> {
+        let (receive, transmit) = ring_pair(&mut nic);
         let buffer = receive.buffer_size().min(transmit.buffer_size());
         // The host's rings may live in another region, with buffers of another size.
-        let buffer = host.as_mut().map_or(buffer, |host| buffer.min(ends(host).1.buffer_size()));
+        let buffer = host.as_mut().map_or(buffer, |host| buffer.min(ring_pair(host).1.buffer_size()));
         let most = buffer.saturating_sub(LINK + HEADROOM);
         if interface.mtu as usize > most {
             return Err(Error::Mtu { interface: interface.name.clone(), mtu: interface.mtu, buffer, most });
         }
         // Without rings to the host the kernel passes on what we mark.
         receive.set_forwarding(host.is_none());
-        Ok(Netmap { card, host, interface: interface.index, counts: Counts::default(), too_long: 0, unsent: false, turns: 0 })
+        Ok(Netmap { nic, host, interface: interface.index, counts: Counts::default(), too_long: 0, tx_pending: false, polls: 0 })
     }
 
     /// What these rings have counted so far.
@@ -118,61 +118,61 @@ impl Netmap {
 
     /// Whether frames move to the host and back without a copy of ours.
     pub fn shares_memory_with_host(&self) -> bool {
-        self.host.as_ref().is_none_or(|host| std::sync::Arc::ptr_eq(self.card.region(), host.region()))
+        self.host.as_ref().is_none_or(|host| std::sync::Arc::ptr_eq(self.nic.region(), host.region()))
     }
 
     /// An error that a retry does not mend is one; an interface that is down may come back.
-    fn tolerate(&self, outcome: std::io::Result<()>) -> std::io::Result<()> {
+    fn ignore_link_down(&self, outcome: std::io::Result<()>) -> std::io::Result<()> {
         outcome.or_else(|error| sys::interface_error(error, self.interface))
     }
 
     /// Tells the kernel of frames that were handed over.
     fn flush(&mut self) -> std::io::Result<()> {
-        if !std::mem::take(&mut self.unsent) {
+        if !std::mem::take(&mut self.tx_pending) {
             return Ok(());
         }
-        self.tolerate(self.card.sync_tx())
+        self.ignore_link_down(self.nic.sync_tx())
     }
 
     /// Has the kernel hand over what has come, waiting for it at most `wait`.
-    fn look(&mut self, wait: Duration) -> std::io::Result<()> {
+    fn sync_or_wait(&mut self, wait: Duration) -> std::io::Result<()> {
         if wait.is_zero() {
-            self.counts.looks += 1;
+            self.counts.rx_syncs += 1;
             self.flush()?;
-            return self.tolerate(self.card.sync_rx());
+            return self.ignore_link_down(self.nic.sync_rx());
         }
-        self.counts.sleeps += 1;
+        self.counts.poll_waits += 1;
         // Polling sends what was handed over, and looks at the rings of both ports.
-        self.unsent = false;
-        // Without room, what the host sends would wake us at once, again and again; and the kernel gives room back only when asked for it.
-        let full = ends(&mut self.card).1.room()? == 0;
+        self.tx_pending = false;
+        // Without room, what the host sends would wake us at once, again and again; and the kernel gives room back only in a sync.
+        let full = ring_pair(&mut self.nic).1.room()? == 0;
         let Ready { failed, .. } = match &self.host {
-            Some(host) if !full => Port::wait(&[&self.card, host], Events::Receive, wait)?,
-            Some(_) => Port::wait(&[&self.card], Events::Any, wait)?,
-            None => Port::wait(&[&self.card], Events::Receive, wait)?,
+            Some(host) if !full => Port::wait(&[&self.nic, host], Events::Receive, wait)?,
+            Some(_) => Port::wait(&[&self.nic], Events::Any, wait)?,
+            None => Port::wait(&[&self.nic], Events::Receive, wait)?,
         };
         if failed {
             sys::interface_error(std::io::Error::other("netmap says that the ring has an error"), self.interface)?;
-            std::thread::sleep(wait.min(DOWN));
+            std::thread::sleep(wait.min(LINK_DOWN_SLEEP));
         }
         Ok(())
     }
 
     /// Sends on what the host has sent, as far as there is room; the rest waits in the host's ring.
-    fn serve_host(&mut self) -> std::io::Result<()> {
+    fn forward_from_host(&mut self) -> std::io::Result<()> {
         let Some(host) = &mut self.host else { return Ok(()) };
-        let (from_host, _) = ends(host);
-        let (_, transmit) = ends(&mut self.card);
+        let (from_host, _) = ring_pair(host);
+        let (_, transmit) = ring_pair(&mut self.nic);
         loop {
             let room = transmit.room()? as usize;
             let mut batch = from_host.batch(room)?;
             for frame in 0..batch.len() {
                 let len = batch.bytes(frame).map_or(0, |bytes| bytes.len());
                 // There is room: what is not sent fits no buffer.
-                let sent = pass(&mut batch, frame, transmit, 0, len)?;
+                let sent = forward(&mut batch, frame, transmit, 0, len)?;
                 self.counts.from_host += u64::from(sent);
                 self.too_long += u64::from(!sent);
-                self.unsent |= sent;
+                self.tx_pending |= sent;
             }
             if batch.len() < BATCH {
                 return Ok(());
@@ -181,31 +181,31 @@ impl Netmap {
     }
 
     /// Receives a batch, has `work` decide, and carries the verdicts out.
-    fn batch(&mut self, work: &mut Work<'_>) -> std::io::Result<Turn> {
-        let (receive, transmit) = ends(&mut self.card);
+    fn batch(&mut self, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
+        let (receive, transmit) = ring_pair(&mut self.nic);
         let mut batch = receive.batch(BATCH)?;
-        let mut turn = Turn { received: batch.len(), ..Turn::default() };
+        let mut poll = PollResult { received: batch.len(), ..PollResult::default() };
         if batch.is_empty() {
             drop(batch);
             self.count_unreadable();
-            return Ok(turn);
+            return Ok(poll);
         }
         let mut after = [(0, 0, Verdict::ToHost); BATCH];
-        show(&mut batch, &mut after, work);
+        process(&mut batch, &mut after, work);
 
-        let mut host = self.host.as_mut().map(|host| ends(host).1);
+        let mut host = self.host.as_mut().map(|host| ring_pair(host).1);
         let (mut up, mut short) = (false, false);
         for (frame, (start, len, verdict)) in after.into_iter().enumerate().take(batch.len()) {
             match verdict {
                 Verdict::Transmit => {
-                    let sent = !short && pass(&mut batch, frame, transmit, start, len)?;
-                    self.unsent |= sent;
+                    let sent = !short && forward(&mut batch, frame, transmit, start, len)?;
+                    self.tx_pending |= sent;
                     short |= !sent;
-                    turn.transmit_full += usize::from(!sent);
+                    poll.transmit_full += usize::from(!sent);
                 }
                 Verdict::ToHost => match &mut host {
                     Some(host) => {
-                        let passed = pass(&mut batch, frame, host, start, len)?;
+                        let passed = forward(&mut batch, frame, host, start, len)?;
                         self.counts.lost_to_host += u64::from(!passed);
                         // Also without room: only a look at the ring gives room back.
                         up = true;
@@ -218,20 +218,20 @@ impl Netmap {
         drop(batch);
         self.count_unreadable();
         if up && let Some(host) = &self.host {
-            self.tolerate(host.sync_tx())?;
+            self.ignore_link_down(host.sync_tx())?;
         }
-        Ok(turn)
+        Ok(poll)
     }
 
     fn count_unreadable(&mut self) {
-        let ports = [Some(&mut self.card), self.host.as_mut()];
-        let dropped = ports.into_iter().flatten().map(|port| ends(port).0.dropped());
-        self.counts.unreadable = self.too_long + dropped.map(|d| d.fragmented + d.too_long + d.bad_buffer).sum::<u64>();
+        let ports = [Some(&mut self.nic), self.host.as_mut()];
+        let dropped = ports.into_iter().flatten().map(|port| ring_pair(port).0.dropped());
+        self.counts.bad_frames = self.too_long + dropped.map(|d| d.fragmented + d.too_long + d.bad_buffer).sum::<u64>();
     }
 }
 
 /// The rings of a port that frames come and go by: those to the host where these were opened, else the first pair.
-fn ends(port: &mut Port) -> (&mut RxRing, &mut TxRing) {
+fn ring_pair(port: &mut Port) -> (&mut RxRing, &mut TxRing) {
     let rings = port.rings();
     let (receive, transmit) = if rings.rx.is_empty() { (rings.host_rx, rings.host_tx) } else { (rings.rx, rings.tx) };
     (&mut receive[0], &mut transmit[0])
@@ -240,7 +240,7 @@ fn ends(port: &mut Port) -> (&mut RxRing, &mut TxRing) {
 /// Sends `len` bytes from `start` of a frame's buffer by `to`: by exchange of buffers, or as a copy where the memory is not the same. `false`
 /// when there is no room, or its buffers are too short.
 #[inline]
-fn pass(batch: &mut Batch<'_>, frame: usize, to: &mut TxRing, start: usize, len: usize) -> std::io::Result<bool> {
+fn forward(batch: &mut Batch<'_>, frame: usize, to: &mut TxRing, start: usize, len: usize) -> std::io::Result<bool> {
     if start > 0
         && let Some(buffer) = batch.buffer(frame)
     {
@@ -256,7 +256,7 @@ fn pass(batch: &mut Batch<'_>, frame: usize, to: &mut TxRing, start: usize, len:
 }
 
 /// Shows the frames of a batch to `work`; afterwards `after` says where each starts, its length and its verdict.
-fn show(batch: &mut Batch<'_>, after: &mut [(usize, usize, Verdict); BATCH], work: &mut Work<'_>) {
+fn process(batch: &mut Batch<'_>, after: &mut [(usize, usize, Verdict); BATCH], work: &mut BatchHandler<'_>) {
     let mut frames: [Frame<'_>; BATCH] = std::array::from_fn(|_| Frame::new(&mut [], 0, 0));
     let mut count = 0;
     for (frame, (_, buffer, len)) in frames.iter_mut().zip(batch.iter_mut()) {
@@ -270,39 +270,39 @@ fn show(batch: &mut Batch<'_>, after: &mut [(usize, usize, Verdict); BATCH], wor
 }
 
 impl Io for Netmap {
-    fn turn(&mut self, wait: Duration, work: &mut Work<'_>) -> std::io::Result<Turn> {
-        self.turns = self.turns.wrapping_add(1);
-        let idle = ends(&mut self.card).0.waiting()? == 0;
+    fn poll(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
+        self.polls = self.polls.wrapping_add(1);
+        let idle = ring_pair(&mut self.nic).0.waiting()? == 0;
         if idle {
-            self.look(wait)?;
+            self.sync_or_wait(wait)?;
         }
-        if self.turns.is_multiple_of(HOST_EVERY)
+        if self.polls.is_multiple_of(HOST_POLL_INTERVAL)
             && let Some(host) = &self.host
         {
-            self.tolerate(host.sync_rx())?;
+            self.ignore_link_down(host.sync_rx())?;
         }
-        self.serve_host()?;
+        self.forward_from_host()?;
         // What the kernel has sent is given back at a look at the ring.
-        let (receive, transmit) = ends(&mut self.card);
+        let (receive, transmit) = ring_pair(&mut self.nic);
         if receive.waiting()? > 0 && (transmit.room()? as usize) < BATCH {
-            self.unsent = false;
-            self.tolerate(self.card.sync_tx())?;
+            self.tx_pending = false;
+            self.ignore_link_down(self.nic.sync_tx())?;
         }
-        let turn = self.batch(work)?;
-        if ends(&mut self.card).0.waiting()? == 0 {
+        let poll = self.batch(work)?;
+        if ring_pair(&mut self.nic).0.waiting()? == 0 {
             self.flush()?;
         }
-        Ok(turn)
+        Ok(poll)
     }
 
     /// Sent with the next turn.
     fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
-        let mut sent = ends(&mut self.card).1.send(frame)?;
+        let mut sent = ring_pair(&mut self.nic).1.send(frame)?;
         if !sent {
-            self.tolerate(self.card.sync_tx())?;
-            sent = ends(&mut self.card).1.send(frame)?;
+            self.ignore_link_down(self.nic.sync_tx())?;
+            sent = ring_pair(&mut self.nic).1.send(frame)?;
         }
-        self.unsent |= sent;
+        self.tx_pending |= sent;
         Ok(sent)
     }
 
@@ -310,12 +310,12 @@ impl Io for Netmap {
         sys::monotonic()
     }
 
-    fn each_count(&self, show: &mut dyn FnMut(&'static str, u64)) {
-        let Counts { looks, sleeps, from_host, lost_to_host, unreadable } = self.counts;
-        show("looks", looks);
-        show("sleeps", sleeps);
+    fn for_each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
+        let Counts { rx_syncs, poll_waits, from_host, lost_to_host, bad_frames } = self.counts;
+        show("rx_syncs", rx_syncs);
+        show("poll_waits", poll_waits);
         show("from_host", from_host);
         show("lost_to_host", lost_to_host);
-        show("unreadable", unreadable);
+        show("unreadable", bad_frames);
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::conformance::{self, Bench as _, frame};
+use crate::conformance::{self, IoFixture as _, frame};
 use guideway_packet::verdict::Reason;
 use netmap_rings::simulated::Simulated;
 
@@ -7,7 +7,7 @@ const LONG: Duration = Duration::from_secs(5);
 
 fn interface(mtu: u32) -> Interface {
     // Index 1 is the loopback: an interface that exists, whose errors may pass.
-    Interface { name: "sim0".into(), index: 1, mac: conformance::OURS, mtu, rx_queues: 1 }
+    Interface { name: "sim0".into(), index: 1, mac: conformance::LOCAL_MAC, mtu, rx_queues: 1 }
 }
 
 struct Bench {
@@ -22,21 +22,21 @@ fn bench(slots: u32) -> Bench {
     Bench { network, io }
 }
 
-impl conformance::Bench for Bench {
+impl conformance::IoFixture for Bench {
     fn io(&mut self) -> &mut dyn Io {
         &mut self.io
     }
 
-    fn give(&mut self, frame: &[u8]) {
-        self.network.arrive(0, frame);
+    fn inject(&mut self, frame: &[u8]) {
+        self.network.inject(0, frame);
     }
 
-    fn take(&mut self) -> Option<Vec<u8>> {
-        self.network.depart().map(|(_, frame)| frame)
+    fn take_transmitted(&mut self) -> Option<Vec<u8>> {
+        self.network.take_transmitted().map(|(_, frame)| frame)
     }
 
     fn check(&mut self) {
-        assert!(self.network.every_buffer_is_in_one_slot());
+        assert!(self.network.buffers_are_unique());
         while self.network.host_receive().is_some() {}
     }
 }
@@ -58,12 +58,12 @@ fn the_interface_keeps_its_addresses() {
     // More than the rings have slots, so that they wrap.
     for seq in 0..500 {
         let (ours, theirs) = (frame(seq, 0, 60), frame(!seq, 0, 77));
-        bench.network.arrive(0, &ours);
+        bench.network.inject(0, &ours);
         bench.network.host_send(&theirs);
-        let turn = bench.io.turn(LONG, &mut all(Verdict::ToHost)).unwrap();
-        assert_eq!(turn, Turn { received: 1, ..Turn::default() });
+        let poll = bench.io.poll(LONG, &mut all(Verdict::ToHost)).unwrap();
+        assert_eq!(poll, PollResult { received: 1, ..PollResult::default() });
         assert_eq!(bench.network.host_receive(), Some(ours));
-        assert_eq!(bench.take(), Some(theirs));
+        assert_eq!(bench.take_transmitted(), Some(theirs));
     }
     assert_eq!((bench.io.counts().from_host, bench.io.counts().lost_to_host), (500, 0));
     assert!(bench.io.shares_memory_with_host());
@@ -74,77 +74,77 @@ fn the_interface_keeps_its_addresses() {
 fn the_host_alone_is_served_asleep_and_under_load() {
     let mut bench = bench(64);
     bench.network.host_send(&frame(1, 0, 60));
-    assert_eq!(bench.io.turn(LONG, &mut |_, _| panic!("nothing for the path")).unwrap(), Turn::default());
-    assert_eq!(bench.take(), Some(frame(1, 0, 60)));
+    assert_eq!(bench.io.poll(LONG, &mut |_, _| panic!("nothing for the path")).unwrap(), PollResult::default());
+    assert_eq!(bench.take_transmitted(), Some(frame(1, 0, 60)));
     bench.network.host_send(&frame(2, 0, 60));
     let mut turns = 0;
-    while bench.take().is_none() {
-        bench.give(&frame(3, 1, 60));
-        assert_eq!(bench.io.turn(Duration::ZERO, &mut all(Verdict::Drop(Reason::NotVip))).unwrap().received, 1);
+    while bench.take_transmitted().is_none() {
+        bench.inject(&frame(3, 1, 60));
+        assert_eq!(bench.io.poll(Duration::ZERO, &mut all(Verdict::Drop(Reason::NotVip))).unwrap().received, 1);
         turns += 1;
     }
-    assert!(turns <= HOST_EVERY, "{turns} turns");
+    assert!(turns <= HOST_POLL_INTERVAL, "{turns} turns");
 }
 
 #[test]
 fn what_the_host_has_no_room_for_is_counted() {
     let mut bench = bench(8);
-    bench.network.set_holding(true);
+    bench.network.set_tx_stalled(true);
     for seq in 0..9 {
-        bench.give(&frame(seq, 0, 60));
-        bench.io.turn(LONG, &mut all(Verdict::ToHost)).unwrap();
+        bench.inject(&frame(seq, 0, 60));
+        bench.io.poll(LONG, &mut all(Verdict::ToHost)).unwrap();
     }
     assert_eq!(bench.io.counts().lost_to_host, 2, "7 of 9 found room");
-    bench.network.set_holding(false);
-    bench.give(&frame(9, 0, 60));
-    bench.io.turn(LONG, &mut all(Verdict::ToHost)).unwrap();
+    bench.network.set_tx_stalled(false);
+    bench.inject(&frame(9, 0, 60));
+    bench.io.poll(LONG, &mut all(Verdict::ToHost)).unwrap();
     bench.io.host.as_ref().unwrap().sync_tx().unwrap();
-    bench.give(&frame(10, 0, 60));
-    bench.io.turn(LONG, &mut all(Verdict::ToHost)).unwrap();
+    bench.inject(&frame(10, 0, 60));
+    bench.io.poll(LONG, &mut all(Verdict::ToHost)).unwrap();
     assert_eq!(std::iter::from_fn(|| bench.network.host_receive()).last(), Some(frame(10, 0, 60)));
 }
 
 #[test]
 fn what_finds_no_room_to_leave_is_counted_and_the_host_waits() {
     let mut bench = bench(8);
-    bench.network.set_holding(true);
+    bench.network.set_tx_stalled(true);
     for seq in 0..9 {
-        bench.give(&frame(seq, 0, 60));
+        bench.inject(&frame(seq, 0, 60));
     }
     bench.network.host_send(&frame(99, 0, 60));
-    let mut sum = Turn::default();
+    let mut sum = PollResult::default();
     while sum.received < 9 {
-        let turn = bench.io.turn(LONG, &mut all(Verdict::Transmit)).unwrap();
-        (sum.received, sum.transmit_full) = (sum.received + turn.received, sum.transmit_full + turn.transmit_full);
+        let poll = bench.io.poll(LONG, &mut all(Verdict::Transmit)).unwrap();
+        (sum.received, sum.transmit_full) = (sum.received + poll.received, sum.transmit_full + poll.transmit_full);
     }
     assert_eq!(sum.transmit_full as u64 + 7, 9 + bench.io.counts().from_host);
     assert!(!bench.io.send(&frame(98, 0, 60)).unwrap());
-    bench.network.set_holding(false);
+    bench.network.set_tx_stalled(false);
     assert!(bench.io.send(&frame(98, 0, 60)).unwrap());
-    for _ in 0..=HOST_EVERY {
-        bench.io.turn(Duration::ZERO, &mut |_, _| ()).unwrap();
+    for _ in 0..=HOST_POLL_INTERVAL {
+        bench.io.poll(Duration::ZERO, &mut |_, _| ()).unwrap();
     }
-    assert_eq!((bench.io.counts().from_host, std::iter::from_fn(|| bench.take()).count()), (1, 9 - sum.transmit_full + 2));
+    assert_eq!((bench.io.counts().from_host, std::iter::from_fn(|| bench.take_transmitted()).count()), (1, 9 - sum.transmit_full + 2));
     bench.check();
 }
 
 #[test]
 fn a_host_that_sends_more_than_there_is_room_for_does_not_keep_the_worker_awake() {
     let mut bench = bench(8);
-    bench.network.set_holding(true);
+    bench.network.set_tx_stalled(true);
     for seq in 0..10 {
         bench.network.host_send(&frame(seq, 0, 60));
     }
     while bench.io.counts().from_host < 7 {
-        bench.io.turn(LONG, &mut |_, _| panic!("nothing for the path")).unwrap();
+        bench.io.poll(LONG, &mut |_, _| panic!("nothing for the path")).unwrap();
     }
     // The transmit ring is full, and more waits in the host's.
     let (wait, before) = (Duration::from_millis(30), std::time::Instant::now());
-    bench.io.turn(wait, &mut |_, _| panic!("nothing for the path")).unwrap();
+    bench.io.poll(wait, &mut |_, _| panic!("nothing for the path")).unwrap();
     assert!(before.elapsed() >= wait, "it slept");
-    bench.network.set_holding(false);
+    bench.network.set_tx_stalled(false);
     while bench.io.counts().from_host < 10 {
-        bench.io.turn(LONG, &mut |_, _| panic!("nothing for the path")).unwrap();
+        bench.io.poll(LONG, &mut |_, _| panic!("nothing for the path")).unwrap();
     }
     bench.check();
 }
@@ -154,17 +154,17 @@ fn workers_without_host_rings_have_the_kernel_pass_frames_up() {
     let network = Simulated::interface(2, 64);
     let io = |ring: &str| Netmap::new(network.open(ring).unwrap(), None, &interface(1500)).unwrap();
     let mut workers = [io("sim0-0"), io("sim0-1")];
-    network.arrive(1, &frame(1, 0, 60));
-    network.arrive(1, &frame(2, 0, 60));
-    let turn = workers[1].turn(LONG, &mut |_, frames| {
+    network.inject(1, &frame(1, 0, 60));
+    network.inject(1, &frame(2, 0, 60));
+    let poll = workers[1].poll(LONG, &mut |_, frames| {
         frames[0].verdict = Verdict::ToHost;
         frames[1].verdict = Verdict::Transmit;
     });
-    assert_eq!(turn.unwrap().received, 2);
-    assert_eq!(network.depart(), Some((1, frame(2, 0, 60))), "by its own ring");
-    workers[1].turn(Duration::ZERO, &mut |_, _| ()).unwrap();
+    assert_eq!(poll.unwrap().received, 2);
+    assert_eq!(network.take_transmitted(), Some((1, frame(2, 0, 60))), "by its own ring");
+    workers[1].poll(Duration::ZERO, &mut |_, _| ()).unwrap();
     assert_eq!((network.host_receive(), network.host_receive()), (Some(frame(1, 0, 60)), None));
-    assert_eq!(workers[0].turn(Duration::ZERO, &mut |_, _| panic!("another's")).unwrap().received, 0);
+    assert_eq!(workers[0].poll(Duration::ZERO, &mut |_, _| panic!("another's")).unwrap().received, 0);
 }
 
 #[test]
@@ -172,49 +172,49 @@ fn ports_of_two_regions_are_copied_between() {
     let (wire, stack) = (Simulated::interface(1, 64), Simulated::interface(1, 64));
     let mut io = Netmap::new(wire.open("sim0").unwrap(), Some(stack.open("sim0").unwrap()), &interface(1500)).unwrap();
     assert!(!io.shares_memory_with_host());
-    wire.arrive(0, &frame(1, 0, 60));
-    io.turn(Duration::ZERO, &mut all(Verdict::ToHost)).unwrap();
-    assert_eq!(stack.depart(), Some((0, frame(1, 0, 60))));
-    stack.arrive(0, &frame(2, 0, 61));
-    for _ in 0..HOST_EVERY {
-        io.turn(Duration::ZERO, &mut |_, _| ()).unwrap();
+    wire.inject(0, &frame(1, 0, 60));
+    io.poll(Duration::ZERO, &mut all(Verdict::ToHost)).unwrap();
+    assert_eq!(stack.take_transmitted(), Some((0, frame(1, 0, 60))));
+    stack.inject(0, &frame(2, 0, 61));
+    for _ in 0..HOST_POLL_INTERVAL {
+        io.poll(Duration::ZERO, &mut |_, _| ()).unwrap();
     }
-    assert_eq!(wire.depart(), Some((0, frame(2, 0, 61))));
+    assert_eq!(wire.take_transmitted(), Some((0, frame(2, 0, 61))));
 }
 
 #[test]
 fn a_ring_of_frames_costs_one_look() {
     let mut bench = bench(1024);
     for seq in 0..1000 {
-        bench.give(&frame(seq, 0, 60));
+        bench.inject(&frame(seq, 0, 60));
     }
     let (mut received, mut sent) = (0, 0);
     while received < 1000 {
-        received += bench.io.turn(Duration::ZERO, &mut all(Verdict::Transmit)).unwrap().received;
+        received += bench.io.poll(Duration::ZERO, &mut all(Verdict::Transmit)).unwrap().received;
     }
-    while bench.take().is_some() {
+    while bench.take_transmitted().is_some() {
         sent += 1;
     }
-    assert_eq!((received, sent, bench.io.counts().looks), (1000, 1000, 1));
-    assert_eq!(bench.io.counts().sleeps, 0);
-    bench.io.turn(Duration::from_millis(1), &mut |_, _| ()).unwrap();
-    assert_eq!(bench.io.counts().sleeps, 1);
-    let mut told = Vec::new();
-    bench.io.each_count(&mut |name, count| told.push((name, count)));
-    assert_eq!(told, [("looks", 1), ("sleeps", 1), ("from_host", 0), ("lost_to_host", 0), ("unreadable", 0)]);
+    assert_eq!((received, sent, bench.io.counts().rx_syncs), (1000, 1000, 1));
+    assert_eq!(bench.io.counts().poll_waits, 0);
+    bench.io.poll(Duration::from_millis(1), &mut |_, _| ()).unwrap();
+    assert_eq!(bench.io.counts().poll_waits, 1);
+    let mut counters = Vec::new();
+    bench.io.for_each_counter(&mut |name, count| counters.push((name, count)));
+    assert_eq!(counters, [("rx_syncs", 1), ("poll_waits", 1), ("from_host", 0), ("lost_to_host", 0), ("unreadable", 0)]);
 }
 
 #[test]
 fn long_frames_are_counted_and_a_lying_kernel_is_an_error() {
-    use netmap_rings::simulated::{Side, Word};
+    use netmap_rings::simulated::{RingKind, RingWord};
     let mut bench = bench(64);
-    bench.give(&frame(1, 0, 4000));
-    bench.give(&frame(2, 0, 60));
-    let turn = bench.io.turn(LONG, &mut all(Verdict::Transmit)).unwrap();
-    assert_eq!((turn.received, bench.io.counts().unreadable), (1, 1));
+    bench.inject(&frame(1, 0, 4000));
+    bench.inject(&frame(2, 0, 60));
+    let poll = bench.io.poll(LONG, &mut all(Verdict::Transmit)).unwrap();
+    assert_eq!((poll.received, bench.io.counts().bad_frames), (1, 1));
     bench.network.set_manual(true);
-    bench.network.poke(Side::Rx, 0, Word::Tail, 64);
-    let error = bench.io.turn(LONG, &mut |_, _| ()).unwrap_err().to_string();
+    bench.network.poke(RingKind::Rx, 0, RingWord::Tail, 64);
+    let error = bench.io.poll(LONG, &mut |_, _| ()).unwrap_err().to_string();
     assert!(error.contains("tail is 64"), "{error}");
 }
 

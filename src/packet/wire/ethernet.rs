@@ -1,21 +1,16 @@
 //! Ethernet II with at most one VLAN tag.
 
+pub use super::layout::ethernet::{IPV4, IPV6};
+use super::layout::ethernet::{LEN, TAG_LEN, TAGGED_LEN, VLAN, VLAN_SERVICE};
+use super::view::EthernetView;
 use crate::verdict::Reason;
-use pnet::packet::ethernet::EthernetPacket;
 
-/// EtherType of IPv4.
-pub const IPV4: u16 = 0x0800;
-/// EtherType of IPv6.
-pub const IPV6: u16 = 0x86dd;
-const VLAN: u16 = 0x8100;
-const VLAN_SERVICE: u16 = 0x88a8;
-
-/// What stands before the packet.
+/// The header before a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ethernet {
     /// Destination address.
     pub destination: [u8; 6],
-    /// EtherType of the payload; that of a second tag is an unknown one like others.
+    /// EtherType of the payload. A second tag is an unknown EtherType like others.
     pub ethertype: u16,
     /// Bytes before the payload: 14, or 18 with a tag.
     pub len: usize,
@@ -25,14 +20,15 @@ impl Ethernet {
     /// Reads the header of `frame`. Fails with [`Reason::Truncated`] only.
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Ethernet, Reason> {
-        let view = EthernetPacket::new(frame).ok_or(Reason::Truncated)?;
-        let destination = view.get_destination().octets();
-        match view.get_ethertype().0 {
+        let view = EthernetView::new(frame).ok_or(Reason::Truncated)?;
+        let destination = view.destination();
+        match view.ethertype() {
             VLAN | VLAN_SERVICE => {
-                let inner = frame.get(16..18).ok_or(Reason::Truncated)?;
-                Ok(Ethernet { destination, ethertype: u16::from_be_bytes([inner[0], inner[1]]), len: 18 })
+                // Behind the tag comes the payload's EtherType, where it would stand if the header began 4 bytes later.
+                let shifted = EthernetView::new(&frame[TAG_LEN..]).ok_or(Reason::Truncated)?;
+                Ok(Ethernet { destination, ethertype: shifted.ethertype(), len: TAGGED_LEN })
             }
-            ethertype => Ok(Ethernet { destination, ethertype, len: 14 }),
+            ethertype => Ok(Ethernet { destination, ethertype, len: LEN }),
         }
     }
 }

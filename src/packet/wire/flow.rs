@@ -1,24 +1,25 @@
-//! What the lab needs to know of a packet: its flow, and what is inside GRE. The reading itself is done by `wire`, safely for any bytes.
+//! The flow of a packet, and the packet inside GRE, for programs beside the packet path: the lab, `decap`, load tools.
 
 use crate::verdict::Reason;
 use crate::wire::ethernet::{IPV4, IPV6};
 use crate::wire::gre::Gre;
 use crate::wire::ip::Ip;
 use crate::wire::l4::{Ports, UDP};
+use crate::wire::layout::{ipv4, ipv6, udp};
 use std::net::IpAddr;
 
-/// What ECMP hashes over.
+/// The fields that ECMP hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Source address.
     pub source: IpAddr,
     /// Destination address.
     pub destination: IpAddr,
-    /// The protocol above IP and its extension headers; in a fragment as all fragments of its packet state it.
+    /// Protocol behind the IP header and its extensions; in a fragment the one that all fragments of its packet share.
     pub protocol: u8,
-    /// Source and destination port of UDP and TCP; none in a fragment (the first included, so that all fragments of a packet hash alike).
+    /// Source and destination port of UDP and TCP. A fragment has none, not even the first one, so that all fragments of a packet hash alike.
     pub ports: Option<(u16, u16)>,
-    /// Where the protocol above IP starts, in bytes.
+    /// Bytes before the transport header.
     pub payload: usize,
 }
 
@@ -42,30 +43,30 @@ pub fn flow(packet: &[u8]) -> Option<Flow> {
 /// The TTL (IPv6: hop limit) of an IP packet.
 pub fn ttl(packet: &[u8]) -> Option<u8> {
     match ethertype(*packet.first()?)? {
-        IPV4 => packet.get(8).copied(),
-        _ => packet.get(7).copied(),
+        IPV4 => packet.get(ipv4::TTL).copied(),
+        _ => packet.get(ipv6::HOP_LIMIT).copied(),
     }
 }
 
 /// EtherType of an IP packet that starts with this byte.
 fn ethertype(first: u8) -> Option<u16> {
     match first >> 4 {
-        4 => Some(IPV4),
-        6 => Some(IPV6),
+        ipv4::VERSION => Some(IPV4),
+        ipv6::VERSION => Some(IPV6),
         _ => None,
     }
 }
 
-/// The GRE header (RFC 2784, no options) before a packet that starts with `first`; `None` when that is no IP packet.
+/// Returns the GRE header (RFC 2784, no optional fields) for a packet that starts with `first`; `None` when that is no IP packet.
 pub fn gre_header(first: u8) -> Option<[u8; 4]> {
     let [high, low] = ethertype(first)?.to_be_bytes();
     Some([0, 0, high, low])
 }
 
-/// The IP packet inside GRE: checksum, key and sequence number (RFC 2784, RFC 2890) are honoured and taken off.
+/// Returns the IP packet inside GRE. Verifies the checksum and skips key and sequence number (RFC 2784, RFC 2890).
 ///
 /// # Errors
-/// The reason for which a director would drop it too; [`Reason::GreProtocol`] also when something else is inside than the header promises.
+/// The reason for which a director would drop the packet too. [`Reason::GreProtocol`] also when the packet inside is not of the announced version.
 pub fn strip_gre(bytes: &[u8]) -> Result<&[u8], Reason> {
     let gre = Gre::parse(bytes)?;
     let inner = &bytes[gre.len..];
@@ -73,14 +74,14 @@ pub fn strip_gre(bytes: &[u8]) -> Result<&[u8], Reason> {
     if found == Some(gre.protocol) { Ok(inner) } else { Err(Reason::GreProtocol) }
 }
 
-/// The client's port and the file name of a TFTP read request (RFC 1350) in an IP packet, if it is one.
+/// Returns client address, client port and file name of a TFTP read request (RFC 1350); `None` for any other packet.
 pub fn read_request(packet: &[u8]) -> Option<(IpAddr, u16, String)> {
     let flow = flow(packet)?;
     let (from, 69) = flow.ports? else { return None };
     if flow.protocol != UDP {
         return None;
     }
-    let request = packet.get(flow.payload + 8..)?;
+    let request = packet.get(flow.payload + udp::LEN..)?;
     let name = request.strip_prefix(&[0, 1])?;
     let end = name.iter().position(|b| *b == 0)?;
     Some((flow.source, from, String::from_utf8_lossy(&name[..end]).into_owned()))

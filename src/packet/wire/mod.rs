@@ -1,6 +1,15 @@
-//! Checked views of headers: each has one constructor that takes untrusted bytes, and cannot fail or panic after it.
+//! Headers: one description, checked readers, and writers.
 //!
-//! Fields are read through `pnet::packet` views. Where a view of pnet is not fit for hostile bytes, the module says so.
+//! | module | does |
+//! |---|---|
+//! | [`layout`] | says where each field stands; the XDP program is assembled from it |
+//! | [`view`] | reads the fields of the fixed part of each header |
+//! | [`ethernet`], [`ip`], [`gre`], [`l4`], [`icmp`] | read whole headers from untrusted bytes, with options and extensions, and name what is wrong |
+//! | [`plain`] | reads an IP packet without options that is whole, for the fast path |
+//! | [`flow`] | tells the flow of a packet, and takes off GRE |
+//! | [`mod@write`], [`checksum`], [`build`] | write headers; build packets for tests |
+//!
+//! A reader cannot panic, and its value needs no further check.
 
 pub mod build;
 pub mod checksum;
@@ -10,3 +19,7 @@ pub mod gre;
 pub mod icmp;
 pub mod ip;
 pub mod l4;
+pub mod layout;
+pub mod plain;
+pub mod view;
+pub mod write;

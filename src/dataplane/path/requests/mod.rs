@@ -1,177 +1,186 @@
-//! Requests: who is asked, when the first choice is mute too, and how many get through. What acknowledgements pay for it is one look at a flag per batch.
+//! Requests: which backend gets them, also when the first choice is unresponsive, and how many get through. Acknowledgements pay for it with the test of one
+//! flag per batch.
 //!
-//! Order: the Maglev table names a backend; if it has left this very request unanswered twice, an heir of its has a chance; then admission.
+//! Order: the Maglev table names a backend. If it has left this very request unanswered twice, one of its successors gets it. Then comes admission.
 
 pub mod admission;
 mod budget;
-pub mod repeats;
+pub mod retransmissions;
 pub mod suspicion;
 #[cfg(test)]
 mod tests;
 
-use super::heir;
-use super::quick::{self, Quick};
-use super::select::{self, By, Choice, Flow, READ_REQUEST};
-use super::state::State;
-use crate::counters::Number;
-use crate::tables::{BackendId, Kind, Service, Snapshot};
-use admission::{Admission, Ask, Limit};
-use budget::Budget;
+use super::choice::{Choice, SelectedBy};
+use super::fast_path::FastPathPacket;
+use super::flow::Flow;
+use super::select;
+use super::successor;
+use crate::counters::{Counters, PacketCounter};
+use crate::flow::FlowTable;
+use crate::tables::{BackendId, Service, ServiceKind, Snapshot};
+use admission::{Admission, AdmissionRequest, Limit};
+use budget::RetryBudget;
 use guideway_packet::frame::Frame;
 use guideway_packet::time::Time;
 use guideway_packet::verdict::Reason;
-use repeats::{Repeats, Sighting};
+use guideway_packet::wire::layout::tftp::{ACKNOWLEDGEMENT, ERROR, READ_REQUEST};
+use guideway_packet::wire::layout::udp;
+use retransmissions::{RequestAttempt, RetransmissionTable};
 use siphasher::sip::SipHasher13;
 use suspicion::Suspicions;
 
-/// A client whose first choice is mute has sent its request so often when another backend is asked.
-const THIRD: u8 = 3;
-/// Bytes of a UDP header.
-const UDP_HEADER: usize = 8;
+/// The attempt of a client from which on another backend gets its request.
+const REDISPATCH_ATTEMPT: u8 = 3;
 
-/// What a worker remembers of requests.
+/// A worker's state of requests.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    repeats: Repeats,
+    retransmissions: RetransmissionTable,
     pub(super) suspicions: Suspicions,
     pub(super) admission: Admission,
-    budget: Budget,
+    budget: RetryBudget,
 }
 
 impl Requests {
-    /// Clients that are silent for long are forgotten.
+    /// Forgets clients that are silent for long.
     #[inline]
     pub(super) fn tick(&mut self, now: Time) {
-        self.repeats.tick(now);
+        self.retransmissions.tick(now);
     }
 
-    /// Whether somebody repeats requests, so that acknowledgements are worth looking at.
+    /// Whether any client retransmits requests, so that acknowledgements matter.
     #[inline]
-    pub(super) fn listening(&self) -> bool {
-        self.repeats.any()
+    pub(super) fn watches_acks(&self) -> bool {
+        self.retransmissions.any()
     }
 
-    /// A packet of a flow that is no request. One that acknowledges, or gives up, has heard its server.
-    pub(super) fn hear(&mut self, flow: &Flow, tables: &Snapshot) {
-        if !flow.about && is_answer(flow.opcode) && self.listening() {
-            self.repeats.heard(select::hash(flow, tables));
+    /// Observes a packet that is no request. A client that acknowledges, or sends an error, has received its server's answer.
+    pub(super) fn observe_ack(&mut self, flow: &Flow, tables: &Snapshot) {
+        if !flow.related && is_ack_or_error(flow.opcode) && self.watches_acks() {
+            self.retransmissions.acknowledged(flow.hash(tables));
         }
     }
 }
 
 /// TFTP's acknowledgement and error (RFC 1350 section 5).
-fn is_answer(opcode: Option<u16>) -> bool {
-    matches!(opcode, Some(4 | 5))
+fn is_ack_or_error(opcode: Option<u16>) -> bool {
+    matches!(opcode, Some(ACKNOWLEDGEMENT | ERROR))
 }
 
-/// Hears the acknowledgements among the ordinary packets of a batch.
+/// Records the acknowledgements among the ordinary packets of a batch.
 #[cold]
-pub(super) fn listen(steps: &[Option<Quick<'_>>], frames: &[Frame<'_>], tables: &Snapshot, requests: &mut Requests) {
-    for (quick, frame) in steps.iter().zip(frames).filter_map(|(step, frame)| Some((step.as_ref()?, frame))) {
-        if quick.service.kind != Kind::Flow
-            && is_answer(quick::opcode(frame.bytes(), quick))
-            && let Some(hash) = quick::flow_hash(frame.bytes(), quick, tables)
+pub(super) fn scan_acks(classified: &[Option<FastPathPacket<'_>>], frames: &[Frame<'_>], tables: &Snapshot, requests: &mut Requests) {
+    for (packet, frame) in classified.iter().zip(frames) {
+        if let Some(packet) = packet
+            && packet.service.kind != ServiceKind::Flow
+            && let Some(flow) = packet.flow(frame.bytes(), tables)
         {
-            requests.repeats.heard(hash);
+            requests.observe_ack(&flow, tables);
         }
     }
 }
 
-/// A request, as far as the stages before have taken it apart.
+/// A request, as the stages before have parsed it.
 pub(super) struct Request<'p> {
     pub(super) flow: &'p Flow,
     pub(super) service: &'p Service,
-    /// What follows its IP header.
+    /// The payload of its IP header.
     pub(super) payload: &'p [u8],
     /// Hash of its flow.
     pub(super) hash: u64,
-    /// The flow table shall remember who gets it.
+    /// Whether the flow table shall remember the choice.
     pub(super) learn: bool,
 }
 
-/// Who gets a request, if anybody does.
-pub(super) fn choose(request: &Request<'_>, tables: &Snapshot, state: &mut State, now: Time) -> Result<Choice, Reason> {
+/// Chooses the backend for a request.
+pub(super) fn choose(
+    request: &Request<'_>,
+    tables: &Snapshot,
+    requests: &mut Requests,
+    flows: &mut FlowTable,
+    counters: &mut Counters,
+    now: Time,
+) -> Result<Choice, Reason> {
     let Request { flow, service, hash, .. } = *request;
-    let requests = &mut state.requests;
-    let first = select::maglev(select::row_hash(flow, hash, tables), service).ok_or(Reason::NoBackend)?;
+    let first = select::maglev(flow.row_hash(hash, tables), service).ok_or(Reason::NoBackend)?;
     let read = flow.opcode == Some(READ_REQUEST);
     let digest = digest(request.payload);
-    let sighting = if read { requests.repeats.sight(hash, digest, now) } else { Sighting::First };
-    let choice = match requests.another(flow, service, first, sighting, tables, now) {
-        Some(backend) if backend != first => Choice { backend, by: By::Heir },
-        _ => Choice { backend: first, by: By::Maglev },
+    let attempt = if read { requests.retransmissions.classify(hash, digest, now) } else { RequestAttempt::First };
+    let choice = match requests.redispatch_target(flow, service, first, attempt, tables, now) {
+        Some(backend) if backend != first => Choice { backend, by: SelectedBy::Successor },
+        _ => Choice { backend: first, by: SelectedBy::Maglev },
     };
-    if let Some(limits) = &service.guard.admission {
-        let ask = Ask { service: flow.service, backend: choice.backend, client: flow.client };
-        if let Err(limit) = requests.admission.admit(ask, limits, now) {
-            state.counters.add(shed_by(limit), 1);
+    if let Some(limits) = &service.request_policy.admission {
+        let admission_request = AdmissionRequest { service: flow.service, backend: choice.backend, client: flow.client };
+        if let Err(limit) = requests.admission.admit(admission_request, limits, now) {
+            counters.add(shed_by(limit), 1);
             return Err(Reason::Shed);
         }
     }
     if read {
-        requests.remember(flow, hash, digest, sighting, choice, tables, now);
+        requests.record(flow, hash, digest, attempt, choice, tables, now);
     }
-    state.counters.add(Number::SecondChances, u64::from(choice.by == By::Heir));
+    counters.add(PacketCounter::Redispatched, u64::from(choice.by == SelectedBy::Successor));
     if request.learn {
-        state.flows.insert(hash, choice.backend, now, service.idle);
+        flows.insert(hash, choice.backend, now, service.idle);
     }
     Ok(choice)
 }
 
 impl Requests {
-    /// Who is asked instead of `first`, which may be `first` all the same.
-    fn another(
+    /// Chooses another backend than `first` for a repeated request. It may turn out to be `first` again.
+    fn redispatch_target(
         &mut self,
         flow: &Flow,
         service: &Service,
         first: BackendId,
-        sighting: Sighting,
+        attempt: RequestAttempt,
         tables: &Snapshot,
         now: Time,
     ) -> Option<BackendId> {
-        match sighting {
-            // What was decided a moment ago holds, if it still can.
-            Sighting::Duplicate { sendings, backend } if sendings >= THIRD => {
-                heir::takes_requests(backend, service, tables).then_some(backend)
+        match attempt {
+            // A duplicate follows the last decision, if it is still possible.
+            RequestAttempt::Duplicate { attempts, backend } if attempts >= REDISPATCH_ATTEMPT => {
+                successor::accepts_requests(backend, service, tables).then_some(backend)
             }
-            Sighting::Again { sendings, backend } if sendings >= THIRD => {
-                // Each is asked twice before the next one's turn comes.
-                let again = usize::from(sendings - THIRD) / 2;
-                let next = heir::next(flow, service, first, again, tables)?;
-                let granted = next == backend || (self.budget.has(now) && !self.suspicions.most_of(&service.pool, now));
+            RequestAttempt::Retransmission { attempts, backend } if attempts >= REDISPATCH_ATTEMPT => {
+                // Each backend gets two attempts before the next one.
+                let again = usize::from(attempts - REDISPATCH_ATTEMPT) / 2;
+                let next = successor::next_successor(flow, service, first, again, tables)?;
+                let granted = next == backend || (self.budget.allows(now) && !self.suspicions.most_suspected(&service.pool, now));
                 granted.then_some(next)
             }
-            Sighting::First | Sighting::Duplicate { .. } | Sighting::Again { .. } => None,
+            RequestAttempt::First | RequestAttempt::Duplicate { .. } | RequestAttempt::Retransmission { .. } => None,
         }
     }
 
-    /// The request goes out: shed ones do not get here, for nobody was asked.
+    /// Records a forwarded request. Shed ones are not recorded.
     #[allow(clippy::too_many_arguments)]
-    fn remember(&mut self, flow: &Flow, hash: u64, digest: u32, sighting: Sighting, choice: Choice, tables: &Snapshot, now: Time) {
-        if let Sighting::Duplicate { .. } = sighting {
+    fn record(&mut self, flow: &Flow, hash: u64, digest: u32, attempt: RequestAttempt, choice: Choice, tables: &Snapshot, now: Time) {
+        if let RequestAttempt::Duplicate { .. } = attempt {
             return;
         }
         self.budget.request(now);
-        self.suspicions.asked(choice.backend, now);
-        if let Sighting::Again { backend, .. } = sighting {
-            self.suspicions.repeated(backend, tables.hash.client(flow.client, flow.vip), now);
-            if choice.by == By::Heir && choice.backend != backend {
+        self.suspicions.record_request(choice.backend, now);
+        if let RequestAttempt::Retransmission { backend, .. } = attempt {
+            self.suspicions.record_retransmission(backend, tables.hash.client(flow.client, flow.vip), now);
+            if choice.by == SelectedBy::Successor && choice.backend != backend {
                 self.budget.spend(now);
             }
         }
-        self.repeats.asked(hash, digest, sighting, choice.backend, now);
+        self.retransmissions.record(hash, digest, attempt, choice.backend, now);
     }
 }
 
-fn shed_by(limit: Limit) -> Number {
+fn shed_by(limit: Limit) -> PacketCounter {
     match limit {
-        Limit::Vip => Number::ShedByVip,
-        Limit::Backend => Number::ShedByBackend,
-        Limit::Prefix => Number::ShedByPrefix,
+        Limit::Vip => PacketCounter::ShedByVip,
+        Limit::Backend => PacketCounter::ShedByBackend,
+        Limit::Prefix => PacketCounter::ShedByPrefix,
     }
 }
 
-/// Tells one request of a flow from another; who makes two that agree has only himself to thank.
+/// Tells one request of a flow from another. The hash has no key: a client that makes two requests collide harms only itself.
 fn digest(payload: &[u8]) -> u32 {
-    SipHasher13::new().hash(payload.get(UDP_HEADER..).unwrap_or_default()) as u32
+    SipHasher13::new().hash(payload.get(udp::LEN..).unwrap_or_default()) as u32
 }

@@ -1,58 +1,61 @@
-//! Which backends leave their clients unanswered, as far as this worker can see: several clients of one repeat their requests and are not heard.
+//! Backends that seem to leave their clients unanswered: several clients of one repeat their requests and acknowledge nothing.
 //!
-//! A suspicion is a reason to look, never a verdict. Fixed memory.
+//! A suspicion is a reason for a health check, never a verdict. Fixed memory.
 
 use crate::tables::{BackendId, NO_BACKEND, Pool};
 use guideway_packet::time::Time;
 use std::time::Duration;
 
-/// Different clients that have to repeat.
-pub const CLIENTS: usize = 3;
-/// Within so much time.
+/// Different clients that have to retransmit.
+pub const MIN_CLIENTS: usize = 3;
+/// The time within which they have to.
 pub const WINDOW: Duration = Duration::from_secs(5);
-/// For so long a suspicion stands.
-pub const STANDS: Duration = Duration::from_secs(10);
-/// One in so many sendings has to be a repeated one: where packets are lost now and then, some client always repeats.
-const PART: u32 = 4;
-/// Backends that are watched at once; numbers are dense, so that this is a matter of very large fleets.
+/// How long a suspicion lasts.
+pub const SUSPICION_TIMEOUT: Duration = Duration::from_secs(10);
+/// One in so many requests has to be a retransmission. Where packets are lost now and then, some client always retransmits.
+const MIN_SHARE_DIVISOR: u32 = 4;
+/// Backends that are watched at once. Numbers are dense, so this limit matters only in very large fleets.
 const SLOTS: usize = 1024;
 /// Suspicions that one batch may raise.
-const RAISED: usize = 16;
+const MAX_RAISED: usize = 16;
 
 /// A backend that several clients wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspicion {
-    /// Which.
+    /// The backend.
     pub backend: BackendId,
-    /// Sendings of requests to it in the last seconds.
-    pub asked: u32,
-    /// Those of them that were repeated, by at least [`CLIENTS`] different clients.
-    pub repeated: u32,
+    /// Requests sent to it in the last seconds, retransmissions included.
+    pub requests: u32,
+    /// Those of them that were retransmitted, by at least [`MIN_CLIENTS`] different clients.
+    pub retransmitted: u32,
 }
 
 impl std::fmt::Display for Suspicion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (asked, repeated, within) = (self.asked, self.repeated, WINDOW.as_secs());
-        write!(f, "at least {CLIENTS} clients repeat requests and acknowledge nothing ({repeated} of {asked} sendings within {within} s)")
+        let (requests, retransmitted, within) = (self.requests, self.retransmitted, WINDOW.as_secs());
+        write!(
+            f,
+            "at least {MIN_CLIENTS} clients repeat requests and acknowledge nothing ({retransmitted} of {requests} sendings within {within} s)"
+        )
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     backend: BackendId,
-    clients: [u64; CLIENTS],
-    different: usize,
-    asked: u32,
-    repeated: u32,
+    clients: [u64; MIN_CLIENTS],
+    distinct: usize,
+    requests: u32,
+    retransmitted: u32,
     since: Time,
-    /// Until when it is suspected.
+    /// The end of the suspicion.
     until: Time,
 }
 
 const EMPTY: Slot =
-    Slot { backend: NO_BACKEND, clients: [0; CLIENTS], different: 0, asked: 0, repeated: 0, since: Time(0), until: Time(0) };
+    Slot { backend: NO_BACKEND, clients: [0; MIN_CLIENTS], distinct: 0, requests: 0, retransmitted: 0, since: Time(0), until: Time(0) };
 
-/// What was seen of the backends in the last seconds.
+/// Requests to the backends in the last seconds.
 #[derive(Debug)]
 pub struct Suspicions {
     slots: Box<[Slot]>,
@@ -61,41 +64,41 @@ pub struct Suspicions {
 
 impl Default for Suspicions {
     fn default() -> Self {
-        Suspicions { slots: vec![EMPTY; SLOTS].into_boxed_slice(), raised: Vec::with_capacity(RAISED) }
+        Suspicions { slots: vec![EMPTY; SLOTS].into_boxed_slice(), raised: Vec::with_capacity(MAX_RAISED) }
     }
 }
 
 impl Suspicions {
-    /// A request goes to `backend`.
-    pub fn asked(&mut self, backend: BackendId, now: Time) {
+    /// Records a request to `backend`.
+    pub fn record_request(&mut self, backend: BackendId, now: Time) {
         if let Some(slot) = self.slot(backend, now) {
-            slot.asked = slot.asked.saturating_add(1);
+            slot.requests = slot.requests.saturating_add(1);
         }
     }
 
-    /// A request that `backend` has already comes again from `client`, a hash, which was not heard since.
-    pub fn repeated(&mut self, backend: BackendId, client: u64, now: Time) {
+    /// Records that `client`, a hash, retransmits a request that `backend` already has.
+    pub fn record_retransmission(&mut self, backend: BackendId, client: u64, now: Time) {
         let Some(slot) = self.slot(backend, now) else { return };
-        slot.repeated = slot.repeated.saturating_add(1);
-        if slot.different < CLIENTS && !slot.clients[..slot.different].contains(&client) {
-            slot.clients[slot.different] = client;
-            slot.different += 1;
+        slot.retransmitted = slot.retransmitted.saturating_add(1);
+        if slot.distinct < MIN_CLIENTS && !slot.clients[..slot.distinct].contains(&client) {
+            slot.clients[slot.distinct] = client;
+            slot.distinct += 1;
         }
-        if slot.different == CLIENTS && slot.repeated.saturating_mul(PART) >= slot.asked {
-            let known = slot.until > now.plus(STANDS - WINDOW);
-            slot.until = now.plus(STANDS);
-            let suspicion = Suspicion { backend, asked: slot.asked, repeated: slot.repeated };
-            if !known && self.raised.len() < RAISED {
+        if slot.distinct == MIN_CLIENTS && slot.retransmitted.saturating_mul(MIN_SHARE_DIVISOR) >= slot.requests {
+            let known = slot.until > now.plus(SUSPICION_TIMEOUT - WINDOW);
+            slot.until = now.plus(SUSPICION_TIMEOUT);
+            let suspicion = Suspicion { backend, requests: slot.requests, retransmitted: slot.retransmitted };
+            if !known && self.raised.len() < MAX_RAISED {
                 self.raised.push(suspicion);
             }
         }
     }
 
-    /// Whether most of the backends of `pool` that get new flows look alike: then the reason is behind them, and another would do no better.
-    pub fn most_of(&self, pool: &Pool, now: Time) -> bool {
-        let open = pool.succession.members().iter().filter(|member| member.open);
+    /// Whether most backends of `pool` that get new flows are suspected. Then the cause is behind them, and another backend would do no better.
+    pub fn most_suspected(&self, pool: &Pool, now: Time) -> bool {
+        let accepts_new = pool.successors.members().iter().filter(|member| member.accepts_new);
         let (mut all, mut suspected) = (0, 0);
-        for member in open {
+        for member in accepts_new {
             all += 1;
             suspected += usize::from(self.is_suspected(member.id, now));
         }
@@ -107,7 +110,7 @@ impl Suspicions {
         slot.backend == backend && slot.until > now
     }
 
-    /// Hands over what was raised since the last call.
+    /// Hands over the suspicions raised since the last call.
     pub fn drain(&mut self, tell: impl FnMut(Suspicion)) {
         self.raised.drain(..).for_each(tell);
     }
@@ -137,15 +140,15 @@ mod tests {
     fn three_different_clients_raise_a_suspicion_and_one_alone_does_not() {
         let mut suspicions = Suspicions::default();
         let now = Time(0).plus(WINDOW);
-        (0..20).for_each(|_| suspicions.repeated(4, 1, now));
-        suspicions.repeated(4, 2, now);
+        (0..20).for_each(|_| suspicions.record_retransmission(4, 1, now));
+        suspicions.record_retransmission(4, 2, now);
         assert!(raised(&mut suspicions).is_empty());
-        suspicions.repeated(4, 3, now);
-        suspicions.repeated(4, 4, now);
+        suspicions.record_retransmission(4, 3, now);
+        suspicions.record_retransmission(4, 4, now);
         assert_eq!(raised(&mut suspicions), [4], "once");
-        assert!(suspicions.is_suspected(4, now) && !suspicions.is_suspected(4, now.plus(STANDS)));
+        assert!(suspicions.is_suspected(4, now) && !suspicions.is_suspected(4, now.plus(SUSPICION_TIMEOUT)));
         for client in 1..4 {
-            suspicions.repeated(4, client, now.plus(WINDOW));
+            suspicions.record_retransmission(4, client, now.plus(WINDOW));
         }
         assert_eq!(raised(&mut suspicions), [4], "again while it lasts");
     }
@@ -154,13 +157,13 @@ mod tests {
     fn clients_that_are_far_apart_or_few_among_many_are_no_reason() {
         let mut suspicions = Suspicions::default();
         for client in 0..10 {
-            suspicions.repeated(4, client, Time(0).plus(WINDOW * (client as u32 + 1)));
+            suspicions.record_retransmission(4, client, Time(0).plus(WINDOW * (client as u32 + 1)));
         }
         let now = Time(0).plus(WINDOW * 20);
-        (0..100).for_each(|_| suspicions.asked(5, now));
-        (0..24).for_each(|client| suspicions.repeated(5, client, now));
+        (0..100).for_each(|_| suspicions.record_request(5, now));
+        (0..24).for_each(|client| suspicions.record_retransmission(5, client, now));
         assert!(raised(&mut suspicions).is_empty());
-        suspicions.repeated(5, 24, now);
+        suspicions.record_retransmission(5, 24, now);
         assert_eq!(raised(&mut suspicions), [5], "a quarter of them");
     }
 }

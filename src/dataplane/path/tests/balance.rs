@@ -1,6 +1,6 @@
 //! Any bytes: no panic, every packet accounted for, every transmitted frame whole.
 
-use super::world::*;
+use super::fixture::*;
 use guideway_packet::verdict::Verdict;
 use guideway_packet::wire::build;
 use proptest::prelude::*;
@@ -35,21 +35,21 @@ fn seeds() -> Vec<Vec<u8>> {
 
 /// The body of the fuzz test: `frames` through the path, in one batch.
 fn survives(frames: &[Vec<u8>]) {
-    let mut world = World::new();
-    for outcome in world.batch(frames) {
+    let mut fixture = Fixture::new();
+    for outcome in fixture.batch(frames) {
         if outcome.verdict == Verdict::Transmit {
             sent(&outcome.frame);
         }
     }
-    world.state.tick(world.now.plus(std::time::Duration::from_secs(60)));
-    assert!(world.counters().balanced());
+    fixture.state.tick(fixture.now.plus(std::time::Duration::from_secs(60)));
+    assert!(fixture.counters().balanced());
 }
 
 #[test]
 fn the_seeds_themselves_are_forwarded() {
     let seeds = seeds();
-    let mut world = World::new();
-    let outcomes = world.batch(&seeds);
+    let mut fixture = Fixture::new();
+    let outcomes = fixture.batch(&seeds);
     let forwarded = outcomes.iter().filter(|o| o.verdict == Verdict::Transmit).count();
     for (n, o) in outcomes.iter().enumerate() {
         if o.verdict != Verdict::Transmit {

@@ -1,6 +1,6 @@
 //! What a forwarded packet looks like.
 
-use super::world::*;
+use super::fixture::*;
 use crate::path::run;
 use guideway_packet::frame::{Frame, HEADROOM};
 use guideway_packet::verdict::Verdict;
@@ -11,9 +11,9 @@ use guideway_packet::wire::ip::Ip;
 fn all_four_combinations_of_families_arrive_whole_and_untouched() {
     for (outer_in, vip) in [(0, BOOT[0]), (0, BOOT[1]), (1, BOOT[0]), (1, BOOT[1])] {
         for (tid, outer_out) in [(20_500, 0), (21_500, 1)] {
-            let mut world = World::new();
+            let mut fixture = Fixture::new();
             let packet = acknowledgement(vip, 3000, tid);
-            let outcome = world.gre(&packet, outer_in);
+            let outcome = fixture.gre(&packet, outer_in);
             assert_eq!(outcome.verdict, Verdict::Transmit, "outer {outer_in}, {vip}, TID {tid}");
             let sent = sent(&outcome.frame);
             assert_eq!(sent.inner, packet.bytes());
@@ -28,17 +28,17 @@ fn all_four_combinations_of_families_arrive_whole_and_untouched() {
 fn same_family_outside_is_same_size() {
     let packet = acknowledgement(BOOT[0], 3000, 20_500);
     let frame = in_gre(&packet, 0);
-    assert_eq!(World::new().frame(&frame).frame.len(), frame.len());
+    assert_eq!(Fixture::new().frame(&frame).frame.len(), frame.len());
 }
 
 #[test]
 fn ttl_goes_down_by_one_and_dscp_and_ecn_are_those_that_came() {
     let packet = acknowledgement(BOOT[0], 3000, 20_500).ttl(9).tos(0x28);
     let outer = packet.gre(ip(ROUTER[0]), ip(DIRECTOR[0])).ttl(33).tos(0xb9);
-    let sent_in_gre = sent(&World::new().frame(&outer.frame(ROUTER_MAC, DIRECTOR_MAC)).frame);
+    let sent_in_gre = sent(&Fixture::new().frame(&outer.frame(ROUTER_MAC, DIRECTOR_MAC)).frame);
     assert_eq!((sent_in_gre.outer.ttl, sent_in_gre.outer.tos), (32, 0xb9));
     assert_eq!(sent_in_gre.inner, packet.bytes(), "the inner packet keeps its own");
-    let sent_plain = sent(&World::new().frame(&packet.frame(ROUTER_MAC, DIRECTOR_MAC)).frame);
+    let sent_plain = sent(&Fixture::new().frame(&packet.frame(ROUTER_MAC, DIRECTOR_MAC)).frame);
     assert_eq!((sent_plain.outer.ttl, sent_plain.outer.tos), (8, 0x28));
     assert_eq!(sent_plain.inner, packet.bytes());
 }
@@ -49,7 +49,7 @@ fn optional_gre_fields_and_outer_options_are_honoured_and_stripped() {
     for (checksum, key, sequence) in [(true, None, None), (false, Some(7), None), (false, None, Some(8)), (true, Some(7), Some(8))] {
         let outer = packet.gre_with(ip(ROUTER[0]), ip(DIRECTOR[0]), GreFields { checksum, key, sequence });
         for outer in [outer.clone(), outer.options(&[1, 1, 1, 0])] {
-            let outcome = World::new().frame(&outer.frame(ROUTER_MAC, DIRECTOR_MAC));
+            let outcome = Fixture::new().frame(&outer.frame(ROUTER_MAC, DIRECTOR_MAC));
             assert_eq!(outcome.verdict, Verdict::Transmit, "{checksum} {key:?} {sequence:?}");
             assert_eq!(sent(&outcome.frame).inner, packet.bytes());
         }
@@ -62,7 +62,7 @@ fn a_vlan_tag_stays_and_padding_goes() {
     let mut frame = packet.gre(ip(ROUTER[0]), ip(DIRECTOR[0])).tagged_frame(ROUTER_MAC, DIRECTOR_MAC, 0x6042);
     let len = frame.len();
     frame.extend([0xaa; 9]);
-    let outcome = World::new().frame(&frame);
+    let outcome = Fixture::new().frame(&frame);
     assert_eq!(outcome.verdict, Verdict::Transmit);
     assert_eq!(outcome.frame.len(), len);
     assert_eq!(outcome.frame[12..16], [0x81, 0, 0x60, 0x42]);
@@ -74,7 +74,7 @@ fn inner_options_and_extension_headers_are_walked_to_the_ports() {
     let with_options = acknowledgement(BOOT[0], 3000, 20_500).options(&[0x94, 4, 0, 0]);
     let with_extensions = acknowledgement(BOOT[1], 3000, 20_500).extension(60, &[0, 1, 4, 0, 0, 0, 0]).extension(0, &[0, 1, 4, 0, 0, 0, 0]);
     for packet in [with_options, with_extensions] {
-        let outcome = World::new().gre(&packet, 0);
+        let outcome = Fixture::new().gre(&packet, 0);
         assert_eq!(outcome.verdict, Verdict::Transmit);
         let sent = sent(&outcome.frame);
         assert_eq!((sent.inner.as_slice(), sent.outer.destination), (packet.bytes(), ip("10.0.2.21")));
@@ -93,9 +93,9 @@ fn a_batch_decides_as_its_packets_one_by_one() {
             ]
         })
         .collect();
-    let batch: Vec<_> = World::new().batch(&frames).into_iter().map(|o| (o.verdict, o.frame)).collect();
-    let mut world = World::new();
-    let single: Vec<_> = frames.iter().map(|frame| world.frame(frame)).map(|o| (o.verdict, o.frame)).collect();
+    let batch: Vec<_> = Fixture::new().batch(&frames).into_iter().map(|o| (o.verdict, o.frame)).collect();
+    let mut fixture = Fixture::new();
+    let single: Vec<_> = frames.iter().map(|frame| fixture.frame(frame)).map(|o| (o.verdict, o.frame)).collect();
     assert_eq!(batch, single);
 }
 
@@ -105,8 +105,8 @@ fn the_largest_growth_fits_the_headroom_that_every_io_leaves() {
     let packet = acknowledgement(BOOT[0], 3000, 21_500).frame(ROUTER_MAC, DIRECTOR_MAC);
     let mut buffer = [&[0; HEADROOM][..], &packet].concat();
     let mut frames = [Frame::new(&mut buffer, HEADROOM, packet.len())];
-    let mut world = World::new();
-    run(&mut frames, &world.tables, &mut world.state, world.now);
+    let mut fixture = Fixture::new();
+    run(&mut frames, &fixture.tables, &mut fixture.state, fixture.now);
     assert_eq!(frames[0].verdict, Verdict::Transmit);
     assert_eq!(frames[0].start(), HEADROOM - 44);
 }
@@ -114,8 +114,8 @@ fn the_largest_growth_fits_the_headroom_that_every_io_leaves() {
 #[test]
 fn a_frame_for_another_station_that_a_switch_flooded_is_not_forwarded() {
     let packet = acknowledgement(BOOT[0], 3000, 20_500);
-    assert_eq!(World::new().frame(&packet.frame(ROUTER_MAC, [2, 0, 0, 0, 1, 0x12])).verdict, Verdict::ToHost);
-    assert_eq!(World::new().frame(&packet.frame(ROUTER_MAC, DIRECTOR_MAC)).verdict, Verdict::Transmit);
+    assert_eq!(Fixture::new().frame(&packet.frame(ROUTER_MAC, [2, 0, 0, 0, 1, 0x12])).verdict, Verdict::ToHost);
+    assert_eq!(Fixture::new().frame(&packet.frame(ROUTER_MAC, DIRECTOR_MAC)).verdict, Verdict::Transmit);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn what_is_not_ours_belongs_to_the_host() {
     arp.extend([0; 28]);
     let mut two_tags = acknowledgement(BOOT[0], 3000, 20_500).tagged_frame(ROUTER_MAC, DIRECTOR_MAC, 5);
     two_tags.splice(12..12, [0x88, 0xa8, 0, 7]);
-    let mut world = World::new();
+    let mut fixture = Fixture::new();
     for (what, frame) in [
         ("TCP to the director itself", ssh.frame(ROUTER_MAC, DIRECTOR_MAC)),
         ("a packet to an address that is not ours", other.frame(ROUTER_MAC, DIRECTOR_MAC)),
@@ -137,7 +137,7 @@ fn what_is_not_ours_belongs_to_the_host() {
         ("ARP", arp),
         ("two VLAN tags", two_tags),
     ] {
-        let outcome = world.frame(&frame);
+        let outcome = fixture.frame(&frame);
         assert_eq!(outcome.verdict, Verdict::ToHost, "{what}");
         assert_eq!(outcome.frame, frame, "{what} is not changed");
     }

@@ -1,7 +1,7 @@
 //! ICMP and ICMPv6 to a VIP.
 
-use super::world::*;
-use crate::counters::Number;
+use super::fixture::*;
+use crate::counters::PacketCounter;
 use crate::tables::Echo;
 use guideway_packet::verdict::Verdict;
 use guideway_packet::wire::build;
@@ -12,16 +12,16 @@ use guideway_packet::wire::ip::Ip;
 fn an_error_goes_to_the_backend_that_owns_the_quoted_flow() {
     for (family, kinds) in [(0, [(3, 4), (3, 3), (11, 0)]), (1, [(2, 0), (1, 4), (3, 0)])] {
         for (kind, code) in kinds {
-            let mut world = World::new();
+            let mut fixture = Fixture::new();
             for port in 2000..2020 {
                 // With ranges, without ranges, and plain UDP.
                 for (vip, tid) in [(BOOT[family], 21_500), (STOCK[family], 40_000), (DNS[family], 53)] {
                     let of_flow = if tid == 53 { query(vip, port) } else { acknowledgement(vip, port, tid) };
-                    let flow = sent(&world.gre(&of_flow, 0).frame).outer.destination;
+                    let flow = sent(&fixture.gre(&of_flow, 0).frame).outer.destination;
                     let quoted = build::udp(socket(vip, tid), socket(CLIENT[family], port), &[0; 600]);
                     let hop = ["203.0.113.9", "2001:db8:9::9"][family];
                     let error = build::icmp(ip(hop), ip(vip), kind, code, &[&[0; 4], &quoted.bytes()[..60]].concat());
-                    let outcome = world.gre(&error, 0);
+                    let outcome = fixture.gre(&error, 0);
                     assert_eq!(outcome.verdict, Verdict::Transmit, "{vip} {kind} {code}");
                     let sent = sent(&outcome.frame);
                     assert_eq!((sent.outer.destination, sent.inner.as_slice()), (flow, error.bytes()), "{vip} {kind} {code}");
@@ -33,11 +33,11 @@ fn an_error_goes_to_the_backend_that_owns_the_quoted_flow() {
 
 #[test]
 fn an_error_starts_no_flow() {
-    let mut world = World::new();
+    let mut fixture = Fixture::new();
     let quoted = build::udp(socket(DNS[0], 53), socket(CLIENT[0], 4000), &[0; 100]);
     let error = build::icmp(ip("203.0.113.9"), ip(DNS[0]), 3, 4, &[&[0; 4], &quoted.bytes()[..28]].concat());
-    assert_eq!(world.gre(&error, 0).verdict, Verdict::Transmit);
-    assert_eq!(world.state.flows.used(), 0);
+    assert_eq!(fixture.gre(&error, 0).verdict, Verdict::Transmit);
+    assert_eq!(fixture.state.flows.used(), 0);
 }
 
 #[test]
@@ -45,10 +45,10 @@ fn an_echo_request_is_forwarded_to_one_backend_per_client() {
     for family in 0..2 {
         let kind = [8, 128][family];
         let echo = build::icmp(ip(CLIENT[family]), ip(BOOT[family]), kind, 0, b"\0\x01\0\x01ping");
-        let mut world = World::new();
-        let first = sent(&world.gre(&echo, 0).frame);
+        let mut fixture = Fixture::new();
+        let first = sent(&fixture.gre(&echo, 0).frame);
         assert_eq!(first.inner, echo.bytes());
-        assert_eq!(sent(&world.gre(&echo, 1).frame).outer.destination, first.outer.destination);
+        assert_eq!(sent(&fixture.gre(&echo, 1).frame).outer.destination, first.outer.destination);
     }
 }
 
@@ -57,9 +57,9 @@ fn an_echo_request_is_answered_from_the_vip_back_to_the_router_when_so_configure
     for family in 0..2 {
         let kinds = [[8u8, 0], [128, 129]][family];
         let echo = build::icmp(ip(CLIENT[family]), ip(BOOT[family]), kinds[0], 0, b"\0\x01\0\x01some odd ping").ttl(3);
-        let mut world = World::new();
-        world.tables.icmp_echo = Echo::Answer;
-        let outcome = world.gre(&echo, 0);
+        let mut fixture = Fixture::new();
+        fixture.tables.icmp_echo = Echo::Answer;
+        let outcome = fixture.gre(&echo, 0);
         let [reply] = outcome.outbox.as_slice() else { panic!("one reply") };
         assert_eq!((&reply[..6], &reply[6..12]), (&ROUTER_MAC[..], &DIRECTOR_MAC[..]));
         let ip_header = Ip::parse(echo.ethertype(), &reply[14..]).unwrap();
@@ -67,7 +67,7 @@ fn an_echo_request_is_answered_from_the_vip_back_to_the_router_when_so_configure
         assert_eq!((ip_header.source, ip_header.destination, ip_header.ttl), (ip(BOOT[family]), ip(CLIENT[family]), 64));
         let expected = build::icmp(ip(BOOT[family]), ip(CLIENT[family]), kinds[1], 0, b"\0\x01\0\x01some odd ping");
         assert_eq!(&reply[14..], expected.bytes(), "as if built from nothing");
-        assert_eq!((world.count(Number::Originated), world.count(Number::Transmitted)), (1, 0));
+        assert_eq!((fixture.count(PacketCounter::Originated), fixture.count(PacketCounter::Transmitted)), (1, 0));
         assert!(family == 1 || checksum::intact(&reply[34..]));
     }
 }

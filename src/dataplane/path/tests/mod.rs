@@ -1,16 +1,16 @@
 //! Frames in, verdict and frames out: fixtures that read as sentences.
 
 mod balance;
+mod draining;
+mod equivalence;
+pub(crate) mod fixture;
 mod forward;
 mod fragments;
-mod heirs;
 mod hostile;
 mod icmp;
-mod lingering;
 mod mtu;
 mod reasons;
-mod sites;
-mod spread;
+mod remote_site;
 mod steering;
-mod ways;
-pub(crate) mod world;
+mod steering_hash;
+mod successors;

@@ -1,7 +1,7 @@
 //! What does not fit the MTU once wrapped.
 
-use super::world::*;
-use crate::counters::Number;
+use super::fixture::*;
+use crate::counters::PacketCounter;
 use guideway_packet::verdict::{Reason, Verdict};
 use guideway_packet::wire::build::{self, Packet};
 use guideway_packet::wire::checksum;
@@ -17,20 +17,20 @@ fn data(vip: &str, tid: u16, len: usize) -> Packet {
 fn the_largest_packet_that_fits_is_forwarded_and_one_byte_more_is_not() {
     for (tid, room) in [(20_500, 1476), (21_500, 1456)] {
         for (len, fits) in [(room, true), (room + 1, false)] {
-            let outcome = World::new().frame(&data(BOOT[0], tid, len).df().frame(ROUTER_MAC, DIRECTOR_MAC));
+            let outcome = Fixture::new().frame(&data(BOOT[0], tid, len).df().frame(ROUTER_MAC, DIRECTOR_MAC));
             assert_eq!(outcome.verdict == Verdict::Transmit, fits, "{len} bytes to TID {tid}");
         }
     }
 }
 
 #[test]
-fn the_sender_of_a_packet_with_df_or_over_ipv6_is_told_the_mtu_that_fits() {
+fn the_sender_of_a_packet_with_df_or_over_ipv6_gets_the_mtu_that_fits() {
     for family in 0..2 {
         let packet = data(BOOT[family], 20_500, 1500).df();
-        let mut world = World::new();
-        let outcome = world.frame(&packet.frame(ROUTER_MAC, DIRECTOR_MAC));
+        let mut fixture = Fixture::new();
+        let outcome = fixture.frame(&packet.frame(ROUTER_MAC, DIRECTOR_MAC));
         assert_eq!(outcome.verdict, Verdict::Drop(Reason::TooBig));
-        assert_eq!(world.count(Number::Originated), 1);
+        assert_eq!(fixture.count(PacketCounter::Originated), 1);
         let [error] = outcome.outbox.as_slice() else { panic!("one error") };
         assert_eq!(error[..6], ROUTER_MAC);
         let header = Ip::parse(packet.ethertype(), &error[14..]).unwrap();
@@ -51,8 +51,8 @@ fn the_sender_of_a_packet_with_df_or_over_ipv6_is_told_the_mtu_that_fits() {
 fn a_packet_without_df_is_cut_into_fragments_that_fit_and_give_the_whole_again() {
     for options in [&[][..], &[0x94, 4, 0, 0, 7, 7, 4, 0, 0, 0, 0, 0]] {
         let packet = data(BOOT[0], 20_500, 1488).options(options);
-        let mut world = World::new();
-        let outcome = world.frame(&packet.frame(ROUTER_MAC, DIRECTOR_MAC));
+        let mut fixture = Fixture::new();
+        let outcome = fixture.frame(&packet.frame(ROUTER_MAC, DIRECTOR_MAC));
         assert_eq!(outcome.verdict, Verdict::Transmit);
         assert_eq!(outcome.outbox.len(), 1);
         let mut whole = vec![0; packet.bytes().len() - 20 - options.len()];
@@ -70,32 +70,32 @@ fn a_packet_without_df_is_cut_into_fragments_that_fit_and_give_the_whole_again()
             }
         }
         assert_eq!(whole, packet.bytes()[20 + options.len()..]);
-        assert_eq!((world.count(Number::Transmitted), world.count(Number::Originated)), (1, 1));
+        assert_eq!((fixture.count(PacketCounter::Transmitted), fixture.count(PacketCounter::Originated)), (1, 1));
     }
 }
 
 #[test]
 fn errors_are_limited_in_rate() {
-    let mut world = World::new();
+    let mut fixture = Fixture::new();
     let frame = data(BOOT[0], 20_500, 1500).df().frame(ROUTER_MAC, DIRECTOR_MAC);
     for _ in 0..1000 {
-        world.frame(&frame);
+        fixture.frame(&frame);
     }
-    assert_eq!(world.count(Number::Originated), 50, "a burst");
-    world.now = world.now.plus(std::time::Duration::from_millis(100));
+    assert_eq!(fixture.count(PacketCounter::Originated), 50, "a burst");
+    fixture.now = fixture.now.plus(std::time::Duration::from_millis(100));
     for _ in 0..1000 {
-        world.frame(&frame);
+        fixture.frame(&frame);
     }
-    assert_eq!(world.count(Number::Originated), 60, "then one every 10 ms");
+    assert_eq!(fixture.count(PacketCounter::Originated), 60, "then one every 10 ms");
 }
 
 #[test]
 fn no_error_is_sent_about_an_error_or_a_later_fragment() {
     let quoted = data(BOOT[0], 20_500, 1400);
     let error = build::icmp(ip(CLIENT[0]), ip(BOOT[0]), 3, 4, &[&[0; 4][..], &build_quoted(), &[0; 1440]].concat()).df();
-    let mut world = World::new();
-    assert_eq!(world.frame(&error.frame(ROUTER_MAC, DIRECTOR_MAC)).verdict, Verdict::Drop(Reason::TooBig));
-    assert_eq!(world.count(Number::Originated), 0);
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.frame(&error.frame(ROUTER_MAC, DIRECTOR_MAC)).verdict, Verdict::Drop(Reason::TooBig));
+    assert_eq!(fixture.count(PacketCounter::Originated), 0);
     assert_eq!(quoted.bytes().len(), 1400);
 }
 

@@ -1,17 +1,17 @@
 //! Every reason has a packet that reaches it.
 
-use super::world::*;
-use crate::path::fragment::HELD;
-use crate::tables::Routers;
+use super::fixture::*;
+use crate::path::fragment::MAX_HELD;
+use crate::tables::PrefixSet;
 use crate::tables::{Admission, Echo, Unmatched};
 use guideway_packet::verdict::{Reason, Verdict};
 use guideway_packet::wire::build::{self, GreFields, Packet};
 use std::collections::HashSet;
 
 /// A sentence, the world it needs, and the frame.
-type Case = (&'static str, Reason, fn(&mut World), Vec<u8>);
+type Case = (&'static str, Reason, fn(&mut Fixture), Vec<u8>);
 
-fn as_it_is(_: &mut World) {}
+fn as_it_is(_: &mut Fixture) {}
 
 fn spoilt(mut packet: Packet, spoil: impl Fn(&mut Vec<u8>)) -> Packet {
     spoil(packet.bytes_mut());
@@ -41,7 +41,7 @@ fn parse_cases() -> Vec<Case> {
         ("a frame that ends before the length that its outer header claims", Reason::Truncated, as_it_is, framed(&gre)[..60].to_vec()),
         ("a GRE header cut off", Reason::Truncated, as_it_is, framed(&build::ip(ip(ROUTER[0]), ip(DIRECTOR[0]), 47, &[0, 0, 8]))),
         ("an inner packet that claims more than GRE carries", Reason::Truncated, as_it_is, {
-            framed(&outer(&spoilt(ack.clone(), |b| b[3] += 1).fixed()))
+            framed(&outer(&spoilt(ack.clone(), |b| b[3] += 1).with_checksum()))
         }),
         ("a UDP length beyond the packet", Reason::Truncated, as_it_is, framed(&outer(&spoilt(ack.clone(), |b| b[25] += 1)))),
         ("a UDP length below its header", Reason::BadHeader, as_it_is, framed(&outer(&spoilt(ack.clone(), |b| b[25] = 7)))),
@@ -53,7 +53,7 @@ fn parse_cases() -> Vec<Case> {
         }),
         ("a wrong outer checksum", Reason::BadOuterChecksum, as_it_is, framed(&spoilt(gre.clone(), |b| b[10] ^= 1))),
         ("a GRE packet in fragments", Reason::OuterFragment, as_it_is, framed(&gre.fragments(5, 32)[0])),
-        ("GRE from a stranger", Reason::RouterNotAllowed, as_it_is, framed(&ack.gre(ip("10.9.9.9"), ip(DIRECTOR[0])))),
+        ("GRE from an unknown router", Reason::RouterNotAllowed, as_it_is, framed(&ack.gre(ip("10.9.9.9"), ip(DIRECTOR[0])))),
         ("GRE version 1", Reason::GreVersion, as_it_is, framed(&spoilt(gre.clone(), |b| b[21] = 1))),
         ("GRE with the routing bit", Reason::GreVersion, as_it_is, framed(&spoilt(gre.clone(), |b| b[20] = 0x40))),
         ("GRE that carries Ethernet", Reason::GreProtocol, as_it_is, framed(&spoilt(gre, |b| b[22..24].copy_from_slice(&[0x65, 0x58])))),
@@ -101,7 +101,7 @@ fn later_cases() -> Vec<Case> {
             "one early fragment more than can be held",
             Reason::FragmentHoldFull,
             |w| {
-                for id in 0..HELD as u32 {
+                for id in 0..MAX_HELD as u32 {
                     let early = framed(&outer(&acknowledgement(BOOT[0], 3000, 20_500).fragments(id, 8)[1]));
                     assert_eq!(w.frame(&early).verdict, Verdict::Hold);
                 }
@@ -114,7 +114,7 @@ fn later_cases() -> Vec<Case> {
                     b.truncate(24);
                     b[3] = 24;
                 })
-                .fixed(),
+                .with_checksum(),
             ))
         }),
         ("a paused service", Reason::ServicePaused, |w| w.tables.services.iter_mut().for_each(|s| s.paused = true), framed(&outer(&ack))),
@@ -129,7 +129,9 @@ fn later_cases() -> Vec<Case> {
         (
             "a request from outside of the clients' prefixes",
             Reason::ClientNotAllowed,
-            |w| guarded(w, |guard| guard.clients = Some(Routers::new(&["203.0.113.0/24".parse().unwrap()]))),
+            |w| {
+                with_request_policy(w, |request_policy| request_policy.clients = Some(PrefixSet::new(&["203.0.113.0/24".parse().unwrap()])))
+            },
             framed(&outer(&read_request(BOOT[0], 2000))),
         ),
         ("a request that a multicast group asks for", Reason::BogusSource, as_it_is, framed(&outer(&write_request(BOOT[0], "224.0.0.1")))),
@@ -137,7 +139,9 @@ fn later_cases() -> Vec<Case> {
             "one request more than is admitted in a second",
             Reason::Shed,
             |w| {
-                guarded(w, |guard| guard.admission = Some(Admission { per_vip: Some(1), ..Admission::default() }));
+                with_request_policy(w, |request_policy| {
+                    request_policy.admission = Some(Admission { per_vip: Some(1), ..Admission::default() })
+                });
                 assert_eq!(w.gre(&read_request(BOOT[0], 1999), 0).verdict, Verdict::Transmit);
             },
             framed(&outer(&read_request(BOOT[0], 2000))),
@@ -173,16 +177,16 @@ fn later_cases() -> Vec<Case> {
 fn every_reason_is_reached_by_its_packet_and_counted_once() {
     let mut reached = HashSet::new();
     for (sentence, reason, prepare, frame) in parse_cases().into_iter().chain(later_cases()) {
-        let mut world = World::new();
-        prepare(&mut world);
-        let before = world.counters().dropped(reason);
-        let outcome = world.frame(&frame);
+        let mut fixture = Fixture::new();
+        prepare(&mut fixture);
+        let before = fixture.counters().dropped(reason);
+        let outcome = fixture.frame(&frame);
         assert_eq!(outcome.verdict, Verdict::Drop(reason), "{sentence}");
-        assert_eq!(world.counters().dropped(reason), before + 1, "{sentence}");
+        assert_eq!(fixture.counters().dropped(reason), before + 1, "{sentence}");
         reached.insert(reason);
     }
     // Three reasons are no verdict of the path on the packet that just came: see `fragments`, `io` and `steer`.
-    for elsewhere in [Reason::FragmentHoldExpired, Reason::TransmitFull, Reason::SteeringFull] {
+    for elsewhere in [Reason::FragmentHoldExpired, Reason::TransmitFull, Reason::WorkerQueueFull] {
         assert!(reached.insert(elsewhere));
     }
     for reason in Reason::ALL {
@@ -191,12 +195,12 @@ fn every_reason_is_reached_by_its_packet_and_counted_once() {
 }
 
 #[test]
-fn an_unresolved_neighbour_is_asked_for_once_a_batch() {
-    let mut world = World::new();
-    world.tables.backends.iter_mut().flatten().for_each(|b| b.set_next_hop(None));
+fn an_unresolved_neighbour_is_requested_once_a_batch() {
+    let mut fixture = Fixture::new();
+    fixture.tables.backends.iter_mut().flatten().for_each(|b| b.set_next_hop(None));
     let ack = in_gre(&acknowledgement(BOOT[0], 3000, 20_500), 0);
-    world.batch(&[ack.clone(), ack]);
-    let mut asked = Vec::new();
-    world.state.drain_unresolved(|id| asked.push(id));
-    assert_eq!(asked, [0]);
+    fixture.batch(&[ack.clone(), ack]);
+    let mut requested = Vec::new();
+    fixture.state.drain_unresolved(|id| requested.push(id));
+    assert_eq!(requested, [0]);
 }

@@ -1,15 +1,15 @@
 //! The filter in the kernel's own test run, over frames made by hand.
 
 use super::*;
-use crate::af_xdp::bpf::{self, Set, Sockets};
+use crate::af_xdp::bpf::{self, VipMap, XskMap};
 use crate::testing;
 use socket2::{Domain, Socket, Type};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
-const US4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 11);
-const US6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x11);
+const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 11);
+const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x11);
 const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 69);
 const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x69);
 const OTHER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 70);
@@ -20,13 +20,13 @@ const REDIRECT: u32 = 4;
 
 struct Loaded {
     program: bpf::Program,
-    vips: Set,
-    _sockets: (Sockets, Socket),
+    vips: VipMap,
+    _sockets: (XskMap, Socket),
 }
 
 fn load(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>, take_all_gre: bool) -> Loaded {
-    let vips = Set::new(16).unwrap();
-    let sockets = Sockets::new(1).unwrap();
+    let vips = VipMap::new(16).unwrap();
+    let sockets = XskMap::new(1).unwrap();
     let socket = Socket::new(Domain::from(libc::AF_XDP), Type::RAW, None).unwrap();
     sockets.set(0, socket.as_fd()).unwrap();
     let code = Program { mac: MAC, v4, v6, take_all_gre, vips: vips.fd(), sockets: sockets.fd() }.assemble().unwrap();
@@ -35,9 +35,9 @@ fn load(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>, take_all_gre: bool) -> Loade
 }
 
 fn ours() -> Loaded {
-    let loaded = load(Some(US4), Some(US6), false);
-    loaded.vips.insert(&key(VIP4.into())).unwrap();
-    loaded.vips.insert(&key(VIP6.into())).unwrap();
+    let loaded = load(Some(LOCAL_V4), Some(LOCAL_V6), false);
+    loaded.vips.insert(&vip_key(VIP4.into())).unwrap();
+    loaded.vips.insert(&vip_key(VIP6.into())).unwrap();
     loaded
 }
 
@@ -97,10 +97,10 @@ fn every_gre(to4: Ipv4Addr, to6: Ipv6Addr) -> Vec<(String, Vec<u8>)> {
     for flags in [0, 0x80, 0x20, 0x10, 0xa0, 0x90, 0x30, 0xb0] {
         for (inside, inner) in [(4, gre(flags, 0, 0x0800, &inner4(to4))), (6, gre(flags, 0, 0x86dd, &inner6(to6)))] {
             for options in [0, 1, 10] {
-                let frame = ethernet(0x0800, v4(US4, 47, options, &inner));
+                let frame = ethernet(0x0800, v4(LOCAL_V4, 47, options, &inner));
                 all.push((format!("IPv{inside} in GRE {flags:#x} in IPv4 with {options} option words"), frame));
             }
-            all.push((format!("IPv{inside} in GRE {flags:#x} in IPv6"), ethernet(0x86dd, v6(US6, 47, &inner))));
+            all.push((format!("IPv{inside} in GRE {flags:#x} in IPv6"), ethernet(0x86dd, v6(LOCAL_V6, 47, &inner))));
         }
     }
     all
@@ -146,7 +146,7 @@ fn plain_packets_to_a_vip_are_taken_and_others_left() {
         filter.takes("IPv6", &ethernet(0x86dd, inner6(VIP6)));
         filter.takes("IPv6 with extension headers", &ethernet(0x86dd, v6(VIP6, 0, &[17, 0, 1, 4, 0, 0, 0, 0])));
         filter.passes("IPv4 to another", &ethernet(0x0800, inner4(OTHER4)));
-        filter.passes("IPv4 to us", &ethernet(0x0800, inner4(US4)));
+        filter.passes("IPv4 to us", &ethernet(0x0800, inner4(LOCAL_V4)));
         filter.passes("IPv6 to another", &ethernet(0x86dd, inner6(OTHER6)));
         filter.passes("ARP", &ethernet(0x0806, vec![0; 46]));
         let mut nearly = VIP6.octets();
@@ -163,7 +163,7 @@ fn what_makes_no_sense_is_left_to_the_host() {
     testing::in_namespace(|| {
         let filter = ours();
         let inner = inner4(VIP4);
-        let in_gre = |flags, version, protocol| ethernet(0x0800, v4(US4, 47, 0, &gre(flags, version, protocol, &inner)));
+        let in_gre = |flags, version, protocol| ethernet(0x0800, v4(LOCAL_V4, 47, 0, &gre(flags, version, protocol, &inner)));
         filter.passes("GRE version 1", &in_gre(0, 1, 0x0800));
         filter.passes("GRE with the routing bit", &in_gre(0x40, 0, 0x0800));
         filter.passes("GRE around Ethernet", &in_gre(0, 0, 0x6558));
@@ -207,13 +207,13 @@ fn what_makes_no_sense_is_left_to_the_host() {
 #[test]
 fn with_take_all_gre_only_the_outer_address_counts() {
     testing::in_namespace(|| {
-        let filter = load(Some(US4), Some(US6), true);
+        let filter = load(Some(LOCAL_V4), Some(LOCAL_V6), true);
         for (what, frame) in every_gre(OTHER4, OTHER6) {
             filter.takes(&what, &frame);
         }
-        filter.takes("GRE version 1", &ethernet(0x0800, v4(US4, 47, 0, &gre(0, 1, 0x0800, &inner4(OTHER4)))));
-        filter.takes("no more than an IPv4 header", &ethernet(0x0800, v4(US4, 47, 0, &[])));
-        filter.passes("other protocols to us", &ethernet(0x0800, inner4(US4)));
+        filter.takes("GRE version 1", &ethernet(0x0800, v4(LOCAL_V4, 47, 0, &gre(0, 1, 0x0800, &inner4(OTHER4)))));
+        filter.takes("no more than an IPv4 header", &ethernet(0x0800, v4(LOCAL_V4, 47, 0, &[])));
+        filter.passes("other protocols to us", &ethernet(0x0800, inner4(LOCAL_V4)));
         filter.passes("GRE to another address", &ethernet(0x0800, v4(OTHER4, 47, 0, &gre(0, 0, 0x0800, &inner4(OTHER4)))));
     });
 }
@@ -221,12 +221,12 @@ fn with_take_all_gre_only_the_outer_address_counts() {
 #[test]
 fn a_director_of_one_family_or_none_has_a_filter_too() {
     testing::in_namespace(|| {
-        let gre4 = ethernet(0x0800, v4(US4, 47, 0, &gre(0, 0, 0x0800, &inner4(VIP4))));
-        let gre6 = ethernet(0x86dd, v6(US6, 47, &gre(0, 0, 0x0800, &inner4(VIP4))));
+        let gre4 = ethernet(0x0800, v4(LOCAL_V4, 47, 0, &gre(0, 0, 0x0800, &inner4(VIP4))));
+        let gre6 = ethernet(0x86dd, v6(LOCAL_V6, 47, &gre(0, 0, 0x0800, &inner4(VIP4))));
         for (own4, own6) in [(true, false), (false, true), (false, false)] {
             for take_all_gre in [false, true] {
-                let filter = load(own4.then_some(US4), own6.then_some(US6), take_all_gre);
-                filter.vips.insert(&key(VIP4.into())).unwrap();
+                let filter = load(own4.then_some(LOCAL_V4), own6.then_some(LOCAL_V6), take_all_gre);
+                filter.vips.insert(&vip_key(VIP4.into())).unwrap();
                 for (own, frame) in [(own4, &gre4), (own6, &gre6)] {
                     if own { filter.takes("GRE to us", frame) } else { filter.passes("GRE to an address we do not have", frame) }
                 }

@@ -48,7 +48,7 @@ impl Storm {
             asking.rotate_left((at.as_millis() as usize * 7919) % len);
             for n in asking {
                 let client = clients[n];
-                let ask = Ask { service: 3, backend: client.backend, client: client.address.into() };
+                let ask = AdmissionRequest { service: 3, backend: client.backend, client: client.address.into() };
                 let admitted = admission.admit(ask, limits, Time(0).plus(at)).is_ok();
                 let second = storm.seconds.entry((at.as_secs(), client.prefix)).or_default();
                 if admitted {
@@ -107,7 +107,7 @@ fn clients(sizes: &[usize], within: Duration) -> Vec<Client> {
     let mut clients = Vec::new();
     for (prefix, size) in sizes.iter().enumerate() {
         for n in 0..*size {
-            let noise = mix((prefix * 100_003 + n) as u64 + 1);
+            let noise = fmix64((prefix * 100_003 + n) as u64 + 1);
             let first = Duration::from_nanos(noise % within.as_nanos().max(1) as u64);
             let address = Ipv4Addr::from_bits(0x0a00_0000 | (prefix as u32) << 12 | n as u32);
             clients.push(Client { prefix, address, backend: (noise >> 40) as u16 % 10, first, every: EVERY, longest: EVERY });
@@ -207,7 +207,7 @@ fn every_one_of_many_limits_is_its_own() {
         for n in 0..20u32 {
             for backend in 0..LIMITERS as u32 - 1 {
                 let limits = Limits { per_vip: None, per_backend: Some(rate(backend)), prefix_v4: 8, ..limits(1) };
-                let ask = Ask { service: 3, backend: backend as u16, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
+                let ask = AdmissionRequest { service: 3, backend: backend as u16, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
                 let now = Time(0).plus(Duration::from_secs(10 * second));
                 admitted[backend as usize] += u32::from(admission.admit(ask, &limits, now).is_ok());
             }
@@ -229,12 +229,12 @@ fn a_prefix_gets_no_more_than_its_own_limit() {
 #[test]
 fn workers_share_a_limit() {
     let mut admission = Admission::default();
-    admission.share(4);
-    let client = |n: u32| Ask { service: 0, backend: 0, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
+    admission.set_workers(4);
+    let client = |n: u32| AdmissionRequest { service: 0, backend: 0, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
     let through = |admission: &mut Admission| (0..100).filter(|n| admission.admit(client(*n), &limits(40), Time(0)).is_ok()).count();
     assert_eq!(through(&mut admission), 10);
     // A part of less than one request a second is one every few seconds, not none.
-    admission.share(100);
+    admission.set_workers(100);
     let mut admitted = 0;
     for second in 10..40 {
         admitted += usize::from(admission.admit(client(0), &limits(40), Time(0).plus(Duration::from_secs(second))).is_ok());
@@ -246,7 +246,7 @@ fn workers_share_a_limit() {
 fn the_end_of_time_is_a_time_like_any_other() {
     let mut admission = Admission::default();
     let limits = Limits { per_backend: Some(2), per_prefix: Some(2), ..limits(2) };
-    let ask = Ask { service: 0, backend: 0, client: Ipv4Addr::LOCALHOST.into() };
+    let ask = AdmissionRequest { service: 0, backend: 0, client: Ipv4Addr::LOCALHOST.into() };
     for now in [0, 1, u64::MAX - 1, u64::MAX] {
         let _ = admission.admit(ask, &limits, Time(now));
     }
@@ -258,7 +258,7 @@ fn more_prefixes_than_there_are_places_for_share_and_nobody_is_shut_out() {
     let mut admission = Admission::default();
     let limits = Limits { prefix_v4: 32, ..limits(1_000_000) };
     for n in 0..100_000u32 {
-        let ask = Ask { service: 0, backend: 0, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
+        let ask = AdmissionRequest { service: 0, backend: 0, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
         assert_eq!(admission.admit(ask, &limits, Time(u64::from(n) * 1000)), Ok(()), "{n}");
     }
 }

@@ -1,0 +1,50 @@
+//! A fixed number of batches through the path, for tools that count instructions: `instructions ROW BATCHES`.
+#![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
+
+#[allow(dead_code)] // What only the timed benchmarks of the path need.
+mod fixture;
+
+use fixture::{Batch, Kind};
+use guideway_dataplane::path::{self, State};
+use guideway_dataplane::tables::Snapshot;
+use guideway_packet::frame::Frame;
+use guideway_packet::io::BATCH;
+use guideway_packet::time::Time;
+use std::process::ExitCode;
+
+/// Batches that are run before those that are counted.
+const WARM_UP: usize = 4;
+
+/// What is to be counted: nothing else, and in a function of its own that tools find by its name.
+#[inline(never)]
+fn counted(frames: &mut [Frame<'_>], tables: &Snapshot, state: &mut State) {
+    path::run(frames, tables, state, Time(1_000_000_000));
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let (row, batches) = (arguments.next(), arguments.next().map_or(Ok(100), |text| text.parse::<usize>()));
+    let kind = match row.as_deref() {
+        None | Some("path_hot") => Kind::V4,
+        Some("path_v6") => Kind::V6,
+        Some("path_tid") => Kind::Tid,
+        Some(other) => {
+            eprintln!("no row is called {other}: path_hot, path_v6 or path_tid");
+            return ExitCode::from(2);
+        }
+    };
+    let Ok(batches) = batches else {
+        eprintln!("the second argument is a number of batches");
+        return ExitCode::from(2);
+    };
+    let tables = fixture::tables();
+    let mut state = State::new(1 << 10, fixture::MTU);
+    let mut batch = Batch::new(kind, 1, 18);
+    for _ in 0..WARM_UP + batches {
+        batch.fill();
+        counted(&mut batch.frames(), &tables, &mut state);
+    }
+    assert_eq!(state.counters.total_dropped(), 0);
+    println!("{} packets, of them {} before counting makes sense", (WARM_UP + batches) * BATCH, WARM_UP * BATCH);
+    ExitCode::SUCCESS
+}
