@@ -4,18 +4,18 @@
 //! serial line: a byte that is lost, doubled or misplaced on the way is seen.
 #![allow(clippy::unwrap_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
-mod site;
+mod netns_fixture;
 
+use netns_fixture::{Running, Tftpd, ip, program, watch};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use site::{Running, Tftpd, ip, program, watch};
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 /// A boot takes 4 to 10 seconds on a machine that is not busy.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 const MIB: usize = 1 << 20;
 const GRUB: &str = "/usr/lib/grub/i386-pc";
 const NEEDS: [(&str, &str); 4] = [
@@ -91,7 +91,7 @@ fn boot(root: &Path, file: &str, flags: &str) -> (String, Value, Vec<Value>) {
     qemu.args(["-accel", "tcg", "-machine", "pc,graphics=off", "-m", "512", "-nodefaults", "-display", "none", "-serial", "stdio"]);
     qemu.args(["-boot", "n", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4", "-device", "virtio-net-pci,netdev=net"]);
     qemu.args(["-netdev", "tap,id=net,ifname=tap0,script=no,downscript=no"]);
-    let said = watch(Running(qemu.stdout(Stdio::piped()).spawn().unwrap()), PATIENCE);
+    let said = watch(Running(qemu.stdout(Stdio::piped()).spawn().unwrap()), TIMEOUT);
     let (counters, transfers) = tftpd.stop();
     (said, counters, transfers)
 }
@@ -133,17 +133,17 @@ fn ipxe(flags: &str) {
 
 #[test]
 fn ipxe_boots() {
-    site::in_namespace(&NEEDS, || ipxe(""));
+    netns_fixture::in_namespace(&NEEDS, || ipxe(""));
 }
 
 #[test]
 fn ipxe_boots_from_a_single_port() {
-    site::in_namespace(&NEEDS, || ipxe("--single-port"));
+    netns_fixture::in_namespace(&NEEDS, || ipxe("--single-port"));
 }
 
 #[test]
 fn ipxe_boots_more_than_65535_blocks() {
-    site::in_namespace(&NEEDS, || {
+    netns_fixture::in_namespace(&NEEDS, || {
         let root = tempfile::tempdir().unwrap();
         // Its blocks have 1432 bytes.
         let (image, sum) = kernel(90 * MIB);
@@ -185,12 +185,12 @@ fn grub(flags: &str) {
 
 #[test]
 fn grub_boots() {
-    site::in_namespace(&grub_needs(), || grub(""));
+    netns_fixture::in_namespace(&grub_needs(), || grub(""));
 }
 
 #[test]
 fn grub_boots_from_a_single_port() {
-    site::in_namespace(&grub_needs(), || grub("--single-port"));
+    netns_fixture::in_namespace(&grub_needs(), || grub("--single-port"));
 }
 
 fn grub_needs() -> Vec<(&'static str, &'static str)> {

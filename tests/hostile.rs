@@ -5,13 +5,13 @@
 //! processors or so with the server, so what is shown is that nobody is forgotten, not how fast it goes.
 #![allow(clippy::unwrap_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
-mod site;
+mod netns_fixture;
 
 use guideway_tftp::packet::{ErrorCode, Packet, put_ack, put_error, put_request};
+use netns_fixture::{GUIDEWAY, Tftpd, ip, program};
 use nix::libc::{in_addr, in_pktinfo};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use serde_json::Value;
-use site::{GUIDEWAY, Tftpd, ip, program};
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -26,24 +26,24 @@ const LISTEN: SocketAddrV4 = SocketAddrV4::new(SERVER, 69);
 const TID: SocketAddrV4 = SocketAddrV4::new(SERVER, 20_001);
 /// How many read at a crawl, and how many say nothing after their first ACK.
 const SLOW: u8 = 200;
-const SILENT: u8 = 200;
+const UNRESPONSIVE: u8 = 200;
 /// The pause of a slow reader between two windows.
-const CRAWL: Duration = Duration::from_millis(100);
-/// Transfers that the server has at once, unless told otherwise.
-const MOST: usize = 100_000;
+const SLOW_PAUSE: Duration = Duration::from_millis(100);
+/// Default limit of the server's concurrent transfers.
+const MAX_TRANSFERS: usize = 100_000;
 /// Pauses of the enemies, so that their garbage lasts 8 seconds and their flood 4, or longer when there is more than the machine can send.
 const PAUSE: Duration = Duration::from_millis(5);
 const GARBAGE_PAUSES: usize = 1600;
 const FLOOD_PAUSES: usize = 800;
 /// A window goes out twice, then half of it, and so on until single blocks that are repeated for the rest of the server's patience.
-const WINDOWS_IN_VAIN: u64 = 4;
+const UNANSWERED_WINDOWS: u64 = 4;
 /// Transfers of the server that is filled by forged requests, how many come in each pause, and for how many pauses: 8 seconds, so that a
 /// server is full all the time although it keeps each for a third of a second only.
 const SMALL: usize = 500;
 const FORGED: usize = 25;
 const FILL_PAUSES: usize = 1600;
 /// No honest transfer may take longer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Who fetches, how long each waits before it repeats its request, and what a busy machine may add: the
 /// kernel drops what the server has no time to take.
@@ -53,7 +53,7 @@ const SLACK: Duration = Duration::from_secs(4);
 
 /// Memory that the server may have at any time, in KiB: what it needs anyway in a debug build, and what a request takes that nobody follows up.
 fn bound(requests: usize) -> u64 {
-    48 * 1024 + requests.min(MOST) as u64 * 2
+    48 * 1024 + requests.min(MAX_TRANSFERS) as u64 * 2
 }
 
 fn garbage_wanted() -> usize {
@@ -61,14 +61,14 @@ fn garbage_wanted() -> usize {
 }
 
 /// Sends from whatever address it likes: all of 10.0.0.0/8 is local here.
-struct Enemy {
+struct Attacker {
     socket: UdpSocket,
     random: fastrand::Rng,
 }
 
-impl Enemy {
-    fn new(seed: u64) -> Enemy {
-        Enemy { socket: UdpSocket::bind("0.0.0.0:0").unwrap(), random: fastrand::Rng::with_seed(seed) }
+impl Attacker {
+    fn new(seed: u64) -> Attacker {
+        Attacker { socket: UdpSocket::bind("0.0.0.0:0").unwrap(), random: fastrand::Rng::with_seed(seed) }
     }
 
     fn send(&self, from: Ipv4Addr, to: SocketAddrV4, bytes: &[u8]) {
@@ -80,7 +80,7 @@ impl Enemy {
         assert_eq!(sent, bytes.len());
     }
 
-    fn anyone(&mut self) -> Ipv4Addr {
+    fn random_source(&mut self) -> Ipv4Addr {
         Ipv4Addr::from(0x0A00_0000 | self.random.u32(..1 << 24))
     }
 
@@ -125,7 +125,7 @@ const NONE: [(&[u8], &[u8]); 0] = [];
 /// A client that begins properly, at an address of its own.
 fn begin(number: u8, net: u8, window: &str) -> (UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind((Ipv4Addr::new(10, net, 0, number), 0)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut bytes = Vec::new();
     put_request(&mut bytes, false, b"big", b"octet", [(&b"blksize"[..], &b"1428"[..]), (b"windowsize", window.as_bytes())]);
     socket.send_to(&bytes, LISTEN).unwrap();
@@ -155,7 +155,7 @@ fn crawl(clients: &[(UdpSocket, SocketAddr)], over: &AtomicBool) -> u16 {
             }
             acknowledge(socket, *tid, *block);
         }
-        pause(CRAWL);
+        pause(SLOW_PAUSE);
     }
     let mut error = Vec::new();
     put_error(&mut error, ErrorCode::NOT_DEFINED, b"that takes too long");
@@ -170,18 +170,18 @@ fn pause(time: Duration) {
 
 /// How honest clients fared.
 #[derive(Debug)]
-struct Fared {
+struct HonestResult {
     fetched: usize,
     slowest: Duration,
 }
 
 /// Fetches again and again until it is over, at least once.
-fn honest(client: &str, directory: &Path, over: &AtomicBool) -> Fared {
+fn honest(client: &str, directory: &Path, over: &AtomicBool) -> HonestResult {
     let got = directory.join(client.rsplit('/').next().unwrap());
     let file = got.to_str().unwrap();
     let url = format!("tftp://{SERVER}/honest");
     let served = std::fs::read(directory.join("root/honest")).unwrap();
-    let mut fared = Fared { fetched: 0, slowest: Duration::ZERO };
+    let mut fared = HonestResult { fetched: 0, slowest: Duration::ZERO };
     while fared.fetched == 0 || !over.load(Ordering::Relaxed) {
         let since = Instant::now();
         let mut command = program(client);
@@ -208,20 +208,20 @@ impl Drop for End<'_> {
 }
 
 /// Does `evil` while honest clients fetch, [`HONEST`] in their order.
-fn meanwhile(what: &str, tftpd: &Tftpd, directory: &Path, evil: impl FnOnce()) -> Vec<Fared> {
+fn fetch_during(what: &str, tftpd: &Tftpd, directory: &Path, attack_fn: impl FnOnce()) -> Vec<HonestResult> {
     let over = AtomicBool::new(false);
     let since = Instant::now();
-    let fared: Vec<Fared> = std::thread::scope(|scope| {
+    let fared: Vec<HonestResult> = std::thread::scope(|scope| {
         let end = End(&over);
         let over = &over;
         let clients = HONEST.map(|client| scope.spawn(move || honest(client, directory, over)));
-        evil();
+        attack_fn();
         drop(end);
         clients.map(joined).into_iter().collect()
     });
     let (open, memory, pss) = (tftpd.counters()["open"].clone(), tftpd.memory("status", "VmRSS"), tftpd.memory("smaps_rollup", "Pss"));
     println!("{what}: {:?}, honest {fared:?}, open {open}, resident {memory} KiB, proportional {pss} KiB", since.elapsed());
-    assert!(fared.iter().all(|f| f.slowest < PATIENCE), "{what}: {fared:?}");
+    assert!(fared.iter().all(|f| f.slowest < TIMEOUT), "{what}: {fared:?}");
     fared
 }
 
@@ -230,13 +230,13 @@ fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 }
 
 /// The namespace's addresses, and a directory with files to serve.
-struct Site(tempfile::TempDir);
+struct Fixture(tempfile::TempDir);
 
-impl Site {
-    fn new() -> Site {
+impl Fixture {
+    fn new() -> Fixture {
         ip(&format!("address add {SERVER}/32 dev lo"));
         ip("route add local 10.0.0.0/8 dev lo");
-        let site = Site(tempfile::tempdir().unwrap());
+        let site = Fixture(tempfile::tempdir().unwrap());
         std::fs::create_dir(site.root()).unwrap();
         for (name, length) in [("honest", 100_000), ("big", 50_000_000)] {
             let mut content = vec![0; length];
@@ -253,8 +253,8 @@ impl Site {
 
 #[test]
 fn honest_clients_are_served_among_hostile_ones() {
-    site::in_namespace(&[("curl", "curl")], || {
-        let site = Site::new();
+    netns_fixture::in_namespace(&[("curl", "curl")], || {
+        let site = Fixture::new();
         let (garbage, flood) = (garbage_wanted(), garbage_wanted() / 4);
         let tftpd = Tftpd::start(&site.root(), &format!("--listen {LISTEN} --tid-port {}", TID.port()), "info");
         // A server that has served once has all descriptors of its own.
@@ -263,8 +263,8 @@ fn honest_clients_are_served_among_hostile_ones() {
         std::thread::sleep(Duration::from_millis(200));
         let descriptors = tftpd.descriptors();
         println!("at first: resident {} KiB", tftpd.memory("status", "VmRSS"));
-        afternoon(&tftpd, site.0.path(), garbage, flood);
-        // Three files at most were open at once, however many asked for them.
+        attack(&tftpd, site.0.path(), garbage, flood);
+        // Three files at most were open at once, however many clients requested them.
         let now = tftpd.descriptors();
         assert!(now.len() <= descriptors.len() + 3, "{now:?}, before {descriptors:?}");
         let counters = tftpd.idle(Duration::from_secs(60));
@@ -273,46 +273,46 @@ fn honest_clients_are_served_among_hostile_ones() {
         // The end of a transfer is counted a moment before its file is closed.
         let since = Instant::now();
         while tftpd.descriptors() != descriptors {
-            assert!(since.elapsed() < PATIENCE, "{:?}, before {descriptors:?}: files stay open", tftpd.descriptors());
+            assert!(since.elapsed() < TIMEOUT, "{:?}, before {descriptors:?}: files stay open", tftpd.descriptors());
             std::thread::yield_now();
         }
         let count = |name: &str| counters[name].as_u64().unwrap();
         println!("{peak} KiB at most; {counters:#}");
-        for name in ["malformed", "writes", "strangers", "refused", "unheard", "timed_out", "aborted"] {
+        for name in ["malformed", "writes", "unknown_tids", "refused", "half_open", "timed_out", "aborted"] {
             assert!(count(name) > 0, "no {name}: {counters:#}");
         }
         // Requests are shed only where the server is full.
-        assert!(count("shed") == 0 || flood + usize::from(SLOW) + usize::from(SILENT) > MOST, "{counters:#}");
+        assert!(count("shed") == 0 || flood + usize::from(SLOW) + usize::from(UNRESPONSIVE) > MAX_TRANSFERS, "{counters:#}");
         assert_eq!(served(&tftpd), "done");
         let (_, log) = tftpd.stop();
         let silent = log.iter().filter(|line| line["outcome"] == "timed_out");
         let silent = silent.filter(|line| line["client"].as_str().is_some_and(|client| client.starts_with("10.202.0.")));
         let most = silent.map(|line| line["bytes"].as_u64().unwrap()).max().unwrap();
         println!("a client that fell silent was sent {most} bytes at most");
-        assert!(most <= WINDOWS_IN_VAIN * 64 * 1428, "{most} bytes to a client that fell silent");
+        assert!(most <= UNANSWERED_WINDOWS * 64 * 1428, "{most} bytes to a client that fell silent");
     });
 }
 
 /// Everything at once, in three acts.
-fn afternoon(tftpd: &Tftpd, directory: &Path, garbage: usize, flood: usize) {
+fn attack(tftpd: &Tftpd, directory: &Path, garbage: usize, flood: usize) {
     let over = AtomicBool::new(false);
     let slow: Vec<_> = (1..=SLOW).map(|number| begin(number, 201, "4")).collect();
     std::thread::scope(|scope| {
         let end = End(&over);
         let crawling = scope.spawn(|| crawl(&slow, &over));
         let mut silent = Vec::new();
-        meanwhile("silent readers", tftpd, directory, || silent = (1..=SILENT).map(|number| begin(number, 202, "64")).collect());
-        meanwhile("garbage", tftpd, directory, || {
-            let mut enemy = Enemy::new(1);
+        fetch_during("silent readers", tftpd, directory, || silent = (1..=UNRESPONSIVE).map(|number| begin(number, 202, "64")).collect());
+        fetch_during("garbage", tftpd, directory, || {
+            let mut enemy = Attacker::new(1);
             for number in 0..garbage {
                 if number % (garbage / GARBAGE_PAUSES).max(1) == 0 {
                     pause(PAUSE);
                 }
-                let (from, bytes) = (enemy.anyone(), enemy.garbage());
+                let (from, bytes) = (enemy.random_source(), enemy.garbage());
                 enemy.send(from, if number % 3 == 0 { TID } else { LISTEN }, &bytes);
             }
         });
-        meanwhile("flood", tftpd, directory, || forge(flood, (flood / FLOOD_PAUSES).max(1)));
+        fetch_during("flood", tftpd, directory, || forge(flood, (flood / FLOOD_PAUSES).max(1)));
         drop(end);
         let slowest = joined(crawling);
         println!("slow readers: {slowest} blocks each, or more");
@@ -322,7 +322,7 @@ fn afternoon(tftpd: &Tftpd, directory: &Path, garbage: usize, flood: usize) {
 
 /// Requests that nobody follows up, so many between two pauses; each from an address of its own, 10.0.0.0 to 10.199.255.255.
 fn forge(requests: usize, at_once: usize) {
-    let enemy = Enemy::new(2);
+    let enemy = Attacker::new(2);
     let mut bytes = Vec::new();
     put_request(&mut bytes, false, b"big", b"octet", [(&b"windowsize"[..], &b"64"[..]), (b"blksize", b"1428")]);
     for number in 0..requests {
@@ -335,16 +335,16 @@ fn forge(requests: usize, at_once: usize) {
 
 #[test]
 fn forged_requests_that_fill_the_server_keep_nobody_out() {
-    site::in_namespace(&[("curl", "curl")], || {
-        let site = Site::new();
+    netns_fixture::in_namespace(&[("curl", "curl")], || {
+        let site = Fixture::new();
         let tftpd = Tftpd::start(&site.root(), &format!("--listen {LISTEN} --max-transfers {SMALL}"), "info");
-        let fared = meanwhile("a full server", &tftpd, site.0.path(), || forge(FORGED * FILL_PAUSES, FORGED));
+        let fared = fetch_during("a full server", &tftpd, site.0.path(), || forge(FORGED * FILL_PAUSES, FORGED));
         for (fared, retry) in fared.iter().zip(RETRIES) {
             assert!(fared.slowest < retry + SLACK, "longer than one retry: {fared:?}");
         }
-        let counters = tftpd.idle(PATIENCE);
+        let counters = tftpd.idle(TIMEOUT);
         let count = |name: &str| counters[name].as_u64().unwrap();
-        assert!(count("displaced") > 10 * SMALL as u64 && count("shed") == 0, "{counters:#}");
+        assert!(count("evicted") > 10 * SMALL as u64 && count("shed") == 0, "{counters:#}");
         assert_eq!(count("timed_out") + count("aborted") + count("restarted"), 0, "an honest client was cut off: {counters:#}");
     });
 }
@@ -354,7 +354,7 @@ fn served(tftpd: &Tftpd) -> &'static str {
     let before = done(&tftpd.counters());
     let output = program("curl").args(["-q", "-gsS", "-o", "/dev/null", &format!("tftp://{SERVER}/honest")]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    if done(&tftpd.idle(PATIENCE)) == before + 1 { "done" } else { "not done" }
+    if done(&tftpd.idle(TIMEOUT)) == before + 1 { "done" } else { "not done" }
 }
 
 fn done(counters: &Value) -> u64 {

@@ -29,7 +29,7 @@ impl Nginx {
         let configuration = format!(
             "daemon off; master_process off; worker_processes 1; error_log stderr crit; pid {home}/pid;\n\
              events {{ worker_connections 256; }}\n\
-             http {{ log_format asked '$request_uri $status $http_range $http_if_none_match'; access_log {home}/log asked;\n\
+             http {{ log_format requests '$request_uri $status $http_range $http_if_none_match'; access_log {home}/log requests;\n\
              client_body_temp_path {home}/b; proxy_temp_path {home}/p; fastcgi_temp_path {home}/f; uwsgi_temp_path {home}/u; scgi_temp_path {home}/s;\n\
              server {{ listen 127.0.0.1:8080; root {home}/www; limit_rate {rate}; }} }}\n"
         );
@@ -120,11 +120,11 @@ fn settings(cache: &Path) -> Settings {
         cache: cache.into(),
         cache_size: 1 << 30,
         ca: None,
-        fresh: Duration::from_secs(3600),
-        missing: Duration::from_secs(5),
-        stale: true,
+        max_age: Duration::from_secs(3600),
+        negative_ttl: Duration::from_secs(5),
+        stale_if_error: true,
         timeout: Duration::from_secs(20),
-        connections: 16,
+        max_connections: 16,
     }
 }
 
@@ -196,7 +196,7 @@ fn nginx_is_killed_in_the_middle() {
         fs::write(directory.join("www/part.img"), &part).unwrap();
         let nginx = Nginx::start(directory, "0");
         let mut settings = settings(&directory.join("cache"));
-        settings.fresh = Duration::ZERO;
+        settings.max_age = Duration::ZERO;
         let handler = Http::new(settings, &Background::new(2).unwrap()).unwrap();
         let mut came = Vec::new();
         read(&*open(&handler, "whole.img").unwrap(), |bytes| came.extend_from_slice(bytes)).unwrap();

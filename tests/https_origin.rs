@@ -1,12 +1,12 @@
 //! Origins, services and inventories behind TLS: a real nginx with a certificate of an authority made for the test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod site;
+mod netns_fixture;
 
 use guideway_tftp::handlers::background::Background;
 use guideway_tftp::{Config, Server};
 use guideway_tftpd::config;
-use site::{GUIDEWAY, Running};
+use netns_fixture::{GUIDEWAY, Running};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -41,7 +41,7 @@ fn nginx(directory: &Path) -> Running {
          location /machines/ {{ return 200 '{{\"kernel\": \"vmlinuz-6\"}}'; }} }} }}\n"
     );
     std::fs::write(directory.join("nginx.conf"), configuration).unwrap();
-    let mut command = site::program("nginx");
+    let mut command = netns_fixture::program("nginx");
     command.arg("-p").arg(directory).args(["-e", "stderr", "-c"]).arg(directory.join("nginx.conf"));
     let nginx = Running(command.spawn().unwrap());
     // It says nothing when it listens; asking is the only way to know.
@@ -51,7 +51,7 @@ fn nginx(directory: &Path) -> Running {
     nginx
 }
 
-/// What a client gets for `file` from a server with these handlers, or what it is told.
+/// Returns the content that a client gets for `file` from a server with these handlers, or the ERROR.
 fn get(text: &str, files: &[&str]) -> Vec<Result<Vec<u8>, String>> {
     let checked = config::read(text);
     let (config, _) = checked.config.unwrap_or_else(|| panic!("{:#?}", checked.problems));
@@ -69,8 +69,8 @@ fn get(text: &str, files: &[&str]) -> Vec<Result<Vec<u8>, String>> {
 }
 
 #[test]
-fn origins_services_and_inventories_are_asked_over_tls() {
-    site::in_namespace(&[("nginx", "nginx-light"), ("openssl", "openssl")], || {
+fn origins_services_and_inventories_are_queried_over_tls() {
+    netns_fixture::in_namespace(&[("nginx", "nginx-light"), ("openssl", "openssl")], || {
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path();
         authority(home, "good");

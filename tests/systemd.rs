@@ -1,9 +1,9 @@
 //! The units that are shipped, checked by systemd itself where it is installed; sockets that a server is passed, and readiness that it tells.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod site;
+mod netns_fixture;
 
-use site::{GUIDEWAY, Running};
+use netns_fixture::{GUIDEWAY, Running};
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn units() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/systemd");
@@ -98,12 +98,12 @@ fn a_passed_socket_is_served_and_no_request_that_came_before_is_lost() {
     std::fs::write(directory.path().join("file"), "content").unwrap();
     let notify = directory.path().join("notify");
     let systemd = UnixDatagram::bind(&notify).unwrap();
-    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    systemd.set_read_timeout(Some(TIMEOUT)).unwrap();
     for address in ["127.0.0.1:0", "0.0.0.0:0"] {
         let socket = UdpSocket::bind(address).unwrap();
         let port = socket.local_addr().unwrap().port();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(TIMEOUT)).unwrap();
         client.send_to(b"\0\x01file\0octet\0", ("127.0.0.1", port)).unwrap();
         let server = Running(passed(socket, directory.path(), &notify, &[]).spawn().unwrap());
         let mut packet = [0; 600];
@@ -127,10 +127,10 @@ fn a_passed_socket_that_cannot_be_used_is_refused_with_the_reason() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let said = refused(&["--loops", "2"]);
-    assert!(said.contains("such a socket serves one loop"), "{said}");
+    assert!(said.contains("a passed socket serves one loop"), "{said}");
     let said = refused(&["--listen", "127.0.0.1:0"]);
-    assert!(said.contains("not among the addresses of `listen`"), "{said}");
-    // A socket for both families, as systemd makes it unless told otherwise.
+    assert!(said.contains("which is not in `listen`"), "{said}");
+    // A socket for both families, as systemd makes it by default.
     let both = UdpSocket::bind("[::]:0").unwrap();
     let output = passed(both, directory.path(), Path::new("/nonexistent"), &[]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -139,10 +139,10 @@ fn a_passed_socket_that_cannot_be_used_is_refused_with_the_reason() {
 
 #[test]
 fn systemd_itself_passes_the_socket() {
-    site::in_namespace(&[("systemd-socket-activate", "systemd")], || {
+    netns_fixture::in_namespace(&[("systemd-socket-activate", "systemd")], || {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("file"), "content").unwrap();
-        let mut command = site::program("systemd-socket-activate");
+        let mut command = netns_fixture::program("systemd-socket-activate");
         command.args(["--datagram", "--listen=127.0.0.1:69", GUIDEWAY, "tftpd", "--root"]).arg(directory.path());
         let _server = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let output = Command::new(GUIDEWAY).args(["tftp", "get", "-o", "-", "tftp://127.0.0.1/file"]).output().unwrap();

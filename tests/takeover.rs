@@ -3,14 +3,14 @@
 
 mod fleet;
 
-use fleet::{Fleet, KEY, key_of, pool, root, sum};
+use fleet::{Fleet, KEY, key_of, pool, root, sha256};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
-/// The port that clients send from, where it matters who the heirs are.
+/// The client's port, which determines the successors.
 const PORT: u16 = 4000;
 
-/// Told how long all may take, curl repeats an ACK after 5 s; it waits for 72 s else.
+/// With `-m` curl repeats an ACK after 5 s, otherwise after 72 s.
 const CURL: &str = "-q -gsS -m 40 -o OUT tftp://VIP/image";
 
 /// Our client, with these options.
@@ -28,33 +28,33 @@ fn survives(
 ) -> Duration {
     let out = fleet.out();
     let _none = std::fs::remove_file(&out);
-    fleet.pause();
+    fleet.longest_gap();
     let client = fleet.client(program, arguments, &out);
-    fleet.after(acks);
+    fleet.wait_for_acks(acks);
     event(fleet);
     let output = client.wait();
-    let pause = fleet.pause();
+    let longest_gap = fleet.longest_gap();
     assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    assert!(sum(&out) == expected, "{program} {arguments}: wrong bytes");
-    println!("{program} {arguments}: pause {pause:?}");
-    pause
+    assert!(sha256(&out) == expected, "{program} {arguments}: wrong bytes");
+    println!("{program} {arguments}: pause {longest_gap:?}");
+    longest_gap
 }
 
 /// The owner dies, and the director finds it out a tenth of a second later.
 fn dies(fleet: &mut Fleet, at: usize) {
     fleet.kill(at);
     std::thread::sleep(Duration::from_millis(100));
-    fleet.alive(at, false);
+    fleet.set_alive(at, false);
 }
 
 fn comes_back(fleet: &mut Fleet, at: usize) {
     fleet.start(at);
-    fleet.until_all_are_there(at);
-    fleet.alive(at, true);
+    fleet.wait_for_peers(at);
+    fleet.set_alive(at, true);
 }
 
 #[test]
-fn an_heir_goes_on_when_the_owner_dies() {
+fn a_successor_goes_on_when_the_owner_dies() {
     if !root() {
         return;
     }
@@ -74,7 +74,7 @@ fn an_heir_goes_on_when_the_owner_dies() {
         comes_back(&mut fleet, 0);
     }
     for at in [1, 2] {
-        fleet.until(at, "it forgets what has ended", |status| status["notes"]["transfers"] == 0 && status["counters"]["open"] == 0);
+        fleet.until(at, "it forgets what has ended", |status| status["checkpoints"]["transfers"] == 0 && status["counters"]["open"] == 0);
     }
 }
 
@@ -116,17 +116,17 @@ fn an_owner_that_is_restarted_asks_back_and_goes_on() {
 }
 
 #[test]
-fn a_second_death_is_survived_while_one_heir_lives() {
+fn a_second_death_is_survived_while_one_successor_lives() {
     if !root() {
         return;
     }
     let mut fleet = Fleet::new(4);
     let expected = fleet.file("image", 6_000_001);
-    let [first, second] = fleet.heirs(PORT, 0);
+    let [first, second] = fleet.successors(PORT, 0);
     survives(&mut fleet, ("guideway", &get("--windowsize 1")), expected, 500, |fleet| {
         dies(fleet, 0);
         fleet.until(first, "it takes over", |status| status["counters"]["taken_over"] == 1);
-        fleet.after(300);
+        fleet.wait_for_acks(300);
         dies(fleet, first);
     });
     assert_eq!(fleet.counter(second, "taken_over"), 1);
@@ -139,14 +139,14 @@ fn a_server_that_was_cut_off_goes_on_where_others_have_got() {
     }
     let mut fleet = Fleet::new(3);
     let expected = fleet.file("image", 6_000_001);
-    let [first, _] = fleet.heirs(PORT, 0);
+    let [first, _] = fleet.successors(PORT, 0);
     // The director thinks for a while that the owner is dead, again and again; the owner lives.
     survives(&mut fleet, ("guideway", &get("--windowsize 1")), expected, 300, |fleet| {
         for _ in 0..3 {
-            fleet.alive(0, false);
-            fleet.after(300);
-            fleet.alive(0, true);
-            fleet.after(300);
+            fleet.set_alive(0, false);
+            fleet.wait_for_acks(300);
+            fleet.set_alive(0, true);
+            fleet.wait_for_acks(300);
         }
     });
     assert!(fleet.counter(first, "taken_over") >= 1);
@@ -164,7 +164,7 @@ fn a_file_that_has_changed_is_an_error_and_never_mixed() {
     fleet.file("image", 3_000_001);
     let out = fleet.out();
     let client = fleet.client("guideway", &get("--windowsize 1"), &out);
-    fleet.after(300);
+    fleet.wait_for_acks(300);
     for at in [1, 2] {
         std::fs::write(fleet.root(at).join("image"), vec![7; 3_000_001]).unwrap();
     }
@@ -188,12 +188,12 @@ fn a_transfer_that_nobody_knows_is_an_error_and_a_flood_of_them_costs_little() {
     let mut answer = [0; 100];
     let (len, from) = socket.recv_from(&mut answer).unwrap();
     assert_eq!((&answer[..4], from), (&b"\0\x05\0\x05"[..], tid), "{:?}", &answer[..len]);
-    assert_eq!((fleet.counter(0, "asked"), fleet.counter(0, "asked_unknown")), (1, 1));
+    assert_eq!((fleet.counter(0, "transfer_queries"), fleet.counter(0, "transfer_queries_unknown")), (1, 1));
     // The same client again and again, and with another death: still nobody knows, or not everybody answers.
-    fleet.alive(0, false);
+    fleet.set_alive(0, false);
     socket.send_to(b"\0\x04\0\x07", tid).unwrap();
     let (len, from) = socket.recv_from(&mut answer).unwrap();
-    assert_eq!((&answer[..4], from), (&b"\0\x05\0\x05"[..], tid), "an heir says it in the owner's place: {:?}", &answer[..len]);
+    assert_eq!((&answer[..4], from), (&b"\0\x05\0\x05"[..], tid), "a successor sends it from the owner's port: {:?}", &answer[..len]);
 }
 
 #[test]
@@ -206,18 +206,18 @@ fn short_transfers_pay_little_and_lone_servers_do_not_wait() {
     let out = fleet.out();
     let fetch = |fleet: &Fleet| {
         let output = fleet.client("guideway", &get(""), &out).wait();
-        assert!(output.status.success() && sum(&out) == expected, "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && sha256(&out) == expected, "{}", String::from_utf8_lossy(&output.stderr));
     };
     (0..10).for_each(|_| fetch(&fleet));
-    assert_eq!((fleet.counter(0, "notes_unanswered"), fleet.counter(0, "notes_sent")), (0, 20));
-    fleet.until(1, "ended transfers are forgotten", |status| status["notes"]["transfers"] == 0);
+    assert_eq!((fleet.counter(0, "checkpoints_unconfirmed"), fleet.counter(0, "checkpoints_sent")), (0, 20));
+    fleet.until(1, "ended transfers are forgotten", |status| status["checkpoints"]["transfers"] == 0);
     [1, 2].into_iter().for_each(|at| fleet.kill(at));
     fetch(&fleet);
-    assert_eq!(fleet.counter(0, "notes_unanswered"), 1, "nobody answers: it waits some milliseconds, no more");
+    assert_eq!(fleet.counter(0, "checkpoints_unconfirmed"), 1, "nobody answers: it waits some milliseconds, no more");
 }
 
 #[test]
-fn servers_that_join_the_pool_are_told_of_what_runs() {
+fn servers_that_join_the_pool_get_checkpoints_of_running_transfers() {
     if !root() {
         return;
     }
@@ -226,17 +226,17 @@ fn servers_that_join_the_pool_are_told_of_what_runs() {
     let reload = |fleet: &Fleet, at: usize, known: &[usize]| {
         fleet.configure(at, known);
         fleet.signal(at, Signal::SIGHUP);
-        fleet.until(at, "it knows the pool", |status| status["notes"]["peers"] == known.len() as u64 - 1);
+        fleet.until(at, "it knows the pool", |status| status["checkpoints"]["peers"] == known.len() as u64 - 1);
     };
     // The first two do not know the third at first, and one of them dies when they do.
     reload(&fleet, 0, &[0, 1]);
     reload(&fleet, 1, &[0, 1]);
     survives(&mut fleet, ("guideway", &get("--windowsize 1")), expected, 300, |fleet| {
-        assert_eq!(fleet.counter(2, "notes_kept"), 0);
+        assert_eq!(fleet.counter(2, "checkpoints_stored"), 0);
         reload(fleet, 0, &[0, 1, 2]);
-        fleet.until(2, "it is told", |status| status["counters"]["notes_kept"].as_u64() > Some(0));
+        fleet.until(2, "it stores a checkpoint", |status| status["counters"]["checkpoints_stored"].as_u64() > Some(0));
         fleet.kill(1);
-        fleet.alive(1, false);
+        fleet.set_alive(1, false);
         dies(fleet, 0);
     });
     assert_eq!(fleet.counter(2, "taken_over"), 1);
@@ -253,35 +253,35 @@ fn a_fleet_changes_its_key_while_transfers_run() {
     let mut fleet = Fleet::new(5);
     let expected = fleet.file("image", 6_000_001);
     let all: Vec<usize> = (0..5).collect();
-    let id = |fleet: &Fleet, at: usize| fleet.status(at)["notes"]["key"]["active"].clone();
+    let id = |fleet: &Fleet, at: usize| fleet.status(at)["checkpoints"]["key"]["active"].clone();
     let old_id = id(&fleet, 0);
     let known = |fleet: &Fleet, keys: &str, count: usize, uses_new: bool| {
         for at in 0..5 {
             fleet.configure_takeover(at, &format!("{keys}\n{}", pool(&all)));
             fleet.signal(at, Signal::SIGHUP);
             fleet.until(at, "it knows the keys", |status| {
-                let key = &status["notes"]["key"];
+                let key = &status["checkpoints"]["key"];
                 key["known"].as_array().unwrap().len() == count && (key["active"] != old_id) == uses_new
             });
         }
     };
-    let before = fleet.heirs(PORT, 0);
+    let before = fleet.successors(PORT, 0);
     survives(&mut fleet, ("guideway", &get("--windowsize 1")), expected, 300, |fleet| {
         known(fleet, &format!("key = \"{KEY}\"\nnext_key = \"{NEW}\""), 2, false);
         // One after the other, so for a while some sign with the one and some with the other.
         known(fleet, &format!("key = \"{NEW}\"\nnext_key = \"{KEY}\""), 2, true);
         fleet.set_key(NEW);
-        let [first, _] = fleet.heirs(PORT, 0);
-        fleet.until(first, "it is told", |status| status["notes"]["transfers"] == 1);
+        let [first, _] = fleet.successors(PORT, 0);
+        fleet.until(first, "it stores a checkpoint", |status| status["checkpoints"]["transfers"] == 1);
         known(fleet, &format!("key = \"{NEW}\""), 1, true);
         dies(fleet, 0);
     });
-    let after = fleet.heirs(PORT, 0);
-    assert!(after[0] != before[0] && !before.contains(&after[0]), "the heir is one that was none before: {before:?} {after:?}");
+    let after = fleet.successors(PORT, 0);
+    assert!(after[0] != before[0] && !before.contains(&after[0]), "the successor is a new one: {before:?} {after:?}");
     assert_eq!(fleet.counter(after[0], "taken_over"), 1);
     for at in 1..5 {
-        let counters = ["notes_invalid", "asked"].map(|name| fleet.counter(at, name));
-        assert_eq!(counters, [0, 0], "t{}: notes are believed whichever key they have, and the heir had been told", at + 1);
+        let counters = ["peer_messages_invalid", "transfer_queries"].map(|name| fleet.counter(at, name));
+        assert_eq!(counters, [0, 0], "t{}: checkpoints are accepted under either key, and the successor had one", at + 1);
     }
 }
 
@@ -297,15 +297,15 @@ fn a_server_that_is_restarted_with_another_key_finds_its_transfers() {
     for at in 0..5 {
         fleet.configure_takeover(at, &keys(KEY, NEW));
         fleet.signal(at, Signal::SIGHUP);
-        fleet.until(at, "it knows both", |status| status["notes"]["key"]["known"].as_array().unwrap().len() == 2);
+        fleet.until(at, "it knows both", |status| status["checkpoints"]["key"]["known"].as_array().unwrap().len() == 2);
     }
-    // A client none of whose heirs by the old key is one by the new key.
+    // A client whose successors by the old key are none by the new key.
     let apart = |port: &u16| {
-        let old = fleet.heirs(*port, 0);
+        let old = fleet.successors(*port, 0);
         fleet.set_key(NEW);
-        let new = fleet.heirs(*port, 0);
+        let new = fleet.successors(*port, 0);
         fleet.set_key(KEY);
-        old.iter().all(|heir| !new.contains(heir))
+        old.iter().all(|successor| !new.contains(successor))
     };
     let port = (4000..5000).find(apart).unwrap();
     let get = get("--windowsize 1").replace(&PORT.to_string(), &port.to_string());
@@ -314,7 +314,7 @@ fn a_server_that_is_restarted_with_another_key_finds_its_transfers() {
         let file = fleet.configure_takeover(0, &keys(NEW, KEY));
         fleet.start_with(0, &file);
     });
-    assert_eq!((fleet.counter(0, "resumed"), fleet.counter(0, "asked_unknown")), (1, 0));
+    assert_eq!((fleet.counter(0, "resumed"), fleet.counter(0, "transfer_queries_unknown")), (1, 0));
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn servers_change_their_key_with_the_store_of_directors() {
     let uses = |fleet: &Fleet, key: &str| {
         let id = key_of(key).id().to_string();
         for at in [0, 1] {
-            fleet.until(at, "it has the key", |status| status["notes"]["key"]["active"] == id && status["notes"]["peers"] == 1);
+            fleet.until(at, "it has the key", |status| status["checkpoints"]["key"]["active"] == id && status["checkpoints"]["peers"] == 1);
         }
     };
     uses(&fleet, KEY);

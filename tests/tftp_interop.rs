@@ -4,9 +4,9 @@
 //! IPv6, files that are empty or exactly a multiple of the block size, and more than 65535 blocks for each client.
 #![allow(clippy::unwrap_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
-mod site;
+mod netns_fixture;
 
-use site::{GUIDEWAY, Tftpd, ip, program};
+use netns_fixture::{GUIDEWAY, Tftpd, ip, program};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,16 +25,16 @@ const V6: &str = "::1";
 const WRAPS: usize = 65_600;
 
 /// A directory with files to serve, and how many transfers there were.
-struct Site {
+struct Fixture {
     directory: tempfile::TempDir,
     transfers: usize,
 }
 
-impl Site {
-    fn new() -> Site {
+impl Fixture {
+    fn new() -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("root")).unwrap();
-        Site { directory, transfers: 0 }
+        Fixture { directory, transfers: 0 }
     }
 
     fn root(&self) -> PathBuf {
@@ -108,7 +108,7 @@ impl Site {
     }
 
     /// Ends the server, which must have seen every transfer to its end.
-    fn all_done(&self, tftpd: Tftpd) {
+    fn assert_all_done(&self, tftpd: Tftpd) {
         tftpd.idle(Duration::from_secs(30));
         let (counters, _) = tftpd.stop();
         // The last acknowledgement of a client that ends at once may be lost with its socket.
@@ -132,8 +132,8 @@ fn same(served: &Path, got: &Path, arguments: &[String]) {
 
 #[test]
 fn every_block_and_window_over_both_families() {
-    site::in_namespace(&NEEDS, || {
-        let mut site = Site::new();
+    netns_fixture::in_namespace(&NEEDS, || {
+        let mut site = Fixture::new();
         site.file("empty", 0);
         for blksize in BLKSIZES {
             site.file(&format!("exact-{blksize}"), blksize * 17);
@@ -155,14 +155,14 @@ fn every_block_and_window_over_both_families() {
                 }
             }
         }
-        site.all_done(tftpd);
+        site.assert_all_done(tftpd);
     });
 }
 
 #[test]
 fn python_clients() {
-    site::in_namespace(&[(PYTHON, "python3"), (SCAPY, "python3-scapy")], || {
-        let mut site = Site::new();
+    netns_fixture::in_namespace(&[(PYTHON, "python3"), (SCAPY, "python3-scapy")], || {
+        let mut site = Fixture::new();
         site.file("empty", 0);
         site.file("exact-512", 512 * 17);
         site.file("more-512", 512 * 65 + 1);
@@ -170,7 +170,7 @@ fn python_clients() {
         for name in ["empty", "exact-512", "more-512"] {
             site.python("scapy_get.py", V4, name, "");
         }
-        site.all_done(tftpd);
+        site.assert_all_done(tftpd);
     });
 }
 
@@ -185,8 +185,8 @@ fn tftpy() {
         println!("SKIPPED: needs tftpy, which tools/setup fetches into target/python");
         return;
     }
-    site::in_namespace(&[(PYTHON, "python3")], || {
-        let mut site = Site::new();
+    netns_fixture::in_namespace(&[(PYTHON, "python3")], || {
+        let mut site = Fixture::new();
         site.file("empty", 0);
         site.file("eight", 8 * WRAPS);
         let tftpd = Tftpd::start(&site.root(), "--listen [::]:69", "info");
@@ -199,14 +199,14 @@ fn tftpy() {
         }
         site.python("tftpy_get.py", V4, "exact-512", "");
         site.python("tftpy_get.py", V4, "eight", "8");
-        site.all_done(tftpd);
+        site.assert_all_done(tftpd);
     });
 }
 
 #[test]
 fn more_than_65535_blocks() {
-    site::in_namespace(&NEEDS, || {
-        let mut site = Site::new();
+    netns_fixture::in_namespace(&NEEDS, || {
+        let mut site = Fixture::new();
         // The fewer bytes a block has, the less it takes to have many.
         site.file("eight", 8 * WRAPS);
         site.file("plain", 512 * WRAPS);
@@ -218,14 +218,14 @@ fn more_than_65535_blocks() {
             site.atftp(host, "eight", 8, window);
             site.guideway(host, "eight", 8, window);
         }
-        site.all_done(tftpd);
+        site.assert_all_done(tftpd);
     });
 }
 
 #[test]
 fn more_than_65535_blocks_of_usual_sizes() {
-    site::in_namespace(&NEEDS, || {
-        let mut site = Site::new();
+    netns_fixture::in_namespace(&NEEDS, || {
+        let mut site = Fixture::new();
         // Larger ones would be gigabytes that show nothing else.
         for blksize in &BLKSIZES[1..3] {
             site.stamped(&format!("many-{blksize}"), *blksize);
@@ -233,20 +233,20 @@ fn more_than_65535_blocks_of_usual_sizes() {
         let tftpd = Tftpd::start(&site.root(), "--listen [::]:69", "info");
         site.guideway(V4, "many-1428", 1428, 64);
         site.curl(V6, "many-8192", 8192);
-        site.all_done(tftpd);
+        site.assert_all_done(tftpd);
     });
 }
 
 #[test]
 fn block_1_follows_block_65535_where_somebody_wants_it() {
-    site::in_namespace(&NEEDS, || {
-        let mut site = Site::new();
+    netns_fixture::in_namespace(&NEEDS, || {
+        let mut site = Fixture::new();
         site.file("eight", 8 * WRAPS);
         for (flags, wish) in [("--rollover 1", ""), ("", "--rollover 1"), ("--rollover 1", "--rollover 0")] {
             let tftpd = Tftpd::start(&site.root(), &format!("--listen [::]:69 {flags}"), "info");
             site.transfers = 0;
             for (host, window) in [(V4, 1), (V6, 64)] {
-                // Who was not told learns it in lock-step only.
+                // A client without the option recognises the rollover in lock-step only.
                 if wish.is_empty() && window > 1 {
                     continue;
                 }
@@ -255,23 +255,23 @@ fn block_1_follows_block_65535_where_somebody_wants_it() {
                     words(&format!("tftp get {url} --quiet -o {got} --blksize 8 --windowsize {window} {wish}"))
                 });
             }
-            site.all_done(tftpd);
+            site.assert_all_done(tftpd);
         }
     });
 }
 
 #[test]
 fn blocks_beyond_the_path_are_cut_down_or_travel_in_fragments() {
-    site::in_namespace(&NEEDS, || {
+    netns_fixture::in_namespace(&NEEDS, || {
         ip("link set lo mtu 1500");
-        let mut site = Site::new();
+        let mut site = Fixture::new();
         site.file("file", 8192 * 40);
         for (flags, packets) in [("", 225), ("--fragments", 42)] {
             let tftpd = Tftpd::start(&site.root(), &format!("--listen [::]:69 {flags}"), "info");
             site.curl(V4, "file", 8192);
             let counters = tftpd.idle(Duration::from_secs(30));
             // The OACK, the blocks, and one of them empty where the size is a multiple. A busy machine may send some twice.
-            let sent = counters["packets_sent"].as_u64().unwrap() - counters["repeated"].as_u64().unwrap();
+            let sent = counters["packets_sent"].as_u64().unwrap() - counters["retransmitted"].as_u64().unwrap();
             assert_eq!((sent, &counters["done"]), (packets, &1.into()), "{flags}: {counters:#}");
         }
     });

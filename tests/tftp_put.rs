@@ -1,10 +1,10 @@
 //! Clients of others, and our own, write to `guideway tftpd --writable`; every byte is compared, and what must not be written is not.
 #![allow(clippy::unwrap_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
-mod site;
+mod netns_fixture;
 
 use guideway_tftp::packet::{Packet, put_data_header, put_request};
-use site::{GUIDEWAY, Tftpd, program};
+use netns_fixture::{GUIDEWAY, Tftpd, program};
 use std::net::UdpSocket;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
@@ -12,21 +12,21 @@ use std::process::Output;
 use std::time::Duration;
 
 const NEEDS: [(&str, &str); 4] = [("curl", "curl"), ("tftp", "tftp-hpa"), ("atftp", "atftp"), ("busybox", "busybox")];
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const V4: &str = "127.0.0.1";
 const V6: &str = "::1";
 
 /// A directory that is served, one that is written to, and how many files were written.
-struct Site {
+struct Fixture {
     directory: tempfile::TempDir,
     written: u64,
 }
 
-impl Site {
-    fn new() -> Site {
+impl Fixture {
+    fn new() -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         ["root", "backups", "backups/floor1"].iter().for_each(|name| std::fs::create_dir(directory.path().join(name)).unwrap());
-        Site { directory, written: 0 }
+        Fixture { directory, written: 0 }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -86,8 +86,8 @@ impl Site {
     }
 
     /// Ends the server, which must have stored every file.
-    fn all_stored(&self, tftpd: Tftpd) {
-        let counters = tftpd.idle(PATIENCE);
+    fn assert_all_stored(&self, tftpd: Tftpd) {
+        let counters = tftpd.idle(TIMEOUT);
         let (_, log) = tftpd.stop();
         let count = |name: &str| counters[name].as_u64().unwrap();
         assert_eq!((count("stored"), count("done")), (self.written, self.written), "{counters:#}");
@@ -113,8 +113,8 @@ fn random(length: usize) -> Vec<u8> {
 
 #[test]
 fn every_client_writes_files_that_come_whole() {
-    site::in_namespace(&NEEDS, || {
-        let mut site = Site::new();
+    netns_fixture::in_namespace(&NEEDS, || {
+        let mut site = Fixture::new();
         let tftpd = site.tftpd("--writable-limit 8MiB --fragments");
         for blksize in [512, 1428, 8192, 65464] {
             let files = [("empty", 0), ("exact", blksize * 17), ("more", blksize * 65 + 1)];
@@ -133,14 +133,14 @@ fn every_client_writes_files_that_come_whole() {
                 }
             }
         }
-        site.all_stored(tftpd);
+        site.assert_all_stored(tftpd);
     });
 }
 
 #[test]
 fn text_and_more_than_65535_blocks() {
-    site::in_namespace(&NEEDS, || {
-        let mut site = Site::new();
+    netns_fixture::in_namespace(&NEEDS, || {
+        let mut site = Fixture::new();
         let tftpd = site.tftpd("--writable-limit 64MiB");
         let text = "hostname s1\ninterface 1\r\n carriage\rreturn\n\n".repeat(500);
         site.file("text", text.as_bytes());
@@ -154,14 +154,14 @@ fn text_and_more_than_65535_blocks() {
         site.guideway(V6, "many", 8, 64, "octet");
         site.file("plain", &random(512 * 65_600));
         site.tftp_hpa(V4, "plain", "binary");
-        site.all_stored(tftpd);
+        site.assert_all_stored(tftpd);
     });
 }
 
 #[test]
 fn what_must_not_be_written_is_not() {
-    site::in_namespace(&NEEDS, || {
-        let site = Site::new();
+    netns_fixture::in_namespace(&NEEDS, || {
+        let site = Fixture::new();
         site.file("sent", &random(70_000));
         site.file("small", b"new");
         site.file("backups/there", b"old");
@@ -206,12 +206,12 @@ fn what_must_not_be_written_is_not() {
 
 #[test]
 fn a_server_that_is_killed_leaves_no_half_of_a_file() {
-    site::in_namespace(&NEEDS, || {
-        let mut site = Site::new();
+    netns_fixture::in_namespace(&NEEDS, || {
+        let mut site = Fixture::new();
         site.file("sent", &random(100_000));
         let tftpd = site.tftpd("");
         let client = UdpSocket::bind((V4, 0)).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut request = Vec::new();
         put_request(&mut request, true, b"floor1/0", b"octet", [(&b"blksize"[..], &b"1000"[..])]);
         client.send_to(&request, (V4, 69)).unwrap();
@@ -227,7 +227,7 @@ fn a_server_that_is_killed_leaves_no_half_of_a_file() {
                 let length = client.recv(&mut answer).unwrap();
                 match Packet::parse(&answer[..length]) {
                     Ok(Packet::Ack { block }) if block == number => break,
-                    // On a busy machine it asked before.
+                    // On a busy machine it was requested before.
                     Ok(Packet::Ack { .. } | Packet::Oack(_)) => {}
                     other => panic!("{other:?} instead of an ACK of {number}"),
                 }
@@ -240,14 +240,14 @@ fn a_server_that_is_killed_leaves_no_half_of_a_file() {
         let tftpd = site.tftpd("");
         assert_eq!(left(), 1, "only floor1 itself");
         site.curl(V4, "sent", 1000);
-        site.all_stored(tftpd);
+        site.assert_all_stored(tftpd);
     });
 }
 
 #[test]
 fn without_a_directory_every_write_is_refused() {
-    site::in_namespace(&NEEDS, || {
-        let site = Site::new();
+    netns_fixture::in_namespace(&NEEDS, || {
+        let site = Fixture::new();
         site.file("small", b"new");
         let tftpd = Tftpd::start(&site.at("root"), "--listen [::]:69", "info");
         for (client, arguments, said) in [

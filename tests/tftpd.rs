@@ -1,4 +1,4 @@
-//! `guideway tftpd` with a configuration, as users run it: over loopback, asked by `guideway tftp get`.
+//! `guideway tftpd` with a configuration, as users run it: over loopback, with `guideway tftp get` as the client.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -105,7 +105,7 @@ fn a_file_with_errors_is_refused_with_all_of_them() {
 }
 
 /// What a control socket or a page of metrics says after some transfers.
-fn ask(address: &str, path: &str) -> String {
+fn http_get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -140,7 +140,7 @@ fn a_server_tells_what_it_does() {
     while known["counters"]["open"] != 0 {
         known = json();
     }
-    assert_eq!((&known["kind"], &known["name"], &known["places"]["limit"]), (&"tftpd".into(), &"t1".into(), &50.into()), "{known:#}");
+    assert_eq!((&known["kind"], &known["name"], &known["capacity"]["limit"]), (&"tftpd".into(), &"t1".into(), &50.into()), "{known:#}");
     assert_eq!((&known["counters"]["done"], &known["counters"]["refused"]), (&1.into(), &1.into()), "{known:#}");
     assert_eq!(known["listen"][0], server.address);
     let shown = status(&["--config", at("t1.toml").to_str().unwrap()]);
@@ -148,14 +148,14 @@ fn a_server_tells_what_it_does() {
 
     let (_, metrics) = server.log.split_once("metrics at http://").unwrap();
     let address = metrics.split('/').next().unwrap();
-    let answer = ask(address, "/metrics");
+    let answer = http_get(address, "/metrics");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
     for line in ["_transfers_ended_total{outcome=\"done\"} 1\n", "_transfers_open 0\n", "_transfers_limit 50\n", "_requests_total 2\n"] {
         assert!(answer.contains(line), "{line} in {answer}");
     }
     let sent = known["counters"]["bytes_sent"].to_string();
     assert!(answer.contains(&format!("guideway_tftpd_sent_bytes_total {sent}\n")), "{sent} in {answer}");
-    assert!(ask(address, "/").starts_with("HTTP/1.1 404"));
+    assert!(http_get(address, "/").starts_with("HTTP/1.1 404"));
 
     let second = Command::new(GUIDEWAY).args(["tftpd", "--config"]).arg(at("t1.toml")).output().unwrap();
     assert_eq!(second.status.code(), Some(1));

@@ -2,11 +2,11 @@
 //! ten thousand machines of an inventory, each with a file of its own.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod site;
+mod netns_fixture;
 
+use netns_fixture::{GUIDEWAY, Running, program};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use site::{GUIDEWAY, Running, program};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write as _};
@@ -44,21 +44,21 @@ impl Tftpd {
     }
 
     /// Waits for a line of the log that has this.
-    fn logs(&self, wanted: &str) {
-        site::hosts::until(wanted, || {
+    fn wait_for_log(&self, wanted: &str) {
+        netns_fixture::hosts::until(wanted, || {
             let log = self.log.lock().unwrap();
             if log.contains(wanted) { Ok(()) } else { Err(log.clone()) }
         });
     }
 }
 
-/// nginx on port 8080, `rate` bytes a second for a connection (0: all it can); what it was asked is in `log`.
+/// nginx on port 8080, `rate` bytes a second for a connection (0: all it can); its requests are in `log`.
 fn nginx(directory: &Path, rate: &str) -> Running {
     let home = directory.display();
     let text = format!(
         "daemon off; master_process off; worker_processes 1; error_log stderr crit; pid {home}/pid;\n\
          events {{ worker_connections 256; }}\n\
-         http {{ log_format asked '$request_uri $status'; access_log {home}/log asked;\n\
+         http {{ log_format requests '$request_uri $status'; access_log {home}/log requests;\n\
          client_body_temp_path {home}/b; proxy_temp_path {home}/p; fastcgi_temp_path {home}/f; uwsgi_temp_path {home}/u; scgi_temp_path {home}/s;\n\
          server {{ listen 127.0.0.1:8080; root {home}/www; limit_rate {rate}; }} }}\n"
     );
@@ -67,7 +67,7 @@ fn nginx(directory: &Path, rate: &str) -> Running {
     let mut command = program("nginx");
     command.arg("-p").arg(directory).args(["-e", "stderr", "-c"]).arg(file);
     let nginx = Running(command.spawn().unwrap());
-    site::hosts::until("nginx", || TcpStream::connect("127.0.0.1:8080").map(drop).map_err(|error| error.to_string()));
+    netns_fixture::hosts::until("nginx", || TcpStream::connect("127.0.0.1:8080").map(drop).map_err(|error| error.to_string()));
     nginx
 }
 
@@ -107,7 +107,7 @@ fn bytes(count: u32, seed: u32) -> Vec<u8> {
 
 #[test]
 fn a_thousand_clients_of_an_origin_that_dies() {
-    site::in_namespace(&[("nginx", "nginx-light")], || {
+    netns_fixture::in_namespace(&[("nginx", "nginx-light")], || {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs::create_dir(at("www")).unwrap();
@@ -115,10 +115,10 @@ fn a_thousand_clients_of_an_origin_that_dies() {
         fs::write(at("www/whole.img"), &whole).unwrap();
         fs::write(at("www/part.img"), &part).unwrap();
         fs::write(at("sums"), format!("{}  whole.img\n{}  part.img\n", sum(&whole), sum(&part))).unwrap();
-        // So slowly that all have asked before it is there.
+        // So slowly that all clients have sent a request before it is there.
         let origin = nginx(directory.path(), "64k");
         let handler = format!(
-            "[[handler]]\nname = \"images\"\nkind = \"http\"\nurl = \"http://127.0.0.1:8080/\"\nfresh = \"1h\"\ncache = \"{}\"\n",
+            "[[handler]]\nname = \"images\"\nkind = \"http\"\nurl = \"http://127.0.0.1:8080/\"\nmax_age = \"1h\"\ncache = \"{}\"\n",
             at("cache").display()
         );
         let tftpd = Tftpd::start(directory.path(), &handler);
@@ -128,8 +128,8 @@ fn a_thousand_clients_of_an_origin_that_dies() {
 
         // 8 MiB would take two minutes; a part of it is there when the origin dies.
         let clients = swarm(directory.path(), "--clients 50 --files part.img");
-        let cached = || walk(&at("cache"));
-        site::hosts::until("a part of it", || if cached() > (256 << 10) + 65536 { Ok(()) } else { Err(cached().to_string()) });
+        let cached = || disk_usage(&at("cache"));
+        netns_fixture::hosts::until("a part of it", || if cached() > (256 << 10) + 65536 { Ok(()) } else { Err(cached().to_string()) });
         drop(origin);
         let result = result(clients);
         assert_eq!(result["transfers"]["failed"], 50, "{result:#}");
@@ -143,10 +143,14 @@ fn a_thousand_clients_of_an_origin_that_dies() {
 }
 
 /// Bytes of all files below a directory.
-fn walk(directory: &Path) -> u64 {
+fn disk_usage(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries
-        .map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { entry.metadata().map_or(0, |about| about.blocks_512() * 512) })
+        .map(
+            |entry| {
+                if entry.path().is_dir() { disk_usage(&entry.path()) } else { entry.metadata().map_or(0, |about| about.blocks_512() * 512) }
+            },
+        )
         .sum()
 }
 
@@ -178,8 +182,8 @@ fn service() -> u16 {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut head = String::new();
         while reader.read_line(&mut head).is_ok_and(|length| length > 2) {}
-        let asked = head.split_whitespace().nth(1).unwrap_or_default().replace("%3A", ":").replace(':', "-");
-        let number = (0..MACHINES).find(|number| asked.ends_with(&mac(*number)));
+        let requested = head.split_whitespace().nth(1).unwrap_or_default().replace("%3A", ":").replace(':', "-");
+        let number = (0..MACHINES).find(|number| requested.ends_with(&mac(*number)));
         let (status, body) = match number {
             Some(13) => ("500 Broken", String::new()),
             Some(n) => ("200 OK", format!("{{\"host\": \"m{n}\", \"kernel\": \"vmlinuz-{}\"}}", n % 7)),
@@ -194,7 +198,7 @@ fn service() -> u16 {
 
 #[test]
 fn ten_thousand_machines_each_get_their_own() {
-    site::in_namespace(&[], || {
+    netns_fixture::in_namespace(&[], || {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs::create_dir(at("t")).unwrap();
@@ -231,29 +235,33 @@ fn ten_thousand_machines_each_get_their_own() {
         }
         let name = |kind: &str, number| format!("{kind}-{}", mac(number));
         refused(&name("http", 13), "the server's inventory cannot be asked");
-        tftpd.logs("the inventory cannot be asked");
+        tftpd.wait_for_log("inventory not available");
         refused(&name("csv", MACHINES), "file not found");
         assert_eq!(get(&name("http", 14)).stdout, menu(14).as_bytes());
 
         fs::write(at("t/menu.j2"), "{{ machine.host }}\n{{ machine.rack }}\n").unwrap();
-        site::hosts::until("the broken template", || if get(&name("csv", 5)).status.success() { Err("served".to_owned()) } else { Ok(()) });
+        netns_fixture::hosts::until("the broken template", || {
+            if get(&name("csv", 5)).status.success() { Err("served".to_owned()) } else { Ok(()) }
+        });
         refused(&name("csv", 5), "template menu.j2, line 2: undefined value");
-        tftpd.logs("a template failed");
+        tftpd.wait_for_log("template failed");
         fs::write(at("t/menu.j2"), template).unwrap();
-        site::hosts::until("the good template", || {
+        netns_fixture::hosts::until("the good template", || {
             if get(&name("csv", 5)).stdout == menu(5).as_bytes() { Ok(()) } else { Err(String::new()) }
         });
 
-        // An inventory that never was good, and one that no longer is: what it said before is used on.
+        // An inventory that was never valid, and one that no longer is: its last valid content is used.
         refused(&name("broken", 6), "the server's inventory cannot be used");
-        tftpd.logs("there is no column \\\"mac\\\"");
+        tftpd.wait_for_log("no column \\\"mac\\\"");
         fs::write(at("machines.csv"), "host,kernel\nm1,k\n").unwrap();
-        site::hosts::until("the log", || {
+        netns_fixture::hosts::until("the log", || {
             assert_eq!(get(&name("csv", 6)).stdout, menu(6).as_bytes());
-            if tftpd.log.lock().unwrap().contains("what it said before is used on") { Ok(()) } else { Err(String::new()) }
+            if tftpd.log.lock().unwrap().contains("using its last valid content") { Ok(()) } else { Err(String::new()) }
         });
         fs::write(at("machines.csv"), format!("{csv}02-00-5e-01-00-00,new,vmlinuz-0\n")).unwrap();
         let new = b"set host=new\nset kernel=vmlinuz-0\n";
-        site::hosts::until("the good inventory", || if get("csv-02-00-5e-01-00-00").stdout == new { Ok(()) } else { Err(String::new()) });
+        netns_fixture::hosts::until("the good inventory", || {
+            if get("csv-02-00-5e-01-00-00").stdout == new { Ok(()) } else { Err(String::new()) }
+        });
     });
 }

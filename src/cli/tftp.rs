@@ -1,4 +1,4 @@
-//! `guideway tftp`: a client, and thousands of them.
+//! `guideway tftp`: a client, and a swarm of thousands of clients.
 
 mod get;
 mod options;
@@ -9,7 +9,7 @@ mod tests;
 
 use clap::Subcommand;
 
-/// Fetch or send a file by TFTP, or play thousands of clients
+/// Fetch or send a file by TFTP, or simulate thousands of clients
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  guideway tftp get tftp://192.0.2.69/boot/vmlinuz -o vmlinuz")]
 pub struct Args {

@@ -1,4 +1,6 @@
-//! What a transfer sends: bytes that can be read at any offset, with a size when it is known and a tag that changes when they do.
+//! Content of transfers: bytes that are readable at any offset, with an optional size, and a tag that changes with the bytes.
+
+pub mod netascii;
 
 use guideway_sys::Mapping;
 use sha2::{Digest, Sha256};
@@ -10,111 +12,116 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-/// Kept until a transfer ends, and dropped then.
-pub type Keep = Arc<dyn Send + Sync>;
+/// A value that is dropped when a transfer ends.
+pub type KeepAlive = Arc<dyn Send + Sync>;
 
-/// Bytes to be sent. One content may serve many transfers at once.
+/// Bytes to send. One content may serve many transfers at once.
 ///
-/// Reading at an offset, instead of reading on, is what makes windows, repeated blocks and going on with another server's transfer possible.
+/// Reads take an offset, which windows, retransmissions and takeover need.
 pub trait Content: Send + Sync {
-    /// Size in bytes when it is known. It is a promise: the client is told, exactly so much is sent, and a content that ends early fails the
-    /// transfer.
+    /// Returns the size in bytes, if known. It is binding: the client may get it as `tsize`, exactly so many bytes are sent, and a content
+    /// that ends early fails the transfer.
     fn size(&self) -> Option<u64>;
 
-    /// Changes when the bytes change. Two servers with the same bytes should agree on it.
+    /// Returns the tag of the bytes. It changes with the bytes; two servers with the same bytes should have the same tag.
     fn version(&self) -> Version;
 
-    /// Of a content that only stands in front of another one to know how long it is sent: the other one, and what is to be kept as long.
+    /// Returns the wrapped content, and a value to hold until the transfer ends, if this content only tracks how long another one is sent.
     ///
-    /// The engine works with the other one then, so that transfers of it share what is read.
-    fn behind(&self) -> Option<(Arc<dyn Content>, Keep)> {
+    /// The engine then uses the wrapped content, so that its transfers share reads.
+    fn inner(&self) -> Option<(Arc<dyn Content>, KeepAlive)> {
         None
     }
 
-    /// Reads at `offset` into `buffer` and says how many bytes: fewer than asked when no more are at hand, 0 only at the end.
+    /// Reads at `offset` into `buffer` and returns the number of bytes: fewer than requested if no more are available, 0 only at the end.
     ///
-    /// It runs on the event loop and must not wait. Bytes that come later are `Pending`, after which `context`'s waker is woken when there
-    /// are some. Bytes that were read once must stay the same.
+    /// Runs on the event loop and must not block. If bytes arrive later, it returns `Pending` and wakes `context`'s waker once some are
+    /// available. Bytes that were read once must not change.
     ///
     /// # Errors
-    /// What ends the transfer; the client gets an ERROR with a general text, the log the error.
+    /// An error ends the transfer. The client gets an ERROR with a general text; the log gets the error.
     fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
 
-    /// The `len` bytes at `offset`, to be sent from where they are without being read; nothing when the content does not lend them.
+    /// Returns the `len` bytes at `offset` as a borrowed slice, to be sent without a copy; `None` if the content does not support that.
     ///
-    /// Only a content of known size is asked, and never for its last byte, which is always read: a content that finds out at its end whether
-    /// it was changed must say so there. What it lent once it must lend again.
-    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
+    /// It is called for content of known size only, and never for the last byte, which is always read. So a content can detect at its end
+    /// that it was changed. Bytes that were borrowed once must be available again.
+    fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
         let _ = (offset, len);
         None
     }
 }
 
-/// Bytes that are for the kernel alone. They may be a file's, and whoever looked at them when somebody has cut it would be killed; a
-/// system call that is given them only fails.
+/// Bytes that only the kernel may read. They may be a mapped file: after a truncation, reading them raises SIGBUS, whereas a system call
+/// only fails.
 #[derive(Clone, Copy, Debug)]
-pub struct Lent<'a> {
+pub struct Borrowed<'a> {
     start: *const u8,
     len: usize,
     of: PhantomData<&'a [u8]>,
 }
 
-impl<'a> Lent<'a> {
-    /// Where they are.
+impl<'a> Borrowed<'a> {
+    /// Returns their address.
     pub fn start(self) -> *const u8 {
         self.start
     }
 
-    /// How many.
+    /// Returns their number.
     pub fn len(self) -> usize {
         self.len
     }
 
-    /// Some of them, as far as they are there.
-    pub fn part(self, range: Range<usize>) -> Lent<'a> {
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// Returns a part of them, cut at the end.
+    pub fn part(self, range: Range<usize>) -> Borrowed<'a> {
         let (start, end) = (range.start.min(self.len), range.end.min(self.len));
-        Lent { start: self.start.wrapping_add(start), len: end.saturating_sub(start), of: PhantomData }
+        Borrowed { start: self.start.wrapping_add(start), len: end.saturating_sub(start), of: PhantomData }
     }
 
-    /// Bytes that are nowhere: a system call that is given them fails.
-    pub fn nowhere(len: usize) -> Lent<'a> {
-        Lent { start: std::ptr::null(), len, of: PhantomData }
+    /// Returns an invalid address range, with which a system call fails.
+    pub fn invalid(len: usize) -> Borrowed<'a> {
+        Borrowed { start: std::ptr::null(), len, of: PhantomData }
     }
 }
 
-impl<'a> From<&'a [u8]> for Lent<'a> {
+impl<'a> From<&'a [u8]> for Borrowed<'a> {
     fn from(bytes: &'a [u8]) -> Self {
-        Lent { start: bytes.as_ptr(), len: bytes.len(), of: PhantomData }
+        Borrowed { start: bytes.as_ptr(), len: bytes.len(), of: PhantomData }
     }
 }
 
-/// The pages of a file, mapped when they are first lent.
+/// The pages of a file, mapped when they are first borrowed.
 #[derive(Debug, Default)]
 pub struct Pages(OnceLock<Option<Mapping>>);
 
 impl Pages {
-    /// Files below this size are read: setting up a mapping would cost more.
-    const WORTH_IT: u64 = 64 * 1024;
+    /// Smallest file that is mapped: for smaller ones, a mapping costs more than reads.
+    const MIN_MAPPED_SIZE: u64 = 64 * 1024;
 
-    /// Bytes of `file`, whose size is the same each time; nothing when it is small or the kernel maps no more files.
-    pub fn lend(&self, file: impl AsFd, size: u64, offset: u64, len: usize) -> Option<Lent<'_>> {
-        if size < Self::WORTH_IT {
+    /// Returns bytes of `file`, which must have the same size each time; `None` if it is small or cannot be mapped.
+    pub fn borrow_at(&self, file: impl AsFd, size: u64, offset: u64, len: usize) -> Option<Borrowed<'_>> {
+        if size < Self::MIN_MAPPED_SIZE {
             return None;
         }
         let map = || Mapping::file(file.as_fd(), usize::try_from(size).ok()?).ok();
         let mapping = self.0.get_or_init(map).as_ref()?;
-        let whole = Lent { start: mapping.start().as_ptr(), len: mapping.len(), of: PhantomData };
+        let whole = Borrowed { start: mapping.start().as_ptr(), len: mapping.len(), of: PhantomData };
         let offset = usize::try_from(offset).ok()?;
-        Some(whole.part(offset..offset.checked_add(len)?)).filter(|lent| lent.len == len)
+        Some(whole.part(offset..offset.checked_add(len)?)).filter(|borrowed| borrowed.len == len)
     }
 }
 
-/// Tag of a content's bytes.
+/// Tag of the bytes of a content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version(pub [u8; 16]);
 
 impl Version {
-    /// The tag of whatever identifies the bytes: an ETag, or time of change and size, or the bytes themselves.
+    /// Computes a tag from values that identify the bytes: an ETag, or modification time and size, or the bytes themselves.
     pub fn of(parts: &[&[u8]]) -> Version {
         let mut hasher = Sha256::new();
         for part in parts {
@@ -138,36 +145,48 @@ impl fmt::Debug for Version {
     }
 }
 
-/// Content in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bytes(Arc<[u8]>);
+/// Content in memory. A clone shares the bytes.
+#[derive(Clone, Debug)]
+pub struct Bytes {
+    bytes: Arc<[u8]>,
+    /// Computed when it is first needed: a transfer needs it for every checkpoint.
+    version: Arc<OnceLock<Version>>,
+}
 
 impl Bytes {
-    /// These bytes.
+    /// Creates content with these bytes.
     pub fn new(bytes: impl Into<Arc<[u8]>>) -> Bytes {
-        Bytes(bytes.into())
+        Bytes { bytes: bytes.into(), version: Arc::default() }
     }
 }
 
+impl PartialEq for Bytes {
+    fn eq(&self, other: &Bytes) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Bytes {}
+
 impl Content for Bytes {
     fn size(&self) -> Option<u64> {
-        Some(self.0.len() as u64)
+        Some(self.bytes.len() as u64)
     }
 
     fn version(&self) -> Version {
-        Version::of(&[&self.0])
+        *self.version.get_or_init(|| Version::of(&[&self.bytes]))
     }
 
     fn poll_read_at(&self, _: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let left = usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..)).unwrap_or_default();
+        let left = usize::try_from(offset).ok().and_then(|offset| self.bytes.get(offset..)).unwrap_or_default();
         let len = left.len().min(buffer.len());
         buffer[..len].copy_from_slice(&left[..len]);
         Poll::Ready(Ok(len))
     }
 
-    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
+    fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
         let offset = usize::try_from(offset).ok()?;
-        self.0.get(offset..offset.checked_add(len)?).map(Lent::from)
+        self.bytes.get(offset..offset.checked_add(len)?).map(Borrowed::from)
     }
 }
 
@@ -192,6 +211,6 @@ mod tests {
     fn versions_tell_parts_apart() {
         assert_eq!(Version::of(&[b"ab", b"c"]), Version::of(&[b"ab", b"c"]));
         assert_ne!(Version::of(&[b"ab", b"c"]), Version::of(&[b"a", b"bc"]));
-        assert_eq!(Version::of(&[]).to_string(), "e3b0c44298fc1c149afbf4c8996fb924", "the SHA-256 of nothing, cut");
+        assert_eq!(Version::of(&[]).to_string(), "e3b0c44298fc1c149afbf4c8996fb924", "the SHA-256 of nothing, truncated");
     }
 }

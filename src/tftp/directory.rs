@@ -1,9 +1,9 @@
 //! The handler that serves the regular files below a directory, and nothing else.
 //!
-//! The kernel holds the fence: `openat2` with `RESOLVE_BENEATH` resolves the whole name in one step, so that neither `..` nor a symbolic
-//! link nor a rename at the wrong moment leads out.
+//! The kernel enforces this: `openat2` with `RESOLVE_BENEATH` resolves the whole name in one step, so that no `..`, symbolic link or
+//! concurrent rename leads out of the directory.
 
-use super::content::{Content, Lent, Pages, Version};
+use super::content::{Borrowed, Content, Pages, Version};
 use super::handler::{Handler, Opened, Opening, Refusal, Request, without_garbage};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -18,12 +18,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 
-/// What is allowed of names.
+/// How names are resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectoryOptions {
-    /// Whether symbolic links are followed, as long as they stay below the root.
+    /// Whether symbolic links below the root are followed.
     pub symlinks: bool,
-    /// Whether a name that does not exist as it is written is looked for in any case of ASCII letters.
+    /// Whether a name that does not exist is also searched in any case of ASCII letters.
     pub ignore_case: bool,
 }
 
@@ -41,15 +41,15 @@ pub struct Directory(Arc<Inner>);
 struct Inner {
     root: OwnedFd,
     options: DirectoryOptions,
-    /// Files that transfers have open, by device and inode: many clients that fetch one file share one descriptor.
+    /// Open files by device and inode: clients that fetch the same file share one descriptor.
     open: Mutex<HashMap<(u64, u64), Weak<OpenFile>>>,
 }
 
 impl Directory {
-    /// Serves what is below `root`.
+    /// Serves the files below `root`.
     ///
     /// # Errors
-    /// When it cannot be opened, is no directory, or the kernel is older than 5.6 and lacks `openat2`.
+    /// When it cannot be opened or is not a directory, or when the kernel is older than 5.6 and lacks `openat2`.
     pub fn new(root: impl Into<PathBuf>, options: DirectoryOptions) -> io::Result<Directory> {
         let root: PathBuf = root.into();
         let file = File::open(&root)?;
@@ -69,7 +69,7 @@ impl Handler for Directory {
         let Some(path) = path(request.file) else { return Opening::refuse(Refusal::not_found()) };
         match self.0.open(&path) {
             Err(refusal) if self.0.options.ignore_case && refusal == Refusal::not_found() => {
-                // Reading directories may take long.
+                // Reading directories may be slow.
                 let inner = Arc::clone(&self.0);
                 Opening::job(move || inner.folded(&path).map_or_else(|| Err(Refusal::not_found()), |path| inner.open(&path)))
             }
@@ -78,7 +78,7 @@ impl Handler for Directory {
     }
 }
 
-/// The path below the root that a client's name means: backslashes are slashes, leading ones are dropped. Nothing when no name is left.
+/// Returns the path below the root for a client's name. Backslashes become slashes, leading slashes are dropped. `None` if it is empty.
 pub(super) fn path(file: &[u8]) -> Option<PathBuf> {
     let mut name: Vec<u8> = without_garbage(file).iter().map(|&b| if b == b'\\' { b'/' } else { b }).collect();
     let start = name.iter().position(|&b| b != b'/')?;
@@ -106,7 +106,7 @@ impl Inner {
         Ok(self.shared(file, &metadata))
     }
 
-    /// The file as others have it open, or this one.
+    /// Returns the file as other transfers have it open, or this one.
     fn shared(&self, file: File, metadata: &Metadata) -> Arc<OpenFile> {
         let stamp = Stamp::of(metadata);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +124,7 @@ impl Inner {
         file
     }
 
-    /// The path as it is written on disk, when there is one that differs only in the case of ASCII letters.
+    /// Returns the path on disk that differs only in the case of ASCII letters, if there is one.
     fn folded(&self, path: &Path) -> Option<PathBuf> {
         let mut found = PathBuf::new();
         for part in path.components() {
@@ -151,7 +151,7 @@ impl Inner {
 
 fn refusal(errno: Errno) -> Refusal {
     match errno {
-        // EXDEV is how RESOLVE_BENEATH says that a name leads out.
+        // RESOLVE_BENEATH reports a name that leads out as EXDEV.
         Errno::EXDEV | Errno::EACCES | Errno::EPERM | Errno::ELOOP => Refusal::access(),
         Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG | Errno::ENXIO | Errno::EINVAL => Refusal::not_found(),
         Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM => Refusal::failed("the server is busy"),
@@ -159,7 +159,7 @@ fn refusal(errno: Errno) -> Refusal {
     }
 }
 
-/// What changes when a file is written.
+/// Metadata that changes when a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     seconds: i64,
@@ -173,7 +173,7 @@ impl Stamp {
     }
 }
 
-/// An open file. Its bytes go from the page cache straight into what is sent.
+/// An open file. The kernel sends its bytes from the page cache.
 #[derive(Debug)]
 struct OpenFile {
     file: File,
@@ -192,15 +192,15 @@ impl Content for OpenFile {
 
     fn poll_read_at(&self, _: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let len = self.file.read_at(buffer, offset)?;
-        // Looked at when the end is read: a client that got bytes of two versions must not get the last block.
+        // Checked when the end is read: a client that got bytes of two versions must not get the last block.
         if offset + len as u64 >= self.stamp.size && Stamp::of(&self.file.metadata()?) != self.stamp {
-            return Poll::Ready(Err(io::Error::other("the file was changed while it was read")));
+            return Poll::Ready(Err(io::Error::other("the file changed while it was read")));
         }
         Poll::Ready(Ok(len))
     }
 
-    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
-        self.pages.lend(&self.file, self.stamp.size, offset, len)
+    fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
+        self.pages.borrow_at(&self.file, self.stamp.size, offset, len)
     }
 }
 

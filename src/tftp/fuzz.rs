@@ -1,16 +1,17 @@
-//! What must hold whatever a stranger sends: bodies that property tests call with random bytes, and fuzz targets (`tests/fuzz/`, run
-//! by `tools/fuzz`) with bytes that find new ways through the code.
+//! Invariants for any input from the network. Property tests call these functions with random bytes, fuzz targets (`tests/fuzz/`, run
+//! by `tools/fuzz`) with bytes chosen by coverage.
 //!
-//! Each reads from its bytes what happens, an event after the other, so that a byte that changes changes one event.
+//! Each function reads its bytes as a sequence of events, so that a changed byte changes one event.
 
-use super::options::{BLKSIZE, Limits, Rollover, Terms, negotiate};
+use super::options::{BLKSIZE, Limits, Terms, negotiate};
 use super::packet::Packet;
-use super::transfer::{Ack, Pace, Silence, Step, Transfer};
-use super::upload::{self, Answer, Took, Upload};
+use super::rollover::Rollover;
+use super::transfer::{Ack, RetransmissionPolicy, Step, Transfer, Unresponsive};
+use super::upload::{self, Answer, DataAction, Upload};
 use guideway_packet::time::Time;
 use std::time::Duration;
 
-/// What happens, read from the bytes of a fuzzer; zeroes when there are no more.
+/// Events read from the bytes of a fuzzer; zeroes after their end.
 struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
@@ -41,14 +42,14 @@ impl Script<'_> {
         }
     }
 
-    /// From a microsecond to half an hour, about as often of each order of magnitude.
+    /// Returns a duration from a microsecond to half an hour, uniform over orders of magnitude.
     fn wait(&mut self) -> Duration {
         let exponent = self.byte() % 32;
         Duration::from_micros(1 << exponent)
     }
 }
 
-/// Any datagram: it is understood or refused, what was understood is written back to the same, and options are granted within all limits.
+/// Checks any datagram: it is parsed or refused, a parsed packet is emitted unchanged, and options are granted within all limits.
 pub fn packet(bytes: &[u8]) {
     let Ok(packet) = Packet::parse(bytes) else { return };
     let mut again = Vec::new();
@@ -64,31 +65,31 @@ pub fn packet(bytes: &[u8]) {
             assert_eq!(terms, Terms::plain(&limits));
             continue;
         };
-        let Ok(Packet::Oack(granted)) = Packet::parse(&oack) else { unreachable!("{oack:?} is no OACK") };
+        let Ok(Packet::Oack(granted)) = Packet::parse(&oack) else { unreachable!("{oack:?} is not an OACK") };
         for (name, _) in granted.iter() {
-            assert!(request.options.iter().any(|(asked, _)| asked.eq_ignore_ascii_case(name)), "{name:?} was not asked for");
+            assert!(request.options.iter().any(|(requested, _)| requested.eq_ignore_ascii_case(name)), "{name:?} was not requested");
         }
     }
 }
 
-/// Any acknowledgements at any times: never more than a window under way, nothing sent that was acknowledged, no end but the file's or that of
-/// patience.
+/// Checks any acknowledgements at any times: at most a window is in flight, no acknowledged block is sent, and the transfer ends only at the
+/// end of the file or by giving up.
 pub fn transfer(bytes: &[u8]) {
     let mut script = Script(bytes);
-    let (pace, terms, oack) = (Pace::default(), script.terms(), script.byte() % 2 == 0);
+    let (retransmission, terms, oack) = (RetransmissionPolicy::default(), script.terms(), script.byte() % 2 == 0);
     let last = 1 + u64::from(script.number()) * if script.byte() % 4 == 0 { 50 } else { 1 };
     let mut now = Time(0).plus(Duration::from_secs(1));
-    let mut transfer = Transfer::new(terms, oack, &pace, now);
+    let mut transfer = Transfer::new(terms, oack, &retransmission, now);
     transfer.ends_with(last);
-    let (mut highest, mut heard) = (0, false);
-    // What is wanted at the beginning is sent with the first event.
+    let (mut highest, mut established) = (0, false);
+    // Blocks that are wanted at the beginning are sent with the first event.
     while !script.is_over() {
         let before = transfer.acked();
         let step = match script.byte() % 6 {
             event @ 0..=2 => {
                 let near = transfer.wire(before + u64::from(script.below(terms.window + 2)));
-                let (ack, step) = transfer.on_ack(if event == 0 { script.number() } else { near }, &pace, now);
-                heard |= ack == Ack::New;
+                let (ack, step) = transfer.on_ack(if event == 0 { script.number() } else { near }, &retransmission, now);
+                established |= ack == Ack::New;
                 assert!(ack == Ack::New || transfer.acked() == before, "{ack:?} changed {before}");
                 // The Sorcerer's Apprentice.
                 assert!(ack == Ack::New || terms.window > 1 || step == Step::Wait, "{ack:?} in lock-step: {step:?}");
@@ -96,14 +97,14 @@ pub fn transfer(bytes: &[u8]) {
             }
             3 => {
                 now = now.plus(script.wait());
-                transfer.on_timer(&pace, now)
+                transfer.on_timer(&retransmission, now)
             }
             4 => {
                 now = now.max(transfer.deadline());
-                transfer.on_timer(&pace, now)
+                transfer.on_timer(&retransmission, now)
             }
             _ => {
-                // Content need not be at hand at once.
+                // Content need not be available at once.
                 let wanted = transfer.wanted();
                 let upto = wanted.start().saturating_add(u64::from(script.byte())).min(*wanted.end());
                 if upto >= *wanted.start() {
@@ -116,29 +117,29 @@ pub fn transfer(bytes: &[u8]) {
         let (acked, wanted) = (transfer.acked(), transfer.wanted());
         assert!(before <= acked && acked <= highest && highest <= last, "{before} {acked} {highest} {last}");
         assert!(wanted.is_empty() || (*wanted.start() > acked && *wanted.end() <= last.min(acked + u64::from(terms.window))), "{wanted:?}");
-        assert_eq!(transfer.everything_sent(), highest == last && (!oack || heard), "{highest} of {last}");
+        assert_eq!(transfer.all_sent(), highest == last && (!oack || established), "{highest} of {last}");
         match step {
             Step::Done => {
                 assert_eq!(acked, last);
                 return;
             }
             Step::GiveUp(why) => {
-                assert!(acked < last && (why != Silence::AtTheEnd || highest == last), "{why:?}");
-                assert!(why != Silence::Never || !heard, "{why:?}, and it was heard");
+                assert!(acked < last && (why != Unresponsive::FinalAck || highest == last), "{why:?}");
+                assert!(why != Unresponsive::HalfOpen || !established, "{why:?}, but it has answered");
                 return;
             }
-            Step::Oack => assert!(oack && !heard),
+            Step::Oack => assert!(oack && !established),
             Step::Wait | Step::Blocks => assert!(acked < last),
         }
     }
 }
 
-/// Any blocks at any times: they are kept in order and once, never longer than agreed, and the answer names the last one kept.
+/// Checks any blocks at any times: they are stored once and in order, never longer than negotiated, and the answer names the last one.
 pub fn upload(bytes: &[u8]) {
     let mut script = Script(bytes);
-    let (pace, terms, oack) = (Pace::default(), script.terms(), script.byte() % 2 == 0);
+    let (retransmission, terms, oack) = (RetransmissionPolicy::default(), script.terms(), script.byte() % 2 == 0);
     let mut now = Time(0).plus(Duration::from_secs(1));
-    let mut upload = Upload::new(terms, oack, &pace, now);
+    let mut upload = Upload::new(terms, oack, &retransmission, now);
     let mut kept = 0;
     while !script.is_over() {
         match script.byte() % 4 {
@@ -146,19 +147,19 @@ pub fn upload(bytes: &[u8]) {
                 let due = terms.rollover.wire(kept + 1 + u64::from(script.below(terms.window + 2)));
                 let (number, length) = (if event == 0 { script.number() } else { due }, usize::from(script.below(80)));
                 let answer = match upload.on_data(number, length, now) {
-                    Took::Bytes { answer, last } => {
+                    DataAction::Append { answer, last } => {
                         assert_eq!(number, terms.rollover.wire(kept + 1));
                         kept += 1;
                         assert_eq!(last, length < usize::from(terms.blksize));
                         assert!(length <= usize::from(terms.blksize) && !(answer && last));
                         answer
                     }
-                    Took::TooLong => {
+                    DataAction::TooLong => {
                         assert!(length > usize::from(terms.blksize));
                         false
                     }
-                    Took::Answer => true,
-                    Took::Nothing => false,
+                    DataAction::Acknowledge => true,
+                    DataAction::Ignore => false,
                 };
                 if answer {
                     let wanted = if oack && kept == 0 { Answer::Oack } else { Answer::Ack(terms.rollover.wire(kept)) };
@@ -167,17 +168,17 @@ pub fn upload(bytes: &[u8]) {
             }
             _ => {
                 now = if script.byte() % 2 == 0 { now.plus(script.wait()) } else { now.max(upload.deadline()) };
-                match upload.on_timer(&pace, now) {
+                match upload.on_timer(&retransmission, now) {
                     upload::Step::Wait => {}
                     upload::Step::Answer => _ = upload.answer(true, now),
                     upload::Step::GiveUp(why) => {
-                        assert_eq!(why, if kept > 0 { Silence::Midway } else { Silence::Never });
+                        assert_eq!(why, if kept > 0 { Unresponsive::MidTransfer } else { Unresponsive::HalfOpen });
                         return;
                     }
                 }
             }
         }
-        assert_eq!((upload.blocks(), upload.heard()), (kept, kept > 0));
+        assert_eq!((upload.blocks(), upload.established()), (kept, kept > 0));
     }
 }
 
@@ -186,7 +187,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Requests with every option, which random bytes would hardly come to be.
+    /// Requests with every option, which random bytes would hardly ever contain.
     fn requests() -> impl Strategy<Value = Vec<u8>> {
         let names = vec!["blksize", "TSIZE", "timeout", "utimeout", "windowsize", "rollover", "multicast", "x"];
         let value = prop_oneof![any::<u32>().prop_map(|n| n.to_string().into_bytes()), proptest::collection::vec(1u8..=255, 0..6)];

@@ -1,4 +1,4 @@
-//! What a server serves: a [`Handler`] turns a request into content or a refusal.
+//! The interface of servers: a [`Handler`] turns a request into content or a refusal.
 
 use super::content::Content;
 use super::packet::{ErrorCode, Mode, Options};
@@ -12,41 +12,41 @@ use std::sync::Arc;
 /// A read request.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// Who asks; the port tells the transfers of one client apart.
+    /// The client. The port distinguishes transfers of one client.
     pub client: SocketAddr,
-    /// The address that was asked: the VIP behind a director.
+    /// The destination address of the request; behind a director, the VIP.
     pub vip: IpAddr,
-    /// The port that the answers come from.
+    /// The source port of answers.
     pub tid: u16,
-    /// The file's name as it came. It need not be UTF-8; see [`Request::name`].
+    /// The file name as received. It need not be UTF-8; see [`Request::name`].
     pub file: &'a [u8],
-    /// How the bytes are to travel. The engine translates: content is always the bytes as they are.
+    /// The transfer mode. The engine translates; content is always untranslated.
     pub mode: Mode,
-    /// Every option of the client, known or not, in the order asked.
+    /// All options of the client, known or not, in the order of the request.
     pub options: Options<'a>,
 }
 
 impl Request<'_> {
-    /// The file's name for people and for comparison, without the 0xFF bytes that some firmware leaves behind it.
+    /// Returns the file name for output and comparison, without the trailing 0xFF bytes of some firmware.
     pub fn name(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(without_garbage(self.file))
     }
 }
 
-/// A file's name without the 0xFF bytes behind it, which firmware took from DHCP together with the end mark of its options.
+/// Removes trailing 0xFF bytes, the end mark of DHCP options that some firmware copies with the name.
 pub fn without_garbage(file: &[u8]) -> &[u8] {
     let len = file.iter().rposition(|&b| b != 0xff).map_or(0, |last| last + 1);
     &file[..len]
 }
 
-/// What comes of opening.
+/// Result of opening a file.
 pub type Opened = Result<Arc<dyn Content>, Refusal>;
 
-/// How a handler opens.
+/// The way in which a handler opens a file.
 ///
-/// Three ways, because a server that never waits must know which it is: an answer at hand costs neither an allocation nor a change of
-/// thread, an answer from an asynchronous source is polled on the event loop when it wakes, and work that blocks runs on a thread for such
-/// work. The client is answered when there is content and its first block, or a refusal; either way within the engine's time for opening.
+/// The event loop never waits, so there are three ways. An immediate answer costs no allocation and no change of thread. A future is polled
+/// on the event loop when it wakes. Blocking work runs on a separate thread. The client is answered when there is content with its first
+/// block, or a refusal, within [`Config::open_timeout`](crate::engine::Config::open_timeout).
 pub enum Opening {
     /// Known at once.
     Now(Opened),
@@ -57,22 +57,22 @@ pub enum Opening {
 }
 
 impl Opening {
-    /// This content, at once.
+    /// Opens with this content.
     pub fn content(content: impl Content + 'static) -> Opening {
         Opening::Now(Ok(Arc::new(content)))
     }
 
-    /// This refusal, at once.
+    /// Refuses the request.
     pub fn refuse(refusal: Refusal) -> Opening {
         Opening::Now(Err(refusal))
     }
 
-    /// The output of a future.
+    /// Opens with the output of a future.
     pub fn later(future: impl Future<Output = Opened> + Send + 'static) -> Opening {
         Opening::Later(Box::pin(future))
     }
 
-    /// The result of work that may block.
+    /// Opens with the result of work that may block.
     pub fn job(job: impl FnOnce() -> Opened + Send + 'static) -> Opening {
         Opening::Job(Box::new(job))
     }
@@ -89,9 +89,9 @@ impl fmt::Debug for Opening {
     }
 }
 
-/// Serves files. A closure `Fn(&Request) -> Opening` is one too.
+/// Serves files. Closures `Fn(&Request) -> Opening` implement it.
 pub trait Handler: Send + Sync {
-    /// Opens what is asked for. It runs on the event loop and must not block; see [`Opening`].
+    /// Opens the requested file. Runs on the event loop and must not block; see [`Opening`].
     fn open(&self, request: &Request<'_>) -> Opening;
 }
 
@@ -101,37 +101,37 @@ impl<F: Fn(&Request<'_>) -> Opening + Send + Sync> Handler for F {
     }
 }
 
-/// Why a client does not get its file. Firmware decides by the code; people read the text, which should not name paths of the server.
+/// A reason why a client does not get its file. Firmware reads the code, operators read the text. It should not name paths of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The code of the ERROR packet; nothing for a client that gets no answer at all.
+    /// The code of the ERROR packet; `None` if the client gets no answer.
     pub code: Option<ErrorCode>,
     /// The text of the ERROR packet.
     pub text: Cow<'static, str>,
 }
 
 impl Refusal {
-    /// An ERROR with this code and text.
+    /// Refuses with this code and text.
     pub fn new(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Refusal {
         Refusal { code: Some(code), text: text.into() }
     }
 
-    /// ERROR 1: there is no such file.
+    /// Refuses with ERROR 1: the file does not exist.
     pub fn not_found() -> Refusal {
         Refusal::new(ErrorCode::NOT_FOUND, "file not found")
     }
 
-    /// ERROR 2: not for this client.
+    /// Refuses with ERROR 2: access denied.
     pub fn access() -> Refusal {
         Refusal::new(ErrorCode::ACCESS, "access denied")
     }
 
-    /// ERROR 0: the server failed.
+    /// Refuses with ERROR 0: the server failed.
     pub fn failed(text: impl Into<Cow<'static, str>>) -> Refusal {
         Refusal::new(ErrorCode::NOT_DEFINED, text)
     }
 
-    /// No answer at all.
+    /// Refuses without an answer.
     pub fn silent() -> Refusal {
         Refusal { code: None, text: Cow::Borrowed("not answered") }
     }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn garbage_behind_names() {
+    fn trailing_garbage_of_names_is_removed() {
         assert_eq!(without_garbage(b"undionly.kpxe\xff"), b"undionly.kpxe");
         assert_eq!(without_garbage(b"a\xffb\xff\xff"), b"a\xffb");
         assert_eq!(without_garbage(b"\xff"), b"");

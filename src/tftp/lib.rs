@@ -3,10 +3,10 @@
 //! A server is a [`Handler`] that turns requests into [`Content`]. The engine does the rest: options, windows, time-outs,
 //! thousands of transfers on one thread.
 //!
-//! A server that makes each machine's configuration, whole:
+//! A complete server that generates the configuration of each machine:
 //!
 //! ```
-//! use crate::{Bytes, Config, Handler, Observer, Opening, Refusal, Request, Server, TransferReport};
+//! use guideway_tftp::{Bytes, Config, Handler, Observer, Opening, Refusal, Request, Server, TransferReport};
 //! use std::sync::Arc;
 //!
 //! struct Greeter;
@@ -43,69 +43,88 @@
 //! # }
 //! ```
 //!
-//! Whoever knows fbtftp finds:
+//! For users of fbtftp:
 //!
-//! | fbtftp | here |
+//! | fbtftp | This crate |
 //! |---|---|
-//! | `BaseServer(address, port, retries, timeout, …)` | [`Config`]: `listen`, `pace` (its time-outs adapt), and limits that fbtftp does not have |
+//! | `BaseServer(address, port, retries, timeout, …)` | [`Config`]: `listen`, `retransmission` (its time-outs adapt), and limits that fbtftp does not have |
 //! | `BaseServer.get_handler(server_addr, peer, path, options)` | [`Handler::open`] with a [`Request`]: `vip` and `tid`, `client`, `file`, `options` and `mode` |
 //! | `get_handler` that returns `None` | [`Refusal::silent`] |
-//! | `BaseHandler.get_response_data()`, in a process of its own | what [`Handler::open`] gives: [`Opening::content`], [`Opening::job`] for what blocks, [`Opening::later`] for a future |
-//! | an exception there (`FileNotFoundError`, others) | [`Refusal::not_found`], [`Refusal::access`], [`Refusal::new`] with any code and text |
+//! | `BaseHandler.get_response_data()`, in its own process | result of [`Handler::open`]: [`Opening::content`], [`Opening::job`] for blocking work, [`Opening::later`] for a future |
+//! | an exception in it (`FileNotFoundError`, others) | [`Refusal::not_found`], [`Refusal::access`], [`Refusal::new`] with any code and text |
 //! | `ResponseData.read(n)`, `size()`, `close()` | [`Content::poll_read_at`], [`Content::size`], `Drop` |
 //! | `StringResponseData` | [`Bytes`] |
 //! | `session_stats_callback(stats)` | [`Observer::transfer`] with a [`TransferReport`] |
 //! | `stats.peer`, `stats.server_addr`, `stats.file_path` | `client`; `vip` and `tid`; `file` |
 //! | `stats.options_in`, `options_acked` and `options`, `blksize` | `options` and `mode`; `acknowledged`; `terms` |
-//! | `stats.error` | [`TransferReport::error`]: code and text; `outcome` says more |
-//! | `stats.start_time`, `duration()` | [`TransferReport::began`], `duration`, and `opening` until the first answer |
-//! | `stats.packets_sent`, `packets_acked`, `bytes_sent`, `retransmits` | `packets_sent`, `acks`, `bytes_sent`, `repeated`; besides `timeouts`, `acks_ignored`, `blocks_acknowledged`, `round_trip`, `size`, `version` … |
+//! | `stats.error` | [`TransferReport::error`]: code and text; `outcome` has more detail |
+//! | `stats.start_time`, `duration()` | [`TransferReport::started_at`], `duration`, and `opening` until the first answer |
+//! | `stats.packets_sent`, `packets_acked`, `bytes_sent`, `retransmits` | `packets_sent`, `acks`, `bytes_sent`, `retransmitted`; also `timeouts`, `acks_ignored`, `blocks_acknowledged`, `round_trip`, `size`, `version` … |
 //! | `server_stats_callback(stats)`, `stats_interval_seconds` | [`Observer::server`] with [`Statistics`], [`Observer::interval`] |
 //! | `stats.server_addr`, `interval` | [`Running::addresses`], [`Observer::interval`] |
 //! | `stats.start_time`, `duration()` | [`Statistics::uptime`] |
 //! | `get_all_counters()`, `get_counter(name)` | [`Statistics::totals`], [`Totals::iter`], [`Totals::get`] |
 //! | `get_and_reset_all_counters()`, `get_and_reset_counter(name)` | [`Statistics::take`], [`Statistics::take_one`] |
-//! | `reset_counter(name)`, `reset_all_counters()` | the same, what they give left unused |
-//! | `process_count`, the only counter of its own | `started`; besides those of [`Counter::ALL`] |
-//! | `increment_counter(name)`, `set_counter(name, value)` for counters of one's own | fields of one's own [`Observer`] or [`Handler`]; they may be one value |
+//! | `reset_counter(name)`, `reset_all_counters()` | the same, with the result ignored |
+//! | `process_count`, its only predefined counter | `started`; also those of [`Counter::ALL`] |
+//! | `increment_counter(name)`, `set_counter(name, value)` for custom counters | fields of your [`Observer`] or [`Handler`]; one value may implement both |
 //! | `run()`, `close()` | [`Server::start`], [`Running::stop`] |
 //!
-//! | module | is |
-//! |---|---|
-//! | [`packet`], [`options`] | what is on the wire, and what is negotiated |
-//! | [`content`], [`netascii`] | bytes to be sent, and their translation |
-//! | [`handler`], [`directory`], [`handlers`] | who opens them; the one that serves files, and the others, chosen by rules |
-//! | [`config`] | the file of a server |
-//! | [`transfer`], [`upload`], [`order`] | one read and one write as state machines without I/O; the order of blocks that come |
-//! | [`writable`] | the directory that writes go to, when there is one |
-//! | [`takeover`] | what servers tell one another, so that one goes on where another died |
-//! | [`report`] | reports and counters |
-//! | [`engine`] | event loops |
-//! | [`daemon`], [`status`] | the process around them, and what it tells of itself |
-//! | [`client`], [`swarm`] | one client, and thousands of them |
+//! | Module | Feature | Holds |
+//! |---|---|---|
+//! | [`packet`], [`options`], [`rollover`], [`receive_window`] | | packets, negotiation of options, block numbers, order of received blocks |
+//! | [`netascii`] | | the translation of text |
+//! | [`rto`] | `server` or `client` | the retransmission time-out of the receiving side |
+//! | [`content`] | `server` | bytes to send |
+//! | [`handler`], [`directory`] | `server` | the interface that opens content; the handler that serves files |
+//! | [`transfer`], [`upload`] | `server` | one read and one write as state machines without I/O |
+//! | [`writable`] | `server` | the directory that clients may write to |
+//! | [`takeover`] | `server` | the protocol between servers that take over each other's transfers |
+//! | [`report`] | `server` | reports and counters |
+//! | [`engine`] | `server` | event loops |
+//! | [`handlers`] | `handlers` | other handlers, chosen by rules |
+//! | [`client`] | `client` | one client |
+//! | [`swarm`] | `swarm` | thousands of clients |
 
+#[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "server")]
 pub mod content;
+#[cfg(feature = "server")]
 pub mod directory;
+#[cfg(feature = "server")]
 pub mod engine;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(feature = "server", any(test, fuzzing)))]
 pub mod fuzz;
+#[cfg(feature = "server")]
 pub mod handler;
+#[cfg(feature = "handlers")]
 pub mod handlers;
 pub mod netascii;
 pub mod options;
-pub mod order;
 pub mod packet;
+pub mod receive_window;
+#[cfg(feature = "server")]
 pub mod report;
+pub mod rollover;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod rto;
+#[cfg(feature = "swarm")]
 pub mod swarm;
+#[cfg(feature = "server")]
 pub mod takeover;
-#[cfg(test)]
-pub mod testing;
+#[cfg(feature = "server")]
 pub mod transfer;
+#[cfg(feature = "server")]
 pub mod upload;
+#[cfg(feature = "server")]
 pub mod writable;
 
-pub use content::{Bytes, Content, Lent, Version};
+#[cfg(feature = "server")]
+pub use content::{Borrowed, Bytes, Content, Version};
+#[cfg(feature = "server")]
 pub use engine::{Config, Running, Server, Tid, TunnelConfig};
+#[cfg(feature = "server")]
 pub use handler::{Handler, Opened, Opening, Refusal, Request};
+#[cfg(feature = "server")]
 pub use report::{Counter, Observer, Outcome, Statistics, Totals, TransferReport};

@@ -1,178 +1,81 @@
-//! Content as netascii (RFC 764): LF becomes CR LF, CR becomes CR NUL.
-//!
-//! The translated bytes are themselves a [`Content`], readable at any offset, so that transfers know nothing of modes. To find the place of a
-//! translated offset, marks are kept along the way: one for every 64 KiB.
+//! netascii (RFC 764, as RFC 1350 uses it): a line ends with CR LF on the wire, a lone CR is CR NUL. Both directions, across block boundaries.
 
-use super::content::{Content, Version};
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
-
-/// Translated bytes between two marks.
-const SPACING: u64 = 64 * 1024;
-/// Bytes read at once.
-const CHUNK: usize = 4096;
-
-/// A content in netascii.
-pub struct Netascii {
-    inner: Arc<dyn Content>,
-    size: Option<u64>,
-    /// Ascending; the first is the start.
-    marks: Mutex<Vec<Mark>>,
-}
-
-/// A place: so many bytes of the content make so many translated ones.
+/// From the wire to this machine: CR LF becomes LF, CR NUL becomes CR.
 #[derive(Clone, Copy, Debug, Default)]
-struct Mark {
-    raw: u64,
-    translated: u64,
+pub struct Decoder {
+    held: bool,
 }
 
-impl Netascii {
-    /// The translation of `inner`, of a size that is not known.
-    pub fn new(inner: Arc<dyn Content>) -> Netascii {
-        Netascii { inner, size: None, marks: Mutex::new(vec![Mark::default()]) }
-    }
-
-    /// The translation of `inner` with its size, found by reading all of it. `Pending` only when `inner` is.
-    ///
-    /// # Errors
-    /// When `inner` cannot be read.
-    pub fn measured(inner: Arc<dyn Content>, context: &mut Context<'_>) -> Poll<io::Result<Netascii>> {
-        let mut netascii = Netascii::new(inner);
-        let end = ready!(netascii.walk(context, Mark::default(), u64::MAX, &mut |_| true))?;
-        netascii.size = Some(end.translated);
-        Poll::Ready(Ok(netascii))
-    }
-
-    /// Translates from `at` on and hands every translated byte from `from` on to `take`, until that says `false` or the content ends.
-    /// Leaves marks on its way; gives the place that it has come to.
-    fn walk(&self, context: &mut Context<'_>, mut at: Mark, from: u64, take: &mut dyn FnMut(u8) -> bool) -> Poll<io::Result<Mark>> {
-        let mut chunk = [0; CHUNK];
-        loop {
-            let len = match self.inner.poll_read_at(context, at.raw, &mut chunk)? {
-                Poll::Ready(0) => return Poll::Ready(Ok(at)),
-                Poll::Ready(len) => len,
-                Poll::Pending => return Poll::Pending,
-            };
-            for &byte in &chunk[..len] {
-                let pair = match byte {
-                    b'\n' => [b'\r', b'\n'],
-                    b'\r' => [b'\r', 0],
-                    _ => [byte, 0],
-                };
-                let count = if byte == b'\n' || byte == b'\r' { 2 } else { 1 };
-                for &translated in &pair[..count] {
-                    if at.translated >= from && from != u64::MAX && !take(translated) {
-                        return Poll::Ready(Ok(at));
-                    }
-                    at.translated += 1;
+impl Decoder {
+    /// Decodes the next piece to the end of `out`.
+    pub fn decode(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        for &byte in piece {
+            match (std::mem::take(&mut self.held), byte) {
+                (true, b'\n') => out.push(b'\n'),
+                (true, 0) => out.push(b'\r'),
+                // Any other CR is invalid; it is kept as it is.
+                (true, b'\r') => {
+                    out.push(b'\r');
+                    self.held = true;
                 }
-                at.raw += 1;
-                self.mark(at);
+                (true, other) => out.extend([b'\r', other]),
+                (false, b'\r') => self.held = true,
+                (false, other) => out.push(other),
             }
         }
     }
 
-    fn mark(&self, at: Mark) {
-        // Most places are no marks; the lock is for those only.
-        if at.translated % SPACING > 1 {
-            return;
+    /// Decodes a CR at the end of the input.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        if std::mem::take(&mut self.held) {
+            out.push(b'\r');
         }
-        let mut marks = self.marks();
-        if marks.last().is_none_or(|last| at.translated >= last.translated + SPACING - 1) {
-            marks.push(at);
-        }
-    }
-
-    fn marks(&self) -> MutexGuard<'_, Vec<Mark>> {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Content for Netascii {
-    fn size(&self) -> Option<u64> {
-        self.size
+/// From this machine to the wire: LF becomes CR LF, CR becomes CR NUL. Appends to `out`.
+pub fn encode(piece: &[u8], out: &mut Vec<u8>) {
+    for &byte in piece {
+        let (pair, count) = encode_byte(byte);
+        out.extend(&pair[..count]);
     }
+}
 
-    fn version(&self) -> Version {
-        self.inner.version()
-    }
-
-    fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let start = {
-            let marks = self.marks();
-            let behind = marks.partition_point(|mark| mark.translated <= offset);
-            marks.get(behind.saturating_sub(1)).copied().unwrap_or_default()
-        };
-        let mut len = 0;
-        let walked = self.walk(context, start, offset, &mut |byte| {
-            let Some(place) = buffer.get_mut(len) else { return false };
-            *place = byte;
-            len += 1;
-            true
-        });
-        match walked {
-            // What was read before the content ran dry is worth sending.
-            Poll::Pending if len > 0 => Poll::Ready(Ok(len)),
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(end) => Poll::Ready(end.map(|_| len)),
-        }
+/// Encodes one byte: the bytes on the wire, and how many of the two they are.
+pub fn encode_byte(byte: u8) -> ([u8; 2], usize) {
+    match byte {
+        b'\n' => (*b"\r\n", 2),
+        b'\r' => (*b"\r\0", 2),
+        other => ([other, 0], 1),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Bytes;
     use proptest::prelude::*;
-    use std::task::Waker;
 
-    fn plain(bytes: &[u8]) -> Vec<u8> {
-        bytes
-            .iter()
-            .flat_map(|&b| match b {
-                b'\n' => b"\r\n".to_vec(),
-                b'\r' => b"\r\0".to_vec(),
-                other => vec![other],
-            })
-            .collect()
-    }
-
-    fn measured(bytes: &[u8]) -> Netascii {
-        let content: Arc<dyn Content> = Arc::new(Bytes::new(bytes));
-        match Netascii::measured(content, &mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(netascii)) => netascii,
-            _ => panic!("bytes in memory are at hand"),
-        }
-    }
-
-    fn read(netascii: &Netascii, offset: u64, len: usize) -> Vec<u8> {
-        let mut buffer = vec![0; len];
-        match netascii.poll_read_at(&mut Context::from_waker(Waker::noop()), offset, &mut buffer) {
-            Poll::Ready(Ok(len)) => buffer[..len].to_vec(),
-            other => panic!("{other:?}"),
+    #[test]
+    fn invalid_sequences_are_kept() {
+        for (wire, text) in [(&b"a\r\rb"[..], &b"a\r\rb"[..]), (b"\r", b"\r"), (b"\rx", b"\rx"), (b"\r\r\n", b"\r\n"), (b"\n", b"\n")] {
+            let (mut decoder, mut out) = (Decoder::default(), Vec::new());
+            decoder.decode(wire, &mut out);
+            decoder.finish(&mut out);
+            assert_eq!(out, text, "{wire:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_offset_reads_as_the_plain_translation(bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), Just(b'x')], 0..300),
-                                                     offset in 0usize..700, len in 0usize..100) {
-            let (netascii, all) = (measured(&bytes), plain(&bytes));
-            prop_assert_eq!(netascii.size(), Some(all.len() as u64));
-            let expected = &all[offset.min(all.len())..(offset + len).min(all.len())];
-            prop_assert_eq!(read(&netascii, offset as u64, len), expected);
-        }
-    }
-
-    #[test]
-    fn marks_lead_to_the_same_bytes() {
-        let bytes: Vec<u8> = (0..300_000u32).map(|n| if n % 3 == 0 { b'\n' } else { n as u8 }).collect();
-        let (netascii, all) = (measured(&bytes), plain(&bytes));
-        assert!(netascii.marks().len() > 4, "{}", netascii.marks().len());
-        for offset in [0, 1, 65535, 65536, 65537, 131_071, 200_001, all.len() - 1] {
-            assert_eq!(read(&netascii, offset as u64, 600), all[offset..(offset + 600).min(all.len())], "{offset}");
+        fn decoding_reverts_encoding_wherever_blocks_end(
+            text in prop::collection::vec(prop::sample::select(vec![b'\r', b'\n', 0, b'a']), 0..64),
+            block in 1usize..9,
+        ) {
+            let (mut wire, mut out, mut decoder) = (Vec::new(), Vec::new(), Decoder::default());
+            encode(&text, &mut wire);
+            wire.chunks(block).for_each(|piece| decoder.decode(piece, &mut out));
+            decoder.finish(&mut out);
+            prop_assert_eq!(out, text);
         }
     }
 }

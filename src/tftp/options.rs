@@ -1,29 +1,30 @@
-//! What a client asked for and what it gets: `blksize` (RFC 2348), `timeout` and `tsize` (RFC 2349), `windowsize` (RFC 7440), and two that no
-//! RFC knows but tftp-hpa's clients use, `utimeout` and `rollover`.
+//! Negotiation of options: `blksize` (RFC 2348), `timeout` and `tsize` (RFC 2349), `windowsize` (RFC 7440), and `utimeout` and `rollover`,
+//! which no RFC defines but clients of tftp-hpa use.
 //!
-//! Unknown and invalid options are ignored, as RFC 2347 wants; ERROR 8 is never the answer. An option that was not asked for is never
-//! acknowledged, and those that were stand in the OACK in the order asked.
+//! Unknown and invalid options are ignored, as RFC 2347 requires; the server never answers with ERROR 8. The OACK contains only requested
+//! options, in the order of the request.
 
 use super::packet::{self, DEFAULT_BLKSIZE, Options};
+pub use super::rollover::Rollover;
 use std::time::Duration;
 
 /// Smallest and largest block size (RFC 2348).
 pub const BLKSIZE: std::ops::RangeInclusive<u64> = 8..=65464;
-/// Largest window in blocks, whatever the limits say: half the block numbers, so that an old ACK is never taken for a new one.
+/// Largest window in blocks for any limits: half the block numbers, so that an old ACK never looks like a new one.
 pub const MAX_WINDOW: u16 = 32767;
 
-/// What the server grants at most.
+/// Limits of granted options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest block size in bytes.
     pub blksize: u16,
-    /// Whether blocks are also held below the path's MTU, so that no datagram is fragmented. Much firmware cannot reassemble.
+    /// Whether blocks are also limited by the path's MTU, so that no datagram is fragmented. Much firmware cannot reassemble fragments.
     pub blksize_by_mtu: bool,
     /// Largest window in blocks, 1–32767.
     pub window: u16,
     /// Largest window in bytes. One block is always granted.
     pub window_bytes: u32,
-    /// What follows block 65535 when the client asks for nothing.
+    /// Number of the block after block 65535, unless the client requests one.
     pub rollover: Rollover,
 }
 
@@ -33,49 +34,44 @@ impl Default for Limits {
     }
 }
 
-/// The number of the block after block 65535. No RFC says; 0 is what nearly all do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rollover {
-    /// 0.
-    #[default]
-    Zero,
-    /// 1.
-    One,
-}
-
-/// What holds for a transfer.
+/// The negotiated parameters of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// Bytes of a full block.
     pub blksize: u16,
-    /// Blocks that may be under way unacknowledged.
+    /// Largest number of unacknowledged blocks.
     pub window: u16,
-    /// After how long the client wants an unanswered packet to be repeated; without, the server measures.
+    /// Retransmission time-out requested by the client; `None` if the server measures it.
     pub timeout: Option<Duration>,
-    /// What follows block 65535.
+    /// Number of the block after block 65535.
     pub rollover: Rollover,
 }
 
 impl Terms {
-    /// What holds when the client asks for nothing (RFC 1350).
+    /// Returns the terms of a transfer without options (RFC 1350).
     pub fn plain(limits: &Limits) -> Terms {
         Terms { blksize: DEFAULT_BLKSIZE, window: 1, timeout: None, rollover: limits.rollover }
     }
 }
 
-/// Largest block that fits a packet of the path: 32 bytes of headers over IPv4, 52 over IPv6.
+/// Returns the largest block that fits one packet of the path, after 32 bytes of headers over IPv4, 52 over IPv6.
 pub fn blksize_of_mtu(mtu: u32, v6: bool) -> u16 {
     u16::try_from(mtu.saturating_sub(if v6 { 52 } else { 32 })).unwrap_or(u16::MAX).max(8)
 }
 
-/// The terms of a transfer, and the OACK that says them (nothing when no option was granted). `blksize_cap` is what the path allows, asked
-/// only when a block size above the default is wanted; `size` is the size in bytes after translation, if known; of a write, what was
-/// announced.
-pub fn negotiate(asked: Options<'_>, limits: &Limits, mut blksize_cap: impl FnMut() -> u16, size: Option<u64>) -> (Terms, Option<Vec<u8>>) {
+/// Negotiates the terms of a transfer and writes the OACK (empty if no option was granted). `blksize_cap` returns the path's limit; it is
+/// called only for a block size above the default. `size` is the size in bytes after translation, if known; for a write, the announced
+/// size.
+pub fn negotiate(
+    requested: Options<'_>,
+    limits: &Limits,
+    mut blksize_cap: impl FnMut() -> u16,
+    size: Option<u64>,
+) -> (Terms, Option<Vec<u8>>) {
     let mut terms = Terms::plain(limits);
     let mut granted: Vec<(&'static str, u64)> = Vec::new();
     let mut window = None;
-    for (name, value) in asked.iter() {
+    for (name, value) in requested.iter() {
         let Some(name) = NAMES.into_iter().find(|n| n.as_bytes().eq_ignore_ascii_case(name)) else { continue };
         let Some(value) = number(value) else { continue };
         if granted.iter().any(|(n, _)| *n == name) {
@@ -100,7 +96,7 @@ pub fn negotiate(asked: Options<'_>, limits: &Limits, mut blksize_cap: impl FnMu
                 None => continue,
             },
             "windowsize" if (1..=65535).contains(&value) => {
-                // Its share of bytes depends on the block size, which may be asked for later in the packet.
+                // The limit in bytes depends on the block size, which may follow later in the packet.
                 window = Some(u16::try_from(value).unwrap_or(u16::MAX).min(limits.window).clamp(1, MAX_WINDOW));
                 value
             }
@@ -126,14 +122,14 @@ pub fn negotiate(asked: Options<'_>, limits: &Limits, mut blksize_cap: impl FnMu
     (terms, oack)
 }
 
-/// The size of its file that a client announces with a write request (RFC 2349).
-pub fn announced(asked: Options<'_>) -> Option<u64> {
-    asked.get("tsize").and_then(number)
+/// Returns the file size that a client announces in a write request (RFC 2349).
+pub fn announced(requested: Options<'_>) -> Option<u64> {
+    requested.get("tsize").and_then(number)
 }
 
 const NAMES: [&str; 6] = ["blksize", "timeout", "utimeout", "tsize", "windowsize", "rollover"];
 
-/// A decimal number without sign or space.
+/// Parses a decimal number without sign or space.
 fn number(text: &[u8]) -> Option<u64> {
     let digits = (1..=19).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
     digits.then(|| text.iter().fold(0, |n, digit| n * 10 + u64::from(digit - b'0')))
@@ -144,9 +140,9 @@ mod tests {
     use super::*;
     use crate::packet::{Packet, put_request};
 
-    /// The answer to options written as `blksize=1428 tsize=0`, over an Ethernet path, for a file of 70,000 bytes.
-    fn answer(limits: &Limits, asked: &str) -> (Terms, String) {
-        let pairs: Vec<_> = asked.split_whitespace().filter_map(|pair| pair.split_once('=')).collect();
+    /// Negotiates options written as `blksize=1428 tsize=0`, over an Ethernet path, for a file of 70,000 bytes.
+    fn answer(limits: &Limits, requested: &str) -> (Terms, String) {
+        let pairs: Vec<_> = requested.split_whitespace().filter_map(|pair| pair.split_once('=')).collect();
         let mut bytes = Vec::new();
         put_request(&mut bytes, false, b"f", b"octet", pairs.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())));
         let Ok(Packet::Request(request)) = Packet::parse(&bytes) else { panic!("no request") };
@@ -163,30 +159,30 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_ask() {
+    fn options_of_common_clients() {
         let limits = Limits::default();
-        for (client, asked, said) in [
+        for (client, requested, acknowledged) in [
             ("plain", "", ""),
             ("curl", "tsize=0 blksize=512 timeout=6", "tsize=70000 blksize=512 timeout=6"),
             ("iPXE", "blksize=1432 tsize=0", "blksize=1432 tsize=70000"),
             ("EDK2", "tsize=0 blksize=1468 windowsize=4", "tsize=70000 blksize=1468 windowsize=4"),
-            ("a path too narrow", "blksize=8192", "blksize=1468"),
+            ("a path with a small MTU", "blksize=8192", "blksize=1468"),
             ("upper case", "BLKSIZE=1024", "blksize=1024"),
             ("unknown options", "multicast= cookie=abc tsize=0", "tsize=70000"),
             ("the first one counts", "blksize=1024 blksize=512", "blksize=1024"),
             ("tftp-hpa", "utimeout=250000 rollover=1", "utimeout=250000 rollover=1"),
         ] {
-            assert_eq!(answer(&limits, asked).1, said, "{client}");
+            assert_eq!(answer(&limits, requested).1, acknowledged, "{client}");
         }
     }
 
     #[test]
-    fn what_is_invalid_is_ignored() {
-        for asked in ["blksize=7", "blksize=0", "blksize=65465", "blksize=-1", "blksize=abc", "blksize=", "timeout=0", "timeout=256"]
+    fn invalid_options_are_ignored() {
+        for requested in ["blksize=7", "blksize=0", "blksize=65465", "blksize=-1", "blksize=abc", "blksize=", "timeout=0", "timeout=256"]
             .into_iter()
             .chain(["windowsize=0", "windowsize=65536", "rollover=2", "utimeout=1", "tsize=x", "blksize=99999999999999999999"])
         {
-            assert_eq!(answer(&Limits::default(), asked), (Terms::plain(&Limits::default()), String::new()), "{asked}");
+            assert_eq!(answer(&Limits::default(), requested), (Terms::plain(&Limits::default()), String::new()), "{requested}");
         }
     }
 
@@ -200,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_is_not_known_is_not_said() {
+    fn an_unknown_size_is_not_acknowledged() {
         let bytes = b"\0\x01f\0octet\0tsize\x000\0";
         let Ok(Packet::Request(request)) = Packet::parse(bytes) else { panic!("no request") };
         assert_eq!(negotiate(request.options, &Limits::default(), || 1468, None).1, None);

@@ -1,8 +1,7 @@
-//! The packets of TFTP (RFC 1350, RFC 2347): read from untrusted bytes without copying, and written.
+//! Reads and writes the packets of TFTP (RFC 1350, RFC 2347), from untrusted bytes and without copies.
 //!
-//! [`Packet::parse`] is the only constructor from bytes; nothing that follows it can panic. What clients get wrong and can be understood is
-//! understood: bytes behind the last option are ignored, names need not be UTF-8, a request may be longer than 512 bytes, an ERROR may lack
-//! its final NUL.
+//! [`Packet::parse`] is the only constructor from bytes; no function of a parsed packet panics. Common mistakes of clients are accepted: bytes
+//! after the last option are ignored, names need not be UTF-8, a request may be longer than 512 bytes, an ERROR may lack its final NUL.
 
 use std::fmt;
 
@@ -20,7 +19,7 @@ const ACK: u16 = 4;
 const ERROR: u16 = 5;
 const OACK: u16 = 6;
 
-/// One packet, borrowed from the datagram that it came in.
+/// One packet, borrowed from its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packet<'a> {
     /// RRQ or WRQ: opcode 1 or 2.
@@ -39,9 +38,9 @@ pub enum Packet<'a> {
     },
     /// ERROR: opcode 5.
     Error {
-        /// What went wrong.
+        /// The error code.
         code: ErrorCode,
-        /// For people; up to the first NUL.
+        /// Human-readable text, up to the first NUL.
         text: &'a [u8],
     },
     /// OACK: opcode 6 (RFC 2347).
@@ -53,27 +52,27 @@ pub enum Packet<'a> {
 pub struct Request<'a> {
     /// Whether the client wants to write (WRQ) rather than read (RRQ).
     pub write: bool,
-    /// The file's name as the client sent it, of any bytes but NUL.
+    /// The file name as received, any bytes except NUL.
     pub file: &'a [u8],
-    /// The mode as the client sent it; see [`Request::known_mode`].
+    /// The mode as received; see [`Request::known_mode`].
     pub mode: &'a [u8],
-    /// The options in the order asked.
+    /// The options in the order of the request.
     pub options: Options<'a>,
 }
 
 impl Request<'_> {
-    /// The mode, when it is one that is served.
+    /// Returns the mode, if it is supported.
     pub fn known_mode(&self) -> Option<Mode> {
         [Mode::Octet, Mode::Netascii].into_iter().find(|mode| self.mode.eq_ignore_ascii_case(mode.name().as_bytes()))
     }
 }
 
-/// How a file's bytes travel (RFC 1350 section 1). `mail` is obsolete and not served.
+/// Transfer mode (RFC 1350 section 1). `mail` is obsolete and not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// As they are.
+    /// Bytes without translation.
     Octet,
-    /// With line ends as CR LF and CR as CR NUL.
+    /// Line ends as CR LF, and CR as CR NUL.
     Netascii,
 }
 
@@ -95,7 +94,7 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Takes the whole pairs at the start of `bytes`; an empty name (padding) or an unfinished pair ends them.
+    /// Takes the complete pairs at the start of `bytes`. An empty name (padding) or an incomplete pair ends them.
     fn parse(bytes: &'a [u8]) -> Self {
         let mut end = 0;
         while let Some((name, rest)) = string(&bytes[end..])
@@ -107,7 +106,7 @@ impl<'a> Options<'a> {
         Options { bytes: &bytes[..end] }
     }
 
-    /// The pairs in their order.
+    /// Returns the pairs in order.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let mut left = self.bytes;
         std::iter::from_fn(move || {
@@ -118,28 +117,28 @@ impl<'a> Options<'a> {
         })
     }
 
-    /// The value of the first option of this name, in whatever case ("The field … is case-insensitive", RFC 2347).
+    /// Returns the value of the first option of this name, in any case ("The field … is case-insensitive", RFC 2347).
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no options.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 }
 
-/// Why a datagram is no TFTP packet.
+/// Reasons why a datagram is not a TFTP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// It ends within its fixed part.
-    #[error("the packet is cut off")]
+    /// The datagram ends within the fixed part.
+    #[error("truncated packet")]
     Truncated,
     /// An opcode outside 1–6; the opcode.
     #[error("unknown opcode {0}")]
     Opcode(u16),
     /// The file's name or the mode of a request does not end with a NUL.
-    #[error("a string of the request does not end")]
+    #[error("unterminated string in a request")]
     Unterminated,
 }
 
@@ -147,7 +146,7 @@ impl<'a> Packet<'a> {
     /// Reads a datagram.
     ///
     /// # Errors
-    /// When it is no packet of TFTP; whoever got it from a client may answer ERROR 4.
+    /// When it is not a TFTP packet. A server may answer with ERROR 4.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, Malformed> {
         let (&opcode, rest) = datagram.split_first_chunk().ok_or(Malformed::Truncated)?;
         match u16::from_be_bytes(opcode) {
@@ -183,7 +182,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Appends a request. A NUL within a string, which cannot travel, ends it.
+/// Appends a request. A string ends at its first NUL.
 pub fn put_request<'o>(to: &mut Vec<u8>, write: bool, file: &[u8], mode: &[u8], options: impl IntoIterator<Item = (&'o [u8], &'o [u8])>) {
     to.extend((if write { WRQ } else { RRQ }).to_be_bytes());
     put_string(to, file);
@@ -196,7 +195,7 @@ pub fn put_data_header(to: &mut Vec<u8>, block: u16) {
     to.extend(data_header(block));
 }
 
-/// The first four bytes of a DATA packet.
+/// Returns the first four bytes of a DATA packet.
 pub fn data_header(block: u16) -> [u8; DATA_HEADER] {
     let [high, low] = block.to_be_bytes();
     [0, DATA as u8, high, low]
@@ -215,7 +214,7 @@ pub fn put_error(to: &mut Vec<u8>, code: ErrorCode, text: &[u8]) {
     put_string(to, text);
 }
 
-/// Appends an OACK. No byte follows the last option: some clients refuse padding.
+/// Appends an OACK. No padding follows the last option, because some clients refuse it.
 pub fn put_oack<'o>(to: &mut Vec<u8>, options: impl IntoIterator<Item = (&'o [u8], &'o [u8])>) {
     to.extend(OACK.to_be_bytes());
     put_options(to, options);
@@ -233,7 +232,7 @@ fn put_string(to: &mut Vec<u8>, string: &[u8]) {
     to.push(0);
 }
 
-/// The bytes up to the first NUL and those behind it.
+/// Splits bytes at the first NUL.
 fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = bytes.iter().position(|&b| b == 0)?;
     Some((&bytes[..end], &bytes[end + 1..]))
@@ -244,7 +243,7 @@ fn number(bytes: &[u8]) -> Result<(u16, &[u8]), Malformed> {
     Ok((u16::from_be_bytes(number), rest))
 }
 
-/// Code of an ERROR packet (RFC 1350 appendix, RFC 2347). Codes that no RFC knows are kept as they are.
+/// Code of an ERROR packet (RFC 1350 appendix, RFC 2347). Unknown codes are kept.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ErrorCode(pub u16);
 
@@ -265,10 +264,10 @@ impl ErrorCode {
     pub const EXISTS: ErrorCode = ErrorCode(6);
     /// 7: no such user.
     pub const NO_USER: ErrorCode = ErrorCode(7);
-    /// 8: the options of the OACK are refused (RFC 2347); also how a client ends a mere size probe.
+    /// 8: the options of the OACK are refused (RFC 2347). A client also ends a size probe with it.
     pub const OPTIONS: ErrorCode = ErrorCode(8);
 
-    /// What the code says, in words.
+    /// Returns the meaning of the code.
     pub fn meaning(self) -> &'static str {
         match self.0 {
             0 => "not defined",
@@ -320,19 +319,19 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_get_wrong_is_understood() {
-        assert_eq!(request(b"\0\x01name\xff\0octet\0").file, b"name\xff", "0xFF behind the name, not UTF-8");
+    fn common_mistakes_of_clients_are_accepted() {
+        assert_eq!(request(b"\0\x01name\xff\0octet\0").file, b"name\xff", "0xFF after the name, not UTF-8");
         assert!(request(b"\0\x01f\0octet\0\0\0\0").options.is_empty(), "padding");
-        assert_eq!(request(b"\0\x01f\0octet\0tsize\x000\0blksi").options.iter().count(), 1, "garbage behind the last option");
+        assert_eq!(request(b"\0\x01f\0octet\0tsize\x000\0blksi").options.iter().count(), 1, "garbage after the last option");
         assert_eq!(request(b"\0\x01f\0octet\0multicast\0\0tsize\x000\0").options.get("tsize"), Some(&b"0"[..]), "an empty value");
         let long = [b"\0\x01", &[b'a'; 700][..], b"\0octet\0"].concat();
         assert_eq!(request(&long).file.len(), 700);
         assert_eq!(Packet::parse(b"\0\x05\0\x01gone"), Ok(Packet::Error { code: ErrorCode::NOT_FOUND, text: b"gone" }));
-        assert_eq!(Packet::parse(b"\0\x04\0\x07\0\0"), Ok(Packet::Ack { block: 7 }), "an ACK with bytes behind it");
+        assert_eq!(Packet::parse(b"\0\x04\0\x07\0\0"), Ok(Packet::Ack { block: 7 }), "an ACK followed by more bytes");
     }
 
     #[test]
-    fn what_is_no_packet() {
+    fn invalid_datagrams_are_refused() {
         for (bytes, why) in [
             (&b""[..], Malformed::Truncated),
             (b"\0", Malformed::Truncated),

@@ -1,49 +1,48 @@
-//! The server's side of one write as a state machine without I/O: DATA and time in, "keep this" and "answer now" out.
+//! The server's side of a write as a state machine without I/O. Inputs are DATA and time; outputs are "store" and "answer".
 //!
-//! The last block is acknowledged only when the file is stored, which is not this machine's business: it says which block was the last.
+//! The last block is acknowledged only when the file is stored. The caller stores it; the state machine reports the last block.
 
-use super::client::rto::Rto;
-use super::client::{Dally, Timing};
 use super::options::Terms;
-use super::order::{Arrival, Order};
-use super::transfer::{Pace, Silence};
+use super::receive_window::{Arrival, ReceiveWindow};
+use super::rto::{Dally, Rto, Timing};
+use super::transfer::{RetransmissionPolicy, Unresponsive};
 use guideway_packet::time::Time;
 
-/// What becomes of a DATA packet.
+/// Action for a DATA packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Took {
-    /// Nothing.
-    Nothing,
-    /// Its bytes are to be kept.
-    Bytes {
-        /// Whether it is to be answered.
+pub enum DataAction {
+    /// Ignore it.
+    Ignore,
+    /// Store its bytes.
+    Append {
+        /// Whether to answer it.
         answer: bool,
-        /// Whether it is the last one. It is answered when the file is stored.
+        /// Whether it is the last block, which is answered when the file is stored.
         last: bool,
     },
-    /// It is to be answered, and holds nothing new.
-    Answer,
-    /// It is longer than agreed: no block.
+    /// Answer it; it has nothing new.
+    Acknowledge,
+    /// It is longer than negotiated, and invalid.
     TooLong,
 }
 
-/// What is to be done.
+/// The next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing before [`Upload::deadline`].
+    /// Do nothing before [`Upload::deadline`].
     Wait,
-    /// Answer again.
+    /// Retransmit the answer.
     Answer,
-    /// The client is not heard any more.
-    GiveUp(Silence),
+    /// The client is unresponsive.
+    GiveUp(Unresponsive),
 }
 
-/// The answer to what came so far.
+/// The answer to the received packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The OACK.
     Oack,
-    /// An ACK of this number.
+    /// An ACK with this number.
     Ack(u16),
 }
 
@@ -52,92 +51,103 @@ pub enum Answer {
 pub struct Upload {
     terms: Terms,
     oack: bool,
-    order: Order,
-    heard: bool,
+    receive_window: ReceiveWindow,
+    established: bool,
     tries: u8,
     rto: Rto,
     answered: Time,
-    /// When that went out whose answer will be a round trip; nothing that was repeated (Karn's rule).
+    /// When the packet was sent whose answer is timed; `None` after a retransmission (Karn's rule).
     clock: Option<Time>,
     deadline: Time,
 }
 
 impl Upload {
-    /// A write that starts, with an OACK or an ACK of block 0, which is to be sent now.
-    pub fn new(terms: Terms, oack: bool, pace: &Pace, now: Time) -> Upload {
-        // A client that says a time-out wants that one (RFC 2349), and no doubling.
-        let (initial, floor, ceiling) = terms.timeout.map_or((pace.first, pace.floor, pace.ceiling), |t| (t, t, t));
-        let rto = Rto::new(Timing { initial, floor, ceiling, retries: pace.retries.into(), dally: Dally::Never });
+    /// Creates a write that starts with an OACK or an ACK of block 0, to be sent now.
+    pub fn new(terms: Terms, oack: bool, retransmission: &RetransmissionPolicy, now: Time) -> Upload {
+        // A requested time-out (RFC 2349) is fixed, without back-off.
+        let (initial, min_rto, max_rto) =
+            terms.timeout.map_or((retransmission.initial_rto, retransmission.min_rto, retransmission.max_rto), |t| (t, t, t));
+        let rto = Rto::new(Timing { initial, min_rto, max_rto, retries: retransmission.retries.into(), dally: Dally::Never });
         let deadline = now.plus(rto.current());
-        Upload { terms, oack, order: Order::default(), heard: false, tries: 0, rto, answered: now, clock: Some(now), deadline }
+        Upload {
+            terms,
+            oack,
+            receive_window: ReceiveWindow::default(),
+            established: false,
+            tries: 0,
+            rto,
+            answered: now,
+            clock: Some(now),
+            deadline,
+        }
     }
 
-    /// What was negotiated.
+    /// Returns the negotiated terms.
     pub fn terms(&self) -> &Terms {
         &self.terms
     }
 
-    /// Takes a DATA packet of this number and length.
-    pub fn on_data(&mut self, number: u16, length: usize, now: Time) -> Took {
+    /// Handles a DATA packet of this number and length.
+    pub fn on_data(&mut self, number: u16, length: usize, now: Time) -> DataAction {
         let Terms { blksize, window, rollover, .. } = self.terms;
-        match self.order.arrive(number, length, blksize, window, rollover) {
+        match self.receive_window.arrive(number, length, blksize, window, rollover) {
             Arrival::Next { full, last } => {
                 if let Some(sent) = self.clock.take() {
                     self.rto.measured(now - sent);
                 }
-                self.heard = true;
+                self.established = true;
                 self.tries = 0;
                 self.rto.progress();
                 self.arm(now);
-                Took::Bytes { answer: full && !last, last }
+                DataAction::Append { answer: full && !last, last }
             }
-            Arrival::TooLong => Took::TooLong,
+            Arrival::TooLong => DataAction::TooLong,
             Arrival::Gap => {
                 self.arm(now);
-                Took::Answer
+                DataAction::Acknowledge
             }
-            // When that is soon, the acknowledgement may still be on its way, and one more would be the Sorcerer's Apprentice.
-            Arrival::Again { acknowledged: true } if now - self.answered >= self.rto.current() / 2 => Took::Answer,
-            Arrival::Again { .. } | Arrival::Behind | Arrival::Foreign => Took::Nothing,
+            // Shortly after the ACK, another one would be the Sorcerer's Apprentice: the first may still be on its way.
+            Arrival::Duplicate { acknowledged: true } if now - self.answered >= self.rto.current() / 2 => DataAction::Acknowledge,
+            Arrival::Duplicate { .. } | Arrival::GapKnown | Arrival::OutOfRange => DataAction::Ignore,
         }
     }
 
-    /// The answer to send now. `repeated`: not because of what came just now.
-    pub fn answer(&mut self, repeated: bool, now: Time) -> Answer {
-        self.order.acknowledged();
+    /// Returns the answer to send now. `retransmitted` means that no packet has just arrived.
+    pub fn answer(&mut self, retransmitted: bool, now: Time) -> Answer {
+        self.receive_window.acknowledged();
         self.answered = now;
-        self.clock = (!repeated).then_some(now);
-        let block = self.order.next() - 1;
+        self.clock = (!retransmitted).then_some(now);
+        let block = self.receive_window.next() - 1;
         if self.oack && block == 0 { Answer::Oack } else { Answer::Ack(self.terms.rollover.wire(block)) }
     }
 
-    /// The deadline has passed.
-    pub fn on_timer(&mut self, pace: &Pace, now: Time) -> Step {
+    /// Handles an expired timer.
+    pub fn on_timer(&mut self, retransmission: &RetransmissionPolicy, now: Time) -> Step {
         if now < self.deadline {
             return Step::Wait;
         }
-        if !self.rto.again() || (!self.heard && self.tries >= pace.retries) {
-            return Step::GiveUp(if self.heard { Silence::Midway } else { Silence::Never });
+        if !self.rto.again() || (!self.established && self.tries >= retransmission.retries) {
+            return Step::GiveUp(if self.established { Unresponsive::MidTransfer } else { Unresponsive::HalfOpen });
         }
         self.tries = self.tries.saturating_add(1);
-        self.order.silence();
+        self.receive_window.reset_gap();
         self.arm(now);
         Step::Answer
     }
 
-    /// When [`Upload::on_timer`] is to be called.
+    /// Returns when to call [`Upload::on_timer`].
     pub fn deadline(&self) -> Time {
         self.deadline
     }
 
-    /// Whether the client sent a block.
-    pub fn heard(&self) -> bool {
-        self.heard
+    /// Returns whether the client has sent a block.
+    pub fn established(&self) -> bool {
+        self.established
     }
 
-    /// Blocks that came, in order.
+    /// Returns the number of blocks received in order.
     pub fn blocks(&self) -> u64 {
-        self.order.next() - 1
+        self.receive_window.next() - 1
     }
 
     fn arm(&mut self, now: Time) {
@@ -146,4 +156,5 @@ impl Upload {
 }
 
 #[cfg(test)]
+#[cfg(feature = "client")]
 mod tests;

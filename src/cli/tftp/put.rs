@@ -1,7 +1,7 @@
 //! `guideway tftp put`: send a file.
 
 use super::options::{Options, hex, worth_trying_without};
-use crate::common::{bad, failed};
+use crate::common::{failed, usage_error};
 use guideway_tftp::client::exchange::{Done, put};
 use guideway_tftp::client::target::Target;
 use sha2::{Digest, Sha256};
@@ -9,9 +9,9 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
-/// Send a file to a TFTP server that takes files.
+/// Send a file to a TFTP server that accepts files
 ///
-/// Exit code 0: the server has it; 1: it failed; 2: bad usage.
+/// Exit code 0: success; 1: failure; 2: bad usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   guideway tftp put switch.cfg tftp://192.0.2.69/backup/switch.cfg
@@ -20,7 +20,7 @@ pub struct Args {
     /// The file to send; - is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// tftp://HOST[:PORT]/FILE[;mode=MODE] or HOST[:PORT]:FILE; where it names no file, the sent one's name
+    /// tftp://HOST[:PORT]/FILE[;mode=MODE] or HOST[:PORT]:FILE; without a file name, the name of the sent file is used
     #[arg(value_name = "URL|HOST[:PORT]:[FILE]")]
     target: Target,
     #[command(flatten)]
@@ -34,7 +34,7 @@ pub fn run(args: &Args) -> u8 {
     if target.file.is_empty() {
         match args.file.file_name().filter(|_| !standard_input) {
             Some(name) => target.file = name.as_encoded_bytes().to_vec(),
-            None => return bad("the target names no file"),
+            None => return usage_error("the target names no file"),
         }
     }
     match send(args, &target, standard_input) {
@@ -73,8 +73,8 @@ fn send(args: &Args, target: &Target, standard_input: bool) -> Result<Result<Don
         }
     };
     if let Some(wanted) = options.sha256 {
-        // Wrong bytes are not sent in the first place.
-        let (Source::File(file), Some(_)) = (&mut source, size) else { return Err(bad("--sha256 needs a regular file to send")) };
+        // Wrong bytes must not be sent at all.
+        let (Source::File(file), Some(_)) = (&mut source, size) else { return Err(usage_error("--sha256 needs a regular file to send")) };
         let mut hash = Sha256::new();
         std::io::copy(file, &mut hash).and_then(|_| file.rewind()).map_err(unreadable)?;
         let sum: [u8; 32] = hash.finalize().into();

@@ -1,14 +1,14 @@
-//! `guideway tftp swarm`: thousands of clients.
+//! `guideway tftp swarm`: simulates thousands of clients.
 
-use crate::common::{bad, failed, result};
+use crate::common::{failed, print_result, usage_error};
 use crate::{BAD_USAGE, DONE, FAILED, print};
 use guideway_tftp::client::{Dally, Timing};
 use guideway_tftp::packet::PORT;
+use guideway_tftp::swarm::digests::{self, Expected};
 use guideway_tftp::swarm::faults::{self, Rates};
 use guideway_tftp::swarm::mix::Mix;
 use guideway_tftp::swarm::sockets::Sources;
-use guideway_tftp::swarm::sums::{self, Expected};
-use guideway_tftp::swarm::{Error, Settings, files, is_near, run as swarm};
+use guideway_tftp::swarm::{Error, Settings, files, is_local, run as swarm};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -16,14 +16,14 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// More transfers than this to an address out in the world need `--yes-really`.
+/// Maximum number of transfers to a public address without `--yes-really`.
 const MANY: u64 = 10_000;
 
-/// Play thousands of TFTP clients, with the options and habits of real ones, and check every file.
+/// Simulate thousands of TFTP clients, with the options and behaviour of real ones, and verify every file
 ///
-/// Kinds for --mix: curl, tftp-hpa, atftp, busybox, ipxe, pxelinux (ten misses first), uefi (asks for the size, refuses, asks again from the
-/// next port), shim (three misses), grub (four misses, ports from 25304 on), uboot, guideway (windows of 16). Every client has ports of its
-/// own, used in turn. Exit code 0: every transfer completed with the right bytes; 1: one failed; 2: bad usage.
+/// Kinds for --mix: curl, tftp-hpa, atftp, busybox, ipxe, pxelinux (ten misses first), uefi (requests the size, aborts, requests again from
+/// the next port), shim (three misses), grub (four misses, ports from 25304 on), uboot, guideway (windows of 16). Every client has its own
+/// ports, used in turn. Exit code 0: every transfer completed with the right bytes; 1: one failed; 2: bad usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   guideway tftp swarm 127.0.0.1:6969 --clients 200 --transfers 5000 --files small.bin
@@ -32,55 +32,55 @@ pub struct Args {
     /// HOST, HOST:PORT or [ADDRESS]:PORT
     #[arg(value_name = "SERVER")]
     server: String,
-    /// Clients at the same time, 1–1000000
+    /// Number of concurrent clients, 1–1000000
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     clients: u32,
-    /// Transfers in all (default: one for each client)
+    /// Total number of transfers (default: one for each client)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     transfers: Option<u64>,
-    /// The files, asked for in turn: names with commas between, ranges like boot-{1..50}.img, or @FILE with a name in each line
+    /// Files to request in turn: names separated by commas, ranges like boot-{1..50}.img, or @FILE with one name a line
     #[arg(long, value_name = "LIST|PATTERN")]
     files: String,
     /// Kinds of clients and their weights (default: one of each)
     #[arg(long, value_name = "KIND=WEIGHT,…")]
     mix: Option<Mix>,
-    /// Datagrams lost, in each direction: 1% or 0.01
+    /// Share of datagrams lost in each direction: 1% or 0.01
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = faults::parse)]
     loss: f64,
-    /// Datagrams doubled
+    /// Share of datagrams duplicated
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = faults::parse)]
     duplicate: f64,
-    /// Datagrams overtaken by the next one
+    /// Share of datagrams overtaken by the next one
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = faults::parse)]
     reorder: f64,
-    /// Send from this address, or from all of a prefix in turn
+    /// Source address, or a prefix whose addresses are used in turn
     #[arg(long, value_name = "PREFIX")]
     bind: Option<Sources>,
-    /// Transfers begun in a second at most (default: as one ends, the next begins)
+    /// Maximum number of transfers started per second (default: a new one when one ends)
     #[arg(long, value_name = "PER SECOND", value_parser = parse_rate)]
     rate: Option<f64>,
-    /// A list as sha256sum writes it (default: all clients must get the same bytes)
+    /// List in the format of sha256sum (default: all clients must get the same bytes)
     #[arg(long, value_name = "FILE", conflicts_with = "no_verify")]
     sha256: Option<PathBuf>,
     /// Check sizes only
     #[arg(long)]
     no_verify: bool,
-    /// A fixed time-out, as firmware has it (default: it follows the round trips)
+    /// Fixed time-out, as in firmware (default: it follows the round-trip times)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     fixed_timeout: Option<Duration>,
-    /// How often one packet is sent again before a transfer is given up, 0–100
+    /// Number of retransmissions of a packet before a transfer fails, 0–100
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=100))]
     retries: u32,
-    /// When everything ends at the latest
+    /// Maximum duration of the whole run
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_time)]
     time: Duration,
     /// Threads, 1–64 (default: one for each CPU, at most 4)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: Option<u8>,
-    /// What chance is made from
+    /// Seed of random numbers
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Open all sockets, say `ready` on stderr, and begin when stdin has a line or ends: so several swarms begin together
+    /// Open all sockets, print `ready` on stderr, and start when stdin has a line or ends, so that several swarms can start together
     #[arg(long)]
     hold: bool,
     /// Print the result as one JSON document
@@ -93,7 +93,11 @@ pub struct Args {
 
 fn parse_time(text: &str) -> Result<Duration, String> {
     let time = guideway_config::duration::parse(text).map_err(|error| format!("it {error}"))?;
-    if (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&time) { Ok(time) } else { Err("from 1ms to 24h".to_owned()) }
+    if (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("is out of range; allowed: 1ms to 24h".to_owned())
+    }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -117,7 +121,7 @@ pub fn run(args: &Args) -> u8 {
     let mut ready = || {
         if args.hold {
             eprintln!("ready");
-            // Whatever comes, and however it ends, is the word to begin.
+            // Any input, or the end of input, starts the swarm.
             let _word = std::io::stdin().read_line(&mut String::new());
         }
     };
@@ -125,7 +129,7 @@ pub fn run(args: &Args) -> u8 {
     bar.finish_and_clear();
     let tally = match played {
         Ok(tally) => tally,
-        Err(Error::Usage(why)) => return bad(&why),
+        Err(Error::Usage(why)) => return usage_error(&why),
         Err(error) => return failed(&error.to_string()),
     };
     let all = tally.transfers();
@@ -133,38 +137,38 @@ pub fn run(args: &Args) -> u8 {
         let mut document = tally.document();
         document["server"] = Value::from(settings.server.to_string());
         document["seed"] = Value::from(settings.seed);
-        document["asked"] = Value::from(settings.transfers);
-        result(&format!("{document:#}"))
+        document["requested"] = Value::from(settings.transfers);
+        print_result(&format!("{document:#}"))
     } else {
-        result(&format!("{}completed {} of {} transfers", tally.text(), all.completed, settings.transfers))
+        print_result(&format!("{}completed {} of {} transfers", tally.text(), all.completed, settings.transfers))
     };
     if printed == DONE && all.completed < settings.transfers { FAILED } else { printed }
 }
 
 fn prepare(args: &Args) -> Result<(Settings, Expected), u8> {
     let server = resolve(args)?;
-    let files = files::parse(&args.files).map_err(|why| bad(&format!("--files: {why}")))?;
+    let files = files::parse(&args.files).map_err(|why| usage_error(&format!("--files: {why}")))?;
     let transfers = args.transfers.unwrap_or(args.clients.into());
-    if transfers > MANY && !is_near(server.ip()) && !args.yes_really {
-        return Err(bad(&format!(
-            "{transfers} transfers from {}, which is neither loopback nor link-local nor private: is it yours? Then say --yes-really",
+    if transfers > MANY && !is_local(server.ip()) && !args.yes_really {
+        return Err(usage_error(&format!(
+            "{transfers} transfers from {}, which is neither loopback nor link-local nor private: add --yes-really if it is yours",
             server.ip()
         )));
     }
     let list = match &args.sha256 {
         None => HashMap::new(),
         Some(path) => {
-            let why = |why: String| bad(&format!("--sha256 {}: {why}", path.display()));
+            let why = |why: String| usage_error(&format!("--sha256 {}: {why}", path.display()));
             let list = std::fs::read_to_string(path).map_err(|error| why(error.to_string()))?;
-            sums::parse(&list).map_err(why)?
+            digests::parse(&list).map_err(why)?
         }
     };
     if let Some(name) = files.iter().find(|name| args.sha256.is_some() && !list.contains_key(name.trim_start_matches('/'))) {
-        return Err(bad(&format!("--sha256: the list has no line for {name}")));
+        return Err(usage_error(&format!("--sha256: the list has no line for {name}")));
     }
-    let mut timing = Timing { retries: args.retries, dally: Dally::AfterTrouble(Duration::from_millis(1500)), ..Timing::default() };
+    let mut timing = Timing { retries: args.retries, dally: Dally::AfterLoss(Duration::from_millis(1500)), ..Timing::default() };
     if let Some(fixed) = args.fixed_timeout {
-        (timing.initial, timing.floor, timing.ceiling) = (fixed, fixed, fixed);
+        (timing.initial, timing.min_rto, timing.max_rto) = (fixed, fixed, fixed);
     }
     let expected = if args.no_verify { Expected::unchecked() } else { Expected::new(&files, &list) };
     let settings = Settings {
@@ -195,5 +199,5 @@ fn resolve(args: &Args) -> Result<SocketAddr, u8> {
         BAD_USAGE
     })?;
     let wanted = |address: &SocketAddr| args.bind.is_none_or(|bind| bind.is_ipv4() == address.is_ipv4());
-    found.find(wanted).ok_or_else(|| bad(&format!("{text} has no address of the family of --bind")))
+    found.find(wanted).ok_or_else(|| usage_error(&format!("{text} has no address of the family of --bind")))
 }

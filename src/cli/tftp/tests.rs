@@ -35,15 +35,15 @@ fn a_file_is_fetched_whole_and_verified_or_not_at_all() {
     }
     let site = Site::new(Server::Dnsmasq, V4);
     let sum = hex(site.file("boot/f", 100_000));
-    let here = tempfile::tempdir().unwrap();
-    let to = here.path().join("f");
+    let directory = tempfile::tempdir().unwrap();
+    let to = directory.path().join("f");
     let to_text = to.to_str().unwrap();
     let url = format!("tftp://{V4}/boot/f");
     let wrong = "0".repeat(64);
 
     assert_eq!(runs(&site, &["get", &url, "-o", to_text, "--sha256", &wrong, "--quiet"]), FAILED);
     assert_eq!(runs(&site, &["get", &format!("{V4}:nothing"), "-o", to_text]), FAILED);
-    assert_eq!(entries(here.path()), 0, "nothing is left of what failed");
+    assert_eq!(entries(directory.path()), 0, "a failed transfer leaves no file");
 
     assert_eq!(runs(&site, &["get", &url, "-o", to_text, "--sha256", &sum, "--json", "--bind", "127.0.0.1"]), DONE);
     assert_eq!(std::fs::read(&to).unwrap(), std::fs::read(site.path("boot/f")).unwrap());
@@ -53,7 +53,7 @@ fn a_file_is_fetched_whole_and_verified_or_not_at_all() {
     for flags in [&["--no-options"][..], &["--no-tsize", "--blksize", "8"], &["--timeout", "2", "--windowsize", "1"]] {
         assert_eq!(runs(&site, &[&["get", &url, "-o", to_text, "--quiet", "--force", "--sha256", &sum], flags].concat()), DONE);
     }
-    assert_eq!(entries(here.path()), 1);
+    assert_eq!(entries(directory.path()), 1);
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn a_file_is_sent() {
         return;
     }
     let site = Site::writable();
-    let here = tempfile::tempdir().unwrap();
-    let file = here.path().join("switch.cfg");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("switch.cfg");
     std::fs::write(&file, vec![7; 10_000]).unwrap();
     let (path, to) = (file.to_str().unwrap(), format!("{V4}:"));
     assert_eq!(runs(&site, &["put", path, &to, "--quiet", "--retries", "30"]), DONE);
@@ -71,11 +71,11 @@ fn a_file_is_sent() {
     let wrong = "0".repeat(64);
     assert_eq!(runs(&site, &["put", path, &format!("{V4}:other"), "--sha256", &wrong]), FAILED);
     assert!(!site.path("other").exists());
-    assert_eq!(runs(&site, &["put", here.path().to_str().unwrap(), &format!("{V4}:d")]), FAILED, "a directory");
+    assert_eq!(runs(&site, &["put", directory.path().to_str().unwrap(), &format!("{V4}:d")]), FAILED, "a directory");
 }
 
 #[test]
-fn a_swarm_says_by_its_exit_code_whether_all_was_well() {
+fn the_exit_code_of_a_swarm_is_its_result() {
     if !may_run("dnsmasq", "dnsmasq-base") {
         return;
     }
@@ -91,7 +91,7 @@ fn a_swarm_says_by_its_exit_code_whether_all_was_well() {
 }
 
 #[test]
-fn bad_usage_is_said() {
+fn bad_usage_gives_its_exit_code() {
     for bad in [
         &["get", "no target"][..],
         &["get", "a:b", "--blksize", "7"],

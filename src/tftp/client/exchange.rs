@@ -1,7 +1,7 @@
 //! One transfer over a socket, on the calling thread.
 
-use super::netascii::{self, Decoder};
-use super::{Agreed, Counters, Failure, Plan, Read, Write};
+use super::{Counters, Failure, NegotiatedOptions, Read, TransferPlan, Write};
+use crate::netascii::{self, Decoder};
 use crate::packet::{ErrorCode, Mode};
 use guideway_packet::time::Time;
 use nix::errno::Errno;
@@ -13,40 +13,47 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// The largest datagram that there can be.
+/// The largest possible datagram.
 const DATAGRAM: usize = 65_536;
 /// Longest wait in one system call.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// Most that a receive buffer is asked for, bytes.
-const MOST_BUFFER: usize = 16 << 20;
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Largest receive buffer to request, in bytes.
+const MAX_BUFFER: usize = 16 << 20;
 
 /// A socket, and the clock of its transfers.
 #[derive(Debug)]
-pub struct Wire {
+pub struct ClientSocket {
     socket: UdpSocket,
     wait: Duration,
-    /// Whether a host said that nobody listens where a packet went.
+    /// Whether ICMP reported the port as unreachable.
     unreachable: bool,
     origin: Instant,
     buffer: Vec<u8>,
     out: Vec<u8>,
 }
 
-impl Wire {
-    /// A socket that can talk to `server`, on `bind` or any free port, with room for a window of this many bytes where the kernel allows it.
+impl ClientSocket {
+    /// Opens a socket for `server`, on `bind` or any free port. It requests receive buffers for a window of `window` bytes.
     ///
     /// # Errors
-    /// Those of the kernel.
+    /// Errors of the kernel.
     pub fn open(server: SocketAddr, bind: Option<SocketAddr>, window: usize) -> io::Result<Self> {
         let any = if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
-        // Two windows, and what the kernel adds to each datagram. A smaller buffer only means more repeats.
-        let _smaller = socket.set_recv_buffer_size(window.saturating_mul(4).clamp(1 << 18, MOST_BUFFER));
+        // Two windows, and the kernel's overhead for each datagram. A smaller buffer only causes more retransmissions.
+        let _smaller = socket.set_recv_buffer_size(window.saturating_mul(4).clamp(1 << 18, MAX_BUFFER));
         socket.bind(&bind.unwrap_or(any).into())?;
-        // So that the kernel tells of ICMP. Without it a closed port is only silent.
+        // Makes the kernel report ICMP errors. Without it a closed port is only silent.
         let _silent = if server.is_ipv4() { setsockopt(&socket, Ipv4RecvErr, &true) } else { setsockopt(&socket, Ipv6RecvErr, &true) };
         let socket = UdpSocket::from(socket);
-        Ok(Wire { socket, wait: Duration::ZERO, unreachable: false, origin: Instant::now(), buffer: vec![0; DATAGRAM], out: Vec::new() })
+        Ok(ClientSocket {
+            socket,
+            wait: Duration::ZERO,
+            unreachable: false,
+            origin: Instant::now(),
+            buffer: vec![0; DATAGRAM],
+            out: Vec::new(),
+        })
     }
 
     fn now(&self) -> Time {
@@ -55,8 +62,8 @@ impl Wire {
 
     /// Waits for a datagram, not much longer than until `deadline`.
     fn receive(&mut self, deadline: Time) -> io::Result<Option<(usize, SocketAddr)>> {
-        // Powers of two, so that the time-out of the socket seldom has to be changed.
-        let left = (deadline - self.now()).clamp(Duration::from_micros(500), LONGEST_WAIT).as_micros() as u64;
+        // Powers of two, so that the socket's time-out changes rarely.
+        let left = (deadline - self.now()).clamp(Duration::from_micros(500), MAX_WAIT).as_micros() as u64;
         let wait = Duration::from_micros(left.next_power_of_two());
         if wait != self.wait {
             self.socket.set_read_timeout(Some(wait))?;
@@ -73,7 +80,7 @@ impl Wire {
         }
     }
 
-    /// Sends what is written. A packet may be refused for what ICMP said of the one before: that is noticed, and it is sent.
+    /// Sends the packet in `out`. The kernel may report an ICMP error of the previous packet instead: it is recorded, and the packet is sent.
     fn send(&mut self, to: SocketAddr) -> io::Result<usize> {
         match self.socket.send_to(&self.out, to) {
             Err(e) if is_icmp(&e) => {
@@ -84,49 +91,49 @@ impl Wire {
         }
     }
 
-    /// Nobody answered: at a port that is closed, as far as is known?
+    /// Turns "no answer" into "port closed" if ICMP reported the port as unreachable.
     fn explained(&self, failure: Failure) -> Failure {
         match failure {
-            Failure::NoAnswer { requests, stranger: None } if self.unreachable => Failure::Closed { requests },
+            Failure::NoAnswer { requests, unknown_tid: None } if self.unreachable => Failure::Closed { requests },
             other => other,
         }
     }
 }
 
-/// Other errors that the kernel makes of ICMP: of what is prohibited, refused by policy, unknown, isolated or too large.
+/// Other errors that the kernel derives from ICMP: prohibited, refused by policy, unknown, isolated or too large.
 const ICMP: [Errno; 7] =
     [Errno::EACCES, Errno::EHOSTDOWN, Errno::EMSGSIZE, Errno::ENONET, Errno::ENOPROTOOPT, Errno::EOPNOTSUPP, Errno::EPROTO];
 
-/// Whether this is what ICMP said of an earlier packet. It is no reason to give up: another server may be about to serve, and anybody can forge it.
+/// Returns whether the error is an ICMP report about an earlier packet. That does not end a transfer: another server may take over, and ICMP can be forged.
 fn is_icmp(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
         || error.raw_os_error().is_some_and(|code| ICMP.contains(&Errno::from_raw(code)))
 }
 
-/// How a transfer went.
+/// Result of a transfer.
 #[derive(Clone, Debug)]
 pub struct Done {
     /// Bytes of the file on this side.
     pub bytes: u64,
-    /// Their SHA-256.
+    /// SHA-256 of these bytes.
     pub sha256: [u8; 32],
-    /// From the request to the end.
+    /// Time from the request to the end.
     pub time: Duration,
-    /// What was agreed.
-    pub agreed: Agreed,
-    /// What happened on the wire.
+    /// The negotiated options.
+    pub negotiated: NegotiatedOptions,
+    /// Counters of packets.
     pub counters: Counters,
 }
 
-/// Reads a file into `sink`. `progress` is told the bytes so far, and how many there will be when the server said so.
+/// Reads a file into `sink`. `progress` gets the bytes so far, and their total if the server announced it.
 ///
-/// Gives also the read, whose end [`dally`] may guard.
+/// Also returns the read, for [`dally`].
 ///
 /// # Errors
-/// When the transfer failed; what came before is in `sink`.
+/// When the transfer failed. The bytes before the failure are in `sink`.
 pub fn get(
-    plan: Plan,
-    wire: &mut Wire,
+    plan: TransferPlan,
+    wire: &mut ClientSocket,
     sink: &mut dyn io::Write,
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<(Done, Read), Failure> {
@@ -158,28 +165,34 @@ pub fn get(
             outcome.map_err(|failure| wire.explained(failure))?;
             break;
         }
-        let Some(deadline) = read.deadline() else { return Err(Failure::Here("the transfer has no end".to_owned())) };
-        if let Some((length, from)) = wire.receive(deadline).map_err(|e| Failure::Here(format!("receiving: {e}")))? {
+        let Some(deadline) = read.deadline() else { return Err(Failure::Local("the transfer has no end".to_owned())) };
+        if let Some((length, from)) = wire.receive(deadline).map_err(|e| Failure::Local(format!("cannot receive: {e}")))? {
             let now = wire.now();
             let data = read.receive(now, from, &wire.buffer[..length]);
             if let Some(data) = data {
                 match store(data, read.outcome().is_some()) {
-                    Ok(bytes) => progress(bytes, read.agreed().tsize),
-                    // What could not be stored is not acknowledged.
-                    Err(error) => read.refuse(format!("writing: {error}"), ErrorCode::DISK_FULL, "cannot store it"),
+                    Ok(bytes) => progress(bytes, read.negotiated().tsize),
+                    // A block that could not be stored is not acknowledged.
+                    Err(error) => read.refuse(format!("cannot write: {error}"), ErrorCode::DISK_FULL, "cannot store it"),
                 }
             }
         }
         read.expire(wire.now());
     }
-    let done = Done { bytes, sha256: hash.finalize().into(), time: wire.now() - started, agreed: read.agreed(), counters: read.counters() };
+    let done = Done {
+        bytes,
+        sha256: hash.finalize().into(),
+        time: wire.now() - started,
+        negotiated: read.negotiated(),
+        counters: read.counters(),
+    };
     Ok((done, read))
 }
 
-/// Answers repeats of the last block, as long as the read wants to guard its end.
-pub fn dally(mut read: Read, wire: &mut Wire) {
+/// Answers retransmissions of the last block until the read's dallying ends (RFC 1350 section 6).
+pub fn dally(mut read: Read, wire: &mut ClientSocket) {
     while let Some(deadline) = read.deadline() {
-        // The file is complete: trouble here is only the server's.
+        // The file is complete, so errors here only affect the server.
         if let Ok(Some((length, from))) = wire.receive(deadline) {
             let now = wire.now();
             let _nothing_new = read.receive(now, from, &wire.buffer[..length]);
@@ -191,11 +204,11 @@ pub fn dally(mut read: Read, wire: &mut Wire) {
     }
 }
 
-/// Writes what `source` gives. `progress` is told the bytes that the server has.
+/// Writes the bytes of `source` to the server. `progress` gets the number of acknowledged bytes.
 ///
 /// # Errors
 /// When the transfer failed.
-pub fn put(plan: Plan, wire: &mut Wire, source: &mut dyn io::Read, progress: &mut dyn FnMut(u64)) -> Result<Done, Failure> {
+pub fn put(plan: TransferPlan, wire: &mut ClientSocket, source: &mut dyn io::Read, progress: &mut dyn FnMut(u64)) -> Result<Done, Failure> {
     let started = wire.now();
     let mut blocks =
         Blocks { source, netascii: plan.mode == Mode::Netascii, ready: Vec::new(), at: 0, ended: false, hash: Sha256::new(), bytes: 0 };
@@ -204,7 +217,7 @@ pub fn put(plan: Plan, wire: &mut Wire, source: &mut dyn io::Read, progress: &mu
         while let Some(length) = write.wants() {
             match blocks.next(length) {
                 Ok(block) => write.supply(block),
-                Err(error) => write.abort(format!("reading: {error}"), ErrorCode::NOT_DEFINED, "cannot read it"),
+                Err(error) => write.abort(format!("cannot read: {error}"), ErrorCode::NOT_DEFINED, "cannot read it"),
             }
         }
         let now = wire.now();
@@ -215,8 +228,8 @@ pub fn put(plan: Plan, wire: &mut Wire, source: &mut dyn io::Read, progress: &mu
             outcome.map_err(|failure| wire.explained(failure))?;
             break;
         }
-        let Some(deadline) = write.deadline() else { return Err(Failure::Here("the transfer has no end".to_owned())) };
-        if let Some((length, from)) = wire.receive(deadline).map_err(|e| Failure::Here(format!("receiving: {e}")))? {
+        let Some(deadline) = write.deadline() else { return Err(Failure::Local("the transfer has no end".to_owned())) };
+        if let Some((length, from)) = wire.receive(deadline).map_err(|e| Failure::Local(format!("cannot receive: {e}")))? {
             let now = wire.now();
             write.receive(now, from, &wire.buffer[..length]);
             progress(write.counters().bytes);
@@ -227,16 +240,16 @@ pub fn put(plan: Plan, wire: &mut Wire, source: &mut dyn io::Read, progress: &mu
         bytes: blocks.bytes,
         sha256: blocks.hash.finalize().into(),
         time: wire.now() - started,
-        agreed: write.agreed(),
+        negotiated: write.negotiated(),
         counters: write.counters(),
     })
 }
 
-/// A request that cannot be sent at all is told at once; whatever is lost later is for the time-outs.
+/// Reports a request that cannot be sent at all. Later losses are left to the time-outs.
 fn sent(result: io::Result<usize>, first: bool) -> Result<(), Failure> {
     match result {
         Err(error) if first && !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionRefused) => {
-            Err(Failure::Here(format!("sending: {error}")))
+            Err(Failure::Local(format!("cannot send: {error}")))
         }
         _ => Ok(()),
     }
@@ -245,7 +258,7 @@ fn sent(result: io::Result<usize>, first: bool) -> Result<(), Failure> {
 /// Bytes read at once.
 const PIECE: usize = 1 << 16;
 
-/// A source, cut into blocks as they travel.
+/// Splits a source into blocks, translated for the wire.
 struct Blocks<'a> {
     source: &'a mut dyn io::Read,
     netascii: bool,
@@ -257,7 +270,7 @@ struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    /// The next block: shorter than `length` only at the end.
+    /// Returns the next block. It is shorter than `length` only at the end.
     fn next(&mut self, length: usize) -> io::Result<&[u8]> {
         if self.ready.len() - self.at < length {
             self.ready.drain(..self.at);
@@ -289,16 +302,17 @@ mod tests {
     use crate::client::Timing;
 
     #[test]
-    fn a_closed_port_is_told_from_silence_at_the_end() {
-        // Nobody listens at port 1, and one that listens and is silent is another matter.
+    fn a_closed_port_and_a_silent_one_give_different_errors() {
+        // No socket listens at port 1; the other one listens and never answers.
         let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
         for (server, closed) in [(SocketAddr::from(([127, 0, 0, 1], 1)), true), (silent.local_addr().unwrap(), false)] {
             let timing = Timing { initial: Duration::from_millis(20), retries: 2, ..Timing::default() };
-            let mut wire = Wire::open(server, None, 512).unwrap();
-            let failed = get(Plan { timing, ..Plan::new(server, "f") }, &mut wire, &mut io::sink(), &mut |_, _| {}).unwrap_err();
+            let mut wire = ClientSocket::open(server, None, 512).unwrap();
+            let failed =
+                get(TransferPlan { timing, ..TransferPlan::new(server, "f") }, &mut wire, &mut io::sink(), &mut |_, _| {}).unwrap_err();
             match failed {
                 Failure::Closed { requests } => assert!(closed && requests == 3),
-                Failure::NoAnswer { requests, stranger: None } => assert!(!closed && requests == 3),
+                Failure::NoAnswer { requests, unknown_tid: None } => assert!(!closed && requests == 3),
                 other => panic!("{other}"),
             }
         }

@@ -1,55 +1,55 @@
-//! What a client asks for, and what of it a server granted: RFC 2347 (options), 2348 (blksize), 2349 (timeout, tsize), 7440 (windowsize),
+//! Options that a client requests and a server grants: RFC 2347 (options), 2348 (blksize), 2349 (timeout, tsize), 7440 (windowsize),
 //! and utimeout and rollover of tftp-hpa.
 
-use super::block::Rollover;
 use crate::packet::{DEFAULT_BLKSIZE, Mode, Options, put_request};
+use crate::rollover::Rollover;
 
-/// One option of a request. The order of a list of them is the order on the wire.
+/// One option of a request. A list of options has the order of the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum RequestOption {
     /// Bytes of a block, 8–65464.
     Blksize(u16),
     /// Blocks of a window, 1–65535.
     Windowsize(u16),
-    /// Seconds after which the server sends again, 1–255.
+    /// Retransmission time-out of the server in seconds, 1–255.
     Timeout(u8),
     /// The same in microseconds, 10,000–255,000,000.
     Utimeout(u32),
-    /// Bytes of the file: 0 in a read request, where the server fills it in.
+    /// Bytes of the file; 0 in a read request, where the server fills it in.
     Tsize(u64),
-    /// The number after 65535.
+    /// Number of the block after block 65535.
     Rollover(Rollover),
 }
 
-impl Ask {
+impl RequestOption {
     /// Its name on the wire.
     pub fn name(self) -> &'static str {
         match self {
-            Ask::Blksize(_) => "blksize",
-            Ask::Windowsize(_) => "windowsize",
-            Ask::Timeout(_) => "timeout",
-            Ask::Utimeout(_) => "utimeout",
-            Ask::Tsize(_) => "tsize",
-            Ask::Rollover(_) => "rollover",
+            RequestOption::Blksize(_) => "blksize",
+            RequestOption::Windowsize(_) => "windowsize",
+            RequestOption::Timeout(_) => "timeout",
+            RequestOption::Utimeout(_) => "utimeout",
+            RequestOption::Tsize(_) => "tsize",
+            RequestOption::Rollover(_) => "rollover",
         }
     }
 
     fn value(self) -> u64 {
         match self {
-            Ask::Blksize(value) | Ask::Windowsize(value) => value.into(),
-            Ask::Timeout(value) => value.into(),
-            Ask::Utimeout(value) => value.into(),
-            Ask::Tsize(value) => value,
-            Ask::Rollover(Rollover::Zero) => 0,
-            Ask::Rollover(Rollover::One) => 1,
+            RequestOption::Blksize(value) | RequestOption::Windowsize(value) => value.into(),
+            RequestOption::Timeout(value) => value.into(),
+            RequestOption::Utimeout(value) => value.into(),
+            RequestOption::Tsize(value) => value,
+            RequestOption::Rollover(Rollover::Zero) => 0,
+            RequestOption::Rollover(Rollover::One) => 1,
         }
     }
 }
 
 /// The bytes of a request.
-pub fn request(write: bool, file: &[u8], mode: Mode, asked: &[Ask]) -> Vec<u8> {
+pub fn request(write: bool, file: &[u8], mode: Mode, requested: &[RequestOption]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64 + file.len());
-    let values: Vec<_> = asked.iter().map(|ask| (ask.name(), ask.value().to_string())).collect();
+    let values: Vec<_> = requested.iter().map(|ask| (ask.name(), ask.value().to_string())).collect();
     let pairs = values.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     put_request(&mut bytes, write, file, mode.name().as_bytes(), pairs);
     bytes
@@ -57,32 +57,32 @@ pub fn request(write: bool, file: &[u8], mode: Mode, asked: &[Ask]) -> Vec<u8> {
 
 /// The parameters of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Agreed {
+pub struct NegotiatedOptions {
     /// Bytes of a block.
     pub blksize: u16,
     /// Blocks of a window.
     pub windowsize: u16,
-    /// Bytes of the file, when the server said so.
+    /// Bytes of the file, if the server announced them.
     pub tsize: Option<u64>,
-    /// The number after 65535; `None`: not agreed, to be learned.
+    /// Number of the block after block 65535; `None` if not negotiated, to be learned from the server.
     pub rollover: Option<Rollover>,
 }
 
-impl Default for Agreed {
+impl Default for NegotiatedOptions {
     /// RFC 1350.
     fn default() -> Self {
-        Agreed { blksize: DEFAULT_BLKSIZE, windowsize: 1, tsize: None, rollover: None }
+        NegotiatedOptions { blksize: DEFAULT_BLKSIZE, windowsize: 1, tsize: None, rollover: None }
     }
 }
 
-/// Why an OACK is refused.
+/// Reasons to refuse an OACK.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadOack {
-    /// An option that was not asked for: "the server MUST NOT include … options which have not been specified" (RFC 2347).
-    #[error("the server acknowledged the option `{0}`, which was not asked for")]
-    NotAsked(String),
+    /// An option that was not requested: "the server MUST NOT include … options which have not been specified" (RFC 2347).
+    #[error("the server acknowledged the option `{0}`, which was not requested")]
+    NotRequested(String),
     /// A value that the option's RFC forbids.
-    #[error("the server acknowledged {name} with `{value}`; allowed is {allowed}")]
+    #[error("the server acknowledged {name} with `{value}`; allowed: {allowed}")]
     Value {
         /// The option.
         name: &'static str,
@@ -96,53 +96,53 @@ pub enum BadOack {
     Twice(&'static str),
 }
 
-impl Agreed {
-    /// Checks an OACK against what was asked.
+impl NegotiatedOptions {
+    /// Checks an OACK against the request.
     ///
     /// # Errors
-    /// When it has what was not asked for or a value outside the rules; the answer is ERROR 8.
-    pub fn from_oack(oack: Options<'_>, asked: &[Ask], write: bool) -> Result<Self, BadOack> {
-        let mut agreed = Agreed::default();
+    /// When it has an option that was not requested, or an invalid value. The answer is ERROR 8.
+    pub fn from_oack(oack: Options<'_>, requested: &[RequestOption], write: bool) -> Result<Self, BadOack> {
+        let mut negotiated = NegotiatedOptions::default();
         let mut seen = 0u64;
         for (name, value) in oack.iter() {
-            let at = asked.iter().position(|ask| name.eq_ignore_ascii_case(ask.name().as_bytes()));
-            let at = at.ok_or_else(|| BadOack::NotAsked(shown(name)))?;
-            let ask = asked[at];
+            let at = requested.iter().position(|ask| name.eq_ignore_ascii_case(ask.name().as_bytes()));
+            let at = at.ok_or_else(|| BadOack::NotRequested(shown(name)))?;
+            let ask = requested[at];
             if seen & 1 << at.min(63) != 0 {
                 return Err(BadOack::Twice(ask.name()));
             }
             seen |= 1 << at.min(63);
-            agreed.take(ask, value, write)?;
+            negotiated.take(ask, value, write)?;
         }
-        Ok(agreed)
+        Ok(negotiated)
     }
 
-    fn take(&mut self, ask: Ask, value: &[u8], write: bool) -> Result<(), BadOack> {
-        // Digits only: `parse` alone would take a plus sign.
+    fn take(&mut self, ask: RequestOption, value: &[u8], write: bool) -> Result<(), BadOack> {
+        // Digits only: `parse` alone would accept a plus sign.
         let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
         let number: Option<u64> = digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten();
         let bad = |allowed: String| BadOack::Value { name: ask.name(), value: shown(value), allowed };
         let between = |low: u64, high: u16| {
             let fits = number.filter(|n| (low..=u64::from(high)).contains(n)).and_then(|n| u16::try_from(n).ok());
-            fits.ok_or_else(|| bad(format!("{low} to {high}, what was asked")))
+            fits.ok_or_else(|| bad(format!("{low} to {high}, the requested value")))
         };
         match ask {
             // "this value must be less than or equal to the value specified by the client" (RFC 2348).
-            Ask::Blksize(asked) => self.blksize = between(8.min(u64::from(asked)), asked)?,
+            RequestOption::Blksize(requested) => self.blksize = between(8.min(u64::from(requested)), requested)?,
             // RFC 7440 section 3: the same.
-            Ask::Windowsize(asked) => self.windowsize = between(1, asked)?,
-            Ask::Tsize(_) if !write => self.tsize = Some(number.ok_or_else(|| bad("a number of bytes".to_owned()))?),
+            RequestOption::Windowsize(requested) => self.windowsize = between(1, requested)?,
+            RequestOption::Tsize(_) if !write => self.tsize = Some(number.ok_or_else(|| bad("a number of bytes".to_owned()))?),
             // RFC 2349: the server echoes the others, or leaves them out.
-            _ if number != Some(ask.value()) => return Err(bad(format!("{}, what was asked", ask.value()))),
-            Ask::Rollover(rollover) => self.rollover = Some(rollover),
-            Ask::Tsize(size) => self.tsize = Some(size),
-            Ask::Timeout(_) | Ask::Utimeout(_) => {}
+            _ if number != Some(ask.value()) => return Err(bad(format!("{}, the requested value", ask.value()))),
+            RequestOption::Rollover(rollover) => self.rollover = Some(rollover),
+            RequestOption::Tsize(size) => self.tsize = Some(size),
+            RequestOption::Timeout(_) | RequestOption::Utimeout(_) => {}
         }
         Ok(())
     }
 }
 
-/// Bytes of a peer for people: short, and nothing that moves a terminal's cursor.
+/// Formats a peer's bytes for output: shortened, without control characters.
 pub(super) fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).chars().map(|c| if c.is_control() { '·' } else { c }).collect()
 }
@@ -152,34 +152,40 @@ mod tests {
     use super::*;
     use crate::packet::{Packet, put_oack};
 
-    fn check(asked: &[Ask], oack: &[(&str, &str)], write: bool) -> Result<Agreed, BadOack> {
+    fn check(requested: &[RequestOption], oack: &[(&str, &str)], write: bool) -> Result<NegotiatedOptions, BadOack> {
         let mut bytes = Vec::new();
         put_oack(&mut bytes, oack.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         let Ok(Packet::Oack(options)) = Packet::parse(&bytes) else { panic!("{bytes:?}") };
-        Agreed::from_oack(options, asked, write)
+        NegotiatedOptions::from_oack(options, requested, write)
     }
 
-    const ASKED: [Ask; 6] =
-        [Ask::Tsize(0), Ask::Blksize(1428), Ask::Windowsize(16), Ask::Timeout(3), Ask::Utimeout(20_000), Ask::Rollover(Rollover::One)];
+    const ASKED: [RequestOption; 6] = [
+        RequestOption::Tsize(0),
+        RequestOption::Blksize(1428),
+        RequestOption::Windowsize(16),
+        RequestOption::Timeout(3),
+        RequestOption::Utimeout(20_000),
+        RequestOption::Rollover(Rollover::One),
+    ];
 
     #[test]
     fn a_request_has_the_options_in_the_order_asked() {
-        let bytes = request(false, b"/f", Mode::Netascii, &[Ask::Tsize(0), Ask::Blksize(1432)]);
+        let bytes = request(false, b"/f", Mode::Netascii, &[RequestOption::Tsize(0), RequestOption::Blksize(1432)]);
         assert_eq!(bytes, b"\0\x01/f\0netascii\0tsize\x000\0blksize\x001432\0");
         assert_eq!(request(true, b"f", Mode::Octet, &[]), b"\0\x02f\0octet\0");
     }
 
     #[test]
-    fn what_is_left_out_was_not_granted() {
+    fn options_missing_in_the_oack_were_not_granted() {
         let some = check(&ASKED, &[("BLKSIZE", "512"), ("tsize", "99"), ("rollover", "1")], false).unwrap();
-        assert_eq!(some, Agreed { blksize: 512, windowsize: 1, tsize: Some(99), rollover: Some(Rollover::One) });
+        assert_eq!(some, NegotiatedOptions { blksize: 512, windowsize: 1, tsize: Some(99), rollover: Some(Rollover::One) });
         let all = [("blksize", "8"), ("windowsize", "16"), ("timeout", "3"), ("utimeout", "20000")];
         assert_eq!(check(&ASKED, &all, false).map(|a| (a.blksize, a.windowsize)), Ok((8, 16)));
-        assert_eq!(check(&[], &[], false), Ok(Agreed::default()));
+        assert_eq!(check(&[], &[], false), Ok(NegotiatedOptions::default()));
     }
 
     #[test]
-    fn what_breaks_the_rules_is_refused() {
+    fn invalid_values_are_refused() {
         for (name, value) in [
             ("blksize", "7"),
             ("blksize", "1429"),
@@ -195,13 +201,13 @@ mod tests {
             ("tsize", "-1"),
             ("tsize", "99999999999999999999"),
         ] {
-            let said = check(&ASKED, &[(name, value)], false).unwrap_err();
-            assert!(matches!(said, BadOack::Value { .. }), "{name} {value}: {said}");
+            let error = check(&ASKED, &[(name, value)], false).unwrap_err();
+            assert!(matches!(error, BadOack::Value { .. }), "{name} {value}: {error}");
         }
-        assert_eq!(check(&ASKED, &[("multicast", "")], false), Err(BadOack::NotAsked("multicast".into())));
-        assert_eq!(check(&[], &[("blksize", "512")], false), Err(BadOack::NotAsked("blksize".into())));
+        assert_eq!(check(&ASKED, &[("multicast", "")], false), Err(BadOack::NotRequested("multicast".into())));
+        assert_eq!(check(&[], &[("blksize", "512")], false), Err(BadOack::NotRequested("blksize".into())));
         assert_eq!(check(&ASKED, &[("tsize", "1"), ("TSIZE", "1")], false), Err(BadOack::Twice("tsize")));
-        let size = [Ask::Tsize(10)];
+        let size = [RequestOption::Tsize(10)];
         assert_eq!(check(&size, &[("tsize", "10")], true).map(|a| a.tsize), Ok(Some(10)));
         assert!(check(&size, &[("tsize", "11")], true).is_err(), "a write's size is echoed");
     }

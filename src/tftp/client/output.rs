@@ -1,7 +1,7 @@
-//! Where a fetched file goes: complete under its name, or not at all.
+//! Output of a fetched file: it appears complete under its name, or not at all.
 //!
 //! A regular file is written without a name (`O_TMPFILE`) and linked when it is complete, so that even SIGKILL leaves nothing. File systems
-//! without that get a temporary name beside the final one.
+//! without `O_TMPFILE` get a temporary name beside the final one.
 
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, open, renameat2};
 use nix::sys::stat::Mode;
@@ -11,40 +11,40 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// Bytes that are gathered before they are written.
+/// Bytes that are buffered before a write.
 const BUFFER: usize = 1 << 20;
-/// Names tried for what has no name yet.
+/// Temporary names that are tried.
 const TRIES: u32 = 100;
 
-/// What a file is written to.
+/// Destination of a file.
 #[derive(Debug)]
 pub struct Output {
     file: BufWriter<File>,
-    place: Place,
+    destination: Destination,
     force: bool,
 }
 
 #[derive(Debug)]
-enum Place {
-    /// No name yet.
+enum Destination {
+    /// A file without a name, and its directory.
     Nameless(PathBuf),
     /// A temporary name, removed unless the file is kept.
     Named { temporary: PathBuf, to: PathBuf },
-    /// Standard output, a device, a pipe: bytes go there as they come.
+    /// Standard output, a device or a pipe: bytes are written as they arrive.
     Direct,
 }
 
 impl Output {
-    /// Opens `to`; with `force` a file that is there is replaced at the end.
+    /// Opens `to`. With `force`, an existing file is replaced at the end.
     ///
     /// # Errors
-    /// Those of the file system; `AlreadyExists` when a file is there and `force` is not set.
+    /// Errors of the file system; `AlreadyExists` when the file exists and `force` is not set.
     pub fn create(to: &Path, force: bool) -> io::Result<Self> {
-        let direct = |file| Output { file: BufWriter::with_capacity(BUFFER, file), place: Place::Direct, force };
+        let direct = |file| Output { file: BufWriter::with_capacity(BUFFER, file), destination: Destination::Direct, force };
         if to == Path::new("-") {
             return Ok(direct(File::from(std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?)));
         }
-        // What is replaced is the file, not a symbolic link to it.
+        // The file is replaced, not a symbolic link to it.
         let to = if force { to.canonicalize().unwrap_or_else(|_| to.to_owned()) } else { to.to_owned() };
         match to.metadata() {
             Ok(there) if there.is_dir() => return Err(io::Error::new(ErrorKind::IsADirectory, "it is a directory")),
@@ -54,27 +54,27 @@ impl Output {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let (file, place) =
+        let (file, destination) =
             match open(directory(&to), OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::from_bits_truncate(0o666)) {
-                Ok(file) => (File::from(file), Place::Nameless(to)),
+                Ok(file) => (File::from(file), Destination::Nameless(to)),
                 Err(nix::Error::EOPNOTSUPP | nix::Error::EISDIR | nix::Error::ENOENT | nix::Error::EINVAL) => {
                     let (file, temporary) = free_name(&to, |name| OpenOptions::new().write(true).create_new(true).open(name))?;
-                    (file, Place::Named { temporary, to })
+                    (file, Destination::Named { temporary, to })
                 }
                 Err(error) => return Err(error.into()),
             };
-        Ok(Output { file: BufWriter::with_capacity(BUFFER, file), place, force })
+        Ok(Output { file: BufWriter::with_capacity(BUFFER, file), destination, force })
     }
 
-    /// The file is complete: gives it its name.
+    /// Gives the complete file its name.
     ///
     /// # Errors
-    /// Those of the file system; `AlreadyExists` when somebody else put a file there meanwhile and `force` is not set.
-    pub fn keep(mut self) -> io::Result<()> {
+    /// Errors of the file system; `AlreadyExists` when the file was created in the meantime and `force` is not set.
+    pub fn persist(mut self) -> io::Result<()> {
         self.file.flush()?;
-        match &self.place {
-            Place::Direct => Ok(()),
-            Place::Nameless(to) => {
+        match &self.destination {
+            Destination::Direct => Ok(()),
+            Destination::Nameless(to) => {
                 let own = format!("/proc/self/fd/{}", self.file.get_ref().as_raw_fd());
                 let link =
                     |name: &Path| linkat(AT_FDCWD, own.as_str(), AT_FDCWD, name, AtFlags::AT_SYMLINK_FOLLOW).map_err(io::Error::from);
@@ -84,8 +84,8 @@ impl Output {
                 let ((), temporary) = free_name(to, link)?;
                 std::fs::rename(&temporary, to).inspect_err(|_| drop(std::fs::remove_file(&temporary)))
             }
-            Place::Named { temporary, to } if self.force => std::fs::rename(temporary, to),
-            Place::Named { temporary, to } => {
+            Destination::Named { temporary, to } if self.force => std::fs::rename(temporary, to),
+            Destination::Named { temporary, to } => {
                 renameat2(AT_FDCWD, temporary.as_path(), AT_FDCWD, to.as_path(), RenameFlags::RENAME_NOREPLACE).map_err(io::Error::from)
             }
         }
@@ -104,8 +104,8 @@ impl Write for Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if let Place::Named { temporary, .. } = &self.place {
-            // After a rename it is gone already.
+        if let Destination::Named { temporary, .. } = &self.destination {
+            // After a rename it no longer exists.
             let _gone = std::fs::remove_file(temporary);
         }
     }
@@ -119,7 +119,7 @@ fn directory(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Does `body` with a hidden name beside `to` that is free.
+/// Calls `body` with a free hidden name beside `to`.
 fn free_name<T>(to: &Path, body: impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(to.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "it names no file"))?);
@@ -146,20 +146,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_there_before_the_end_and_all_of_it_then() {
+    fn the_file_appears_complete_at_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let to = directory.path().join("f");
         let mut output = Output::create(&to, false).unwrap();
         output.write_all(&vec![7; BUFFER + 1]).unwrap();
         assert!(!to.exists());
-        output.keep().unwrap();
+        output.persist().unwrap();
         assert_eq!(std::fs::read(&to).unwrap().len(), BUFFER + 1);
         assert_eq!(names(directory.path()), ["f"]);
         assert_eq!(Output::create(&to, false).unwrap_err().kind(), ErrorKind::AlreadyExists);
     }
 
     #[test]
-    fn what_is_not_kept_leaves_the_old_file() {
+    fn an_unfinished_file_leaves_the_old_one() {
         let directory = tempfile::tempdir().unwrap();
         let to = directory.path().join("f");
         std::fs::write(&to, "old").unwrap();
@@ -178,19 +178,19 @@ mod tests {
         std::os::unix::fs::symlink("f", &link).unwrap();
         let mut output = Output::create(&link, true).unwrap();
         output.write_all(b"new").unwrap();
-        output.keep().unwrap();
+        output.persist().unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
         assert!(link.is_symlink());
         assert_eq!(names(directory.path()), ["f", "link"]);
     }
 
     #[test]
-    fn who_comes_first_wins_without_force() {
+    fn the_first_file_wins_without_force() {
         let directory = tempfile::tempdir().unwrap();
         let to = directory.path().join("f");
         let output = Output::create(&to, false).unwrap();
         std::fs::write(&to, "other").unwrap();
-        assert_eq!(output.keep().unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(output.persist().unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read_to_string(&to).unwrap(), "other");
     }
 
@@ -198,7 +198,7 @@ mod tests {
     fn a_device_is_written_and_not_replaced() {
         let mut output = Output::create(Path::new("/dev/null"), true).unwrap();
         output.write_all(b"x").unwrap();
-        output.keep().unwrap();
+        output.persist().unwrap();
         assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
         assert_eq!(Output::create(Path::new("/tmp"), true).unwrap_err().kind(), ErrorKind::IsADirectory);
     }

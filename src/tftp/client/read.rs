@@ -1,66 +1,66 @@
 //! Reading a file from a server.
 
-use super::block::Rollover;
-use super::options::{Agreed, BadOack, shown};
-use super::rto::Dally;
-use super::transfer::{Counters, Failure, Pending, Phase, Plan, Session};
-use crate::order::{Arrival, Order};
+use super::options::{BadOack, NegotiatedOptions, shown};
+use super::transfer::{Counters, Failure, Pending, Phase, Session, TransferPlan};
 use crate::packet::{ErrorCode, Mode, Options, Packet};
+use crate::receive_window::{Arrival, ReceiveWindow};
+use crate::rollover::Rollover;
+use crate::rto::Dally;
 use guideway_packet::time::Time;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A read request and what follows it.
 ///
-/// After [`Read::new`], [`Read::receive`] and [`Read::expire`], send what [`Read::transmit`] gives until it gives nothing. When
-/// [`Read::outcome`] is there, the data is complete (or the transfer failed); as long as [`Read::deadline`] is there, too, repeated last
-/// blocks are still answered.
+/// After [`Read::new`], [`Read::receive`] and [`Read::expire`], send the datagrams of [`Read::transmit`] until it returns `None`. Once
+/// [`Read::outcome`] is set, the data is complete (or the transfer failed). While [`Read::deadline`] is also set, retransmissions of the
+/// last block are still answered.
 #[derive(Debug)]
 pub struct Read {
     session: Session,
-    order: Order,
-    /// When the last acknowledgement was made.
+    receive_window: ReceiveWindow,
+    /// When the last acknowledgement was written.
     acknowledged: Time,
-    /// Whether options came that were not asked for.
-    unasked: bool,
+    /// Whether an OACK with options arrived that were not requested.
+    unrequested: bool,
 }
 
 impl Read {
-    /// Asks for a file.
-    pub fn new(plan: Plan, now: Time) -> Self {
-        Read { session: Session::new(plan, false, now), order: Order::default(), acknowledged: now, unasked: false }
+    /// Starts a read request.
+    pub fn new(plan: TransferPlan, now: Time) -> Self {
+        Read { session: Session::new(plan, false, now), receive_window: ReceiveWindow::default(), acknowledged: now, unrequested: false }
     }
 
-    /// Takes a datagram. Gives the bytes that follow those given before; to be stored before what [`Read::transmit`] gives is sent.
+    /// Handles a datagram and returns the next bytes of the file. Store them before sending the datagrams of [`Read::transmit`].
     pub fn receive<'a>(&mut self, now: Time, from: SocketAddr, datagram: &'a [u8]) -> Option<&'a [u8]> {
-        // Who sends what is no TFTP is not told anything.
+        // Datagrams that are not TFTP are not answered.
         let packet = Packet::parse(datagram).ok()?;
         if !self.session.admits(from, matches!(packet, Packet::Error { .. })) {
             return None;
         }
         match (self.session.phase, packet) {
-            (Phase::Asking | Phase::Running, Packet::Error { code, text }) => {
+            (Phase::Requesting | Phase::Running, Packet::Error { code, text }) => {
                 self.session.end(Err(Failure::Server { code, text: shown(text) }), None);
                 None
             }
-            (Phase::Asking, Packet::Oack(options)) => {
+            (Phase::Requesting, Packet::Oack(options)) => {
                 self.oack(now, from, options);
                 None
             }
-            // A server that knows no options. Any other block, or a longer one, is left over from an earlier transfer of this port.
-            (Phase::Asking, Packet::Data { block: 1, data }) if data.len() <= usize::from(self.session.agreed.blksize) => {
+            // A server without options. Any other block, or a longer one, belongs to an earlier transfer from this port.
+            (Phase::Requesting, Packet::Data { block: 1, data }) if data.len() <= usize::from(self.session.negotiated.blksize) => {
                 self.session.answered(from, now);
                 self.data(now, 1, data)
             }
             (Phase::Running, Packet::Data { block, data }) => self.data(now, block, data),
-            (Phase::Running, Packet::Oack(_)) if self.order.next() == 1 => {
-                self.repeated(now);
+            (Phase::Running, Packet::Oack(_)) if self.receive_window.next() == 1 => {
+                self.retransmitted(now);
                 None
             }
-            // The guard of the last acknowledgement.
-            (Phase::Over, Packet::Data { block, .. }) => {
-                if self.session.deadline.is_some() && block == self.session.wire(self.order.next() - 1) {
-                    self.repeated(now);
+            // Dallying: the last acknowledgement may have been lost.
+            (Phase::Finished, Packet::Data { block, .. }) => {
+                if self.session.deadline.is_some() && block == self.session.wire(self.receive_window.next() - 1) {
+                    self.retransmitted(now);
                 }
                 None
             }
@@ -69,16 +69,16 @@ impl Read {
     }
 
     fn oack(&mut self, now: Time, from: SocketAddr, options: Options<'_>) {
-        let agreed = Agreed::from_oack(options, &self.session.plan.ask, false);
-        if matches!(agreed, Err(BadOack::NotAsked(_))) && !std::mem::replace(&mut self.unasked, true) {
-            // Left over from an earlier transfer of this port, as a rule. A server that means it says it again.
+        let negotiated = NegotiatedOptions::from_oack(options, &self.session.plan.ask, false);
+        if matches!(negotiated, Err(BadOack::NotRequested(_))) && !std::mem::replace(&mut self.unrequested, true) {
+            // Usually a packet of an earlier transfer from this port. A server that means it repeats it.
             return;
         }
         self.session.answered(from, now);
-        match agreed {
+        match negotiated {
             Err(bad) => self.session.end(Err(bad.into()), Some(Pending::Error(ErrorCode::OPTIONS, "options refused"))),
-            Ok(agreed) => {
-                self.session.agreed = agreed;
+            Ok(negotiated) => {
+                self.session.negotiated = negotiated;
                 if self.session.plan.probe {
                     return self.session.end(Ok(()), Some(Pending::Error(ErrorCode::OPTIONS, "User aborted the transfer")));
                 }
@@ -90,8 +90,8 @@ impl Read {
 
     fn data<'a>(&mut self, now: Time, block: u16, data: &'a [u8]) -> Option<&'a [u8]> {
         self.learn_rollover(block);
-        let Agreed { blksize, windowsize, .. } = self.session.agreed;
-        match self.order.arrive(block, data.len(), blksize, windowsize, self.session.rollover()) {
+        let NegotiatedOptions { blksize, windowsize, .. } = self.session.negotiated;
+        match self.receive_window.arrive(block, data.len(), blksize, windowsize, self.session.rollover()) {
             Arrival::TooLong => {
                 let failure = Failure::Block { length: data.len(), blksize };
                 self.session.end(Err(failure), Some(Pending::Error(ErrorCode::ILLEGAL, "block longer than agreed")));
@@ -115,20 +115,20 @@ impl Read {
                 self.session.clock = None;
                 None
             }
-            Arrival::Again { acknowledged } => {
+            Arrival::Duplicate { acknowledged } => {
                 self.session.counters.duplicates += 1;
                 if acknowledged {
-                    self.repeated(now);
+                    self.retransmitted(now);
                 }
                 None
             }
-            Arrival::Behind | Arrival::Foreign => None,
+            Arrival::GapKnown | Arrival::OutOfRange => None,
         }
     }
 
-    /// Something came again that was acknowledged. When that is soon, the acknowledgement may still be on its way, and one more would be
-    /// the Sorcerer's Apprentice; when it was lost after all, the next repeat or the time-out finds out.
-    fn repeated(&mut self, now: Time) {
+    /// Handles a retransmission of an acknowledged packet. Soon after the acknowledgement it is ignored, because the acknowledgement may
+    /// still be on its way (the Sorcerer's Apprentice). If it was lost, the next retransmission or the time-out recovers.
+    fn retransmitted(&mut self, now: Time) {
         if now - self.acknowledged >= self.session.rto.current() / 2 {
             self.session.counters.retransmits += 1;
             self.acknowledge(now);
@@ -137,20 +137,20 @@ impl Read {
     }
 
     fn acknowledge(&mut self, now: Time) {
-        self.order.acknowledged();
+        self.receive_window.acknowledged();
         self.acknowledged = now;
         self.session.clock = Some(now);
-        self.session.pending = Some(Pending::Ack(self.session.wire(self.order.next() - 1)));
+        self.session.pending = Some(Pending::Ack(self.session.wire(self.receive_window.next() - 1)));
     }
 
-    /// The last block came.
+    /// Handles the last block.
     fn last(&mut self, now: Time) {
-        let (counters, agreed) = (self.session.counters, self.session.agreed);
-        if let Some(announced) = agreed.tsize
+        let (counters, negotiated) = (self.session.counters, self.session.negotiated);
+        if let Some(announced) = negotiated.tsize
             && self.session.plan.mode == Mode::Octet
             && announced != counters.bytes
         {
-            // The server did its part; whether it counted wrongly or the file changed, this is not the file that was announced.
+            // The server is done. If it counted wrongly or the file changed, this is not the announced file.
             self.acknowledge(now);
             let failure = Failure::Size { announced, received: counters.bytes };
             return self.session.end(Err(failure), self.session.pending);
@@ -160,83 +160,83 @@ impl Read {
         let trouble = counters.retransmits + counters.duplicates + counters.gaps > 0;
         let guard = match self.session.plan.timing.dally {
             Dally::Always(guard) => Some(guard),
-            Dally::AfterTrouble(guard) if trouble => Some(guard),
-            Dally::AfterTrouble(_) | Dally::Never => None,
+            Dally::AfterLoss(guard) if trouble => Some(guard),
+            Dally::AfterLoss(_) | Dally::Never => None,
         };
         self.session.deadline = guard.map(|guard| now.plus(guard));
     }
 
-    /// In lock-step a 1 where 0 was due can only mean that the server counts on from 1.
+    /// Learns the rollover: in lock-step, a 1 where 0 is expected means that the server continues with 1.
     fn learn_rollover(&mut self, block: u16) {
         let session = &mut self.session;
-        if session.agreed.rollover.is_none() && session.plan.rollover.is_none() && self.order.next() == Rollover::Zero.ring() {
+        if session.negotiated.rollover.is_none() && session.plan.rollover.is_none() && self.receive_window.next() == Rollover::Zero.ring() {
             match block {
-                0 => session.agreed.rollover = Some(Rollover::Zero),
-                1 if session.agreed.windowsize == 1 => session.agreed.rollover = Some(Rollover::One),
+                0 => session.negotiated.rollover = Some(Rollover::Zero),
+                1 if session.negotiated.windowsize == 1 => session.negotiated.rollover = Some(Rollover::One),
                 _ => {}
             }
         }
     }
 
-    /// Acts on time; nothing happens before [`Read::deadline`].
+    /// Handles an expired timer; does nothing before [`Read::deadline`].
     pub fn expire(&mut self, now: Time) {
         if self.session.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
         let phase = self.session.phase;
         match phase {
-            Phase::Asking => self.session.ask_again(now),
+            Phase::Requesting => self.session.ask_again(now),
             Phase::Running if self.session.again(now) => {
                 self.session.counters.retransmits += 1;
-                self.order.silence();
+                self.receive_window.reset_gap();
                 self.acknowledge(now);
                 self.session.clock = None;
             }
             Phase::Running => {
-                let failure = Failure::Silent { block: self.order.next() - 1, tries: self.session.tries };
+                let failure = Failure::Unresponsive { block: self.receive_window.next() - 1, tries: self.session.tries };
                 self.session.end(Err(failure), Some(Pending::Error(ErrorCode::NOT_DEFINED, "timed out")));
             }
-            Phase::Over => self.session.deadline = None,
+            Phase::Finished => self.session.deadline = None,
         }
     }
 
-    /// What [`Read::receive`] gave could not be stored: the transfer fails, and its acknowledgement is not sent but this ERROR.
+    /// Fails the transfer because the last bytes could not be stored. This ERROR is sent instead of their acknowledgement.
     pub fn refuse(&mut self, why: String, code: ErrorCode, text: &'static str) {
-        self.session.end(Err(Failure::Here(why)), Some(Pending::Error(code, text)));
+        self.session.end(Err(Failure::Local(why)), Some(Pending::Error(code, text)));
     }
 
-    /// Writes the next datagram to send into `out`, which it empties first; gives where it goes.
+    /// Writes the next datagram to send into `out`, which is cleared first, and returns its destination.
     pub fn transmit(&mut self, out: &mut Vec<u8>) -> Option<SocketAddr> {
         out.clear();
         self.session.transmit(out)
     }
 
-    /// When [`Read::expire`] wants to be called; `None` when nothing more will happen.
+    /// Returns when to call [`Read::expire`]; `None` when the read is over.
     pub fn deadline(&self) -> Option<Time> {
         self.session.deadline
     }
 
-    /// How it ended; with `Ok` all bytes were given.
+    /// Returns the result once the transfer has ended. `Ok` means that all bytes were returned.
     pub fn outcome(&self) -> Option<&Result<(), Failure>> {
         self.session.outcome.as_ref()
     }
 
-    /// What happened on the wire.
+    /// Returns the counters of packets.
     pub fn counters(&self) -> Counters {
         self.session.counters
     }
 
-    /// What was agreed with the server.
-    pub fn agreed(&self) -> Agreed {
-        self.session.agreed
+    /// Returns the negotiated options.
+    pub fn negotiated(&self) -> NegotiatedOptions {
+        self.session.negotiated
     }
 
-    /// The server's address and TID, once it answered.
+    /// Returns the server's address and TID, once it answered.
     pub fn tid(&self) -> Option<SocketAddr> {
         self.session.tid()
     }
 
-    /// From the request to the first answer.
+    /// Returns the time from the request to the first answer.
     pub fn first_answer(&self) -> Option<Duration> {
         self.session.first_answer()
     }

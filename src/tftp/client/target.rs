@@ -1,16 +1,16 @@
-//! Where a file is: `tftp://HOST[:PORT]/FILE[;mode=MODE]` (RFC 3617) or `HOST[:PORT]:FILE`.
+//! Location of a file: `tftp://HOST[:PORT]/FILE[;mode=MODE]` (RFC 3617) or `HOST[:PORT]:FILE`.
 
 use std::net::Ipv6Addr;
 
 /// The port of TFTP.
 pub const PORT: u16 = 69;
 
-/// A host, a port and a name there.
+/// A host, a port and the name of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Name or address, without brackets.
     pub host: String,
-    /// Port, when one is named.
+    /// Port, if given.
     pub port: Option<u16>,
     /// The file's name on the server, byte for byte; may be empty.
     pub file: Vec<u8>,
@@ -18,7 +18,7 @@ pub struct Target {
     pub netascii: Option<bool>,
 }
 
-/// Why a text names no file on a host.
+/// A text that is not a valid target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}`: {why}; write tftp://HOST[:PORT]/FILE or HOST[:PORT]:FILE, an IPv6 address in brackets: [2001:db8::69]:boot.img")]
 pub struct BadTarget {
@@ -33,18 +33,18 @@ impl std::str::FromStr for Target {
         let bad = |why| BadTarget { text: text.to_owned(), why };
         match text.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("tftp://")) {
             Some(_) => url(&text[7..]).map_err(bad),
-            None if text.contains("://") => Err(bad("only the scheme tftp is spoken here")),
+            None if text.contains("://") => Err(bad("only the scheme tftp is supported")),
             None => short(text).map_err(bad),
         }
     }
 }
 
 fn url(rest: &str) -> Result<Target, &'static str> {
-    let (authority, path) = rest.split_once('/').ok_or("there is no / behind the host")?;
+    let (authority, path) = rest.split_once('/').ok_or("the / after the host is missing")?;
     let (host, behind) = host(authority)?;
     let port = match behind {
         "" => None,
-        _ => Some(port(behind.strip_prefix(':').ok_or("what stands behind the host is no port")?)?),
+        _ => Some(port(behind.strip_prefix(':').ok_or("the host is not followed by a port")?)?),
     };
     let (path, netascii) = match path.rsplit_once(";mode=") {
         None => (path, None),
@@ -57,7 +57,7 @@ fn url(rest: &str) -> Result<Target, &'static str> {
 
 fn short(text: &str) -> Result<Target, &'static str> {
     let (host, behind) = host(text)?;
-    let rest = behind.strip_prefix(':').ok_or("there is no : behind the host")?;
+    let rest = behind.strip_prefix(':').ok_or("the : after the host is missing")?;
     let (port, file) = match rest.split_once(':') {
         Some((number, file)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => (Some(port(number)?), file),
         _ => (None, rest),
@@ -65,18 +65,18 @@ fn short(text: &str) -> Result<Target, &'static str> {
     Ok(Target { host, port, file: checked(file.as_bytes().to_vec())?, netascii: None })
 }
 
-/// The host, and what follows it.
+/// Splits a text into the host and the rest.
 fn host(text: &str) -> Result<(String, &str), &'static str> {
     let (host, behind) = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, behind) = rest.split_once(']').ok_or("the bracket is not closed")?;
             let plain = address.split_once('%').map_or(address, |(plain, _)| plain);
-            plain.parse::<Ipv6Addr>().map_err(|_| "what stands in brackets is no IPv6 address")?;
+            plain.parse::<Ipv6Addr>().map_err(|_| "the brackets do not contain an IPv6 address")?;
             (address, behind)
         }
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
-    if host.is_empty() || host.contains('/') { Err("there is no host") } else { Ok((host.to_owned(), behind)) }
+    if host.is_empty() || host.contains('/') { Err("the host is missing") } else { Ok((host.to_owned(), behind)) }
 }
 
 fn port(text: &str) -> Result<u16, &'static str> {
@@ -84,7 +84,7 @@ fn port(text: &str) -> Result<u16, &'static str> {
 }
 
 fn percent_decoded(text: &str) -> Result<Vec<u8>, &'static str> {
-    const BAD: &str = "behind a % there must be two hexadecimal digits";
+    const BAD: &str = "a % must be followed by two hexadecimal digits";
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -104,14 +104,14 @@ fn checked(file: Vec<u8>) -> Result<Vec<u8>, &'static str> {
 }
 
 impl Target {
-    /// The last part of the name: what a file is called here when nothing else is said. `None` when there is none that can be a name here.
+    /// Returns the last part of the name, as the default local name; `None` if it is not valid as one.
     pub fn base_name(&self) -> Option<String> {
         let name = self.file.rsplit(|b| matches!(b, b'/' | b'\\')).next()?;
         let name = std::str::from_utf8(name).ok()?;
         if matches!(name, "" | "." | "..") { None } else { Some(name.to_owned()) }
     }
 
-    /// For people: the host, its port (`otherwise`, where the target names none) unless that is the one of TFTP, and the file.
+    /// Formats the target for output: host, port (`otherwise` if none is given) unless it is the default one, and file.
     pub fn shown(&self, otherwise: u16) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let port = match self.port.unwrap_or(otherwise) {
@@ -157,30 +157,30 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_file_is_told_why() {
+    fn invalid_targets_are_refused_with_a_reason() {
         for (text, why) in [
-            ("boot", "no : behind"),
-            ("", "no host"),
-            ("/etc/passwd", "no host"),
-            ("tftp:///x", "no host"),
-            ("tftp://boot", "no / behind"),
+            ("boot", ": after the host"),
+            ("", "host is missing"),
+            ("/etc/passwd", "host is missing"),
+            ("tftp:///x", "host is missing"),
+            ("tftp://boot", "/ after the host"),
             ("http://boot/x", "only the scheme tftp"),
             ("tftp://boot:0/x", "from 1 to 65535"),
             ("tftp://boot:70000/x", "from 1 to 65535"),
             ("boot:70000:x", "from 1 to 65535"),
             ("tftp://[::1/x", "not closed"),
-            ("tftp://[::g]/x", "no IPv6"),
+            ("tftp://[::g]/x", "IPv6 address"),
             ("tftp://boot/%4", "hexadecimal"),
             ("tftp://boot/%00", "NUL"),
             ("tftp://boot/x;mode=mail", "octet or netascii"),
         ] {
-            let said = text.parse::<Target>().unwrap_err().to_string();
-            assert!(said.contains(why), "{text}: {said}");
+            let error = text.parse::<Target>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
         }
     }
 
     #[test]
-    fn a_name_here_is_the_last_part() {
+    fn the_local_name_is_the_last_part() {
         let base = |text: &str| text.parse::<Target>().unwrap().base_name();
         assert_eq!(base("boot:/a/b.img").as_deref(), Some("b.img"));
         assert_eq!(base("boot:a\\b.img").as_deref(), Some("b.img"));

@@ -1,47 +1,55 @@
-//! What reads and writes have in common: request, TID, time-outs, the end. No socket and no clock: bytes and time go in, bytes come out.
+//! The common part of reads and writes: request, TID, time-outs, end. It has no socket and no clock: bytes and time go in, bytes come out.
 //!
 //! ```text
 //!           request           OACK, DATA 1, ACK 0              last block
-//! Asking ───────────► Asking ─────────────────────► Running ───────────────► Over (a read may guard its last ACK)
+//! Requesting ───────► Requesting ─────────────────► Running ───────────────► Finished (a read may dally)
 //!    │ ERROR, bad OACK, no answer                       │ ERROR, no answer
-//!    └──────────────────────────► Over ◄────────────────┘
+//!    └────────────────────────► Finished ◄──────────────────┘
 //! ```
 
-use super::block::Rollover;
-use super::options::{Agreed, Ask, BadOack, request};
-use super::rto::{Rto, Timing};
+use super::options::{BadOack, NegotiatedOptions, RequestOption, request};
 use crate::packet::{ErrorCode, Mode, put_ack, put_error};
+use crate::rollover::Rollover;
+use crate::rto::{Rto, Timing};
 use guideway_packet::time::Time;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What is to be transferred, and how.
+/// Parameters of a transfer.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// Where the request goes.
+pub struct TransferPlan {
+    /// Destination of the request.
     pub server: SocketAddr,
     /// The file's name on the server.
     pub file: Vec<u8>,
-    /// How its bytes travel.
+    /// Transfer mode.
     pub mode: Mode,
     /// The options, in their order.
-    pub ask: Vec<Ask>,
-    /// The number after 65535 where the server does not say; `None`: 0, unless a lock-step server shows that it is 1.
+    pub ask: Vec<RequestOption>,
+    /// Number of the block after block 65535 if not negotiated; `None` means 0, unless a lock-step server uses 1.
     pub rollover: Option<Rollover>,
     /// Time-outs and retries.
     pub timing: Timing,
-    /// Only ask for the size, and refuse the OACK with ERROR 8, as UEFI firmware does before each transfer.
+    /// Whether to only request the size and refuse the OACK with ERROR 8, as UEFI firmware does before each transfer.
     pub probe: bool,
 }
 
-impl Plan {
-    /// An octet transfer without options.
+impl TransferPlan {
+    /// Returns the plan of an octet transfer without options.
     pub fn new(server: SocketAddr, file: impl Into<Vec<u8>>) -> Self {
-        Plan { server, file: file.into(), mode: Mode::Octet, ask: Vec::new(), rollover: None, timing: Timing::default(), probe: false }
+        TransferPlan {
+            server,
+            file: file.into(),
+            mode: Mode::Octet,
+            ask: Vec::new(),
+            rollover: None,
+            timing: Timing::default(),
+            probe: false,
+        }
     }
 }
 
-/// Why a transfer failed.
+/// Reasons why a transfer failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The server sent an ERROR.
@@ -52,75 +60,75 @@ pub enum Failure {
         /// Its text, without control characters.
         text: String,
     },
-    /// Nobody answered the request.
-    #[error("no answer to {requests} requests{}", heard(*stranger))]
+    /// The request was not answered.
+    #[error("no answer to {requests} requests{}", unknown_tid_hint(*unknown_tid))]
     NoAnswer {
-        /// How often it was sent.
+        /// Number of requests sent.
         requests: u32,
-        /// Who answered instead.
-        stranger: Option<SocketAddr>,
+        /// Another address that answered instead.
+        unknown_tid: Option<SocketAddr>,
     },
-    /// Nobody answered the request, and the host said that nobody listens there.
-    #[error("no answer to {requests} requests: nothing listens at this port of the host (ICMP says that it is unreachable)")]
+    /// The request was not answered, and ICMP reported the port as unreachable.
+    #[error("no answer to {requests} requests: the port is closed (ICMP port unreachable)")]
     Closed {
-        /// How often it was sent.
+        /// Number of requests sent.
         requests: u32,
     },
-    /// The server fell silent.
-    #[error("the server fell silent after block {block}; {tries} repeats of the last packet stayed without answer")]
-    Silent {
+    /// The server stopped answering.
+    #[error("the server stopped answering after block {block}; {tries} retransmissions of the last packet got no answer")]
+    Unresponsive {
         /// The last block that was received (read) or acknowledged (write).
         block: u64,
-        /// How often the last packet was sent again.
+        /// Retransmissions of the last packet.
         tries: u32,
     },
     /// The OACK was refused.
     #[error(transparent)]
     Options(#[from] BadOack),
-    /// The file is not as long as the server said.
-    #[error("{received} bytes came, but the server announced {announced}")]
+    /// The file has another size than the server announced.
+    #[error("received {received} bytes, but the server announced {announced}")]
     Size {
         /// `tsize`.
         announced: u64,
-        /// What came.
+        /// Received bytes.
         received: u64,
     },
-    /// A block is longer than agreed.
-    #[error("a block of {length} bytes came; {blksize} were agreed")]
+    /// A block is longer than negotiated.
+    #[error("received a block of {length} bytes; the negotiated size is {blksize}")]
     Block {
         /// Its length.
         length: usize,
-        /// What was agreed.
+        /// The negotiated size.
         blksize: u16,
     },
-    /// Something on this side.
+    /// A local error.
     #[error("{0}")]
-    Here(String),
+    Local(String),
 }
 
-fn heard(stranger: Option<SocketAddr>) -> String {
-    stranger.map_or_else(String::new, |from| {
-        format!("; {from} sent something instead: a server that answers from another address than it was asked at? bind it to that address")
+fn unknown_tid_hint(unknown_tid: Option<SocketAddr>) -> String {
+    unknown_tid.map_or_else(String::new, |from| {
+        format!("; {from} sent a packet instead: if the server answers from another address than the one it was asked at, bind it to that address")
     })
 }
 
 impl Failure {
-    /// A word to count it by.
+    /// Returns the name of the reason, for counters.
     pub fn reason(&self) -> String {
         match self {
             Failure::Server { code, .. } => format!("error_{}_{}", code.0, code.meaning().replace(' ', "_")),
             Failure::NoAnswer { .. } => "no_answer".into(),
-            Failure::Closed { .. } => "closed".into(),
-            Failure::Silent { .. } => "silent".into(),
+            Failure::Closed { .. } => "port_unreachable".into(),
+            Failure::Unresponsive { .. } => "unresponsive".into(),
             Failure::Options(_) => "bad_oack".into(),
-            Failure::Size { .. } => "size".into(),
-            Failure::Block { .. } => "block".into(),
-            Failure::Here(_) => "here".into(),
+            Failure::Size { .. } => "size_mismatch".into(),
+            Failure::Block { .. } => "block_too_long".into(),
+            Failure::Local(_) => "local_error".into(),
         }
     }
 }
 
-/// What happened on the wire.
+/// Counters of packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Payload that was accepted in order (read) or acknowledged (write).
@@ -129,24 +137,24 @@ pub struct Counters {
     pub sent: u64,
     /// Datagrams from the server.
     pub received: u64,
-    /// Packets sent again, for whatever reason.
+    /// Retransmitted packets.
     pub retransmits: u64,
-    /// Packets that had come before.
+    /// Packets that had arrived before.
     pub duplicates: u64,
     /// Windows broken by a missing block.
     pub gaps: u64,
-    /// Datagrams from others than the server.
-    pub strangers: u64,
+    /// Datagrams from senders other than the server.
+    pub unknown_tids: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    Asking,
+    Requesting,
     Running,
-    Over,
+    Finished,
 }
 
-/// What waits to be sent.
+/// A packet that waits to be sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pending {
     Request,
@@ -157,32 +165,32 @@ pub(super) enum Pending {
 /// The common part of a read and a write.
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) plan: Plan,
-    pub(super) agreed: Agreed,
+    pub(super) plan: TransferPlan,
+    pub(super) negotiated: NegotiatedOptions,
     pub(super) phase: Phase,
     pub(super) rto: Rto,
     pub(super) counters: Counters,
     pub(super) pending: Option<Pending>,
     pub(super) deadline: Option<Time>,
     pub(super) outcome: Option<Result<(), Failure>>,
-    /// When that went out whose answer will be a round trip; nothing that was repeated (Karn's rule).
+    /// When the packet was sent whose answer is timed; `None` after a retransmission (Karn's rule).
     pub(super) clock: Option<Time>,
     pub(super) tries: u32,
     tid: Option<SocketAddr>,
     request: Vec<u8>,
-    stranger: Option<SocketAddr>,
-    answered_stranger: Option<SocketAddr>,
+    unknown_tid: Option<SocketAddr>,
+    answered_unknown_tid: Option<SocketAddr>,
     started: Time,
     first_answer: Option<Time>,
 }
 
 impl Session {
-    pub(super) fn new(plan: Plan, write: bool, now: Time) -> Self {
+    pub(super) fn new(plan: TransferPlan, write: bool, now: Time) -> Self {
         let request = request(write, &plan.file, plan.mode, &plan.ask);
         let rto = Rto::new(plan.timing);
         Session {
-            agreed: Agreed::default(),
-            phase: Phase::Asking,
+            negotiated: NegotiatedOptions::default(),
+            phase: Phase::Requesting,
             deadline: Some(now.plus(rto.current())),
             rto,
             counters: Counters::default(),
@@ -192,15 +200,15 @@ impl Session {
             tries: 0,
             tid: None,
             request,
-            stranger: None,
-            answered_stranger: None,
+            unknown_tid: None,
+            answered_unknown_tid: None,
             started: now,
             first_answer: None,
             plan,
         }
     }
 
-    /// Whether a packet of this sender belongs to the transfer.
+    /// Returns whether a packet of this sender belongs to the transfer.
     pub(super) fn admits(&mut self, from: SocketAddr, is_error: bool) -> bool {
         let ours = match self.tid {
             Some(tid) => same(tid.ip(), from.ip()) && tid.port() == from.port(),
@@ -210,24 +218,24 @@ impl Session {
             self.counters.received += 1;
             return true;
         }
-        self.counters.strangers += 1;
+        self.counters.unknown_tids += 1;
         // "an error packet should be sent to the originator of the incorrect packet, while not disturbing the transfer" (RFC 1350,
-        // section 4). Never an error for an error, and each stranger is told once.
-        if self.tid.is_some() && !is_error && self.answered_stranger != Some(from) {
-            self.stranger = Some(from);
+        // section 4). An ERROR is never answered, and each unknown TID gets one answer.
+        if self.tid.is_some() && !is_error && self.answered_unknown_tid != Some(from) {
+            self.unknown_tid = Some(from);
         }
-        self.answered_stranger = Some(from);
+        self.answered_unknown_tid = Some(from);
         false
     }
 
-    /// The first good answer: from now on the server has this TID.
+    /// Handles the first valid answer, which determines the server's TID.
     pub(super) fn answered(&mut self, from: SocketAddr, now: Time) {
         self.tid = Some(from);
         self.first_answer = Some(now);
         self.phase = Phase::Running;
     }
 
-    /// The transfer moved on.
+    /// Records progress.
     pub(super) fn progress(&mut self, now: Time) {
         if let Some(sent) = self.clock.take() {
             self.rto.measured(now - sent);
@@ -237,7 +245,7 @@ impl Session {
         self.deadline = Some(now.plus(self.rto.current()));
     }
 
-    /// Nobody answered in time. `false` when that was once too often.
+    /// Handles a time-out. Returns `false` when the retries are used up.
     pub(super) fn again(&mut self, now: Time) -> bool {
         self.clock = None;
         if !self.rto.again() {
@@ -248,20 +256,20 @@ impl Session {
         true
     }
 
-    /// The request goes out again, or the transfer ends.
+    /// Sends the request again, or ends the transfer.
     pub(super) fn ask_again(&mut self, now: Time) {
         if self.again(now) {
             self.counters.retransmits += 1;
             self.pending = Some(Pending::Request);
         } else {
-            let failure = Failure::NoAnswer { requests: self.tries + 1, stranger: self.answered_stranger };
+            let failure = Failure::NoAnswer { requests: self.tries + 1, unknown_tid: self.answered_unknown_tid };
             self.end(Err(failure), None);
         }
     }
 
-    /// The transfer is over; `say` is the last word to the server.
+    /// Ends the transfer; `say` is the last packet to the server.
     pub(super) fn end(&mut self, outcome: Result<(), Failure>, say: Option<Pending>) {
-        self.phase = Phase::Over;
+        self.phase = Phase::Finished;
         self.pending = say;
         self.deadline = None;
         self.outcome = Some(outcome);
@@ -275,11 +283,11 @@ impl Session {
         self.tid
     }
 
-    /// Writes what waits to be sent into `out`, and says to whom.
+    /// Writes the next packet into `out` and returns its destination.
     pub(super) fn transmit(&mut self, out: &mut Vec<u8>) -> Option<SocketAddr> {
-        if let Some(stranger) = self.stranger.take() {
+        if let Some(unknown_tid) = self.unknown_tid.take() {
             put_error(out, ErrorCode::UNKNOWN_TID, b"unknown transfer");
-            return Some(stranger);
+            return Some(unknown_tid);
         }
         match self.pending.take()? {
             Pending::Request => out.extend(&self.request),
@@ -290,17 +298,17 @@ impl Session {
         Some(self.tid.unwrap_or(self.plan.server))
     }
 
-    /// The number of a block on the wire.
+    /// Returns the number of a block on the wire.
     pub(super) fn wire(&self, block: u64) -> u16 {
         self.rollover().wire(block)
     }
 
     pub(super) fn rollover(&self) -> Rollover {
-        self.agreed.rollover.or(self.plan.rollover).unwrap_or_default()
+        self.negotiated.rollover.or(self.plan.rollover).unwrap_or_default()
     }
 }
 
-/// Whether two addresses are one: an IPv4 address may come mapped into IPv6.
+/// Returns whether two addresses are equal, with IPv4-mapped ones as IPv4.
 fn same(one: std::net::IpAddr, other: std::net::IpAddr) -> bool {
     one.to_canonical() == other.to_canonical()
 }

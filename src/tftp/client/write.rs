@@ -1,7 +1,7 @@
 //! Writing a file to a server.
 
-use super::options::{Agreed, shown};
-use super::transfer::{Counters, Failure, Pending, Phase, Plan, Session};
+use super::options::{NegotiatedOptions, shown};
+use super::transfer::{Counters, Failure, Pending, Phase, Session, TransferPlan};
 use crate::packet::{ErrorCode, Packet, put_data_header};
 use guideway_packet::time::Time;
 use std::collections::VecDeque;
@@ -9,40 +9,40 @@ use std::net::SocketAddr;
 
 /// A write request and what follows it.
 ///
-/// While [`Write::wants`] says so, give it the next block by [`Write::supply`]; then send what [`Write::transmit`] gives until it gives
-/// nothing. It keeps one window in memory.
+/// While [`Write::wants`] asks for a block, pass it to [`Write::supply`]. Then send the datagrams of [`Write::transmit`] until it returns
+/// `None`. A write keeps one window in memory.
 #[derive(Debug)]
 pub struct Write {
     session: Session,
-    /// The first block that is not acknowledged, from 1.
+    /// The first unacknowledged block, from 1.
     base: u64,
     /// Blocks from `base` on.
     blocks: VecDeque<Vec<u8>>,
     spare: Vec<Vec<u8>>,
-    /// The block to send next, and the one behind the furthest that ever was sent.
+    /// The block to send next, and the one after the highest that was ever sent.
     cursor: u64,
-    furthest: u64,
-    /// The last block was supplied.
+    highest_sent: u64,
+    /// Whether the last block was supplied.
     complete: bool,
-    /// When the window was begun anew.
+    /// When the window was last restarted.
     rewound: Option<Time>,
 }
 
 impl Write {
-    /// Asks to write a file.
-    pub fn new(plan: Plan, now: Time) -> Self {
+    /// Starts a write request.
+    pub fn new(plan: TransferPlan, now: Time) -> Self {
         let session = Session::new(plan, true, now);
-        Write { session, base: 1, blocks: VecDeque::new(), spare: Vec::new(), cursor: 1, furthest: 1, complete: false, rewound: None }
+        Write { session, base: 1, blocks: VecDeque::new(), spare: Vec::new(), cursor: 1, highest_sent: 1, complete: false, rewound: None }
     }
 
-    /// How long the next block is to be, when there is room for one. A shorter one is the last (it may be empty).
+    /// Returns the length of the next block if there is room for it. A shorter block is the last one (it may be empty).
     pub fn wants(&self) -> Option<usize> {
         let room =
-            self.session.phase == Phase::Running && !self.complete && self.blocks.len() < usize::from(self.session.agreed.windowsize);
-        room.then(|| usize::from(self.session.agreed.blksize))
+            self.session.phase == Phase::Running && !self.complete && self.blocks.len() < usize::from(self.session.negotiated.windowsize);
+        room.then(|| usize::from(self.session.negotiated.blksize))
     }
 
-    /// The next block. Ignored unless [`Write::wants`] asked for one; cut to the length that it said.
+    /// Supplies the next block, cut to the length of [`Write::wants`]. Ignored unless `wants` asked for it.
     pub fn supply(&mut self, block: &[u8]) {
         let Some(length) = self.wants() else { return };
         self.complete = block.len() < length;
@@ -52,32 +52,32 @@ impl Write {
         self.blocks.push_back(kept);
     }
 
-    /// Takes a datagram.
+    /// Handles a datagram.
     pub fn receive(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
         let Ok(packet) = Packet::parse(datagram) else { return };
         if !self.session.admits(from, matches!(packet, Packet::Error { .. })) {
             return;
         }
         match (self.session.phase, packet) {
-            (Phase::Asking | Phase::Running, Packet::Error { code, text }) => {
+            (Phase::Requesting | Phase::Running, Packet::Error { code, text }) => {
                 self.session.end(Err(Failure::Server { code, text: shown(text) }), None);
             }
-            (Phase::Asking, Packet::Oack(options)) => {
+            (Phase::Requesting, Packet::Oack(options)) => {
                 self.session.answered(from, now);
-                match Agreed::from_oack(options, &self.session.plan.ask, true) {
-                    Ok(agreed) => {
-                        self.session.agreed = agreed;
+                match NegotiatedOptions::from_oack(options, &self.session.plan.ask, true) {
+                    Ok(negotiated) => {
+                        self.session.negotiated = negotiated;
                         self.session.progress(now);
                     }
                     Err(bad) => self.session.end(Err(bad.into()), Some(Pending::Error(ErrorCode::OPTIONS, "options refused"))),
                 }
             }
-            (Phase::Asking, Packet::Ack { block: 0 }) => {
+            (Phase::Requesting, Packet::Ack { block: 0 }) => {
                 self.session.answered(from, now);
                 self.session.progress(now);
             }
             (Phase::Running, Packet::Ack { block }) => self.ack(now, block),
-            // An OACK again: block 1 answers it, and the time-out repeats that.
+            // A repeated OACK: block 1 answers it, and the time-out retransmits block 1.
             (Phase::Running, Packet::Oack(_)) => self.session.counters.duplicates += 1,
             _ => {}
         }
@@ -85,18 +85,18 @@ impl Write {
 
     fn ack(&mut self, now: Time, block: u16) {
         let Some(ahead) = self.session.rollover().ahead(self.base, block) else { return };
-        if ahead < self.furthest - self.base {
+        if ahead < self.highest_sent - self.base {
             self.acknowledged(now, ahead + 1);
         } else if ahead == self.session.rollover().ring() - 1 {
             self.session.counters.duplicates += 1;
-            // In lock-step a second DATA for a second ACK would be the Sorcerer's Apprentice. In a window it says that the first block is
-            // missing, but one window sent anew is enough for all that say so.
+            // In lock-step, a second DATA for a second ACK would be the Sorcerer's Apprentice. In a window, a repeated ACK means that the
+            // first block is missing. One retransmitted window answers all of them.
             let soon = self.rewound.is_some_and(|at| now - at < self.session.rto.current() / 2);
-            if self.session.agreed.windowsize > 1 && !soon {
+            if self.session.negotiated.windowsize > 1 && !soon {
                 self.rewind(now);
             }
         }
-        // Anything else acknowledges what was not sent.
+        // Any other number acknowledges a block that was not sent.
     }
 
     fn acknowledged(&mut self, now: Time, count: u64) {
@@ -110,8 +110,8 @@ impl Write {
         self.session.progress(now);
         if self.complete && self.blocks.is_empty() {
             self.session.end(Ok(()), None);
-        } else if self.base < self.furthest {
-            // Not the whole window: from the first that is missing on.
+        } else if self.base < self.highest_sent {
+            // Only part of the window: retransmit from the first missing block.
             self.session.counters.gaps += 1;
             self.rewind(now);
         } else {
@@ -126,24 +126,24 @@ impl Write {
         self.session.clock = None;
     }
 
-    /// Acts on time; nothing happens before [`Write::deadline`].
+    /// Handles an expired timer; does nothing before [`Write::deadline`].
     pub fn expire(&mut self, now: Time) {
         if self.session.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
         let phase = self.session.phase;
         match phase {
-            Phase::Asking => self.session.ask_again(now),
+            Phase::Requesting => self.session.ask_again(now),
             Phase::Running if self.session.again(now) => self.rewind(now),
             Phase::Running => {
-                let failure = Failure::Silent { block: self.base - 1, tries: self.session.tries };
+                let failure = Failure::Unresponsive { block: self.base - 1, tries: self.session.tries };
                 self.session.end(Err(failure), Some(Pending::Error(ErrorCode::NOT_DEFINED, "timed out")));
             }
-            Phase::Over => self.session.deadline = None,
+            Phase::Finished => self.session.deadline = None,
         }
     }
 
-    /// Writes the next datagram to send into `out`, which it empties first; gives where it goes.
+    /// Writes the next datagram to send into `out`, which is cleared first, and returns its destination.
     pub fn transmit(&mut self, now: Time, out: &mut Vec<u8>) -> Option<SocketAddr> {
         out.clear();
         if let Some(to) = self.session.transmit(out) {
@@ -158,41 +158,41 @@ impl Write {
         put_data_header(out, self.session.wire(self.cursor));
         out.extend(block);
         self.session.counters.sent += 1;
-        if self.cursor < self.furthest {
+        if self.cursor < self.highest_sent {
             self.session.counters.retransmits += 1;
         } else if self.cursor == self.base {
             self.session.clock = Some(now);
         }
         self.cursor += 1;
-        self.furthest = self.furthest.max(self.cursor);
+        self.highest_sent = self.highest_sent.max(self.cursor);
         Some(to)
     }
 
-    /// Ends the transfer for a reason on this side; the server is told.
+    /// Ends the transfer for a local reason and sends an ERROR to the server.
     pub fn abort(&mut self, why: String, code: ErrorCode, text: &'static str) {
         if self.session.outcome.is_none() {
             let say = self.session.tid().map(|_| Pending::Error(code, text));
-            self.session.end(Err(Failure::Here(why)), say);
+            self.session.end(Err(Failure::Local(why)), say);
         }
     }
 
-    /// When [`Write::expire`] wants to be called; `None` when nothing more will happen.
+    /// Returns when to call [`Write::expire`]; `None` when the write is over.
     pub fn deadline(&self) -> Option<Time> {
         self.session.deadline
     }
 
-    /// How it ended; with `Ok` the server has all bytes.
+    /// Returns the result once the transfer has ended. `Ok` means that the server has all bytes.
     pub fn outcome(&self) -> Option<&Result<(), Failure>> {
         self.session.outcome.as_ref()
     }
 
-    /// What happened on the wire.
+    /// Returns the counters of packets.
     pub fn counters(&self) -> Counters {
         self.session.counters
     }
 
-    /// What was agreed with the server.
-    pub fn agreed(&self) -> Agreed {
-        self.session.agreed
+    /// Returns the negotiated options.
+    pub fn negotiated(&self) -> NegotiatedOptions {
+        self.session.negotiated
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::task::Waker;
 
-/// A root with files, and a secret beside it.
+/// A root with files, and a secret file outside of it.
 fn place() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
@@ -35,7 +35,7 @@ fn open(directory: &Directory, file: &[u8]) -> Opened {
     match directory.open(&request) {
         Opening::Now(opened) => opened,
         Opening::Job(job) => job(),
-        Opening::Later(_) => panic!("no such opening"),
+        Opening::Later(_) => panic!("directories never open later"),
     }
 }
 
@@ -43,7 +43,7 @@ fn read(content: &dyn Content) -> io::Result<Vec<u8>> {
     let mut buffer = [0; 100];
     match content.poll_read_at(&mut Context::from_waker(Waker::noop()), 0, &mut buffer) {
         Poll::Ready(read) => read.map(|len| buffer[..len].to_vec()),
-        Poll::Pending => panic!("files are at hand"),
+        Poll::Pending => panic!("files are never pending"),
     }
 }
 
@@ -102,7 +102,7 @@ fn case_can_be_ignored() {
     let dir = place();
     let d = directory(&dir, DirectoryOptions { ignore_case: true, ..DirectoryOptions::default() });
     assert_eq!(bytes(&d, b"\\BOOT\\GRUB\\GRUB.CFG"), Ok(b"menu".to_vec()));
-    assert_eq!(bytes(&d, b"BOOT/../../SECRET"), Err(ErrorCode::NOT_FOUND), "names with .. are not looked for");
+    assert_eq!(bytes(&d, b"BOOT/../../SECRET"), Err(ErrorCode::NOT_FOUND), "names with .. are not searched");
     assert_eq!(bytes(&d, b"BOOT/NONE"), Err(ErrorCode::NOT_FOUND));
 }
 
@@ -122,7 +122,7 @@ fn one_file_is_opened_once_and_again_when_it_was_changed() {
 }
 
 #[test]
-fn a_root_that_is_none() {
+fn a_root_that_is_not_a_directory() {
     let dir = place();
     assert!(Directory::new(dir.path().join("secret"), DirectoryOptions::default()).is_err());
     assert!(Directory::new(dir.path().join("missing"), DirectoryOptions::default()).is_err());

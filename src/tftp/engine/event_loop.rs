@@ -1,22 +1,22 @@
-//! The loop: waits, receives, tells datagrams apart, handles timers and messages, sends.
+//! The event loop: waits, receives, dispatches datagrams, handles timers and messages, sends.
 
-use super::direct::{DIRECT, Direct};
+use super::blocking_pool::BlockingPool;
+use super::channel::{EventChannel, LoopEvent};
+use super::config::Config;
+use super::connected_socket::{CONNECTED_SOCKET, ConnectedSocket};
 use super::finished::Finished;
-use super::mailbox::{Mail, Mailbox};
-use super::openers::Openers;
-use super::outbox::{Flushed, Outbox, Route};
-use super::ports::{PathMtu, Port, scope};
+use super::index_list::IndexList;
+use super::key::Key;
+use super::outbox::{Flushed, Outbox};
+use super::peer::Peer;
 use super::read_ahead::ReadAhead;
-use super::session::{Peer, Session};
-use super::sessions::After;
-use super::sys::{Local, Patience, Received, Receiver};
+use super::session::{Disposition, Session};
+use super::sockets::{PathMtu, ServerSocket};
+use super::sys::{ReceiveMode, Receiver};
 use super::takeover::Takeover;
-use super::tunnel::{Target, Tunnel};
-use super::unheard::Unheard;
-use super::wheel::Wheel;
-use super::{Config, Key};
+use super::timer_wheel::TimerWheel;
+use super::tunnel::Tunnel;
 use crate::handler::Handler;
-use crate::packet::{ErrorCode, Malformed, Packet, put_error};
 use crate::report::{Counter, Counters, Observer, Statistics};
 use guideway_packet::time::Time;
 use guideway_sys::monotonic;
@@ -25,112 +25,112 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use std::collections::HashMap;
 use std::hash::RandomState;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Datagrams received with one call, and the longest request that is understood.
+/// Datagrams received with one call, and the longest accepted request.
 const BATCH: usize = 64;
-const LONGEST: usize = 2048;
-/// The longest datagram that there can be, for those who write.
+pub(super) const MAX_REQUEST: usize = 2048;
+/// The longest possible datagram, for uploads.
 const DATAGRAM: usize = 65_536;
-/// Batches taken from one socket before the others have their turn.
-pub(super) const TURNS: usize = 4;
+/// Batches received from one socket before the others are polled.
+pub(super) const MAX_BATCHES: usize = 4;
 /// Slots of the read-ahead.
 const SLOTS: u16 = 256;
-/// Turns at a busy socket before the others are looked at, at least and at most; beyond the least only for so long.
-const HOT: usize = 16;
-const HOTTEST: usize = 256;
-const HEAT: Duration = Duration::from_millis(1);
+/// Smallest and largest number of polls of a busy socket before the others are polled; beyond the smallest, only for this time.
+const MIN_BUSY_POLLS: usize = 16;
+const MAX_BUSY_POLLS: usize = 256;
+const MAX_BUSY_TIME: Duration = Duration::from_millis(1);
 /// Longest wait.
-const IDLE: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// What events of other sockets than those for transfers are told apart by.
-const BELL: u64 = 1 << 32;
-const NOTES: u64 = BELL + 1;
-const TUNNEL: u64 = BELL + 2;
+/// Event data of file descriptors other than sockets for transfers.
+const CHANNEL_EVENT: u64 = 1 << 32;
+const PEER_EVENT: u64 = CHANNEL_EVENT + 1;
+const TUNNEL_EVENT: u64 = CHANNEL_EVENT + 2;
 
-/// What a loop is made of.
-pub struct Parts {
+/// The parts of an event loop.
+pub struct EventLoopParts {
     pub config: Config,
-    pub ports: Vec<Port>,
+    pub sockets: Vec<ServerSocket>,
     pub tunnel: Option<Tunnel>,
     pub handler: Arc<dyn Handler>,
     pub observer: Arc<dyn Observer>,
     pub counters: Arc<Counters>,
     /// For the loop that calls the observer at intervals.
     pub statistics: Option<Statistics>,
-    pub mailbox: Arc<Mailbox>,
-    pub openers: Openers,
+    pub channel: Arc<EventChannel>,
+    pub blocking_pool: BlockingPool,
 }
 
 /// One event loop.
 pub struct EventLoop {
     pub(super) config: Config,
-    pub(super) ports: Vec<Port>,
-    /// Those that are bound for transfers at addresses of this host.
-    pub(super) plain: Vec<u16>,
-    /// The one for the client that everything comes from, if there is such a one; and whose packets came last, how many in a row.
-    pub(super) direct: Option<Direct>,
-    pub(super) alone: (Key, u16),
-    /// Those that nothing is received from yet.
-    pub(super) unwatched: Vec<u16>,
-    tunnel: Option<Tunnel>,
+    pub(super) sockets: Vec<ServerSocket>,
+    /// Sockets for transfers at addresses of this host.
+    pub(super) local_sockets: Vec<u16>,
+    /// The connected socket of the busiest client, if any. The next field counts consecutive packets of one transfer.
+    pub(super) connected_socket: Option<ConnectedSocket>,
+    pub(super) client_streak: (Key, u16),
+    /// Sockets that are not registered with epoll yet.
+    pub(super) unregistered: Vec<u16>,
+    pub(super) tunnel: Option<Tunnel>,
     pub(super) takeover: Option<Box<Takeover>>,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) counters: Arc<Counters>,
     statistics: Option<Statistics>,
-    pub(super) mailbox: Arc<Mailbox>,
-    pub(super) openers: Openers,
+    pub(super) channel: Arc<EventChannel>,
+    pub(super) blocking_pool: BlockingPool,
     pub(super) sessions: Vec<(u32, Option<Box<Session>>)>,
     pub(super) free: Vec<u32>,
-    pub(super) unheard: Unheard,
+    pub(super) half_open: IndexList,
     pub(super) finished: Finished,
     pub(super) peers: HashMap<Peer, Key>,
-    /// The transfer that the last ACK was of.
+    /// The transfer of the last ACK.
     pub(super) latest: Option<Key>,
     pub(super) per_client: HashMap<IpAddr, usize>,
     pub(super) outbox: Outbox,
     pub(super) read_ahead: ReadAhead,
     pub(super) flushed: Flushed,
     pub(super) mtu: PathMtu,
-    pub(super) wheel: Wheel<Key>,
-    /// Hashes of peers whose transfer ended lately: what still comes from them is no stranger's.
-    pub(super) ended: Box<[u64; 256]>,
+    pub(super) timer_wheel: TimerWheel<Key>,
+    /// Hashes of peers whose transfer has just ended. Late packets of them are not unknown TIDs.
+    pub(super) recently_ended: Box<[u64; 256]>,
     pub(super) hasher: RandomState,
-    pub(super) told: (u64, u32),
-    observed: Time,
-    /// The socket that the last events were of, and how many in a row.
+    pub(super) unknown_tid_errors: (u64, u32),
+    last_observed: Time,
+    /// The socket of the last events, and the number of consecutive ones.
     streak: (u16, u16),
     pub(super) now: Time,
 }
 
 impl EventLoop {
-    pub fn new(parts: Parts) -> EventLoop {
+    pub fn new(parts: EventLoopParts) -> EventLoop {
         let now = monotonic();
-        let tunnelled = |port: &Port| parts.config.tunnel.as_ref().is_some_and(|tunnel| tunnel.vips.contains(&port.local.ip()));
-        let answers = parts.ports.iter().enumerate().filter(|(at, port)| usize::from(port.reply) == *at && !tunnelled(port));
-        let plain = answers.map(|(_, port)| port.reply).collect();
+        let tunnelled = |socket: &ServerSocket| parts.config.tunnel.as_ref().is_some_and(|tunnel| tunnel.vips.contains(&socket.local.ip()));
+        let answers = parts.sockets.iter().enumerate().filter(|(at, socket)| usize::from(socket.reply_socket) == *at && !tunnelled(socket));
+        let local_sockets = answers.map(|(_, socket)| socket.reply_socket).collect();
         EventLoop {
             config: parts.config,
-            plain,
-            direct: None,
-            alone: (Key { index: u32::MAX, generation: 0 }, 0),
-            unwatched: Vec::new(),
-            ports: parts.ports,
+            local_sockets,
+            connected_socket: None,
+            client_streak: (Key { index: u32::MAX, generation: 0 }, 0),
+            unregistered: Vec::new(),
+            sockets: parts.sockets,
             tunnel: parts.tunnel,
             takeover: None,
             handler: parts.handler,
             observer: parts.observer,
             counters: parts.counters,
             statistics: parts.statistics,
-            mailbox: parts.mailbox,
-            openers: parts.openers,
+            channel: parts.channel,
+            blocking_pool: parts.blocking_pool,
             sessions: Vec::new(),
             free: Vec::new(),
-            unheard: Unheard::default(),
+            half_open: IndexList::default(),
             finished: Finished::default(),
             peers: HashMap::new(),
             latest: None,
@@ -139,45 +139,45 @@ impl EventLoop {
             read_ahead: ReadAhead::new(SLOTS),
             flushed: Flushed::default(),
             mtu: PathMtu::new(),
-            wheel: Wheel::new(now),
-            ended: Box::new([0; 256]),
+            timer_wheel: TimerWheel::new(now),
+            recently_ended: Box::new([0; 256]),
             hasher: RandomState::new(),
-            told: (0, 0),
-            observed: now,
+            unknown_tid_errors: (0, 0),
+            last_observed: now,
             streak: (0, 0),
             now,
         }
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until a stop message.
     ///
     /// # Errors
-    /// When the kernel refuses to wait for events, which it has no reason to.
+    /// When waiting for events fails, which is not expected.
     pub fn run(&mut self) -> io::Result<()> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        for (index, port) in self.ports.iter().enumerate() {
-            let notes = self.takeover.as_ref().is_some_and(|takeover| takeover.is_for_notes(index));
-            epoll.add(port, EpollEvent::new(EpollFlags::EPOLLIN, if notes { NOTES } else { index as u64 }))?;
+        for (index, socket) in self.sockets.iter().enumerate() {
+            let for_checkpoints = self.takeover.as_ref().is_some_and(|takeover| takeover.is_checkpoint_socket(index));
+            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, if for_checkpoints { PEER_EVENT } else { index as u64 }))?;
         }
-        self.unwatched.clear();
-        epoll.add(&*self.mailbox, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        self.unregistered.clear();
+        epoll.add(&*self.channel, EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL_EVENT))?;
         for (index, socket) in self.tunnel.iter().flat_map(Tunnel::sockets).enumerate() {
-            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, TUNNEL + index as u64))?;
+            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, TUNNEL_EVENT + index as u64))?;
         }
-        // Memory of longer ones is taken when they come.
-        let mut receiver = Receiver::new(BATCH, if self.config.writable.is_some() { DATAGRAM } else { LONGEST });
+        // Memory for longer datagrams is touched only when they arrive.
+        let mut receiver = Receiver::new(BATCH, if self.config.writable.is_some() { DATAGRAM } else { MAX_REQUEST });
         let mut events = [EpollEvent::empty(); 32];
         let mut due = Vec::new();
-        let mut hot = None;
+        let mut busy = None;
         loop {
-            let mut turns = 0;
+            let mut polls = 0;
             let since = self.now;
-            while (turns < HOT || turns < HOTTEST && self.now - since < HEAT)
-                && let Some(index) = hot
+            while (polls < MIN_BUSY_POLLS || polls < MAX_BUSY_POLLS && self.now - since < MAX_BUSY_TIME)
+                && let Some(index) = busy
             {
-                turns += 1;
-                hot = self.receive_hot(index, &mut receiver);
-                match hot {
+                polls += 1;
+                busy = self.receive_busy(index, &mut receiver);
+                match busy {
                     Some(index) => {
                         self.streak.0 = index;
                         self.timers(&mut due);
@@ -186,47 +186,47 @@ impl EventLoop {
                     None => self.streak.1 = 0,
                 }
             }
-            // What waits there already is to be seen, too.
-            if let Some(direct) = self.direct.as_mut().filter(|direct| !direct.watched) {
-                epoll.add(&*direct, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(DIRECT)))?;
-                direct.watched = true;
+            // Packets that are already queued must be reported, too.
+            if let Some(connected_socket) = self.connected_socket.as_mut().filter(|connected_socket| !connected_socket.registered) {
+                epoll.add(&*connected_socket, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(CONNECTED_SOCKET)))?;
+                connected_socket.registered = true;
             }
-            // A socket that is to be closed waits for nothing.
-            let closes = self.direct.as_ref().is_some_and(|direct| direct.over);
-            let wait = if hot.is_some() || closes { EpollTimeout::ZERO } else { self.wait() };
+            // A socket that is marked for closing is not waited on.
+            let closes = self.connected_socket.as_ref().is_some_and(|connected_socket| connected_socket.closing);
+            let wait = if busy.is_some() || closes { EpollTimeout::ZERO } else { self.wait() };
             let count = match epoll.wait(&mut events, wait) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(error) => return Err(error.into()),
             };
             self.now = monotonic();
-            hot = self.streak(&events[..count]);
+            busy = self.streak(&events[..count]);
             for event in &events[..count] {
                 match event.data() {
-                    index if index < BELL => self.receive(index as u16, &mut receiver),
-                    NOTES => self.receive_notes(&mut receiver),
-                    BELL => {
-                        if self.read_mail() {
-                            self.finish();
+                    index if index < CHANNEL_EVENT => self.receive(index as u16, &mut receiver),
+                    PEER_EVENT => self.receive_peer_messages(&mut receiver),
+                    CHANNEL_EVENT => {
+                        if self.drain_channel() {
+                            self.close_all();
                             return Ok(());
                         }
                     }
-                    index => self.receive_tunnel((index - TUNNEL) as usize, &mut receiver),
+                    index => self.receive_tunnel((index - TUNNEL_EVENT) as usize, &mut receiver),
                 }
             }
             self.timers(&mut due);
-            self.takeover_turn();
+            self.poll_takeover();
             self.flush();
-            self.settle();
-            self.close_direct(&mut receiver);
-            for index in self.unwatched.drain(..) {
-                epoll.add(&self.ports[usize::from(index)], EpollEvent::new(EpollFlags::EPOLLIN, u64::from(index)))?;
+            self.apply_flush_results();
+            self.close_connected(&mut receiver);
+            for index in self.unregistered.drain(..) {
+                epoll.add(&self.sockets[usize::from(index)], EpollEvent::new(EpollFlags::EPOLLIN, u64::from(index)))?;
             }
         }
     }
 
-    /// The socket of transfers that everything has come from for a while. Whatever else happens (a request, a message of another thread)
-    /// starts the count anew, so that nothing that is likely to happen again soon waits behind a busy socket.
+    /// Returns the socket for transfers that had all recent events. Any other event (a request, a message of another thread) resets the count, so that
+    /// frequent events do not wait behind a busy socket.
     fn streak(&mut self, events: &[EpollEvent]) -> Option<u16> {
         match events {
             [] => {}
@@ -237,37 +237,42 @@ impl EventLoop {
             }
             _ => self.streak.1 = 0,
         }
-        // Nothing of what heirs say may wait behind a busy socket while a client waits for it.
-        let waits = self.takeover.as_ref().is_some_and(|takeover| takeover.is_waiting());
-        (self.streak.1 >= HOT as u16 && !waits).then_some(self.streak.0)
+        // Answers of successors must not wait behind a busy socket while a client waits for them.
+        let waits = self.takeover.as_ref().is_some_and(|takeover| takeover.has_checkpoint_waits());
+        (self.streak.1 >= MIN_BUSY_POLLS as u16 && !waits).then_some(self.streak.0)
     }
 
     fn is_for_transfers(&self, event: u64) -> bool {
-        event == u64::from(DIRECT) || self.ports.get(event as usize).is_some_and(|port| u64::from(port.reply) == event)
+        event == u64::from(CONNECTED_SOCKET)
+            || self.sockets.get(event as usize).is_some_and(|socket| u64::from(socket.reply_socket) == event)
     }
 
     fn wait(&mut self) -> EpollTimeout {
-        let wait = self.wheel.idle(self.now).unwrap_or(IDLE).min(IDLE);
+        let wait = self.timer_wheel.until_next(self.now).unwrap_or(MAX_WAIT).min(MAX_WAIT);
         let wait = if self.statistics.is_some() { wait.min(self.observer.interval()) } else { wait };
-        let wait = self.takeover.as_ref().map_or(wait, |takeover| wait.min(takeover.idle(self.now)));
-        // Rounded up: a wait that ends before the timer's turn would be repeated without need.
+        let wait = self.takeover.as_ref().map_or(wait, |takeover| wait.min(takeover.until_next(self.now)));
+        // Rounded up: a wait that ends before the timer expires would need another one.
         EpollTimeout::try_from(u32::try_from(wait.as_millis() + 1).unwrap_or(1000)).unwrap_or(EpollTimeout::ZERO)
     }
 
-    /// The socket of this index; nothing when it was closed.
+    /// Returns the socket with this index; `None` when it was closed.
     fn socket(&self, index: u16) -> Option<BorrowedFd<'_>> {
-        if index == DIRECT { self.direct.as_ref().map(AsFd::as_fd) } else { self.ports.get(usize::from(index)).map(AsFd::as_fd) }
+        if index == CONNECTED_SOCKET {
+            self.connected_socket.as_ref().map(AsFd::as_fd)
+        } else {
+            self.sockets.get(usize::from(index)).map(AsFd::as_fd)
+        }
     }
 
     pub(super) fn receive(&mut self, index: u16, receiver: &mut Receiver) {
-        for _ in 0..TURNS {
-            // An error concerns a datagram that we sent.
-            let got = self.socket(index).map(|socket| receiver.receive(socket, Patience::Now));
-            if index == DIRECT {
-                self.looked(got.as_ref());
+        for _ in 0..MAX_BATCHES {
+            // An error refers to an earlier sent datagram.
+            let got = self.socket(index).map(|socket| receiver.receive(socket, ReceiveMode::NonBlocking));
+            if index == CONNECTED_SOCKET {
+                self.mark_exclusive(got.as_ref());
             }
             let Some(Ok((count, more))) = got else { return };
-            self.counted(index, count);
+            self.count_packets(index, count);
             self.datagrams(index, receiver, count);
             if !more {
                 return;
@@ -278,17 +283,17 @@ impl EventLoop {
         }
     }
 
-    /// Waits at the one socket that everything came from lately, which saves asking which it is; where to wait next, unless nothing came.
-    fn receive_hot(&mut self, index: u16, receiver: &mut Receiver) -> Option<u16> {
-        if index == DIRECT && self.direct.as_ref().is_some_and(|direct| direct.its_own) {
-            return self.receive_direct(receiver);
+    /// Waits on the one busy socket, which saves a call of epoll. Returns the socket to wait on next; `None` if nothing arrived.
+    fn receive_busy(&mut self, index: u16, receiver: &mut Receiver) -> Option<u16> {
+        if index == CONNECTED_SOCKET && self.connected_socket.as_ref().is_some_and(|connected_socket| connected_socket.exclusive) {
+            return self.receive_connected(receiver);
         }
-        let (count, _) = receiver.receive(self.socket(index)?, Patience::Briefly).ok()?;
+        let (count, _) = receiver.receive(self.socket(index)?, ReceiveMode::Blocking).ok()?;
         self.now = monotonic();
-        self.counted(index, count);
+        self.count_packets(index, count);
         self.datagrams(index, receiver, count);
-        let over = index == DIRECT && self.direct.as_ref().is_none_or(|direct| direct.over);
-        (!over).then(|| if count == 1 { self.alone(index) } else { index })
+        let closing = index == CONNECTED_SOCKET && self.connected_socket.as_ref().is_none_or(|connected_socket| connected_socket.closing);
+        (!closing).then(|| if count == 1 { self.count_streak(index) } else { index })
     }
 
     fn datagrams(&mut self, index: u16, receiver: &Receiver, count: usize) {
@@ -299,145 +304,64 @@ impl EventLoop {
         }
     }
 
-    fn receive_tunnel(&mut self, index: usize, receiver: &mut Receiver) {
-        for _ in 0..TURNS {
-            let Some(tunnel) = &self.tunnel else { return };
-            let Ok((count, more)) = tunnel.receive(index, receiver) else { return };
-            for at in 0..count {
-                let unwrapped = receiver.get(at).and_then(|outer| self.tunnel.as_ref()?.unwrap(index, outer.bytes));
-                match unwrapped {
-                    Some((Target::Port(port, listens), received)) => self.deliver(port, listens, &received),
-                    Some((Target::Other(address), received)) => self.deliver_foreign(address, &received),
-                    None => self.counters.add(Counter::Malformed, 1),
-                }
-            }
-            if !more {
-                return;
-            }
-            if self.outbox.is_full() {
-                self.flush();
-            }
-        }
-    }
-
-    /// A datagram in GRE for a port that no socket of ours is bound to: another server's, or nobody's.
-    fn deliver_foreign(&mut self, address: SocketAddr, received: &Received<'_>) {
-        let foreign = self.takeover.as_ref().is_some_and(|takeover| takeover.is_foreign(address.port()));
-        let port = if foreign { self.foreign_port(address) } else { None };
-        match (port, &mut self.tunnel) {
-            (Some(port), Some(tunnel)) => {
-                tunnel.answer(address, port);
-                self.deliver(port, false, received);
-            }
-            _ => self.counters.add(Counter::Malformed, 1),
-        }
-    }
-
-    /// A datagram from one of the UDP sockets.
-    pub(super) fn datagram(&mut self, index: u16, received: &Received<'_>) {
-        match &self.direct {
-            // It is bound to an address, and so is not told it for each packet.
-            Some(direct) if index == DIRECT => self.deliver(direct.peer.port, false, &Received { local: direct.from, ..*received }),
-            _ => {
-                let port = &self.ports[usize::from(index)];
-                self.deliver(port.reply, port.listens, received);
-            }
-        }
-    }
-
     pub(super) fn nice(&self) -> u8 {
         self.config.nice
     }
 
-    /// A datagram whose answer goes from the socket `reply`.
-    pub(super) fn deliver(&mut self, reply: u16, listens: bool, received: &Received<'_>) {
-        self.counters.add(Counter::Datagrams, 1);
-        let (client, bytes) = (received.from, received.bytes);
-        let bound = self.ports[usize::from(reply)].local.ip();
-        let from = received.local.filter(|_| bound.is_unspecified()).map(|local| Local { interface: scope(client), ..local });
-        let route = Route { port: reply, to: client, from };
-        let peer = Peer { client, vip: from.map_or(bound, |local| local.address), port: reply };
-        match Packet::parse(bytes) {
-            Ok(Packet::Request(request)) if listens && !received.cut && bytes.len() <= LONGEST => {
-                self.request(peer, route, bytes, &request)
-            }
-            Ok(Packet::Ack { block }) => self.ack(peer, route, block),
-            Ok(Packet::Error { code, text }) => {
-                self.counters.add(Counter::ErrorsReceived, 1);
-                self.client_error(peer, code, text);
-            }
-            Ok(Packet::Data { block, data }) => self.data(peer, route, block, data),
-            Err(Malformed::Unterminated) if listens => {
-                self.counters.add(Counter::Malformed, 1);
-                self.error(route, ErrorCode::ILLEGAL, "the request does not end");
-            }
-            Ok(Packet::Request(_)) if listens => {
-                self.counters.add(Counter::Malformed, 1);
-                self.error(route, ErrorCode::ILLEGAL, "the request is too long");
-            }
-            _ => self.counters.add(Counter::Malformed, 1),
-        }
-    }
-
-    /// Queues an ERROR.
-    pub(super) fn error(&mut self, route: Route, code: ErrorCode, text: &str) {
-        self.outbox.packet(route, |to| put_error(to, code, text.as_bytes()));
-    }
-
-    pub(super) fn read_mail(&mut self) -> bool {
+    pub(super) fn drain_channel(&mut self) -> bool {
         let mut stop = false;
-        for mail in self.mailbox.take() {
-            match mail {
-                Mail::Opened(key, opened) => self.with(key, |this, session| this.opened(key, session, opened)),
-                Mail::Stored(key, stored) => self.with(key, |this, session| this.stored(session, stored)),
-                Mail::Woken(key) => self.with(key, |this, session| this.woken(key, session)),
-                Mail::Plan(plan) => self.set_plan(&plan),
-                Mail::Stop => stop = true,
+        for event in self.channel.drain() {
+            match event {
+                LoopEvent::Opened(key, opened) => self.with_session(key, |this, session| this.opened(key, session, opened)),
+                LoopEvent::Stored(key, stored) => self.with_session(key, |this, session| this.stored(session, stored)),
+                LoopEvent::Woken(key) => self.with_session(key, |this, session| this.woken(key, session)),
+                LoopEvent::Membership(membership) => self.set_membership(&membership),
+                LoopEvent::Stop => stop = true,
             }
         }
         stop
     }
 
     pub(super) fn timers(&mut self, due: &mut Vec<(u64, Key)>) {
-        self.wheel.turn(self.now, due);
+        self.timer_wheel.advance(self.now, due);
         for (tick, key) in due.drain(..) {
-            // A timer that was set anew for an earlier time leaves its old entry behind.
+            // A timer that was moved to an earlier time leaves a stale entry.
             if self.session(key).is_none_or(|session| session.scheduled != Some(tick)) {
                 continue;
             }
-            self.with(key, |this, session| {
+            self.with_session(key, |this, session| {
                 session.scheduled = None;
-                if session.deadline(this.config.open_timeout) > this.now { After::Keep } else { this.expired(key, session) }
+                if session.deadline(this.config.open_timeout) > this.now { Disposition::Keep } else { this.expired(key, session) }
             });
         }
     }
 
-    /// Sends what is queued.
+    /// Sends all queued datagrams.
     pub(super) fn flush(&mut self) {
-        self.outbox.flush(&self.ports, self.direct.as_ref(), &self.read_ahead, &mut self.flushed);
+        self.outbox.flush(&self.sockets, self.connected_socket.as_ref(), &self.read_ahead, &mut self.flushed);
     }
 
-    /// Takes note of what the kernel said of the flushes, and calls the observer when it is time.
-    pub(super) fn settle(&mut self) {
+    /// Applies the results of flushes, and calls the observer when its interval has passed.
+    pub(super) fn apply_flush_results(&mut self) {
         if self.flushed.failed > 0 {
             self.counters.add(Counter::SendErrors, std::mem::take(&mut self.flushed.failed));
         }
-        for key in std::mem::take(&mut self.flushed.uncut) {
+        for key in std::mem::take(&mut self.flushed.gso_failed) {
             if let Some(session) = self.session(key) {
-                session.never_cut();
+                session.disable_gso();
             }
         }
-        if !self.flushed.lost.is_empty() {
-            for key in std::mem::take(&mut self.flushed.lost) {
+        if !self.flushed.faulted.is_empty() {
+            for key in std::mem::take(&mut self.flushed.faulted) {
                 let why = io::Error::other("the content was cut short while it was sent");
-                self.with(key, |this, session| this.fail(session, &why));
+                self.with_session(key, |this, session| this.fail(session, &why));
             }
             self.flush();
         }
         if let Some(statistics) = &self.statistics
-            && self.now - self.observed >= self.observer.interval()
+            && self.now - self.last_observed >= self.observer.interval()
         {
-            self.observed = self.now;
+            self.last_observed = self.now;
             self.observer.server(statistics);
         }
     }

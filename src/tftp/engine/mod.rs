@@ -1,182 +1,75 @@
-//! The engine: event loops that each serve thousands of transfers by a handful of sockets.
+//! The engine: event loops that each serve thousands of transfers with a few sockets.
 //!
-//! A loop is one thread. It has a listening socket for each address and one socket for all transfers of that address, so that one TID port
-//! stands for thousands of transfers, told apart by client and address; no transfer has a thread, a process or a socket of its own.
+//! A loop is one thread. It has a listening socket for each address and one socket for all transfers of that address. So one TID port serves
+//! thousands of transfers, which client and address distinguish. No transfer has its own thread, process or socket.
 //!
-//! | file | is |
+//! | File | Contents |
 //! |---|---|
-//! | `ports`, `direct` | the sockets; one for a client that everything comes from |
-//! | `event_loop` | waits, receives, tells datagrams apart, handles timers |
+//! | `config`, `error` | configuration of a server, and errors at its start |
+//! | `key`, `peer` | identifiers of a transfer: within the loop, and in packets |
+//! | `sockets` | the sockets |
+//! | `connected_socket`, `connect` | a socket for the busiest client, and when it is opened and closed |
+//! | `event_loop`, `dispatch` | waits, receives, dispatches datagrams, handles timers |
 //! | `requests` | from a request to the first answer |
 //! | `serve` | from the first answer to the end |
-//! | `uploads`, `finished` | files that clients write, and who has just written one |
-//! | `sessions`, `session`, `unheard` | the table of transfers; what is kept of one; those whose client has not answered yet |
-//! | `read_ahead`, `outbox` | content in, datagrams out, neither copied per block |
-//! | `wheel` | timers |
-//! | `mailbox`, `openers` | what other threads do and say |
-//! | `takeover` | what heirs are told, and going on with transfers of others |
-//! | `tunnel` | requests that come in GRE |
-//! | `sys` | the fence around `recvmmsg` and `sendmmsg` |
+//! | `uploads`, `finished` | running uploads, and finished ones |
+//! | `sessions`, `session`, `index_list` | the table of transfers; the state of one; the list of half-open ones |
+//! | `read_ahead`, `outbox` | content in and datagrams out, without a copy per block |
+//! | `timer_wheel` | timers |
+//! | `channel`, `blocking_pool` | messages and work of other threads |
+//! | `takeover` | checkpoints to successors, and transfers of other servers |
+//! | `tunnel` | requests in GRE |
+//! | `sys` | safe wrappers of `recvmmsg` and `sendmmsg` |
 
-mod direct;
+mod blocking_pool;
+mod channel;
+mod config;
+mod connect;
+mod connected_socket;
+mod dispatch;
+mod error;
 mod event_loop;
 mod finished;
-mod mailbox;
-mod openers;
+pub(crate) mod index_list;
+mod key;
 mod outbox;
-mod ports;
+mod peer;
 mod read_ahead;
 mod requests;
 mod serve;
 mod session;
 mod sessions;
+mod sockets;
 mod sys;
 mod takeover;
+mod timer_wheel;
 mod tunnel;
-pub mod unheard;
 mod uploads;
-mod wheel;
 
-pub use ports::Error;
+pub use config::{Config, PassedSocket, Tid, TunnelConfig};
+pub use error::Error;
+pub use takeover::TakeoverStatus;
 
 use super::handler::Handler;
-use super::options::Limits;
 use super::report::{Counters, Observer, Statistics};
-use super::takeover::{Plan, Settings};
-use super::transfer::Pace;
-use super::writable::Writable;
+use super::takeover::Membership;
+use blocking_pool::BlockingPool;
+use channel::{EventChannel, LoopEvent};
 use event_loop::EventLoop;
-use mailbox::{Mail, Mailbox};
-use openers::Openers;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
-pub use takeover::Occupancy;
 use tunnel::Tunnel;
 
-/// The port that answers come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tid {
-    /// One for each loop, which the kernel chooses.
-    #[default]
-    Any,
-    /// This one for the first loop, the next one for the second, and so on.
-    Port(u16),
-    /// The listening port itself.
-    Single,
-}
-
-/// GRE from directors, taken without a tunnel device and without the VIPs being set up on this host. Needs CAP_NET_RAW until bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TunnelConfig {
-    /// Addresses of this host that directors send GRE to.
-    pub locals: Vec<IpAddr>,
-    /// The addresses that clients ask.
-    pub vips: Vec<IpAddr>,
-    /// The port of requests at the VIPs.
-    pub port: u16,
-}
-
-/// How a server is set up.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Addresses and ports that requests come to. `[::]` takes IPv4, too.
-    pub listen: Vec<SocketAddr>,
-    /// Requests that come in GRE.
-    pub tunnel: Option<TunnelConfig>,
-    /// The port that answers come from.
-    pub tid: Tid,
-    /// Event loops, at least 1. The first one serves the tunnel.
-    pub loops: usize,
-    /// What is granted to clients.
-    pub limits: Limits,
-    /// Time-outs and retries.
-    pub pace: Pace,
-    /// Most transfers at once in each loop. A request beyond takes the place of the oldest transfer whose client never answered; without
-    /// such a one it is not answered.
-    pub max_transfers: usize,
-    /// Most transfers at once with one client address in each loop; requests beyond are not answered.
-    pub max_per_client: usize,
-    /// Longest time from a request to its first answer, and for content that is not at hand to come.
-    pub open_timeout: Duration,
-    /// How much event loops are nicer than the thread that starts them, 0 to 19. By 2 a client, or the kernel's own network thread, that was woken
-    /// on the same CPU goes first and has answered when the loop looks again, which spares the loop from going to sleep for every block.
-    pub nice: u8,
-    /// Threads at most for openings that block, and for files that clients wrote to come to the disk.
-    pub opener_threads: usize,
-    /// Where clients may write; without, write requests are answered ERROR 2.
-    pub writable: Option<Writable>,
-    /// Going on with one another's transfers.
-    pub takeover: Option<Settings>,
-    /// Sockets that others have bound already, for addresses of `listen`; with one loop only.
-    pub passed: Vec<Passed>,
-}
-
-/// A UDP socket that another process has bound for this one, as systemd does.
-#[derive(Clone, Debug)]
-pub struct Passed {
-    /// Its address.
-    pub address: SocketAddr,
-    socket: Arc<OwnedFd>,
-}
-
-impl Passed {
-    /// Checks that the socket is one that a server can listen at.
-    ///
-    /// # Errors
-    /// When it is not bound, is no UDP socket, or takes IPv4 and IPv6 at once.
-    pub fn new(socket: OwnedFd) -> Result<Passed, Error> {
-        let address = ports::check(&socket)?;
-        Ok(Passed { address, socket: Arc::new(socket) })
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            listen: Vec::new(),
-            tunnel: None,
-            tid: Tid::default(),
-            loops: 1,
-            limits: Limits::default(),
-            pace: Pace::default(),
-            max_transfers: 100_000,
-            max_per_client: 1_000,
-            open_timeout: Duration::from_secs(15),
-            nice: 2,
-            opener_threads: 16,
-            writable: None,
-            takeover: None,
-            passed: Vec::new(),
-        }
-    }
-}
-
-impl Config {
-    /// A server at this address with the defaults.
-    pub fn listen(address: SocketAddr) -> Config {
-        Config { listen: vec![address], ..Config::default() }
-    }
-}
-
-/// Names a transfer within a loop; never given again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    index: u32,
-    generation: u32,
-}
-
-/// A server whose sockets are bound and that does not serve yet: the moment to drop privileges.
+/// A server with bound sockets that does not serve yet. Privileges can be dropped now.
 pub struct Server {
     loops: Vec<EventLoop>,
     addresses: Vec<SocketAddr>,
     tids: Vec<SocketAddr>,
-    mailboxes: Vec<Arc<Mailbox>>,
-    openers: Openers,
+    channels: Vec<Arc<EventChannel>>,
+    blocking_pool: BlockingPool,
     statistics: Statistics,
-    occupancy: Arc<Occupancy>,
+    takeover_status: Arc<TakeoverStatus>,
 }
 
 impl Server {
@@ -185,84 +78,86 @@ impl Server {
     /// # Errors
     /// When an address cannot be bound, or the tunnel lacks privileges.
     pub fn bind(config: Config, handler: Arc<dyn Handler>, observer: Arc<dyn Observer>) -> Result<Server, Error> {
-        let openers = Openers::new(config.opener_threads);
+        let blocking_pool = BlockingPool::new(config.blocking_threads);
         let count = config.loops.max(1);
         if count > 1 && !config.passed.is_empty() {
             let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
-            return Err(Error::new("several loops at a socket that was passed; such a socket serves one loop (loops = 1)", source));
+            return Err(Error::new("a passed socket serves one loop only (loops = 1)", source));
         }
-        ports::refuse_taken(&config)?;
+        sockets::refuse_taken(&config)?;
         let counters: Vec<_> = (0..count).map(|_| Arc::new(Counters::default())).collect();
         let statistics = Statistics::new(counters.clone());
-        let occupancy = Arc::new(Occupancy::default());
+        let takeover_status = Arc::new(TakeoverStatus::default());
         let mut config = config;
-        let (mut addresses, mut tids, mut mailboxes, mut loops) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut addresses, mut tids, mut channels, mut loops) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, counters) in counters.into_iter().enumerate() {
-            let ports = ports::open(&config, index)?;
+            let sockets = sockets::open(&config, index)?;
             if index == 0 {
-                addresses = ports.iter().filter(|port| port.listens).map(|port| port.local).collect();
-                // Where the kernel chose the port, the other loops take the same.
+                addresses = sockets.iter().filter(|socket| socket.listens).map(|socket| socket.local).collect();
+                // If the kernel chose the port, the other loops use the same.
                 config.listen =
                     addresses.iter().copied().filter(|a| !config.tunnel.as_ref().is_some_and(|t| t.vips.contains(&a.ip()))).collect();
                 dedup_wildcards(&mut config.listen);
             }
-            tids.extend(ports.iter().enumerate().filter(|(at, port)| usize::from(port.reply) == *at).map(|(_, port)| port.local));
-            let tunnel = if index == 0 { Tunnel::open(&config, &ports)? } else { None };
-            let mailbox = Arc::new(Mailbox::new().map_err(|e| Error::new("making an event descriptor", e))?);
-            mailboxes.push(Arc::clone(&mailbox));
-            let parts = event_loop::Parts {
+            tids.extend(
+                sockets.iter().enumerate().filter(|(at, socket)| usize::from(socket.reply_socket) == *at).map(|(_, socket)| socket.local),
+            );
+            let tunnel = if index == 0 { Tunnel::open(&config, &sockets)? } else { None };
+            let channel = Arc::new(EventChannel::new().map_err(|e| Error::new("creating an eventfd", e))?);
+            channels.push(Arc::clone(&channel));
+            let parts = event_loop::EventLoopParts {
                 config: config.clone(),
-                ports,
+                sockets,
                 tunnel,
                 handler: Arc::clone(&handler),
                 observer: Arc::clone(&observer),
                 counters,
                 statistics: (index == 0).then(|| statistics.clone()),
-                mailbox,
-                openers: openers.clone(),
+                channel,
+                blocking_pool: blocking_pool.clone(),
             };
             let mut event_loop = EventLoop::new(parts);
-            event_loop.join(&config, index, &occupancy)?;
+            event_loop.enable_takeover(&config, index, &takeover_status)?;
             loops.push(event_loop);
         }
-        Ok(Server { loops, addresses, tids, mailboxes, openers, statistics, occupancy })
+        Ok(Server { loops, addresses, tids, channels, blocking_pool, statistics, takeover_status })
     }
 
-    /// The addresses that requests are taken at.
+    /// Returns the listening addresses.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// The addresses that answers come from, loop by loop.
+    /// Returns the source addresses of answers, loop by loop.
     pub fn tids(&self) -> &[SocketAddr] {
         &self.tids
     }
 
-    /// The counters.
+    /// Returns the counters.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
 
-    /// How much is kept of other servers' transfers.
-    pub fn occupancy(&self) -> Arc<Occupancy> {
-        Arc::clone(&self.occupancy)
+    /// Returns the status of takeover.
+    pub fn takeover_status(&self) -> Arc<TakeoverStatus> {
+        Arc::clone(&self.takeover_status)
     }
 
-    /// Starts the event loops, each on a thread of its own.
+    /// Starts the event loops, each on its own thread.
     ///
     /// # Errors
-    /// When a thread cannot be made.
+    /// When a thread cannot be started.
     pub fn start(self) -> Result<Running, Error> {
         let mut running = Running {
             addresses: self.addresses,
             threads: Vec::new(),
-            mailboxes: self.mailboxes,
-            openers: self.openers,
+            channels: self.channels,
+            blocking_pool: self.blocking_pool,
             statistics: self.statistics,
         };
         for (index, mut event_loop) in self.loops.into_iter().enumerate() {
             let thread = std::thread::Builder::new().name(format!("tftp {index}")).spawn(move || {
-                sys::be_nicer(event_loop.nice());
+                sys::raise_nice(event_loop.nice());
                 event_loop.run()
             });
             running.threads.push(thread.map_err(|e| Error::new("starting an event loop", e))?);
@@ -271,61 +166,61 @@ impl Server {
     }
 }
 
-/// `[::]` is expanded when sockets are opened; what it was expanded to must not be expanded again.
+/// Removes wildcard duplicates: `[::]` is expanded when sockets are opened, and must not be expanded twice.
 fn dedup_wildcards(listen: &mut Vec<SocketAddr>) {
     let six: Vec<u16> = listen.iter().filter(|a| a.is_ipv6() && a.ip().is_unspecified()).map(SocketAddr::port).collect();
     listen.retain(|a| !(a.is_ipv4() && a.ip().is_unspecified() && six.contains(&a.port())));
 }
 
-/// A server that serves. Dropping it stops it.
+/// A running server. Dropping it stops it.
 pub struct Running {
     addresses: Vec<SocketAddr>,
     threads: Vec<JoinHandle<std::io::Result<()>>>,
-    mailboxes: Vec<Arc<Mailbox>>,
-    openers: Openers,
+    channels: Vec<Arc<EventChannel>>,
+    blocking_pool: BlockingPool,
     statistics: Statistics,
 }
 
 impl Running {
-    /// The addresses that requests are taken at.
+    /// Returns the listening addresses.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// The counters.
+    /// Returns the counters.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
 
-    /// The servers that go on with one another's transfers are these from now on. Nothing happens to a server that was started without.
-    pub fn set_plan(&self, plan: &Arc<Plan>) {
-        self.mailboxes.iter().for_each(|mailbox| mailbox.put(Mail::Plan(Arc::clone(plan))));
+    /// Replaces the pool of takeover. Has no effect on a server that was started without takeover.
+    pub fn set_membership(&self, membership: &Arc<Membership>) {
+        self.channels.iter().for_each(|channel| channel.send(LoopEvent::Membership(Arc::clone(membership))));
     }
 
-    /// Whether a loop has ended, which only an error or a stop does.
+    /// Returns whether a loop has ended, because of an error or a stop.
     pub fn has_ended(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Stops the loops and waits for them. Clients are told nothing: another server may go on.
+    /// Stops the loops and waits for them. Clients get no ERROR, because another server may take over.
     ///
     /// # Errors
-    /// When a loop had ended of its own accord; why.
+    /// The error with which a loop had already ended.
     pub fn stop(mut self) -> std::io::Result<()> {
         self.end()
     }
 
     fn end(&mut self) -> std::io::Result<()> {
-        self.mailboxes.iter().for_each(|mailbox| mailbox.put(Mail::Stop));
-        self.openers.stop();
+        self.channels.iter().for_each(|channel| channel.send(LoopEvent::Stop));
+        self.blocking_pool.stop();
         self.threads.drain(..).try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(std::io::Error::other("an event loop panicked"))))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Whoever wants to know calls `stop`.
-        let _unheard = self.end();
+        // `stop` returns the error.
+        let _ignored = self.end();
     }
 }
 

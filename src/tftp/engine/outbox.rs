@@ -1,201 +1,190 @@
-//! Datagrams that a turn of the event loop has to send: collected, then handed to the kernel with as few calls as possible.
+//! Datagrams to send in one iteration of the event loop: collected, then passed to the kernel with as few calls as possible.
 //!
-//! File content stays where it was read, or where a content lends it; a window's blocks are one datagram to be cut apart by the kernel
-//! where it can (UDP_SEGMENT).
+//! File content is not copied: it stays in the read-ahead slot, or is borrowed from the content. The blocks of a window are one datagram that the
+//! kernel segments if it can (UDP_SEGMENT).
 
-use super::Key;
-use super::direct::Direct;
+use super::connected_socket::ConnectedSocket;
+use super::key::Key;
+use super::peer::Route;
 use super::read_ahead::ReadAhead;
-use super::sys::{Batch, Local, Sender};
-use crate::content::{Content, Lent};
+use super::sys::{Batch, Sender};
+use crate::content::{Borrowed, Content};
 use crate::packet::DATA_HEADER;
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-/// Most segments of one send that every kernel with UDP_SEGMENT takes (UDP_MAX_SEGMENTS was 64 before Linux 6.9).
+/// Largest number of segments of one send that all kernels with UDP_SEGMENT accept (UDP_MAX_SEGMENTS was 64 before Linux 6.9).
 pub const MAX_SEGMENTS: usize = 64;
-/// Most bytes of one send: the largest UDP payload over IPv4.
+/// Largest number of bytes of one send: the largest UDP payload over IPv4.
 pub const MAX_BYTES: usize = 65507;
 
-/// Where and how a transfer's packets go.
-#[derive(Clone, Copy, Debug)]
-pub struct Route {
-    /// Index of the socket.
-    pub port: u16,
-    /// The client.
-    pub to: SocketAddr,
-    /// The address to send from, on a socket that is bound to none.
-    pub from: Option<Local>,
-}
-
-/// Where content is.
+/// Location of content.
 #[derive(Clone, Copy)]
-enum Place {
+enum BlobLocation {
     /// In a slot of the read-ahead.
     Slot(u16),
-    /// In one of the outbox's loans.
-    Loan(usize),
+    /// In one of the outbox's borrowed ranges.
+    Borrowed(usize),
 }
 
-/// What a content is to lend when it is sent. That it is held keeps its bytes where they are.
-struct Loan {
+/// A range of a content that is borrowed when it is sent. The reference to the content keeps its bytes in place.
+struct BorrowedRange {
     content: Arc<dyn Content>,
     offset: u64,
     len: usize,
 }
 
-impl Loan {
-    /// Its bytes; nowhere when the content breaks its promise.
-    fn bytes(&self) -> Lent<'_> {
-        self.content.lend(self.offset, self.len).filter(|lent| lent.len() == self.len).unwrap_or(Lent::nowhere(self.len))
+impl BorrowedRange {
+    /// Returns its bytes; an invalid range when the content no longer has them.
+    fn bytes(&self) -> Borrowed<'_> {
+        self.content.borrow_at(self.offset, self.len).filter(|borrowed| borrowed.len() == self.len).unwrap_or(Borrowed::invalid(self.len))
     }
 }
 
-/// A datagram, or several that the kernel cuts apart.
+/// A datagram, or several that the kernel segments.
 struct Message {
     route: Route,
     owner: Option<Key>,
-    /// Bytes of the outbox's own: all of a packet, or the headers of blocks.
-    own: Range<usize>,
-    /// What follows the headers.
+    /// Range in the outbox's buffer: a whole packet, or the headers of blocks.
+    inline_bytes: Range<usize>,
+    /// Content that follows the headers.
     content: Option<Blob>,
     segment: Option<u16>,
 }
 
-/// Content of blocks, one behind the other.
+/// Consecutive content of blocks.
 #[derive(Clone)]
 struct Blob {
-    place: Place,
+    place: BlobLocation,
     bytes: Range<usize>,
-    /// Bytes of each but the last.
+    /// Bytes of each block but the last.
     size: usize,
 }
 
 impl Message {
-    /// Datagrams that it is cut into.
+    /// Returns the number of datagrams.
     fn count(&self) -> usize {
-        if self.content.is_some() { self.own.len() / DATA_HEADER } else { 1 }
+        if self.content.is_some() { self.inline_bytes.len() / DATA_HEADER } else { 1 }
     }
 }
 
-/// Blocks of one transfer.
+/// Consecutive blocks of one transfer.
 pub struct Blocks {
-    /// Whose.
+    /// The transfer.
     pub owner: Key,
-    /// Whether the kernel may cut a run of them apart.
-    pub cut: bool,
-    /// Bytes of each but the last.
+    /// Whether the kernel may segment them.
+    pub gso: bool,
+    /// Bytes of each block but the last.
     pub blksize: u16,
-    /// Their bytes, one behind the other.
+    /// Location of their bytes.
     pub source: Source,
 }
 
-/// Where the bytes of blocks are.
+/// Location of the bytes of blocks.
 pub enum Source {
-    /// In this slot of the read-ahead, there.
+    /// A range of a slot of the read-ahead.
     Slot(u16, Range<usize>),
-    /// The content lends that many from an offset on.
-    Lent(Arc<dyn Content>, u64, usize),
+    /// A number of bytes to borrow from the content, from an offset on.
+    Borrowed(Arc<dyn Content>, u64, usize),
 }
 
-/// What became of a flush.
+/// Result of a flush.
 #[derive(Debug, Default)]
 pub struct Flushed {
-    /// Datagrams that the kernel did not take; the timer repeats what they held.
+    /// Datagrams that the kernel did not accept; the timer retransmits them.
     pub failed: u64,
-    /// Transfers whose windows the kernel cannot cut apart; they are sent block by block.
-    pub uncut: Vec<Key>,
-    /// Transfers whose content lent bytes that are not there any more.
-    pub lost: Vec<Key>,
+    /// Transfers whose windows the kernel cannot segment; they are sent block by block.
+    pub gso_failed: Vec<Key>,
+    /// Transfers whose borrowed bytes no longer exist.
+    pub faulted: Vec<Key>,
 }
 
-/// The datagrams to be sent.
+/// The queue of datagrams.
 #[derive(Default)]
 pub struct Outbox {
-    own: Vec<u8>,
-    loans: Vec<Loan>,
+    inline_bytes: Vec<u8>,
+    borrowed: Vec<BorrowedRange>,
     messages: Vec<Message>,
     sender: Sender,
     flushed: u32,
 }
 
 impl Outbox {
-    /// Changes with every flush: content that was queued under this number must not move before it changes.
-    pub fn number(&self) -> u32 {
+    /// Returns the generation, which changes with every flush. Content that was queued in a generation must not move before it changes.
+    pub fn generation(&self) -> u32 {
         self.flushed
     }
 
-    /// Whether it is time to send.
+    /// Returns whether the queue should be flushed.
     pub fn is_full(&self) -> bool {
         self.messages.len() >= 256
     }
 
-    /// Whether lent bytes wait to be sent.
-    pub fn has_loans(&self) -> bool {
-        !self.loans.is_empty()
+    /// Returns whether borrowed bytes are queued.
+    pub fn has_borrowed(&self) -> bool {
+        !self.borrowed.is_empty()
     }
 
-    /// Queues a datagram that `write` appends to what it is given.
+    /// Queues a datagram that `write` appends to the buffer.
     pub fn packet(&mut self, route: Route, write: impl FnOnce(&mut Vec<u8>)) {
-        let start = self.own.len();
-        write(&mut self.own);
-        self.messages.push(Message { route, owner: None, own: start..self.own.len(), content: None, segment: None });
+        let start = self.inline_bytes.len();
+        write(&mut self.inline_bytes);
+        self.messages.push(Message { route, owner: None, inline_bytes: start..self.inline_bytes.len(), content: None, segment: None });
     }
 
-    /// Queues blocks with these headers; with `cut`, as one datagram for the kernel to cut apart.
+    /// Queues blocks with these headers; with `gso`, as one datagram that the kernel segments.
     pub fn blocks(&mut self, route: Route, blocks: Blocks, headers: impl Iterator<Item = [u8; DATA_HEADER]>) {
         let size = usize::from(blocks.blksize);
-        let most = if blocks.cut { (MAX_BYTES / (size + DATA_HEADER)).clamp(1, MAX_SEGMENTS) } else { 1 };
+        let most = if blocks.gso { (MAX_BYTES / (size + DATA_HEADER)).clamp(1, MAX_SEGMENTS) } else { 1 };
         let (place, bytes) = match blocks.source {
-            Source::Slot(slot, range) => (Place::Slot(slot), range),
-            Source::Lent(content, offset, len) => {
-                self.loans.push(Loan { content, offset, len });
-                (Place::Loan(self.loans.len() - 1), 0..len)
+            Source::Slot(slot, range) => (BlobLocation::Slot(slot), range),
+            Source::Borrowed(content, offset, len) => {
+                self.borrowed.push(BorrowedRange { content, offset, len });
+                (BlobLocation::Borrowed(self.borrowed.len() - 1), 0..len)
             }
         };
-        let first = self.own.len();
-        headers.for_each(|header| self.own.extend_from_slice(&header));
-        let (mut own, mut start) = (first, bytes.start);
-        while own < self.own.len() {
-            let end = self.own.len().min(own + most * DATA_HEADER);
-            let count = (end - own) / DATA_HEADER;
+        let first = self.inline_bytes.len();
+        headers.for_each(|header| self.inline_bytes.extend_from_slice(&header));
+        let (mut inline_bytes, mut start) = (first, bytes.start);
+        while inline_bytes < self.inline_bytes.len() {
+            let end = self.inline_bytes.len().min(inline_bytes + most * DATA_HEADER);
+            let count = (end - inline_bytes) / DATA_HEADER;
             let stop = bytes.end.min(start + count * size);
             let segment = (count > 1).then(|| u16::try_from(size + DATA_HEADER).unwrap_or(u16::MAX));
             let content = Some(Blob { place, bytes: start..stop, size });
-            self.messages.push(Message { route, owner: Some(blocks.owner), own: own..end, content, segment });
-            (own, start) = (end, stop);
+            self.messages.push(Message { route, owner: Some(blocks.owner), inline_bytes: inline_bytes..end, content, segment });
+            (inline_bytes, start) = (end, stop);
         }
     }
 
-    /// Sends everything. `sockets` are those that routes name; when all goes to the client of the `direct` one, it goes by that.
-    pub fn flush<S: AsFd>(&mut self, sockets: &[S], direct: Option<&Direct>, content: &ReadAhead, result: &mut Flushed) {
+    /// Sends all datagrams. Routes refer to `sockets`. If all datagrams are for the client of `connected_socket`, they are sent on that socket.
+    pub fn flush<S: AsFd>(&mut self, sockets: &[S], connected_socket: Option<&ConnectedSocket>, content: &ReadAhead, result: &mut Flushed) {
         let mut start = 0;
-        if let Some(direct) = direct
-            && let Some(socket) = self.messages.first().and_then(|message| direct.on(&message.route))
-            && self.messages.iter().all(|message| direct.on(&message.route).is_some())
+        if let Some(connected_socket) = connected_socket
+            && let Some(socket) = self.messages.first().and_then(|message| connected_socket.socket_for(&message.route))
+            && self.messages.iter().all(|message| connected_socket.socket_for(&message.route).is_some())
         {
             start = self.messages.len();
             self.send((socket, true), 0..start, content, result);
         }
         while let Some(first) = self.messages.get(start) {
-            let port = first.route.port;
-            let len = self.messages[start..].iter().take_while(|m| m.route.port == port).count();
-            self.send((sockets[usize::from(port)].as_fd(), false), start..start + len, content, result);
+            let socket = first.route.socket;
+            let len = self.messages[start..].iter().take_while(|m| m.route.socket == socket).count();
+            self.send((sockets[usize::from(socket)].as_fd(), false), start..start + len, content, result);
             start += len;
         }
-        self.own.clear();
-        self.loans.clear();
+        self.inline_bytes.clear();
+        self.borrowed.clear();
         self.messages.clear();
         self.flushed = self.flushed.wrapping_add(1);
     }
 
-    /// Sends messages that go by one socket, which may be connected to where they go.
+    /// Sends messages on one socket, which may be connected to their destination.
     fn send(&mut self, (socket, connected): (BorrowedFd<'_>, bool), range: Range<usize>, content: &ReadAhead, result: &mut Flushed) {
-        let (sources, messages) = ((&self.own[..], &self.loans[..], content), &self.messages[range]);
-        let mut uncut = Vec::new();
+        let (sources, messages) = ((&self.inline_bytes[..], &self.borrowed[..], content), &self.messages[range]);
+        let mut gso_failed = Vec::new();
         {
             let mut batch = self.sender.batch(connected);
             for message in messages {
@@ -208,9 +197,9 @@ impl Outbox {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => {
                         if error.raw_os_error() == Some(libc::EFAULT) {
-                            result.lost.extend(messages[done].owner);
-                        } else if messages[done].segment.is_some() && cannot_cut(&error) {
-                            uncut.push(done);
+                            result.faulted.extend(messages[done].owner);
+                        } else if messages[done].segment.is_some() && is_gso_unsupported(&error) {
+                            gso_failed.push(done);
                         } else {
                             result.failed += 1;
                         }
@@ -219,8 +208,8 @@ impl Outbox {
                 }
             }
         }
-        for message in uncut.into_iter().map(|index| &messages[index]) {
-            result.uncut.extend(message.owner);
+        for message in gso_failed.into_iter().map(|index| &messages[index]) {
+            result.gso_failed.extend(message.owner);
             let mut batch = self.sender.batch(connected);
             for block in 0..message.count() {
                 push(&mut batch, message, block..block + 1, None, sources);
@@ -240,25 +229,33 @@ impl Outbox {
     }
 }
 
-/// Whether the kernel refused to cut apart, rather than to send: the segments exceed the MTU, the interface lacks checksum offload, or the
-/// kernel is older than 4.18.
-fn cannot_cut(error: &io::Error) -> bool {
+/// Returns whether the kernel refused segmentation, as opposed to sending: the segments exceed the MTU, the interface lacks checksum offload, or
+/// the kernel is older than 4.18.
+fn is_gso_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::ENOPROTOOPT | libc::EOPNOTSUPP))
 }
 
-/// What messages are made of.
-type Sources<'a> = (&'a [u8], &'a [Loan], &'a ReadAhead);
+/// Buffers that messages refer to.
+type Sources<'a> = (&'a [u8], &'a [BorrowedRange], &'a ReadAhead);
 
-/// Adds some of the datagrams that a message is cut into.
-fn push<'a>(batch: &mut Batch<'a>, message: &Message, range: Range<usize>, segment: Option<u16>, (own, loans, slots): Sources<'a>) {
+/// Adds datagrams of a message to a batch.
+fn push<'a>(
+    batch: &mut Batch<'a>,
+    message: &Message,
+    range: Range<usize>,
+    segment: Option<u16>,
+    (inline_bytes, borrowed, slots): Sources<'a>,
+) {
     batch.datagram(message.route.to, message.route.from, segment);
-    let Some(Blob { place, bytes, size }) = &message.content else { return batch.part(own[message.own.clone()].into()) };
+    let Some(Blob { place, bytes, size }) = &message.content else { return batch.part(inline_bytes[message.inline_bytes.clone()].into()) };
     let content = match place {
-        Place::Slot(slot) => slots.bytes(*slot, bytes.clone()).into(),
-        Place::Loan(loan) => loans.get(*loan).map_or(Lent::nowhere(bytes.end), Loan::bytes).part(bytes.clone()),
+        BlobLocation::Slot(slot) => slots.bytes(*slot, bytes.clone()).into(),
+        BlobLocation::Borrowed(range) => {
+            borrowed.get(*range).map_or(Borrowed::invalid(bytes.end), BorrowedRange::bytes).part(bytes.clone())
+        }
     };
     for block in range {
-        batch.part(own[message.own.start + block * DATA_HEADER..][..DATA_HEADER].into());
+        batch.part(inline_bytes[message.inline_bytes.start + block * DATA_HEADER..][..DATA_HEADER].into());
         batch.part(content.part(block * size..(block + 1) * size));
     }
 }

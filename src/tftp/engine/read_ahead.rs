@@ -1,110 +1,110 @@
-//! File content on its way to clients: a bounded number of slots, each lent to the transfer that reads.
+//! Read-ahead of file content: a bounded number of slots, each used by the transfer that reads.
 //!
-//! A transfer that has its slot to itself reads further ahead each time, so that reading costs little per block; when there are more busy
-//! transfers than slots, each reads just what it sends. Memory is bounded by the slots, whatever the number of transfers. Transfers of one
-//! content that are at the same place, as when a hall of machines boots, look into each other's slots instead of reading again.
+//! A transfer that keeps its slot reads further ahead each time, so that reads cost little per block. With more busy transfers than slots, each
+//! reads only what it sends. The slots bound the memory for any number of transfers. Transfers at the same offset of one content, as when many
+//! machines boot at once, share slots instead of reading again.
 
-use super::Key;
+use super::key::Key;
 use crate::content::Content;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Most bytes of a slot: the largest block fits.
-const SLOT: usize = 64 * 1024;
-/// Bytes read at first.
-const FIRST: usize = 4 * 1024;
-/// Bytes read ahead at most when a window needs no more.
-const AHEAD: usize = 16 * 1024;
+/// Size of a slot: the largest block fits.
+const SLOT_SIZE: usize = 64 * 1024;
+/// Bytes of the first read.
+const INITIAL_READ: usize = 4 * 1024;
+/// Largest read-ahead in bytes, unless a window needs more.
+const MAX_READ_AHEAD: usize = 16 * 1024;
 
-/// References to a content that one transfer alone makes: its own, the one it works with, and its slot's.
+/// References to a content by a single transfer: its own, the one in use, and its slot's.
 const HOLDERS: usize = 3;
 
 /// The slots.
 pub struct ReadAhead {
     slots: Vec<Slot>,
-    most: usize,
+    max_slots: usize,
     hand: usize,
 }
 
 #[derive(Default)]
 struct Slot {
     owner: Option<Key>,
-    /// What its bytes are of; held, so that no other content can come to stand at the same address.
+    /// The content of its bytes. The reference ensures that no other content gets the same address.
     content: Option<Arc<dyn Content>>,
     /// Offset of its first byte in the content.
     start: u64,
     len: usize,
-    /// Whether the content ends behind its last byte.
+    /// Whether the content ends after its last byte.
     end: bool,
-    /// The outbox that last queued bytes of it.
+    /// Generation of the outbox that last queued bytes of it.
     queued: Option<u32>,
-    /// Whether it was read since the hand last passed.
+    /// Whether it was used since the clock hand last passed.
     used: bool,
     buffer: Vec<u8>,
 }
 
-/// A transfer's place in the slots.
+/// A transfer's position in the slots.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor {
     slot: Option<u16>,
     ahead: u32,
 }
 
-/// What is wanted of a content.
-pub struct Wanted<'a> {
-    /// Whose.
+/// A request to read content.
+pub struct ReadRequest<'a> {
+    /// The transfer.
     pub owner: Key,
     /// The content.
     pub content: &'a Arc<dyn Content>,
-    /// Its size as promised.
+    /// Its size, if known.
     pub size: Option<u64>,
-    /// From where.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// Bytes without which nothing can be sent, unless the content ends.
+    /// Smallest useful number of bytes, unless the content ends.
     pub block: usize,
-    /// Bytes that could be sent at once.
+    /// Bytes that can be sent at once.
     pub window: usize,
-    /// The number of the outbox of now.
+    /// The current generation of the outbox.
     pub outbox: u32,
 }
 
-/// What there is.
+/// Result of a read.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Have {
-    /// Bytes of a slot, at least a block of them unless the content ends there.
+pub enum ReadResult {
+    /// Bytes of a slot, at least a block unless the content ends.
     Bytes {
         /// The slot.
         slot: u16,
-        /// The place in it.
+        /// The range in it.
         range: Range<usize>,
-        /// Whether the content ends behind them.
+        /// Whether the content ends after them.
         end: bool,
     },
-    /// None before the waker is woken.
+    /// No bytes before the waker is woken.
     Pending,
     /// The outbox must be flushed first.
     Busy,
 }
 
 impl ReadAhead {
-    /// At most so many slots; they take memory when they are used.
-    pub fn new(most: u16) -> ReadAhead {
-        ReadAhead { slots: Vec::new(), most: usize::from(most.max(1)), hand: 0 }
+    /// Creates at most `max_slots` slots, which take memory when they are first used.
+    pub fn new(max_slots: u16) -> ReadAhead {
+        ReadAhead { slots: Vec::new(), max_slots: usize::from(max_slots.max(1)), hand: 0 }
     }
 
-    /// Bytes of a slot.
+    /// Returns bytes of a slot.
     pub fn bytes(&self, slot: u16, range: Range<usize>) -> &[u8] {
         self.slots.get(usize::from(slot)).and_then(|slot| slot.buffer.get(range)).unwrap_or_default()
     }
 
-    /// The outbox of this number has queued bytes of the slot.
+    /// Records that the outbox of this generation has queued bytes of the slot.
     pub fn queued(&mut self, slot: u16, outbox: u32) {
         self.slots[usize::from(slot)].queued = Some(outbox);
     }
 
-    /// The transfer needs its slot no more.
+    /// Releases the slot of a transfer.
     pub fn release(&mut self, cursor: &mut Cursor, owner: Key) {
         if let Some(slot) = cursor.slot.take().and_then(|slot| self.slots.get_mut(usize::from(slot)))
             && slot.owner == Some(owner)
@@ -115,70 +115,71 @@ impl ReadAhead {
         }
     }
 
-    /// Makes what is wanted available.
+    /// Makes the requested bytes available.
     ///
     /// # Errors
-    /// Those of the content, and one when it ends before its size.
-    pub fn read(&mut self, cursor: &mut Cursor, wanted: &Wanted<'_>, context: &mut Context<'_>) -> io::Result<Have> {
+    /// Errors of the content, also when it ends before its size.
+    pub fn read(&mut self, cursor: &mut Cursor, wanted: &ReadRequest<'_>, context: &mut Context<'_>) -> io::Result<ReadResult> {
         let near = cursor.slot.filter(|&slot| self.slots[usize::from(slot)].is_of(wanted.content));
-        if let Some(have) = near.and_then(|slot| self.at_hand(slot, wanted)) {
+        if let Some(have) = near.and_then(|slot| self.buffered(slot, wanted)) {
             return Ok(have);
         }
         let own = near.filter(|&slot| self.slots[usize::from(slot)].owner == Some(wanted.owner));
-        // Only content that several transfers hold is worth looking for.
+        // Only content of several transfers can be in another slot.
         if Arc::strong_count(wanted.content) > HOLDERS
-            && let Some((slot, have)) = self.of_others(wanted)
+            && let Some((slot, have)) = self.find_shared(wanted)
         {
             self.release(cursor, wanted.owner);
             cursor.slot = Some(slot);
             return Ok(have);
         }
-        cursor.ahead = if near.is_some() { (cursor.ahead * 2).clamp(FIRST as u32, AHEAD as u32) } else { FIRST as u32 };
+        cursor.ahead =
+            if near.is_some() { (cursor.ahead * 2).clamp(INITIAL_READ as u32, MAX_READ_AHEAD as u32) } else { INITIAL_READ as u32 };
         let index = match own {
-            Some(index) if self.slots[usize::from(index)].queued == Some(wanted.outbox) => return Ok(Have::Busy),
+            Some(index) if self.slots[usize::from(index)].queued == Some(wanted.outbox) => return Ok(ReadResult::Busy),
             Some(index) => index,
             None => {
-                let Some(index) = self.acquire(wanted) else { return Ok(Have::Busy) };
+                let Some(index) = self.acquire(wanted) else { return Ok(ReadResult::Busy) };
                 cursor.slot = Some(index);
                 index
             }
         };
-        let blocks = (wanted.window.max(cursor.ahead as usize) / wanted.block).clamp(1, (SLOT / wanted.block).max(1));
+        let blocks = (wanted.window.max(cursor.ahead as usize) / wanted.block).clamp(1, (SLOT_SIZE / wanted.block).max(1));
         let pending = self.slots[usize::from(index)].fill(wanted, blocks * wanted.block, context)?.is_pending();
-        match self.at_hand(index, wanted) {
+        match self.buffered(index, wanted) {
             Some(have) => Ok(have),
-            None if pending => Ok(Have::Pending),
-            None => Err(io::Error::other("the content gave neither bytes nor an end")),
+            None if pending => Ok(ReadResult::Pending),
+            None => Err(io::Error::other("the content returned neither bytes nor an end")),
         }
     }
 
-    /// What another transfer of the same content has read.
-    fn of_others(&mut self, wanted: &Wanted<'_>) -> Option<(u16, Have)> {
+    /// Returns bytes that another transfer of the same content has read.
+    fn find_shared(&mut self, wanted: &ReadRequest<'_>) -> Option<(u16, ReadResult)> {
         (0..self.slots.len()).filter_map(|index| u16::try_from(index).ok()).find_map(|index| {
             let slot = &self.slots[usize::from(index)];
-            // Not the end alone: whether a content was changed shows when its end is read, and each transfer must see that for itself. A slot
-            // that holds all of it was read whole before that was looked at.
+            // Not a slot with the end alone: reading the end detects a changed content, and each transfer must detect that itself. A slot with the
+            // whole content was read completely before that check.
             let near = slot.start <= wanted.offset && (!slot.end || slot.start == 0) && slot.is_of(wanted.content);
-            near.then(|| self.at_hand(index, wanted)).flatten().map(|have| (index, have))
+            near.then(|| self.buffered(index, wanted)).flatten().map(|have| (index, have))
         })
     }
 
-    fn at_hand(&mut self, index: u16, wanted: &Wanted<'_>) -> Option<Have> {
+    fn buffered(&mut self, index: u16, wanted: &ReadRequest<'_>) -> Option<ReadResult> {
         let slot = &mut self.slots[usize::from(index)];
         let from = usize::try_from(wanted.offset.checked_sub(slot.start)?).ok().filter(|&from| from <= slot.len)?;
         if slot.len - from < wanted.block && !slot.end {
             return None;
         }
         slot.used = true;
-        Some(Have::Bytes { slot: index, range: from..slot.len, end: slot.end })
+        Some(ReadResult::Bytes { slot: index, range: from..slot.len, end: slot.end })
     }
 
-    /// A slot for a new owner, taken from whom has not used it for longest, roughly. None when the outbox holds bytes of all of them.
-    fn acquire(&mut self, wanted: &Wanted<'_>) -> Option<u16> {
+    /// Returns a slot for a new owner, approximately the least recently used one. `None` when the outbox holds bytes of all slots.
+    fn acquire(&mut self, wanted: &ReadRequest<'_>) -> Option<u16> {
         let free = self.slots.iter().skip(self.hand).take(8).position(|slot| slot.owner.is_none() && slot.queued != Some(wanted.outbox));
         let index = match free {
             Some(ahead) => self.hand + ahead,
-            None if self.slots.len() < self.most => {
+            None if self.slots.len() < self.max_slots => {
                 self.slots.push(Slot::default());
                 self.slots.len() - 1
             }
@@ -190,7 +191,7 @@ impl ReadAhead {
                 })?
             }
         };
-        self.hand = (index + 1) % self.most;
+        self.hand = (index + 1) % self.max_slots;
         let slot = &mut self.slots[index];
         (slot.owner, slot.start, slot.len, slot.end, slot.used) = (Some(wanted.owner), wanted.offset, 0, false, true);
         slot.content = Some(Arc::clone(wanted.content));
@@ -203,10 +204,10 @@ impl Slot {
         self.content.as_ref().is_some_and(|own| Arc::ptr_eq(own, content))
     }
 
-    /// Reads until there is a block, or the content ends or is pending; up to `most` bytes.
-    fn fill(&mut self, wanted: &Wanted<'_>, most: usize, context: &mut Context<'_>) -> io::Result<Poll<()>> {
+    /// Reads at most `max_bytes` bytes, until a block is available, or the content ends or is pending.
+    fn fill(&mut self, wanted: &ReadRequest<'_>, max_bytes: usize, context: &mut Context<'_>) -> io::Result<Poll<()>> {
         match usize::try_from(wanted.offset.wrapping_sub(self.start)) {
-            // The rest of the last fill is the start of this one.
+            // The rest of the previous fill is the start of this one.
             Ok(from) if from <= self.len => {
                 self.buffer.copy_within(from..self.len, 0);
                 self.len -= from;
@@ -215,23 +216,23 @@ impl Slot {
         }
         (self.start, self.end) = (wanted.offset, false);
         let left = wanted.size.map_or(u64::MAX, |size| size.saturating_sub(self.start));
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(most);
-        if self.buffer.len() < most {
-            self.buffer.resize(most.next_multiple_of(FIRST), 0);
+        let max_bytes = usize::try_from(left).unwrap_or(usize::MAX).min(max_bytes);
+        if self.buffer.len() < max_bytes {
+            self.buffer.resize(max_bytes.next_multiple_of(INITIAL_READ), 0);
         }
         let at = |len: usize| wanted.offset + len as u64;
         while self.len < wanted.block {
             if wanted.size.is_some_and(|size| at(self.len) >= size) {
                 break;
             }
-            match wanted.content.poll_read_at(context, at(self.len), &mut self.buffer[self.len..most])? {
+            match wanted.content.poll_read_at(context, at(self.len), &mut self.buffer[self.len..max_bytes])? {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(0) if wanted.size.is_some() => return Err(io::Error::other("the content ends before its size")),
                 Poll::Ready(0) => {
                     self.end = true;
                     break;
                 }
-                Poll::Ready(len) => self.len = (self.len + len).min(most),
+                Poll::Ready(len) => self.len = (self.len + len).min(max_bytes),
             }
         }
         self.end |= wanted.size.is_some_and(|size| at(self.len) >= size);
@@ -246,7 +247,7 @@ mod tests {
     use proptest::prelude::*;
     use std::task::Waker;
 
-    /// Gives a few bytes at a time and does not know its size.
+    /// Content that returns a few bytes at a time and has no known size.
     struct Drops(Bytes);
 
     impl Content for Drops {
@@ -266,11 +267,11 @@ mod tests {
         Key { index, generation: 1 }
     }
 
-    fn read(ahead: &mut ReadAhead, cursor: &mut Cursor, wanted: &Wanted<'_>) -> io::Result<Option<(Vec<u8>, bool)>> {
+    fn read(ahead: &mut ReadAhead, cursor: &mut Cursor, wanted: &ReadRequest<'_>) -> io::Result<Option<(Vec<u8>, bool)>> {
         Ok(match ahead.read(cursor, wanted, &mut Context::from_waker(Waker::noop()))? {
-            Have::Bytes { slot, range, end } => Some((ahead.bytes(slot, range).to_vec(), end)),
-            Have::Pending => panic!("everything is at hand"),
-            Have::Busy => None,
+            ReadResult::Bytes { slot, range, end } => Some((ahead.bytes(slot, range).to_vec(), end)),
+            ReadResult::Pending => panic!("never pending"),
+            ReadResult::Busy => None,
         })
     }
 
@@ -289,9 +290,9 @@ mod tests {
             let mut offsets = [0u64; 5];
             for (outbox, (who, step)) in order.into_iter().enumerate() {
                 let index = who as usize;
-                // The last one has bytes of its own.
+                // The last transfer has another content.
                 let (bytes, content) = if who == 4 { (&other, &apart) } else { (&bytes, content) };
-                let wanted = Wanted { owner: key(who), content, size: content.size(), offset: offsets[index], block, window: block * 2, outbox: outbox as u32 };
+                let wanted = ReadRequest { owner: key(who), content, size: content.size(), offset: offsets[index], block, window: block * 2, outbox: outbox as u32 };
                 let (got, end) = read(&mut ahead, &mut cursors[index], &wanted).unwrap().unwrap();
                 let expected = &bytes[offsets[index] as usize..];
                 prop_assert!(expected.starts_with(&got));
@@ -306,9 +307,9 @@ mod tests {
     }
 
     #[test]
-    fn what_the_outbox_holds_does_not_move() {
+    fn queued_bytes_do_not_move() {
         let content: Arc<dyn Content> = Arc::new(Bytes::new(vec![1; 100_000]));
-        let wanted = |who, offset, outbox| Wanted {
+        let wanted = |who, offset, outbox| ReadRequest {
             owner: key(who),
             content: &content,
             size: content.size(),
@@ -327,14 +328,14 @@ mod tests {
     }
 
     #[test]
-    fn transfers_at_one_place_of_one_content_read_it_once() {
+    fn transfers_at_one_offset_of_one_content_read_it_once() {
         let content: Arc<dyn Content> = Arc::new(Bytes::new(vec![1; 100_000]));
         let _others = [(); 9].map(|()| Arc::clone(&content));
         let mut ahead = ReadAhead::new(100);
         let mut cursors = [Cursor::default(); 9];
         for block in 0..90u64 {
             for (who, cursor) in cursors.iter_mut().enumerate() {
-                let wanted = Wanted {
+                let wanted = ReadRequest {
                     owner: key(who as u32),
                     content: &content,
                     size: content.size(),
@@ -348,13 +349,13 @@ mod tests {
         }
         assert!(ahead.slots.len() < 10, "{} slots", ahead.slots.len());
         cursors.iter_mut().enumerate().for_each(|(who, cursor)| ahead.release(cursor, key(who as u32)));
-        assert!(ahead.slots.iter().all(|slot| slot.content.is_none()), "no content is held for nobody");
+        assert!(ahead.slots.iter().all(|slot| slot.content.is_none()), "no slot holds a content without an owner");
     }
 
     #[test]
-    fn a_content_that_breaks_its_promise_is_an_error() {
+    fn content_shorter_than_its_size_is_an_error() {
         let content: Arc<dyn Content> = Arc::new(Bytes::new(vec![1; 100]));
-        let wanted = Wanted { owner: key(0), content: &content, size: Some(200), offset: 0, block: 512, window: 512, outbox: 0 };
+        let wanted = ReadRequest { owner: key(0), content: &content, size: Some(200), offset: 0, block: 512, window: 512, outbox: 0 };
         assert!(read(&mut ReadAhead::new(1), &mut Cursor::default(), &wanted).is_err());
     }
 }

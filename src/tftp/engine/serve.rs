@@ -1,30 +1,30 @@
 //! From the first answer to the end: acknowledgements, time-outs, blocks.
 
-use super::Key;
 use super::event_loop::EventLoop;
-use super::outbox::{Blocks, Route, Source};
-use super::read_ahead::Have;
+use super::key::Key;
+use super::outbox::{Blocks, Source};
+use super::peer::{Peer, Route};
+use super::read_ahead::ReadResult;
 use super::requests::Span;
-use super::session::{Peer, Session, Stage};
-use super::sessions::After;
+use super::session::{Disposition, Session, Stage};
 use crate::handler::Refusal;
 use crate::packet::{ErrorCode, data_header};
 use crate::report::{Counter, Outcome};
-use crate::transfer::{Ack, Pace, Silence, Step};
+use crate::transfer::{Ack, RetransmissionPolicy, Step, Unresponsive};
 use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 
-/// Repetitions to clients that never answered when those fill more than this part of the places, the smallest part first. Whoever asked
-/// asks again; answers to those who never did are most of what forged requests cost.
-const CROWDED: [(usize, u8); 2] = [(16, 1), (4, 0)];
-/// So many that never answered are no crowd, however few places there are.
-const FEW: usize = 100;
-/// ERRORs to strangers in a second.
-const TOLD: u32 = 100;
+/// Retransmissions to half-open clients while they fill more than this fraction of the table, the smallest fraction first. Real clients repeat
+/// their requests; retransmissions to forged ones are most of their cost.
+const HALF_OPEN_RETRIES: [(usize, u8); 2] = [(16, 1), (4, 0)];
+/// Number of half-open transfers that never reduces retransmissions, however small the table is.
+const HALF_OPEN_MIN: usize = 100;
+/// Largest number of ERRORs for unknown TIDs per second.
+const MAX_UNKNOWN_TID_ERRORS: u32 = 100;
 
 impl EventLoop {
-    /// The transfer with this peer. Often it is the one that the last packet was of, too.
+    /// Returns the transfer with this peer. Often it is the one of the previous packet.
     fn find(&mut self, peer: &Peer) -> Option<Key> {
         if let Some(key) = self.latest
             && self.session(key).is_some_and(|session| session.peer == *peer)
@@ -36,32 +36,32 @@ impl EventLoop {
     }
 
     pub(super) fn ack(&mut self, peer: Peer, route: Route, block: u16) {
-        let Some(key) = self.find(&peer) else { return self.unknown(peer, route, block) };
-        self.with(key, |this, session| {
+        let Some(key) = self.find(&peer) else { return self.query_unknown(peer, route, block) };
+        self.with_session(key, |this, session| {
             let Stage::Running(running) = &mut session.stage else {
-                session.remember(block);
+                session.record_ack(block);
                 this.counters.add(Counter::AcksIgnored, 1);
-                return After::Keep;
+                return Disposition::Keep;
             };
-            if running.doubted || running.noted.is_some() && running.transfer.is_in_doubt(this.now) {
-                return this.doubt(key, session, Some(block));
+            if running.ownership_check_pending || running.replication.is_some() && running.transfer.needs_ownership_check(this.now) {
+                return this.start_ownership_check(key, session, Some(block));
             }
             this.acknowledged(key, session, block)
         });
     }
 
-    /// A client acknowledges a block of a transfer that is served here.
-    pub(super) fn acknowledged(&mut self, key: Key, session: &mut Session, block: u16) -> After {
-        let Stage::Running(running) = &mut session.stage else { return After::Keep };
-        let (ack, step) = running.transfer.on_ack(block, &self.config.pace, self.now);
-        if running.transfer.heard() {
-            self.unheard.remove(key.index);
+    /// Handles an ACK of a transfer that is served here.
+    pub(super) fn acknowledged(&mut self, key: Key, session: &mut Session, block: u16) -> Disposition {
+        let Stage::Running(running) = &mut session.stage else { return Disposition::Keep };
+        let (ack, step) = running.transfer.on_ack(block, &self.config.retransmission, self.now);
+        if running.transfer.established() {
+            self.half_open.remove(key.index);
         }
         if ack == Ack::New {
             session.tally.acks += 1;
             self.counters.add(Counter::Acks, 1);
-            if running.transfer.acked() >= running.renote {
-                self.tell_heirs(key, session);
+            if running.transfer.acked() >= running.next_checkpoint_block {
+                self.send_checkpoints(key, session);
             }
         } else {
             session.tally.ignored += 1;
@@ -70,148 +70,149 @@ impl EventLoop {
         self.step(key, session, step)
     }
 
-    /// A packet of a transfer that is not known here. It is told so (RFC 1350 section 4), unless that transfer has just ended or too many
-    /// were told in this second: whoever forges senders' addresses must not find a mirror here.
-    pub(super) fn stranger(&mut self, peer: Peer, route: Route) {
+    /// Handles a packet with an unknown TID. It is answered with an ERROR (RFC 1350 section 4), unless the transfer has just ended or the limit per
+    /// second is reached: forged source addresses must not make the server a reflector.
+    pub(super) fn unknown_tid(&mut self, peer: Peer, route: Route) {
         if self.has_just_ended(&peer) {
             self.counters.add(Counter::AcksIgnored, 1);
             return;
         }
-        self.counters.add(Counter::Strangers, 1);
+        self.counters.add(Counter::UnknownTids, 1);
         let second = self.now.seconds();
-        if self.told.0 != second {
-            self.told = (second, 0);
+        if self.unknown_tid_errors.0 != second {
+            self.unknown_tid_errors = (second, 0);
         }
-        if self.told.1 < TOLD {
-            self.told.1 += 1;
-            self.counters.add(Counter::StrangersTold, 1);
+        if self.unknown_tid_errors.1 < MAX_UNKNOWN_TID_ERRORS {
+            self.unknown_tid_errors.1 += 1;
+            self.counters.add(Counter::UnknownTidErrors, 1);
             self.error(route, ErrorCode::UNKNOWN_TID, "unknown transfer");
         }
     }
 
-    /// Whether a transfer with this peer has just ended here.
+    /// Returns whether a transfer with this peer has just ended here.
     pub(super) fn has_just_ended(&self, peer: &Peer) -> bool {
         let hash = self.hasher.hash_one(peer);
-        self.ended[hash as usize % 256] == hash
+        self.recently_ended[hash as usize % 256] == hash
     }
 
-    /// The client ends it. It is never answered: an ERROR for an ERROR would have no end.
+    /// Handles an ERROR of the client. It is never answered, so that two hosts cannot exchange ERRORs for ever.
     pub(super) fn client_error(&mut self, peer: Peer, code: ErrorCode, text: &[u8]) {
         let Some(&key) = self.peers.get(&peer) else { return self.unknown_error(&peer) };
-        self.with(key, |_, session| {
+        self.with_session(key, |_, session| {
             let probe = match &session.stage {
                 Stage::Running(running) => {
                     let untouched = !running.oack.is_empty() && running.transfer.acked() == 0;
                     untouched && (code == ErrorCode::OPTIONS || code == ErrorCode::NOT_DEFINED)
                 }
-                Stage::Receiving(receiving) => !receiving.upload.heard() && code == ErrorCode::OPTIONS,
+                Stage::Receiving(receiving) => !receiving.upload.established() && code == ErrorCode::OPTIONS,
                 _ => false,
             };
-            After::Close(if probe { Outcome::Probed } else { Outcome::Aborted(code, String::from_utf8_lossy(text).into_owned()) })
+            Disposition::Close(if probe { Outcome::Probed } else { Outcome::Aborted(code, String::from_utf8_lossy(text).into_owned()) })
         });
     }
 
-    /// A session's time has come.
-    pub(super) fn expired(&mut self, key: Key, session: &mut Session) -> After {
-        let pace = self.pace(session);
+    /// Handles an expired timer of a session.
+    pub(super) fn expired(&mut self, key: Key, session: &mut Session) -> Disposition {
+        let retransmission = self.retransmission(session);
         if matches!(session.stage, Stage::Receiving(_)) {
-            return self.write_expired(session, &pace);
+            return self.write_expired(session, &retransmission);
         }
         let Stage::Running(running) = &mut session.stage else {
             let refusal = Refusal::failed("the file could not be opened in time");
             self.error(session.route, ErrorCode::NOT_DEFINED, &refusal.text);
-            return After::Close(Outcome::Refused(refusal.code, refusal.text));
+            return Disposition::Close(Outcome::Refused(refusal.code, refusal.text));
         };
         if running.starved.is_some() && !running.transfer.outstanding() {
-            return self.fail(session, &io::Error::new(io::ErrorKind::TimedOut, "the content did not come in time"));
+            return self.fail(session, &io::Error::new(io::ErrorKind::TimedOut, "the content was not available in time"));
         }
-        let step = running.transfer.on_timer(&pace, self.now);
+        let step = running.transfer.on_timer(&retransmission, self.now);
         session.tally.timeouts += 1;
         self.counters.add(Counter::Timeouts, 1);
         if step == Step::Oack {
-            session.tally.repeated += 1;
-            self.counters.add(Counter::Repeated, 1);
+            session.tally.retransmitted += 1;
+            self.counters.add(Counter::Retransmitted, 1);
         }
-        if step == Step::Blocks && self.is_in_doubt(session) {
-            return self.doubt(key, session, None);
+        if step == Step::Blocks && self.needs_ownership_check(session) {
+            return self.start_ownership_check(key, session, None);
         }
         self.step(key, session, step)
     }
 
-    /// Who never answered is soon given up where many did not: it may never have asked.
-    fn pace(&self, session: &Session) -> Pace {
-        let heard = match &session.stage {
-            Stage::Running(running) => running.transfer.heard(),
-            Stage::Receiving(receiving) => receiving.upload.heard(),
+    /// Returns the retransmission policy. With many half-open transfers, they are given up sooner, because their requests may be forged.
+    fn retransmission(&self, session: &Session) -> RetransmissionPolicy {
+        let established = match &session.stage {
+            Stage::Running(running) => running.transfer.established(),
+            Stage::Receiving(receiving) => receiving.upload.established(),
             _ => false,
         };
-        let pace = self.config.pace;
-        let crowded = |&&(part, _): &&(usize, u8)| !heard && self.unheard.len() > (self.config.max_transfers / part).max(FEW);
-        let retries = CROWDED.iter().filter(crowded).map(|&(_, retries)| retries).min();
-        Pace { retries: retries.unwrap_or(u8::MAX).min(pace.retries), ..pace }
+        let retransmission = self.config.retransmission;
+        let under_pressure =
+            |&&(part, _): &&(usize, u8)| !established && self.half_open.len() > (self.config.max_transfers / part).max(HALF_OPEN_MIN);
+        let retries = HALF_OPEN_RETRIES.iter().filter(under_pressure).map(|&(_, retries)| retries).min();
+        RetransmissionPolicy { retries: retries.unwrap_or(u8::MAX).min(retransmission.retries), ..retransmission }
     }
 
-    /// Sends the blocks that are wanted, as far as content is at hand.
-    pub(super) fn pump(&mut self, key: Key, session: &mut Session) -> After {
+    /// Sends the wanted blocks for which content is available.
+    pub(super) fn send_blocks(&mut self, key: Key, session: &mut Session) -> Disposition {
         loop {
-            let Stage::Running(running) = &session.stage else { return After::Keep };
+            let Stage::Running(running) = &session.stage else { return Disposition::Keep };
             let wanted = running.transfer.wanted();
-            if wanted.is_empty() || running.doubted {
-                return After::Keep;
+            if wanted.is_empty() || running.ownership_check_pending {
+                return Disposition::Keep;
             }
-            // What it was held for, or content, may have been long in coming.
-            if self.is_in_doubt(session) {
-                return self.doubt(key, session, None);
+            // The wait for a successor or for content may have been long.
+            if self.needs_ownership_check(session) {
+                return self.start_ownership_check(key, session, None);
             }
             let (first, blksize) = (*wanted.start(), usize::from(running.transfer.terms().blksize));
             let count = usize::try_from(wanted.end() - first + 1).unwrap_or(usize::MAX);
-            let (content, size, cut) = (Arc::clone(&running.content), running.size, running.cut);
+            let (content, size, gso) = (Arc::clone(&running.content), running.size, running.gso);
             let offset = (first - 1) * blksize as u64;
-            // Whatever ends before the content's end: the end itself is always read, and read last, because that shows whether it changed.
+            // Only blocks before the end of the content: the end is always read, and read last, because that detects a changed content.
             let whole = count.saturating_mul(blksize);
             let before_the_end = size.is_some_and(|size| offset.saturating_add(whole as u64) < size);
-            // Measured: gathering windows of odd blocks from a mapping costs more than reading them does; of all others, less.
+            // By measurement: for windows of odd block sizes, gathering from a mapping costs more than reading; for all others, less.
             let cheap = count == 1 || blksize.is_multiple_of(512);
-            let (blocks, source, sent) = if cheap && before_the_end && content.lend(offset, whole).is_some() {
+            let (blocks, source, sent) = if cheap && before_the_end && content.borrow_at(offset, whole).is_some() {
                 self.read_ahead.release(&mut session.cursor, key);
-                (count, Source::Lent(content, offset, whole), whole as u64)
+                (count, Source::Borrowed(content, offset, whole), whole as u64)
             } else {
-                if self.outbox.has_loans() {
+                if self.outbox.has_borrowed() {
                     self.flush();
                 }
                 let span = Span { content: &content, size, offset, block: blksize, window: whole };
                 let have = self.read(key, session, &span);
-                let Stage::Running(running) = &mut session.stage else { return After::Keep };
+                let Stage::Running(running) = &mut session.stage else { return Disposition::Keep };
                 let (slot, range, end) = match have {
                     Err(error) => return self.fail(session, &error),
-                    Ok(Have::Bytes { slot, range, end }) => (slot, range, end),
+                    Ok(ReadResult::Bytes { slot, range, end }) => (slot, range, end),
                     Ok(_) => {
                         running.starved.get_or_insert(self.now);
-                        return After::Keep;
+                        return Disposition::Keep;
                     }
                 };
                 let full = range.len() / blksize;
                 if end {
                     running.transfer.ends_with(first + full as u64);
                 }
-                self.read_ahead.queued(slot, self.outbox.number());
+                self.read_ahead.queued(slot, self.outbox.generation());
                 let blocks = count.min(full + usize::from(end));
                 let bytes = range.start..range.end.min(range.start + blocks * blksize);
                 let sent = bytes.len() as u64;
                 (blocks, Source::Slot(slot, bytes), sent)
             };
-            let Stage::Running(running) = &mut session.stage else { return After::Keep };
+            let Stage::Running(running) = &mut session.stage else { return Disposition::Keep };
             let upto = first + blocks as u64 - 1;
             let transfer = &running.transfer;
             let headers = (first..=upto).map(|block| data_header(transfer.wire(block)));
-            self.outbox.blocks(session.route, Blocks { owner: key, cut, blksize: blksize as u16, source }, headers);
-            let repeated = running.transfer.sent(upto, self.now);
+            self.outbox.blocks(session.route, Blocks { owner: key, gso, blksize: blksize as u16, source }, headers);
+            let retransmitted = running.transfer.sent(upto, self.now);
             session.tally.packets += blocks as u64;
             session.tally.bytes += sent;
-            session.tally.repeated += repeated;
+            session.tally.retransmitted += retransmitted;
             self.counters.add(Counter::PacketsSent, blocks as u64);
             self.counters.add(Counter::BytesSent, sent);
-            self.counters.add(Counter::Repeated, repeated);
+            self.counters.add(Counter::Retransmitted, retransmitted);
             if self.outbox.is_full() {
                 self.flush();
             }
@@ -220,20 +221,20 @@ impl EventLoop {
 }
 
 impl Session {
-    /// The kernel cannot cut this transfer's windows apart: its blocks do not fit the path, or the interface lacks checksum offload.
-    pub(super) fn never_cut(&mut self) {
+    /// Disables segmentation by the kernel for transfers whose blocks exceed the path's MTU or whose interface lacks checksum offload.
+    pub(super) fn disable_gso(&mut self) {
         if let Stage::Running(running) = &mut self.stage {
-            running.cut = false;
+            running.gso = false;
         }
     }
 }
 
-impl From<Silence> for Outcome {
-    fn from(silence: Silence) -> Outcome {
+impl From<Unresponsive> for Outcome {
+    fn from(silence: Unresponsive) -> Outcome {
         match silence {
-            Silence::Never => Outcome::Unheard,
-            Silence::Midway => Outcome::TimedOut,
-            Silence::AtTheEnd => Outcome::Unconfirmed,
+            Unresponsive::HalfOpen => Outcome::HalfOpen,
+            Unresponsive::MidTransfer => Outcome::TimedOut,
+            Unresponsive::FinalAck => Outcome::Unconfirmed,
         }
     }
 }

@@ -1,132 +1,124 @@
-//! One request and what comes of it, as an event loop keeps it.
+//! The state of one request in an event loop.
 
-use super::mailbox::Knock;
-use super::outbox::Route;
+use super::channel::TransferWaker;
+use super::peer::{Peer, Route};
 use super::read_ahead::Cursor;
-use super::takeover::{Noted, Resume};
-use crate::client::netascii::Decoder;
-use crate::content::{Content, Keep};
+use super::takeover::Replication;
+use crate::content::{Content, KeepAlive};
 use crate::handler::Opened;
+use crate::netascii::Decoder;
 use crate::options::Terms;
 use crate::packet::{Mode, Options, Packet};
 use crate::report::{Outcome, TransferReport};
+use crate::takeover::Checkpoint;
 use crate::transfer::Transfer;
 use crate::upload::Upload;
-use crate::writable::Draft;
+use crate::writable::TemporaryFile;
 use guideway_packet::time::Time;
 use std::future::Future;
-use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// What packets of one transfer have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    pub client: SocketAddr,
-    pub vip: IpAddr,
-    /// Index of the socket that answers go from.
-    pub port: u16,
-}
-
-impl Hash for Peer {
-    /// In few words: it is done for every packet.
-    fn hash<H: Hasher>(&self, to: &mut H) {
-        match (self.client.ip(), self.vip) {
-            (IpAddr::V4(client), IpAddr::V4(vip)) => to.write_u64(u64::from(client.to_bits()) << 32 | u64::from(vip.to_bits())),
-            (client, vip) => (client, vip).hash(to),
-        }
-        to.write_u32(u32::from(self.client.port()) << 16 | u32::from(self.port));
-    }
-}
-
-/// How far it is.
+/// Stage of a session.
 pub enum Stage {
-    /// The handler or a thread of the opener pool is at it.
+    /// The handler or a thread of the blocking pool is opening it.
     Opening,
-    /// A handler's future is to be ready.
+    /// The future of a handler is pending.
     Waiting(Pin<Box<dyn Future<Output = Opened> + Send>>),
-    /// There is content, but its first block is not at hand.
-    Priming(Arc<dyn Content>),
-    /// Everything is at hand, and an heir is to know of it before the client does.
-    Noting(Box<Running>),
+    /// There is content, but its first block is pending.
+    Prefetching(Arc<dyn Content>),
+    /// The first answer waits until a successor confirms the checkpoint.
+    Checkpointing(Box<Running>),
     /// Blocks are sent.
     Running(Box<Running>),
-    /// Blocks come: the client writes.
+    /// Blocks of an upload are received.
     Receiving(Box<Receiving>),
 }
 
-/// A transfer with what it sends.
+/// State of a read.
 pub struct Running {
     pub transfer: Transfer,
     pub content: Arc<dyn Content>,
     pub size: Option<u64>,
-    /// Empty when nothing was granted.
+    /// The OACK; empty when no option was granted.
     pub oack: Box<[u8]>,
-    /// Whether the kernel may cut windows apart.
-    pub cut: bool,
-    /// Since when content is waited for.
+    /// Whether the kernel may segment windows.
+    pub gso: bool,
+    /// Since when content is pending.
     pub starved: Option<Time>,
-    /// The block whose acknowledgement other servers are to know of; never reached when they know nothing.
-    pub renote: u64,
-    /// What other servers were told.
-    pub noted: Option<Noted>,
-    /// Which of the transfers of this name it is, for them.
+    /// The block whose acknowledgement triggers the next checkpoint; unreachable without checkpoints.
+    pub next_checkpoint_block: u64,
+    /// State of its checkpoints at other servers.
+    pub replication: Option<Replication>,
+    /// Serial number that distinguishes it from earlier transfers with the same id.
     pub serial: u64,
-    /// Whether nothing may be sent before it is known whether another server has gone on with it.
-    pub doubted: bool,
+    /// Whether an ownership check is pending, during which nothing is sent.
+    pub ownership_check_pending: bool,
 }
 
-/// A transfer with what comes of it.
+/// State of a write.
 pub struct Receiving {
     pub upload: Upload,
-    /// Empty when nothing was granted.
+    /// The OACK; empty when no option was granted.
     pub oack: Box<[u8]>,
-    /// Bytes that the client announced.
+    /// File size announced by the client.
     pub size: Option<u64>,
-    /// The file, from the first block on: a request that nobody follows up takes no place among those that are written.
-    pub draft: Option<Draft>,
-    /// For netascii.
+    /// The file, from the first block on: a request without data takes no upload slot.
+    pub temporary_file: Option<TemporaryFile>,
+    /// Decoder of netascii.
     pub decoder: Option<Decoder>,
-    /// Since when it is complete and on its way to the disk.
+    /// Since when it is complete and being stored.
     pub storing: Option<Time>,
+}
+
+/// A checkpoint to resume from, by another server or from before a restart.
+pub struct Resume {
+    pub checkpoint: Checkpoint,
+    /// Number of the client's last ACK.
+    pub block: u16,
 }
 
 /// One request.
 pub struct Session {
     pub peer: Peer,
     pub route: Route,
-    /// The request as it came; it names the file and the options.
+    /// The request as received, with file name and options.
     pub request: Box<[u8]>,
     pub mode: Option<Mode>,
     pub stage: Stage,
-    /// What another server, or an earlier life, left behind, until it is gone on with.
+    /// The checkpoint to resume from, until the transfer is resumed.
     pub resume: Option<Box<Resume>>,
-    /// Whether it was gone on with.
+    /// Whether it was resumed from a checkpoint.
     pub taken_over: bool,
-    /// Whether it took the place of another transfer of the same client and ports.
+    /// Whether it replaced another transfer of the same client and ports.
     pub restart: bool,
-    /// What the content wants to be kept as long as it is sent.
-    pub keep: Vec<Keep>,
+    /// Values of the content that are dropped at the end.
+    pub keep_alive: Vec<KeepAlive>,
     pub cursor: Cursor,
-    pub knock: Option<Arc<Knock>>,
+    pub transfer_waker: Option<Arc<TransferWaker>>,
     pub started: Time,
     pub answered: Option<Time>,
-    /// The tick at which the timer wheel hands it out.
+    /// The tick at which its timer expires.
     pub scheduled: Option<u64>,
     pub tally: Tally,
 }
 
-/// What is counted of one transfer.
+/// Counters of one transfer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     pub packets: u64,
     pub bytes: u64,
     pub received: u64,
-    pub repeated: u64,
+    pub retransmitted: u64,
     pub timeouts: u64,
     pub acks: u64,
     pub ignored: u64,
+}
+
+/// Result of handling an event of a session.
+pub enum Disposition {
+    Keep,
+    Close(Outcome),
 }
 
 impl Session {
@@ -140,9 +132,9 @@ impl Session {
             resume: None,
             taken_over: false,
             restart: false,
-            keep: Vec::new(),
+            keep_alive: Vec::new(),
             cursor: Cursor::default(),
-            knock: None,
+            transfer_waker: None,
             started: now,
             answered: None,
             scheduled: None,
@@ -150,30 +142,30 @@ impl Session {
         }
     }
 
-    /// The file and the options, from the request.
-    pub fn asked(&self) -> (&[u8], Options<'_>) {
+    /// Returns the file name and the options of the request.
+    pub fn file_and_options(&self) -> (&[u8], Options<'_>) {
         match Packet::parse(&self.request) {
             Ok(Packet::Request(request)) => (request.file, request.options),
             _ => (&[], Options::default()),
         }
     }
 
-    /// When it must be looked at. `patience` is the time for opening and for content to come.
+    /// Returns when its timer must expire. `patience` is the time limit for opening and for pending content.
     pub fn deadline(&self, patience: std::time::Duration) -> Time {
         match &self.stage {
             Stage::Running(running) => match running.starved {
                 Some(since) if !running.transfer.outstanding() => since.plus(patience),
                 _ => running.transfer.deadline(),
             },
-            // The disk has its own time; when that is long, one looks again.
+            // The disk has no time limit; the timer only logs that it is slow.
             Stage::Receiving(receiving) => receiving.storing.map_or(receiving.upload.deadline(), |since| since.plus(patience)),
             _ => self.started.plus(patience),
         }
     }
 
-    /// The report of its end.
+    /// Returns the report of the ended request.
     pub fn report(&self, tid: u16, outcome: Outcome, now: Time) -> TransferReport<'_> {
-        let (file, options) = self.asked();
+        let (file, options) = self.file_and_options();
         let (running, receiving) = match &self.stage {
             Stage::Running(running) => (Some(running), None),
             Stage::Receiving(receiving) => (None, Some(receiving)),
@@ -206,7 +198,7 @@ impl Session {
             bytes_received: self.tally.received,
             blocks_acknowledged: running.map_or(0, |running| running.transfer.acked())
                 + receiving.map_or(0, |receiving| receiving.upload.blocks()),
-            repeated: self.tally.repeated,
+            retransmitted: self.tally.retransmitted,
             timeouts: self.tally.timeouts,
             acks: self.tally.acks,
             acks_ignored: self.tally.ignored,

@@ -1,21 +1,15 @@
-//! The table of an event loop's transfers: what goes in, is worked on, and ends with a report.
+//! The table of an event loop's sessions: insertion, access, and closing with a report.
 
-use super::Key;
 use super::event_loop::EventLoop;
-use super::session::Session;
+use super::key::Key;
+use super::session::{Disposition, Session};
 use super::takeover;
-use super::wheel::Wheel;
+use super::timer_wheel::TimerWheel;
 use crate::report::{Counter, Outcome};
 use std::hash::BuildHasher;
 
-/// What becomes of a session that was worked on.
-pub enum After {
-    Keep,
-    Close(Outcome),
-}
-
 impl EventLoop {
-    /// Keeps a new session; its key.
+    /// Inserts a session and returns its key.
     pub(super) fn insert(&mut self, session: Session) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
             self.sessions.push((0, None));
@@ -24,52 +18,52 @@ impl EventLoop {
         let place = &mut self.sessions[index as usize];
         let key = Key { index, generation: place.0 };
         if self.takeover.is_some() {
-            // What ended before was another one, and this one may come back from elsewhere.
+            // An earlier transfer of this peer no longer counts as just ended.
             let hash = self.hasher.hash_one(session.peer);
-            let ended = &mut self.ended[hash as usize % 256];
-            *ended = if *ended == hash { 0 } else { *ended };
+            let recently_ended = &mut self.recently_ended[hash as usize % 256];
+            *recently_ended = if *recently_ended == hash { 0 } else { *recently_ended };
         }
         self.peers.insert(session.peer, key);
         *self.per_client.entry(session.peer.client.ip()).or_default() += 1;
         place.1 = Some(Box::new(session));
-        self.unheard.push(index);
+        self.half_open.push(index);
         self.counters.add(Counter::Started, 1);
         key
     }
 
-    /// How many sessions there are.
-    pub(super) fn open(&self) -> usize {
+    /// Returns the number of sessions.
+    pub(super) fn session_count(&self) -> usize {
         self.peers.len()
     }
 
-    /// The session of this key.
+    /// Returns the session with this key.
     pub(super) fn session(&mut self, key: Key) -> Option<&mut Session> {
         let place = self.sessions.get_mut(key.index as usize)?;
         if place.0 == key.generation { place.1.as_deref_mut() } else { None }
     }
 
-    /// Works on a session, sets its timer, or closes it.
-    pub(super) fn with(&mut self, key: Key, work: impl FnOnce(&mut Self, &mut Session) -> After) {
+    /// Calls `work` with a session, then sets its timer or closes it.
+    pub(super) fn with_session(&mut self, key: Key, work: impl FnOnce(&mut Self, &mut Session) -> Disposition) {
         let Some(place) = self.sessions.get_mut(key.index as usize).filter(|place| place.0 == key.generation) else { return };
         let Some(mut session) = place.1.take() else { return };
         match work(self, &mut session) {
-            After::Keep => {
+            Disposition::Keep => {
                 let deadline = session.deadline(self.config.open_timeout);
-                if session.scheduled.is_none_or(|tick| Wheel::<Key>::too_late(tick, deadline)) {
-                    session.scheduled = Some(self.wheel.set(deadline, key));
+                if session.scheduled.is_none_or(|tick| TimerWheel::<Key>::too_late(tick, deadline)) {
+                    session.scheduled = Some(self.timer_wheel.schedule(deadline, key));
                 }
                 self.sessions[key.index as usize].1 = Some(session);
             }
-            After::Close(outcome) => self.close(key, *session, outcome),
+            Disposition::Close(outcome) => self.close(key, *session, outcome),
         }
     }
 
     fn close(&mut self, key: Key, mut session: Session, outcome: Outcome) {
         self.read_ahead.release(&mut session.cursor, key);
-        self.unheard.remove(key.index);
+        self.half_open.remove(key.index);
         self.peers.remove(&session.peer);
-        if let Some(direct) = &mut self.direct {
-            direct.over |= direct.peer == session.peer;
+        if let Some(connected_socket) = &mut self.connected_socket {
+            connected_socket.closing |= connected_socket.peer == session.peer;
         }
         let client = session.peer.client.ip();
         if let Some(count) = self.per_client.get_mut(&client) {
@@ -78,29 +72,29 @@ impl EventLoop {
                 self.per_client.remove(&client);
             }
         }
-        // Where another server may go on, what still comes is asked about.
-        if self.takeover.is_none() || !takeover::goes_on(&outcome) {
+        // If another server may continue it, later packets trigger a query.
+        if self.takeover.is_none() || !takeover::may_resume_elsewhere(&outcome) {
             let hash = self.hasher.hash_one(session.peer);
-            self.ended[hash as usize % 256] = hash;
+            self.recently_ended[hash as usize % 256] = hash;
         }
         if self.takeover.is_some() {
-            self.tell_end(&session, &outcome);
+            self.send_ended_if_final(&session, &outcome);
         }
         self.sessions[key.index as usize].0 = key.generation.wrapping_add(1);
         self.free.push(key.index);
-        let (tid, counter) = (self.ports[usize::from(session.peer.port)].local.port(), outcome.counter());
+        let (tid, counter) = (self.sockets[usize::from(session.peer.socket)].local.port(), outcome.counter());
         self.observer.transfer(&session.report(tid, outcome, self.now));
-        // Behind the report: who sees the end counted finds it reported.
+        // After the report, so that every counted end is already reported.
         self.counters.add(counter, 1);
     }
 
-    /// Ends what is under way.
-    pub(super) fn finish(&mut self) {
+    /// Closes all sessions.
+    pub(super) fn close_all(&mut self) {
         let open: Vec<Key> = self.peers.values().copied().collect();
         for key in open {
-            self.with(key, |_, _| After::Close(Outcome::Stopped));
+            self.with_session(key, |_, _| Disposition::Close(Outcome::Stopped));
         }
         self.flush();
-        self.settle();
+        self.apply_flush_results();
     }
 }

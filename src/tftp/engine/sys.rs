@@ -1,9 +1,9 @@
-//! Fence for the system calls that no safe crate offers without an allocation or a copy per datagram: `recvmmsg` and `sendmmsg`.
+//! Safe wrappers of `recvmmsg` and `sendmmsg`, which no safe crate offers without an allocation or a copy per datagram.
 //!
-//! Both sides keep their arrays of headers from call to call; pointers in them are set anew before every call and never used after it.
+//! Both sides keep their arrays of headers between calls. Pointers in them are set before every call and never used after it.
 #![allow(unsafe_code)]
 
-use crate::content::Lent;
+use crate::content::Borrowed;
 use libc::{c_int, cmsghdr, iovec, mmsghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
 use std::io;
 use std::marker::PhantomData;
@@ -13,30 +13,30 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// Room for the control messages of one datagram: packet information of IPv6 and a segment size.
 type Control = [u64; 8];
 
-/// The address and, for link-local ones, the interface that a datagram was sent to or is to be sent from.
+/// Local address of a datagram and, for link-local ones, its interface: the destination of a received one, the source of a sent one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Local {
     /// The address.
     pub address: IpAddr,
-    /// The interface's index; 0 leaves the choice to the routes.
+    /// The interface's index; 0 lets the routes decide.
     pub interface: u32,
 }
 
-/// A datagram that was received.
+/// A received datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
     /// Its sender.
     pub from: SocketAddr,
-    /// Where it was sent to, when the socket was told to say so.
+    /// Its destination, if the socket reports it.
     pub local: Option<Local>,
     /// Its bytes.
     pub bytes: &'a [u8],
     /// Whether it was longer than the buffer.
-    pub cut: bool,
+    pub truncated: bool,
 }
 
-/// Makes this thread give way to others a little more often, `by` steps of `nice`. Nothing forbids that, and nothing depends on it.
-pub fn be_nicer(by: u8) {
+/// Raises the nice value of this thread by `by` steps. It needs no privilege, and failures are ignored.
+pub fn raise_nice(by: u8) {
     // SAFETY: both take and give numbers only; 0 is the thread that calls.
     unsafe {
         let now = libc::getpriority(libc::PRIO_PROCESS, 0);
@@ -52,32 +52,32 @@ pub struct Receiver {
     controls: Vec<Control>,
     vectors: Vec<iovec>,
     headers: Vec<mmsghdr>,
-    /// Datagrams asked for: setting up headers that stay empty costs as much as using them.
-    offered: usize,
-    /// Calls in a row that found one datagram and no second one.
-    lonely: u8,
+    /// Number of requested datagrams: unused headers cost as much to set up as used ones.
+    requested: usize,
+    /// Consecutive calls that returned exactly one datagram.
+    singles: u8,
 }
 
 /// Whether to wait for the first datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// Not at all.
-    Now,
-    /// As long as the socket's receive time-out says.
-    Briefly,
+pub enum ReceiveMode {
+    /// Does not wait.
+    NonBlocking,
+    /// Waits up to the receive time-out of the socket.
+    Blocking,
 }
 
-/// Fewest datagrams asked for, until it is known that they come one by one.
-const OFFERED: usize = 2;
-/// After so many calls that found a single datagram only one is asked for, and after so many more it is tried with two again.
-const LONELY: u8 = 16;
-const ALONE: u8 = 64;
+/// Smallest number of requested datagrams, unless they arrive one by one.
+const MIN_BATCH: usize = 2;
+/// After this many calls with a single datagram, only one is requested; after as many more, two are requested again.
+const SINGLES_TO_SHRINK: u8 = 16;
+const SINGLES_TO_GROW: u8 = 64;
 
 // SAFETY: the pointers in `vectors` and `headers` are only used within `receive`, which sets them first.
 unsafe impl Send for Receiver {}
 
 impl Receiver {
-    /// Buffers for `count` datagrams of up to `size` bytes.
+    /// Allocates buffers for `count` datagrams of up to `size` bytes.
     pub fn new(count: usize, size: usize) -> Receiver {
         // SAFETY: all three are plain C structures for which zeroes are valid.
         let (name, vector, header) = unsafe { std::mem::zeroed::<(sockaddr_storage, iovec, mmsghdr)>() };
@@ -88,15 +88,15 @@ impl Receiver {
             controls: vec![[0; 8]; count],
             vectors: vec![vector; count],
             headers: vec![header; count],
-            offered: OFFERED.min(count),
-            lonely: 0,
+            requested: MIN_BATCH.min(count),
+            singles: 0,
         }
     }
 
-    /// Receives what is there; how many, and whether there may be more.
-    pub fn receive(&mut self, socket: BorrowedFd<'_>, patience: Patience) -> io::Result<(usize, bool)> {
-        let offered = self.offered;
-        for (index, header) in self.headers[..offered].iter_mut().enumerate() {
+    /// Receives available datagrams. Returns their number, and whether there may be more.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>, mode: ReceiveMode) -> io::Result<(usize, bool)> {
+        let requested = self.requested;
+        for (index, header) in self.headers[..requested].iter_mut().enumerate() {
             self.vectors[index] = iovec { iov_base: self.buffers[index * self.size..].as_mut_ptr().cast(), iov_len: self.size };
             let message = &mut header.msg_hdr;
             message.msg_name = std::ptr::from_mut(&mut self.names[index]).cast();
@@ -107,43 +107,43 @@ impl Receiver {
             message.msg_controllen = size_of::<Control>();
             message.msg_flags = 0;
         }
-        let got = if offered == 1 { self.one(socket, patience)? } else { self.several(socket, patience)? };
-        self.lonely = if got > 1 || self.lonely >= LONELY + ALONE { 0 } else { self.lonely + 1 };
-        self.offered = if self.lonely >= LONELY { 1 } else { (got * 2).max(OFFERED) }.min(self.headers.len());
-        Ok((got, got == offered))
+        let got = if requested == 1 { self.receive_one(socket, mode)? } else { self.receive_batch(socket, mode)? };
+        self.singles = if got > 1 || self.singles >= SINGLES_TO_SHRINK + SINGLES_TO_GROW { 0 } else { self.singles + 1 };
+        self.requested = if self.singles >= SINGLES_TO_SHRINK { 1 } else { (got * 2).max(MIN_BATCH) }.min(self.headers.len());
+        Ok((got, got == requested))
     }
 
-    fn several(&mut self, socket: BorrowedFd<'_>, patience: Patience) -> io::Result<usize> {
-        let flags = if patience == Patience::Now { libc::MSG_DONTWAIT } else { libc::MSG_WAITFORONE };
-        let count = self.offered as libc::c_uint;
-        // SAFETY: each of the first `offered` headers points to a name, one vector and a control buffer of its own, all alive with the sizes
+    fn receive_batch(&mut self, socket: BorrowedFd<'_>, mode: ReceiveMode) -> io::Result<usize> {
+        let flags = if mode == ReceiveMode::NonBlocking { libc::MSG_DONTWAIT } else { libc::MSG_WAITFORONE };
+        let count = self.requested as libc::c_uint;
+        // SAFETY: each of the first `requested` headers points to a name, one vector and a control buffer of its own, all alive with the sizes
         // stated; each vector points to its own `size` bytes of `buffers`.
         let got = unsafe { libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, flags as _, std::ptr::null_mut()) };
         usize::try_from(got).map_err(|_| io::Error::last_os_error())
     }
 
-    /// The first datagram alone, by the system call itself: the C library's makes every call a point where a thread can be cancelled.
-    fn one(&mut self, socket: BorrowedFd<'_>, patience: Patience) -> io::Result<usize> {
+    /// Receives one datagram by a direct system call: the C library's wrapper is a cancellation point, which costs time.
+    fn receive_one(&mut self, socket: BorrowedFd<'_>, mode: ReceiveMode) -> io::Result<usize> {
         let Some(header) = self.headers.first_mut() else { return Ok(0) };
-        let flags = if patience == Patience::Now { libc::MSG_DONTWAIT } else { 0 };
-        // SAFETY: as for `several`.
+        let flags = if mode == ReceiveMode::NonBlocking { libc::MSG_DONTWAIT } else { 0 };
+        // SAFETY: as for `receive_batch`.
         let got = unsafe { libc::syscall(libc::SYS_recvmsg, socket.as_raw_fd(), &raw mut header.msg_hdr, flags) };
         header.msg_len = u32::try_from(got).map_err(|_| io::Error::last_os_error())?;
         Ok(1)
     }
 
-    /// Waits as long as the socket's receive time-out says for a datagram at one that is connected, and at which nothing of others is left from before it
-    /// was: the kernel need not write down who sent it. Its bytes, and whether there were more.
-    pub fn one_of_peer(&mut self, socket: BorrowedFd<'_>) -> io::Result<(&[u8], bool)> {
+    /// Waits for a datagram on a connected socket, up to its receive time-out. The queue must have no packets from before the connection, so that the
+    /// kernel need not report the sender. Returns the bytes, and whether the datagram was truncated.
+    pub fn receive_connected(&mut self, socket: BorrowedFd<'_>) -> io::Result<(&[u8], bool)> {
         let (buffer, size) = (self.buffers.as_mut_ptr(), self.size);
         let nowhere = std::ptr::null_mut::<libc::c_void>();
-        // SAFETY: the first `size` bytes of `buffers` are ours alone; the kernel writes no address where none is wanted.
+        // SAFETY: the first `size` bytes of `buffers` are exclusively borrowed; with null pointers the kernel writes no address.
         let got = unsafe { libc::syscall(libc::SYS_recvfrom, socket.as_raw_fd(), buffer, size, libc::MSG_TRUNC, nowhere, nowhere) };
         let length = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
         Ok((&self.buffers[..length.min(size)], length > size))
     }
 
-    /// One of the datagrams of the last call; nothing when its sender's address is of no IP family.
+    /// Returns a datagram of the last call; `None` when the sender's address is neither IPv4 nor IPv6.
     pub fn get(&self, index: usize) -> Option<Received<'_>> {
         let header = &self.headers[index];
         let len = (header.msg_len as usize).min(self.size);
@@ -151,7 +151,7 @@ impl Receiver {
         let bytes = &self.buffers[index * self.size..][..len];
         let used = header.msg_hdr.msg_controllen.min(size_of::<Control>());
         let local = local_of(&self.controls[index], used);
-        Some(Received { from, local, bytes, cut: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 })
+        Some(Received { from, local, bytes, truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 })
     }
 }
 
@@ -172,10 +172,10 @@ fn address_of(name: &sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-/// Bytes of a control message's header, which its data follows; both are multiples of 8 on Linux.
+/// Size of a control message's header, which precedes its data; both are multiples of 8 on Linux.
 const HEADER: usize = size_of::<cmsghdr>();
 
-/// The packet information among the first `used` bytes of control messages.
+/// Finds the packet information in the first `used` bytes of control messages.
 fn local_of(control: &Control, used: usize) -> Option<Local> {
     if used == 0 {
         return None;
@@ -187,12 +187,12 @@ fn local_of(control: &Control, used: usize) -> Option<Local> {
     let mut left = &bytes[..used];
     while let Some(header) = left.get(..HEADER) {
         let word = |at: usize| c_int::from_ne_bytes(std::array::from_fn(|i| header[at + i]));
-        // `cmsg_len` is a `size_t`, level and type follow it.
+        // `cmsg_len` is a `size_t`; level and type follow.
         let len = usize::from_ne_bytes(std::array::from_fn(|i| header[i]));
         let data = left.get(HEADER..len)?;
         let number = |at: usize| data.get(at..at + 4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
         match (word(size_of::<usize>()), word(size_of::<usize>() + 4)) {
-            // struct in_pktinfo: interface, the address to answer from, the address in the header.
+            // struct in_pktinfo: interface, source address for answers, destination address of the header.
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 let address = Ipv4Addr::from(u32::from_be(number(4)?));
                 return Some(Local { address: address.into(), interface: number(0)? });
@@ -208,14 +208,14 @@ fn local_of(control: &Control, used: usize) -> Option<Local> {
     None
 }
 
-/// The arrays that a batch of sends is built in.
+/// The arrays of a batch of sends.
 #[derive(Default)]
 pub struct Sender {
     names: Vec<Name>,
     lengths: Vec<libc::socklen_t>,
     controls: Vec<(Control, usize)>,
     vectors: Vec<iovec>,
-    /// Where each datagram's vectors end.
+    /// End of each datagram's vectors.
     ends: Vec<usize>,
     headers: Vec<mmsghdr>,
 }
@@ -224,7 +224,7 @@ pub struct Sender {
 unsafe impl Send for Sender {}
 
 impl Sender {
-    /// Starts a batch; with `connected` for a socket that knows where everything goes and from where.
+    /// Starts a batch; `connected` is for a connected socket, which needs no addresses.
     pub fn batch<'a>(&'a mut self, connected: bool) -> Batch<'a> {
         self.names.clear();
         self.lengths.clear();
@@ -235,7 +235,7 @@ impl Sender {
     }
 }
 
-/// Datagrams on their way. It borrows their bytes until it is dropped.
+/// A batch of datagrams, which borrows their bytes.
 pub struct Batch<'a> {
     sender: &'a mut Sender,
     connected: bool,
@@ -243,8 +243,8 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Starts a datagram, or with `segment` several of that many bytes each but the last, to be cut apart by the kernel. `from` is the
-    /// address to send from on a socket that is bound to none.
+    /// Starts a datagram, or with `segment` several of that size (the last may be shorter), which the kernel segments. `from` is the source address on
+    /// a socket without a bound address.
     pub fn datagram(&mut self, to: SocketAddr, from: Option<Local>, segment: Option<u16>) {
         let (name, length) = name(to);
         self.sender.names.push(name);
@@ -254,14 +254,14 @@ impl<'a> Batch<'a> {
     }
 
     /// Appends bytes to the last datagram.
-    pub fn part(&mut self, part: Lent<'a>) {
+    pub fn part(&mut self, part: Borrowed<'a>) {
         self.sender.vectors.push(iovec { iov_base: part.start().cast_mut().cast(), iov_len: part.len() });
         if let Some(end) = self.sender.ends.last_mut() {
             *end = self.sender.vectors.len();
         }
     }
 
-    /// Sends the datagrams from the `skip`th on, without waiting; how many the kernel took. An error is that of the `skip`th.
+    /// Sends the datagrams from index `skip` on, without waiting. Returns how many the kernel accepted; an error is that of the first one.
     pub fn send(&mut self, socket: BorrowedFd<'_>, skip: usize) -> io::Result<usize> {
         let s = &mut *self.sender;
         s.headers.clear();
@@ -282,7 +282,7 @@ impl<'a> Batch<'a> {
             s.headers.push(header);
         }
         if let [only] = s.headers.as_slice() {
-            // The system call itself: the C library's makes every call a point where a thread can be cancelled.
+            // A direct system call: the C library's wrapper is a cancellation point, which costs time.
             // SAFETY: as below.
             let sent = unsafe { libc::syscall(libc::SYS_sendmsg, socket.as_raw_fd(), &raw const only.msg_hdr, libc::MSG_DONTWAIT) };
             return if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
@@ -298,7 +298,7 @@ impl<'a> Batch<'a> {
 /// Room for an address of either family; `sockaddr_storage` is four times as large.
 type Name = sockaddr_in6;
 
-/// An address and how many of its bytes are used.
+/// Returns an address in the kernel's form and its size.
 fn name(to: SocketAddr) -> (Name, usize) {
     // SAFETY: a plain C structure for which zeroes are valid.
     let mut name: Name = unsafe { std::mem::zeroed() };
@@ -321,7 +321,7 @@ fn name(to: SocketAddr) -> (Name, usize) {
     }
 }
 
-/// Control messages and how many of their bytes are used.
+/// Returns control messages and their size.
 fn control(from: Option<Local>, segment: Option<u16>) -> (Control, usize) {
     if from.is_none() && segment.is_none() {
         return ([0; 8], 0);

@@ -1,8 +1,9 @@
-//! The engine on the real kernel, within network namespaces of the tests' own.
+//! Tests of the engine with the real kernel, in separate network namespaces.
 
-mod direct;
+mod borrowed;
+mod connected_socket;
 mod hostile;
-mod lending;
+#[cfg(feature = "handlers")]
 mod limits;
 mod loops;
 mod takeover;
@@ -12,6 +13,7 @@ use super::*;
 use crate::content::{Bytes, Content, Version};
 use crate::directory::{Directory, DirectoryOptions};
 use crate::handler::{Opening, Refusal, Request};
+use crate::options::Limits;
 use crate::packet::{ErrorCode, Packet, put_ack, put_error, put_request};
 use crate::report::{Counter, Outcome, TransferReport};
 use nix::sched::{CloneFlags, unshare};
@@ -19,8 +21,9 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-/// Runs `body` in a new network namespace with only a loopback interface; not at all without root, unless CI promises it.
+/// Runs `body` in a new network namespace with only a loopback interface. Skipped without root; in CI that is a failure.
 fn in_namespace(body: impl FnOnce() + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "needs root");
@@ -42,7 +45,7 @@ fn run(program: &str, args: &[&str]) {
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Keeps the outcomes of transfers.
+/// Collects the outcomes of transfers.
 #[derive(Default)]
 struct Outcomes(Mutex<Vec<Outcome>>);
 
@@ -62,7 +65,7 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// A client that says exactly what it is told.
+/// A client that sends exactly the packets that a test specifies.
 struct Client(UdpSocket);
 
 impl Client {
@@ -97,7 +100,7 @@ impl Client {
         (bytes, from)
     }
 
-    /// The next packet must be this block; who sent it.
+    /// Expects this block as the next packet; returns its sender.
     fn data(&self, block: u16, data: &[u8]) -> SocketAddr {
         let (bytes, from) = self.receive();
         assert_eq!(Packet::parse(&bytes), Ok(Packet::Data { block, data }));
@@ -110,7 +113,7 @@ impl Client {
     }
 }
 
-/// Waits until the counters say so; the server has its own thread.
+/// Waits until the counters meet a condition; the server has its own thread.
 fn until(running: &Running, what: &str, holds: impl Fn(&crate::report::Totals) -> bool) {
     let since = std::time::Instant::now();
     while !holds(&running.statistics().totals()) {
@@ -119,13 +122,13 @@ fn until(running: &Running, what: &str, holds: impl Fn(&crate::report::Totals) -
     }
 }
 
-/// Waits until the host takes an IPv6 address for its own. The kernel makes the route to its prefix at once but the local one by a work
-/// queue, `nodad` or not; a packet in between is answered "no route" (Ip6OutNoRoutes).
+/// Waits until an IPv6 address is local. The kernel adds the route to its prefix at once, but the local route by a work queue, even with
+/// `nodad`; a packet in between gets "no route" (Ip6OutNoRoutes).
 fn until_local(address: &str) {
     let since = std::time::Instant::now();
     let local = || Command::new("ip").args(["-6", "route", "show", "table", "local", address]).output().unwrap();
     while local().stdout.is_empty() {
-        assert!(since.elapsed() < Duration::from_secs(10), "{address} does not become local");
+        assert!(since.elapsed() < Duration::from_secs(10), "{address} is not local");
     }
 }
 
@@ -154,7 +157,7 @@ fn real_clients_get_their_files() {
             for host in ["127.0.0.1", "[::1]"] {
                 let url = format!("tftp://{host}/{name}");
                 for blksize in ["512", "1428", "8192", "65464"] {
-                    // curl takes a tsize of 0 for the end of everything and stops.
+                    // curl takes a tsize of 0 for the end of the file and stops.
                     let options: &[&str] = if len == 0 { &["--tftp-no-options"] } else { &["--tftp-blksize", blksize] };
                     run("curl", &[&["-q", "-gsS", "-o", got], options, &[&url]].concat());
                     same(name);
@@ -173,7 +176,7 @@ fn real_clients_get_their_files() {
             same(name);
             transfers += 2;
         }
-        // More than 65535 blocks: the numbers start again.
+        // More than 65535 blocks: the numbers wrap.
         for window in ["1", "64"] {
             let window = format!("windowsize {window}");
             run("atftp", &["--option", "blksize 8", "--option", &window, "--get", "-r", "wraps", "-l", got, "127.0.0.1", "69"]);
@@ -208,7 +211,7 @@ fn answers_come_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn blocks_are_held_below_the_mtu_or_travel_in_fragments() {
+fn blocks_are_limited_by_the_mtu_or_fragmented() {
     in_namespace(|| {
         run("ip", &["link", "set", "lo", "mtu", "1500"]);
         let dir = tempfile::tempdir().unwrap();
@@ -221,7 +224,7 @@ fn blocks_are_held_below_the_mtu_or_travel_in_fragments() {
                 serve(Config { limits, ..Config::listen(local(port)) }, Directory::new(dir.path(), DirectoryOptions::default()).unwrap());
             let client = Client::ask(local(port), "f", &[("blksize", "8192")]);
             assert_eq!(client.receive().0, [b"\0\x06blksize\0", granted.as_bytes(), b"\0"].concat());
-            // The kernel cannot cut a window into segments beyond the MTU; the blocks go one by one then.
+            // The kernel cannot segment a window into datagrams beyond the MTU; the blocks are sent one by one then.
             let (port, got) = (port.to_string(), got.to_str().unwrap());
             run("atftp", &["--option", "blksize 8192", "--option", "windowsize 16", "--get", "-r", "f", "-l", got, "127.0.0.1", &port]);
             assert!(std::fs::read(got).unwrap() == bytes);
@@ -232,27 +235,27 @@ fn blocks_are_held_below_the_mtu_or_travel_in_fragments() {
 }
 
 #[test]
-fn a_stranger_is_told_and_disturbs_nothing() {
+fn an_unknown_tid_gets_an_error_and_disturbs_nothing() {
     in_namespace(|| {
         let (running, _) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
         let client = Client::ask(local(69), "f", &[]);
         let tid = client.data(1, &[7; 512]);
-        let (stranger, _) = Client::new(tid);
-        stranger.ack(tid, 1);
-        stranger.error(ErrorCode::UNKNOWN_TID);
+        let (unknown_tid, _) = Client::new(tid);
+        unknown_tid.ack(tid, 1);
+        unknown_tid.error(ErrorCode::UNKNOWN_TID);
         client.ack(tid, 1);
         client.data(2, &[7; 88]);
         client.ack(tid, 2);
         until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
-        // The last ACK may come twice; whoever has just had a transfer is no stranger.
+        // A repeated last ACK of a transfer that has just ended is not an unknown TID.
         client.ack(tid, 2);
         until(&running, "the late ACK is ignored", |totals| totals.get(Counter::AcksIgnored) == 1);
-        assert_eq!(running.statistics().totals().get(Counter::Strangers), 1);
+        assert_eq!(running.statistics().totals().get(Counter::UnknownTids), 1);
     });
 }
 
 #[test]
-fn a_size_probe_is_no_failure_and_its_error_is_not_answered() {
+fn a_size_probe_is_not_a_failure_and_its_error_is_not_answered() {
     in_namespace(|| {
         let (running, outcomes) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
         let client = Client::ask(local(69), "f", &[("tsize", "0"), ("blksize", "1468"), ("windowsize", "4")]);
@@ -269,12 +272,12 @@ fn a_size_probe_is_no_failure_and_its_error_is_not_answered() {
 }
 
 #[test]
-fn refusals_writes_and_nonsense_are_answered() {
+fn refusals_writes_and_invalid_packets_are_answered() {
     in_namespace(|| {
         let handler = |request: &Request<'_>| match &*request.name() {
             "denied" => Opening::refuse(Refusal::access()),
             "slow" => Opening::job(|| Err(Refusal::new(ErrorCode(3), "no"))),
-            "broken" => Opening::job(|| panic!("a handler's mistake")),
+            "broken" => Opening::job(|| panic!("a handler panics")),
             "never" => Opening::later(std::future::pending()),
             _ => Opening::refuse(Refusal::not_found()),
         };
@@ -297,13 +300,13 @@ fn refusals_writes_and_nonsense_are_answered() {
 }
 
 #[test]
-fn a_request_that_comes_again_restarts_only_when_it_is_another_or_late() {
+fn a_repeated_request_restarts_only_if_it_differs_or_is_late() {
     in_namespace(|| {
         let (running, _) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
         let client = Client::ask(local(69), "a", &[]);
         client.data(1, &[7; 512]);
         client.request(local(69), "a", &[]);
-        until(&running, "the duplicate is seen", |totals| totals.get(Counter::RequestsRepeated) == 1);
+        until(&running, "the duplicate is counted", |totals| totals.get(Counter::RequestsRepeated) == 1);
         client.request(local(69), "b", &[]);
         until(&running, "the other is a restart", |totals| totals.get(Counter::Restarted) == 1 && totals.get(Counter::Started) == 2);
         let tid = client.data(1, &[7; 512]);
@@ -312,12 +315,12 @@ fn a_request_that_comes_again_restarts_only_when_it_is_another_or_late() {
         // The next request overtakes the last ACK.
         client.request(local(69), "b", &[]);
         client.data(1, &[7; 512]);
-        until(&running, "it starts anew", |totals| totals.get(Counter::Restarted) == 2 && totals.get(Counter::Started) == 3);
+        until(&running, "it starts again", |totals| totals.get(Counter::Restarted) == 2 && totals.get(Counter::Started) == 3);
     });
 }
 
 #[test]
-fn who_answers_keeps_its_place_in_a_full_server_and_who_never_did_makes_room() {
+fn a_full_server_evicts_half_open_transfers_and_keeps_the_others() {
     in_namespace(|| {
         let config = Config { max_transfers: 3, ..Config::listen(local(69)) };
         let (running, outcomes) = serve(config, |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 1100])));
@@ -325,25 +328,25 @@ fn who_answers_keeps_its_place_in_a_full_server_and_who_never_did_makes_room() {
         let tid = answers.data(1, &[7; 512]);
         answers.ack(tid, 1);
         answers.data(2, &[7; 512]);
-        // Nobody answers here; the second and third of them stay.
+        // These clients never answer; the second and third of them stay.
         let forged: Vec<Client> = (0..4).map(|_| Client::ask(local(69), "f", &[])).collect();
-        until(&running, "two make room", |totals| totals.get(Counter::Displaced) == 2 && totals.open() == 3);
+        until(&running, "two are evicted", |totals| totals.get(Counter::Evicted) == 2 && totals.open() == 3);
         for late in [&forged[2], &forged[3]] {
             let tid = late.data(1, &[7; 512]);
             late.ack(tid, 1);
         }
-        until(&running, "all are heard", |totals| totals.get(Counter::Acks) == 3);
+        until(&running, "all have answered", |totals| totals.get(Counter::Acks) == 3);
         let _beyond = Client::ask(local(69), "f", &[]);
-        until(&running, "nobody is left to make room", |totals| totals.get(Counter::Shed) == 1);
+        until(&running, "none is left to evict", |totals| totals.get(Counter::Shed) == 1);
         answers.ack(tid, 2);
         answers.data(3, &[7; 76]);
         answers.ack(tid, 3);
         until(&running, "it ends", |totals| totals.get(Counter::Done) == 1);
-        assert_eq!(*outcomes.0.lock().unwrap(), [Outcome::Displaced, Outcome::Displaced, Outcome::Done]);
+        assert_eq!(*outcomes.0.lock().unwrap(), [Outcome::Evicted, Outcome::Evicted, Outcome::Done]);
     });
 }
 
-/// Content that others fetch: as much as was put there.
+/// Content that a test supplies in pieces.
 struct Stream(Mutex<(Vec<u8>, bool, Option<Waker>)>);
 
 impl Stream {
@@ -378,17 +381,17 @@ impl Content for Arc<Stream> {
 }
 
 #[test]
-fn content_that_comes_later_is_sent_when_it_comes() {
+fn pending_content_is_sent_when_it_is_available() {
     in_namespace(|| {
         let stream = Arc::new(Stream(Mutex::default()));
         let served = stream.clone();
         let (running, _) = serve(Config::listen(local(69)), move |_: &Request<'_>| Opening::content(served.clone()));
         let client = Client::ask(local(69), "f", &[("tsize", "0"), ("blksize", "1000")]);
-        until(&running, "it is asked for", |totals| totals.get(Counter::Started) == 1);
-        assert_eq!(running.statistics().totals().get(Counter::PacketsSent), 0, "no OACK before the first block is at hand");
+        until(&running, "it is requested", |totals| totals.get(Counter::Started) == 1);
+        assert_eq!(running.statistics().totals().get(Counter::PacketsSent), 0, "no OACK before the first block is available");
         stream.put(&[1; 1500], false);
         let (oack, tid) = client.receive();
-        assert_eq!(oack, b"\0\x06blksize\x001000\0", "a size that is not known is not said");
+        assert_eq!(oack, b"\0\x06blksize\x001000\0", "an unknown size is not acknowledged");
         client.ack(tid, 0);
         client.data(1, &[1; 1000]);
         client.ack(tid, 1);
@@ -411,14 +414,14 @@ fn a_burst_of_requests_is_not_lost() {
         for client in &clients {
             client.send_to(b"\0\x01f\0octet\0", local(69)).unwrap();
         }
-        until(&running, "every request is heard", |totals| totals.get(Counter::Requests) == 800);
+        until(&running, "every request is received", |totals| totals.get(Counter::Requests) == 800);
     });
 }
 
 #[test]
 fn gre_from_a_director_is_answered_from_the_vip() {
     in_namespace(|| {
-        // The "director" and the client share the namespace with the server; the VIP is nowhere.
+        // The "director" and the client share the namespace with the server; no interface has the VIP.
         run("ip", &["address", "add", "10.0.0.21/32", "dev", "lo"]);
         run("ip", &["address", "add", "198.51.100.7/32", "dev", "lo"]);
         let vip: SocketAddr = "192.0.2.69:69".parse().unwrap();

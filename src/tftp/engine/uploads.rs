@@ -1,30 +1,29 @@
-//! Files that clients write: from the request to the last acknowledgement, which goes out when the file is on disk under its name.
+//! Uploads: from the request to the last acknowledgement, which is sent when the file is on disk under its name.
 
-use super::Key;
+use super::blocking_pool::Job;
 use super::event_loop::EventLoop;
-use super::openers::Job;
-use super::outbox::Route;
-use super::session::{Peer, Receiving, Session, Stage};
-use super::sessions::After;
-use crate::client::netascii::Decoder;
+use super::key::Key;
+use super::peer::{Peer, Route};
+use super::session::{Disposition, Receiving, Session, Stage};
 use crate::handler::Refusal;
+use crate::netascii::Decoder;
 use crate::options::announced;
 use crate::packet::{self, ErrorCode, Mode, put_ack};
 use crate::report::{Counter, Outcome};
-use crate::transfer::Pace;
-use crate::upload::{Answer, Step, Took, Upload};
+use crate::transfer::RetransmissionPolicy;
+use crate::upload::{Answer, DataAction, Step, Upload};
 use crate::writable::too_large;
 
 impl EventLoop {
-    /// A write request. Nothing is made on disk before the first block: requests can be forged.
-    pub(super) fn begin_write(&mut self, session: &mut Session, request: &packet::Request<'_>) -> After {
+    /// Handles a write request. No file is created before the first block, because requests can be forged.
+    pub(super) fn begin_write(&mut self, session: &mut Session, request: &packet::Request<'_>) -> Disposition {
         let Some(writable) = &self.config.writable else { return self.refuse(session, Refusal::access()) };
         let Some(mode) = request.known_mode() else {
             return self.refuse(session, Refusal::new(ErrorCode::ILLEGAL, "unknown mode"));
         };
         session.mode = Some(mode);
         let size = announced(request.options);
-        // In netascii more bytes travel than are stored.
+        // In netascii more bytes are sent than are stored.
         if mode == Mode::Octet && size.is_some_and(|size| size > writable.limit()) {
             let refusal = too_large(writable.limit());
             return self.refuse(session, refusal);
@@ -34,76 +33,76 @@ impl EventLoop {
         }
         self.finished.forget(&session.peer);
         let (terms, oack) = self.terms(session.peer.client, request.options, size);
-        let upload = Upload::new(terms, oack.is_some(), &self.config.pace, self.now);
+        let upload = Upload::new(terms, oack.is_some(), &self.config.retransmission, self.now);
         let decoder = (mode == Mode::Netascii).then(Decoder::default);
         let oack = oack.unwrap_or_default().into_boxed_slice();
         session.answered = Some(self.now);
-        session.stage = Stage::Receiving(Box::new(Receiving { upload, oack, size, draft: None, decoder, storing: None }));
+        session.stage = Stage::Receiving(Box::new(Receiving { upload, oack, size, temporary_file: None, decoder, storing: None }));
         self.answer_write(session, false)
     }
 
-    /// A DATA packet.
+    /// Handles a DATA packet.
     pub(super) fn data(&mut self, peer: Peer, route: Route, block: u16, data: &[u8]) {
         if let Some(&key) = self.peers.get(&peer) {
-            self.with(key, |this, session| this.take(key, session, block, data));
+            self.with_session(key, |this, session| this.take(key, session, block, data));
         } else if self.finished.is_last(&peer, block, self.now) {
-            self.counters.add(Counter::Repeated, 1);
+            self.counters.add(Counter::Retransmitted, 1);
             self.outbox.packet(route, |to| put_ack(to, block));
         } else {
-            self.stranger(peer, route);
+            self.unknown_tid(peer, route);
         }
     }
 
-    fn take(&mut self, key: Key, session: &mut Session, block: u16, data: &[u8]) -> After {
+    fn take(&mut self, key: Key, session: &mut Session, block: u16, data: &[u8]) -> Disposition {
         let Stage::Receiving(receiving) = &mut session.stage else {
             self.counters.add(Counter::Malformed, 1);
-            return After::Keep;
+            return Disposition::Keep;
         };
-        if receiving.draft.is_none() {
-            // Before the first block there is nothing; behind the last one it is on its way to the disk, and answered then.
+        if receiving.temporary_file.is_none() {
+            // Before the first block there is no file. After the last block the file is being stored, and the answer follows then.
             let first = receiving.storing.is_none() && block == 1;
-            let Some(writable) = self.config.writable.as_ref().filter(|_| first) else { return After::Keep };
-            let Ok(packet::Packet::Request(request)) = packet::Packet::parse(&session.request) else { return After::Keep };
+            let Some(writable) = self.config.writable.as_ref().filter(|_| first) else { return Disposition::Keep };
+            let Ok(packet::Packet::Request(request)) = packet::Packet::parse(&session.request) else { return Disposition::Keep };
             match writable.begin(request.file) {
-                Ok(Some(draft)) => receiving.draft = Some(draft),
+                Ok(Some(temporary_file)) => receiving.temporary_file = Some(temporary_file),
                 // The client sends it again.
                 Ok(None) => {
                     self.counters.add(Counter::Shed, 1);
-                    return After::Keep;
+                    return Disposition::Keep;
                 }
                 Err(refusal) => return self.refuse(session, refusal),
             }
         }
         let took = receiving.upload.on_data(block, data.len(), self.now);
-        if receiving.upload.heard() {
-            self.unheard.remove(key.index);
+        if receiving.upload.established() {
+            self.half_open.remove(key.index);
         }
         match took {
-            Took::Nothing => {
+            DataAction::Ignore => {
                 session.tally.ignored += 1;
-                After::Keep
+                Disposition::Keep
             }
-            Took::Answer => {
+            DataAction::Acknowledge => {
                 session.tally.ignored += 1;
                 self.answer_write(session, true)
             }
-            Took::TooLong => self.refuse(session, Refusal::new(ErrorCode::ILLEGAL, "block longer than agreed")),
-            Took::Bytes { answer, last } => {
+            DataAction::TooLong => self.refuse(session, Refusal::new(ErrorCode::ILLEGAL, "block longer than agreed")),
+            DataAction::Append { answer, last } => {
                 session.tally.acks += 1;
                 match self.append(session, data, last) {
                     Err(refusal) => self.refuse(session, refusal),
                     Ok(()) if last => self.store(key, session),
                     Ok(()) if answer => self.answer_write(session, false),
-                    Ok(()) => After::Keep,
+                    Ok(()) => Disposition::Keep,
                 }
             }
         }
     }
 
-    /// Puts a block's bytes into the file.
+    /// Appends the bytes of a block to the file.
     fn append(&mut self, session: &mut Session, data: &[u8], last: bool) -> Result<(), Refusal> {
         let Stage::Receiving(receiving) = &mut session.stage else { return Ok(()) };
-        let Some(draft) = &mut receiving.draft else { return Ok(()) };
+        let Some(temporary_file) = &mut receiving.temporary_file else { return Ok(()) };
         let mut decoded = Vec::new();
         let bytes = match &mut receiving.decoder {
             None => data,
@@ -117,69 +116,69 @@ impl EventLoop {
         };
         session.tally.received += bytes.len() as u64;
         self.counters.add(Counter::BytesReceived, bytes.len() as u64);
-        draft.write(bytes)
+        temporary_file.write(bytes)
     }
 
-    /// The file is complete. The disk may take its time, which is not the loop's.
-    fn store(&mut self, key: Key, session: &mut Session) -> After {
-        let Stage::Receiving(receiving) = &mut session.stage else { return After::Keep };
-        let Some(draft) = receiving.draft.take() else { return After::Keep };
-        // In netascii other bytes travel than are stored, and 0 is what some say who do not know.
-        if let Some(size) = receiving.size.filter(|&size| size > 0 && receiving.decoder.is_none() && size != draft.written()) {
-            let came = format!("{} bytes came, {size} were announced", draft.written());
+    /// Stores the complete file on another thread, because the disk may be slow.
+    fn store(&mut self, key: Key, session: &mut Session) -> Disposition {
+        let Stage::Receiving(receiving) = &mut session.stage else { return Disposition::Keep };
+        let Some(temporary_file) = receiving.temporary_file.take() else { return Disposition::Keep };
+        // In netascii other bytes are sent than are stored, and some clients announce 0 for an unknown size.
+        if let Some(size) = receiving.size.filter(|&size| size > 0 && receiving.decoder.is_none() && size != temporary_file.written()) {
+            let came = format!("{} bytes came, {size} were announced", temporary_file.written());
             return self.refuse(session, Refusal::failed(came));
         }
         receiving.storing = Some(self.now);
-        if self.openers.submit(&self.mailbox, key, Job::Store(Box::new(move || draft.keep()))) {
-            After::Keep
+        if self.blocking_pool.submit(&self.channel, key, Job::Store(Box::new(move || temporary_file.persist()))) {
+            Disposition::Keep
         } else {
             self.refuse(session, Refusal::failed("the server is busy"))
         }
     }
 
-    /// It is on disk, or why not.
-    pub(super) fn stored(&mut self, session: &mut Session, stored: Result<(), Refusal>) -> After {
+    /// Handles the result of storing the file.
+    pub(super) fn stored(&mut self, session: &mut Session, stored: Result<(), Refusal>) -> Disposition {
         if let Err(refusal) = stored {
             return self.refuse(session, refusal);
         }
-        let Stage::Receiving(receiving) = &session.stage else { return After::Keep };
+        let Stage::Receiving(receiving) = &session.stage else { return Disposition::Keep };
         let last = receiving.upload.terms().rollover.wire(receiving.upload.blocks());
-        self.finished.note(session.peer, last, self.now);
+        self.finished.insert(session.peer, last, self.now);
         self.counters.add(Counter::Stored, 1);
         self.answer_write(session, false);
-        After::Close(Outcome::Done)
+        Disposition::Close(Outcome::Done)
     }
 
-    /// A write's time has come.
-    pub(super) fn write_expired(&mut self, session: &mut Session, pace: &Pace) -> After {
-        let Stage::Receiving(receiving) = &mut session.stage else { return After::Keep };
+    /// Handles an expired timer of a write.
+    pub(super) fn write_expired(&mut self, session: &mut Session, retransmission: &RetransmissionPolicy) -> Disposition {
+        let Stage::Receiving(receiving) = &mut session.stage else { return Disposition::Keep };
         if let Some(since) = &mut receiving.storing {
-            tracing::warn!(client = %session.peer.client, "the disk is slow: a file that a client wrote is not on it yet");
+            tracing::warn!(client = %session.peer.client, "slow disk: upload not stored yet");
             *since = self.now;
-            return After::Keep;
+            return Disposition::Keep;
         }
         session.tally.timeouts += 1;
         self.counters.add(Counter::Timeouts, 1);
-        match receiving.upload.on_timer(pace, self.now) {
-            Step::Wait => After::Keep,
+        match receiving.upload.on_timer(retransmission, self.now) {
+            Step::Wait => Disposition::Keep,
             Step::Answer => self.answer_write(session, true),
-            Step::GiveUp(silence) => After::Close(silence.into()),
+            Step::GiveUp(silence) => Disposition::Close(silence.into()),
         }
     }
 
-    /// Acknowledges what came so far.
-    fn answer_write(&mut self, session: &mut Session, repeated: bool) -> After {
-        let Stage::Receiving(receiving) = &mut session.stage else { return After::Keep };
-        let answer = receiving.upload.answer(repeated, self.now);
+    /// Acknowledges the received blocks.
+    fn answer_write(&mut self, session: &mut Session, retransmitted: bool) -> Disposition {
+        let Stage::Receiving(receiving) = &mut session.stage else { return Disposition::Keep };
+        let answer = receiving.upload.answer(retransmitted, self.now);
         let oack = &receiving.oack;
         self.outbox.packet(session.route, |to| match answer {
             Answer::Oack => to.extend(oack),
             Answer::Ack(block) => put_ack(to, block),
         });
         session.tally.packets += 1;
-        session.tally.repeated += u64::from(repeated);
+        session.tally.retransmitted += u64::from(retransmitted);
         self.counters.add(Counter::PacketsSent, 1);
-        self.counters.add(Counter::Repeated, u64::from(repeated));
-        After::Keep
+        self.counters.add(Counter::Retransmitted, u64::from(retransmitted));
+        Disposition::Keep
     }
 }

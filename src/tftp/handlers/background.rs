@@ -1,4 +1,4 @@
-//! Threads for what waits: origins, hooks and programs are talked to there, away from the event loops that send.
+//! Background threads for origins, hooks and programs, so that event loops never wait for them.
 
 use crate::handler::{Opened, Opening, Refusal};
 use std::future::Future;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
-/// Threads that all handlers of a server share. Clones are the same threads; they end with the last clone.
+/// Threads that all handlers of a server share. Clones refer to the same threads, which end with the last clone.
 #[derive(Clone)]
 pub struct Background {
     handle: Handle,
@@ -19,7 +19,7 @@ struct Threads(Option<Runtime>);
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        // Not waiting: the last clone may go on one of these very threads.
+        // Does not wait: the last clone may be dropped on one of these threads.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
@@ -30,19 +30,19 @@ impl Background {
     /// Starts `threads` threads (at least one).
     ///
     /// # Errors
-    /// When the system gives no thread or no event queue.
+    /// When the system provides no thread or no event queue.
     pub fn new(threads: usize) -> io::Result<Background> {
         let runtime = Builder::new_multi_thread().worker_threads(threads.max(1)).thread_name("tftp-background").enable_all().build()?;
         Ok(Background { handle: runtime.handle().clone(), _threads: Arc::new(Threads(Some(runtime))) })
     }
 
-    /// Runs a task whether or not anyone waits for it.
+    /// Runs a task in the background.
     pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) {
-        // The task holds no clone: threads that wait for an origin must not keep themselves alive.
+        // The task holds no clone: otherwise threads that wait for an origin would keep themselves alive.
         drop(self.handle.spawn(task));
     }
 
-    /// Opens by a task that runs here. It is dropped when nobody waits for its result any more.
+    /// Returns an opening whose task runs on these threads. The task is dropped when the opening is.
     pub fn open(&self, task: impl Future<Output = Opened> + Send + 'static) -> Opening {
         let (mut sender, receiver) = oneshot::channel();
         self.spawn(async move {
@@ -54,18 +54,18 @@ impl Background {
         Opening::later(async move { receiver.await.unwrap_or_else(|_| Err(Refusal::failed("the server is stopping"))) })
     }
 
-    /// The result of an opening, whichever way it opens.
+    /// Waits for the result of an opening of any kind.
     pub async fn settle(&self, opening: Opening) -> Opened {
         settle(&self.handle, opening).await
     }
 }
 
-/// The result of an opening for a task that runs on these threads.
-pub async fn settle_here(opening: Opening) -> Opened {
+/// Waits for the result of an opening, in a task that runs on these threads.
+pub async fn resolve_here(opening: Opening) -> Opened {
     settle(&Handle::current(), opening).await
 }
 
-/// What blocks does so on a thread of its own.
+/// Runs blocking openings on a separate thread.
 async fn settle(handle: &Handle, opening: Opening) -> Opened {
     match opening {
         Opening::Now(opened) => opened,
@@ -73,28 +73,29 @@ async fn settle(handle: &Handle, opening: Opening) -> Opened {
         Opening::Job(job) => match handle.spawn_blocking(job).await {
             Ok(opened) => opened,
             Err(error) => {
-                tracing::error!(%error, "opening a file failed");
+                tracing::error!(%error, "handler failed");
                 Err(Refusal::failed("the server failed"))
             }
         },
     }
 }
 
-/// Lets in so many at a time; a bounded number of others waits.
-pub struct Gate {
-    places: Semaphore,
+/// Limits concurrency; a bounded number of further tasks waits.
+pub struct ConcurrencyLimit {
+    permits: Semaphore,
     waiting: AtomicUsize,
 }
 
-/// More than so many do not wait: their clients would have given up before their turn.
-const MOST_WAITING: usize = 1024;
+/// Largest number of waiting tasks: clients of further ones would give up before they run.
+const MAX_WAITING: usize = 1024;
 
-impl Gate {
-    pub fn new(places: usize) -> Gate {
-        Gate { places: Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)), waiting: AtomicUsize::new(0) }
+impl ConcurrencyLimit {
+    /// Allows that many at once.
+    pub fn new(permits: usize) -> ConcurrencyLimit {
+        ConcurrencyLimit { permits: Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS)), waiting: AtomicUsize::new(0) }
     }
 
-    /// A place, which ends with what is returned; a refusal when too many wait already.
+    /// Waits for a permit, which is released on drop; refuses when too many tasks wait already.
     pub async fn enter(&self) -> Result<SemaphorePermit<'_>, Refusal> {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
@@ -105,9 +106,9 @@ impl Gate {
         let busy = || Refusal::failed("the server is busy, try again");
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
-        if before >= MOST_WAITING {
+        if before >= MAX_WAITING {
             return Err(busy());
         }
-        self.places.acquire().await.map_err(|_| busy())
+        self.permits.acquire().await.map_err(|_| busy())
     }
 }

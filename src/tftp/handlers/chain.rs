@@ -1,4 +1,4 @@
-//! Several handlers as one: the first that has the file serves it.
+//! A chain of handlers: the first one that has the file serves it.
 
 use super::background::Background;
 use super::owned::OwnedRequest;
@@ -6,14 +6,14 @@ use crate::handler::{Handler, Opened, Opening, Refusal, Request};
 use crate::packet::ErrorCode;
 use std::sync::Arc;
 
-/// Asks one handler after the other. Only "file not found" goes on to the next; every other refusal is the answer.
+/// Tries handlers in order. Only "file not found" continues with the next one; every other refusal is the answer.
 pub struct Chain {
     handlers: Arc<[Arc<dyn Handler>]>,
     background: Background,
 }
 
 impl Chain {
-    /// The handlers in the order in which they are asked. A single handler is itself.
+    /// Creates a chain of `handlers`, in order. A single handler is returned as it is.
     pub fn of(handlers: Vec<Arc<dyn Handler>>, background: &Background) -> Arc<dyn Handler> {
         match <[_; 1]>::try_from(handlers) {
             Ok([single]) => single,
@@ -35,7 +35,7 @@ impl Handler for Chain {
                 opening if index == last => return opening,
                 Opening::Now(opened) if falls_through(&opened) => {}
                 Opening::Now(opened) => return Opening::Now(opened),
-                opening => return self.go_on(opening, index + 1, OwnedRequest::new(request)),
+                opening => return self.try_next(opening, index + 1, OwnedRequest::new(request)),
             }
         }
         Opening::refuse(Refusal::not_found())
@@ -43,8 +43,8 @@ impl Handler for Chain {
 }
 
 impl Chain {
-    /// The same for a handler that answers later, and those behind it.
-    fn go_on(&self, opening: Opening, next: usize, request: OwnedRequest) -> Opening {
+    /// Waits for the result of `opening`, and tries the handlers after it.
+    fn try_next(&self, opening: Opening, next: usize, request: OwnedRequest) -> Opening {
         let (handlers, background) = (self.handlers.clone(), self.background.clone());
         Opening::later(async move {
             let mut opened = background.settle(opening).await;
@@ -52,7 +52,7 @@ impl Chain {
                 if !falls_through(&opened) {
                     break;
                 }
-                // In a statement of its own: the borrowed request must be gone before the next wait.
+                // A separate statement: the borrowed request must be dropped before the next await.
                 let opening = handler.open(&request.request());
                 opened = background.settle(opening).await;
             }

@@ -1,6 +1,6 @@
-//! Asks HTTP servers: origins of files, hooks, inventories. With TLS where the URL says https.
+//! HTTP client for origins, hooks and inventories, with TLS for https URLs.
 
-use guideway_tls::{self as tls, with_causes};
+use guideway_tls::{self as tls, error_chain};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, Uri};
@@ -14,13 +14,13 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Why a server gave no answer.
+/// Reasons why there is no answer of a server.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// It is not there, or what it says is no HTTP.
+pub enum HttpError {
+    /// The server is unreachable, or its answer is not HTTP.
     #[error("{0}")]
     Failed(String),
-    /// It took too long.
+    /// The time-out has passed.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
     /// Its answer is too large.
@@ -28,30 +28,30 @@ pub enum AskError {
     TooLarge(usize),
 }
 
-/// Checks the URL of a server. It is the prefix of what is asked for there; a path ends with a slash or gets one.
+/// Checks the URL of a server, which is used as a prefix. A slash is added to its path if missing.
 ///
 /// # Errors
-/// A phrase that says what is allowed.
+/// A phrase that describes valid URLs.
 pub fn prefix(text: &str) -> Result<Uri, String> {
     let slash = if text.ends_with('/') { "" } else { "/" };
     url(&format!("{text}{slash}"))
 }
 
-/// Checks the URL of a page.
+/// Checks the URL of a resource.
 ///
 /// # Errors
-/// A phrase that says what is allowed.
+/// A phrase that describes valid URLs.
 pub fn url(text: &str) -> Result<Uri, String> {
-    let uri: Uri = text.parse().map_err(|_| "is no URL; write it like http://10.0.0.5:8080/images/".to_owned())?;
+    let uri: Uri = text.parse().map_err(|_| "is not a URL; write it like http://10.0.0.5:8080/images/".to_owned())?;
     match uri.scheme_str() {
         Some("http" | "https") => {}
-        _ => return Err("is no http or https URL; write it like http://10.0.0.5:8080/images/".to_owned()),
+        _ => return Err("is not an http or https URL; write it like http://10.0.0.5:8080/images/".to_owned()),
     }
     if uri.query().is_some() || text.contains('#') {
-        return Err("has a query or a fragment; names of files are put behind the URL".to_owned());
+        return Err("has a query or a fragment; file names are appended to the URL".to_owned());
     }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err("has a user name in it, which is not supported".to_owned());
+        return Err("has a user name, which is not supported".to_owned());
     }
     Ok(uri)
 }
@@ -64,14 +64,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the server of `url`. Connections are made when needed. `timeout` is for connecting, for the head of an answer and for each
-    /// piece of its body. A server with TLS is trusted when its certificate comes from an authority of the file `ca`, or without, of the host.
+    /// Creates a client of the server of `url`, which connects when needed. `timeout` applies to connecting, to the head of an answer and to
+    /// each chunk of its body. With TLS, the certificate must come from an authority in the file `ca`, or in the host's list without `ca`.
     ///
     /// # Errors
-    /// When there is TLS and no authority to trust.
+    /// When TLS is used and there is no trusted authority.
     pub fn new(url: &Uri, ca: Option<&Path>, timeout: Duration) -> io::Result<Client> {
         let authorities = if url.scheme_str() == Some("https") { tls::authorities(ca)? } else { RootCertStore::empty() };
-        let tls = tls::config(authorities, None)?;
+        let tls = tls::client_config(authorities, None)?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(timeout));
@@ -84,19 +84,19 @@ impl Client {
         Ok(Client { pool, timeout })
     }
 
-    /// The head of the answer.
-    pub async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, AskError> {
-        let answer = timeout(self.timeout, self.pool.request(request)).await.map_err(|_| AskError::TimedOut(self.timeout))?;
-        answer.map_err(|error| AskError::Failed(with_causes(&error)))
+    /// Sends a request and returns the head of the answer.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, HttpError> {
+        let answer = timeout(self.timeout, self.pool.request(request)).await.map_err(|_| HttpError::TimedOut(self.timeout))?;
+        answer.map_err(|error| HttpError::Failed(error_chain(&error)))
     }
 
-    /// The next piece of a body; nothing at its end.
-    pub async fn piece(&self, body: &mut Incoming) -> Result<Option<Bytes>, AskError> {
+    /// Returns the next chunk of a body; `None` at its end.
+    pub async fn next_chunk(&self, body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
         loop {
-            let frame = timeout(self.timeout, body.frame()).await.map_err(|_| AskError::TimedOut(self.timeout))?;
+            let frame = timeout(self.timeout, body.frame()).await.map_err(|_| HttpError::TimedOut(self.timeout))?;
             match frame {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(AskError::Failed(with_causes(&error))),
+                Some(Err(error)) => return Err(HttpError::Failed(error_chain(&error))),
                 Some(Ok(frame)) => {
                     // Frames without data are trailers.
                     if let Ok(data) = frame.into_data() {
@@ -107,28 +107,28 @@ impl Client {
         }
     }
 
-    /// A whole body of at most `largest` bytes.
-    pub async fn whole(&self, mut body: Incoming, largest: usize) -> Result<Vec<u8>, AskError> {
+    /// Returns a whole body of at most `largest` bytes.
+    pub async fn read_body(&self, mut body: Incoming, largest: usize) -> Result<Vec<u8>, HttpError> {
         let mut all = Vec::new();
-        while let Some(piece) = self.piece(&mut body).await? {
-            if all.len() + piece.len() > largest {
-                return Err(AskError::TooLarge(largest));
+        while let Some(next_chunk) = self.next_chunk(&mut body).await? {
+            if all.len() + next_chunk.len() > largest {
+                return Err(HttpError::TooLarge(largest));
             }
-            all.extend_from_slice(&piece);
+            all.extend_from_slice(&next_chunk);
         }
         Ok(all)
     }
 }
 
-/// A request without a body.
-pub fn get(url: &str) -> Result<Request<Full<Bytes>>, AskError> {
+/// Returns a request without a body.
+pub fn get(url: &str) -> Result<Request<Full<Bytes>>, HttpError> {
     request(Method::GET, url, Bytes::new())
 }
 
-/// A request with a body.
-pub fn request(method: Method, url: &str, body: Bytes) -> Result<Request<Full<Bytes>>, AskError> {
+/// Returns a request with a body.
+pub fn request(method: Method, url: &str, body: Bytes) -> Result<Request<Full<Bytes>>, HttpError> {
     let request = Request::builder().method(method).uri(url).header("user-agent", concat!("guideway/", env!("CARGO_PKG_VERSION")));
-    request.body(Full::new(body)).map_err(|error| AskError::Failed(error.to_string()))
+    request.body(Full::new(body)).map_err(|error| HttpError::Failed(error.to_string()))
 }
 
 #[cfg(test)]
@@ -136,16 +136,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_authorities_that_is_none_is_refused_with_its_name() {
+    fn an_invalid_ca_file_is_refused_with_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("ca.pem");
-        let said = |url: &str| Client::new(&url.parse().unwrap(), Some(&file), Duration::from_secs(1)).err().map(|e| e.to_string());
-        assert!(said("https://h/").is_some_and(|said| said.contains("ca.pem")), "it is not there");
+        let error = |url: &str| Client::new(&url.parse().unwrap(), Some(&file), Duration::from_secs(1)).err().map(|e| e.to_string());
+        assert!(error("https://h/").is_some_and(|error| error.contains("ca.pem")), "missing file");
         std::fs::write(&file, "nonsense").unwrap();
-        assert!(said("https://h/").is_some_and(|said| said.contains("no certificate in it")));
+        assert!(error("https://h/").is_some_and(|error| error.contains("contains no certificate")));
         std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
-        assert!(said("https://h/").is_some_and(|said| said.contains("ca.pem")));
-        assert_eq!(said("http://h/"), None, "without TLS nobody needs it");
+        assert!(error("https://h/").is_some_and(|error| error.contains("ca.pem")));
+        assert_eq!(error("http://h/"), None, "not needed without TLS");
     }
 
     #[test]
@@ -153,14 +153,14 @@ mod tests {
         assert_eq!(prefix("http://h:8080/images").map(|u| u.to_string()).as_deref(), Ok("http://h:8080/images/"));
         assert_eq!(prefix("https://h/x").map(|u| u.to_string()).as_deref(), Ok("https://h/x/"));
         assert_eq!(prefix("http://h").map(|u| u.to_string()).as_deref(), Ok("http://h/"));
-        for (text, said) in [
-            ("ftp://h/", "no http or https URL"),
-            ("/x", "no http or https URL"),
+        for (text, why) in [
+            ("ftp://h/", "not an http or https URL"),
+            ("/x", "not an http or https URL"),
             ("http://h/?x", "query"),
             ("http://u@h/", "user name"),
-            ("http://", "no URL"),
+            ("http://", "not a URL"),
         ] {
-            assert!(prefix(text).is_err_and(|e| e.contains(said)), "{text}");
+            assert!(prefix(text).is_err_and(|e| e.contains(why)), "{text}");
         }
     }
 }

@@ -1,12 +1,12 @@
-//! What a program or a hook may decide about a request, in JSON.
+//! Decisions of a program or a hook about a request, in JSON.
 //!
-//! | decision | means |
+//! | Decision | Meaning |
 //! |---|---|
-//! | `{"file": "images/grubx64.efi"}` | this file of the handler that is configured as `files` |
-//! | `{"content": "#!ipxe\n…"}` | this text |
-//! | `{"error": {"code": 2, "text": "not for you"}}` | this ERROR; code 1 lets the next handler of a chain try |
+//! | `{"file": "images/grubx64.efi"}` | serve this file of the handler configured as `files` |
+//! | `{"content": "#!ipxe\n…"}` | serve this text |
+//! | `{"error": {"code": 2, "text": "not for you"}}` | answer with this ERROR; with code 1, a chain tries the next handler |
 
-use super::background::settle_here;
+use super::background::resolve_here;
 use super::owned::OwnedRequest;
 use crate::content::Bytes;
 use crate::handler::{Handler, Opened, Refusal};
@@ -14,7 +14,7 @@ use crate::packet::ErrorCode;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// How an answer is to be read.
+/// Format of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Answer {
     /// It is a [`Decision`] (`"decision"`, the default).
@@ -28,15 +28,15 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
-    /// Another file is served in its place.
+    /// Serve another file instead.
     File(String),
-    /// This text is the file.
+    /// Serve this text.
     Content(String),
-    /// It is refused.
+    /// Refuse the request.
     Error(Reason),
 }
 
-/// Why a request is refused.
+/// Code and text of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reason {
@@ -46,21 +46,21 @@ pub struct Reason {
     pub text: String,
 }
 
-/// Texts of ERROR packets are cut behind so many characters, so that they stay one small packet.
-const LONGEST_TEXT: usize = 256;
+/// Longest text of an ERROR packet, in characters; longer texts are cut.
+const MAX_TEXT: usize = 256;
 
 impl Decision {
     /// Reads a decision.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// When `json` is not a valid decision.
     pub fn parse(json: &[u8]) -> Result<Decision, serde_json::Error> {
         serde_json::from_slice(json)
     }
 }
 
-/// Makes an answer true. `who` gave it, for the log; it runs on the background threads.
-pub async fn carry_out(answer: Answer, bytes: Vec<u8>, who: &str, request: OwnedRequest, files: Option<&Arc<dyn Handler>>) -> Opened {
+/// Carries out an answer. `who` names its source in the log. Runs on the background threads.
+pub async fn apply_decision(answer: Answer, bytes: Vec<u8>, who: &str, request: OwnedRequest, files: Option<&Arc<dyn Handler>>) -> Opened {
     let decision = match answer {
         Answer::Bytes => return Ok(Arc::new(Bytes::new(bytes))),
         Answer::Decision => Decision::parse(&bytes),
@@ -68,23 +68,23 @@ pub async fn carry_out(answer: Answer, bytes: Vec<u8>, who: &str, request: Owned
     match decision {
         Ok(Decision::Content(text)) => Ok(Arc::new(Bytes::new(text.into_bytes()))),
         Ok(Decision::Error(Reason { code, text })) => {
-            let text: String = text.chars().take(LONGEST_TEXT).collect();
+            let text: String = text.chars().take(MAX_TEXT).collect();
             Err(Refusal::new(ErrorCode(code), text))
         }
         Ok(Decision::File(file)) => match files {
             Some(files) => {
                 let request = request.with_file(file.as_bytes());
-                // In a statement of its own: the borrowed request must be gone before waiting.
+                // A separate statement: the borrowed request must be dropped before the await.
                 let opening = files.open(&request.request());
-                settle_here(opening).await
+                resolve_here(opening).await
             }
             None => {
-                tracing::error!(who, file, "decides on a file, but no handler is configured for its files");
+                tracing::error!(who, file, "handler decided on a file, but its key files is not set");
                 Err(Refusal::failed("the server is not configured for this"))
             }
         },
         Err(error) => {
-            tracing::error!(who, %error, "does not answer with a decision");
+            tracing::error!(who, %error, "handler did not answer with a decision");
             Err(Refusal::failed("the server's logic failed"))
         }
     }

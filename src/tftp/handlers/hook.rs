@@ -1,8 +1,8 @@
-//! Logic in any language as an HTTP service: the request is posted to it as JSON, and its answer is the answer.
+//! Handler that calls an HTTP service: it posts the request as JSON and uses the answer.
 
-use super::background::{Background, Gate};
+use super::background::{Background, ConcurrencyLimit};
 use super::client::{Client, request};
-use super::decision::{Answer, carry_out};
+use super::decision::{Answer, apply_decision};
 use super::owned::{OwnedRequest, as_json};
 use crate::handler::{Handler, Opened, Opening, Refusal, Request};
 use hyper::body::Bytes;
@@ -14,27 +14,27 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// What a [`Hook`] handler is to do.
+/// Settings of a [`Hook`] handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where requests are posted.
+    /// URL of the service.
     pub url: Uri,
-    /// Certificate authorities of an https service; without, those that the host trusts.
+    /// File with the certificate authorities of an https service; `None` for those that the host trusts.
     pub ca: Option<PathBuf>,
-    /// How the answer is to be read.
+    /// Format of the answer.
     pub answer: Answer,
-    /// Time for the whole answer.
+    /// Time limit for the whole answer.
     pub timeout: Duration,
-    /// Bytes of the answer at most.
+    /// Largest answer in bytes.
     pub output: usize,
-    /// Requests under way at once.
+    /// Largest number of requests at once.
     pub concurrency: usize,
 }
 
 /// Posts each request to a service.
 ///
-/// Status 200 comes with the answer; 404 and 410 mean that there is no such file, so that a chain goes on; 401 and 403 that it is not for
-/// this client; everything else is a failure.
+/// Status 200 carries the answer. 404 and 410 mean that the file does not exist, so that a chain continues. 401 and 403 deny access. Any
+/// other status is a failure.
 pub struct Hook {
     shared: Arc<Shared>,
     background: Background,
@@ -44,17 +44,17 @@ struct Shared {
     settings: Settings,
     files: Option<Arc<dyn Handler>>,
     client: Client,
-    gate: Gate,
+    gate: ConcurrencyLimit,
 }
 
 impl Hook {
-    /// A handler; `files` opens the files that the service decides on.
+    /// Creates a handler; `files` opens the files that the service decides on.
     ///
     /// # Errors
-    /// When there is no authority to trust an https service by.
+    /// When there is no trusted authority for an https service.
     pub fn new(settings: Settings, files: Option<Arc<dyn Handler>>, background: &Background) -> io::Result<Hook> {
         let client = Client::new(&settings.url, settings.ca.as_deref(), settings.timeout)?;
-        let gate = Gate::new(settings.concurrency);
+        let gate = ConcurrencyLimit::new(settings.concurrency);
         Ok(Hook { shared: Arc::new(Shared { settings, files, client, gate }), background: background.clone() })
     }
 }
@@ -73,27 +73,27 @@ impl Handler for Hook {
 }
 
 impl Shared {
-    async fn open(&self, asked: OwnedRequest) -> Opened {
+    async fn open(&self, requested: OwnedRequest) -> Opened {
         let _place = self.gate.enter().await?;
         let url = self.settings.url.to_string();
-        let body = Bytes::from(as_json(&asked.request()).to_string());
-        let failed = |error: super::client::AskError| self.failed(&error.to_string());
+        let body = Bytes::from(as_json(&requested.request()).to_string());
+        let failed = |error: super::client::HttpError| self.failed(&error.to_string());
         let mut post = request(Method::POST, &url, body).map_err(failed)?;
         post.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let answer = self.client.ask(post).await.map_err(failed)?;
+        let answer = self.client.send(post).await.map_err(failed)?;
         match answer.status() {
             StatusCode::OK => {
-                let bytes = self.client.whole(answer.into_body(), self.settings.output).await.map_err(failed)?;
-                carry_out(self.settings.answer, bytes, &url, asked, self.files.as_ref()).await
+                let bytes = self.client.read_body(answer.into_body(), self.settings.output).await.map_err(failed)?;
+                apply_decision(self.settings.answer, bytes, &url, requested, self.files.as_ref()).await
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Refusal::not_found()),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Refusal::access()),
-            status => Err(self.failed(&format!("it answers {status}"))),
+            status => Err(self.failed(&format!("status {status}"))),
         }
     }
 
     fn failed(&self, error: &str) -> Refusal {
-        tracing::error!(url = %self.settings.url, error, "a service that handles requests failed");
+        tracing::error!(url = %self.settings.url, error, "hook failed");
         Refusal::failed("the server's logic failed")
     }
 }
@@ -102,12 +102,12 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::content::Bytes;
-    use crate::handlers::testing::{ask, in_a_network, read_all};
+    use crate::handlers::testing::{ask, in_namespace, read_all};
     use crate::handlers::testing_origin::{Origin, Page};
 
     #[test]
     fn a_service_decides() {
-        in_a_network(|| {
+        in_namespace(|| {
             let origin = Origin::start();
             let settings = Settings {
                 url: format!("{}hook", origin.url()).parse().unwrap(),
@@ -119,22 +119,22 @@ mod tests {
             };
             let files = Arc::new(|request: &Request<'_>| Opening::content(Bytes::new(request.file)));
             let hook = Hook::new(settings, Some(files), &Background::new(1).unwrap()).unwrap();
-            let said = |text: &str, status| {
+            let answer = |text: &str, status| {
                 origin.put("/hook", Page { bytes: Arc::new(text.into()), status, ..Page::default() });
                 ask(&hook, b"f").map(|content| String::from_utf8(read_all(&*content).unwrap()).unwrap())
             };
-            assert_eq!(said(r#"{"file": "other"}"#, 200), Ok("other".into()));
+            assert_eq!(answer(r#"{"file": "other"}"#, 200), Ok("other".into()));
             let json = r#"{"client":"10.0.0.7","port":2070,"vip":"192.0.2.69","tid":20000,"file":"f","mode":"octet","options":{}}"#;
             assert_eq!(origin.log(), [format!("/hook {json}")]);
-            assert_eq!(said("{\"content\": \"#!ipxe\\n\"}", 200), Ok("#!ipxe\n".into()));
-            assert_eq!(said("", 404), Err(Refusal::not_found()));
-            assert_eq!(said("", 403), Err(Refusal::access()));
+            assert_eq!(answer("{\"content\": \"#!ipxe\\n\"}", 200), Ok("#!ipxe\n".into()));
+            assert_eq!(answer("", 404), Err(Refusal::not_found()));
+            assert_eq!(answer("", 403), Err(Refusal::access()));
             let failed = Err(Refusal::failed("the server's logic failed"));
-            assert_eq!(said("", 500), failed);
-            assert_eq!(said("nonsense", 200), failed);
-            assert_eq!(said(&format!("{{\"content\": \"{}\"}}", "a".repeat(2000)), 200), failed, "too large");
+            assert_eq!(answer("", 500), failed);
+            assert_eq!(answer("nonsense", 200), failed);
+            assert_eq!(answer(&format!("{{\"content\": \"{}\"}}", "a".repeat(2000)), 200), failed, "too large");
             origin.cut(true);
-            assert_eq!(said("", 200), failed);
+            assert_eq!(answer("", 200), failed);
         });
     }
 }

@@ -1,6 +1,6 @@
-//! How much a client gets: requests a second and transfers at once, for each client prefix.
+//! Limits for each client prefix: requests per second and concurrent transfers.
 
-use crate::content::{Content, Keep, Lent, Version};
+use crate::content::{Borrowed, Content, KeepAlive, Version};
 use crate::handler::{Handler, Opened, Opening, Refusal, Request};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -9,36 +9,36 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// When the table of prefixes is full, the one to be forgotten is looked for among so many of the oldest.
-const LOOKED_AT: usize = 16;
+/// Number of oldest prefixes among which one is evicted when the table is full.
+const EVICTION_SCAN: usize = 16;
 
-/// What a client prefix gets.
+/// Limits of a client prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Requests a second.
+    /// Requests per second.
     pub rate: Option<u32>,
-    /// Requests at once that the rate allows after a pause.
+    /// Burst of requests that the rate allows after a pause.
     pub burst: u32,
-    /// Transfers at once.
+    /// Concurrent transfers.
     pub concurrent: Option<u32>,
     /// Bits of an IPv4 address that make a prefix.
     pub prefix4: u8,
     /// Bits of an IPv6 address that make a prefix.
     pub prefix6: u8,
-    /// Prefixes that are remembered at most.
-    pub remembered: usize,
+    /// Largest number of prefixes in the table.
+    pub max_prefixes: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { rate: None, burst: 32, concurrent: None, prefix4: 32, prefix6: 64, remembered: 65_536 }
+        Settings { rate: None, burst: 32, concurrent: None, prefix4: 32, prefix6: 64, max_prefixes: 65_536 }
     }
 }
 
-/// Holds back clients that ask for too much, and hands all other requests on.
+/// Drops requests beyond the limits and passes all others on.
 ///
-/// A request beyond the limits is not answered: the client asks again by itself, as after a loss, and boots later instead of not at all. Of
-/// more prefixes than are remembered, which only a flood of made-up addresses brings, the oldest without transfers begin anew.
+/// A request beyond the limits is not answered: the client retransmits it, as after a loss, and boots later instead of not at all. If the
+/// table of prefixes is full, which only a flood of forged addresses causes, the oldest prefixes without transfers are evicted.
 pub struct Limited {
     limits: Arc<Limits>,
     inner: Arc<dyn Handler>,
@@ -58,13 +58,13 @@ struct Table {
 
 #[derive(Clone, Copy, Default)]
 struct Prefix {
-    /// When its bucket is full again, since the start.
+    /// When its bucket is full again, as time since the start.
     full: Duration,
     open: u32,
 }
 
 impl Limited {
-    /// `inner`, within limits.
+    /// Wraps `inner` with limits.
     pub fn new(settings: Settings, inner: Arc<dyn Handler>) -> Limited {
         Limited { limits: Arc::new(Limits { settings, start: Instant::now(), table: Mutex::default() }), inner }
     }
@@ -73,22 +73,22 @@ impl Limited {
 impl Handler for Limited {
     fn open(&self, request: &Request<'_>) -> Opening {
         let prefix = self.limits.prefix(request.client.ip());
-        let Some(place) = self.limits.clone().admit(prefix, self.limits.start.elapsed()) else {
-            tracing::debug!(%prefix, "a request beyond the limits is not answered");
+        let Some(permit) = self.limits.clone().admit(prefix, self.limits.start.elapsed()) else {
+            tracing::debug!(%prefix, "request beyond the limits dropped");
             return Opening::refuse(Refusal::silent());
         };
         let opening = self.inner.open(request);
-        match (opening, place) {
+        match (opening, permit) {
             (opening, None) => opening,
-            (Opening::Now(opened), Some(place)) => Opening::Now(held(opened, place)),
-            (Opening::Later(future), Some(place)) => Opening::later(async move { held(future.await, place) }),
-            (Opening::Job(job), Some(place)) => Opening::job(move || held(job(), place)),
+            (Opening::Now(opened), Some(permit)) => Opening::Now(with_permit(opened, permit)),
+            (Opening::Later(future), Some(permit)) => Opening::later(async move { with_permit(future.await, permit) }),
+            (Opening::Job(job), Some(permit)) => Opening::job(move || with_permit(job(), permit)),
         }
     }
 }
 
-fn held(opened: Opened, place: Place) -> Opened {
-    opened.map(|inner| -> Arc<dyn Content> { Arc::new(Held { inner, place: Arc::new(place) }) })
+fn with_permit(opened: Opened, permit: ConcurrencyPermit) -> Opened {
+    opened.map(|inner| -> Arc<dyn Content> { Arc::new(PermitContent { inner, permit: Arc::new(permit) }) })
 }
 
 impl Limits {
@@ -109,12 +109,12 @@ impl Limits {
         }
     }
 
-    /// Whether a request may go on, and its place among the transfers if they are counted. `now` is since the start.
-    fn admit(self: Arc<Self>, address: IpAddr, now: Duration) -> Option<Option<Place>> {
+    /// Admits a request and returns its permit if transfers are counted; `None` if it is refused. `now` is the time since the start.
+    fn admit(self: Arc<Self>, address: IpAddr, now: Duration) -> Option<Option<ConcurrencyPermit>> {
         let settings = self.settings;
         let mut table = self.table();
-        let Some(prefix) = table.entry(address, settings.remembered.max(1)) else { return Some(None) };
-        // The bucket as the time at which it is full again: one number, and no refilling (GCRA).
+        let Some(prefix) = table.entry(address, settings.max_prefixes.max(1)) else { return Some(None) };
+        // The bucket is stored as the time at which it is full again: one number, no refilling (GCRA).
         let full = prefix.full.max(now);
         let full = match settings.rate.map(|rate| Duration::from_secs(1) / rate.max(1)) {
             Some(interval) => {
@@ -135,21 +135,21 @@ impl Limits {
         }
         prefix.open += 1;
         drop(table);
-        Some(Some(Place { limits: self, prefix: address }))
+        Some(Some(ConcurrencyPermit { limits: self, prefix: address }))
     }
 }
 
 impl Table {
-    /// The entry of a prefix; nothing when the table is full of prefixes that have transfers.
+    /// Returns the entry of a prefix; `None` when the table is full of prefixes with transfers.
     fn entry(&mut self, address: IpAddr, most: usize) -> Option<&mut Prefix> {
         if !self.prefixes.contains_key(&address) {
-            let mut looked_at = 0;
+            let mut scanned = 0;
             while self.prefixes.len() >= most {
                 let oldest = self.order.pop_front()?;
                 if self.prefixes.get(&oldest).is_some_and(|prefix| prefix.open > 0) {
                     self.order.push_back(oldest);
-                    looked_at += 1;
-                    if looked_at == LOOKED_AT {
+                    scanned += 1;
+                    if scanned == EVICTION_SCAN {
                         return None;
                     }
                 } else {
@@ -162,13 +162,13 @@ impl Table {
     }
 }
 
-/// A place among the transfers of a prefix.
-struct Place {
+/// Permit for one transfer of a prefix.
+struct ConcurrencyPermit {
     limits: Arc<Limits>,
     prefix: IpAddr,
 }
 
-impl Drop for Place {
+impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
         if let Some(prefix) = self.limits.table().prefixes.get_mut(&self.prefix) {
             prefix.open = prefix.open.saturating_sub(1);
@@ -176,13 +176,13 @@ impl Drop for Place {
     }
 }
 
-/// A content that holds a place as long as it is sent.
-struct Held {
+/// Content that holds a permit while it is sent.
+struct PermitContent {
     inner: Arc<dyn Content>,
-    place: Arc<Place>,
+    permit: Arc<ConcurrencyPermit>,
 }
 
-impl Content for Held {
+impl Content for PermitContent {
     fn size(&self) -> Option<u64> {
         self.inner.size()
     }
@@ -191,16 +191,16 @@ impl Content for Held {
         self.inner.version()
     }
 
-    fn behind(&self) -> Option<(Arc<dyn Content>, Keep)> {
-        Some((Arc::clone(&self.inner), self.place.clone()))
+    fn inner(&self) -> Option<(Arc<dyn Content>, KeepAlive)> {
+        Some((Arc::clone(&self.inner), self.permit.clone()))
     }
 
     fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         self.inner.poll_read_at(context, offset, buffer)
     }
 
-    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
-        self.inner.lend(offset, len)
+    fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
+        self.inner.borrow_at(offset, len)
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
             });
             let limited = Limited::new(Settings { concurrent: Some(2), ..Settings::default() }, inner);
             let get = |file: &[u8]| ask_from(&limited, "10.0.0.7:1", file);
-            assert_eq!(get(b"none").err(), Some(Refusal::not_found()), "a refusal holds no place");
+            assert_eq!(get(b"none").err(), Some(Refusal::not_found()), "a refusal holds no permit");
             let one = get(b"f").unwrap();
             let two = get(b"f").unwrap();
             assert_eq!((read_all(&*two).unwrap(), two.size()), (b"x".to_vec(), Some(1)));
@@ -260,10 +260,10 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_made_up_addresses_fills_no_memory_and_pushes_out_no_transfer() {
-        let limits = limits(|s| (s.rate, s.concurrent, s.remembered) = (Some(1), Some(1), 100));
+    fn a_flood_of_forged_addresses_fills_no_memory_and_evicts_no_transfer() {
+        let limits = limits(|s| (s.rate, s.concurrent, s.max_prefixes) = (Some(1), Some(1), 100));
         let address = |n: u32| IpAddr::from(Ipv4Addr::from_bits(n));
-        let place = limits.clone().admit(address(0), Duration::ZERO).flatten();
+        let permit = limits.clone().admit(address(0), Duration::ZERO).flatten();
         for n in 1..100_000 {
             assert!(limits.clone().admit(address(n), Duration::ZERO).is_some());
         }
@@ -272,12 +272,12 @@ mod tests {
             assert!(table.prefixes.len() <= 100 && table.order.len() <= 100);
         }
         assert!(limits.clone().admit(address(0), Duration::from_secs(5)).is_none(), "its transfer is still counted");
-        drop(place);
+        drop(permit);
         assert!(limits.clone().admit(address(0), Duration::from_secs(10)).is_some());
     }
 
     proptest! {
-        /// In no stretch of time more than the burst and what the rate adds.
+        /// In any period, at most the burst plus the rate is admitted.
         #[test]
         fn never_more_than_the_rate(rate in 1u32..2000, burst in 1u32..50, steps in prop::collection::vec(0u64..200, 1..200)) {
             let limits = limits(|s| (s.rate, s.burst) = (Some(rate), burst));

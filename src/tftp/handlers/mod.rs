@@ -1,16 +1,16 @@
-//! Ready-made handlers, and what chooses and chains them.
+//! Ready-made handlers, and rules and chains that combine them.
 //!
-//! | module | is |
+//! | Module | Contents |
 //! |---|---|
-//! | [`http`] | files of an HTTP origin, through a cache on the disk |
-//! | [`template`] | boot configuration that is made for each machine, from templates and an inventory |
-//! | [`exec`], [`hook`] | logic in any language: a program, or an HTTP service |
-//! | [`decision`] | what such logic may decide |
-//! | [`rules`] | which handlers serve which file to whom; remapping, access |
-//! | [`limits`] | how much a client gets |
-//! | [`chain`] | the first handler that has a file serves it |
-//! | [`name`] | names of files from clients, made safe |
-//! | [`background`] | threads for what waits |
+//! | [`http`] | files of an HTTP origin, with a cache on disk |
+//! | [`template`] | boot configuration rendered for each machine, from templates and an inventory |
+//! | [`exec`], [`hook`] | decisions by a program or an HTTP service, in any language |
+//! | [`decision`] | format of these decisions |
+//! | [`rules`] | choice of the handler by file, client and VIP; renaming, access |
+//! | [`limits`] | rate and concurrency of each client |
+//! | [`chain`] | handlers tried in order |
+//! | [`name`] | normalized file names of clients |
+//! | [`background`] | threads for blocking and asynchronous work |
 
 pub mod background;
 pub mod chain;
@@ -27,4 +27,4 @@ pub mod template;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
-pub mod testing_origin;
+mod testing_origin;

@@ -1,37 +1,37 @@
-//! A request that outlives its datagram: for handlers that answer later.
+//! A request that outlives its datagram, for handlers that answer later.
 
 use crate::handler::Request;
 use crate::packet::{Options, Packet, put_request};
 use serde_json::{Map, Value, json};
 use std::net::{IpAddr, SocketAddr};
 
-/// A [`Request`] of one's own.
+/// An owned [`Request`].
 #[derive(Clone, Debug)]
 pub struct OwnedRequest {
     client: SocketAddr,
     vip: IpAddr,
     tid: u16,
     mode: crate::packet::Mode,
-    /// A request packet with the same options: that is the form in which options are read.
+    /// A request packet with the same options, because options are read from a packet.
     packet: Vec<u8>,
     file: Vec<u8>,
 }
 
 impl OwnedRequest {
-    /// A copy of `request`.
+    /// Copies `request`.
     pub fn new(request: &Request<'_>) -> OwnedRequest {
         let mut packet = Vec::new();
         put_request(&mut packet, false, b"f", request.mode.name().as_bytes(), request.options.iter());
         OwnedRequest { client: request.client, vip: request.vip, tid: request.tid, mode: request.mode, packet, file: request.file.to_vec() }
     }
 
-    /// Asks for another file instead.
+    /// Returns the request for another file.
     pub fn with_file(mut self, file: &[u8]) -> OwnedRequest {
         self.file = file.to_vec();
         self
     }
 
-    /// As handlers take it.
+    /// Returns the borrowed form that handlers take.
     pub fn request(&self) -> Request<'_> {
         let options = match Packet::parse(&self.packet) {
             Ok(Packet::Request(request)) => request.options,
@@ -41,10 +41,10 @@ impl OwnedRequest {
     }
 }
 
-/// A request as programs and hooks see it.
+/// Formats a request for programs and hooks.
 ///
 /// `{"client": "10.0.0.7", "port": 2070, "vip": "192.0.2.69", "tid": 20000, "file": "boot/grub.cfg", "mode": "octet", "options": {"tsize": "0"}}`
-/// Text that is not UTF-8 has U+FFFD in its place; of an option that is given twice the first counts, as everywhere.
+/// Invalid UTF-8 becomes U+FFFD. The first of several equal options counts, as everywhere.
 pub fn as_json(request: &Request<'_>) -> Value {
     let mut options = Map::new();
     for (name, value) in request.options.iter() {
@@ -68,7 +68,7 @@ mod tests {
     use crate::packet::Mode;
 
     #[test]
-    fn a_copy_says_the_same() {
+    fn a_copy_equals_the_request() {
         let mut bytes = Vec::new();
         put_request(&mut bytes, false, b"a\xff", b"netascii", [(&b"TSIZE"[..], &b"0"[..]), (b"blksize", b"1428"), (b"tsize", b"9")]);
         let Ok(Packet::Request(packet)) = Packet::parse(&bytes) else { panic!("a request") };

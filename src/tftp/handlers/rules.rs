@@ -1,6 +1,6 @@
-//! Which handler serves which file to whom.
+//! Rules that choose the handler of a request.
 
-use super::name::normal;
+use super::name::normalize;
 use crate::handler::{Handler, Opening, Refusal, Request};
 use globset::{Candidate, GlobSet};
 use ipnet::IpNet;
@@ -8,46 +8,46 @@ use regex::bytes::Regex;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Ordered rules. The first one that matches and decides, decides; a file that no rule decides on is not found.
+/// Ordered rules. The first one that matches and has a decision wins. Without a decision, the file is not found.
 ///
-/// Rules see names in their one spelling ([`normal`]), and so do the handlers behind them: what was matched is what is opened. A name that
-/// leads upwards is refused before any rule.
+/// Rules and their handlers see [normalized](normalize) names, so that the matched name is the opened one. A name with `..` is refused
+/// before any rule.
 pub struct Rules(Vec<Rule>);
 
-/// One rule. It matches when each of its conditions does; an empty one always does.
+/// One rule. It matches when all its conditions match; an empty condition always matches.
 pub struct Rule {
     /// Patterns of names; one of them must match.
     pub files: Option<GlobSet>,
-    /// Prefixes of clients; one of them must hold the client.
+    /// Prefixes of clients; one of them must contain the client.
     pub clients: Vec<IpNet>,
-    /// Addresses that were asked.
+    /// Destination addresses of requests.
     pub vips: Vec<IpAddr>,
-    /// Changes of the name, one after the other; for this rule's handler and for the rules behind it.
+    /// Changes of the name, in order. They apply to this rule's handler and to later rules.
     pub remap: Vec<Remap>,
-    /// What is done.
+    /// The action of a rule that matches.
     pub action: Action,
 }
 
 /// A change of a name.
 pub struct Remap {
-    /// What is replaced, the first time that it is found.
+    /// Pattern whose first match is replaced.
     pub pattern: Regex,
-    /// By what; `$name` or `${1}` is what was captured.
+    /// The replacement; `$name` and `${1}` refer to captures.
     pub to: String,
 }
 
-/// What a rule does with a request that it matches.
+/// Action of a rule.
 pub enum Action {
-    /// The rules behind it decide; only the name is changed.
-    GoOn,
+    /// Later rules decide; only the name changes.
+    FallThrough,
     /// ERROR 2.
     Deny,
-    /// This handler serves it.
+    /// Serves the file with this handler.
     Serve(Arc<dyn Handler>),
 }
 
 impl Rules {
-    /// These rules, in this order.
+    /// Creates a handler from rules, in order.
     pub fn new(rules: Vec<Rule>) -> Rules {
         Rules(rules)
     }
@@ -63,7 +63,7 @@ impl Rule {
 
 impl Handler for Rules {
     fn open(&self, request: &Request<'_>) -> Opening {
-        let mut name = match normal(request.file) {
+        let mut name = match normalize(request.file) {
             Ok(name) => name,
             Err(error) => return Opening::refuse(error.into()),
         };
@@ -74,13 +74,13 @@ impl Handler for Rules {
             }
             for Remap { pattern, to } in &rule.remap {
                 let changed = pattern.replace(&name, to.as_bytes()).into_owned();
-                name = match normal(&changed) {
+                name = match normalize(&changed) {
                     Ok(name) => name,
                     Err(error) => return Opening::refuse(error.into()),
                 };
             }
             match &rule.action {
-                Action::GoOn => {}
+                Action::FallThrough => {}
                 Action::Deny => return Opening::refuse(Refusal::access()),
                 Action::Serve(handler) => return handler.open(&Request { file: &name, ..*request }),
             }

@@ -1,4 +1,5 @@
-//! What tests of handlers need: asking without an engine, reading, and a network of their own.
+//! Helpers for tests of handlers: requests without an engine, reading, and a network namespace.
+#![allow(clippy::unwrap_used)]
 
 use crate::content::Content;
 use crate::handler::{Handler, Opened, Opening, Request};
@@ -18,7 +19,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Polls until there is something.
+/// Polls until the result is ready.
 pub fn wait<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     let waker = Arc::new(Unpark(std::thread::current())).into();
     let mut context = Context::from_waker(&waker);
@@ -30,12 +31,12 @@ pub fn wait<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     }
 }
 
-/// A request of `client` for `file`.
+/// Returns a request of `client` for `file`.
 pub fn request(client: SocketAddr, file: &[u8]) -> Request<'_> {
     Request { client, vip: "192.0.2.69".parse().unwrap(), tid: 20_000, file, mode: Mode::Octet, options: Options::default() }
 }
 
-/// The result of an opening, waited for.
+/// Waits for the result of an opening.
 pub fn settle(opening: Opening) -> Opened {
     match opening {
         Opening::Now(opened) => opened,
@@ -44,17 +45,17 @@ pub fn settle(opening: Opening) -> Opened {
     }
 }
 
-/// Asks on behalf of 10.0.0.7.
+/// Sends a request of 10.0.0.7 to a handler.
 pub fn ask(handler: &dyn Handler, file: &[u8]) -> Opened {
     ask_from(handler, "10.0.0.7:2070", file)
 }
 
-/// Asks on behalf of `client`.
+/// Sends a request of `client` to a handler.
 pub fn ask_from(handler: &dyn Handler, client: &str, file: &[u8]) -> Opened {
     settle(handler.open(&request(client.parse().unwrap(), file)))
 }
 
-/// Reads at `offset`, waiting for it.
+/// Reads at `offset` and waits for the bytes.
 pub fn read_at(content: &dyn Content, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     wait(|context| content.poll_read_at(context, offset, buffer))
 }
@@ -70,9 +71,9 @@ pub fn read_all(content: &dyn Content) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Runs `body` on a thread in a network namespace of its own in which only the loopback interface is up; threads that it starts are in it,
-/// too. Without root it is not run, which is said, and a failure where CI promised root.
-pub fn in_a_network(body: impl FnOnce() + Send + 'static) {
+/// Runs `body` on a thread in a new network namespace with only the loopback interface. Its threads inherit the namespace. Without root
+/// it prints that the test is skipped; in CI that is a failure.
+pub fn in_namespace(body: impl FnOnce() + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "needs root");
         eprintln!("SKIPPED: needs root");

@@ -1,4 +1,4 @@
-//! An HTTP origin for tests: it counts what it is asked, honours ranges and validators, stops where told, dies in the middle.
+//! An HTTP origin for tests: it logs requests, supports ranges and validators, and can pause or fail in the middle.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 pub struct Page {
     pub bytes: Arc<Vec<u8>>,
     pub etag: Option<&'static str>,
-    /// With a time a second before that of the answer.
+    /// Whether it has a `Last-Modified` one second before the answer.
     pub dated: bool,
     pub form: Form,
-    /// 200 when 0.
+    /// Status; 0 means 200.
     pub status: u16,
     pub kind: &'static str,
 }
@@ -22,23 +22,23 @@ pub struct Page {
 /// How a body is sent.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Form {
-    /// With its length; parts are given.
+    /// With a length, and ranges.
     #[default]
     Ranges,
-    /// With its length; parts are not known.
+    /// With a length, without ranges.
     Length,
     Chunked,
-    /// Until the connection ends.
-    Endless,
+    /// Without a length, until the connection ends.
+    NoLength,
 }
 
 #[derive(Default)]
 struct State {
     pages: HashMap<String, Page>,
     log: Vec<String>,
-    /// Bytes of bodies that may go until more is allowed.
+    /// Bytes of bodies that may be sent until more are allowed.
     allowed: Option<u64>,
-    /// Waits with everything while set.
+    /// Whether requests are accepted and not answered.
     silent: bool,
     dead: bool,
     connections: Vec<TcpStream>,
@@ -83,7 +83,7 @@ impl Origin {
                     }
                     state.connections.push(stream.try_clone().unwrap());
                     let inner = inner.clone();
-                    // A connection that breaks is the test's doing.
+                    // Broken connections are part of the test.
                     std::thread::spawn(move || drop(serve(&inner, stream)));
                 }
             }
@@ -99,29 +99,29 @@ impl Origin {
         self.inner.state().pages.insert(path.to_owned(), page);
     }
 
-    /// What was asked, in order: path, and range and conditions where there were any.
+    /// Returns the requests in order: path, range and conditions.
     pub fn log(&self) -> Vec<String> {
         self.inner.state().log.clone()
     }
 
-    /// Sends so many more bytes of bodies, then waits; without a number, sends on.
+    /// Allows `bytes` more bytes of bodies; `None` removes the limit.
     pub fn allow(&self, bytes: Option<u64>) {
         self.inner.state().allowed = bytes;
         self.inner.changed.notify_all();
     }
 
-    /// Whether to accept requests and say nothing.
+    /// Sets whether requests are accepted and not answered.
     pub fn silent(&self, silent: bool) {
         self.inner.state().silent = silent;
         self.inner.changed.notify_all();
     }
 
-    /// Waits until so many requests have come.
-    pub fn asked(&self, requests: usize) {
+    /// Waits until `requests` requests have arrived.
+    pub fn wait_requests(&self, requests: usize) {
         drop(self.inner.wait_while(|state| state.log.len() < requests));
     }
 
-    /// Ends every connection and, when `dead`, takes no more until it is called again.
+    /// Ends every connection and, if `dead`, accepts no more until the next call.
     pub fn cut(&self, dead: bool) {
         let mut state = self.inner.state();
         state.dead = dead;
@@ -138,7 +138,7 @@ impl Drop for Origin {
         self.allow(None);
         self.silent(false);
         self.cut(true);
-        // The accepting thread ends when it is the last to know of the state.
+        // The accepting thread ends when it holds the last reference to the state.
         self.inner = Arc::new(Inner { state: Mutex::default(), changed: Condvar::new() });
         while self.accepting.as_ref().is_some_and(|thread| !thread.is_finished()) {
             let _ = TcpStream::connect(self.address);
@@ -170,16 +170,16 @@ fn serve(inner: &Inner, mut stream: TcpStream) -> std::io::Result<()> {
         let length = header("content-length").map_or(0, |text| text.parse().unwrap());
         (&mut reader).take(length).read_to_string(&mut sent)?;
         let path = lines[0].split(' ').nth(1).unwrap_or_default().to_owned();
-        let mut said = path.clone();
+        let mut entry = path.clone();
         for name in ["range", "if-range", "if-none-match", "if-modified-since"] {
-            header(name).iter().for_each(|value| said += &format!(" {name}: {value}"));
+            header(name).iter().for_each(|value| entry += &format!(" {name}: {value}"));
         }
         if !sent.is_empty() {
-            said += &format!(" {sent}");
+            entry += &format!(" {sent}");
         }
         let page = {
             let mut state = inner.state();
-            state.log.push(said);
+            state.log.push(entry);
             inner.changed.notify_all();
             state.pages.get(&path).cloned()
         };
@@ -220,7 +220,7 @@ fn answer(inner: &Inner, stream: &mut TcpStream, page: Option<Page>, header: imp
     };
     head += &match page.form {
         Form::Chunked => "transfer-encoding: chunked\r\n".to_owned(),
-        Form::Endless => "connection: close\r\n".to_owned(),
+        Form::NoLength => "connection: close\r\n".to_owned(),
         Form::Ranges | Form::Length => format!("content-length: {}\r\n", part.len()),
     };
     write!(stream, "HTTP/1.1 {status} Some\r\n{head}\r\n")?;
@@ -246,7 +246,7 @@ fn answer(inner: &Inner, stream: &mut TcpStream, page: Option<Page>, header: imp
     }
     match page.form {
         Form::Chunked => stream.write_all(b"0\r\n\r\n"),
-        Form::Endless => stream.shutdown(Shutdown::Both),
+        Form::NoLength => stream.shutdown(Shutdown::Both),
         _ => Ok(()),
     }
 }

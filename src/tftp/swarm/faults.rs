@@ -1,25 +1,25 @@
-//! A bad network between a client and its socket: datagrams lost, doubled, out of order. The same seed and packets make the same faults.
+//! A simulated bad network between a client and its socket: datagrams are lost, duplicated or reordered. The same seed and packets give the same faults.
 
 use guideway_packet::time::Time;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long a datagram is held back at most, when no other overtakes it before.
-const HELD: Duration = Duration::from_millis(5);
+/// Longest time for which a datagram is held back if no other overtakes it.
+const REORDER_DELAY: Duration = Duration::from_millis(5);
 
-/// Shares of datagrams, 0 to 1, in each direction.
+/// Shares of faulty datagrams, 0 to 1, in each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rates {
-    /// That never arrive.
+    /// Datagrams that are lost.
     pub lose: f64,
-    /// That arrive twice.
+    /// Datagrams that arrive twice.
     pub duplicate: f64,
-    /// That the next one overtakes.
+    /// Datagrams that arrive after the next one.
     pub reorder: f64,
 }
 
 impl Rates {
-    /// Whether nothing happens.
+    /// Returns whether there are no faults.
     pub fn is_clean(&self) -> bool {
         *self == Rates::default()
     }
@@ -28,7 +28,7 @@ impl Rates {
 /// Reads `1%`, `0.5%` or `0.01`.
 ///
 /// # Errors
-/// When it is no share.
+/// When `text` is not a share.
 pub fn parse(text: &str) -> Result<f64, String> {
     let (number, scale) = text.trim().strip_suffix('%').map_or((text.trim(), 1.0), |number| (number.trim_end(), 100.0));
     let share = number.parse::<f64>().ok().map(|number| number / scale);
@@ -44,12 +44,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link with its own fate.
+    /// Creates a link with its own sequence of faults.
     pub fn new(seed: u64, rates: Rates) -> Self {
         Link { random: fastrand::Rng::with_seed(seed), rates, held: None }
     }
 
-    /// Sends a datagram through; `deliver` gets what arrives now.
+    /// Passes a datagram; `deliver` gets the datagrams that arrive now.
     pub fn pass(&mut self, now: Time, bytes: &[u8], peer: SocketAddr, mut deliver: impl FnMut(&[u8], SocketAddr)) {
         if self.rates.is_clean() {
             return deliver(bytes, peer);
@@ -59,7 +59,7 @@ impl Link {
             return;
         }
         if self.held.is_none() && self.random.f64() < self.rates.reorder {
-            self.held = Some((now.plus(HELD), bytes.to_vec(), peer));
+            self.held = Some((now.plus(REORDER_DELAY), bytes.to_vec(), peer));
             return;
         }
         deliver(bytes, peer);
@@ -71,17 +71,17 @@ impl Link {
         }
     }
 
-    /// When [`Link::expire`] wants to be called.
+    /// Returns when to call [`Link::expire`].
     pub fn deadline(&self) -> Option<Time> {
         self.held.as_ref().map(|(due, ..)| *due)
     }
 
-    /// What was held back long enough.
+    /// Returns the datagram that was held back, once its time is over.
     pub fn expire(&mut self, now: Time) -> Option<(Vec<u8>, SocketAddr)> {
         self.held.take_if(|(due, ..)| *due <= now).map(|(_, bytes, peer)| (bytes, peer))
     }
 
-    /// Forgets what was held back: it belongs to an earlier transfer.
+    /// Drops the datagram that was held back: it belongs to an earlier transfer.
     pub fn clear(&mut self) {
         self.held = None;
     }
@@ -98,12 +98,12 @@ mod tests {
     fn arrive(rates: Rates, seed: u64) -> Vec<u8> {
         let (mut link, mut arrived) = (Link::new(seed, rates), Vec::new());
         (0..=255).for_each(|byte| link.pass(Time(0), &[byte], peer(), |bytes, _| arrived.extend(bytes)));
-        arrived.extend(link.expire(Time(0).plus(HELD)).map_or(Vec::new(), |(bytes, _)| bytes));
+        arrived.extend(link.expire(Time(0).plus(REORDER_DELAY)).map_or(Vec::new(), |(bytes, _)| bytes));
         arrived
     }
 
     #[test]
-    fn shares_as_people_write_them() {
+    fn shares_are_percentages_or_fractions() {
         assert_eq!((parse("1%"), parse("0.5 %"), parse("0.01"), parse("0")), (Ok(0.01), Ok(0.005), Ok(0.01), Ok(0.0)));
         for bad in ["", "%", "101%", "-1%", "2", "NaN", "one"] {
             assert!(parse(bad).is_err(), "{bad}");

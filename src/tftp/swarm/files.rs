@@ -1,12 +1,12 @@
-//! Which files a swarm asks for: names, patterns, lists.
+//! Files that a swarm requests: names, patterns, lists.
 
-/// Most names that patterns may make.
-const MOST: usize = 1_000_000;
+/// Largest number of names that patterns may produce.
+const MAX_FILES: usize = 1_000_000;
 
 /// Reads `a,b,boot-{1..500}.img` or `@FILE` with a name in each line.
 ///
 /// # Errors
-/// A sentence that says what is wrong.
+/// A sentence with the reason.
 pub fn parse(text: &str) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
     match text.strip_prefix('@') {
@@ -21,14 +21,14 @@ pub fn parse(text: &str) -> Result<Vec<String>, String> {
         }
     }
     match names.len() {
-        0 => Err("there is no name in it".to_owned()),
-        1..=MOST if names.iter().all(|name| !name.contains('\0')) => Ok(names),
-        1..=MOST => Err("a name cannot contain a NUL".to_owned()),
-        more => Err(format!("{more} names; at most {MOST} are allowed")),
+        0 => Err("no file name given".to_owned()),
+        1..=MAX_FILES if names.iter().all(|name| !name.contains('\0')) => Ok(names),
+        1..=MAX_FILES => Err("a name cannot contain a NUL".to_owned()),
+        more => Err(format!("{more} names; at most {MAX_FILES} are allowed")),
     }
 }
 
-/// Puts the numbers of `{FIRST..LAST}` into a name; with leading zeros where FIRST has them.
+/// Expands `{FIRST..LAST}` in a name, with leading zeros if FIRST has them.
 fn expand(part: &str, names: &mut Vec<String>) -> Result<(), String> {
     let Some((before, rest)) = part.split_once('{') else {
         names.push(part.to_owned());
@@ -42,8 +42,8 @@ fn expand(part: &str, names: &mut Vec<String>) -> Result<(), String> {
     let Some((first, last, width, after)) = parsed.filter(|(first, last, ..)| first <= last) else {
         return Err(format!("`{part}`: write a range as {{1..500}} or {{001..500}}"));
     };
-    if (last - first) as usize >= MOST - names.len().min(MOST) {
-        return Err(format!("`{part}`: at most {MOST} names are allowed"));
+    if (last - first) as usize >= MAX_FILES - names.len().min(MAX_FILES) {
+        return Err(format!("`{part}`: at most {MAX_FILES} names are allowed"));
     }
     names.extend((first..=last).map(|number| format!("{before}{number:0width$}{after}")));
     Ok(())

@@ -1,4 +1,4 @@
-//! Latencies of millions of transfers in a few kilobytes: buckets within 1/32 of their value.
+//! Histogram of the latencies of millions of transfers in a few kilobytes, with an error of at most 1/32.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn top(bucket: usize) -> u64 {
 }
 
 impl Histogram {
-    /// Counts one.
+    /// Counts one duration.
     pub fn add(&mut self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         if let Some(count) = self.counts.get_mut(bucket(micros)) {
@@ -50,19 +50,19 @@ impl Histogram {
         self.longest = self.longest.max(duration);
     }
 
-    /// Counts what another one has counted.
+    /// Adds the counts of another histogram.
     pub fn merge(&mut self, other: &Histogram) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(to, from)| *to += from);
         self.total += other.total;
         self.longest = self.longest.max(other.longest);
     }
 
-    /// How many there are.
+    /// Returns the number of durations.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// The duration that this share (0 to 1) of them does not exceed, at most 1/32 too long.
+    /// Returns the duration that this share (0 to 1) does not exceed, at most 1/32 too long.
     pub fn quantile(&self, share: f64) -> Duration {
         let rank = (self.total as f64 * share).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -75,7 +75,7 @@ impl Histogram {
         self.longest
     }
 
-    /// The longest, exactly.
+    /// Returns the exact longest duration.
     pub fn longest(&self) -> Duration {
         self.longest
     }

@@ -1,6 +1,6 @@
-//! What real clients ask for, in their order, from their ports, with their habits: as they were seen on the wire.
+//! Requests of real clients, with their order, ports and options, as captured on the wire.
 
-use crate::client::Ask;
+use crate::client::RequestOption;
 use std::net::IpAddr;
 
 /// A kind of client.
@@ -16,13 +16,13 @@ pub enum Kind {
     Busybox,
     /// iPXE.
     Ipxe,
-    /// PXELINUX 6.04: looks for its configuration under ten names first.
+    /// PXELINUX 6.04: tries ten names for its configuration first.
     Pxelinux,
-    /// EDK2, the firmware of most UEFI machines: asks for the size, refuses the answer, asks again from the next port.
+    /// EDK2, the firmware of most UEFI machines: requests the size, refuses the answer, requests the file from the next port.
     Edk2,
-    /// shim, through EDK2: three misses first.
+    /// shim, through EDK2: three requests for missing files first.
     Shim,
-    /// GRUB 2.06: four misses first, ports from 25304 on after every boot.
+    /// GRUB 2.06: four requests for missing files first, ports from 25304 on after every boot.
     Grub,
     /// U-Boot 2023.01.
     Uboot,
@@ -33,9 +33,9 @@ pub enum Kind {
 /// How a client chooses its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ports {
-    /// Any that is free.
+    /// Any free port.
     Any,
-    /// From this one on, each request from the next.
+    /// Consecutive ports from this one on, one for each request.
     From(u16),
 }
 
@@ -45,17 +45,17 @@ pub struct Step {
     /// The name on the wire.
     pub file: String,
     /// The options.
-    pub ask: &'static [Ask],
-    /// Only ask for the size.
+    pub ask: &'static [RequestOption],
+    /// Whether it only requests the size.
     pub probe: bool,
-    /// A name that servers usually do not have.
-    pub may_miss: bool,
+    /// Whether servers usually do not have the file.
+    pub may_be_missing: bool,
 }
 
-const EDK2: &[Ask] = &[Ask::Blksize(1468), Ask::Windowsize(4)];
-const PXELINUX: &[Ask] = &[Ask::Tsize(0), Ask::Blksize(1408)];
-const SHIM: &[Ask] = &[Ask::Blksize(512), Ask::Windowsize(4)];
-const GRUB: &[Ask] = &[Ask::Blksize(1024), Ask::Tsize(0)];
+const EDK2: &[RequestOption] = &[RequestOption::Blksize(1468), RequestOption::Windowsize(4)];
+const PXELINUX: &[RequestOption] = &[RequestOption::Tsize(0), RequestOption::Blksize(1408)];
+const SHIM: &[RequestOption] = &[RequestOption::Blksize(512), RequestOption::Windowsize(4)];
+const GRUB: &[RequestOption] = &[RequestOption::Blksize(1024), RequestOption::Tsize(0)];
 
 impl Kind {
     /// Every kind.
@@ -90,23 +90,23 @@ impl Kind {
         }
     }
 
-    /// The options with which it fetches a file.
-    pub fn ask(self) -> &'static [Ask] {
+    /// Returns the options with which it fetches a file.
+    pub fn ask(self) -> &'static [RequestOption] {
         match self {
-            Kind::Curl => &[Ask::Tsize(0), Ask::Blksize(512), Ask::Timeout(6)],
+            Kind::Curl => &[RequestOption::Tsize(0), RequestOption::Blksize(512), RequestOption::Timeout(6)],
             Kind::TftpHpa | Kind::Atftp => &[],
-            Kind::Busybox => &[Ask::Tsize(0)],
-            Kind::Ipxe => &[Ask::Blksize(1432), Ask::Tsize(0)],
+            Kind::Busybox => &[RequestOption::Tsize(0)],
+            Kind::Ipxe => &[RequestOption::Blksize(1432), RequestOption::Tsize(0)],
             Kind::Pxelinux => PXELINUX,
             Kind::Edk2 => EDK2,
             Kind::Shim => SHIM,
             Kind::Grub => GRUB,
-            Kind::Uboot => &[Ask::Timeout(5), Ask::Tsize(0), Ask::Blksize(1468)],
-            Kind::Guideway => &[Ask::Tsize(0), Ask::Blksize(1428), Ask::Windowsize(16)],
+            Kind::Uboot => &[RequestOption::Timeout(5), RequestOption::Tsize(0), RequestOption::Blksize(1468)],
+            Kind::Guideway => &[RequestOption::Tsize(0), RequestOption::Blksize(1428), RequestOption::Windowsize(16)],
         }
     }
 
-    /// Its ports. EDK2 begins anywhere low; `random` says where.
+    /// Returns its ports. EDK2 starts at a random low port, chosen by `random`.
     pub fn ports(self, random: u16) -> Ports {
         match self {
             Kind::Edk2 | Kind::Shim => Ports::From(1024 + random % 2048),
@@ -116,9 +116,9 @@ impl Kind {
         }
     }
 
-    /// Request `number` of a boot that fetches `file`; the last one is the file itself. `None` behind that.
+    /// Returns request `number` of a boot that fetches `file`; `None` after the last one, which is for the file itself.
     pub fn step(self, number: usize, file: &str, address: IpAddr, machine: u32) -> Option<Step> {
-        let miss = |file: String, ask| Some(Step { file, ask, probe: false, may_miss: true });
+        let miss = |file: String, ask| Some(Step { file, ask, probe: false, may_be_missing: true });
         let misses = match self {
             Kind::Pxelinux => 10,
             Kind::Shim => 3,
@@ -135,22 +135,22 @@ impl Kind {
                 miss(format!("/grub/x86_64-efi/{list}.lst"), GRUB)
             }
             (Kind::Edk2, 0) => {
-                let ask = &[Ask::Tsize(0), Ask::Blksize(1468), Ask::Windowsize(4)];
-                Some(Step { file: file.to_owned(), ask, probe: true, may_miss: false })
+                let ask = &[RequestOption::Tsize(0), RequestOption::Blksize(1468), RequestOption::Windowsize(4)];
+                Some(Step { file: file.to_owned(), ask, probe: true, may_be_missing: false })
             }
-            (Kind::Edk2, 1) => Some(Step { file: file.to_owned(), ask: EDK2, probe: false, may_miss: false }),
+            (Kind::Edk2, 1) => Some(Step { file: file.to_owned(), ask: EDK2, probe: false, may_be_missing: false }),
             (Kind::Edk2, _) => None,
             _ if number == misses => {
-                // GRUB's names begin with a slash.
+                // GRUB's names start with a slash.
                 let file = if self == Kind::Grub { format!("/{}", file.trim_start_matches('/')) } else { file.to_owned() };
-                Some(Step { file, ask: self.ask(), probe: false, may_miss: false })
+                Some(Step { file, ask: self.ask(), probe: false, may_be_missing: false })
             }
             _ => None,
         }
     }
 }
 
-/// MAC address, then the IPv4 address in hexadecimal, one digit less each time, then `default`.
+/// Returns the names in order: MAC address, IPv4 address in hexadecimal with one digit less each time, `default`.
 fn pxelinux_name(number: usize, address: IpAddr, machine: u32) -> String {
     let [a, b, c, d] = machine.to_be_bytes();
     let address = match address {
@@ -164,12 +164,12 @@ fn pxelinux_name(number: usize, address: IpAddr, machine: u32) -> String {
     }
 }
 
-/// Kinds and how often each comes.
+/// Kinds of clients and their weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mix(Vec<(Kind, u32)>);
 
 impl Mix {
-    /// The kind of client `number`. Multiples of the golden ratio spread the kinds evenly, however many clients there are.
+    /// Returns the kind of client `number`. Multiples of the golden ratio spread the kinds evenly for any number of clients.
     pub fn kind(&self, number: u32) -> Kind {
         let total: u64 = self.0.iter().map(|(_, weight)| u64::from(*weight)).sum();
         let mut at = ((u64::from(number.wrapping_mul(0x9e37_79b9)) * total) >> 32) as u32;
@@ -200,7 +200,7 @@ impl std::str::FromStr for Mix {
             let name = if name == "edk2" { "uefi" } else { name };
             let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
                 let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-                format!("`{name}` is no client that is known; there are {}", names.join(", "))
+                format!("unknown client `{name}`; known: {}", names.join(", "))
             })?;
             let weight = weight.parse().ok().filter(|weight| (1..=1000).contains(weight));
             mix.push((kind, weight.ok_or_else(|| format!("`{part}`: a weight is a number from 1 to 1000"))?));
@@ -232,13 +232,13 @@ mod tests {
             let steps: Vec<_> = (0..).map_while(|number| kind.step(number, "vmlinuz", address, 7)).collect();
             let (last, before) = steps.split_last().unwrap();
             assert_eq!(last.file.trim_start_matches('/'), "vmlinuz", "{kind:?}");
-            assert!(!last.probe && !last.may_miss);
-            assert!(before.iter().all(|step| step.probe || step.may_miss), "{kind:?}");
+            assert!(!last.probe && !last.may_be_missing);
+            assert!(before.iter().all(|step| step.probe || step.may_be_missing), "{kind:?}");
         }
     }
 
     #[test]
-    fn pxelinux_looks_for_ten_names() {
+    fn pxelinux_tries_ten_names() {
         let address = "192.0.2.91".parse().unwrap();
         let names: Vec<_> = (0..10).map(|number| Kind::Pxelinux.step(number, "x", address, 7).unwrap().file).collect();
         assert_eq!(names[0], "pxelinux.cfg/01-52-54-00-00-00-07");

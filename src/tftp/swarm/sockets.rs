@@ -1,4 +1,4 @@
-//! A port for every client: many sockets on one or many source addresses.
+//! Sockets of the clients, on one or many source addresses.
 
 use super::mix::Ports;
 use ipnet::IpNet;
@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-/// Ports tried one after the other before any other will do.
+/// Consecutive ports that are tried before any free port is used.
 const TRIES: u16 = 2000;
 
-/// The addresses that clients send from.
+/// Source addresses of clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources(IpNet);
 
@@ -26,12 +26,12 @@ impl std::str::FromStr for Sources {
 }
 
 impl Sources {
-    /// Whether they are IPv4.
+    /// Returns whether they are IPv4.
     pub fn is_ipv4(&self) -> bool {
         self.0.addr().is_ipv4()
     }
 
-    /// How many there are: of a prefix without its first and, as IPv4, its last address.
+    /// Returns the number of addresses. A prefix counts without its first and, for IPv4, its last address.
     pub fn count(&self) -> u128 {
         let bits = u32::from(self.0.max_prefix_len() - self.0.prefix_len());
         match bits {
@@ -41,7 +41,7 @@ impl Sources {
         }
     }
 
-    /// The address of a client.
+    /// Returns the address of a client.
     pub fn of(&self, client: u32) -> IpAddr {
         let number = u128::from(client) % self.count() + u128::from(self.0.max_prefix_len() - self.0.prefix_len() > 1);
         match self.0.network() {
@@ -51,12 +51,12 @@ impl Sources {
     }
 }
 
-/// Allows this process as many descriptors.
+/// Raises the limit of open files to `descriptors`.
 ///
 /// # Errors
 /// A sentence, when the limit is too low and may not be raised.
 pub fn allow(descriptors: u64) -> Result<(), String> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| format!("asking for the limit of open files: {error}"))?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| format!("cannot read the limit of open files: {error}"))?;
     if soft >= descriptors || setrlimit(Resource::RLIMIT_NOFILE, descriptors, hard.max(descriptors)).is_ok() {
         return Ok(());
     }
@@ -68,17 +68,17 @@ pub fn allow(descriptors: u64) -> Result<(), String> {
     }
 }
 
-/// Opens sockets and remembers which ports were given.
+/// Opens sockets and remembers the ports in use.
 #[derive(Debug, Default)]
 pub struct Opener {
     next: HashMap<(IpAddr, u16), u16>,
 }
 
 impl Opener {
-    /// `count` sockets for one client, bound to `address`.
+    /// Opens `count` sockets for one client, bound to `address`.
     ///
     /// # Errors
-    /// Those of the kernel.
+    /// Errors of the kernel.
     pub fn open(&mut self, address: IpAddr, ports: Ports, count: usize) -> io::Result<Vec<UdpSocket>> {
         (0..count).map(|_| self.one(address, ports)).collect()
     }
@@ -101,7 +101,7 @@ impl Opener {
 
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), None)?;
-    // A whole prefix can be local without each address being set (`ip route add local PREFIX dev lo`).
+    // A whole prefix can be local although its addresses are not set (`ip route add local PREFIX dev lo`).
     let _unprivileged = if address.is_ipv4() { socket.set_freebind_v4(true) } else { socket.set_freebind_v6(true) };
     socket.bind(&address.into())?;
     Ok(socket.into())

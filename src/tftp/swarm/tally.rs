@@ -1,4 +1,4 @@
-//! What a swarm counts.
+//! Counters of a swarm.
 
 use super::histogram::Histogram;
 use super::mix::Kind;
@@ -11,44 +11,44 @@ use std::time::Duration;
 /// Transfers of one kind of client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transfers {
-    /// Begun.
+    /// Started transfers.
     pub started: u64,
-    /// All bytes came, as many as announced.
+    /// Transfers of which all bytes arrived, as many as announced.
     pub completed: u64,
-    /// And they were the right ones.
+    /// Completed transfers with the expected content.
     pub verified: u64,
-    /// The others, wrong bytes included.
+    /// Failed transfers, those with wrong content included.
     pub failed: u64,
 }
 
-/// What one worker, or all of them, counted.
+/// Counters of one worker, or of all.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// By kind of client.
     pub kinds: BTreeMap<Kind, Transfers>,
     /// Failed transfers by reason.
     pub failures: BTreeMap<String, u64>,
-    /// Requests for names that were not there, as expected.
+    /// Requests for missing files, as expected.
     pub misses: u64,
-    /// Requests for a size only.
+    /// Requests for the size only.
     pub probes: u64,
-    /// What happened on the wire.
+    /// Counters of packets.
     pub wire: Counters,
-    /// From a transfer's request to the first answer.
+    /// Time from a transfer's request to the first answer.
     pub first: Histogram,
-    /// From a transfer's request to its last byte.
+    /// Time from a transfer's request to its last byte.
     pub done: Histogram,
-    /// From the first request to the last byte.
+    /// Time from the first request to the last byte.
     pub time: Duration,
 }
 
 impl Tally {
-    /// Counts of a kind.
+    /// Returns the counters of a kind.
     pub fn of(&mut self, kind: Kind) -> &mut Transfers {
         self.kinds.entry(kind).or_default()
     }
 
-    /// A transfer failed.
+    /// Counts a failed transfer.
     pub fn failed(&mut self, kind: Kind, reason: &str) {
         self.of(kind).failed += 1;
         match self.failures.get_mut(reason) {
@@ -66,10 +66,10 @@ impl Tally {
         to.retransmits += counters.retransmits;
         to.duplicates += counters.duplicates;
         to.gaps += counters.gaps;
-        to.strangers += counters.strangers;
+        to.unknown_tids += counters.unknown_tids;
     }
 
-    /// Adds what another worker counted.
+    /// Adds the counters of another worker.
     pub fn merge(&mut self, other: &Tally) {
         for (kind, from) in &other.kinds {
             let to = self.of(*kind);
@@ -89,7 +89,7 @@ impl Tally {
         self.time = self.time.max(other.time);
     }
 
-    /// All kinds together.
+    /// Returns the sum over all kinds.
     pub fn transfers(&self) -> Transfers {
         self.kinds.values().fold(Transfers::default(), |sum, one| Transfers {
             started: sum.started + one.started,
@@ -99,13 +99,13 @@ impl Tally {
         })
     }
 
-    /// Finished transfers and bytes of a second.
+    /// Returns finished transfers and bytes per second.
     pub fn rates(&self) -> (f64, f64) {
         let seconds = self.time.as_secs_f64().max(1e-6);
         (self.transfers().completed as f64 / seconds, self.wire.bytes as f64 / seconds)
     }
 
-    /// The JSON document.
+    /// Returns the counters as JSON.
     pub fn document(&self) -> Value {
         let (transfers, goodput) = self.rates();
         let kinds: Map<String, Value> = self.kinds.iter().map(|(kind, one)| (kind.name().to_owned(), counts(one))).collect();
@@ -125,12 +125,12 @@ impl Tally {
             "retransmits": self.wire.retransmits,
             "duplicates": self.wire.duplicates,
             "gaps": self.wire.gaps,
-            "strangers": self.wire.strangers,
+            "unknown_tids": self.wire.unknown_tids,
             "clients": kinds,
         })
     }
 
-    /// The same for people.
+    /// Returns the counters as text.
     pub fn text(&self) -> String {
         let (all, (rate, goodput)) = (self.transfers(), self.rates());
         let mut out = String::new();

@@ -1,6 +1,6 @@
-//! One thread of a swarm: the sockets of its clients under one epoll, their time-outs in one heap.
+//! One thread of a swarm: one epoll for the sockets of its clients, one heap for their time-outs.
 
-use super::client::{Client, Hands, World};
+use super::client::{Client, ClientContext, SwarmContext};
 use super::tally::Tally;
 use guideway_packet::time::Time;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -10,25 +10,25 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Events taken at once.
+/// Events of one epoll call.
 const EVENTS: usize = 512;
-/// Transfers begun before answers are looked at again.
-const STARTS: usize = 32;
+/// Transfers started before answers are read again.
+const MAX_STARTS: usize = 32;
 /// Longest sleep.
-const LONGEST: Duration = Duration::from_millis(100);
+const MAX_WAIT: Duration = Duration::from_millis(100);
 
-/// What the workers share.
+/// State shared by the workers.
 #[derive(Debug)]
 pub struct Shared {
-    /// Transfers in all.
+    /// Total number of transfers.
     pub transfers: u64,
-    /// The next one to begin.
+    /// Number of the next transfer to start.
     pub next: AtomicU64,
-    /// Those that ended.
+    /// Number of ended transfers.
     pub ended: AtomicU64,
-    /// When the swarm began.
+    /// When the swarm started.
     pub origin: Instant,
-    /// When it ends at the latest.
+    /// Time limit of the run.
     pub limit: Duration,
 }
 
@@ -37,7 +37,7 @@ impl Shared {
         Time(0).plus(self.origin.elapsed())
     }
 
-    /// The number of a transfer that nobody began yet.
+    /// Claims the next transfer and returns its number.
     fn claim(&self) -> Option<u64> {
         if self.next.load(Ordering::Relaxed) >= self.transfers {
             return None;
@@ -49,54 +49,59 @@ impl Shared {
 /// A worker.
 pub struct Worker<'a> {
     shared: &'a Shared,
-    world: &'a World<'a>,
+    context: &'a SwarmContext<'a>,
     epoll: Epoll,
     clients: Vec<Client>,
     /// The earliest entry of each client in `timers`.
     scheduled: Vec<Option<Time>>,
     timers: BinaryHeap<Reverse<(Time, usize)>>,
     idle: VecDeque<usize>,
-    /// Time between two starts, and when the next is due.
-    pace: Option<(Duration, Time)>,
+    /// Time between two starts, and when the next one is due.
+    start_interval: Option<(Duration, Time)>,
     tally: Tally,
     out: Vec<u8>,
 }
 
 /// The sockets of a client are numbered in the low bits.
 const SOCKET_BITS: u32 = 4;
-/// Most sockets of one client.
-pub const MOST_SOCKETS: usize = 1 << SOCKET_BITS;
+/// Largest number of sockets of one client.
+pub const MAX_SOCKETS: usize = 1 << SOCKET_BITS;
 
 impl<'a> Worker<'a> {
-    /// A worker for these clients; `pace`: the time between two starts.
+    /// Creates a worker for these clients; `start_interval` is the time between two starts.
     ///
     /// # Errors
-    /// Those of epoll.
-    pub fn new(shared: &'a Shared, world: &'a World<'a>, clients: Vec<Client>, pace: Option<Duration>) -> io::Result<Self> {
+    /// Errors of epoll.
+    pub fn new(
+        shared: &'a Shared,
+        context: &'a SwarmContext<'a>,
+        clients: Vec<Client>,
+        start_interval: Option<Duration>,
+    ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         for (number, client) in clients.iter().enumerate() {
-            for (socket, which) in client.sockets().iter().take(MOST_SOCKETS).zip(0u64..) {
+            for (socket, which) in client.sockets().iter().take(MAX_SOCKETS).zip(0u64..) {
                 epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, (number as u64) << SOCKET_BITS | which))?;
             }
         }
         Ok(Worker {
             shared,
-            world,
+            context,
             epoll,
             scheduled: vec![None; clients.len()],
             timers: BinaryHeap::with_capacity(clients.len()),
             idle: (0..clients.len()).collect(),
             clients,
-            pace: pace.map(|pace| (pace, Time(0))),
+            start_interval: start_interval.map(|start_interval| (start_interval, Time(0))),
             tally: Tally::default(),
             out: Vec::new(),
         })
     }
 
-    /// Works until all transfers ended or the time is up.
+    /// Runs until all transfers have ended or the time limit is reached.
     ///
     /// # Errors
-    /// Those of epoll.
+    /// Errors of epoll.
     pub fn run(mut self) -> io::Result<Tally> {
         let (mut events, mut buffer) = ([EpollEvent::empty(); EVENTS], vec![0; 65_536]);
         let end = Time(0).plus(self.shared.limit);
@@ -111,15 +116,15 @@ impl<'a> Worker<'a> {
                 break;
             }
             let due = self.timers.peek().map(|Reverse((due, _))| *due);
-            let wait = [wake, due, Some(end)].into_iter().flatten().min().map_or(LONGEST, |then| then - now).min(LONGEST);
-            // Rounded up, or the last part of a millisecond would be spent in a busy loop; nothing to wait for is no wait.
+            let wait = [wake, due, Some(end)].into_iter().flatten().min().map_or(MAX_WAIT, |then| then - now).min(MAX_WAIT);
+            // Rounded up: otherwise the last part of a millisecond would be a busy loop. Zero stays zero.
             let wait = if wait.is_zero() { 0 } else { (wait.as_micros() / 1000) as u16 + 1 };
             let count = match self.epoll.wait(&mut events, EpollTimeout::from(wait)) {
                 Err(nix::Error::EINTR) => 0,
                 done => done?,
             };
             for event in events.iter().take(count) {
-                let (number, socket) = ((event.data() >> SOCKET_BITS) as usize, event.data() as usize % MOST_SOCKETS);
+                let (number, socket) = ((event.data() >> SOCKET_BITS) as usize, event.data() as usize % MAX_SOCKETS);
                 self.readable(number, socket, &mut buffer);
             }
             self.expire();
@@ -128,20 +133,20 @@ impl<'a> Worker<'a> {
         Ok(self.tally)
     }
 
-    /// Begins what is due; says when to come back for more.
+    /// Starts transfers that are due; returns when the next one is due.
     fn start(&mut self, now: Time) -> Option<Time> {
-        for _ in 0..STARTS {
+        for _ in 0..MAX_STARTS {
             let number = *self.idle.front()?;
-            if let Some((pace, due)) = &mut self.pace {
+            if let Some((start_interval, due)) = &mut self.start_interval {
                 if *due > now {
                     return (self.shared.next.load(Ordering::Relaxed) < self.shared.transfers).then_some(*due);
                 }
-                // What was missed is made up for, but not more than a second of it.
-                *due = due.plus(*pace).max(Time(now.0.saturating_sub(1_000_000_000)));
+                // Missed starts are made up for, but at most one second of them.
+                *due = due.plus(*start_interval).max(Time(now.0.saturating_sub(1_000_000_000)));
             }
             let transfer = self.shared.claim()?;
             self.idle.pop_front();
-            self.with(number, |client, hands| client.start(now, transfer, hands));
+            self.with(number, |client, client_context| client.start(now, transfer, client_context));
             if self.clients.get(number).is_some_and(Client::is_idle) {
                 self.ended(number);
             }
@@ -151,10 +156,10 @@ impl<'a> Worker<'a> {
 
     fn readable(&mut self, number: usize, socket: usize, buffer: &mut [u8]) {
         let Some(from) = self.clients.get(number).and_then(|client| client.sockets().get(socket)) else { return };
-        // One datagram for each event: more of them come with the next turn.
+        // One datagram for each event: the next poll reports the rest.
         if let Ok((length, from)) = from.recv_from(buffer) {
             let now = self.shared.now();
-            self.with(number, |client, hands| client.receive(now, socket, from, &buffer[..length], hands));
+            self.with(number, |client, client_context| client.receive(now, socket, from, &buffer[..length], client_context));
         }
     }
 
@@ -168,17 +173,17 @@ impl<'a> Worker<'a> {
                 && *scheduled == Some(due)
             {
                 *scheduled = None;
-                self.with(number, |client, hands| client.expire(now, hands));
+                self.with(number, |client, client_context| client.expire(now, client_context));
             }
         }
     }
 
-    /// Does something with a client, and sees to what follows: its time-out, its end.
-    fn with(&mut self, number: usize, body: impl FnOnce(&mut Client, &mut Hands<'_>)) {
+    /// Calls `body` with a client, then updates its timer and handles its end.
+    fn with(&mut self, number: usize, body: impl FnOnce(&mut Client, &mut ClientContext<'_>)) {
         let Some(client) = self.clients.get_mut(number) else { return };
-        let mut hands = Hands { world: self.world, tally: &mut self.tally, out: &mut self.out };
+        let mut client_context = ClientContext { context: self.context, tally: &mut self.tally, out: &mut self.out };
         let was_idle = client.is_idle();
-        body(client, &mut hands);
+        body(client, &mut client_context);
         if client.is_idle() && !was_idle {
             self.ended(number);
         }
@@ -191,7 +196,7 @@ impl<'a> Worker<'a> {
         self.tally.time = self.shared.origin.elapsed();
     }
 
-    /// Sees that the client is woken in time. An entry that comes too early stays: it finds nothing to do and is put where it belongs.
+    /// Schedules the client's timer. An earlier entry stays: when it expires, it does nothing and is scheduled again.
     fn schedule(&mut self, number: usize) {
         let (Some(client), Some(scheduled)) = (self.clients.get(number), self.scheduled.get_mut(number)) else { return };
         if let Some(deadline) = client.deadline()

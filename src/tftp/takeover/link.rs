@@ -1,129 +1,129 @@
-//! What was said to one peer and is not answered yet.
+//! Messages to one peer that are not acknowledged yet.
 
-use super::wire::Place;
+use super::wire::Sequence;
 use guideway_packet::time::Time;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Most notes of which it is remembered that they are not answered yet.
-const MOST: usize = 1 << 14;
-/// A peer that is silent for so long after something was said to it is not waited for. Hellos are said more often.
-const MUTE: Duration = Duration::from_millis(2500);
-/// What is not answered for so long may be lost, and is said again, so much of it at once. An answer to what was said first counts all the same.
-const LATE: Duration = Duration::from_millis(200);
-const AT_ONCE: usize = 256;
+/// Largest number of unacknowledged messages that are tracked.
+const MAX_UNACKED: usize = 1 << 14;
+/// A peer that does not answer for this long is unresponsive. Hellos are sent more often.
+const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(2500);
+/// A message without an acknowledgement for this long is sent again. A late acknowledgement of the first one still counts.
+const RESEND_AFTER: Duration = Duration::from_millis(200);
+const RESEND_BATCH: usize = 256;
 
-/// A peer that says it is new is greeted at once, but not more often than so: it may be somebody who says again what it once said.
-const HAIL: Duration = Duration::from_millis(20);
+/// Shortest interval between hellos to a peer that reports an unknown token, because its report may be replayed.
+const GREETING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Something that is not answered: under which token it was said, when, and what it was about.
+/// An unacknowledged message: its token, its time, and its subject.
 #[derive(Debug)]
-struct Open<K> {
+struct Unacked<K> {
     token: u64,
     at: Time,
-    what: K,
-    /// Whether it was said again under another number.
-    again: bool,
+    about: K,
+    /// Whether it was sent again under another number.
+    resent: bool,
 }
 
-/// The way to a peer. `K` names what a note was about.
+/// The send state of a peer. `K` identifies the subject of a message.
 #[derive(Debug)]
 pub struct Link<K> {
     token: u64,
-    /// The number of the first that is remembered.
+    /// Number of the first tracked message.
     first: u64,
-    open: VecDeque<Option<Open<K>>>,
-    heard: bool,
-    /// Since when an answer is waited for.
+    unacked: VecDeque<Option<Unacked<K>>>,
+    answered: bool,
+    /// Since when an acknowledgement is outstanding.
     waiting: Option<Time>,
-    /// When it was last greeted for saying that it is new.
-    hailed: Option<Time>,
+    /// When a hello last answered an unknown token.
+    last_greeted: Option<Time>,
 }
 
 impl<K> Link<K> {
-    /// To a peer whose token is not known. Numbers begin anywhere, so that an answer to an earlier life names none of this one.
+    /// Creates a link to a peer with unknown token. Numbers start at `first`, so that acknowledgements for an earlier process match nothing.
     pub fn new(first: u64) -> Link<K> {
-        Link { token: 0, first: first >> 1, open: VecDeque::new(), heard: false, waiting: None, hailed: None }
+        Link { token: 0, first: first >> 1, unacked: VecDeque::new(), answered: false, waiting: None, last_greeted: None }
     }
 
-    /// The place of what is said now.
-    pub fn say(&mut self, what: K, now: Time) -> Place {
-        if self.open.len() == MOST {
-            self.open.pop_front();
+    /// Records a message and returns its sequence.
+    pub fn record_sent(&mut self, about: K, now: Time) -> Sequence {
+        if self.unacked.len() == MAX_UNACKED {
+            self.unacked.pop_front();
             self.first += 1;
         }
         self.waiting.get_or_insert(now);
-        let number = self.first + self.open.len() as u64;
-        self.open.push_back(Some(Open { token: self.token, at: now, what, again: false }));
-        Place { token: self.token, number }
+        let number = self.first + self.unacked.len() as u64;
+        self.unacked.push_back(Some(Unacked { token: self.token, at: now, about, resent: false }));
+        Sequence { token: self.token, number }
     }
 
-    /// The peer has what was said under this number: what it was about, the first time.
-    pub fn acked(&mut self, number: u64) -> Option<K> {
-        self.settle(number).map(|open| open.what)
+    /// Handles an acknowledgement of this number. Returns the subject, for the first acknowledgement only.
+    pub fn acknowledge(&mut self, number: u64) -> Option<K> {
+        self.take_unacked(number).map(|unacked| unacked.about)
     }
 
-    /// The peer did not take what was said at this place: what that was about, to be said again, under the token that it wants.
-    pub fn refused(&mut self, place: Place, token: u64) -> Option<K> {
-        let Open { token: under, what, .. } = self.settle(place.number)?;
-        // An answer to what was said before the token changed brings nothing new.
+    /// Handles the rejection of a message because of its token. Stores the new token and returns the subject, to be sent again.
+    pub fn token_rejected(&mut self, sequence: Sequence, token: u64) -> Option<K> {
+        let Unacked { token: under, about, .. } = self.take_unacked(sequence.number)?;
+        // A rejection of an older token carries no news.
         if under == self.token {
             self.token = token;
         }
-        Some(what)
+        Some(about)
     }
 
-    /// The peer has answered. Whether it was mute before.
-    pub fn heard(&mut self, now: Time) -> bool {
-        let mute = self.is_mute(now);
-        self.heard = true;
+    /// Records an answer of the peer. Returns whether it was unresponsive before.
+    pub fn mark_answered(&mut self, now: Time) -> bool {
+        let was_unresponsive = self.is_unresponsive(now);
+        self.answered = true;
         self.waiting = None;
-        mute
+        was_unresponsive
     }
 
-    /// Whether it is not worth waiting for.
-    pub fn is_mute(&self, now: Time) -> bool {
-        !self.heard || self.is_gone(now)
+    /// Returns whether the peer is unresponsive, so that waiting for it is useless.
+    pub fn is_unresponsive(&self, now: Time) -> bool {
+        !self.answered || self.has_timed_out(now)
     }
 
-    /// Whether it had time to answer and did not, so that nothing is to be feared from what it knows. One that was never heard may be about to answer.
-    pub fn is_gone(&self, now: Time) -> bool {
-        self.waiting.is_some_and(|since| now - since > MUTE)
+    /// Returns whether the peer had time to answer and did not, so that its knowledge can be ignored. A peer that has never answered may still do so.
+    pub fn has_timed_out(&self, now: Time) -> bool {
+        self.waiting.is_some_and(|since| now - since > UNRESPONSIVE_AFTER)
     }
 
-    /// The peer says that it is new. Whether to greet it now.
-    pub fn hail(&mut self, now: Time) -> bool {
-        let now_and_then = self.hailed.is_none_or(|at| now - at >= HAIL);
+    /// Handles a report of an unknown token. Returns whether to send a hello now.
+    pub fn should_greet(&mut self, now: Time) -> bool {
+        let now_and_then = self.last_greeted.is_none_or(|at| now - at >= GREETING_INTERVAL);
         if now_and_then {
-            self.hailed = Some(now);
+            self.last_greeted = Some(now);
         }
         now_and_then
     }
 
-    /// The peer's token; 0 when it is not known.
+    /// Returns the peer's token; 0 if unknown.
     pub fn token(&self) -> u64 {
         self.token
     }
 
-    /// Whether something that was said is not answered.
-    pub fn waits(&self) -> bool {
-        !self.open.is_empty()
+    /// Returns whether messages are unacknowledged.
+    pub fn has_unacked(&self) -> bool {
+        !self.unacked.is_empty()
     }
 
-    /// What was said a while ago and is not answered; some of it, each but once.
+    /// Returns subjects of overdue messages, a limited number at once and each only once.
     pub fn overdue(&mut self, now: Time) -> Vec<K>
     where
         K: Clone,
     {
         let mut overdue = Vec::new();
-        for place in &mut self.open {
-            let Some(open) = place else { continue };
-            let age = now - open.at;
-            if open.again && age > MUTE {
-                *place = None;
-            } else if !open.again && age > LATE && overdue.len() < AT_ONCE {
-                open.again = true;
-                overdue.push(open.what.clone());
+        for entry in &mut self.unacked {
+            let Some(unacked) = entry else { continue };
+            let age = now - unacked.at;
+            if unacked.resent && age > UNRESPONSIVE_AFTER {
+                *entry = None;
+            } else if !unacked.resent && age > RESEND_AFTER && overdue.len() < RESEND_BATCH {
+                unacked.resent = true;
+                overdue.push(unacked.about.clone());
             }
         }
         self.trim();
@@ -131,15 +131,15 @@ impl<K> Link<K> {
     }
 
     fn trim(&mut self) {
-        while let Some(None) = self.open.front() {
-            self.open.pop_front();
+        while let Some(None) = self.unacked.front() {
+            self.unacked.pop_front();
             self.first += 1;
         }
     }
 
-    fn settle(&mut self, number: u64) -> Option<Open<K>> {
+    fn take_unacked(&mut self, number: u64) -> Option<Unacked<K>> {
         let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let settled = self.open.get_mut(at)?.take();
+        let settled = self.unacked.get_mut(at)?.take();
         self.trim();
         settled
     }
@@ -152,52 +152,63 @@ mod tests {
     const AT: Time = Time(1_000_000_000);
 
     #[test]
-    fn answers_are_for_what_was_said_and_count_once() {
+    fn acknowledgements_match_messages_and_count_once() {
         let mut link = Link::new(40);
-        let places: Vec<Place> = (0..4).map(|what| link.say(what, AT)).collect();
-        assert_eq!((link.acked(places[2].number), link.acked(places[2].number), link.acked(places[0].number)), (Some(2), None, Some(0)));
-        assert_eq!((link.acked(19), link.acked(u64::MAX)), (None, None));
-        assert_eq!((link.acked(places[1].number), link.acked(places[3].number)), (Some(1), Some(3)));
-        link.say(8, AT);
-        link.say(9, AT.plus(LATE));
-        assert_eq!((link.overdue(AT.plus(LATE)), link.overdue(AT.plus(LATE * 2))), (vec![], vec![8]));
-        assert_eq!((link.overdue(AT.plus(LATE * 2)), link.acked(24)), (vec![], Some(8)), "it was slow, not lost");
-        assert_eq!((link.overdue(AT.plus(LATE + MUTE)), link.acked(25)), (vec![9], Some(9)));
-        link.say(7, AT);
-        assert_eq!(link.overdue(AT.plus(LATE * 2)), [7]);
-        assert_eq!((link.overdue(AT.plus(MUTE * 2)), link.waits()), (vec![], false), "after so long it is forgotten");
-        (0..MOST as u32 * 2).for_each(|n| assert!(link.say(n, AT).number > 0));
-        assert_eq!(link.open.len(), MOST);
+        let places: Vec<Sequence> = (0..4).map(|about| link.record_sent(about, AT)).collect();
+        assert_eq!(
+            (link.acknowledge(places[2].number), link.acknowledge(places[2].number), link.acknowledge(places[0].number)),
+            (Some(2), None, Some(0))
+        );
+        assert_eq!((link.acknowledge(19), link.acknowledge(u64::MAX)), (None, None));
+        assert_eq!((link.acknowledge(places[1].number), link.acknowledge(places[3].number)), (Some(1), Some(3)));
+        link.record_sent(8, AT);
+        link.record_sent(9, AT.plus(RESEND_AFTER));
+        assert_eq!((link.overdue(AT.plus(RESEND_AFTER)), link.overdue(AT.plus(RESEND_AFTER * 2))), (vec![], vec![8]));
+        assert_eq!((link.overdue(AT.plus(RESEND_AFTER * 2)), link.acknowledge(24)), (vec![], Some(8)), "it was late, not lost");
+        assert_eq!((link.overdue(AT.plus(RESEND_AFTER + UNRESPONSIVE_AFTER)), link.acknowledge(25)), (vec![9], Some(9)));
+        link.record_sent(7, AT);
+        assert_eq!(link.overdue(AT.plus(RESEND_AFTER * 2)), [7]);
+        assert_eq!((link.overdue(AT.plus(UNRESPONSIVE_AFTER * 2)), link.has_unacked()), (vec![], false), "it is no longer tracked");
+        (0..MAX_UNACKED as u32 * 2).for_each(|n| assert!(link.record_sent(n, AT).number > 0));
+        assert_eq!(link.unacked.len(), MAX_UNACKED);
     }
 
     #[test]
-    fn a_refusal_gives_the_token_once_and_what_to_say_again() {
+    fn a_rejection_returns_the_token_once_and_the_message_to_resend() {
         let mut link = Link::new(0);
-        let (first, second) = (link.say('a', AT), link.say('b', AT));
-        assert_eq!((link.refused(first, 77), link.refused(first, 78)), (Some('a'), None));
-        let again = link.say('a', AT);
-        assert_eq!(again.token, 77);
-        assert_eq!(link.refused(second, 99), Some('b'), "it was said before the token was known");
-        assert_eq!(link.say('b', AT).token, 77);
+        let (first, second) = (link.record_sent('a', AT), link.record_sent('b', AT));
+        assert_eq!((link.token_rejected(first, 77), link.token_rejected(first, 78)), (Some('a'), None));
+        let resent = link.record_sent('a', AT);
+        assert_eq!(resent.token, 77);
+        assert_eq!(link.token_rejected(second, 99), Some('b'), "it was sent before the token was known");
+        assert_eq!(link.record_sent('b', AT).token, 77);
     }
 
     #[test]
-    fn who_says_again_and_again_that_it_is_new_is_greeted_now_and_then() {
+    fn repeated_reports_of_an_unknown_token_get_few_hellos() {
         let mut link: Link<()> = Link::new(0);
-        assert_eq!([AT, AT, AT.plus(HAIL / 2), AT.plus(HAIL), AT.plus(HAIL)].map(|at| link.hail(at)), [true, false, false, true, false]);
+        assert_eq!(
+            [AT, AT, AT.plus(GREETING_INTERVAL / 2), AT.plus(GREETING_INTERVAL), AT.plus(GREETING_INTERVAL)]
+                .map(|at| link.should_greet(at)),
+            [true, false, false, true, false]
+        );
     }
 
     #[test]
-    fn who_is_silent_is_mute_until_heard() {
+    fn a_silent_peer_is_unresponsive_until_it_answers() {
         let mut link = Link::new(0);
-        assert!(link.is_mute(AT) && !link.is_gone(AT), "never heard, nor asked");
-        link.say((), AT);
-        assert!(link.is_mute(AT) && !link.is_gone(AT.plus(MUTE)) && link.is_gone(AT.plus(MUTE * 2)));
-        assert!(link.heard(AT));
-        link.say((), AT);
-        link.say((), AT.plus(MUTE));
-        assert!(!link.is_mute(AT.plus(MUTE)) && link.is_mute(AT.plus(MUTE * 2)));
-        assert!(link.heard(AT.plus(MUTE * 2)) && !link.heard(AT.plus(MUTE * 2)));
-        assert!(!link.is_mute(AT.plus(MUTE * 9)));
+        assert!(link.is_unresponsive(AT) && !link.has_timed_out(AT), "it has never answered, and no message was sent");
+        link.record_sent((), AT);
+        assert!(
+            link.is_unresponsive(AT)
+                && !link.has_timed_out(AT.plus(UNRESPONSIVE_AFTER))
+                && link.has_timed_out(AT.plus(UNRESPONSIVE_AFTER * 2))
+        );
+        assert!(link.mark_answered(AT));
+        link.record_sent((), AT);
+        link.record_sent((), AT.plus(UNRESPONSIVE_AFTER));
+        assert!(!link.is_unresponsive(AT.plus(UNRESPONSIVE_AFTER)) && link.is_unresponsive(AT.plus(UNRESPONSIVE_AFTER * 2)));
+        assert!(link.mark_answered(AT.plus(UNRESPONSIVE_AFTER * 2)) && !link.mark_answered(AT.plus(UNRESPONSIVE_AFTER * 2)));
+        assert!(!link.is_unresponsive(AT.plus(UNRESPONSIVE_AFTER * 9)));
     }
 }

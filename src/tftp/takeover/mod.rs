@@ -1,49 +1,51 @@
-//! Takeover: what servers tell one another, so that when one dies in mid-transfer another goes on and the client sees a pause.
+//! Takeover: the protocol between servers. When a server dies during a transfer, another one continues it, and the client sees a pause.
 //!
-//! Before its first answer the *owner* of a transfer sends a [`Note`] to its two heirs (`guideway_hash::heirs`), and again when much has changed. An heir keeps
-//! notes in a bounded [`Memory`]. Whoever gets a packet of a transfer that it does not know *asks back*: its own memory first, then those who may know.
-//! So an owner that was restarted gets its state back and remains the owner, and nothing has to be handed on. Nothing in this module does I/O or knows
-//! the time; the engine's `takeover` uses it.
+//! Before its first answer, the *owner* of a transfer sends a [`Checkpoint`] to its two successors (`guideway_hash::successors`), and again after
+//! progress. A successor stores checkpoints in a bounded [`CheckpointStore`]. A server that gets a packet of an unknown transfer looks into its own
+//! store, then sends a *query* to the servers that may know the transfer. So a restarted owner gets its state back and remains the owner, and no packet
+//! is forwarded. This module has no I/O and no clock; the engine's `takeover` uses it.
 //!
-//! | file | is |
+//! | File | Contents |
 //! |---|---|
-//! | `plan` | who the servers of the pool are, which ports are whose, who is told and asked |
-//! | `note` | what is known of a transfer |
-//! | `wire` | the datagrams, signed |
-//! | `fresh` | no note is taken twice, without clocks |
-//! | `link` | what was said to a peer and not heard yet |
-//! | `memory` | the notes that an heir keeps |
+//! | `membership` | the servers of the pool, their ports, the peers of a transfer |
+//! | `checkpoint` | the state of a transfer |
+//! | `wire` | the signed datagrams |
+//! | `codec` | Numbers and addresses in their bytes. |
+//! | `replay` | replay protection without clocks |
+//! | `link` | unacknowledged messages to a peer |
+//! | `checkpoint_store` | the checkpoints of a successor |
 
-pub mod fresh;
+pub mod checkpoint;
+pub mod checkpoint_store;
+pub mod codec;
 pub mod link;
-pub mod memory;
-pub mod note;
-pub mod plan;
+pub mod membership;
+pub mod replay;
 pub mod wire;
 
-pub use memory::Memory;
-pub use note::{Id, Note};
-pub use plan::{Member, Plan};
+pub use checkpoint::{Checkpoint, Id};
+pub use checkpoint_store::CheckpointStore;
+pub use membership::{Member, Membership};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Port that notes are sent to when none is said.
+/// Default UDP port for checkpoints.
 pub const PORT: u16 = 6970;
 
-/// How a server takes part.
+/// Settings of takeover.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where notes come to.
+    /// Listening address for checkpoints.
     pub listen: SocketAddr,
-    /// Longest time that a first answer waits for an heir to say that it has the note.
-    pub wait: Duration,
-    /// Bounds of what is kept for others.
-    pub memory: memory::Limits,
+    /// Longest time for which a first answer waits until a successor confirms the checkpoint.
+    pub checkpoint_timeout: Duration,
+    /// Limits of the checkpoints stored for other servers.
+    pub checkpoint_store: checkpoint_store::Limits,
     /// The pool; it may change while the server runs.
-    pub plan: Arc<Plan>,
+    pub membership: Arc<Membership>,
 }
 
-/// Longest wait for an heir by default: several times what an answer takes in one building, and nothing to a client that waits a second.
-pub const WAIT: Duration = Duration::from_millis(3);
+/// Default of [`Settings::checkpoint_timeout`]: several round trips within a building, and negligible for a client that waits a second.
+pub const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(3);

@@ -1,27 +1,27 @@
-//! The datagrams between servers: binary, with a version, each signed as a whole by SipHash-2-4-128 under a key of its own that comes from the fleet's.
+//! The datagrams between servers: binary, with a version, signed by SipHash-2-4-128 under a key that is derived from the fleet's key.
 //!
 //! All begin with `GWT`, the version, the kind, the stream (which loop of the sender) and the sender's name, and end with the signature. Integers are
-//! big-endian. Nothing that was not signed with the key is read any further.
+//! big-endian. Datagrams without a valid signature are not parsed.
 
-use super::note::{Id, Note};
+use super::checkpoint::{Checkpoint, Id};
+use super::codec::{Reader, Writer};
 use guideway_hash::{Domain, FleetKey};
 use siphasher::sip128::SipHasher24;
-use std::net::IpAddr;
 
-/// The longest datagram that is sent, below the payload of every Ethernet.
-pub const LONGEST: usize = 1400;
-/// Most transfers of one `Ended`, most numbers of one `Acks`.
-pub const MOST: usize = 24;
+/// Longest datagram that is sent, below the payload of Ethernet.
+pub const MAX_DATAGRAM: usize = 1400;
+/// Largest number of transfers in an `Ended`, and of numbers in an `Acks`.
+pub const MAX_ITEMS: usize = 24;
 
 const MAGIC: &[u8; 3] = b"GWT";
 const VERSION: u8 = 2;
 const SIGNATURE: usize = 16;
 
-/// The key under which datagrams are signed, and those under which they are believed, too: while a fleet changes its key.
+/// The key that signs datagrams, and further keys that are accepted while a fleet changes its key.
 #[derive(Clone)]
 pub struct Signer {
     key: SipHasher24,
-    also: Vec<SipHasher24>,
+    other_keys: Vec<SipHasher24>,
 }
 
 impl std::fmt::Debug for Signer {
@@ -30,257 +30,171 @@ impl std::fmt::Debug for Signer {
     }
 }
 
-/// A place in a stream of notes: under which token of the heir, and the how manieth.
+/// A position in a stream of messages: the token of the receiver, and the sequence number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// The heir's token; 0 when it is not known.
+pub struct Sequence {
+    /// The receiver's token; 0 if unknown.
     pub token: u64,
-    /// The number; each is used once.
+    /// The sequence number; each is used once.
     pub number: u64,
 }
 
-/// What one server says to another.
+/// A message between servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
-    /// "I live, and what is your token?"
-    Hello(Place),
-    /// A transfer.
-    Note(Place, Box<Note>),
-    /// Transfers that need nobody any more.
-    Ended(Place, Vec<Id>),
-    /// Notes and hellos that came, by their numbers.
+pub enum PeerMessage {
+    /// Shows that the sender is alive, and requests the receiver's token.
+    Hello(Sequence),
+    /// The state of a transfer.
+    Checkpoint(Sequence, Box<Checkpoint>),
+    /// Transfers that no longer need a successor.
+    Ended(Sequence, Vec<Id>),
+    /// Acknowledges checkpoints and hellos, by number.
     Acks(u64, Vec<u64>),
-    /// What was said at this place was not taken; the token from now on.
-    Refused(Place, u64),
-    /// Who knows this transfer? The last number comes back with the answer; the place makes that the question is taken once.
-    Query(Place, u64, Id),
-    /// I do.
-    Known(u64, Box<Note>),
-    /// I do not.
-    Unknown(u64),
-    /// Has anybody served this transfer behind this block? `Known` if so, by whoever serves it still or was told; else `Unknown`.
-    Behind(Place, u64, Id, u64),
-    /// A note that came at this place is not kept.
-    NotKept(Place),
+    /// Rejects the message with this sequence; carries the valid token.
+    TokenMismatch(Sequence, u64),
+    /// Asks for the checkpoint of a transfer. The answer repeats the number; the sequence protects the query against replay.
+    TransferQuery(Sequence, u64, Id),
+    /// Answers a query with a checkpoint.
+    AnswerKnown(u64, Box<Checkpoint>),
+    /// Answers that the sender does not know the transfer.
+    AnswerUnknown(u64),
+    /// Asks whether another server has served the transfer beyond this block. The answer is `AnswerKnown` if the receiver serves it or has such a
+    /// checkpoint, else `AnswerUnknown`.
+    OwnershipQuery(Sequence, u64, Id, u64),
+    /// Reports that the checkpoint with this sequence was not stored.
+    NotStored(Sequence),
 }
 
-/// A datagram that was read: who says what.
+/// A parsed datagram.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Heard<'a> {
+pub struct ReceivedMessage<'a> {
     /// The sender's name.
     pub from: &'a [u8],
-    /// Which of its loops.
+    /// Event loop of the sender.
     pub stream: u8,
-    /// What it says.
-    pub said: Said,
+    /// The message.
+    pub message: PeerMessage,
 }
 
 impl Signer {
-    /// For a fleet that has this key.
+    /// Creates a signer for a fleet with this key.
     pub fn new(key: &FleetKey) -> Signer {
-        Signer { key: hasher(key), also: Vec::new() }
+        Signer { key: hasher(key), other_keys: Vec::new() }
     }
 
-    /// The same, and datagrams signed with one of these keys are believed as well.
+    /// Also accepts datagrams signed with these keys.
     #[must_use]
-    pub fn believing(self, keys: &[FleetKey]) -> Signer {
-        Signer { also: keys.iter().map(hasher).collect(), ..self }
+    pub fn accepting_keys(self, keys: &[FleetKey]) -> Signer {
+        Signer { other_keys: keys.iter().map(hasher).collect(), ..self }
     }
 
     /// Appends a signed datagram.
-    pub fn write(&self, to: &mut Vec<u8>, from: &str, stream: u8, said: &Said) {
+    pub fn write(&self, to: &mut Vec<u8>, from: &str, stream: u8, message: &PeerMessage) {
         let start = to.len();
-        let kind = match said {
-            Said::Hello(_) => 1,
-            Said::Note(..) => 2,
-            Said::Ended(..) => 3,
-            Said::Acks(..) => 4,
-            Said::Refused(..) => 5,
-            Said::Query(..) => 6,
-            Said::Known(..) => 7,
-            Said::Unknown(_) => 8,
-            Said::Behind(..) => 9,
-            Said::NotKept(_) => 10,
+        let kind = match message {
+            PeerMessage::Hello(_) => 1,
+            PeerMessage::Checkpoint(..) => 2,
+            PeerMessage::Ended(..) => 3,
+            PeerMessage::Acks(..) => 4,
+            PeerMessage::TokenMismatch(..) => 5,
+            PeerMessage::TransferQuery(..) => 6,
+            PeerMessage::AnswerKnown(..) => 7,
+            PeerMessage::AnswerUnknown(_) => 8,
+            PeerMessage::OwnershipQuery(..) => 9,
+            PeerMessage::NotStored(_) => 10,
         };
-        let mut w = Writer(to);
+        let mut w = Writer::new(to);
         w.bytes(MAGIC).u8(VERSION).u8(kind).u8(stream).text(from.as_bytes());
-        match said {
-            Said::Hello(place) => w.place(*place),
-            Said::Note(place, note) => {
-                note.write(w.place(*place));
+        match message {
+            PeerMessage::Hello(sequence) => w.sequence(*sequence),
+            PeerMessage::Checkpoint(sequence, checkpoint) => {
+                checkpoint.write(w.sequence(*sequence));
                 &mut w
             }
-            Said::Ended(place, ids) => {
-                w.place(*place).u8(ids.len().min(MOST) as u8);
-                ids.iter().take(MOST).for_each(|id| id.write(&mut w));
+            PeerMessage::Ended(sequence, ids) => {
+                w.sequence(*sequence).u8(ids.len().min(MAX_ITEMS) as u8);
+                ids.iter().take(MAX_ITEMS).for_each(|id| id.write(&mut w));
                 &mut w
             }
-            Said::Acks(token, numbers) => {
-                w.u64(*token).u8(numbers.len().min(MOST) as u8);
-                numbers.iter().take(MOST).fold(&mut w, |w, number| w.u64(*number))
+            PeerMessage::Acks(token, numbers) => {
+                w.u64(*token).u8(numbers.len().min(MAX_ITEMS) as u8);
+                numbers.iter().take(MAX_ITEMS).fold(&mut w, |w, number| w.u64(*number))
             }
-            Said::Refused(place, token) => w.place(*place).u64(*token),
-            Said::Query(place, nonce, id) => {
-                id.write(w.place(*place).u64(*nonce));
+            PeerMessage::TokenMismatch(sequence, token) => w.sequence(*sequence).u64(*token),
+            PeerMessage::TransferQuery(sequence, nonce, id) => {
+                id.write(w.sequence(*sequence).u64(*nonce));
                 &mut w
             }
-            Said::Known(nonce, note) => {
-                note.write(w.u64(*nonce));
+            PeerMessage::AnswerKnown(nonce, checkpoint) => {
+                checkpoint.write(w.u64(*nonce));
                 &mut w
             }
-            Said::Unknown(nonce) => w.u64(*nonce),
-            Said::Behind(place, nonce, id, block) => {
-                id.write(w.place(*place).u64(*nonce));
+            PeerMessage::AnswerUnknown(nonce) => w.u64(*nonce),
+            PeerMessage::OwnershipQuery(sequence, nonce, id, block) => {
+                id.write(w.sequence(*sequence).u64(*nonce));
                 w.u64(*block)
             }
-            Said::NotKept(place) => w.place(*place),
+            PeerMessage::NotStored(sequence) => w.sequence(*sequence),
         };
         let signature = self.key.hash(&to[start..]).as_bytes();
         to.extend_from_slice(&signature);
     }
 
-    /// Reads a datagram; nothing when it is not one, was not signed with a key that is believed or says nonsense.
-    pub fn read<'a>(&self, datagram: &'a [u8]) -> Option<Heard<'a>> {
+    /// Reads a datagram; `None` if it is malformed or not signed with an accepted key.
+    pub fn read<'a>(&self, datagram: &'a [u8]) -> Option<ReceivedMessage<'a>> {
         let (bytes, signature) = datagram.split_at_checked(datagram.len().checked_sub(SIGNATURE)?)?;
-        // All bytes are compared, whatever the first ones say: the time it takes tells nothing.
+        // All bytes are compared, so that the time reveals nothing (constant time).
         let signed = |key: &SipHasher24| key.hash(bytes).as_bytes().iter().zip(signature).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0;
-        if !signed(&self.key) && !self.also.iter().any(signed) {
+        if !signed(&self.key) && !self.other_keys.iter().any(signed) {
             return None;
         }
-        let mut r = Reader(bytes);
+        let mut r = Reader::new(bytes);
         if r.array()? != *MAGIC || r.u8()? != VERSION {
             return None;
         }
         let (kind, stream, from) = (r.u8()?, r.u8()?, r.text()?);
-        let said = match kind {
-            1 => Said::Hello(r.place()?),
-            2 => Said::Note(r.place()?, Box::new(Note::read(&mut r)?)),
+        let message = match kind {
+            1 => PeerMessage::Hello(r.sequence()?),
+            2 => PeerMessage::Checkpoint(r.sequence()?, Box::new(Checkpoint::read(&mut r)?)),
             3 => {
-                let place = r.place()?;
-                Said::Ended(place, (0..r.u8()?).map(|_| Id::read(&mut r)).collect::<Option<_>>()?)
+                let sequence = r.sequence()?;
+                PeerMessage::Ended(sequence, (0..r.u8()?).map(|_| Id::read(&mut r)).collect::<Option<_>>()?)
             }
             4 => {
                 let token = r.u64()?;
-                Said::Acks(token, (0..r.u8()?).map(|_| r.u64()).collect::<Option<_>>()?)
+                PeerMessage::Acks(token, (0..r.u8()?).map(|_| r.u64()).collect::<Option<_>>()?)
             }
-            5 => Said::Refused(r.place()?, r.u64()?),
-            6 => Said::Query(r.place()?, r.u64()?, Id::read(&mut r)?),
-            7 => Said::Known(r.u64()?, Box::new(Note::read(&mut r)?)),
-            8 => Said::Unknown(r.u64()?),
-            9 => Said::Behind(r.place()?, r.u64()?, Id::read(&mut r)?, r.u64()?),
-            10 => Said::NotKept(r.place()?),
+            5 => PeerMessage::TokenMismatch(r.sequence()?, r.u64()?),
+            6 => PeerMessage::TransferQuery(r.sequence()?, r.u64()?, Id::read(&mut r)?),
+            7 => PeerMessage::AnswerKnown(r.u64()?, Box::new(Checkpoint::read(&mut r)?)),
+            8 => PeerMessage::AnswerUnknown(r.u64()?),
+            9 => PeerMessage::OwnershipQuery(r.sequence()?, r.u64()?, Id::read(&mut r)?, r.u64()?),
+            10 => PeerMessage::NotStored(r.sequence()?),
             _ => return None,
         };
-        r.0.is_empty().then_some(Heard { from, stream, said })
+        r.is_empty().then_some(ReceivedMessage { from, stream, message })
     }
 }
 
 fn hasher(key: &FleetKey) -> SipHasher24 {
-    SipHasher24::new_with_key(&key.derived(Domain::Notes))
+    SipHasher24::new_with_key(&key.derive_key(Domain::Checkpoints))
 }
 
-/// Appends values.
-pub struct Writer<'a>(&'a mut Vec<u8>);
-
-impl<'a> Writer<'a> {
-    /// To these bytes.
-    pub fn new(to: &'a mut Vec<u8>) -> Writer<'a> {
-        Writer(to)
-    }
-
-    pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    pub(super) fn u8(&mut self, value: u8) -> &mut Self {
-        self.bytes(&[value])
-    }
-
-    pub(super) fn u16(&mut self, value: u16) -> &mut Self {
-        self.bytes(&value.to_be_bytes())
-    }
-
-    pub(super) fn u32(&mut self, value: u32) -> &mut Self {
-        self.bytes(&value.to_be_bytes())
-    }
-
-    pub(super) fn u64(&mut self, value: u64) -> &mut Self {
-        self.bytes(&value.to_be_bytes())
-    }
-
-    /// A length of 16 bits, and so many bytes.
-    pub(super) fn text(&mut self, text: &[u8]) -> &mut Self {
-        let text = &text[..text.len().min(usize::from(u16::MAX))];
-        self.u16(text.len() as u16).bytes(text)
-    }
-
-    pub(super) fn address(&mut self, address: IpAddr) -> &mut Self {
-        match address {
-            IpAddr::V4(address) => self.u8(4).bytes(&address.octets()),
-            IpAddr::V6(address) => self.u8(6).bytes(&address.octets()),
-        }
-    }
-
-    fn place(&mut self, place: Place) -> &mut Self {
-        self.u64(place.token).u64(place.number)
+impl Writer<'_> {
+    fn sequence(&mut self, sequence: Sequence) -> &mut Self {
+        self.u64(sequence.token).u64(sequence.number)
     }
 }
 
-/// Takes values from the front.
-pub struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    /// From these bytes.
-    pub fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader(bytes)
-    }
-
-    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    pub(super) fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_be_bytes)
-    }
-
-    pub(super) fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    pub(super) fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    pub(super) fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_be_bytes)
-    }
-
-    pub(super) fn text(&mut self) -> Option<&'a [u8]> {
-        let len = usize::from(self.u16()?);
-        let (text, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(text)
-    }
-
-    pub(super) fn address(&mut self) -> Option<IpAddr> {
-        match self.u8()? {
-            4 => self.array::<4>().map(IpAddr::from),
-            6 => self.array::<16>().map(IpAddr::from),
-            _ => None,
-        }
-    }
-
-    fn place(&mut self) -> Option<Place> {
-        Some(Place { token: self.u64()?, number: self.u64()? })
+impl Reader<'_> {
+    fn sequence(&mut self) -> Option<Sequence> {
+        Some(Sequence { token: self.u64()?, number: self.u64()? })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::note::sample;
+    use super::super::checkpoint::sample;
     use super::*;
     use proptest::prelude::*;
 
@@ -288,67 +202,70 @@ mod tests {
         Signer::new(&FleetKey::new([byte; 16]))
     }
 
-    fn all() -> Vec<Said> {
-        let (place, mut six) = (Place { token: 5, number: 6 }, sample(9));
+    fn all() -> Vec<PeerMessage> {
+        let (sequence, mut six) = (Sequence { token: 5, number: 6 }, sample(9));
         six.id.client = "[2001:db8::7]:2000".parse().unwrap();
         six.id.vip = "2001:db8::69".parse().unwrap();
-        six.terms.rollover = crate::options::Rollover::One;
-        (six.terms.timeout, six.heard) = (None, true);
+        six.terms.rollover = crate::rollover::Rollover::One;
+        (six.terms.timeout, six.established) = (None, true);
         vec![
-            Said::Hello(place),
-            Said::Note(place, Box::new(sample(7))),
-            Said::Note(place, Box::new(six)),
-            Said::Ended(place, (0..MOST as u16).map(|port| sample(port).id).collect()),
-            Said::Acks(3, vec![1, u64::MAX]),
-            Said::Refused(place, 77),
-            Said::Query(place, 8, sample(1).id),
-            Said::Behind(place, 8, sample(1).id, 70_000),
-            Said::NotKept(place),
-            Said::Known(8, Box::new(sample(1))),
-            Said::Unknown(8),
+            PeerMessage::Hello(sequence),
+            PeerMessage::Checkpoint(sequence, Box::new(sample(7))),
+            PeerMessage::Checkpoint(sequence, Box::new(six)),
+            PeerMessage::Ended(sequence, (0..MAX_ITEMS as u16).map(|port| sample(port).id).collect()),
+            PeerMessage::Acks(3, vec![1, u64::MAX]),
+            PeerMessage::TokenMismatch(sequence, 77),
+            PeerMessage::TransferQuery(sequence, 8, sample(1).id),
+            PeerMessage::OwnershipQuery(sequence, 8, sample(1).id, 70_000),
+            PeerMessage::NotStored(sequence),
+            PeerMessage::AnswerKnown(8, Box::new(sample(1))),
+            PeerMessage::AnswerUnknown(8),
         ]
     }
 
-    fn written(said: &Said) -> Vec<u8> {
+    fn written(message: &PeerMessage) -> Vec<u8> {
         let mut bytes = Vec::new();
-        signer(1).write(&mut bytes, "t1", 3, said);
+        signer(1).write(&mut bytes, "t1", 3, message);
         bytes
     }
 
     #[test]
-    fn what_is_said_is_heard() {
-        for said in all() {
-            let bytes = written(&said);
-            assert!(bytes.len() <= LONGEST, "{}", bytes.len());
-            assert_eq!(signer(1).read(&bytes), Some(Heard { from: b"t1", stream: 3, said }));
+    fn every_message_survives_the_wire() {
+        for message in all() {
+            let bytes = written(&message);
+            assert!(bytes.len() <= MAX_DATAGRAM, "{}", bytes.len());
+            assert_eq!(signer(1).read(&bytes), Some(ReceivedMessage { from: b"t1", stream: 3, message }));
         }
         let mut longest = sample(1);
-        longest.request = vec![b'x'; super::super::note::LONGEST_REQUEST].into();
-        assert!(written(&Said::Note(Place::default(), Box::new(longest))).len() + 63 <= LONGEST, "with the longest name");
+        longest.request = vec![b'x'; super::super::checkpoint::MAX_REQUEST].into();
+        assert!(
+            written(&PeerMessage::Checkpoint(Sequence::default(), Box::new(longest))).len() + 63 <= MAX_DATAGRAM,
+            "with the longest name"
+        );
     }
 
     #[test]
-    fn what_was_tampered_with_is_not() {
-        for said in all() {
-            let bytes = written(&said);
-            assert_eq!(signer(2).read(&bytes), None, "another fleet's");
+    fn modified_datagrams_are_rejected() {
+        for message in all() {
+            let bytes = written(&message);
+            assert_eq!(signer(2).read(&bytes), None, "the key of another fleet");
             for at in 0..bytes.len() {
                 let mut spoilt = bytes.clone();
                 spoilt[at] ^= 1 << (at % 8);
                 assert_eq!(signer(1).read(&spoilt), None, "byte {at}");
-                assert_eq!(signer(1).read(&bytes[..at]), None, "cut at {at}");
+                assert_eq!(signer(1).read(&bytes[..at]), None, "truncated at {at}");
             }
         }
     }
 
     #[test]
-    fn what_is_signed_with_another_key_that_is_known_is_heard_and_never_said() {
+    fn accepted_keys_are_accepted_and_never_used_to_sign() {
         let (old, new) = (FleetKey::new([1; 16]), FleetKey::new([2; 16]));
-        let both = Signer::new(&new).believing(&[old]);
-        for said in all() {
-            assert!(both.read(&written(&said)).is_some_and(|heard| heard.said == said));
+        let both = Signer::new(&new).accepting_keys(&[old]);
+        for message in all() {
+            assert!(both.read(&written(&message)).is_some_and(|received| received.message == message));
             let mut bytes = Vec::new();
-            both.write(&mut bytes, "t1", 3, &said);
+            both.write(&mut bytes, "t1", 3, &message);
             assert!(signer(2).read(&bytes).is_some() && signer(1).read(&bytes).is_none() && both.read(&bytes).is_some());
             bytes[5] ^= 1;
             assert_eq!(both.read(&bytes), None);
@@ -356,34 +273,38 @@ mod tests {
     }
 
     #[test]
-    fn notes_that_no_server_sends_are_refused() {
-        let bad = |change: fn(&mut Note)| {
-            let mut note = sample(1);
-            change(&mut note);
-            signer(1).read(&written(&Said::Known(1, Box::new(note)))).is_none()
+    fn impossible_checkpoints_are_rejected() {
+        let bad = |change: fn(&mut Checkpoint)| {
+            let mut checkpoint = sample(1);
+            change(&mut checkpoint);
+            signer(1).read(&written(&PeerMessage::AnswerKnown(1, Box::new(checkpoint)))).is_none()
         };
         assert!(!bad(|_| {}));
-        assert!(bad(|note| note.terms.blksize = 7) && bad(|note| note.terms.window = 0) && bad(|note| note.size = u64::MAX));
-        assert!(bad(|note| note.acked = note.last() + 1) && !bad(|note| note.acked = note.last()));
-        assert!(bad(|note| note.terms.window = MAX + 1) && bad(|note| note.request = vec![0; 1025].into()));
+        assert!(
+            bad(|checkpoint| checkpoint.terms.blksize = 7)
+                && bad(|checkpoint| checkpoint.terms.window = 0)
+                && bad(|checkpoint| checkpoint.size = u64::MAX)
+        );
+        assert!(bad(|checkpoint| checkpoint.acked = checkpoint.last() + 1) && !bad(|checkpoint| checkpoint.acked = checkpoint.last()));
+        assert!(bad(|checkpoint| checkpoint.terms.window = MAX + 1) && bad(|checkpoint| checkpoint.request = vec![0; 1025].into()));
     }
 
     const MAX: u16 = crate::options::MAX_WINDOW;
 
     proptest! {
-        /// Also what is signed, as by another version or a server gone mad, is read without harm.
+        /// Signed datagrams of another version or a faulty server are read without a panic, too.
         #[test]
-        fn no_bytes_do_harm(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..10, start in any::<bool>()) {
+        fn no_bytes_cause_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..10, start in any::<bool>()) {
             if start {
                 bytes.splice(0..0, [b'G', b'W', b'T', VERSION, kind, 0, 0, 1, b'a']);
             }
             let signature = signer(1).key.hash(&bytes).as_bytes();
             prop_assert_eq!(signer(2).read(&bytes), None);
             bytes.extend(signature);
-            if let Some(heard) = signer(1).read(&bytes) {
+            if let Some(received) = signer(1).read(&bytes) {
                 let mut again = Vec::new();
-                let name = String::from_utf8_lossy(heard.from).into_owned();
-                signer(1).write(&mut again, &name, heard.stream, &heard.said);
+                let name = String::from_utf8_lossy(received.from).into_owned();
+                signer(1).write(&mut again, &name, received.stream, &received.message);
                 prop_assert!(signer(1).read(&again).is_some());
             }
         }

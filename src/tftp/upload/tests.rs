@@ -1,5 +1,5 @@
 use super::*;
-use crate::client::{Ask, Plan, Write};
+use crate::client::{RequestOption, TransferPlan, Write};
 use crate::options::{Limits, Rollover};
 use crate::packet::{Packet, put_ack, put_oack};
 use proptest::prelude::*;
@@ -15,23 +15,23 @@ fn at(ms: u64) -> Time {
 
 fn started(window: u16, oack: bool) -> Upload {
     let terms = Terms { window, blksize: 8, ..Terms::plain(&Limits::default()) };
-    let mut upload = Upload::new(terms, oack, &Pace::default(), at(0));
+    let mut upload = Upload::new(terms, oack, &RetransmissionPolicy::default(), at(0));
     assert_eq!(upload.answer(false, at(0)), if oack { Answer::Oack } else { Answer::Ack(0) });
     upload
 }
 
-const KEEP: Took = Took::Bytes { answer: false, last: false };
-const KEEP_AND_ANSWER: Took = Took::Bytes { answer: true, last: false };
+const KEEP: DataAction = DataAction::Append { answer: false, last: false };
+const KEEP_AND_ANSWER: DataAction = DataAction::Append { answer: true, last: false };
 
 #[test]
 fn lock_step_from_the_first_block_to_the_last() {
     let mut upload = started(1, false);
     assert_eq!(upload.on_data(1, 8, at(1)), KEEP_AND_ANSWER);
     assert_eq!(upload.answer(false, at(1)), Answer::Ack(1));
-    assert_eq!(upload.on_data(1, 8, at(2)), Took::Nothing, "its ACK is on the way");
-    assert_eq!(upload.on_data(1, 8, at(500)), Took::Answer, "its ACK was lost");
+    assert_eq!(upload.on_data(1, 8, at(2)), DataAction::Ignore, "its ACK is on the way");
+    assert_eq!(upload.on_data(1, 8, at(500)), DataAction::Acknowledge, "its ACK was lost");
     assert_eq!(upload.answer(true, at(500)), Answer::Ack(1));
-    assert_eq!(upload.on_data(2, 0, at(501)), Took::Bytes { answer: false, last: true });
+    assert_eq!(upload.on_data(2, 0, at(501)), DataAction::Append { answer: false, last: true });
     assert_eq!((upload.answer(false, at(502)), upload.blocks()), (Answer::Ack(2), 2));
 }
 
@@ -41,27 +41,27 @@ fn a_window_is_answered_at_its_end_and_where_a_block_is_missing() {
     assert_eq!([1, 2, 3].map(|n| upload.on_data(n, 8, at(1))), [KEEP; 3]);
     assert_eq!(upload.on_data(4, 8, at(1)), KEEP_AND_ANSWER);
     assert_eq!(upload.answer(false, at(1)), Answer::Ack(4));
-    assert_eq!([6, 7, 8].map(|n| upload.on_data(n, 8, at(2))), [Took::Answer, Took::Nothing, Took::Nothing]);
+    assert_eq!([6, 7, 8].map(|n| upload.on_data(n, 8, at(2))), [DataAction::Acknowledge, DataAction::Ignore, DataAction::Ignore]);
     assert_eq!(upload.answer(true, at(2)), Answer::Ack(4));
-    assert_eq!(upload.on_data(5, 9, at(3)), Took::TooLong);
+    assert_eq!(upload.on_data(5, 9, at(3)), DataAction::TooLong);
 }
 
 #[test]
-fn a_silent_client_is_answered_again_and_given_up() {
-    for (heard, silence) in [(false, Silence::Never), (true, Silence::Midway)] {
+fn an_unresponsive_client_is_answered_again_and_given_up() {
+    for (established, silence) in [(false, Unresponsive::HalfOpen), (true, Unresponsive::MidTransfer)] {
         let mut upload = started(1, true);
-        if heard {
+        if established {
             assert_eq!(upload.on_data(1, 8, at(1)), KEEP_AND_ANSWER);
             upload.answer(false, at(1));
         }
-        assert_eq!(upload.on_timer(&Pace::default(), at(0)), Step::Wait);
-        let mut repeated = 0;
+        assert_eq!(upload.on_timer(&RetransmissionPolicy::default(), at(0)), Step::Wait);
+        let mut retransmitted = 0;
         let end = loop {
             let now = upload.deadline();
-            match upload.on_timer(&Pace::default(), now) {
+            match upload.on_timer(&RetransmissionPolicy::default(), now) {
                 Step::Answer => {
-                    repeated += 1;
-                    assert_eq!(upload.answer(true, now), if heard { Answer::Ack(1) } else { Answer::Oack });
+                    retransmitted += 1;
+                    assert_eq!(upload.answer(true, now), if established { Answer::Ack(1) } else { Answer::Oack });
                 }
                 Step::GiveUp(why) => {
                     assert_eq!(why, silence);
@@ -70,7 +70,7 @@ fn a_silent_client_is_answered_again_and_given_up() {
                 Step::Wait => panic!("it was time"),
             }
         };
-        assert!((5..12).contains(&repeated), "{repeated}");
+        assert!((5..12).contains(&retransmitted), "{retransmitted}");
         assert!((10..20).contains(&(end - at(0)).as_secs()), "{:?}", end - at(0));
     }
 }
@@ -78,20 +78,20 @@ fn a_silent_client_is_answered_again_and_given_up() {
 #[test]
 fn a_negotiated_timeout_is_kept() {
     let terms = Terms { timeout: Some(Duration::from_secs(3)), ..Terms::plain(&Limits::default()) };
-    let mut upload = Upload::new(terms, true, &Pace::default(), at(0));
+    let mut upload = Upload::new(terms, true, &RetransmissionPolicy::default(), at(0));
     for round in 1..=3 {
         assert_eq!(upload.deadline(), at(3000 * round));
-        assert_eq!(upload.on_timer(&Pace::default(), upload.deadline()), Step::Answer);
+        assert_eq!(upload.on_timer(&RetransmissionPolicy::default(), upload.deadline()), Step::Answer);
     }
 }
 
-/// When it comes, its number, whether to the server, and its bytes.
+/// Time of arrival, order, whether it goes to the server, bytes.
 type Datagram = (u64, u64, bool, Vec<u8>);
 
-/// Loses, doubles and delays datagrams.
+/// Loses, duplicates and delays datagrams.
 struct Path<'a> {
     fates: std::iter::Cycle<std::slice::Iter<'a, u8>>,
-    /// What is under way.
+    /// Datagrams in flight.
     wire: BinaryHeap<Reverse<Datagram>>,
     count: u64,
 }
@@ -111,13 +111,13 @@ impl Path<'_> {
     }
 }
 
-/// Our own client writes over a path that loses, doubles and delays as `fate` says; the file must come whole.
+/// Our client writes over a path with losses, duplicates and delays by `fate`; the file must arrive complete.
 fn simulate(window: u16, length: usize, one: bool, fate: &[u8]) -> Result<(), TestCaseError> {
     let file: Vec<u8> = (0..length).map(|n| (n * 7) as u8).collect();
     let rollover = if one { Rollover::One } else { Rollover::Zero };
     let server = "192.0.2.69:69".parse().unwrap();
-    let ask = vec![Ask::Blksize(8), Ask::Windowsize(window), Ask::Rollover(rollover)];
-    let mut client = Write::new(Plan { ask, ..Plan::new(server, "f") }, at(0));
+    let ask = vec![RequestOption::Blksize(8), RequestOption::Windowsize(window), RequestOption::Rollover(rollover)];
+    let mut client = Write::new(TransferPlan { ask, ..TransferPlan::new(server, "f") }, at(0));
     let terms = Terms { blksize: 8, window, timeout: None, rollover };
     let mut upload: Option<Upload> = None;
     let (mut got, mut last, mut supplied) = (Vec::<u8>::new(), None, 0);
@@ -144,9 +144,9 @@ fn simulate(window: u16, length: usize, one: bool, fate: &[u8]) -> Result<(), Te
         let timers = [client.deadline(), upload.as_ref().map(Upload::deadline)].into_iter().flatten().map(|time| time.0).min();
         let next = path.wire.peek().map(|Reverse((time, ..))| *time);
         now = Time([timers, next].into_iter().flatten().min().unwrap().max(now.0));
-        let answer = |path: &mut Path<'_>, upload: &mut Upload, repeated: bool| {
+        let answer = |path: &mut Path<'_>, upload: &mut Upload, retransmitted: bool| {
             let mut bytes = Vec::new();
-            match upload.answer(repeated, now) {
+            match upload.answer(retransmitted, now) {
                 Answer::Oack => oack(&mut bytes),
                 Answer::Ack(number) => put_ack(&mut bytes, number),
             }
@@ -156,19 +156,21 @@ fn simulate(window: u16, length: usize, one: bool, fate: &[u8]) -> Result<(), Te
             let Some(Reverse((_, _, to_server, bytes))) = path.wire.pop() else { continue };
             match (Packet::parse(&bytes).unwrap(), &mut upload) {
                 _ if !to_server => client.receive(now, server, &bytes),
-                (Packet::Request(_), None) => answer(&mut path, upload.insert(Upload::new(terms, true, &Pace::default(), now)), false),
+                (Packet::Request(_), None) => {
+                    answer(&mut path, upload.insert(Upload::new(terms, true, &RetransmissionPolicy::default(), now)), false)
+                }
                 (Packet::Data { block, .. }, Some(upload)) if last == Some(block) => answer(&mut path, upload, true),
                 (Packet::Data { block, data }, Some(upload)) if last.is_none() => match upload.on_data(block, data.len(), now) {
-                    Took::Bytes { answer: due, last: end } => {
+                    DataAction::Append { answer: due, last: end } => {
                         got.extend(data);
                         last = end.then_some(block);
                         if due || end {
                             answer(&mut path, upload, false);
                         }
                     }
-                    Took::Answer => answer(&mut path, upload, true),
-                    Took::Nothing => {}
-                    Took::TooLong => return Err(TestCaseError::fail("too long")),
+                    DataAction::Acknowledge => answer(&mut path, upload, true),
+                    DataAction::Ignore => {}
+                    DataAction::TooLong => return Err(TestCaseError::fail("too long")),
                 },
                 _ => {}
             }
@@ -176,7 +178,7 @@ fn simulate(window: u16, length: usize, one: bool, fate: &[u8]) -> Result<(), Te
             client.expire(now);
             if let Some(upload) = &mut upload
                 && last.is_none()
-                && upload.on_timer(&Pace::default(), now) == Step::Answer
+                && upload.on_timer(&RetransmissionPolicy::default(), now) == Step::Answer
             {
                 answer(&mut path, upload, true);
             }
@@ -184,7 +186,7 @@ fn simulate(window: u16, length: usize, one: bool, fate: &[u8]) -> Result<(), Te
         if last.is_some()
             && let Some(upload) = &mut upload
         {
-            // Stored: the engine closes the transfer and only answers what comes again.
+            // Stored: the engine closes the transfer and only answers retransmissions.
             upload.deadline = Time(u64::MAX);
         }
     }
@@ -196,7 +198,7 @@ fn simulate(window: u16, length: usize, one: bool, fate: &[u8]) -> Result<(), Te
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn what_is_written_comes_whole_whatever_is_lost_or_doubled(window in 1u16..20, length in 0usize..2000, one: bool,
+    fn uploads_arrive_complete_with_any_losses_and_duplicates(window in 1u16..20, length in 0usize..2000, one: bool,
                                                                fate in proptest::collection::vec(any::<u8>(), 50..200)) {
         simulate(window, length, one, &fate)?;
     }

@@ -2,7 +2,7 @@ use super::*;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-/// A directory with a file, a directory and links in it, and something beside it.
+/// A directory with a file, a directory and links, and a file outside of it.
 fn place() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("root/switches")).unwrap();
@@ -32,17 +32,17 @@ fn a_file_is_there_when_it_is_complete_and_not_before() {
         let dir = place();
         let w = writable(&dir, Settings::default(), nameless);
         let bytes = vec![7; BUFFER + 1];
-        let mut draft = w.begin(b"\\switches\\s1.cfg\xff").unwrap().unwrap();
-        draft.write(&bytes).unwrap();
+        let mut file = w.begin(b"\\switches\\s1.cfg\xff").unwrap().unwrap();
+        file.write(&bytes).unwrap();
         let to = dir.path().join("root/switches/s1.cfg");
         assert!(!to.exists());
-        draft.keep().unwrap();
+        file.persist().unwrap();
         assert_eq!(fs::read(&to).unwrap(), bytes);
         assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777 & !0o640, 0);
         let mut given_up = w.begin(b"half").unwrap().unwrap();
         given_up.write(&bytes).unwrap();
         drop(given_up);
-        w.begin(b"/empty").unwrap().unwrap().keep().unwrap();
+        w.begin(b"/empty").unwrap().unwrap().persist().unwrap();
         assert_eq!(names(&dir), ["dangling", "empty", "in", "out", "switches", "there"], "without a name: {nameless}");
     }
 }
@@ -57,8 +57,8 @@ fn nothing_is_overwritten() {
         }
         let (mut first, second) = (w.begin(b"new").unwrap().unwrap(), w.begin(b"new").unwrap().unwrap());
         first.write(b"first").unwrap();
-        first.keep().unwrap();
-        assert_eq!(second.keep().unwrap_err().code, Some(ErrorCode::EXISTS), "whoever is complete first wins");
+        first.persist().unwrap();
+        assert_eq!(second.persist().unwrap_err().code, Some(ErrorCode::EXISTS), "the first complete file wins");
         assert_eq!(fs::read(dir.path().join("root/new")).unwrap(), b"first");
     }
 }
@@ -87,8 +87,8 @@ fn no_name_leads_out_or_hides() {
         assert_eq!(w.begin(name).unwrap_err().code, Some(code), "{}", name.escape_ascii());
         assert_eq!(w.check(name).unwrap_err().code, Some(code), "{}", name.escape_ascii());
     }
-    // From the root on means from the directory on.
-    w.begin(b"/etc.cfg").unwrap().unwrap().keep().unwrap();
+    // A leading slash means the served directory.
+    w.begin(b"/etc.cfg").unwrap().unwrap().persist().unwrap();
     assert!(dir.path().join("root/etc.cfg").exists());
     assert_eq!(dir.path().join("beside").read_dir().unwrap().count(), 0);
 }
@@ -97,73 +97,73 @@ fn no_name_leads_out_or_hides() {
 fn size_and_number_have_limits() {
     let dir = place();
     let w = writable(&dir, Settings { limit: 10, concurrent: 2, ..Settings::default() }, true);
-    let mut draft = w.begin(b"a").unwrap().unwrap();
-    draft.write(&[0; 10]).unwrap();
-    assert_eq!(draft.write(&[0; 1]), Err(too_large(10)));
+    let mut file = w.begin(b"a").unwrap().unwrap();
+    file.write(&[0; 10]).unwrap();
+    assert_eq!(file.write(&[0; 1]), Err(too_large(10)));
     let second = w.begin(b"b").unwrap().unwrap();
     assert!(w.begin(b"c").unwrap().is_none());
-    drop(draft);
+    drop(file);
     drop(w.begin(b"c").unwrap().unwrap());
     drop(second);
     assert_eq!(names(&dir), BEFORE);
-    assert_eq!(w.0.used().open, 0);
+    assert_eq!(w.0.quota.usage().open, 0);
 }
 
 #[test]
-fn the_directory_has_room_for_so_much_and_what_was_removed_is_seen() {
+fn the_directory_has_a_quota_and_removed_files_are_noticed() {
     let dir = place();
     fs::write(dir.path().join("root/switches/s1"), [0; 100]).unwrap();
-    // Five are there: two files, three links.
+    // Five entries exist: two files, three links.
     let w = writable(&dir, Settings { files: 7, total: Some(200), ..Settings::default() }, true);
-    let there = w.0.used_now();
+    let there = w.0.quota.usage_now();
     assert_eq!((there.0, there.1 >= 105), (5, true));
     let left = 200 - there.1;
     let mut first = w.begin(b"a").unwrap().unwrap();
     let second = w.begin(b"b").unwrap().unwrap();
-    assert!(w.begin(b"c").unwrap().is_none(), "both may be kept");
+    assert!(w.begin(b"c").unwrap().is_none(), "both running uploads may be stored");
     first.write(&vec![0; left as usize]).unwrap();
-    assert_eq!(first.write(&[0; 1]), Err(room::full()));
+    assert_eq!(first.write(&[0; 1]), Err(quota::full()));
     drop(first);
     let mut first = w.begin(b"a").unwrap().unwrap();
     first.write(&[1; 2]).unwrap();
-    first.keep().unwrap();
-    second.keep().unwrap();
-    assert_eq!(w.0.used_now(), (7, there.1 + 2));
-    assert_eq!((w.check(b"c"), w.begin(b"c").unwrap_err()), (Err(room::full()), room::full()));
-    // Somebody makes room. After a while that is looked for, and who asks meanwhile may come again.
+    first.persist().unwrap();
+    second.persist().unwrap();
+    assert_eq!(w.0.quota.usage_now(), (7, there.1 + 2));
+    assert_eq!((w.check(b"c"), w.begin(b"c").unwrap_err()), (Err(quota::full()), quota::full()));
+    // A file is removed. The next count notices it; requests during the count are to be repeated.
     fs::remove_file(dir.path().join("root/a")).unwrap();
-    w.0.used().long_ago();
+    w.0.quota.usage().expire_count();
     w.check(b"c").unwrap();
-    let draft = loop {
-        if let Some(draft) = w.begin(b"c").unwrap() {
-            break draft;
+    let file = loop {
+        if let Some(file) = w.begin(b"c").unwrap() {
+            break file;
         }
         std::thread::yield_now();
     };
-    draft.keep().unwrap();
-    assert_eq!(w.0.used_now(), (7, there.1));
+    file.persist().unwrap();
+    assert_eq!(w.0.quota.usage_now(), (7, there.1));
 }
 
-/// Set in a process that writes and is killed.
+/// Environment variable that is set in a process that writes and is killed.
 const KILLED: &str = "GUIDEWAY_TEST_KILLED";
 
 #[test]
 fn a_process_that_is_killed_while_it_writes_leaves_nothing() {
     if let Ok(root) = std::env::var(KILLED) {
-        let mut draft = Writable::with(Path::new(&root), Settings::default(), false).unwrap().begin(b"f").unwrap().unwrap();
-        draft.write(&[7; BUFFER + 1]).unwrap();
+        let mut file = Writable::with(Path::new(&root), Settings::default(), false).unwrap().begin(b"f").unwrap().unwrap();
+        file.write(&[7; BUFFER + 1]).unwrap();
         println!("under way");
         loop {
             std::thread::park();
         }
     }
     let dir = place();
-    let name = "tftp::writable::tests::a_process_that_is_killed_while_it_writes_leaves_nothing";
+    let name = "writable::tests::a_process_that_is_killed_while_it_writes_leaves_nothing";
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", name, "--nocapture"]).env(KILLED, dir.path().join("root")).stdout(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let said = io::BufRead::lines(io::BufReader::new(child.stdout.take().unwrap()));
-    let began = said.map_while(Result::ok).any(|line| line.contains("under way"));
+    let output = io::BufRead::lines(io::BufReader::new(child.stdout.take().unwrap()));
+    let began = output.map_while(Result::ok).any(|line| line.contains("under way"));
     let there = names(&dir);
     let _again = writable(&dir, Settings::default(), false);
     let while_it_writes = names(&dir);
@@ -172,29 +172,29 @@ fn a_process_that_is_killed_while_it_writes_leaves_nothing() {
     assert!(began);
     let temporary: Vec<_> = there.iter().filter(|name| !BEFORE.contains(&name.as_str())).collect();
     assert!(matches!(&temporary[..], [name] if name.starts_with(TEMPORARY)), "{there:?}");
-    assert_eq!(while_it_writes, there, "another server's start leaves it");
+    assert_eq!(while_it_writes, there, "the start of another server keeps it");
     assert_eq!(names(&dir), there, "the kernel does not remove it");
     let _after = writable(&dir, Settings::default(), false);
     assert_eq!(names(&dir), BEFORE);
 }
 
 #[test]
-fn what_a_crash_left_is_removed_and_what_another_writes_is_not() {
+fn temporary_files_of_a_crash_are_removed_and_running_uploads_stay() {
     let dir = place();
     let other = writable(&dir, Settings::default(), false);
-    let mut draft = other.begin(b"f").unwrap().unwrap();
-    draft.write(b"bytes").unwrap();
+    let mut file = other.begin(b"f").unwrap().unwrap();
+    file.write(b"bytes").unwrap();
     let left = dir.path().join("root").join(format!("{TEMPORARY}1-0"));
     fs::write(&left, "half").unwrap();
     let _ours = writable(&dir, Settings::default(), false);
     assert!(!left.exists());
-    draft.keep().unwrap();
+    file.persist().unwrap();
     assert_eq!(fs::read(dir.path().join("root/f")).unwrap(), b"bytes");
     assert_eq!(names(&dir).len(), BEFORE.len() + 1);
 }
 
 #[test]
-fn only_a_directory_will_do() {
+fn a_file_as_root_is_refused() {
     let dir = place();
     assert!(Writable::new(dir.path().join("root/there"), Settings::default()).is_err());
     assert!(Writable::new(dir.path().join("nothing"), Settings::default()).is_err());

@@ -47,11 +47,11 @@ fn error(code: u16, text: &str) -> Vec<u8> {
     out
 }
 
-fn plan(ask: &[Ask]) -> Plan {
-    Plan { ask: ask.to_vec(), ..Plan::new(server(), "f") }
+fn plan(ask: &[RequestOption]) -> TransferPlan {
+    TransferPlan { ask: ask.to_vec(), ..TransferPlan::new(server(), "f") }
 }
 
-/// Everything that waits to be sent by a read.
+/// Returns all datagrams that a read wants to send.
 fn sent(read: &mut Read) -> Vec<(SocketAddr, Vec<u8>)> {
     let mut out = Vec::new();
     std::iter::from_fn(|| read.transmit(&mut out).map(|to| (to, out.clone()))).collect()

@@ -1,16 +1,16 @@
-use super::super::block::Rollover;
 use super::*;
+use crate::rollover::Rollover;
 use proptest::prelude::*;
 
-/// A read whose request went out.
-fn asked(ask: &[Ask]) -> Read {
+/// A read whose request was sent.
+fn requested(ask: &[RequestOption]) -> Read {
     let mut read = Read::new(plan(ask), at(0));
     assert_eq!(sent(&mut read).len(), 1);
     read
 }
 
 fn of_blocks(windowsize: u16) -> Read {
-    let mut read = asked(&[Ask::Blksize(8), Ask::Windowsize(windowsize)]);
+    let mut read = requested(&[RequestOption::Blksize(8), RequestOption::Windowsize(windowsize)]);
     read.receive(at(1), tid(), &oack(&[("blksize", "8"), ("windowsize", &windowsize.to_string())]));
     assert_eq!(sent(&mut read), [(tid(), ack(0))]);
     read
@@ -18,13 +18,13 @@ fn of_blocks(windowsize: u16) -> Read {
 
 #[test]
 fn without_options_the_first_block_is_the_answer() {
-    let mut read = asked(&[Ask::Blksize(1428), Ask::Windowsize(4)]);
+    let mut read = requested(&[RequestOption::Blksize(1428), RequestOption::Windowsize(4)]);
     assert_eq!(read.receive(at(1), tid(), &data(1, &[7; 512])), Some(&[7; 512][..]));
     assert_eq!(sent(&mut read), [(tid(), ack(1))], "RFC 1350: 512 bytes, lock-step");
     assert_eq!(read.receive(at(2), tid(), &data(2, b"")), Some(&b""[..]));
     assert_eq!(sent(&mut read), [(tid(), ack(2))]);
     assert_eq!(read.outcome(), Some(&Ok(())));
-    assert_eq!(read.deadline(), None, "nothing was lost, nothing to guard");
+    assert_eq!(read.deadline(), None, "nothing was lost, so it does not dally");
     assert_eq!(read.first_answer(), Some(MS));
 }
 
@@ -40,7 +40,7 @@ fn a_window_is_acknowledged_at_its_end() {
 }
 
 #[test]
-fn a_gap_is_told_once() {
+fn a_gap_is_acknowledged_once() {
     let mut read = of_blocks(8);
     read.receive(at(2), tid(), &data(1, &[0; 8]));
     for (block, answers) in [(3, 1), (4, 0), (5, 0), (8, 0)] {
@@ -49,14 +49,14 @@ fn a_gap_is_told_once() {
         assert_eq!(answers_now.len(), answers, "{block}");
         assert!(answers_now.iter().all(|(_, bytes)| *bytes == ack(1)));
     }
-    // The server began anew from block 2, which is lost again: the blocks start over.
+    // The server started again from block 2, which is lost again: the window restarts.
     assert_eq!(read.receive(at(3), tid(), &data(3, &[0; 8])), None);
     assert_eq!(sent(&mut read), [(tid(), ack(1))]);
     assert!(read.receive(at(4), tid(), &data(2, &[0; 8])).is_some());
     for block in 3..=9 {
         assert!(read.receive(at(4), tid(), &data(block, &[0; 8])).is_some(), "{block}");
     }
-    assert_eq!(sent(&mut read), [(tid(), ack(9))], "the window began behind the last acknowledgement");
+    assert_eq!(sent(&mut read), [(tid(), ack(9))], "the window starts after the last acknowledgement");
     assert_eq!(read.counters().gaps, 2);
     assert_eq!(read.receive(at(4), tid(), &data(18, &[0; 8])), None, "beyond the window");
     assert_eq!(sent(&mut read), []);
@@ -68,7 +68,7 @@ fn a_repeated_block_is_acknowledged_again_but_not_at_once() {
     read.receive(at(2), tid(), &data(1, &[1; 8]));
     assert_eq!(sent(&mut read), [(tid(), ack(1))]);
     assert_eq!(read.receive(at(3), tid(), &data(1, &[1; 8])), None);
-    assert_eq!(sent(&mut read), [], "doubled by the network");
+    assert_eq!(sent(&mut read), [], "duplicated by the network");
     assert_eq!(read.receive(at(20), tid(), &data(1, &[1; 8])), None);
     assert_eq!(sent(&mut read), [(tid(), ack(1))], "the acknowledgement was lost");
     assert_eq!(read.counters().duplicates, 2);
@@ -86,7 +86,7 @@ fn an_oack_that_comes_again_is_answered_again() {
 }
 
 #[test]
-fn after_trouble_the_last_acknowledgement_is_guarded() {
+fn after_a_loss_the_read_dallies() {
     let mut read = of_blocks(1);
     read.expire(at(1000));
     assert_eq!(sent(&mut read), [(tid(), ack(0))]);
@@ -95,7 +95,7 @@ fn after_trouble_the_last_acknowledgement_is_guarded() {
     assert_eq!(sent(&mut read), [(tid(), ack(1))]);
     assert_eq!(read.receive(at(1500), tid(), &data(1, b"end")), None);
     assert_eq!(sent(&mut read), [(tid(), ack(1))]);
-    let deadline = read.deadline().expect("a guard");
+    let deadline = read.deadline().expect("it dallies");
     read.expire(deadline);
     assert_eq!(read.deadline(), None);
     assert_eq!(read.receive(deadline, tid(), &data(1, b"end")), None);
@@ -103,29 +103,29 @@ fn after_trouble_the_last_acknowledgement_is_guarded() {
 }
 
 #[test]
-fn strangers_are_told_once_and_change_nothing() {
+fn an_unknown_tid_gets_one_error_and_changes_nothing() {
     let mut read = of_blocks(1);
-    let stranger: SocketAddr = "192.0.2.69:4001".parse().unwrap();
-    assert_eq!(read.receive(at(2), stranger, &data(1, &[9; 8])), None);
-    assert_eq!(sent(&mut read), [(stranger, error(5, "unknown transfer"))]);
-    assert_eq!(read.receive(at(2), stranger, &data(1, &[9; 8])), None);
+    let unknown_tid: SocketAddr = "192.0.2.69:4001".parse().unwrap();
+    assert_eq!(read.receive(at(2), unknown_tid, &data(1, &[9; 8])), None);
+    assert_eq!(sent(&mut read), [(unknown_tid, error(5, "unknown transfer"))]);
+    assert_eq!(read.receive(at(2), unknown_tid, &data(1, &[9; 8])), None);
     assert_eq!(sent(&mut read), []);
     let other: SocketAddr = "192.0.2.70:4000".parse().unwrap();
     assert_eq!(read.receive(at(2), other, &error(0, "die")), None, "no error for an error");
     assert_eq!(sent(&mut read), []);
     assert_eq!(read.receive(at(2), tid(), &data(1, &[1; 8])), Some(&[1; 8][..]));
-    assert_eq!(read.counters().strangers, 3);
+    assert_eq!(read.counters().unknown_tids, 3);
 }
 
 #[test]
 fn options_never_asked_for_are_left_over_from_before_unless_they_come_again() {
     let left_over = oack(&[("tsize", "5"), ("blksize", "1468")]);
-    let mut read = asked(&[Ask::Blksize(8)]);
+    let mut read = requested(&[RequestOption::Blksize(8)]);
     read.receive(at(1), SocketAddr::new(tid().ip(), 4), &left_over);
     assert_eq!((sent(&mut read).len(), read.outcome()), (0, None));
     read.receive(at(2), tid(), &oack(&[("blksize", "8")]));
-    assert_eq!(sent(&mut read), [(tid(), ack(0))], "whoever sent the left-over is not the server");
-    let mut read = asked(&[Ask::Blksize(8)]);
+    assert_eq!(sent(&mut read), [(tid(), ack(0))], "the sender of the stale OACK is not the server");
+    let mut read = requested(&[RequestOption::Blksize(8)]);
     read.receive(at(1), tid(), &left_over);
     read.receive(at(2), tid(), &left_over);
     assert!(matches!(read.outcome(), Some(Err(Failure::Options(_)))));
@@ -133,7 +133,7 @@ fn options_never_asked_for_are_left_over_from_before_unless_they_come_again() {
 
 #[test]
 fn an_oack_against_the_rules_is_refused() {
-    let mut read = asked(&[Ask::Blksize(512)]);
+    let mut read = requested(&[RequestOption::Blksize(512)]);
     read.receive(at(1), tid(), &oack(&[("blksize", "1024")]));
     assert_eq!(sent(&mut read), [(tid(), error(8, "options refused"))]);
     assert!(matches!(read.outcome(), Some(Err(Failure::Options(_)))));
@@ -142,27 +142,27 @@ fn an_oack_against_the_rules_is_refused() {
 
 #[test]
 fn a_probe_ends_with_the_size() {
-    let mut read = Read::new(Plan { probe: true, ..plan(&[Ask::Tsize(0)]) }, at(0));
+    let mut read = Read::new(TransferPlan { probe: true, ..plan(&[RequestOption::Tsize(0)]) }, at(0));
     sent(&mut read);
     read.receive(at(1), tid(), &oack(&[("tsize", "77")]));
     assert_eq!(sent(&mut read), [(tid(), error(8, "User aborted the transfer"))]);
-    assert_eq!((read.outcome(), read.agreed().tsize), (Some(&Ok(())), Some(77)));
+    assert_eq!((read.outcome(), read.negotiated().tsize), (Some(&Ok(())), Some(77)));
 }
 
 #[test]
 fn the_server_s_error_ends_it_without_an_answer() {
-    let mut read = asked(&[]);
+    let mut read = requested(&[]);
     read.receive(at(1), tid(), &error(1, "no\x1b[31m such file"));
     assert_eq!(sent(&mut read), []);
-    let said = read.outcome().unwrap().as_ref().unwrap_err();
-    assert_eq!(said.to_string(), "the server refused: error 1 (file not found): no·[31m such file");
-    assert_eq!(said.reason(), "error_1_file_not_found");
+    let failure = read.outcome().unwrap().as_ref().unwrap_err();
+    assert_eq!(failure.to_string(), "the server refused: error 1 (file not found): no·[31m such file");
+    assert_eq!(failure.reason(), "error_1_file_not_found");
 }
 
 #[test]
 fn a_file_of_another_size_than_announced_is_not_the_file() {
     for (announced, good) in [("3", true), ("4", false)] {
-        let mut read = asked(&[Ask::Tsize(0)]);
+        let mut read = requested(&[RequestOption::Tsize(0)]);
         read.receive(at(1), tid(), &oack(&[("tsize", announced)]));
         read.receive(at(2), tid(), &data(1, b"abc"));
         assert_eq!(read.outcome().unwrap().is_ok(), good, "{announced}");
@@ -178,10 +178,10 @@ fn a_block_longer_than_agreed_ends_it() {
 }
 
 #[test]
-fn a_mute_server_is_asked_again_and_given_up() {
-    let mut read = asked(&[]);
+fn an_unresponsive_server_is_asked_again_and_given_up() {
+    let mut read = requested(&[]);
     let wrong: SocketAddr = "192.0.2.1:4000".parse().unwrap();
-    assert_eq!(read.receive(at(1), wrong, &data(1, b"x")), None, "answers from another address are not taken");
+    assert_eq!(read.receive(at(1), wrong, &data(1, b"x")), None, "answers from another address are ignored");
     let mut requests = 1;
     while let Some(deadline) = read.deadline() {
         read.expire(Time(deadline.0 - 1));
@@ -190,8 +190,8 @@ fn a_mute_server_is_asked_again_and_given_up() {
         requests += sent(&mut read).iter().filter(|(to, bytes)| *to == server() && bytes.starts_with(&[0, 1])).count();
     }
     assert_eq!(requests, 7);
-    assert_eq!(read.outcome(), Some(&Err(Failure::NoAnswer { requests: 7, stranger: Some(wrong) })));
-    assert!(read.outcome().unwrap().as_ref().unwrap_err().to_string().contains("192.0.2.1:4000 sent something instead"));
+    assert_eq!(read.outcome(), Some(&Err(Failure::NoAnswer { requests: 7, unknown_tid: Some(wrong) })));
+    assert!(read.outcome().unwrap().as_ref().unwrap_err().to_string().contains("192.0.2.1:4000 sent a packet instead"));
 }
 
 #[test]
@@ -205,13 +205,13 @@ fn a_server_that_falls_silent_is_given_up() {
         read.expire(deadline);
         repeats += sent(&mut read).iter().filter(|(_, bytes)| *bytes == ack(1)).count();
     }
-    assert_eq!(read.outcome(), Some(&Err(Failure::Silent { block: 1, tries: repeats as u32 })));
+    assert_eq!(read.outcome(), Some(&Err(Failure::Unresponsive { block: 1, tries: repeats as u32 })));
     assert!(end >= at(27_000) && (7..16).contains(&repeats), "{repeats} in {:?}", end - at(2));
 }
 
 #[test]
-fn a_left_over_block_is_no_answer_to_a_request() {
-    let mut read = asked(&[]);
+fn a_stale_block_does_not_answer_a_request() {
+    let mut read = requested(&[]);
     assert_eq!(read.receive(at(1), tid(), &data(9, &[0; 512])), None);
     assert_eq!(read.receive(at(1), tid(), &data(1, &[0; 513])), None, "without options no block is longer than 512");
     assert_eq!((read.tid(), read.outcome()), (None, None));
@@ -233,7 +233,7 @@ fn what_follows_65535_is_learned_in_lock_step() {
 }
 
 proptest! {
-    /// Whatever comes, nothing panics, and every block's bytes are given once and in order.
+    /// No input panics, and every block's bytes are returned once and in order.
     #[test]
     fn any_datagrams(windowsize in 1u16..6, blocks in prop::collection::vec((0u16..8, 0usize..10, 0u8..12, any::<u8>()), 0..60)) {
         let mut read = of_blocks(windowsize);

@@ -1,7 +1,7 @@
-//! The plainest servers there can be, to compare with: whole file in memory, absolute numbers found by trying, a fixed time-out of 200 ms.
+//! Minimal reference servers: whole file in memory, absolute block numbers by trial, a fixed time-out of 200 ms.
 
-use super::super::block::Rollover;
 use super::*;
+use crate::rollover::Rollover;
 
 pub const TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -12,18 +12,18 @@ pub struct Grant {
 }
 
 /// Serves one read.
-pub struct Serves<'a> {
+pub struct ReferenceServer<'a> {
     pub file: &'a [u8],
     pub grant: Grant,
-    /// First block that is not acknowledged; 0: the OACK is not.
+    /// First unacknowledged block; 0 for the OACK.
     base: u64,
     sent_at: Time,
     pub done: bool,
 }
 
-impl<'a> Serves<'a> {
+impl<'a> ReferenceServer<'a> {
     pub fn new(file: &'a [u8], grant: Grant) -> Self {
-        Serves { file, grant, base: 0, sent_at: at(0), done: false }
+        ReferenceServer { file, grant, base: 0, sent_at: at(0), done: false }
     }
 
     fn blocks(&self) -> u64 {
@@ -59,7 +59,7 @@ impl<'a> Serves<'a> {
                         self.base = number + 1;
                         self.window(now)
                     }
-                    // In a window: the first block is missing. Not answered twice in a while.
+                    // In a window: the first block is missing. Repetitions are answered only after a while.
                     None if self.grant.windowsize > 1 && now - self.sent_at >= TIMEOUT / 4 => self.window(now),
                     None => Vec::new(),
                 }
@@ -77,21 +77,30 @@ impl<'a> Serves<'a> {
     }
 }
 
-/// Takes one write.
-pub struct Takes {
+/// Receives one write.
+pub struct ReferenceReceiver {
     pub grant: Grant,
     pub file: Vec<u8>,
     next: u64,
     in_window: u64,
-    told: bool,
+    gap_answered: bool,
     last: Vec<u8>,
     sent_at: Time,
     pub done: bool,
 }
 
-impl Takes {
+impl ReferenceReceiver {
     pub fn new(grant: Grant) -> Self {
-        Takes { grant, file: Vec::new(), next: 1, in_window: 0, told: false, last: Vec::new(), sent_at: at(0), done: false }
+        ReferenceReceiver {
+            grant,
+            file: Vec::new(),
+            next: 1,
+            in_window: 0,
+            gap_answered: false,
+            last: Vec::new(),
+            sent_at: at(0),
+            done: false,
+        }
     }
 
     fn say(&mut self, now: Time, datagram: Vec<u8>) -> Vec<Vec<u8>> {
@@ -108,7 +117,7 @@ impl Takes {
             }
             Packet::Data { block, data } if block == self.grant.rollover.wire(self.next) && !self.done => {
                 self.file.extend(data);
-                (self.next, self.in_window, self.told) = (self.next + 1, self.in_window + 1, false);
+                (self.next, self.in_window, self.gap_answered) = (self.next + 1, self.in_window + 1, false);
                 self.done = data.len() < self.grant.blksize;
                 let acknowledgement = ack(block);
                 if self.done || self.in_window == self.grant.windowsize { self.say(now, acknowledgement) } else { Vec::new() }
@@ -118,7 +127,7 @@ impl Takes {
                 let answer = ack(before);
                 match block == before {
                     true if now - self.sent_at >= TIMEOUT / 4 => self.say(now, answer),
-                    false if !std::mem::replace(&mut self.told, true) => self.say(now, answer),
+                    false if !std::mem::replace(&mut self.gap_answered, true) => self.say(now, answer),
                     _ => Vec::new(),
                 }
             }

@@ -1,22 +1,22 @@
-//! The client against the reference servers over a link that loses, doubles and delays, in virtual time.
+//! The client against the reference servers, over a link that loses, duplicates and delays packets, in virtual time.
 
-use super::super::block::Rollover;
-use super::reference::{Grant, Serves, Takes};
+use super::reference::{Grant, ReferenceReceiver, ReferenceServer};
 use super::*;
+use crate::rollover::Rollover;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 #[derive(Clone, Copy)]
 struct Faults {
     lose: u64,
-    double: u64,
+    duplicate: u64,
     delay: u64,
 }
 
-const CLEAN: Faults = Faults { lose: 0, double: 0, delay: 0 };
-const BAD: Faults = Faults { lose: 50, double: 30, delay: 30 };
+const CLEAN: Faults = Faults { lose: 0, duplicate: 0, delay: 0 };
+const BAD: Faults = Faults { lose: 50, duplicate: 30, delay: 30 };
 
-/// When, in which order, to the client?, bytes.
+/// Time of arrival, order, whether it goes to the client, bytes.
 type Flying = (u64, u64, bool, Vec<u8>);
 
 /// A link in virtual time.
@@ -32,7 +32,7 @@ impl Link {
         Link { flying: BinaryHeap::new(), random: seed * 2 + 1, order: 0, faults }
     }
 
-    /// Steele's SplitMix64: no more than repeatable.
+    /// Returns a pseudo-random number (Steele's SplitMix64), so that runs are repeatable.
     fn per_mille(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ self.random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -43,7 +43,7 @@ impl Link {
         if self.per_mille() < self.faults.lose {
             return;
         }
-        for _ in 0..1 + usize::from(self.per_mille() < self.faults.double) {
+        for _ in 0..1 + usize::from(self.per_mille() < self.faults.duplicate) {
             let delay = if self.per_mille() < self.faults.delay { 5 } else { 1 };
             self.order += 1;
             self.flying.push(Reverse((now.plus(MS * delay).0, self.order, to_client, bytes.clone())));
@@ -66,16 +66,17 @@ fn content(length: usize) -> Vec<u8> {
     (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8).collect()
 }
 
-fn asks(grant: &Grant) -> Plan {
-    let ask = vec![Ask::Blksize(grant.blksize as u16), Ask::Windowsize(grant.windowsize as u16), Ask::Tsize(0)];
-    Plan { ask, rollover: Some(grant.rollover), ..Plan::new(server(), "f") }
+fn asks(grant: &Grant) -> TransferPlan {
+    let ask =
+        vec![RequestOption::Blksize(grant.blksize as u16), RequestOption::Windowsize(grant.windowsize as u16), RequestOption::Tsize(0)];
+    TransferPlan { ask, rollover: Some(grant.rollover), ..TransferPlan::new(server(), "f") }
 }
 
 fn reads(file: &[u8], grant: Grant, seed: u64, faults: Faults) -> (Vec<u8>, Counters, Time) {
     let what = format!("blksize {} windowsize {} of {} bytes, seed {seed}", grant.blksize, grant.windowsize, file.len());
     let (mut link, mut now, mut got) = (Link::new(seed, faults), at(0), Vec::new());
     let mut read = Read::new(asks(&grant), now);
-    let mut server = Serves::new(file, grant);
+    let mut server = ReferenceServer::new(file, grant);
     loop {
         sent(&mut read).into_iter().for_each(|(_, bytes)| link.send(now, false, bytes));
         if let Some(outcome) = read.outcome() {
@@ -108,7 +109,7 @@ fn writes(file: &[u8], grant: Grant, seed: u64, faults: Faults) -> (Vec<u8>, Cou
     let mut plan = asks(&grant);
     plan.ask.pop();
     let mut write = Write::new(plan, now);
-    let mut server = Takes::new(grant);
+    let mut server = ReferenceReceiver::new(grant);
     loop {
         while let Some(length) = write.wants() {
             let (block, rest) = left.split_at(length.min(left.len()));
@@ -178,7 +179,7 @@ fn a_clean_link_sees_every_packet_once() {
 fn more_than_65535_blocks() {
     let file = content(8 * 135_000 + 3);
     for rollover in [Rollover::Zero, Rollover::One] {
-        for (windowsize, faults) in [(1, CLEAN), (4, CLEAN), (64, CLEAN), (64, Faults { lose: 1, double: 1, delay: 1 })] {
+        for (windowsize, faults) in [(1, CLEAN), (4, CLEAN), (64, CLEAN), (64, Faults { lose: 1, duplicate: 1, delay: 1 })] {
             let grant = || Grant { blksize: 8, windowsize, rollover };
             assert!(reads(&file, grant(), 3, faults).0 == file, "read {rollover:?} {windowsize}");
             assert!(writes(&file, grant(), 3, faults).0 == file, "write {rollover:?} {windowsize}");
@@ -189,17 +190,17 @@ fn more_than_65535_blocks() {
 #[test]
 fn doubled_packets_do_not_double_the_traffic() {
     let file = content(200 * 512);
-    let everything_twice = Faults { lose: 0, double: 1000, delay: 0 };
+    let everything_twice = Faults { lose: 0, duplicate: 1000, delay: 0 };
     let (got, counters, _) = reads(&file, Grant { blksize: 512, windowsize: 1, rollover: Rollover::Zero }, 1, everything_twice);
     assert!(got == file);
-    // Every acknowledgement once, except that at the end the guard may answer.
+    // Every acknowledgement once; dallying may add one at the end.
     assert!(counters.sent <= 2 + 201 + 1, "{counters:?}");
 }
 
 #[test]
 fn a_loss_costs_a_round_trip_in_a_window_and_an_adaptive_time_out_in_lock_step() {
     let file = content(735 * 1428);
-    let one_percent = Faults { lose: 10, double: 0, delay: 0 };
+    let one_percent = Faults { lose: 10, duplicate: 0, delay: 0 };
     for (windowsize, limit) in [(1, 3000), (16, 1500)] {
         let grant = Grant { blksize: 1428, windowsize, rollover: Rollover::Zero };
         let (got, counters, end) = reads(&file, grant, 5, one_percent);

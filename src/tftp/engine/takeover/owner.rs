@@ -1,46 +1,47 @@
-//! What heirs are told of the transfers that are served here.
+//! Checkpoints to the successors of transfers that are served here.
 
-use super::super::Key;
 use super::super::event_loop::EventLoop;
+use super::super::key::Key;
 use super::super::outbox::Outbox;
-use super::super::session::{Running, Session, Stage};
-use super::super::sessions::After;
-use super::{About, Noted, Takeover};
+use super::super::session::{Disposition, Running, Session, Stage};
+use super::replication::Replication;
+use super::sent::SentMessage;
+use super::state::Takeover;
 use crate::content::Version;
 use crate::packet::Mode;
 use crate::report::{Counter, Counters, Outcome};
-use crate::takeover::note::LONGEST_REQUEST;
-use crate::takeover::wire::{Place, Said};
-use crate::takeover::{Id, Note};
+use crate::takeover::checkpoint::MAX_REQUEST;
+use crate::takeover::wire::{PeerMessage, Sequence};
+use crate::takeover::{Checkpoint, Id};
 use guideway_packet::time::Time;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Blocks between two notes of a transfer. Whoever goes on may be this far behind, twice if a note was lost, and the number of the client's ACK still says
-/// which block it is (`transfer::AHEAD`).
-pub const BLOCKS: u64 = 16_384;
-/// Blocks that a transfer may be further than an heir knows: two notes.
-const LAG: u64 = 2 * BLOCKS;
-/// When a note is followed by one that says that the client was heard.
-const CONFIRMED: Duration = Duration::from_secs(1);
-/// How long the first answer to a client that asks again from the same port waits for every heir: a note that was lost is said again meanwhile.
-const RESTART: Duration = Duration::from_secs(2);
-/// When a note is renewed at the latest.
-const RENEWED: Duration = Duration::from_secs(30);
+/// Blocks between two checkpoints of a transfer. A successor may be this far behind, or twice if a checkpoint was lost, and the number of the client's
+/// ACK still identifies the block (`transfer::MAX_AHEAD`).
+pub const CHECKPOINT_INTERVAL: u64 = 16_384;
+/// Largest lead of a transfer over the confirmed position of a successor, in blocks: two checkpoints.
+const MAX_LAG: u64 = 2 * CHECKPOINT_INTERVAL;
+/// Delay of the second checkpoint, which has `established` set.
+const CONFIRM_AFTER: Duration = Duration::from_secs(1);
+/// Longest wait for all successors before the first answer to a new request from the same port. A lost checkpoint is retransmitted meanwhile.
+const RESTART_WAIT: Duration = Duration::from_secs(2);
+/// Longest time until a checkpoint is renewed.
+const RENEW_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What names a session's transfer elsewhere; nothing for a client that only this host can reach.
+/// Returns the id of a session's transfer; `None` for a client that only this host can reach.
 pub fn id(session: &Session, tid: u16) -> Option<Id> {
     let client = session.peer.client;
     let scoped = matches!(client, SocketAddr::V6(client) if client.scope_id() != 0);
     (!scoped).then_some(Id { vip: session.peer.vip, client, tid })
 }
 
-pub fn note(id: Id, session_request: &[u8], running: &Running) -> Option<Note> {
+pub fn checkpoint(id: Id, session_request: &[u8], running: &Running) -> Option<Checkpoint> {
     let transfer = &running.transfer;
-    Some(Note {
+    Some(Checkpoint {
         id,
         oack: !running.oack.is_empty(),
-        heard: transfer.heard(),
+        established: transfer.established(),
         terms: *transfer.terms(),
         size: running.size?,
         version: running.content.version(),
@@ -51,303 +52,324 @@ pub fn note(id: Id, session_request: &[u8], running: &Running) -> Option<Note> {
 }
 
 impl Takeover {
-    /// The block behind which a transfer does not go before an heir knows more. For an heir that knew less could take the number of an ACK for that of a
-    /// block long before, and send wrong bytes. One that does not answer at all any more is not waited for: it is dead, and has forgotten everything.
+    /// Returns the last block that may be sent before a successor confirms more. A successor that is further behind could mistake the number of an ACK for
+    /// that of an earlier block, and send wrong bytes. An unresponsive successor is ignored: it is dead, and its checkpoints are lost.
     fn limit(&self, running: &Running, now: Time) -> u64 {
-        let Some(noted) = running.noted else { return u64::MAX };
-        let there = noted.to.iter().zip(noted.has).filter(|(to, _)| to.is_some_and(|peer| !self.links[peer].is_mute(now)));
-        there.filter_map(|(_, has)| has).min().map_or(u64::MAX, |has| has + LAG)
+        let Some(replication) = running.replication else { return u64::MAX };
+        let there = replication
+            .peers
+            .iter()
+            .zip(replication.confirmed)
+            .filter(|(to, _)| to.is_some_and(|peer| !self.links[peer].is_unresponsive(now)));
+        there.filter_map(|(_, has)| has).min().map_or(u64::MAX, |has| has + MAX_LAG)
     }
 
-    /// Sends a note to one peer.
-    pub(super) fn tell(&mut self, outbox: &mut Outbox, counters: &Counters, now: Time, peer: usize, (key, note): (Key, &Note)) {
-        let place = self.links[peer].say(About::Transfer(key, note.acked), now);
-        let to = self.plan.members()[peer].notes;
-        self.say(outbox, to, &Said::Note(place, Box::new(note.clone())));
-        counters.add(Counter::NotesSent, 1);
+    /// Sends a checkpoint to one peer.
+    pub(super) fn send_checkpoint(
+        &mut self,
+        outbox: &mut Outbox,
+        counters: &Counters,
+        now: Time,
+        peer: usize,
+        (key, checkpoint): (Key, &Checkpoint),
+    ) {
+        let sequence = self.links[peer].record_sent(SentMessage::Checkpoint(key, checkpoint.acked), now);
+        let to = self.membership.members()[peer].checkpoint_address;
+        self.send_message(outbox, to, &PeerMessage::Checkpoint(sequence, Box::new(checkpoint.clone())));
+        counters.add(Counter::CheckpointsSent, 1);
     }
 }
 
 impl EventLoop {
     pub(in super::super) fn tid_of(&self, session: &Session) -> u16 {
-        self.ports[usize::from(session.peer.port)].local.port()
+        self.sockets[usize::from(session.peer.socket)].local.port()
     }
 
-    /// A transfer could start now: the heirs are told, and the first answer waits for one of them.
-    pub(in super::super) fn note_first(&mut self, key: Key, session: &mut Session, mut running: Box<Running>) -> After {
-        let offered = self.offered(session, &running);
+    /// Sends the first checkpoint of a transfer that is ready to start. The first answer waits until a successor confirms it.
+    pub(in super::super) fn send_first_checkpoint(&mut self, key: Key, session: &mut Session, mut running: Box<Running>) -> Disposition {
+        let resumable = self.check_resumable(session, &running);
         let start = running.transfer.start();
-        let waits = match offered {
+        let can_resume = match resumable {
             Err(None) => false,
             Err(Some(reason)) => {
                 self.counters.add(reason, 1);
-                self.not_offered(session);
+                self.forget_earlier(session);
                 false
             }
             Ok(()) => {
-                running.renote = BLOCKS;
-                running.serial = self.takeover.as_mut().map_or(0, |takeover| takeover.tokens.fresh());
+                running.next_checkpoint_block = CHECKPOINT_INTERVAL;
+                running.serial = self.takeover.as_mut().map_or(0, |takeover| takeover.tokens.generate());
                 running.transfer.share(self.now);
-                running.noted = Some(Noted::new([None; 2], None, [None; 2], self.now));
+                running.replication = Some(Replication::new([None; 2], None, [None; 2], self.now));
                 true
             }
         };
-        if waits {
-            session.stage = Stage::Noting(running);
-            let worth_it = self.tell_heirs(key, session);
-            if let Some(takeover) = self.takeover.as_deref_mut().filter(|_| worth_it) {
-                // In order of time: whoever waits longer is one of few.
-                let until = self.now.plus(if session.restart { takeover.wait.max(RESTART) } else { takeover.wait });
-                let at = takeover.waits.partition_point(|(other, _)| *other <= until);
-                takeover.waits.insert(at, (until, key));
-                return After::Keep;
+        if can_resume {
+            session.stage = Stage::Checkpointing(running);
+            let should_wait = self.send_checkpoints(key, session);
+            if let Some(takeover) = self.takeover.as_deref_mut().filter(|_| should_wait) {
+                // Nearly in order of time: only few transfers wait longer.
+                let until = self.now.plus(if session.restart {
+                    takeover.checkpoint_timeout.max(RESTART_WAIT)
+                } else {
+                    takeover.checkpoint_timeout
+                });
+                let at = takeover.checkpoint_waits.partition_point(|(other, _)| *other <= until);
+                takeover.checkpoint_waits.insert(at, (until, key));
+                return Disposition::Keep;
             }
-            self.counters.add(Counter::NotesUnanswered, 1);
+            self.counters.add(Counter::CheckpointsUnconfirmed, 1);
             return self.start_sending(key, session);
         }
         session.stage = Stage::Running(running);
         self.step(key, session, start)
     }
 
-    /// Whether others could go on with it; if not, why, unless there is nobody.
-    fn offered(&self, session: &Session, running: &Running) -> Result<(), Option<Counter>> {
+    /// Checks whether other servers can resume the transfer. The error is the counter of the reason; `None` without other servers.
+    fn check_resumable(&self, session: &Session, running: &Running) -> Result<(), Option<Counter>> {
         let Some(takeover) = &self.takeover else { return Err(None) };
         let tid = self.tid_of(session);
         if session.mode != Some(Mode::Octet) {
-            return Err(Some(Counter::NotOfferedNetascii));
+            return Err(Some(Counter::NotResumableNetascii));
         }
         if running.size.is_none() {
-            return Err(Some(Counter::NotOfferedSize));
+            return Err(Some(Counter::NotResumableSize));
         }
-        // The tag of nothing, and the one of a content that does not know its own yet.
+        // The tag of empty content, and of content whose tag is not known yet.
         let version = running.content.version();
         if version == Version([0; 16]) || version == Version::of(&[]) {
-            return Err(Some(Counter::NotOfferedVersion));
+            return Err(Some(Counter::NotResumableVersion));
         }
         match id(session, tid) {
-            Some(_) if session.request.len() > LONGEST_REQUEST => Err(Some(Counter::NotOfferedRequest)),
-            Some(id) if takeover.plan.confidants(id.vip, id.client, id.tid) != [None; 2] => Ok(()),
+            Some(_) if session.request.len() > MAX_REQUEST => Err(Some(Counter::NotResumableRequest)),
+            Some(id) if takeover.membership.checkpoint_peers(id.vip, id.client, id.tid) != [None; 2] => Ok(()),
             Some(_) => Err(None),
-            None => Err(Some(Counter::NotOfferedRequest)),
+            None => Err(Some(Counter::NotResumableRequest)),
         }
     }
 
-    /// An earlier transfer of the same client and ports may be known to the heirs, who must not take this one for it.
-    fn not_offered(&mut self, session: &Session) {
+    /// Makes successors drop an earlier transfer of the same client and ports, so that they do not confuse it with this one.
+    fn forget_earlier(&mut self, session: &Session) {
         let tid = self.tid_of(session);
         if let (Some(takeover), Some(id)) = (self.takeover.as_deref_mut(), id(session, tid)) {
-            let to = takeover.plan.confidants(id.vip, id.client, tid);
+            let to = takeover.membership.checkpoint_peers(id.vip, id.client, tid);
             to.into_iter().flatten().for_each(|peer| takeover.ended[peer].push(id));
         }
     }
 
-    /// Tells the heirs how far a transfer is. `false` when it is not worth waiting for any of them.
-    pub(in super::super) fn tell_heirs(&mut self, key: Key, session: &mut Session) -> bool {
+    /// Sends a checkpoint of the current position to the successors. Returns `false` when waiting for them is useless.
+    pub(in super::super) fn send_checkpoints(&mut self, key: Key, session: &mut Session) -> bool {
         let tid = self.tid_of(session);
         let Some(id) = id(session, tid) else { return false };
-        let (Stage::Running(running) | Stage::Noting(running)) = &mut session.stage else { return false };
-        let (Some(takeover), Some(note)) = (self.takeover.as_deref_mut(), note(id, &session.request, running)) else { return false };
-        let [first, second, third, fourth] = takeover.who_may_know(&id);
+        let (Stage::Running(running) | Stage::Checkpointing(running)) = &mut session.stage else { return false };
+        let (Some(takeover), Some(checkpoint)) = (self.takeover.as_deref_mut(), checkpoint(id, &session.request, running)) else {
+            return false;
+        };
+        let [first, second, third, fourth] = takeover.checkpoint_holders(&id);
         let to = [first, second];
-        let before = running.noted.filter(|noted| noted.to != [None; 2] || noted.former != [None; 4]);
-        let noted = before.unwrap_or_else(|| Noted::new(to, None, [third, fourth], self.now)).followed_by(to, self.now);
-        running.noted = Some(noted);
-        // Those who were told before are told on until one of the others is known to know.
-        let told_on = before.map_or([None; 4], |_| noted.former);
-        running.renote = (note.acked / BLOCKS + 1) * BLOCKS;
+        let before = running.replication.filter(|replication| replication.peers != [None; 2] || replication.former_peers != [None; 4]);
+        let replication = before.unwrap_or_else(|| Replication::new(to, None, [third, fourth], self.now)).with_peers(to, self.now);
+        running.replication = Some(replication);
+        // Former successors get checkpoints until a current one has confirmed.
+        let still_sent_to = before.map_or([None; 4], |_| replication.former_peers);
+        running.next_checkpoint_block = (checkpoint.acked / CHECKPOINT_INTERVAL + 1) * CHECKPOINT_INTERVAL;
         running.transfer.limit_to(takeover.limit(running, self.now));
-        if running.transfer.is_near_its_limit(BLOCKS) {
-            takeover.holds.push(key);
+        if running.transfer.is_near_limit(CHECKPOINT_INTERVAL) {
+            takeover.held.push(key);
         }
-        let mut worth_it = false;
-        for peer in told_on.into_iter().flatten() {
-            takeover.tell(&mut self.outbox, &self.counters, self.now, peer, (key, &note));
+        let mut should_wait = false;
+        for peer in still_sent_to.into_iter().flatten() {
+            takeover.send_checkpoint(&mut self.outbox, &self.counters, self.now, peer, (key, &checkpoint));
         }
         for peer in to.into_iter().flatten() {
-            // An earlier one of this name may have ended in this turn, and is told of at its end.
+            // An earlier transfer with this id may have ended in this iteration, and its `Ended` would be sent at the end of it.
             takeover.ended[peer].retain(|ended| *ended != id);
-            // An heir that was told a moment ago of an earlier transfer from the same port, and has not answered yet, knows that one.
+            // A successor with an unacknowledged checkpoint of an earlier transfer from the same port may have that one.
             let link = &takeover.links[peer];
-            worth_it |= if session.restart { !link.is_gone(self.now) } else { !link.is_mute(self.now) };
-            takeover.tell(&mut self.outbox, &self.counters, self.now, peer, (key, &note));
+            should_wait |= if session.restart { !link.has_timed_out(self.now) } else { !link.is_unresponsive(self.now) };
+            takeover.send_checkpoint(&mut self.outbox, &self.counters, self.now, peer, (key, &checkpoint));
         }
-        worth_it
+        should_wait
     }
 
-    /// An heir knows that a transfer is at this block: if the client still waits for its first answer, it gets it.
-    pub(super) fn noted(&mut self, key: Key, peer: usize, block: u64) {
-        self.with(key, |this, session| {
-            let (Stage::Running(running) | Stage::Noting(running)) = &mut session.stage else { return After::Keep };
-            if let Some(noted) = &mut running.noted {
-                // A late answer of one that is no heir any more says nothing about those who are.
-                if !noted.to.contains(&Some(peer)) {
-                    return After::Keep;
+    /// Records that a peer has confirmed this block of a transfer. If the first answer still waits, it is sent.
+    pub(super) fn checkpoint_acked(&mut self, key: Key, peer: usize, block: u64) {
+        self.with_session(key, |this, session| {
+            let (Stage::Running(running) | Stage::Checkpointing(running)) = &mut session.stage else { return Disposition::Keep };
+            if let Some(replication) = &mut running.replication {
+                // A late answer of a former successor does not confirm anything for the current ones.
+                if !replication.peers.contains(&Some(peer)) {
+                    return Disposition::Keep;
                 }
-                let told = noted.to.iter().zip(&mut noted.has).filter(|(to, _)| **to == Some(peer));
-                told.for_each(|(_, has)| *has = (*has).max(Some(block)));
-                let former = std::mem::take(&mut noted.former);
-                this.are_no_heirs(session, former);
+                let informed = replication.peers.iter().zip(&mut replication.confirmed).filter(|(to, _)| **to == Some(peer));
+                informed.for_each(|(_, has)| *has = (*has).max(Some(block)));
+                let former_peers = std::mem::take(&mut replication.former_peers);
+                this.forget_at(session, former_peers);
             }
-            this.go_further(key, session)
+            this.advance(key, session)
         });
     }
 
-    /// These are to forget a transfer: what they know of it is of long ago when somebody asks them.
-    fn are_no_heirs(&mut self, session: &Session, former: [Option<usize>; 4]) {
+    /// Makes these peers drop a transfer, because their checkpoints will be outdated when they are queried.
+    fn forget_at(&mut self, session: &Session, former_peers: [Option<usize>; 4]) {
         let id = id(session, self.tid_of(session));
         if let (Some(takeover), Some(id)) = (self.takeover.as_deref_mut(), id) {
-            former.into_iter().flatten().for_each(|peer| takeover.ended[peer].push(id));
+            former_peers.into_iter().flatten().for_each(|peer| takeover.ended[peer].push(id));
         }
     }
 
-    /// An heir has no room for it. It may go further than that one knows: who knows nothing mistakes nothing.
-    pub(super) fn not_kept(&mut self, key: Key, peer: usize) {
-        self.with(key, |this, session| {
-            let (Stage::Running(running) | Stage::Noting(running)) = &mut session.stage else { return After::Keep };
-            if let Some(noted) = &mut running.noted {
-                let told = noted.to.iter_mut().zip(&mut noted.has).filter(|(to, _)| **to == Some(peer));
-                told.for_each(|(to, has)| (*to, *has) = (None, None));
+    /// Handles a successor without room for the checkpoint. It no longer limits the transfer: without a checkpoint it cannot confuse blocks.
+    pub(super) fn checkpoint_not_stored(&mut self, key: Key, peer: usize) {
+        self.with_session(key, |this, session| {
+            let (Stage::Running(running) | Stage::Checkpointing(running)) = &mut session.stage else { return Disposition::Keep };
+            if let Some(replication) = &mut running.replication {
+                let informed = replication.peers.iter_mut().zip(&mut replication.confirmed).filter(|(to, _)| **to == Some(peer));
+                informed.for_each(|(to, has)| (*to, *has) = (None, None));
             }
-            // The other one may still answer.
-            let waits = matches!(session.stage, Stage::Noting(_)) && !session.restart;
-            if waits { After::Keep } else { this.go_further(key, session) }
+            // The other successor may still confirm.
+            let keep_waiting = matches!(session.stage, Stage::Checkpointing(_)) && !session.restart;
+            if keep_waiting { Disposition::Keep } else { this.advance(key, session) }
         });
     }
 
-    /// A transfer may be waiting for heirs to hear how far it is.
-    pub(super) fn hold_on(&mut self, key: Key) {
-        self.with(key, |this, session| {
-            let after = this.go_further(key, session);
+    /// Lets a transfer continue that waits for the confirmation of successors.
+    pub(super) fn recheck_limit(&mut self, key: Key) {
+        self.with_session(key, |this, session| {
+            let after = this.advance(key, session);
             if let (Stage::Running(running), Some(takeover)) = (&session.stage, &mut this.takeover)
-                && running.transfer.is_near_its_limit(BLOCKS)
+                && running.transfer.is_near_limit(CHECKPOINT_INTERVAL)
             {
-                takeover.holds.push(key);
+                takeover.held.push(key);
             }
             after
         });
     }
 
-    fn go_further(&mut self, key: Key, session: &mut Session) -> After {
-        let Some(takeover) = self.takeover.as_deref() else { return After::Keep };
+    fn advance(&mut self, key: Key, session: &mut Session) -> Disposition {
+        let Some(takeover) = self.takeover.as_deref() else { return Disposition::Keep };
         match &mut session.stage {
             Stage::Running(running) => {
                 let more = running.transfer.limit_to(takeover.limit(running, self.now));
-                if more { self.pump(key, session) } else { After::Keep }
+                if more { self.send_blocks(key, session) } else { Disposition::Keep }
             }
-            // What heirs know of an earlier transfer of this name they must not take for this one.
-            Stage::Noting(running) if session.restart && running.noted.is_some_and(|noted| !noted.is_known(&takeover.links, self.now)) => {
-                After::Keep
+            // Successors must not confuse an earlier transfer with this id with this one.
+            Stage::Checkpointing(running)
+                if session.restart
+                    && running.replication.is_some_and(|replication| !replication.is_confirmed(&takeover.links, self.now)) =>
+            {
+                Disposition::Keep
             }
             _ => self.start_sending(key, session),
         }
     }
 
-    /// No heir has answered in time.
-    pub(super) fn waited_in_vain(&mut self, key: Key) {
-        self.with(key, |this, session| {
-            if matches!(session.stage, Stage::Noting(_)) {
-                this.counters.add(Counter::NotesUnanswered, 1);
+    /// Sends the first answer although no successor has confirmed in time.
+    pub(super) fn checkpoint_wait_expired(&mut self, key: Key) {
+        self.with_session(key, |this, session| {
+            if matches!(session.stage, Stage::Checkpointing(_)) {
+                this.counters.add(Counter::CheckpointsUnconfirmed, 1);
             }
             this.start_sending(key, session)
         });
     }
 
-    fn start_sending(&mut self, key: Key, session: &mut Session) -> After {
+    fn start_sending(&mut self, key: Key, session: &mut Session) -> Disposition {
         match std::mem::replace(&mut session.stage, Stage::Opening) {
-            Stage::Noting(mut running) => {
+            Stage::Checkpointing(mut running) => {
                 running.transfer.share(self.now);
                 let start = running.transfer.start();
                 session.answered = Some(self.now);
                 session.stage = Stage::Running(running);
                 if let Some(takeover) = &mut self.takeover {
-                    takeover.young.push_back((self.now.plus(CONFIRMED), key));
+                    takeover.confirm_queue.push_back((self.now.plus(CONFIRM_AFTER), key));
                 }
                 self.step(key, session, start)
             }
             other => {
                 session.stage = other;
-                After::Keep
+                Disposition::Keep
             }
         }
     }
 
-    /// A transfer is a second old. When its client was heard the heirs are told, who keep such notes for certain.
+    /// Sends the second checkpoint of a transfer after a second, if its client has answered. Successors never evict such checkpoints.
     pub(super) fn confirm(&mut self, key: Key) {
         let now = self.now;
-        self.with(key, |this, session| {
-            let heard = matches!(&session.stage, Stage::Running(running) if running.transfer.heard());
-            if heard {
-                this.tell_heirs(key, session);
+        self.with_session(key, |this, session| {
+            let established = matches!(&session.stage, Stage::Running(running) if running.transfer.established());
+            if established {
+                this.send_checkpoints(key, session);
             }
             if let Some(takeover) = &mut this.takeover {
-                let (queue, delay) = if heard { (&mut takeover.old, RENEWED) } else { (&mut takeover.young, CONFIRMED) };
+                let (queue, delay) =
+                    if established { (&mut takeover.renew_queue, RENEW_INTERVAL) } else { (&mut takeover.confirm_queue, CONFIRM_AFTER) };
                 queue.push_back((now.plus(delay), key));
             }
-            After::Keep
+            Disposition::Keep
         });
     }
 
-    /// A transfer's note is old.
+    /// Renews the checkpoint of a transfer.
     pub(super) fn renew(&mut self, key: Key) {
         let now = self.now;
-        self.with(key, |this, session| {
-            let noted = if let Stage::Running(running) = &session.stage { running.noted } else { None };
-            if noted.is_some_and(|noted| now - noted.at > RENEWED / 2) {
-                this.tell_heirs(key, session);
+        self.with_session(key, |this, session| {
+            let replication = if let Stage::Running(running) = &session.stage { running.replication } else { None };
+            if replication.is_some_and(|replication| now - replication.at > RENEW_INTERVAL / 2) {
+                this.send_checkpoints(key, session);
             }
             if let Some(takeover) = &mut this.takeover {
-                takeover.old.push_back((now.plus(RENEWED), key));
+                takeover.renew_queue.push_back((now.plus(RENEW_INTERVAL), key));
             }
-            After::Keep
+            Disposition::Keep
         });
     }
 
-    /// A transfer was gone on with: its notes are renewed from now on.
-    pub(super) fn renew_later(&mut self, key: Key) {
+    /// Schedules the renewal of checkpoints of a resumed transfer.
+    pub(super) fn schedule_renewal(&mut self, key: Key) {
         if let Some(takeover) = &mut self.takeover {
-            takeover.old.push_back((self.now.plus(RENEWED), key));
+            takeover.renew_queue.push_back((self.now.plus(RENEW_INTERVAL), key));
         }
     }
 
-    /// A peer did not take what was said: its token has changed, or was not known.
-    pub(super) fn say_again(&mut self, peer: usize, place: Place, token: u64) {
+    /// Handles a message that a peer rejected because of its token.
+    pub(super) fn resend_with_token(&mut self, peer: usize, sequence: Sequence, token: u64) {
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
-        let reborn = place.token != 0 && takeover.links[peer].token() == place.token;
-        let Some(about) = takeover.links[peer].refused(place, token) else { return };
-        self.answered(peer);
-        if reborn {
-            // It has begun a new life, and forgotten everything.
-            return self.tell_all(Some(peer));
+        let peer_restarted = sequence.token != 0 && takeover.links[peer].token() == sequence.token;
+        let Some(about) = takeover.links[peer].token_rejected(sequence, token) else { return };
+        self.peer_answered(peer);
+        if peer_restarted {
+            // It was restarted, and has lost its checkpoints.
+            return self.send_all_checkpoints(Some(peer));
         }
-        self.say_about(peer, about);
+        self.resend(peer, about);
     }
 
-    pub(super) fn tell_one(&mut self, key: Key, peer: usize) {
-        self.with(key, |this, session| {
-            let (Stage::Running(running) | Stage::Noting(running)) = &session.stage else { return After::Keep };
-            // It may be no heir any more.
-            let told = running.noted.is_some_and(|noted| noted.to.contains(&Some(peer)));
-            let about = id(session, this.tid_of(session)).filter(|_| told).and_then(|id| note(id, &session.request, running));
-            if let (Some(takeover), Some(note)) = (this.takeover.as_deref_mut(), about) {
-                takeover.tell(&mut this.outbox, &this.counters, this.now, peer, (key, &note));
+    pub(super) fn send_checkpoint_to(&mut self, key: Key, peer: usize) {
+        self.with_session(key, |this, session| {
+            let (Stage::Running(running) | Stage::Checkpointing(running)) = &session.stage else { return Disposition::Keep };
+            // It may no longer be a successor.
+            let informed = running.replication.is_some_and(|replication| replication.peers.contains(&Some(peer)));
+            let about = id(session, this.tid_of(session)).filter(|_| informed).and_then(|id| checkpoint(id, &session.request, running));
+            if let (Some(takeover), Some(checkpoint)) = (this.takeover.as_deref_mut(), about) {
+                takeover.send_checkpoint(&mut this.outbox, &this.counters, this.now, peer, (key, &checkpoint));
             }
-            After::Keep
+            Disposition::Keep
         });
     }
 
-    /// Tells of all transfers: this peer what it is to know, or whoever is to know now and was not told before.
-    pub(super) fn tell_all(&mut self, peer: Option<usize>) {
+    /// Sends checkpoints of all transfers: to this peer those that it needs, or without a peer to all new successors.
+    pub(super) fn send_all_checkpoints(&mut self, peer: Option<usize>) {
         let keys: Vec<Key> = self.peers.values().copied().collect();
         for key in keys {
-            let told = self.session(key).and_then(|session| match &session.stage {
-                Stage::Running(running) | Stage::Noting(running) => running.noted.map(|noted| noted.to),
+            let informed = self.session(key).and_then(|session| match &session.stage {
+                Stage::Running(running) | Stage::Checkpointing(running) => running.replication.map(|replication| replication.peers),
                 _ => None,
             });
-            match (told, peer) {
-                (Some(told), Some(peer)) if told.contains(&Some(peer)) => self.tell_one(key, peer),
-                (Some(_), None) => self.with(key, |this, session| {
-                    this.tell_heirs(key, session);
-                    After::Keep
+            match (informed, peer) {
+                (Some(informed), Some(peer)) if informed.contains(&Some(peer)) => self.send_checkpoint_to(key, peer),
+                (Some(_), None) => self.with_session(key, |this, session| {
+                    this.send_checkpoints(key, session);
+                    Disposition::Keep
                 }),
                 _ => {}
             }
@@ -357,60 +379,62 @@ impl EventLoop {
         }
     }
 
-    /// A session has ended: those who were told need not remember it, unless one of them may have to go on with it.
-    pub(in super::super) fn tell_end(&mut self, session: &Session, outcome: &Outcome) {
+    /// Announces the end of a session to the peers with its checkpoint, unless one of them may have to continue it.
+    pub(in super::super) fn send_ended_if_final(&mut self, session: &Session, outcome: &Outcome) {
         let tid = self.tid_of(session);
         let (Some(takeover), Some(id)) = (self.takeover.as_deref_mut(), id(session, tid)) else { return };
-        if goes_on(outcome) {
-            takeover.lingering.insert(&self.hasher, &session.peer);
+        if may_resume_elsewhere(outcome) {
+            takeover.unannounced_ends.insert(&self.hasher, &session.peer);
         }
-        // Of our own ports nothing is remembered: whoever went on meanwhile is asked, and may be further.
-        if session.taken_over && goes_on(outcome) && !takeover.plan.is_own(tid) {
-            // Whoever goes on begins from here, not from what the owner said before.
-            let note = session.resume.is_none().then(|| current_note(session, id)).flatten();
-            if let (Some(note), Some(memory)) = (note, &mut takeover.memory) {
-                memory.put(note, Place::default(), self.now);
+        // Only for foreign ports. For own ports another server may have continued meanwhile, which a query finds out.
+        if session.taken_over && may_resume_elsewhere(outcome) && !takeover.membership.is_own(tid) {
+            // A resumed transfer continues from here, not from an earlier checkpoint of the owner.
+            let checkpoint = session.resume.is_none().then(|| current_checkpoint(session, id)).flatten();
+            if let (Some(checkpoint), Some(checkpoints)) = (checkpoint, &mut takeover.checkpoints) {
+                checkpoints.put(checkpoint, Sequence::default(), self.now);
             }
         }
-        if goes_on(outcome) {
+        if may_resume_elsewhere(outcome) {
             return;
         }
-        self.are_no_heirs(session, session.former());
-        // A client that asks again begins another one of the same name, which is told of in its place.
+        self.forget_at(session, session.former_peers());
+        // A restart begins another transfer with the same id, whose checkpoint replaces this one.
         let Some(takeover) = self.takeover.as_deref_mut().filter(|_| *outcome != Outcome::Restarted) else { return };
-        if let Some(memory) = &mut takeover.memory {
-            memory.remove(&id);
+        if let Some(checkpoints) = &mut takeover.checkpoints {
+            checkpoints.remove(&id);
         }
-        if session.was_noted() {
-            let to = takeover.plan.confidants(id.vip, id.client, tid);
+        if session.was_checkpointed() {
+            let to = takeover.membership.checkpoint_peers(id.vip, id.client, tid);
             to.into_iter().flatten().for_each(|peer| takeover.ended[peer].push(id));
         }
     }
 }
 
-/// Whether a transfer that ended so here may go on elsewhere: its client was not heard, which may be our fault.
-pub fn goes_on(outcome: &Outcome) -> bool {
+/// Returns whether a transfer with this outcome may continue on another server: its client was unresponsive, perhaps only towards this server.
+pub fn may_resume_elsewhere(outcome: &Outcome) -> bool {
     matches!(
         outcome,
-        Outcome::Unconfirmed | Outcome::Unheard | Outcome::Displaced | Outcome::TimedOut | Outcome::HandedOver | Outcome::Stopped
+        Outcome::Unconfirmed | Outcome::HalfOpen | Outcome::Evicted | Outcome::TimedOut | Outcome::HandedOver | Outcome::Stopped
     )
 }
 
-fn current_note(session: &Session, id: Id) -> Option<Note> {
-    if let Stage::Running(running) = &session.stage { note(id, &session.request, running) } else { None }
+fn current_checkpoint(session: &Session, id: Id) -> Option<Checkpoint> {
+    if let Stage::Running(running) = &session.stage { checkpoint(id, &session.request, running) } else { None }
 }
 
 impl Session {
-    fn former(&self) -> [Option<usize>; 4] {
+    fn former_peers(&self) -> [Option<usize>; 4] {
         match &self.stage {
-            Stage::Running(running) | Stage::Noting(running) => running.noted.map_or([None; 4], |noted| noted.former),
+            Stage::Running(running) | Stage::Checkpointing(running) => {
+                running.replication.map_or([None; 4], |replication| replication.former_peers)
+            }
             _ => [None; 4],
         }
     }
 
-    fn was_noted(&self) -> bool {
+    fn was_checkpointed(&self) -> bool {
         match &self.stage {
-            Stage::Running(running) | Stage::Noting(running) => running.noted.is_some(),
+            Stage::Running(running) | Stage::Checkpointing(running) => running.replication.is_some(),
             _ => self.taken_over,
         }
     }

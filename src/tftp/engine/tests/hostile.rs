@@ -1,7 +1,7 @@
-//! The engine against whatever bytes may come, in whatever order.
+//! The engine against any datagrams in any order.
 
-use super::super::event_loop::{EventLoop, Parts};
-use super::super::openers::Openers;
+use super::super::blocking_pool::BlockingPool;
+use super::super::event_loop::{EventLoop, EventLoopParts};
 use super::super::sys::Received;
 use super::*;
 use crate::packet::put_data_header;
@@ -33,7 +33,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Whatever datagrams come in whatever order, the loop neither panics nor forgets nor exceeds its limits.
+/// For any datagrams in any order, the loop does not panic, loses no session, and keeps its limits.
 fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
     let handler = |request: &Request<'_>| match request.file.first() {
         Some(b'0') => Opening::content(Bytes::new(vec![1; 100_000])),
@@ -45,20 +45,20 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
     let directory = tempfile::tempdir().unwrap();
     let writable = Writable::new(directory.path(), Settings { limit: 60, concurrent: 2, ..Settings::default() }).unwrap();
     let config = Config { max_transfers: 4, max_per_client: 3, writable: Some(writable), ..Config::listen(local(0)) };
-    let mailbox = Arc::new(Mailbox::new().unwrap());
-    let ports = ports::open(&config, 0).unwrap();
+    let channel = Arc::new(EventChannel::new().unwrap());
+    let sockets = sockets::open(&config, 0).unwrap();
     let counters = Arc::new(Counters::default());
     let statistics = Statistics::new(vec![Arc::clone(&counters)]);
-    let parts = Parts {
+    let parts = EventLoopParts {
         config,
-        ports,
+        sockets,
         tunnel: None,
         handler: Arc::new(handler),
         observer: Arc::new(()),
         counters,
         statistics: None,
-        mailbox,
-        openers: Openers::new(1),
+        channel,
+        blocking_pool: BlockingPool::new(1),
     };
     let mut event_loop = EventLoop::new(parts);
     let mut due = Vec::new();
@@ -103,21 +103,24 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
         };
         let from = SocketAddr::from(([127, 0, 0, 2 + client / 4], 9 + u16::from(*client)));
         for index in [0, 1] {
-            event_loop.datagram(index, &Received { from, local: None, bytes: &bytes, cut: false });
+            event_loop.datagram(index, &Received { from, local: None, bytes: &bytes, truncated: false });
         }
-        event_loop.read_mail();
-        prop_assert!(event_loop.open() <= 4);
-        prop_assert_eq!(event_loop.open(), event_loop.peers.len());
-        prop_assert_eq!(event_loop.per_client.values().sum::<usize>(), event_loop.open());
+        event_loop.drain_channel();
+        prop_assert!(event_loop.session_count() <= 4);
+        prop_assert_eq!(event_loop.session_count(), event_loop.peers.len());
+        prop_assert_eq!(event_loop.per_client.values().sum::<usize>(), event_loop.session_count());
         prop_assert!(event_loop.per_client.values().all(|&count| (1..=3).contains(&count)));
-        prop_assert_eq!(statistics.totals().open(), event_loop.open() as u64);
+        prop_assert_eq!(statistics.totals().open(), event_loop.session_count() as u64);
     }
-    event_loop.finish();
+    event_loop.close_all();
     for entry in directory.path().read_dir().unwrap().map(|entry| entry.unwrap()) {
         prop_assert!(["a", "b"].contains(&entry.file_name().to_str().unwrap()), "{entry:?}");
         prop_assert!(entry.metadata().unwrap().len() <= 60, "{entry:?}");
     }
-    prop_assert_eq!((event_loop.open(), event_loop.peers.len(), event_loop.per_client.len(), statistics.totals().open()), (0, 0, 0, 0));
+    prop_assert_eq!(
+        (event_loop.session_count(), event_loop.peers.len(), event_loop.per_client.len(), statistics.totals().open()),
+        (0, 0, 0, 0)
+    );
     Ok(())
 }
 

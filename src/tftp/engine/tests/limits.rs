@@ -1,10 +1,10 @@
-//! Limits for each client do not keep transfers from sharing what is read.
+//! With limits for each client, transfers still share reads.
 
 use super::*;
 use crate::handlers::limits::{Limited, Settings};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts how often it is read.
+/// Content that counts its reads.
 struct Counted(Bytes, AtomicUsize);
 
 impl Content for Counted {
@@ -21,7 +21,7 @@ impl Content for Counted {
 }
 
 #[test]
-fn clients_within_their_limits_share_what_is_read_and_give_their_places_back() {
+fn clients_within_their_limits_share_reads_and_release_their_permits() {
     in_namespace(|| {
         let counted = Arc::new(Counted(Bytes::new(vec![7; 1100]), AtomicUsize::new(0)));
         let content: Arc<dyn Content> = counted.clone();
@@ -42,7 +42,7 @@ fn clients_within_their_limits_share_what_is_read_and_give_their_places_back() {
             clients.iter().zip(tids).for_each(|(client, tid)| client.ack(tid, 3));
             until(&running, "both end", |totals| totals.get(Counter::Done) == 2 * round);
         }
-        // Read once in each round, whoever came first.
+        // Read once in each round.
         assert_eq!(counted.1.load(Ordering::Relaxed), 2);
     });
 }

@@ -1,4 +1,4 @@
-//! Several event loops, each with a TID port of its own, and time-outs that clients ask for.
+//! Several event loops, each with its own TID port, and time-outs requested by clients.
 
 use super::*;
 use std::collections::HashMap;
@@ -14,14 +14,14 @@ fn every_loop_answers_from_its_own_port_and_knows_its_own_transfers() {
         tids.iter().for_each(|tid| *of_port.entry(tid.port()).or_default() += 1);
         // The kernel spreads requests by their ports.
         assert!((20001..=20003).all(|port| of_port.get(&port).is_some_and(|&count| count > 5)) && of_port.len() == 3, "{of_port:?}");
-        // Another loop does not know a transfer, says so, and does not disturb it.
+        // Another loop answers a packet of an unknown transfer with an ERROR, and does not disturb the transfer.
         let elsewhere = SocketAddr::new(tids[0].ip(), if tids[0].port() == 20001 { 20002 } else { 20001 });
         clients[0].ack(elsewhere, 1);
-        let told = std::iter::repeat_with(|| clients[0].receive()).find(|(_, from)| *from == elsewhere).unwrap().0;
-        assert!(matches!(Packet::parse(&told), Ok(Packet::Error { code: ErrorCode::UNKNOWN_TID, .. })), "{told:?}");
+        let error = std::iter::repeat_with(|| clients[0].receive()).find(|(_, from)| *from == elsewhere).unwrap().0;
+        assert!(matches!(Packet::parse(&error), Ok(Packet::Error { code: ErrorCode::UNKNOWN_TID, .. })), "{error:?}");
         for (client, tid) in clients.iter().zip(&tids) {
             client.ack(*tid, 1);
-            // On a busy machine block 1 may have come again before.
+            // On a busy machine block 1 may have been retransmitted before.
             let data = std::iter::repeat_with(|| client.receive()).find(|(bytes, _)| bytes[..4] != [0, 3, 0, 1]).unwrap();
             assert_eq!((Packet::parse(&data.0), data.1), (Ok(Packet::Data { block: 2, data: &[7; 88] }), *tid));
             client.ack(*tid, 2);
@@ -31,7 +31,7 @@ fn every_loop_answers_from_its_own_port_and_knows_its_own_transfers() {
 }
 
 #[test]
-fn a_client_is_asked_again_after_the_time_that_it_wants() {
+fn retransmissions_follow_the_requested_time_out() {
     in_namespace(|| {
         let (_running, _) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(*b"hello")));
         let since = std::time::Instant::now();
@@ -46,7 +46,7 @@ fn a_client_is_asked_again_after_the_time_that_it_wants() {
 }
 
 #[test]
-fn an_address_that_another_server_listens_at_is_refused() {
+fn an_address_in_use_is_refused() {
     in_namespace(|| {
         let config = Config { loops: 3, ..Config::listen(local(69)) };
         let handler = |_: &Request<'_>| Opening::refuse(Refusal::not_found());

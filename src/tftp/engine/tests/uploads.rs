@@ -1,10 +1,10 @@
-//! Files that clients write, by clients that say exactly what they are told.
+//! Uploads, by clients that send exactly the packets that a test specifies.
 
 use super::*;
 use crate::packet::put_data_header;
 use crate::writable::{Settings, Writable};
 
-/// A server of which files of up to 1000 bytes may be written, `concurrent` at once.
+/// Starts a server that accepts files of up to 1000 bytes, `concurrent` at once.
 fn taking(concurrent: usize) -> (tempfile::TempDir, Running, Arc<Outcomes>) {
     let directory = tempfile::tempdir().unwrap();
     let writable = Writable::new(directory.path(), Settings { limit: 1000, concurrent, ..Settings::default() }).unwrap();
@@ -33,7 +33,7 @@ impl Client {
         self.0.send_to(&bytes, tid).unwrap();
     }
 
-    /// The next packet must be this ACK; who sent it. On a busy machine the server may have asked for the block before.
+    /// Expects this ACK as the next packet and returns its sender. On a busy machine the server may have retransmitted the previous ACK.
     fn acked(&self, block: u16) -> SocketAddr {
         loop {
             let (bytes, from) = self.receive();
@@ -47,14 +47,14 @@ impl Client {
 }
 
 #[test]
-fn a_file_is_acknowledged_when_it_is_there_and_again_when_that_was_lost() {
+fn a_stored_file_is_acknowledged_and_again_if_the_ack_was_lost() {
     in_namespace(|| {
         let (directory, running, outcomes) = taking(4);
         let client = Client::write("f", &[]);
         let tid = client.acked(0);
-        // Again before the first block: nothing new.
+        // A repeated request before the first block changes nothing.
         client.write_again(local(69), "f", &[]);
-        until(&running, "the duplicate is seen", |totals| totals.get(Counter::RequestsRepeated) == 1);
+        until(&running, "the duplicate is counted", |totals| totals.get(Counter::RequestsRepeated) == 1);
         client.send(tid, 1, &[7; 512]);
         assert_eq!(client.acked(1), tid);
         client.send(tid, 2, &[8; 100]);
@@ -64,11 +64,11 @@ fn a_file_is_acknowledged_when_it_is_there_and_again_when_that_was_lost() {
         client.send(tid, 2, &[8; 100]);
         client.acked(2);
         client.send(tid, 1, &[7; 512]);
-        until(&running, "what is older is not answered", |totals| totals.get(Counter::AcksIgnored) == 1);
-        // A stranger has no last block.
-        let (stranger, _) = Client::new(tid);
-        stranger.send(tid, 2, &[8; 100]);
-        stranger.error(ErrorCode::UNKNOWN_TID);
+        until(&running, "older blocks are not answered", |totals| totals.get(Counter::AcksIgnored) == 1);
+        // An unknown TID has no last block.
+        let (unknown_tid, _) = Client::new(tid);
+        unknown_tid.send(tid, 2, &[8; 100]);
+        unknown_tid.error(ErrorCode::UNKNOWN_TID);
         let totals = running.statistics().totals();
         assert_eq!((totals.get(Counter::Stored), totals.get(Counter::BytesReceived)), (1, 612));
         assert_eq!(*outcomes.0.lock().unwrap(), [Outcome::Done]);
@@ -96,7 +96,7 @@ fn a_window_with_a_gap_is_written_from_the_gap_on() {
 }
 
 #[test]
-fn a_silent_client_is_asked_again_and_what_is_given_up_leaves_nothing() {
+fn an_unresponsive_client_gets_acks_again_and_leaves_no_file() {
     in_namespace(|| {
         let (directory, running, outcomes) = taking(4);
         let client = Client::write("f", &[]);
@@ -127,7 +127,7 @@ fn a_silent_client_is_asked_again_and_what_is_given_up_leaves_nothing() {
 }
 
 #[test]
-fn a_file_is_as_long_as_announced_or_not_kept() {
+fn a_file_of_another_size_than_announced_is_not_stored() {
     in_namespace(|| {
         let (directory, running, _) = taking(4);
         for (size, sent, kept) in [("100", 99, false), ("100", 101, false), ("100", 100, true), ("0", 7, true)] {
@@ -149,7 +149,7 @@ fn a_file_is_as_long_as_announced_or_not_kept() {
 }
 
 #[test]
-fn requests_alone_take_no_place_and_who_finds_none_comes_again() {
+fn requests_alone_take_no_slot_and_clients_without_one_try_again() {
     in_namespace(|| {
         let (directory, running, _) = taking(1);
         let _forged: Vec<Client> = (0..50).map(|_| Client::write("g", &[])).collect();
@@ -158,11 +158,11 @@ fn requests_alone_take_no_place_and_who_finds_none_comes_again() {
         first.send(tid, 1, &[1; 512]);
         first.acked(1);
         second.send(tid, 1, &[2; 10]);
-        until(&running, "there is no place", |totals| totals.get(Counter::Shed) == 1);
+        until(&running, "there is no slot", |totals| totals.get(Counter::Shed) == 1);
         first.send(tid, 2, &[]);
         first.acked(2);
         second.send(tid, 1, &[2; 10]);
-        // It may have been asked for the block meanwhile.
+        // The server may have repeated its ACK meanwhile.
         while second.receive().0 != b"\0\x04\0\x01" {}
         assert_eq!(std::fs::read(directory.path().join("f2")).unwrap(), [2; 10]);
     });

@@ -1,7 +1,7 @@
-//! The cache's directory: files that come, files that are whole, and what an earlier server left there.
+//! The directory of the cache: partial files, complete files, and files of earlier server processes.
 //!
-//! A file comes under a temporary name and gets its lasting one when it is whole and on the disk. Behind its bytes stands what it is: URL,
-//! validators, size, tag; so one rename makes bytes and description appear together.
+//! A file has a temporary name until it is complete and on disk. Its description (URL, validators, size, tag) follows its bytes, so that
+//! one rename publishes both.
 
 use super::meta::Meta;
 use super::object::Object;
@@ -15,18 +15,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-/// Ends every file of the cache; its last digit is the version of this layout.
+/// Last bytes of every file of the cache; the last digit is the version of this layout.
 const MAGIC: &[u8; 8] = b"gwcache1";
-/// Length of the description in eight bytes, and the magic.
+/// Size of the trailer: length of the description in eight bytes, and the magic.
 const END: u64 = 16;
-const LONGEST_DESCRIPTION: u64 = 64 << 10;
-const COMING: &str = "part";
-const WHOLE: &str = "whole";
+const MAX_DESCRIPTION: u64 = 64 << 10;
+const PARTIAL: &str = "part";
+const COMPLETE: &str = "whole";
 
 pub(super) struct Disk {
     directory: PathBuf,
     next: AtomicU64,
-    /// Held as long as the directory is used.
+    /// Lock of the directory, held while it is used.
     _lock: Flock<File>,
 }
 
@@ -38,17 +38,17 @@ struct Description {
     meta: Meta,
 }
 
-/// A whole file of the cache that need not be open: there may be more of them than descriptors.
+/// A complete file of the cache. It need not be open, because there may be more files than descriptors.
 #[derive(Clone, Debug)]
-pub(super) struct Kept {
+pub(super) struct CachedFile {
     meta: Meta,
     pub(super) size: u64,
     version: Version,
     pub(super) path: PathBuf,
 }
 
-impl Kept {
-    /// Opens it for those who read.
+impl CachedFile {
+    /// Opens it for readers.
     pub(super) fn open(&self) -> io::Result<Object> {
         let file = File::open(&self.path)?;
         if file.metadata()?.len() < self.size {
@@ -58,21 +58,22 @@ impl Kept {
     }
 }
 
-/// A whole file that an earlier server left.
+/// A complete file of an earlier server process.
 pub(super) struct Found {
     pub(super) url: String,
-    pub(super) kept: Kept,
+    pub(super) cached: CachedFile,
     pub(super) written: SystemTime,
 }
 
 impl Disk {
-    /// Takes the directory, makes it if need be, and removes what was still coming when an earlier server ended.
+    /// Locks the directory, creates it if needed, and removes partial files of earlier server processes.
     pub(super) fn open(directory: &Path) -> io::Result<(Disk, Vec<Found>)> {
         fs::create_dir_all(directory)?;
         let lock = File::options().create(true).write(true).truncate(false).open(directory.join("lock"))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
             nix::errno::Errno::EAGAIN => {
-                let message = format!("{} is the cache of another handler or server; each needs one of its own", directory.display());
+                let message =
+                    format!("{} is already the cache of another handler or server; each needs its own directory", directory.display());
                 io::Error::new(io::ErrorKind::ResourceBusy, message)
             }
             errno => errno.into(),
@@ -81,42 +82,42 @@ impl Disk {
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some(COMING) => remove(&path),
-                Some(WHOLE) => match take_over(&path) {
+                Some(PARTIAL) => remove(&path),
+                Some(COMPLETE) => match load_entry(&path) {
                     Ok(whole) => found.push(whole),
                     Err(error) => {
-                        tracing::warn!(file = %path.display(), %error, "a file in the cache is damaged and is removed");
+                        tracing::warn!(file = %path.display(), %error, "damaged cache file removed");
                         remove(&path);
                     }
                 },
                 _ => {}
             }
         }
-        // Numbers go on behind those of every file that is there.
-        let number = |found: &Found| found.kept.path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
+        // Numbers continue after those of all existing files.
+        let number = |found: &Found| found.cached.path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
         let next = found.iter().filter_map(number).max().map_or(0, |last| last.saturating_add(1));
         Ok((Disk { directory: directory.to_owned(), next: AtomicU64::new(next), _lock: lock }, found))
     }
 
-    /// A new, empty file for an object that comes.
+    /// Creates an empty file for a new object.
     pub(super) fn create(&self, meta: Meta) -> io::Result<Object> {
-        let path = self.directory.join(format!("{}.{COMING}", self.next.fetch_add(1, Ordering::Relaxed)));
+        let path = self.directory.join(format!("{}.{PARTIAL}", self.next.fetch_add(1, Ordering::Relaxed)));
         let file = File::options().create_new(true).read(true).write(true).open(&path)?;
-        Ok(Object::coming(meta, file, path))
+        Ok(Object::partial(meta, file, path))
     }
 }
 
-/// Puts an object of which every byte is there to the disk, for later servers, too. It blocks.
-pub(super) fn settle(object: &Object, url: &str, size: u64, version: Version) -> io::Result<Kept> {
+/// Syncs a complete object to disk under its final name. Blocks.
+pub(super) fn settle(object: &Object, url: &str, size: u64, version: Version) -> io::Result<CachedFile> {
     let description = Description { url: url.to_owned(), size, version: version.0, meta: object.meta.clone() };
     let mut end = serde_json::to_vec(&description)?;
     end.extend((end.len() as u64).to_be_bytes());
     end.extend(MAGIC);
     object.file().write_all_at(&end, size)?;
     object.file().sync_data()?;
-    let path = object.path().with_extension(WHOLE);
+    let path = object.path().with_extension(COMPLETE);
     object.rename(&path)?;
-    Ok(Kept { meta: object.meta.clone(), size, version, path })
+    Ok(CachedFile { meta: object.meta.clone(), size, version, path })
 }
 
 /// Removes a file of the cache.
@@ -124,11 +125,11 @@ pub(super) fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(file = %path.display(), %error, "a file in the cache cannot be removed");
+        tracing::warn!(file = %path.display(), %error, "cannot remove cache file");
     }
 }
 
-fn take_over(path: &Path) -> io::Result<Found> {
+fn load_entry(path: &Path) -> io::Result<Found> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
     let mut file = File::open(path)?;
     let about = file.metadata()?;
@@ -137,7 +138,7 @@ fn take_over(path: &Path) -> io::Result<Found> {
     file.read_exact_at(&mut end, start)?;
     let (len, magic) = end.split_at(8);
     let len = len.try_into().map(u64::from_be_bytes).unwrap_or(u64::MAX);
-    if magic != MAGIC || len > LONGEST_DESCRIPTION || len > start {
+    if magic != MAGIC || len > MAX_DESCRIPTION || len > start {
         return Err(invalid("it has no description"));
     }
     file.seek(SeekFrom::Start(start - len))?;
@@ -148,8 +149,8 @@ fn take_over(path: &Path) -> io::Result<Found> {
         return Err(invalid("its size is not the one that it was written with"));
     }
     let Description { url, size, version, meta } = description;
-    let kept = Kept { meta, size, version: Version(version), path: path.to_owned() };
-    Ok(Found { url, kept, written: about.modified()? })
+    let cached = CachedFile { meta, size, version: Version(version), path: path.to_owned() };
+    Ok(Found { url, cached, written: about.modified()? })
 }
 
 #[cfg(test)]
@@ -166,25 +167,25 @@ mod tests {
     }
 
     #[test]
-    fn what_was_whole_is_taken_over_and_the_rest_is_removed() {
+    fn complete_files_are_reused_and_partial_ones_removed() {
         let directory = tempfile::tempdir().unwrap();
         let (disk, found) = Disk::open(directory.path()).unwrap();
         assert!(found.is_empty());
         keep(&disk, "http://h/a", b"aaa");
         let cut = keep(&disk, "http://h/b", b"bbb").path();
-        let coming = disk.create(Meta { size: Some(9), etag: None, last_modified: None, settled: false }).unwrap();
-        coming.write(0, b"cc").unwrap();
+        let partial = disk.create(Meta { size: Some(9), etag: None, last_modified: None, settled: false }).unwrap();
+        partial.write(0, b"cc").unwrap();
         assert!(
             Disk::open(directory.path()).is_err_and(|e| e.to_string().contains("another")),
             "two servers would remove each other's files"
         );
-        drop((disk, coming));
+        drop((disk, partial));
         let text = fs::read(&cut).unwrap();
         fs::write(&cut, &text[1..]).unwrap();
 
         let (disk, found) = Disk::open(directory.path()).unwrap();
         assert_eq!(found.len(), 1);
-        let object = found[0].kept.open().unwrap();
+        let object = found[0].cached.open().unwrap();
         assert_eq!((found[0].url.as_str(), object.version()), ("http://h/a", Version([7; 16])));
         assert_eq!(read_all(&object).unwrap(), b"aaa");
         let mut left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();

@@ -1,6 +1,6 @@
-//! What is in the cache, what is being asked for, and what the origin does not have; all three bounded.
+//! Index of the cache: cached files, running fetches, and files that the origin does not have. All three are bounded.
 
-use super::disk::Kept;
+use super::disk::CachedFile;
 use super::object::{Object, Stage};
 use crate::handler::Refusal;
 use futures_util::future::{BoxFuture, Shared};
@@ -10,65 +10,65 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Files that the origin does not have are remembered up to this number.
-const MOST_MISSING: usize = 16_384;
-/// A file on the disk takes whole blocks, and an entry some memory.
-const SMALLEST: u64 = 4096;
+/// Largest number of missing files that are remembered.
+const MAX_MISSING: usize = 16_384;
+/// Smallest cost of a file: it takes whole disk blocks and an entry in memory.
+const MIN_COST: u64 = 4096;
 
-/// Many may wait for one answer.
-pub(super) type Asked = Shared<BoxFuture<'static, Result<Arc<Object>, Refusal>>>;
+/// One fetch that many requests may wait for.
+pub(super) type SharedFetch = Shared<BoxFuture<'static, Result<Arc<Object>, Refusal>>>;
 
 pub(super) struct Index {
     limit: u64,
     bytes: u64,
-    kept: HashMap<String, Entry>,
-    /// The least recently used first.
+    cached: HashMap<String, Entry>,
+    /// URLs by last use, the least recent first.
     order: BTreeMap<u64, String>,
     tick: u64,
     missing: HashMap<String, Instant>,
     missing_order: VecDeque<String>,
-    pub(super) asking: HashMap<String, Asked>,
-    /// Files to be removed when the lock is no longer held: that may take a while.
+    pub(super) in_flight: HashMap<String, SharedFetch>,
+    /// Files to remove after the lock is released, because removing may be slow.
     pub(super) gone: Vec<PathBuf>,
 }
 
 /// A version of a file.
 pub(super) enum Version {
-    /// It comes, or came in part, or is about to be put to the disk.
-    Held(Arc<Object>),
-    /// It is on the disk, and open only as long as somebody reads it.
-    Settled(Kept, Weak<Object>),
+    /// It is being fetched, is partial, or waits for the disk.
+    Open(Arc<Object>),
+    /// It is on disk, and open only while it is read.
+    Settled(CachedFile, Weak<Object>),
 }
 
 impl Version {
     fn is(&self, object: &Arc<Object>) -> bool {
         match self {
-            Version::Held(held) => Arc::ptr_eq(held, object),
+            Version::Open(held) => Arc::ptr_eq(held, object),
             Version::Settled(_, open) => std::ptr::eq(open.as_ptr(), Arc::as_ptr(object)),
         }
     }
 
     fn path(&self) -> PathBuf {
         match self {
-            Version::Held(object) => object.path(),
-            Version::Settled(kept, _) => kept.path.clone(),
+            Version::Open(object) => object.path(),
+            Version::Settled(cached, _) => cached.path.clone(),
         }
     }
 
     fn stage(&self) -> Stage {
         match self {
-            Version::Held(object) => object.stage(),
-            Version::Settled(..) => Stage::Whole,
+            Version::Open(object) => object.stage(),
+            Version::Settled(..) => Stage::Complete,
         }
     }
 
     fn object(&mut self) -> io::Result<Arc<Object>> {
         match self {
-            Version::Held(object) => Ok(object.clone()),
-            Version::Settled(kept, open) => match open.upgrade() {
+            Version::Open(object) => Ok(object.clone()),
+            Version::Settled(cached, open) => match open.upgrade() {
                 Some(object) => Ok(object),
                 None => {
-                    let object = Arc::new(kept.open()?);
+                    let object = Arc::new(cached.open()?);
                     *open = Arc::downgrade(&object);
                     Ok(object)
                 }
@@ -80,72 +80,72 @@ impl Version {
 struct Entry {
     current: Version,
     cost: u64,
-    /// When the origin last said that it is this version; not yet, for what an earlier server left.
+    /// When the origin last confirmed this version; `None` for a file of an earlier server process.
     checked: Option<Instant>,
     tick: u64,
-    /// The version before, whole, until this one is.
+    /// The previous, complete version, until this one is complete.
     previous: Option<(Version, u64)>,
 }
 
-/// What is known of a file.
-pub(super) enum Known {
-    /// To be served without asking.
+/// State of a file in the cache.
+pub(super) enum Lookup {
+    /// Can be served without asking the origin.
     Fresh(Arc<Object>),
-    /// The origin said that there is none, a short while ago.
+    /// The origin recently said that the file does not exist.
     Missing,
-    /// To be asked for; this is what is here of it.
-    Ask(Option<Arc<Object>>),
+    /// Must be requested from the origin; holds the cached version, if any.
+    Revalidate(Option<Arc<Object>>),
 }
 
 impl Index {
-    /// An empty one for so many bytes of files.
+    /// Creates an empty index for at most `limit` bytes of files.
     pub(super) fn new(limit: u64) -> Index {
         Index {
             limit,
             bytes: 0,
-            kept: HashMap::new(),
+            cached: HashMap::new(),
             order: BTreeMap::new(),
             tick: 0,
             missing: HashMap::new(),
             missing_order: VecDeque::new(),
-            asking: HashMap::new(),
+            in_flight: HashMap::new(),
             gone: Vec::new(),
         }
     }
 
-    /// Looks a file up; `fresh` is for how long the origin's word holds.
-    pub(super) fn look_up(&mut self, url: &str, fresh: Duration, now: Instant) -> Known {
+    /// Looks up a file; `max_age` is how long an answer of the origin stays valid.
+    pub(super) fn look_up(&mut self, url: &str, max_age: Duration, now: Instant) -> Lookup {
         if self.missing.get(url).is_some_and(|until| *until > now) {
-            return Known::Missing;
+            return Lookup::Missing;
         }
         let tick = self.next_tick();
-        let Some(entry) = self.kept.get_mut(url) else { return Known::Ask(None) };
+        let Some(entry) = self.cached.get_mut(url) else { return Lookup::Revalidate(None) };
         self.order.remove(&entry.tick);
         entry.tick = tick;
         self.order.insert(tick, url.to_owned());
         let object = match entry.current.object() {
             Ok(object) => object,
             Err(error) => {
-                tracing::warn!(url, %error, "a file in the cache cannot be read and is fetched anew");
+                tracing::warn!(url, %error, "cannot read cache file, fetching it again");
                 self.forget(url);
-                return Known::Ask(None);
+                return Lookup::Revalidate(None);
             }
         };
         let current = match object.stage() {
-            Stage::Coming => true,
-            Stage::Whole => entry.checked.is_some_and(|at| now.saturating_duration_since(at) < fresh),
+            Stage::Partial => true,
+            Stage::Complete => entry.checked.is_some_and(|at| now.saturating_duration_since(at) < max_age),
             Stage::Failed => false,
         };
-        if current { Known::Fresh(object) } else { Known::Ask(Some(object)) }
+        if current { Lookup::Fresh(object) } else { Lookup::Revalidate(Some(object)) }
     }
 
-    /// Keeps a version in place of what was there under this URL. Says no when there is no room for `size` bytes.
+    /// Stores a version under this URL, in place of an earlier one. Returns `false` if there is no room for `size` bytes.
     pub(super) fn keep(&mut self, url: &str, current: Version, size: u64, checked: Option<Instant>) -> bool {
-        let cost = size.div_ceil(SMALLEST).max(1).saturating_mul(SMALLEST);
+        let cost = size.div_ceil(MIN_COST).max(1).saturating_mul(MIN_COST);
         let mut previous = None;
         if let Some(old) = self.take(url) {
             for (version, cost) in std::iter::once((old.current, old.cost)).chain(old.previous) {
-                if previous.is_none() && version.stage() == Stage::Whole {
+                if previous.is_none() && version.stage() == Stage::Complete {
                     previous = Some((version, cost));
                 } else {
                     self.gone.push(version.path());
@@ -153,7 +153,7 @@ impl Index {
             }
         }
         let held = previous.as_ref().map_or(0, |(_, cost)| *cost);
-        // The version before is given up rather than that there is no room for the new one.
+        // The previous version is dropped if the new one does not fit otherwise.
         if !self.make_room(cost.saturating_add(held)) {
             self.gone.extend(previous.take().map(|(version, _)| version.path()));
             if !self.make_room(cost) {
@@ -164,18 +164,18 @@ impl Index {
         let tick = self.next_tick();
         self.bytes += cost + previous.as_ref().map_or(0, |(_, cost)| *cost);
         self.order.insert(tick, url.to_owned());
-        self.kept.insert(url.to_owned(), Entry { current, cost, checked, tick, previous });
+        self.cached.insert(url.to_owned(), Entry { current, cost, checked, tick, previous });
         true
     }
 
-    /// The origin said just now that `object` is the current version, or what is here is to be taken for it.
+    /// Records that `object` is the current version, or is accepted as such.
     pub(super) fn checked(&mut self, url: &str, object: &Arc<Object>, now: Instant) {
         if let Some(entry) = self.of(url, object) {
             entry.checked = Some(now);
         }
     }
 
-    /// Every byte of `object` is there: the version before is not needed any more.
+    /// Records that `object` is complete, and drops the previous version.
     pub(super) fn whole(&mut self, url: &str, object: &Arc<Object>) {
         if let Some((previous, cost)) = self.of(url, object).and_then(|entry| entry.previous.take()) {
             self.bytes -= cost;
@@ -183,16 +183,16 @@ impl Index {
         }
     }
 
-    /// `object` is on the disk and need not stay open. When it was pushed out in the meantime, its file goes, too.
-    pub(super) fn settled(&mut self, url: &str, object: &Arc<Object>, kept: Kept) {
+    /// Records that `object` is on disk and need not stay open. If it was evicted in the meantime, its file is removed.
+    pub(super) fn settled(&mut self, url: &str, object: &Arc<Object>, cached: CachedFile) {
         match self.of(url, object) {
-            Some(entry) => entry.current = Version::Settled(kept, Arc::downgrade(object)),
-            None => self.gone.push(kept.path),
+            Some(entry) => entry.current = Version::Settled(cached, Arc::downgrade(object)),
+            None => self.gone.push(cached.path),
         }
     }
 
-    /// `object` cannot be put to the disk. Says whether it was to be: when it was pushed out in the meantime, its file is gone, and that is
-    /// no error.
+    /// Handles a failure to put `object` on disk. Returns whether this is an error: if it was evicted in the meantime, its file is gone, and
+    /// the failure is expected.
     pub(super) fn unsettled(&mut self, url: &str, object: &Arc<Object>) -> bool {
         let held = self.of(url, object).is_some();
         if held {
@@ -201,7 +201,7 @@ impl Index {
         held
     }
 
-    /// The rest of `object` did not come. The version before takes its place; without one, it stays when it can be continued.
+    /// Handles a failed fetch of `object`. The previous version replaces it; without one, it stays if it can be continued.
     pub(super) fn failed(&mut self, url: &str, object: &Arc<Object>, continuable: bool) {
         let Some(entry) = self.of(url, object) else { return };
         if let Some((previous, cost)) = entry.previous.take() {
@@ -215,7 +215,7 @@ impl Index {
         }
     }
 
-    /// Removes what is here of a file.
+    /// Removes a file from the cache.
     pub(super) fn forget(&mut self, url: &str) {
         if let Some(entry) = self.take(url) {
             self.gone.push(entry.current.path());
@@ -223,35 +223,35 @@ impl Index {
         }
     }
 
-    /// The origin has no such file; this holds until then.
+    /// Records that the origin does not have the file; valid until `until`.
     pub(super) fn missing(&mut self, url: &str, until: Instant) {
         self.forget(url);
         if self.missing.insert(url.to_owned(), until).is_none() {
             self.missing_order.push_back(url.to_owned());
         }
-        while self.missing_order.len() > MOST_MISSING {
+        while self.missing_order.len() > MAX_MISSING {
             if let Some(oldest) = self.missing_order.pop_front() {
                 self.missing.remove(&oldest);
             }
         }
     }
 
-    /// Bytes that files take, or will when they are whole.
+    /// Returns the bytes that files take, or will take when they are complete.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Files that are here, in part or whole.
+    /// Returns the number of files, partial ones included.
     pub(super) fn files(&self) -> u64 {
-        self.kept.len() as u64
+        self.cached.len() as u64
     }
 
     fn of(&mut self, url: &str, object: &Arc<Object>) -> Option<&mut Entry> {
-        self.kept.get_mut(url).filter(|entry| entry.current.is(object))
+        self.cached.get_mut(url).filter(|entry| entry.current.is(object))
     }
 
     fn take(&mut self, url: &str) -> Option<Entry> {
-        let entry = self.kept.remove(url)?;
+        let entry = self.cached.remove(url)?;
         self.order.remove(&entry.tick);
         self.bytes -= entry.cost + entry.previous.as_ref().map_or(0, |(_, cost)| *cost);
         Some(entry)
@@ -262,8 +262,8 @@ impl Index {
         self.tick
     }
 
-    /// Removes what was not used for longest until there is room. What is still coming stays. Transfers that read a removed file read on: it
-    /// takes its place on the disk until the last of them ends.
+    /// Evicts the least recently used files until there is room. Files that are being fetched stay. Transfers continue to read an evicted
+    /// file: it uses disk space until the last of them ends.
     fn make_room(&mut self, cost: u64) -> bool {
         if cost > self.limit {
             return false;
@@ -273,7 +273,7 @@ impl Index {
             let Some((&tick, url)) = self.order.range(after..).next() else { return false };
             let url = url.clone();
             after = tick + 1;
-            if self.kept.get(&url).is_some_and(|entry| entry.current.stage() != Stage::Coming) {
+            if self.cached.get(&url).is_some_and(|entry| entry.current.stage() != Stage::Partial) {
                 self.forget(&url);
             }
         }

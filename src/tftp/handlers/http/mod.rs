@@ -1,16 +1,16 @@
-//! Files of an HTTP origin, sent while they come, and kept on the local disk for everyone who asks later.
+//! Handler that serves files of an HTTP origin while they are fetched, and caches them on the local disk.
 //!
-//! | file | is |
+//! | File | Contents |
 //! |---|---|
-//! | `meta` | what the origin says of a file: size and validators |
-//! | `spans`, `object` | one version of a file, in part or whole, read by many while it comes |
-//! | `disk` | the cache's directory, taken over from an earlier server |
-//! | `index` | what is here, what is asked for, what is missing |
-//! | `origin`, `fetch` | questions to the origin; the bytes of one version, continued when the stream breaks |
+//! | `meta` | metadata of a file at the origin: size and validators |
+//! | `range_set`, `object` | one version of a file, partial or complete, read by many while it is fetched |
+//! | `disk` | the cache's directory, reused after a restart |
+//! | `index` | cached files, running fetches, missing files |
+//! | `origin`, `fetch` | requests to the origin; the bytes of one version, continued when the stream breaks |
 //!
-//! One answer of the origin serves everyone who waits for it, and one stream everyone who reads. Bytes of two versions never meet: a fetch is
-//! continued only by a validator (RFC 9110 section 13.1.5, `If-Range`), and when the origin has another version by then, the transfers of the
-//! old one end with an error. A file without a validator is served only when all of it is here, and its tag is the hash of its bytes.
+//! One answer of the origin serves all waiting requests, and one stream serves all readers. Bytes of two versions never mix: a fetch is
+//! continued only with a validator (RFC 9110 section 13.1.5, `If-Range`). If the origin has another version by then, transfers of the old
+//! one end with an error. A file without a validator is served only when it is complete, and its tag is the hash of its bytes.
 
 mod disk;
 mod fetch;
@@ -18,21 +18,21 @@ mod index;
 mod meta;
 mod object;
 mod origin;
-mod spans;
+mod range_set;
 #[cfg(test)]
 mod tests;
 
 use super::background::Background;
 use super::client::Client;
-use super::name::normal;
+use super::name::normalize;
 use crate::handler::{Handler, Opened, Opening, Refusal, Request};
-use fetch::{FetchError, Stream, fill, hashed};
+use fetch::{FetchError, Stream, fill, hash_file};
 use futures_util::FutureExt;
 use hyper::Uri;
-use index::{Asked, Index, Known, Version};
+use index::{Index, Lookup, SharedFetch, Version};
 use meta::Meta;
 use object::{Object, Stage};
-use origin::{Answer, Origin, Question};
+use origin::{Origin, OriginRequest, OriginResponse};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -40,30 +40,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
-/// Different files that may be asked for at once; the next is refused. Clients choose the names, so there must be an end.
-const MOST_ASKED: usize = 4096;
+/// Largest number of different files that are requested at once; further ones are refused. Clients choose the names, so a limit is needed.
+const MAX_IN_FLIGHT: usize = 4096;
 
-/// What an [`Http`] handler is to do.
+/// Settings of an [`Http`] handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// What names are put behind; it ends with a slash.
+    /// Prefix of the URLs of files; it ends with a slash.
     pub url: Uri,
-    /// Certificate authorities of an https origin; without, those that the host trusts.
+    /// File with the certificate authorities of an https origin; `None` for those that the host trusts.
     pub ca: Option<PathBuf>,
-    /// Directory of the cache, for this handler alone.
+    /// Directory of the cache, used by this handler alone.
     pub cache: PathBuf,
-    /// Bytes of files in the cache.
+    /// Largest size of the cache in bytes.
     pub cache_size: u64,
-    /// For how long a file is served without asking the origin whether it has changed.
-    pub fresh: Duration,
-    /// For how long the origin's word that there is no such file holds.
-    pub missing: Duration,
-    /// Whether a whole file in the cache is served when the origin cannot be asked.
-    pub stale: bool,
-    /// The origin's time for connecting, for the head of an answer, and for each piece of it.
+    /// How long a file is served without asking the origin whether it has changed.
+    pub max_age: Duration,
+    /// How long the origin's answer that a file does not exist stays valid.
+    pub negative_ttl: Duration,
+    /// Whether a complete cached file is served when the origin is not available.
+    pub stale_if_error: bool,
+    /// Time limit for connecting, for the head of an answer, and for each chunk of its body.
     pub timeout: Duration,
-    /// Files that are fetched at once; others wait.
-    pub connections: usize,
+    /// Largest number of files fetched at once; others wait.
+    pub max_connections: usize,
 }
 
 /// Serves files of an HTTP origin.
@@ -78,73 +78,75 @@ struct Shared {
     disk: disk::Disk,
     index: Mutex<Index>,
     connections: Semaphore,
-    uses: Uses,
+    cache_counters: CacheCounters,
 }
 
-/// How requests met the cache.
+/// Counters of the cache.
 #[derive(Debug, Default)]
-struct Uses {
+struct CacheCounters {
     hits: AtomicU64,
     misses: AtomicU64,
-    joined: AtomicU64,
-    absent: AtomicU64,
+    coalesced: AtomicU64,
+    negative_hits: AtomicU64,
 }
 
-/// Looks into the cache of a handler while it serves.
+/// A view of a handler's cache while it serves.
 #[derive(Clone)]
 pub struct Cache(Arc<Shared>);
 
-/// How a cache is used.
+/// Use of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheReport {
     /// Requests answered without asking the origin.
     pub hits: u64,
     /// Requests for which the origin was asked.
     pub misses: u64,
-    /// Requests that joined a question to the origin that was under way.
-    pub joined: u64,
-    /// Requests refused because the origin had said shortly before that there is no such file.
-    pub absent: u64,
-    /// Files that are there, in part or whole.
+    /// Requests that shared a running fetch.
+    pub coalesced: u64,
+    /// Requests refused because the origin had just said that the file does not exist.
+    pub negative_hits: u64,
+    /// Files in the cache, partial ones included.
     pub files: u64,
-    /// Bytes that they take, or will when they are whole.
+    /// Bytes that they take, or will take when they are complete.
     pub bytes: u64,
-    /// Bytes that there is room for.
+    /// Bytes for which there is room.
     pub limit: u64,
 }
 
 impl Cache {
-    /// The numbers now.
+    /// Returns the current numbers.
     pub fn report(&self) -> CacheReport {
-        let uses = &self.0.uses;
-        let [hits, misses, joined, absent] = [&uses.hits, &uses.misses, &uses.joined, &uses.absent].map(|number| number.load(Relaxed));
+        let cache_counters = &self.0.cache_counters;
+        let [hits, misses, coalesced, negative_hits] =
+            [&cache_counters.hits, &cache_counters.misses, &cache_counters.coalesced, &cache_counters.negative_hits]
+                .map(|number| number.load(Relaxed));
         let index = self.0.index();
         let (files, bytes) = (index.files(), index.bytes());
-        CacheReport { hits, misses, joined, absent, files, bytes, limit: self.0.settings.cache_size }
+        CacheReport { hits, misses, coalesced, negative_hits, files, bytes, limit: self.0.settings.cache_size }
     }
 }
 
 impl Http {
-    /// A handler with its cache, which it takes over as an earlier server left it.
+    /// Creates a handler with its cache, which may contain files of an earlier server process.
     ///
     /// # Errors
-    /// When the directory cannot be used, or is used by another handler; when there is no authority to trust an https origin by.
+    /// When the directory cannot be used or is used by another handler, and when there is no trusted authority for an https origin.
     pub fn new(settings: Settings, background: &Background) -> io::Result<Http> {
         let (disk, mut found) = disk::Disk::open(&settings.cache)?;
         let mut index = Index::new(settings.cache_size);
         found.sort_by_key(|found| found.written);
-        for disk::Found { url, kept, .. } in found {
-            let size = kept.size;
-            index.keep(&url, Version::Settled(kept, Weak::new()), size, None);
+        for disk::Found { url, cached, .. } in found {
+            let size = cached.size;
+            index.keep(&url, Version::Settled(cached, Weak::new()), size, None);
         }
         index.gone.drain(..).for_each(|path| disk::remove(&path));
         let origin = Origin::new(settings.url.clone(), Client::new(&settings.url, settings.ca.as_deref(), settings.timeout)?);
-        let connections = Semaphore::new(settings.connections.clamp(1, Semaphore::MAX_PERMITS));
-        let shared = Shared { settings, origin, disk, index: Mutex::new(index), connections, uses: Uses::default() };
+        let connections = Semaphore::new(settings.max_connections.clamp(1, Semaphore::MAX_PERMITS));
+        let shared = Shared { settings, origin, disk, index: Mutex::new(index), connections, cache_counters: CacheCounters::default() };
         Ok(Http { shared: Arc::new(shared), background: background.clone() })
     }
 
-    /// Looks into its cache from elsewhere.
+    /// Returns a view of its cache.
     pub fn cache(&self) -> Cache {
         Cache(self.shared.clone())
     }
@@ -152,45 +154,47 @@ impl Http {
 
 impl Handler for Http {
     fn open(&self, request: &Request<'_>) -> Opening {
-        let name = match normal(request.file) {
+        let name = match normalize(request.file) {
             Ok(name) => name,
             Err(error) => return Opening::refuse(error.into()),
         };
         let url = self.shared.origin.url(&name);
-        let uses = &self.shared.uses;
+        let cache_counters = &self.shared.cache_counters;
         let count = |number: &AtomicU64| number.fetch_add(1, Relaxed);
         let mut index = self.shared.index();
-        if let Some(asked) = index.asking.get(&url) {
-            count(&uses.joined);
-            return later(asked.clone());
+        if let Some(shared_fetch) = index.in_flight.get(&url) {
+            count(&cache_counters.coalesced);
+            return later(shared_fetch.clone());
         }
-        match index.look_up(&url, self.shared.settings.fresh, Instant::now()) {
-            Known::Fresh(object) => {
-                count(&uses.hits);
+        match index.look_up(&url, self.shared.settings.max_age, Instant::now()) {
+            Lookup::Fresh(object) => {
+                count(&cache_counters.hits);
                 Opening::Now(Ok(object))
             }
-            Known::Missing => {
-                count(&uses.absent);
+            Lookup::Missing => {
+                count(&cache_counters.negative_hits);
                 Opening::refuse(Refusal::not_found())
             }
-            Known::Ask(_) if index.asking.len() >= MOST_ASKED => Opening::refuse(Refusal::failed("the server is busy, try again")),
-            Known::Ask(here) => {
-                count(&uses.misses);
+            Lookup::Revalidate(_) if index.in_flight.len() >= MAX_IN_FLIGHT => {
+                Opening::refuse(Refusal::failed("the server is busy, try again"))
+            }
+            Lookup::Revalidate(here) => {
+                count(&cache_counters.misses);
                 let (sender, receiver) = oneshot::channel();
                 let answer = receiver.map(|answer| answer.unwrap_or_else(|_| Err(Refusal::failed("the server failed"))));
-                let asked = answer.boxed().shared();
-                index.asking.insert(url.clone(), asked.clone());
+                let shared_fetch = answer.boxed().shared();
+                index.in_flight.insert(url.clone(), shared_fetch.clone());
                 drop(index);
-                let asking = Asking { shared: self.shared.clone(), url, sender: Some(sender) };
-                self.background.spawn(asking.run(here));
-                later(asked)
+                let in_flight = OriginFetch { shared: self.shared.clone(), url, sender: Some(sender) };
+                self.background.spawn(in_flight.run(here));
+                later(shared_fetch)
             }
         }
     }
 }
 
-fn later(asked: Asked) -> Opening {
-    Opening::later(asked.map(|answer| -> Opened { Ok(answer?) }))
+fn later(shared_fetch: SharedFetch) -> Opening {
+    Opening::later(shared_fetch.map(|answer| -> Opened { Ok(answer?) }))
 }
 
 impl Shared {
@@ -198,7 +202,7 @@ impl Shared {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the index, and removes afterwards what is not in it any more. It may block.
+    /// Changes the index, then removes evicted files. May block.
     fn change<T>(&self, change: impl FnOnce(&mut Index) -> T) -> T {
         let mut index = self.index();
         let changed = change(&mut index);
@@ -209,31 +213,31 @@ impl Shared {
     }
 }
 
-/// One question to the origin and what follows from it.
-struct Asking {
+/// One request to the origin and its result.
+struct OriginFetch {
     shared: Arc<Shared>,
     url: String,
     sender: Option<oneshot::Sender<Result<Arc<Object>, Refusal>>>,
 }
 
-impl Drop for Asking {
-    /// However the task ends, nobody waits for it any longer.
+impl Drop for OriginFetch {
+    /// Removes the running fetch from the index, however the task ends.
     fn drop(&mut self) {
         if self.sender.is_some() {
-            self.shared.index().asking.remove(&self.url);
+            self.shared.index().in_flight.remove(&self.url);
         }
     }
 }
 
-impl Asking {
-    /// Answers those who wait. Those who come from now on find it in the index.
+impl OriginFetch {
+    /// Answers the waiting requests. Later requests find the result in the index.
     fn answer(&mut self, answer: Result<Arc<Object>, Refusal>, note: impl FnOnce(&mut Index)) {
         self.shared.change(|index| {
             note(index);
-            index.asking.remove(&self.url);
+            index.in_flight.remove(&self.url);
         });
         if let Some(sender) = self.sender.take() {
-            // That nobody waits any more is no concern: the file is kept for the next one.
+            // If no request waits any more, the file is cached for the next one.
             let _ = sender.send(answer);
         }
     }
@@ -244,48 +248,50 @@ impl Asking {
         let url = self.url.clone();
         let part = here.as_ref().filter(|object| object.stage() == Stage::Failed && object.meta.validator().is_some());
         let part = part.and_then(|object| Some((object, object.hole(0, object.meta.size?)?)));
-        let question = match (&part, &here) {
-            (Some((object, hole)), _) => Question::Part(&object.meta, hole.clone()),
-            (None, Some(object)) if object.stage() == Stage::Whole => Question::Changed(&object.meta),
-            _ => Question::Whole,
+        let request = match (&part, &here) {
+            (Some((object, hole)), _) => OriginRequest::Part(&object.meta, hole.clone()),
+            (None, Some(object)) if object.stage() == Stage::Complete => OriginRequest::IfChanged(&object.meta),
+            _ => OriginRequest::Complete,
         };
         let now = Instant::now;
-        match (shared.origin.ask(&url, question).await, here.as_ref()) {
-            (Ok(Answer::Unchanged), Some(object)) => {
+        match (shared.origin.send(&url, request).await, here.as_ref()) {
+            (Ok(OriginResponse::Unchanged), Some(object)) => {
                 self.answer(Ok(object.clone()), |index| index.checked(&url, object, now()));
             }
-            (Ok(Answer::Part(body, skip)), Some(object)) => {
+            (Ok(OriginResponse::Part(body, skip)), Some(object)) => {
                 let at = part.map_or(0, |(_, hole)| hole.start);
-                object.go_on();
+                object.restart_fill();
                 self.answer(Ok(object.clone()), |index| index.checked(&url, object, now()));
                 self.fetch(object, Stream { body, at, skip }).await;
             }
-            (Ok(Answer::Whole(meta, body)), _) => self.begin(meta, Stream { body, at: 0, skip: 0 }).await,
-            (Ok(Answer::Missing), _) => {
-                let until = now() + shared.settings.missing;
+            (Ok(OriginResponse::Complete(meta, body)), _) => self.begin(meta, Stream { body, at: 0, skip: 0 }).await,
+            (Ok(OriginResponse::Missing), _) => {
+                let until = now() + shared.settings.negative_ttl;
                 self.answer(Err(Refusal::not_found()), |index| index.missing(&url, until));
             }
-            (Ok(Answer::Forbidden), _) => self.answer(Err(Refusal::access()), |_| {}),
-            (Ok(Answer::Unchanged | Answer::Part(..)), None) => self.answer(Err(Refusal::failed("the origin failed")), |_| {}),
-            (Err(error), here) => match here.filter(|object| shared.settings.stale && object.stage() == Stage::Whole) {
+            (Ok(OriginResponse::Forbidden), _) => self.answer(Err(Refusal::access()), |_| {}),
+            (Ok(OriginResponse::Unchanged | OriginResponse::Part(..)), None) => {
+                self.answer(Err(Refusal::failed("the origin failed")), |_| {})
+            }
+            (Err(error), here) => match here.filter(|object| shared.settings.stale_if_error && object.stage() == Stage::Complete) {
                 Some(object) => {
-                    tracing::warn!(url, %error, "the origin cannot be asked; the file is served as it was");
+                    tracing::warn!(url, %error, "origin not available, serving the cached file");
                     self.answer(Ok(object.clone()), |index| index.checked(&url, object, now()));
                 }
                 None => {
-                    tracing::warn!(url, %error, "a file cannot be had from its origin");
+                    tracing::warn!(url, %error, "fetch from the origin failed");
                     self.answer(Err(Refusal::failed("the origin of the file failed")), |_| {});
                 }
             },
         }
     }
 
-    /// Begins a version that is not here yet.
+    /// Starts to fetch a new version.
     async fn begin(&mut self, meta: Meta, stream: Stream) {
         let object = match self.shared.disk.create(meta) {
             Ok(object) => Arc::new(object),
             Err(error) => {
-                tracing::error!(url = self.url, %error, "the cache cannot be written");
+                tracing::error!(url = self.url, %error, "cannot write to the cache");
                 return self.answer(Err(Refusal::failed("the server's cache cannot be written")), |_| {});
             }
         };
@@ -299,20 +305,20 @@ impl Asking {
         }
     }
 
-    /// Keeps the object and answers with it, when there is room.
+    /// Stores the object and answers with it, if there is room.
     fn keep(&mut self, object: &Arc<Object>, size: u64) -> bool {
         let url = self.url.clone();
-        let kept = self.shared.change(|index| index.keep(&url, Version::Held(object.clone()), size, Some(Instant::now())));
-        if kept {
+        let cached = self.shared.change(|index| index.keep(&url, Version::Open(object.clone()), size, Some(Instant::now())));
+        if cached {
             self.answer(Ok(object.clone()), |_| {});
         } else {
-            tracing::error!(url, size, "the file does not fit into the cache; make cache_size larger");
+            tracing::error!(url, size, "file does not fit into the cache: raise cache_size");
             self.answer(Err(Refusal::failed("the file does not fit into the server's cache")), |_| {});
         }
-        kept
+        cached
     }
 
-    /// Fetches what is missing of an object that transfers may read already.
+    /// Fetches the missing bytes of an object that transfers may already read.
     async fn fetch(&self, object: &Arc<Object>, stream: Stream) {
         match fill(&self.shared.origin, &self.url, object, stream).await {
             Ok(size) => self.settle(object, size).await,
@@ -320,18 +326,18 @@ impl Asking {
         }
     }
 
-    /// Fetches an object of which the size or the tag is known only when it is whole.
+    /// Fetches an object whose size or tag is known only when it is complete.
     async fn fetch_before_answering(&mut self, object: &Arc<Object>, stream: Stream) {
         let filled = fill(&self.shared.origin, &self.url, object, stream).await;
-        let hashed = match filled {
+        let hash_file = match filled {
             Ok(size) => {
                 let object = object.clone();
-                let hashed = tokio::task::spawn_blocking(move || hashed(&object, size)).await;
-                hashed.unwrap_or_else(|error| Err(io::Error::other(error))).map(|version| (size, version)).map_err(FetchError::from)
+                let hash_file = tokio::task::spawn_blocking(move || hash_file(&object, size)).await;
+                hash_file.unwrap_or_else(|error| Err(io::Error::other(error))).map(|version| (size, version)).map_err(FetchError::from)
             }
             Err(error) => Err(error),
         };
-        match hashed {
+        match hash_file {
             Ok((size, version)) => {
                 object.finish(size, version);
                 if self.keep(object, size) {
@@ -339,7 +345,7 @@ impl Asking {
                 }
             }
             Err(error) => {
-                tracing::warn!(url = self.url, %error, "a file cannot be had from its origin");
+                tracing::warn!(url = self.url, %error, "fetch from the origin failed");
                 disk::remove(&object.path());
                 self.answer(Err(Refusal::failed("the origin of the file failed")), |_| {});
             }
@@ -347,12 +353,12 @@ impl Asking {
     }
 
     fn failed(&self, object: &Arc<Object>, error: &FetchError) {
-        tracing::warn!(url = self.url, %error, "the rest of a file does not come");
-        object.fail(&format!("the rest of {} does not come: {error}", self.url));
+        tracing::warn!(url = self.url, %error, "fetch failed");
+        object.fail(&format!("fetch of {} failed: {error}", self.url));
         self.shared.change(|index| index.failed(&self.url, object, error.is_continuable()));
     }
 
-    /// Every byte is here: it is put to the disk for later servers, while transfers read on.
+    /// Puts a complete object on disk, while transfers continue to read it.
     async fn settle(&self, object: &Arc<Object>, size: u64) {
         let version = crate::content::Content::version(&**object);
         object.finish(size, version);
@@ -361,10 +367,10 @@ impl Asking {
         let settled = tokio::task::spawn_blocking(move || disk::settle(&task_object, &url, size, version)).await;
         let settled = settled.unwrap_or_else(|error| Err(io::Error::other(error)));
         self.shared.change(|index| match settled {
-            Ok(kept) => index.settled(&self.url, object, kept),
+            Ok(cached) => index.settled(&self.url, object, cached),
             Err(error) => {
                 if index.unsettled(&self.url, object) {
-                    tracing::error!(url = self.url, %error, "a file cannot be kept in the cache");
+                    tracing::error!(url = self.url, %error, "cannot store the file in the cache");
                 }
             }
         });

@@ -1,8 +1,8 @@
-//! One version of a file of the origin: in part or whole on the local disk, read by any number of transfers while it comes.
+//! One version of a file of the origin: partial or complete on the local disk, read by any number of transfers while it is fetched.
 
 use super::meta::Meta;
-use super::spans::Spans;
-use crate::content::{Content, Lent, Pages, Version};
+use super::range_set::RangeSet;
+use crate::content::{Borrowed, Content, Pages, Version};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -13,16 +13,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// A reader so far behind the stream's place waits for the stream; one that is further away has it come.
+/// A reader at most this far ahead of the stream waits for it; for a reader that is further away, the stream moves.
 const NEAR: u64 = 4 << 20;
 
 pub(super) struct Object {
     pub(super) meta: Meta,
     file: File,
     path: Mutex<PathBuf>,
-    /// Size and tag: from the head of the answer, else when everything is there. Nobody is given an object before that.
+    /// Size and tag, from the headers or from the complete file. Transfers get the object only after they are known.
     known: OnceLock<(u64, Version)>,
-    /// Everything is there: reading needs no lock.
+    /// Whether it is complete, so that reading needs no lock.
     whole: AtomicBool,
     pages: Pages,
     state: Mutex<State>,
@@ -30,23 +30,23 @@ pub(super) struct Object {
 
 #[derive(Default)]
 struct State {
-    spans: Spans,
+    range_set: RangeSet,
     failure: Option<Arc<str>>,
-    /// Who waits for which offset. Whoever asks again takes its old place, so that there is one for each transfer.
+    /// Waiting transfers and their offsets. A transfer that asks again replaces its entry, so that each has one.
     waiting: HashMap<(usize, usize), (u64, Waker)>,
 }
 
-/// How far an object is.
+/// Progress of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    Coming,
-    Whole,
+    Partial,
+    Complete,
     Failed,
 }
 
 impl Object {
-    /// An object that comes into the empty `file`.
-    pub(super) fn coming(meta: Meta, file: File, path: PathBuf) -> Object {
+    /// Creates an object that is fetched into the empty `file`.
+    pub(super) fn partial(meta: Meta, file: File, path: PathBuf) -> Object {
         let known = OnceLock::new();
         if let (Some(size), Some(version)) = (meta.size, meta.version()) {
             let _ = known.set((size, version));
@@ -62,9 +62,9 @@ impl Object {
         }
     }
 
-    /// An object that is there.
+    /// Creates a complete object.
     pub(super) fn whole(meta: Meta, size: u64, version: Version, file: File, path: PathBuf) -> Object {
-        let mut object = Object::coming(meta, file, path);
+        let mut object = Object::partial(meta, file, path);
         object.known = OnceLock::from((size, version));
         object.whole = AtomicBool::new(true);
         object
@@ -76,13 +76,13 @@ impl Object {
 
     pub(super) fn stage(&self) -> Stage {
         match self.whole.load(Ordering::Acquire) {
-            true => Stage::Whole,
+            true => Stage::Complete,
             false if self.state().failure.is_some() => Stage::Failed,
-            false => Stage::Coming,
+            false => Stage::Partial,
         }
     }
 
-    /// Whether size and tag are known, so that a transfer can start.
+    /// Returns whether size and tag are known, so that a transfer can start.
     pub(super) fn is_known(&self) -> bool {
         self.known.get().is_some()
     }
@@ -95,7 +95,7 @@ impl Object {
         &self.file
     }
 
-    /// Gives the file its lasting name.
+    /// Gives the file its final name.
     pub(super) fn rename(&self, to: &Path) -> io::Result<()> {
         let mut path = self.path.lock().unwrap_or_else(PoisonError::into_inner);
         std::fs::rename(&*path, to)?;
@@ -103,31 +103,31 @@ impl Object {
         Ok(())
     }
 
-    /// Takes bytes that came and wakes those who waited for them.
+    /// Writes fetched bytes and wakes the transfers that wait for them.
     pub(super) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, at)?;
         let served: Vec<_> = {
-            let State { spans, waiting, .. } = &mut *self.state();
-            spans.insert(at..at + bytes.len() as u64);
-            waiting.extract_if(|_, (offset, _)| spans.end_from(*offset) > *offset).map(|(_, (_, waker))| waker).collect()
+            let State { range_set, waiting, .. } = &mut *self.state();
+            range_set.insert(at..at + bytes.len() as u64);
+            waiting.extract_if(|_, (offset, _)| range_set.end_from(*offset) > *offset).map(|(_, (_, waker))| waker).collect()
         };
         served.into_iter().for_each(Waker::wake);
         Ok(())
     }
 
-    /// The first hole at or behind `offset`, else the first of all.
+    /// Returns the first hole at or after `offset`, else the first hole of the file.
     pub(super) fn hole(&self, offset: u64, size: u64) -> Option<Range<u64>> {
         let state = self.state();
-        state.spans.hole_from(offset, size).or_else(|| state.spans.hole_from(0, size))
+        state.range_set.hole_from(offset, size).or_else(|| state.range_set.hole_from(0, size))
     }
 
-    /// Where the bytes from `offset` on end that are there.
+    /// Returns the end of the available bytes from `offset` on.
     pub(super) fn filled(&self, offset: u64) -> u64 {
-        self.state().spans.end_from(offset)
+        self.state().range_set.end_from(offset)
     }
 
-    /// Where a stream that is at `at` would be better: a transfer waits there, and none for what comes next.
-    pub(super) fn wanted_elsewhere(&self, at: u64) -> Option<u64> {
+    /// Returns the offset to which a stream at `at` should move: a transfer waits there, and none waits for the next bytes.
+    pub(super) fn wanted_offset(&self, at: u64) -> Option<u64> {
         let state = self.state();
         let mut elsewhere = None;
         for (offset, _) in state.waiting.values() {
@@ -139,20 +139,20 @@ impl Object {
         elsewhere
     }
 
-    /// Everything is there.
+    /// Marks the object as complete.
     pub(super) fn finish(&self, size: u64, version: Version) {
         let _ = self.known.set((size, version));
         self.whole.store(true, Ordering::Release);
         self.wake_all(None);
     }
 
-    /// No more will come. What is there can still be read.
+    /// Marks the fetch as failed. Available bytes can still be read.
     pub(super) fn fail(&self, why: &str) {
         self.wake_all(Some(why.into()));
     }
 
-    /// More will come after all.
-    pub(super) fn go_on(&self) {
+    /// Clears the failure because the fetch is continued.
+    pub(super) fn restart_fill(&self) {
         self.state().failure = None;
     }
 
@@ -194,7 +194,7 @@ impl Content for Object {
             return self.read(offset, size - offset, buffer);
         }
         let mut state = self.state();
-        let end = state.spans.end_from(offset).min(size);
+        let end = state.range_set.end_from(offset).min(size);
         if end > offset {
             drop(state);
             return self.read(offset, end - offset, buffer);
@@ -202,7 +202,7 @@ impl Content for Object {
         if let Some(why) = &state.failure {
             return Poll::Ready(Err(io::Error::other(why.to_string())));
         }
-        // Between the first look and the lock it may have become whole, after which nobody is woken any more.
+        // Before the lock it may have become complete; after that no transfer is woken.
         if self.whole.load(Ordering::Acquire) {
             drop(state);
             return self.read(offset, size - offset, buffer);
@@ -213,9 +213,9 @@ impl Content for Object {
         Poll::Pending
     }
 
-    fn lend(&self, offset: u64, len: usize) -> Option<Lent<'_>> {
+    fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
         let whole = self.whole.load(Ordering::Acquire);
-        self.size().filter(|_| whole).and_then(|size| self.pages.lend(&self.file, size, offset, len))
+        self.size().filter(|_| whole).and_then(|size| self.pages.borrow_at(&self.file, size, offset, len))
     }
 }
 
@@ -224,14 +224,14 @@ mod tests {
     use super::*;
     use crate::handlers::testing::{read_all, read_at};
 
-    fn coming(size: u64) -> Object {
+    fn partial(size: u64) -> Object {
         let meta = Meta { size: Some(size), etag: Some("\"a\"".into()), last_modified: None, settled: false };
-        Object::coming(meta, tempfile::tempfile().unwrap(), PathBuf::new())
+        Object::partial(meta, tempfile::tempfile().unwrap(), PathBuf::new())
     }
 
     #[test]
-    fn many_read_while_it_comes_in_any_order() {
-        let object = Arc::new(coming(6));
+    fn many_transfers_read_during_the_fetch_in_any_order() {
+        let object = Arc::new(partial(6));
         let readers: Vec<_> = (0..20)
             .map(|_| {
                 std::thread::spawn({
@@ -249,36 +249,36 @@ mod tests {
     }
 
     #[test]
-    fn what_came_is_read_after_a_failure_and_the_rest_is_an_error_until_it_goes_on() {
-        let object = coming(6);
+    fn after_a_failure_available_bytes_are_read_and_the_rest_is_an_error() {
+        let object = partial(6);
         object.write(0, b"abc").unwrap();
         object.fail("the origin is gone");
         let mut buffer = [0; 9];
         assert_eq!(read_at(&object, 1, &mut buffer).unwrap(), 2);
         assert!(read_at(&object, 3, &mut buffer).is_err_and(|e| e.to_string().contains("gone")));
-        object.go_on();
+        object.restart_fill();
         assert!(object.poll_read_at(&mut Context::from_waker(Waker::noop()), 3, &mut buffer).is_pending());
         object.write(3, b"def").unwrap();
         assert_eq!(read_all(&object).unwrap(), b"abcdef");
     }
 
     #[test]
-    fn the_stream_goes_where_somebody_waits_unless_somebody_waits_for_what_comes_next() {
-        let object = coming(100 << 20);
+    fn the_stream_moves_to_a_waiting_transfer_unless_one_waits_for_the_next_bytes() {
+        let object = partial(100 << 20);
         let wait_for = |offset, waker: &Waker| {
             assert!(object.poll_read_at(&mut Context::from_waker(waker), offset, &mut [0]).is_pending());
         };
-        assert_eq!(object.wanted_elsewhere(0), None, "nobody waits");
+        assert_eq!(object.wanted_offset(0), None, "no transfer waits");
         wait_for(50 << 20, Waker::noop());
-        assert_eq!(object.wanted_elsewhere(0), Some(50 << 20));
+        assert_eq!(object.wanted_offset(0), Some(50 << 20));
         wait_for(60 << 20, Waker::noop());
-        assert_eq!(object.wanted_elsewhere(0), Some(60 << 20), "the same transfer waits at one place only");
+        assert_eq!(object.wanted_offset(0), Some(60 << 20), "a transfer waits at one offset only");
         struct Other;
         impl std::task::Wake for Other {
             fn wake(self: Arc<Self>) {}
         }
         wait_for(1 << 20, &Arc::new(Other).into());
-        assert_eq!(object.wanted_elsewhere(0), None);
-        assert_eq!(object.wanted_elsewhere(2 << 20), Some(1 << 20));
+        assert_eq!(object.wanted_offset(0), None);
+        assert_eq!(object.wanted_offset(2 << 20), Some(1 << 20));
     }
 }

@@ -1,9 +1,9 @@
-//! The handler against an origin that misbehaves on demand.
+//! Tests of the handler against an origin that fails on demand.
 
 use super::*;
 use crate::content::Content;
 use crate::handlers::client::prefix;
-use crate::handlers::testing::{ask, in_a_network, read_all, read_at, request, settle, wait};
+use crate::handlers::testing::{ask, in_namespace, read_all, read_at, request, settle, wait};
 use crate::handlers::testing_origin::{Form, Origin, Page};
 use std::path::Path;
 
@@ -13,15 +13,15 @@ fn settings(url: &str, cache: &Path) -> Settings {
         cache: cache.to_owned(),
         cache_size: 256 << 20,
         ca: None,
-        fresh: Duration::from_secs(3600),
-        missing: Duration::from_secs(3600),
-        stale: true,
+        max_age: Duration::from_secs(3600),
+        negative_ttl: Duration::from_secs(3600),
+        stale_if_error: true,
         timeout: Duration::from_secs(20),
-        connections: 8,
+        max_connections: 8,
     }
 }
 
-/// Bytes of which no two stretches are alike.
+/// Pseudo-random bytes.
 fn bytes(size: usize, seed: u64) -> Arc<Vec<u8>> {
     let mut state = seed;
     let mut next = || {
@@ -35,21 +35,21 @@ fn page(bytes: &Arc<Vec<u8>>, etag: &'static str) -> Page {
     Page { bytes: bytes.clone(), etag: Some(etag), ..Page::default() }
 }
 
-struct World {
+struct Fixture {
     origin: Origin,
     background: Background,
     directory: tempfile::TempDir,
 }
 
-/// Runs a test with an origin, in a network of its own.
-fn world(body: impl FnOnce(&World) + Send + 'static) {
-    in_a_network(|| {
+/// Runs a test with an origin, in a separate network namespace.
+fn fixture(body: impl FnOnce(&Fixture) + Send + 'static) {
+    in_namespace(|| {
         let background = Background::new(2).unwrap();
-        body(&World { origin: Origin::start(), background, directory: tempfile::tempdir().unwrap() });
+        body(&Fixture { origin: Origin::start(), background, directory: tempfile::tempdir().unwrap() });
     });
 }
 
-impl World {
+impl Fixture {
     fn handler(&self, change: impl FnOnce(&mut Settings)) -> Http {
         let mut settings = settings(&self.origin.url(), self.directory.path());
         change(&mut settings);
@@ -57,11 +57,11 @@ impl World {
     }
 }
 
-/// A file that was fetched is fresh until its last byte is accounted for, which may be later than it was read.
+/// Waits until the index has a file as complete, which may be later than its last byte is read.
 fn whole(handler: &Http, name: &str) {
     let url = handler.shared.origin.url(name.as_bytes());
     let look_up = || handler.shared.index().look_up(&url, Duration::from_secs(3600), Instant::now());
-    while !matches!(look_up(), Known::Fresh(object) if object.stage() == Stage::Whole) {
+    while !matches!(look_up(), Lookup::Fresh(object) if object.stage() == Stage::Complete) {
         std::thread::yield_now();
     }
 }
@@ -69,13 +69,13 @@ fn whole(handler: &Http, name: &str) {
 fn get(handler: &Http, name: &str) -> Result<Vec<u8>, String> {
     let content = ask(handler, name.as_bytes()).map_err(|refusal| refusal.text.into_owned())?;
     let all = read_all(&*content).map_err(|error| error.to_string())?;
-    assert_eq!(content.size(), Some(all.len() as u64), "the size is told before and kept");
+    assert_eq!(content.size(), Some(all.len() as u64), "exactly the announced size");
     Ok(all)
 }
 
 #[test]
-fn a_file_is_sent_while_it_comes() {
-    world(|w| {
+fn a_file_is_sent_during_the_fetch() {
+    fixture(|w| {
         let file = bytes(1 << 20, 1);
         w.origin.put("/a%20b", page(&file, "\"1\""));
         w.origin.allow(Some(100_000));
@@ -96,7 +96,7 @@ fn a_file_is_sent_while_it_comes() {
 
 #[test]
 fn a_thousand_clients_are_one_download() {
-    world(|w| {
+    fixture(|w| {
         let file = bytes(64 << 20, 2);
         w.origin.put("/big", page(&file, "\"1\""));
         w.origin.silent(true);
@@ -106,10 +106,10 @@ fn a_thousand_clients_are_one_download() {
         w.origin.allow(Some(1 << 20));
         w.origin.silent(false);
         let mut contents: Vec<_> = openings.into_iter().map(|opening| settle(opening).unwrap()).collect();
-        // The others come while it comes.
+        // The others arrive during the fetch.
         contents.extend((0..500).map(|_| settle(open()).unwrap()));
         w.origin.allow(None);
-        // All of them read block by block, each at its own pace.
+        // All of them read block by block, each at its own speed.
         let mut at = vec![0u64; contents.len()];
         let mut buffer = vec![0; 1 << 20];
         while at.iter().any(|at| *at < file.len() as u64) {
@@ -122,7 +122,7 @@ fn a_thousand_clients_are_one_download() {
                 *at += len as u64;
             }
         }
-        // Every one of them has the end, which came last.
+        // All of them have the end, which arrived last.
         for content in &contents {
             let from = file.len() - 1000;
             assert_eq!(read_at(&**content, from as u64, &mut buffer).unwrap(), 1000);
@@ -130,13 +130,13 @@ fn a_thousand_clients_are_one_download() {
         }
         assert_eq!(w.origin.log(), ["/big"]);
         let report = handler.cache().report();
-        assert_eq!((report.misses, report.joined, report.hits, report.files, report.bytes), (1, 499, 500, 1, 64 << 20));
+        assert_eq!((report.misses, report.coalesced, report.hits, report.files, report.bytes), (1, 499, 500, 1, 64 << 20));
     });
 }
 
 #[test]
 fn a_broken_fetch_is_continued_by_a_range() {
-    world(|w| {
+    fixture(|w| {
         let file = bytes(3 << 20, 3);
         w.origin.put("/f", page(&file, "\"1\""));
         w.origin.allow(Some(1 << 20));
@@ -152,7 +152,7 @@ fn a_broken_fetch_is_continued_by_a_range() {
 
 #[test]
 fn an_origin_without_ranges_is_read_again_and_a_date_will_do_as_validator() {
-    world(|w| {
+    fixture(|w| {
         let file = bytes(3 << 20, 4);
         w.origin.put("/f", Page { bytes: file.clone(), dated: true, form: Form::Length, ..Page::default() });
         w.origin.allow(Some(1 << 20));
@@ -168,7 +168,7 @@ fn an_origin_without_ranges_is_read_again_and_a_date_will_do_as_validator() {
 
 #[test]
 fn two_versions_are_never_mixed() {
-    world(|w| {
+    fixture(|w| {
         let (old, new) = (bytes(3 << 20, 5), bytes(3 << 20, 6));
         w.origin.put("/f", page(&old, "\"1\""));
         w.origin.allow(Some(1 << 20));
@@ -182,18 +182,18 @@ fn two_versions_are_never_mixed() {
         let error = read_all(&*content).unwrap_err().to_string();
         assert!(error.contains("changed"), "{error}");
         let len = read_at(&*content, 0, &mut buffer).unwrap();
-        assert!(buffer[..len] == old[..len], "what is there is still the old version");
+        assert!(buffer[..len] == old[..len], "available bytes are still of the old version");
         assert!(get(&handler, "f").unwrap() == **new, "the next transfer gets the new one");
     });
 }
 
 #[test]
-fn a_dead_origin_what_was_cached_is_served_and_the_rest_is_an_error() {
-    world(|w| {
+fn with_a_dead_origin_cached_files_are_served_and_others_are_errors() {
+    fixture(|w| {
         let (file, part) = (bytes(200_000, 7), bytes(3 << 20, 8));
         w.origin.put("/whole", page(&file, "\"1\""));
         w.origin.put("/part", page(&part, "\"1\""));
-        let handler = w.handler(|settings| settings.fresh = Duration::ZERO);
+        let handler = w.handler(|settings| settings.max_age = Duration::ZERO);
         assert!(get(&handler, "whole").unwrap() == **file);
         whole(&handler, "whole");
         w.origin.allow(Some(1 << 20));
@@ -209,11 +209,11 @@ fn a_dead_origin_what_was_cached_is_served_and_the_rest_is_an_error() {
             }
         };
         assert!(came == part[..1 << 20]);
-        assert!(error.contains("does not come"), "{error}");
+        assert!(error.contains("failed"), "{error}");
         assert!(get(&handler, "whole").unwrap() == **file, "stale, as configured");
         assert_eq!(get(&handler, "part"), Err("the origin of the file failed".into()));
         assert_eq!(get(&handler, "other"), Err("the origin of the file failed".into()));
-        // The origin comes back: the part that is here is not fetched again.
+        // The origin is back: the available part is not fetched again.
         w.origin.allow(None);
         w.origin.cut(false);
         assert!(get(&handler, "part").unwrap() == **part);
@@ -223,9 +223,9 @@ fn a_dead_origin_what_was_cached_is_served_and_the_rest_is_an_error() {
 
 #[test]
 fn stale_files_are_not_served_unless_configured() {
-    world(|w| {
+    fixture(|w| {
         w.origin.put("/f", page(&bytes(10, 9), "\"1\""));
-        let handler = w.handler(|settings| (settings.stale, settings.fresh) = (false, Duration::ZERO));
+        let handler = w.handler(|settings| (settings.stale_if_error, settings.max_age) = (false, Duration::ZERO));
         assert!(get(&handler, "f").is_ok());
         whole(&handler, "f");
         w.origin.put("/f", Page { status: 500, ..Page::default() });
@@ -234,11 +234,11 @@ fn stale_files_are_not_served_unless_configured() {
 }
 
 #[test]
-fn what_the_origin_says_has_not_changed_is_not_fetched_again() {
-    world(|w| {
+fn an_unchanged_file_is_not_fetched_again() {
+    fixture(|w| {
         let (old, new) = (bytes(100_000, 10), bytes(90_000, 11));
         w.origin.put("/f", page(&old, "\"1\""));
-        let handler = w.handler(|settings| settings.fresh = Duration::ZERO);
+        let handler = w.handler(|settings| settings.max_age = Duration::ZERO);
         assert!(get(&handler, "f").unwrap() == **old);
         whole(&handler, "f");
         assert!(get(&handler, "f").unwrap() == **old);
@@ -250,8 +250,8 @@ fn what_the_origin_says_has_not_changed_is_not_fetched_again() {
 }
 
 #[test]
-fn what_is_missing_is_remembered_for_a_while() {
-    world(|w| {
+fn missing_files_are_remembered_for_a_while() {
+    fixture(|w| {
         let handler = w.handler(|_| {});
         for _ in 0..3 {
             assert_eq!(ask(&handler, b"none").err(), Some(Refusal::not_found()));
@@ -266,20 +266,20 @@ fn what_is_missing_is_remembered_for_a_while() {
 }
 
 #[test]
-fn without_size_or_validator_nothing_is_sent_before_all_of_it_is_here() {
-    world(|w| {
+fn without_size_or_validator_nothing_is_sent_before_the_file_is_complete() {
+    fixture(|w| {
         let file = bytes(300_000, 12);
         for (form, etag) in [(Form::Chunked, Some("\"1\"")), (Form::Chunked, None), (Form::Length, None), (Form::Ranges, Some("W/\"1\""))] {
             w.origin.put("/f", Page { bytes: file.clone(), etag, form, ..Page::default() });
             let directory = tempfile::tempdir().unwrap();
             let handler = w.handler(|settings| settings.cache = directory.path().into());
-            let asked = w.origin.log().len();
+            let requests = w.origin.log().len();
             w.origin.allow(Some(200_000));
             let mut opening = match handler.open(&request("10.0.0.7:2070".parse().unwrap(), b"f")) {
                 Opening::Later(future) => future,
                 other => panic!("{other:?}"),
             };
-            w.origin.asked(asked + 1);
+            w.origin.wait_requests(requests + 1);
             w.origin.allow(None);
             let content = wait(|context| opening.as_mut().poll(context)).unwrap();
             assert_eq!(content.size(), Some(300_000));
@@ -289,20 +289,20 @@ fn without_size_or_validator_nothing_is_sent_before_all_of_it_is_here() {
         w.origin.put("/cut", Page { bytes: file.clone(), form: Form::Chunked, ..Page::default() });
         let handler = w.handler(|_| {});
         w.origin.allow(Some(1000));
-        let asked = w.origin.log().len();
+        let requests = w.origin.log().len();
         let opening = handler.open(&request("10.0.0.7:2070".parse().unwrap(), b"cut"));
-        w.origin.asked(asked + 1);
+        w.origin.wait_requests(requests + 1);
         w.origin.cut(false);
-        assert!(settle(opening).is_err(), "a cut answer is not taken for the whole file");
+        assert!(settle(opening).is_err(), "a truncated answer is not a complete file");
         w.origin.allow(None);
-        w.origin.put("/endless", Page { bytes: file.clone(), form: Form::Endless, ..Page::default() });
+        w.origin.put("/endless", Page { bytes: file.clone(), form: Form::NoLength, ..Page::default() });
         assert!(ask(&handler, b"endless").is_err());
     });
 }
 
 #[test]
-fn a_transfer_that_goes_on_far_ahead_does_not_wait_for_what_comes_before() {
-    world(|w| {
+fn a_transfer_far_ahead_does_not_wait_for_earlier_bytes() {
+    fixture(|w| {
         let file = bytes(40 << 20, 13);
         w.origin.put("/f", page(&file, "\"1\""));
         w.origin.allow(Some(1 << 20));
@@ -327,22 +327,22 @@ fn a_transfer_that_goes_on_far_ahead_does_not_wait_for_what_comes_before() {
 
 #[test]
 fn the_cache_outlives_the_server() {
-    world(|w| {
+    fixture(|w| {
         let file = bytes(100_000, 14);
         w.origin.put("/f", page(&file, "\"1\""));
         let directory = w.directory.path().join("deep/cache");
         {
             let handler = w.handler(|settings| settings.cache = directory.clone());
             assert!(get(&handler, "f").unwrap() == **file);
-            // Whole on the disk is later than whole for readers.
+            // A file is complete for readers before it is on disk.
             while !directory.join("0.whole").exists() {
                 std::thread::yield_now();
             }
         }
         let handler = loop {
             let mut settings = settings(&w.origin.url(), &directory);
-            settings.fresh = Duration::from_secs(3600);
-            // The task that put the file to the disk may still hold the directory for a moment.
+            settings.max_age = Duration::from_secs(3600);
+            // The task that wrote the file may still hold the directory for a moment.
             match Http::new(settings, &w.background) {
                 Ok(handler) => break handler,
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{error}"),
@@ -356,7 +356,7 @@ fn the_cache_outlives_the_server() {
 
 #[test]
 fn a_file_that_does_not_fit_is_refused() {
-    world(|w| {
+    fixture(|w| {
         w.origin.put("/big", page(&bytes(9000, 15), "\"1\""));
         w.origin.put("/small", page(&bytes(8000, 16), "\"1\""));
         let handler = w.handler(|settings| settings.cache_size = 8192);

@@ -1,7 +1,7 @@
-//! What is known of each machine: rows of a CSV or JSON file, or what a service says.
+//! Inventory of machines: rows of a CSV or JSON file, or answers of a service.
 
 use super::watched::Watched;
-use crate::handlers::background::Gate;
+use crate::handlers::background::ConcurrencyLimit;
 use crate::handlers::client::{Client, get};
 use crate::handlers::name::url_path;
 use hyper::{StatusCode, Uri};
@@ -11,26 +11,26 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What a service says of one machine has at most so many bytes.
-const LARGEST_ANSWER: usize = 1 << 20;
+/// Largest answer of a service about one machine, in bytes.
+const MAX_ANSWER: usize = 1 << 20;
 
-/// Where machines are listed.
+/// Source of an inventory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A CSV file whose first line names the columns.
     Csv(PathBuf),
-    /// A JSON file: a list of objects, or an object that holds an object for each key.
+    /// A JSON file: a list of objects, or an object with an object for each key.
     Json(PathBuf),
-    /// A service that is asked for `URL/key` and answers with a JSON object, or 404.
+    /// A service that answers `URL/key` with a JSON object, or 404.
     Http {
-        /// What keys are put behind.
+        /// Prefix of the URLs of keys.
         url: Uri,
-        /// Certificate authorities of an https service; without, those that the host trusts.
+        /// File with the certificate authorities of an https service; `None` for those that the host trusts.
         ca: Option<PathBuf>,
     },
 }
 
-/// Every machine by its key.
+/// All machines by key.
 pub(super) type Machines = HashMap<String, Value>;
 
 pub(super) enum Inventory {
@@ -41,7 +41,7 @@ pub(super) enum Inventory {
 pub(super) struct Service {
     url: Uri,
     client: Client,
-    gate: Gate,
+    gate: ConcurrencyLimit,
 }
 
 impl Inventory {
@@ -51,35 +51,35 @@ impl Inventory {
             Source::Json(path) => Inventory::File(Watched::new(path, key, json)),
             Source::Http { url, ca } => {
                 let client = Client::new(&url, ca.as_deref(), timeout)?;
-                Inventory::Service(Box::new(Service { url, client, gate: Gate::new(concurrency) }))
+                Inventory::Service(Box::new(Service { url, client, gate: ConcurrencyLimit::new(concurrency) }))
             }
         })
     }
 }
 
 impl Service {
-    /// What it says of a machine; nothing if there is no such machine.
+    /// Returns the entry of a machine; `None` if there is none.
     pub(super) async fn look_up(&self, key: &str) -> Result<Option<Value>, String> {
         let _place = self.gate.enter().await.map_err(|refusal| refusal.text.into_owned())?;
-        // A key is one part of the path: url_path leaves slashes as they are.
+        // A key is one part of the path, but url_path keeps slashes.
         let url = format!("{}{}", self.url, url_path(key.as_bytes()).replace('/', "%2F"));
-        let answer = self.client.ask(get(&url).map_err(|e| e.to_string())?).await.map_err(|e| e.to_string())?;
+        let answer = self.client.send(get(&url).map_err(|e| e.to_string())?).await.map_err(|e| e.to_string())?;
         match answer.status() {
             StatusCode::OK => {
-                let bytes = self.client.whole(answer.into_body(), LARGEST_ANSWER).await.map_err(|e| e.to_string())?;
+                let bytes = self.client.read_body(answer.into_body(), MAX_ANSWER).await.map_err(|e| e.to_string())?;
                 match serde_json::from_slice(&bytes) {
                     Ok(Value::Object(machine)) => Ok(Some(Value::Object(machine))),
-                    Ok(_) => Err("the service does not answer with a JSON object".to_owned()),
-                    Err(error) => Err(format!("the service does not answer with JSON: {error}")),
+                    Ok(_) => Err("the answer of the service is not a JSON object".to_owned()),
+                    Err(error) => Err(format!("the answer of the service is not JSON: {error}")),
                 }
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
-            status => Err(format!("the service answers {status}")),
+            status => Err(format!("the service answered with status {status}")),
         }
     }
 }
 
-/// One spelling for one key: lower case, and a link-layer address with colons, however it was written.
+/// Normalizes a key: lower case, and link-layer addresses with colons.
 pub(super) fn canonical(key: &str) -> String {
     let key = key.trim().to_ascii_lowercase();
     let digits: String = key.chars().filter(|c| !matches!(c, ':' | '-' | '.')).collect();
@@ -96,7 +96,7 @@ fn insert(machines: &mut Machines, key: &str, machine: Map<String, Value>, place
         return Err(format!("{place}: the key is empty"));
     }
     match machines.insert(key.clone(), Value::Object(machine)) {
-        Some(_) => Err(format!("{place}: there is a second machine with the key {key:?}")),
+        Some(_) => Err(format!("{place}: duplicate key {key:?}")),
         None => Ok(()),
     }
 }
@@ -106,10 +106,7 @@ fn csv(bytes: &[u8], key: &str) -> Result<Machines, String> {
     let names = reader.headers().map_err(|error| error.to_string())?.clone();
     let Some(column) = names.iter().position(|name| name == key) else {
         let has = names.iter().collect::<Vec<_>>().join(", ");
-        return Err(format!(
-            "there is no column {key:?}; the first line names the columns: {}",
-            if has.is_empty() { "none" } else { &has }
-        ));
+        return Err(format!("no column {key:?}; columns in the first line: {}", if has.is_empty() { "none" } else { &has }));
     };
     let mut machines = Machines::new();
     for row in reader.records() {
@@ -126,21 +123,21 @@ fn json(bytes: &[u8], key: &str) -> Result<Machines, String> {
     match serde_json::from_slice(bytes).map_err(|error| error.to_string())? {
         Value::Object(all) => {
             for (name, machine) in all {
-                let Value::Object(machine) = machine else { return Err(format!("{name:?} is no object")) };
+                let Value::Object(machine) = machine else { return Err(format!("{name:?} is not an object")) };
                 insert(&mut machines, &name, machine, "the object")?;
             }
         }
         Value::Array(all) => {
             for (index, machine) in all.into_iter().enumerate() {
-                let place = format!("machine {index}, counted from 0");
-                let Value::Object(machine) = machine else { return Err(format!("{place}, is no object")) };
+                let place = format!("machine {index} (from 0)");
+                let Value::Object(machine) = machine else { return Err(format!("{place} is not an object")) };
                 let Some(name) = machine.get(key).and_then(Value::as_str).map(str::to_owned) else {
-                    return Err(format!("{place}, has no {key:?} that is a string"));
+                    return Err(format!("{place} has no string {key:?}"));
                 };
                 insert(&mut machines, &name, machine, &place)?;
             }
         }
-        _ => return Err("a list of objects, or an object of objects, is wanted".to_owned()),
+        _ => return Err("expected a list of objects, or an object of objects".to_owned()),
     }
     Ok(machines)
 }
@@ -172,20 +169,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn errors_name_the_line_and_the_reason() {
         for (wrong, why) in [
-            (csv(b"name, serial\none, 2\n", "mac"), "no column \"mac\"; the first line names the columns: name, serial"),
-            (csv(b"", "mac"), "no column \"mac\"; the first line names the columns: none"),
-            (csv(b"mac,name\n1,a\n1,b\n", "mac"), "line 3: there is a second machine with the key \"1\""),
+            (csv(b"name, serial\none, 2\n", "mac"), "no column \"mac\"; columns in the first line: name, serial"),
+            (csv(b"", "mac"), "no column \"mac\"; columns in the first line: none"),
+            (csv(b"mac,name\n1,a\n1,b\n", "mac"), "line 3: duplicate key \"1\""),
             (csv(b"mac,name\n,a\n", "mac"), "line 2: the key is empty"),
             (csv(b"mac,name\n1\n", "mac"), "line: 2"),
             (json(b"{", "mac"), "EOF"),
-            (json(b"3", "mac"), "is wanted"),
-            (json(br#"[{"name": "a"}]"#, "mac"), "machine 0, counted from 0, has no \"mac\""),
-            (json(br#"{"a": 1}"#, "mac"), "\"a\" is no object"),
+            (json(b"3", "mac"), "expected a list"),
+            (json(br#"[{"name": "a"}]"#, "mac"), "machine 0 (from 0) has no string \"mac\""),
+            (json(br#"{"a": 1}"#, "mac"), "\"a\" is not an object"),
         ] {
-            let said = wrong.unwrap_err();
-            assert!(said.contains(why), "{said}");
+            let error = wrong.unwrap_err();
+            assert!(error.contains(why), "{error}");
         }
     }
 }

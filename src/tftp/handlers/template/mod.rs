@@ -1,14 +1,14 @@
-//! Boot configuration that is made for each machine: a template, filled with what the request and an inventory say of the machine.
+//! Handler that renders boot configuration for each machine, from a template, the request and an inventory.
 //!
-//! | value | is |
+//! | Value | Contents |
 //! |---|---|
 //! | `client` | the client's address |
-//! | `vip` | the address that was asked |
-//! | `file` | the file's name, in its one spelling |
-//! | the names in the pattern | what they captured; `mac` as `02:00:00:00:00:01`, however it was written |
-//! | `machine` | the machine in the inventory |
+//! | `vip` | the destination address of the request |
+//! | `file` | the normalized file name |
+//! | captures of the pattern | the captured text; `mac` always in the form `02:00:00:00:00:01` |
+//! | `machine` | the machine's entry in the inventory |
 //!
-//! Neither the client's port nor the time is there: a machine that asks for the size and then for the file, perhaps of another server, must
+//! The client's port and the time are not available: a machine that requests the size and then the file, perhaps from another server, must
 //! get the same bytes. The tag is the hash of the bytes.
 
 mod inventory;
@@ -20,7 +20,7 @@ mod watched;
 pub use inventory::Source;
 
 use super::background::Background;
-use super::name::normal;
+use super::name::normalize;
 use crate::content::Bytes;
 use crate::handler::{Handler, Opened, Opening, Refusal, Request};
 use inventory::{Inventory, canonical};
@@ -32,40 +32,40 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Names that a pattern must not give to what it captures.
-pub const TAKEN: [&str; 4] = ["client", "vip", "file", "machine"];
+/// Names that captures of a pattern must not have.
+pub const RESERVED_NAMES: [&str; 4] = ["client", "vip", "file", "machine"];
 
-/// What a [`Template`] handler is to do.
+/// Settings of a [`Template`] handler.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which names are served: those that it matches. A name that it does not match is not found, so that a chain goes on.
+    /// Pattern of served names. Other names are not found, so that a chain continues.
     pub pattern: Regex,
     /// Directory of templates, which may include one another.
     pub directory: PathBuf,
     /// File of the template in that directory.
     pub template: String,
-    /// Where machines are listed, if that is needed.
+    /// Inventory of machines, if needed.
     pub inventory: Option<Machines>,
 }
 
-/// Where machines are listed, and how a request names one.
+/// Inventory of machines, and the part of a request that is the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machines {
-    /// Where.
+    /// Source of the inventory.
     pub source: Source,
     /// Column or member that holds the key.
     pub key: String,
-    /// What of the request is the key: `client`, or a name in the pattern.
+    /// Part of the request that is the key: `client`, or a capture of the pattern.
     pub from: String,
-    /// Whether a machine that is not listed gets its file without `machine`; otherwise its file is not found.
+    /// Whether an unlisted machine gets its file, without `machine`. Otherwise its file is not found.
     pub optional: bool,
-    /// A service's time for an answer.
+    /// Time limit for an answer of a service.
     pub timeout: Duration,
-    /// Questions to a service at once.
+    /// Largest number of requests to a service at once.
     pub concurrency: usize,
 }
 
-/// Makes files from a template.
+/// Renders files from a template.
 pub struct Template {
     shared: Arc<Shared>,
     background: Background,
@@ -79,10 +79,10 @@ struct Shared {
 }
 
 impl Template {
-    /// A handler. Templates and inventory are read when they are needed, and again when they have changed.
+    /// Creates a handler. Templates and inventory are read when needed, and again after a change.
     ///
     /// # Errors
-    /// When there is no authority to trust an https inventory by.
+    /// When there is no trusted authority for an https inventory.
     pub fn new(settings: Settings, background: &Background) -> io::Result<Template> {
         let inventory = |machines: Machines| {
             let Machines { source, key, timeout, concurrency, .. } = machines.clone();
@@ -97,7 +97,7 @@ impl Template {
 
 impl Handler for Template {
     fn open(&self, request: &Request<'_>) -> Opening {
-        let name = match normal(request.file) {
+        let name = match normalize(request.file) {
             Ok(name) => name,
             Err(error) => return Opening::refuse(error.into()),
         };
@@ -113,7 +113,7 @@ impl Handler for Template {
 }
 
 impl Shared {
-    /// What the request says; nothing if the pattern does not match.
+    /// Returns the values of the request; `None` if the pattern does not match.
     fn values(&self, name: &str, request: &Request<'_>) -> Option<Map<String, Value>> {
         let captures = self.pattern.captures(name)?;
         let mut values = Map::new();
@@ -144,7 +144,7 @@ impl Shared {
         let Some((Inventory::Service(service), machines)) = &self.inventory else { return self.render(values) };
         let machine = match Self::key(machines, &values) {
             Some(key) => service.look_up(&key).await.map_err(|error| {
-                tracing::error!(key, error, "the inventory cannot be asked");
+                tracing::error!(key, error, "inventory not available");
                 Refusal::failed("the server's inventory cannot be asked")
             })?,
             None => None,
@@ -172,7 +172,7 @@ impl Shared {
             Ok(bytes) => Ok(Arc::new(Bytes::new(bytes))),
             Err(error) => {
                 let (client, file) = (values["client"].as_str(), values["file"].as_str());
-                tracing::error!(client, file, template = self.template, "a template failed: {error:#}");
+                tracing::error!(client, file, template = self.template, "template failed: {error:#}");
                 let line = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
                 Err(Refusal::failed(format!("template {}{line}: {}", error.name().unwrap_or(&self.template), error.kind())))
             }

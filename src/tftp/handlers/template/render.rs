@@ -1,7 +1,7 @@
-//! Templates of a directory, compiled once and again when one of their files has changed.
+//! Templates of a directory, compiled once, and again when one of their files has changed.
 
 use super::watched::Stamp;
-use crate::handlers::name::normal;
+use crate::handlers::name::normalize;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -10,12 +10,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Steps of one rendering: a template that counts without end is stopped.
+/// Largest number of steps of one rendering, which stops endless loops.
 const FUEL: u64 = 1_000_000;
-/// Bytes of one rendering.
-const LARGEST: usize = 16 << 20;
+/// Largest output of one rendering in bytes.
+const MAX_OUTPUT: usize = 16 << 20;
 
-/// Templates and what is known of their files.
+/// Compiled templates and the state of their files.
 pub(super) struct Templates {
     directory: PathBuf,
     compiled: Mutex<Arc<Compiled>>,
@@ -26,7 +26,7 @@ struct Compiled {
     files: Files,
 }
 
-/// Every file that a template was read from, as it was then.
+/// State of every file of a template when it was read.
 type Files = Arc<Mutex<HashMap<PathBuf, Stamp>>>;
 
 impl Templates {
@@ -35,7 +35,7 @@ impl Templates {
         Templates { directory, compiled }
     }
 
-    /// Renders a template. It blocks.
+    /// Renders a template. Blocks.
     pub(super) fn render(&self, name: &str, values: &Value) -> Result<Vec<u8>, minijinja::Error> {
         let compiled = self.current();
         let mut output = Limited(Vec::new());
@@ -43,7 +43,7 @@ impl Templates {
         Ok(output.0)
     }
 
-    /// As compiled, if all files are still as they were.
+    /// Returns the compiled templates, compiled again if a file has changed.
     fn current(&self) -> Arc<Compiled> {
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         let files = compiled.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -68,9 +68,9 @@ impl Compiled {
     }
 }
 
-/// Reads a template. Its name may come from a machine's row in the inventory and must not lead out of the directory.
+/// Reads a template. Its name may come from the inventory and must not lead out of the directory.
 fn load(directory: &Path, name: &str, files: &Files) -> Result<Option<String>, minijinja::Error> {
-    let Some(name) = normal(name.as_bytes()).ok().and_then(|name| String::from_utf8(name).ok()) else { return Ok(None) };
+    let Some(name) = normalize(name.as_bytes()).ok().and_then(|name| String::from_utf8(name).ok()) else { return Ok(None) };
     let path = directory.join(name);
     let read = || -> io::Result<(Stamp, String)> { Ok((Stamp::of(&path)?, fs::read_to_string(&path)?)) };
     match read() {
@@ -87,8 +87,8 @@ struct Limited(Vec<u8>);
 
 impl Write for Limited {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > LARGEST {
-            return Err(io::Error::other(format!("the text has more than {LARGEST} bytes")));
+        if self.0.len() + bytes.len() > MAX_OUTPUT {
+            return Err(io::Error::other(format!("the output exceeds {MAX_OUTPUT} bytes")));
         }
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())

@@ -1,4 +1,4 @@
-//! A file that is read anew when it has changed, and as it was while it is broken.
+//! A file that is read again after a change. While it is broken, its last valid content is used.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Which file it is and when it was changed: enough to see a file that was replaced, and one that was written anew.
+/// Identity and modification time of a file, which show that it was replaced or rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     file: (u64, u64),
@@ -16,7 +16,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// Of the file of this name.
+    /// Returns the stamp of the file at `path`.
     pub(super) fn of(path: &Path) -> io::Result<Stamp> {
         Ok(Stamp::from(&fs::metadata(path)?))
     }
@@ -33,35 +33,35 @@ impl From<&Metadata> for Stamp {
     }
 }
 
-/// What a file says, as `read` reads it.
+/// The parsed content of a file.
 pub(super) struct Watched<T> {
     path: PathBuf,
     read: fn(&[u8], &str) -> Result<T, String>,
-    /// Handed to `read`.
+    /// Argument of `read`.
     key: String,
     state: Mutex<State<T>>,
 }
 
 struct State<T> {
-    /// Of the last attempt; nothing before the first one and when there was no file.
+    /// Stamp of the last attempt; `None` before the first one and for a missing file.
     stamp: Option<Stamp>,
-    good: Option<Arc<T>>,
+    last_good: Option<Arc<T>>,
     error: Option<String>,
 }
 
 impl<T> Watched<T> {
-    /// The file is not read before it is asked for.
+    /// Watches a file, which is read at the first [`get`](Watched::get).
     pub(super) fn new(path: PathBuf, key: String, read: fn(&[u8], &str) -> Result<T, String>) -> Watched<T> {
-        Watched { path, read, key, state: Mutex::new(State { stamp: None, good: None, error: None }) }
+        Watched { path, read, key, state: Mutex::new(State { stamp: None, last_good: None, error: None }) }
     }
 
-    /// What the file says; while it is broken, what it said before. It blocks.
+    /// Returns the content of the file, or its last valid content while it is broken. Blocks.
     ///
     /// # Errors
-    /// When it is broken and was never good.
+    /// When it is broken and was never valid.
     pub(super) fn get(&self) -> Result<Arc<T>, String> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // The stamp comes first: what is written after it shows at the next look.
+        // The stamp is taken first, so that a later write shows at the next call.
         let stamp = Stamp::of(&self.path);
         let known = stamp.as_ref().is_ok_and(|stamp| state.stamp == Some(*stamp));
         if !known {
@@ -71,23 +71,23 @@ impl<T> Watched<T> {
             };
             state.stamp = stamp.ok();
             match read {
-                Ok(good) => {
+                Ok(last_good) => {
                     if state.error.take().is_some() {
-                        tracing::info!(file = %self.path.display(), "the file is good again");
+                        tracing::info!(file = %self.path.display(), "file is valid again");
                     }
-                    state.good = Some(Arc::new(good));
+                    state.last_good = Some(Arc::new(last_good));
                 }
-                // A file that is missing is looked for at every request, but told of once.
+                // A missing file is tried at every request, but logged once.
                 Err(error) if state.error.as_ref() == Some(&error) => {}
                 Err(error) => {
-                    let kept = if state.good.is_some() { "; what it said before is used on" } else { "" };
-                    tracing::error!(file = %self.path.display(), error, "the file cannot be used{kept}");
+                    let kept = if state.last_good.is_some() { ", using its last valid content" } else { "" };
+                    tracing::error!(file = %self.path.display(), error, "cannot use the file{kept}");
                     state.error = Some(error);
                 }
             }
         }
-        match &state.good {
-            Some(good) => Ok(good.clone()),
+        match &state.last_good {
+            Some(last_good) => Ok(last_good.clone()),
             None => Err(state.error.clone().unwrap_or_default()),
         }
     }
@@ -98,17 +98,17 @@ mod tests {
     use super::*;
 
     fn number(bytes: &[u8], _: &str) -> Result<u32, String> {
-        String::from_utf8_lossy(bytes).trim().parse().map_err(|_| "no number".to_owned())
+        String::from_utf8_lossy(bytes).trim().parse().map_err(|_| "not a number".to_owned())
     }
 
     #[test]
-    fn a_broken_file_keeps_what_it_said() {
+    fn a_broken_file_keeps_its_last_valid_content() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("n");
         let watched = Watched::new(path.clone(), String::new(), number);
         assert!(watched.get().is_err(), "no file yet");
         fs::write(&path, "x").unwrap();
-        assert_eq!(watched.get(), Err("no number".into()));
+        assert_eq!(watched.get(), Err("not a number".into()));
         let put = |text: &str| {
             fs::write(directory.path().join("new"), text).unwrap();
             fs::rename(directory.path().join("new"), &path).unwrap();
