@@ -3,7 +3,7 @@
 
 mod dut;
 
-use dut::{Director, PATIENCE, in_namespaces, through, to_vip, write};
+use dut::{Director, TIMEOUT, backend_for, in_namespaces, to_vip, write};
 use guideway_daemon::client::Client;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ fn percent(plan: &Value, backend: &str, key: &str) -> i64 {
 /// A request as it is written, and everything that comes back. `Connection: close` must be in it.
 fn raw(director: &Director, request: &str) -> String {
     let mut stream = UnixStream::connect(director.socket()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -55,7 +55,8 @@ fn backends_come_and_go_while_a_transfer_runs() {
     for io in ["af_packet", "af_xdp"] {
         in_namespaces(move |mut wire| {
             let director = Director::start(io, INTENT, "");
-            let mut transfer = |port, expected| assert_eq!(through(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", port)), expected);
+            let mut transfer =
+                |port, expected| assert_eq!(backend_for(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", port)), expected);
             transfer(20_001, 21);
 
             let t3 = json!({"address": "10.0.1.23", "tid_range": "22000-22999", "weight": 200});
@@ -92,7 +93,7 @@ fn backends_come_and_go_while_a_transfer_runs() {
             transfer(20_001, 21);
             transfer(21_001, 22);
             let (status, refusal) =
-                director.refused("PUT", &format!("{BOOT}/t9"), Some(json!({"address": "10.0.1.29", "tid_range": "20000-20999"})));
+                director.expect_error("PUT", &format!("{BOOT}/t9"), Some(json!({"address": "10.0.1.29", "tid_range": "20000-20999"})));
             assert!(status == 409 && refusal["error"].as_str().unwrap().contains("20000-20999"), "{refusal:#}");
             transfer(20_001, 21);
         });
@@ -106,13 +107,13 @@ fn vips_and_pools_come_and_go_and_bad_ones_are_refused_with_reasons() {
         let pool = json!({"name": "more", "backends": [{"name": "m1", "address": "10.0.1.23", "tid_range": 30000}]});
         director.change("POST", "/v1/pools", Some(pool.clone()));
         director.change("POST", "/v1/vips", Some(json!({"pool": "more", "service": {"protocol": "tftp"}, "address": "192.0.2.70"})));
-        assert_eq!(through(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.70", 69)), 23);
+        assert_eq!(backend_for(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.70", 69)), 23);
         director.change(
             "POST",
             "/v1/vips",
             Some(json!({"address": "192.0.2.70", "service": {"protocol": "udp", "ports": [53]}, "pool": "names"})),
         );
-        let (status, refusal) = director.refused("PATCH", "/v1/vips/192.0.2.70", Some(json!({"paused": true})));
+        let (status, refusal) = director.expect_error("PATCH", "/v1/vips/192.0.2.70", Some(json!({"paused": true})));
         assert!(status == 400 && refusal["error"].as_str().unwrap().contains("\"tftp\" or \"udp/53\""), "{refusal:#}");
         let plan = director.change("PATCH", "/v1/vips/192.0.2.70?service=udp/53", Some(json!({"paused": true})));
         assert_eq!((&plan["vips"][0]["change"], &plan["vips"][0]["moved"]), (&json!("paused"), &json!(0)));
@@ -138,10 +139,10 @@ fn vips_and_pools_come_and_go_and_bad_ones_are_refused_with_reasons() {
             ("PUT", "/v1/intent", Some(json!({"vip": [{"address": "192.0.2.1"}]})), 422, "service"),
             ("GET", "/v1/pools/boots", None, 404, "did you mean \"boot\"?"),
         ] {
-            let (refused, document) = director.refused(method, path, body);
+            let (refused, document) = director.expect_error(method, path, body);
             assert!(refused == status && document["error"].as_str().unwrap().contains(part), "{method} {path}: {refused} {document:#}");
         }
-        let (_, refusal) = director.refused("PUT", &format!("{BOOT}/t9"), Some(json!({"address": 7, "weight": -1, "colour": "red"})));
+        let (_, refusal) = director.expect_error("PUT", &format!("{BOOT}/t9"), Some(json!({"address": 7, "weight": -1, "colour": "red"})));
         assert!(refusal["problems"].as_array().unwrap().len() >= 3, "every problem at once: {refusal:#}");
         assert_eq!(director.state(), before);
 
@@ -170,7 +171,7 @@ fn a_dry_run_changes_nothing_and_tells_the_same_as_the_change() {
         let same = director.change("PUT", &format!("{BOOT}/t3"), Some(body));
         assert_eq!((&same["changed"], &same["vips"]), (&json!(false), &json!([])));
         assert_eq!(director.state(), after, "what is there already makes no generation");
-        let (status, _) = director.refused("POST", &format!("{BOOT}/t9/drain?dry_run=true"), None);
+        let (status, _) = director.expect_error("POST", &format!("{BOOT}/t9/drain?dry_run=true"), None);
         assert_eq!(status, 404);
     });
 }
@@ -214,7 +215,7 @@ fn events_are_seen_in_order_and_again_by_who_was_away() {
         let director = Director::start("af_packet", INTENT, "");
         let follow = |since: &str| {
             let mut stream = UnixStream::connect(director.socket()).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             stream.write_all(format!("GET /v1/events HTTP/1.1\r\nHost: d\r\n{since}\r\n").as_bytes()).unwrap();
             let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
             assert!(lines.next().unwrap().contains("200"));
@@ -253,13 +254,13 @@ fn events_are_seen_in_order_and_again_by_who_was_away() {
         let mut again = follow(&format!("Last-Event-ID: {}\r\n", ids[0]));
         let first = again.find_map(|line| wanted(&line)).unwrap();
         assert_eq!(first["id"], ids[1]);
-        let mut stranger = follow("Last-Event-ID: 1\r\n");
-        assert!(stranger.find(|line| line.starts_with("event: ")).is_some_and(|line| line == "event: missed"));
+        let mut unknown_id = follow("Last-Event-ID: 1\r\n");
+        assert!(unknown_id.find(|line| line.starts_with("event: ")).is_some_and(|line| line == "event: missed"));
         assert!(raw(&director, "GET /v1/events?since=x HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 400"));
 
         let shown = director.command("events --since 0 --count 3");
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-        assert!(shown.contains("set_changed") && shown.contains("boot/t1"), "{shown}");
+        assert!(shown.contains("state_changed") && shown.contains("boot/t1"), "{shown}");
     });
 }
 
@@ -269,9 +270,9 @@ fn a_reload_brings_back_what_the_file_says_and_tells_so() {
         let director = Director::start("af_packet", INTENT, "");
         let plan = director.change("POST", &format!("{BOOT}/t1/drain"), None);
         assert!(plan["restart"].as_str().unwrap().contains("SIGHUP brings back"), "{plan:#}");
-        assert_eq!(through(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 69)), 22);
+        assert_eq!(backend_for(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 69)), 22);
         director.signal(Signal::SIGHUP);
-        let said = director.logged("changes made by the API are gone");
+        let said = director.logged("reload discards changes made by the API");
         assert!(said.contains("WARN"), "{said}");
         director.logged("\"reloaded\"");
         assert_eq!(director.get(&format!("{BOOT}/t1"))["state"], "active");
@@ -302,13 +303,13 @@ fn drain_waits_for_the_last_transfer_and_for_flows_without_ranges_too() {
 
         // A flow of the pool without ranges, which the flow table knows.
         let dns = to_vip("198.51.100.9:5000", "192.0.2.53", 53);
-        let (last, name) = match through(&mut wire, &dns) {
+        let (last, name) = match backend_for(&mut wire, &dns) {
             23 => (23, "n1"),
             other => (other, "n2"),
         };
         for (backend, packet, expected) in [("t1", to_vip("198.51.100.7:4000", "192.0.2.69", 20_007), 21), (name, dns, last)] {
             let mut drain = Command::new(dut::GUIDEWAY)
-                .args(["drain", backend, "--wait", "--quiet", "1s", "--timeout", "20s", "--socket"])
+                .args(["drain", backend, "--wait", "--idle-timeout", "1s", "--timeout", "20s", "--socket"])
                 .arg(director.socket())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -318,7 +319,7 @@ fn drain_waits_for_the_last_transfer_and_for_flows_without_ranges_too() {
             // The transfer goes on for three times as long as it may be silent.
             let until = Instant::now() + Duration::from_secs(3);
             while Instant::now() < until {
-                assert_eq!(through(&mut wire, &packet), expected);
+                assert_eq!(backend_for(&mut wire, &packet), expected);
                 assert!(drain.try_wait().unwrap().is_none(), "it returned while {backend} had a transfer");
             }
             let ended = Instant::now();
@@ -341,17 +342,17 @@ fn drain_waits_for_the_last_transfer_and_for_flows_without_ranges_too() {
 fn a_running_director_explains_and_shows_its_neighbours_and_counters() {
     in_namespaces(|mut wire| {
         let director = Director::start("af_packet", INTENT, "");
-        through(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 20_001));
+        backend_for(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 20_001));
         let explained = director.command("explain 198.51.100.7:4000 192.0.2.69:20001");
         let text = String::from_utf8_lossy(&explained.stdout).into_owned();
         assert!(text.contains("backend   t1 at 10.0.1.21, named by the TID range") && text.contains("20000-20999 are"), "{text}");
         let explained = director.command("explain 198.51.100.7:4000 192.0.2.53:53/udp --json");
         let document: Value = serde_json::from_slice(&explained.stdout).unwrap();
-        assert_eq!((&document["by"], &document["flow_table_first"]), (&json!("maglev"), &json!(true)));
+        assert_eq!((&document["by"], &document["flow_table_consulted"]), (&json!("maglev"), &json!(true)));
         assert_eq!(director.command("explain 198.51.100.7:4000 192.0.2.99:53").status.code(), Some(1));
         let neighbours = director.get("/v1/neighbours");
         assert!(neighbours["neighbours"].as_array().unwrap().iter().all(|n| n["neighbour"] == "02:00:00:00:01:01"), "{neighbours:#}");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while director.get("/v1/counters")["counters"]["by_tid_range"].as_u64() < Some(1) {
             assert!(Instant::now() < deadline, "{:#}", director.get("/v1/counters"));
         }

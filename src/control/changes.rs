@@ -1,52 +1,60 @@
-//! What is different between two views, as people would tell it: for the stream of events.
+//! Differences between two views, for the stream of events.
 
 use super::View;
 use super::neighbour::mac;
-use super::writer::{Known, State};
-use serde_json::{Value, json};
+use super::writer::{BackendEntry, BackendState};
+use guideway_api::event::{BackendTransition, ChangedBackend, ChangedVip, Changes, NeighbourChange, StateChange, VipTransition};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Changes that one event lists; of the rest it says how many there are.
-const LISTED: usize = 64;
+/// Number of changes that one event lists; the rest is only counted.
+const MAX_LISTED: usize = 64;
 
-/// A list of changes that may be long.
-#[derive(Debug, Default)]
-pub struct Changes {
-    listed: Vec<Value>,
+/// Collects changes, of which only the first are listed.
+#[derive(Debug)]
+struct Collected<T> {
+    listed: Vec<T>,
     more: usize,
 }
 
-impl Changes {
-    fn add(&mut self, change: impl FnOnce() -> Value) {
-        if self.listed.len() < LISTED {
+impl<T> Collected<T> {
+    fn new() -> Self {
+        Collected { listed: Vec::new(), more: 0 }
+    }
+
+    fn add(&mut self, change: impl FnOnce() -> T) {
+        if self.listed.len() < MAX_LISTED {
             self.listed.push(change());
         } else {
             self.more += 1;
         }
     }
 
-    /// `{"changes": [...], "more": n}`; `None` when there are none.
-    pub fn to_json(&self) -> Option<Value> {
-        (!self.listed.is_empty()).then(|| json!({"changes": self.listed, "more": self.more}))
+    /// `None` when there are none.
+    fn finish(self) -> Option<Changes<T>> {
+        (!self.listed.is_empty()).then_some(Changes { changes: self.listed, more: self.more })
     }
 }
 
-/// What changed of VIPs and backends.
-pub fn of_set(before: &View, after: &View) -> Changes {
-    let mut changes = Changes::default();
+/// Returns the changes of VIPs and backends, if there are any.
+pub fn state_changes(before: &View, after: &View) -> Option<Changes<StateChange>> {
+    let mut changes = Collected::new();
     vips(before, after, &mut changes);
-    pairs(&before.backends, &after.backends, |was, is| backend(was, is, &mut changes));
-    changes
+    merge_sorted(&before.backends, &after.backends, |was, is| backend(was, is, &mut changes));
+    changes.finish()
 }
 
 /// Both lists are sorted by pool, name and address, as the writer gives them.
-fn pairs<'k>(before: &'k [Known], after: &'k [Known], mut each: impl FnMut(Option<&'k Known>, Option<&'k Known>)) {
+fn merge_sorted<'k>(
+    before: &'k [BackendEntry],
+    after: &'k [BackendEntry],
+    mut each: impl FnMut(Option<&'k BackendEntry>, Option<&'k BackendEntry>),
+) {
     let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
-    fn key(known: &Known) -> (&str, &str, IpAddr) {
-        (&known.pool, &known.name, known.address)
+    fn key(backend: &BackendEntry) -> (&str, &str, IpAddr) {
+        (&backend.pool, &backend.name, backend.address)
     }
     loop {
         let order = match (before.peek(), after.peek()) {
@@ -61,37 +69,41 @@ fn pairs<'k>(before: &'k [Known], after: &'k [Known], mut each: impl FnMut(Optio
     }
 }
 
-fn backend(was: Option<&Known>, is: Option<&Known>, changes: &mut Changes) {
-    let Some(known) = is.or(was) else { return };
-    let mut tell = |change: &str| {
+fn backend(was: Option<&BackendEntry>, is: Option<&BackendEntry>, changes: &mut Collected<StateChange>) {
+    let Some(backend) = is.or(was) else { return };
+    let mut tell = |change: BackendTransition| {
         changes.add(|| {
-            json!({
-                "change": change, "pool": &*known.pool, "backend": &*known.name, "address": known.address,
-                "weight": known.weight, "state": is.map(|known| known.state.name()),
+            StateChange::Backend(ChangedBackend {
+                change,
+                pool: backend.pool.to_string(),
+                backend: backend.name.to_string(),
+                address: backend.address,
+                weight: backend.weight,
+                state: is.map(|backend| backend.state.into()),
             })
         });
     };
     match (was, is) {
-        (None, Some(_)) => tell("backend_added"),
-        (Some(_), None) => tell("backend_forgotten"),
+        (None, Some(_)) => tell(BackendTransition::BackendAdded),
+        (Some(_), None) => tell(BackendTransition::BackendExpired),
         (Some(was), Some(is)) if was.state != is.state => tell(match (was.state, is.state) {
-            (_, State::Retired) => "backend_removed",
-            (State::Retired, _) => "backend_added",
-            (_, State::Drained) => "backend_drained",
-            (_, State::Down) => "backend_down",
-            (_, State::Slow) => "backend_slow",
-            (State::Drained, State::Active) => "backend_undrained",
-            (_, State::Active) => "backend_up",
+            (_, BackendState::Retired) => BackendTransition::BackendRemoved,
+            (BackendState::Retired, _) => BackendTransition::BackendAdded,
+            (_, BackendState::Drained) => BackendTransition::BackendDrained,
+            (_, BackendState::Down) => BackendTransition::BackendDown,
+            (_, BackendState::Slow) => BackendTransition::BackendSlow,
+            (BackendState::Drained, BackendState::Active) => BackendTransition::BackendUndrained,
+            (_, BackendState::Active) => BackendTransition::BackendUp,
         }),
-        (Some(was), Some(is)) if was.weight != is.weight => tell("backend_weight"),
+        (Some(was), Some(is)) if was.weight != is.weight => tell(BackendTransition::BackendWeight),
         _ => {}
     }
 }
 
-/// What is told of a VIP: its pool, and whether it is paused.
+/// Pool of each VIP, and whether it is paused.
 type Served<'v> = BTreeMap<(IpAddr, &'v str), (&'v str, bool)>;
 
-fn vips(before: &View, after: &View, changes: &mut Changes) {
+fn vips(before: &View, after: &View, changes: &mut Collected<StateChange>) {
     // Most views differ in a neighbour alone.
     if Arc::ptr_eq(&before.snapshot, &after.snapshot) {
         return;
@@ -101,33 +113,34 @@ fn vips(before: &View, after: &View, changes: &mut Changes) {
         services.map(|(vip, service)| ((*vip, service.label.as_str()), (&*service.pool.name, service.paused))).collect()
     }
     let (before, after) = (served(before), served(after));
-    let mut tell = |change: &str, (vip, service): &(IpAddr, &str), (pool, paused): &(&str, bool)| {
-        changes.add(|| json!({"change": change, "vip": vip, "service": service, "pool": pool, "paused": paused}));
+    let mut tell = |change: VipTransition, (vip, service): &(IpAddr, &str), (pool, paused): &(&str, bool)| {
+        let changed = || ChangedVip { change, vip: *vip, service: (*service).to_owned(), pool: (*pool).to_owned(), paused: *paused };
+        changes.add(|| StateChange::Vip(changed()));
     };
     for (key, was) in before.iter().filter(|(key, _)| !after.contains_key(*key)) {
-        tell("vip_removed", key, was);
+        tell(VipTransition::VipRemoved, key, was);
     }
     for (key, is) in &after {
         match before.get(key) {
-            None => tell("vip_added", key, is),
-            Some(was) if was.1 != is.1 => tell(if is.1 { "vip_paused" } else { "vip_resumed" }, key, is),
-            Some(was) if was != is => tell("vip_changed", key, is),
+            None => tell(VipTransition::VipAdded, key, is),
+            Some(was) if was.1 != is.1 => tell(if is.1 { VipTransition::VipPaused } else { VipTransition::VipResumed }, key, is),
+            Some(was) if was != is => tell(VipTransition::VipChanged, key, is),
             Some(_) => {}
         }
     }
 }
 
-/// Which next hops were resolved, changed or lost. One that was never resolved yet is not lost.
-pub fn of_neighbours(before: &View, after: &View) -> Changes {
-    let mut changes = Changes::default();
+/// Returns the next hops that were resolved, changed or lost, if there are any. One that was never resolved is not lost.
+pub fn neighbour_changes(before: &View, after: &View) -> Option<Changes<NeighbourChange>> {
+    let mut changes = Collected::new();
     for (address, is) in &after.hops.hops {
         let was = before.hops.hops.get(address);
         match (was.and_then(|was| was.as_ref().ok()), is) {
             (Some(was), Ok(is)) if was.mac == is.mac => {}
-            (_, Ok(is)) => changes.add(|| json!({"change": "resolved", "address": address, "neighbour": mac(is.mac)})),
-            (Some(_), Err(why)) => changes.add(|| json!({"change": "lost", "address": address, "why": why.to_string()})),
+            (_, Ok(is)) => changes.add(|| NeighbourChange::Resolved { address: *address, neighbour: mac(is.mac) }),
+            (Some(_), Err(why)) => changes.add(|| NeighbourChange::Lost { address: *address, why: why.to_string() }),
             (None, Err(_)) => {}
         }
     }
-    changes
+    changes.finish()
 }

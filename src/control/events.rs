@@ -1,88 +1,32 @@
-//! What has happened, in order, for who wants to follow it: a ring of bounded length that nobody who reads can hold up.
+//! The events of a director in order: a ring of bounded length that no reader can block.
 
-use serde::Serialize;
-use serde_json::Value;
+use guideway_api::event::{Event, EventData};
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
-/// Events that are kept for readers who come, or come back, later.
-pub const KEPT: usize = 1024;
-/// Ids of one second of a process's start: so many events a second would have to happen before ids of two starts could meet.
+/// Number of events that are kept for readers that connect later.
+pub const CAPACITY: usize = 1024;
+/// Ids reserved for each second since 1970: ids of two starts can only meet above this rate of events.
 const IDS_PER_SECOND: u64 = 1 << 20;
 
-/// What kind of thing happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// The workers read another set.
-    SetChanged,
-    /// The store's newest set cannot be used by this director.
-    SetRefused,
-    /// The file was taken over, or refused.
-    Reload,
-    /// Next hops were resolved or lost.
-    Neighbours,
-    /// The store cannot be read any more.
-    StoreAway,
-    /// The store can be read again.
-    StoreBack,
-    /// Several clients wait for a backend.
-    Suspected,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: &[Kind] =
-        &[Kind::SetChanged, Kind::SetRefused, Kind::Reload, Kind::Neighbours, Kind::StoreAway, Kind::StoreBack, Kind::Suspected];
-
-    /// The name in JSON and in `event:`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::SetChanged => "set_changed",
-            Kind::SetRefused => "set_refused",
-            Kind::Reload => "reload",
-            Kind::Neighbours => "neighbours",
-            Kind::StoreAway => "store_away",
-            Kind::StoreBack => "store_back",
-            Kind::Suspected => "suspected",
-        }
-    }
-}
-
-/// One thing that happened.
-#[derive(Clone, Debug, Serialize)]
-pub struct Event {
-    /// Counts up; also over restarts of the director.
-    pub id: u64,
-    /// Seconds since 1970-01-01 UTC.
-    pub time: f64,
-    /// Generation of the set that the workers read then.
-    pub generation: u64,
-    /// What happened.
-    #[serde(rename = "event")]
-    pub kind: Kind,
-    /// What there is to say of it.
-    pub data: Value,
-}
-
-/// The ring.
+/// The ring of events.
 #[derive(Debug)]
 pub struct Events {
     ring: Mutex<VecDeque<Event>>,
-    /// Id of the newest event, or what it would be had there been one.
+    /// Id of the newest event; before the first event, one less than its id.
     newest: watch::Sender<u64>,
 }
 
-/// What a reader gets who has read up to some event.
+/// The answer to a reader that has read up to some event.
 #[derive(Debug)]
-pub enum Next {
+pub enum NextEvent {
     /// The next event.
     Event(Box<Event>),
-    /// Nothing yet.
-    Later,
-    /// The ring does not reach back that far: the oldest event that is left has this id.
+    /// There is no newer event yet.
+    Pending,
+    /// Events between are no longer kept; the oldest that is kept has this id.
     Lost(u64),
 }
 
@@ -93,37 +37,37 @@ impl Default for Events {
 }
 
 impl Events {
-    /// Notes what happened.
-    pub fn note(&self, generation: u64, kind: Kind, data: Value) {
+    /// Records an event.
+    pub fn record(&self, generation: u64, data: EventData) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let id = *self.newest.borrow() + 1;
-        if ring.len() == KEPT {
+        if ring.len() == CAPACITY {
             ring.pop_front();
         }
-        ring.push_back(Event { id, time: now(), generation, kind, data });
+        ring.push_back(Event { id, time: now(), generation, data });
         self.newest.send_replace(id);
     }
 
-    /// Id of the newest event; changes with every event.
+    /// Returns the id of the newest event; it changes with every event.
     pub fn newest(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
     }
 
-    /// What comes after the event `seen`.
-    pub fn after(&self, seen: u64) -> Next {
+    /// Returns the event after `seen`.
+    pub fn after(&self, seen: u64) -> NextEvent {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = *self.newest.borrow();
         if seen == newest {
-            return Next::Later;
+            return NextEvent::Pending;
         }
         let oldest = ring.front().map_or(newest + 1, |event| event.id);
         match seen.checked_add(1).and_then(|next| next.checked_sub(oldest)) {
             Some(place) => match usize::try_from(place).ok().and_then(|place| ring.get(place)) {
-                Some(event) => Next::Event(Box::new(event.clone())),
+                Some(event) => NextEvent::Event(Box::new(event.clone())),
                 // An id from the future: of a director whose clock was ahead.
-                None => Next::Lost(oldest),
+                None => NextEvent::Lost(oldest),
             },
-            None => Next::Lost(oldest),
+            None => NextEvent::Lost(oldest),
         }
     }
 }
@@ -136,26 +80,30 @@ fn now() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use guideway_api::event::RejectedState;
+
+    fn rejected(number: usize) -> EventData {
+        EventData::StateRejected(RejectedState { refused: number as u64, why: "not usable".to_owned() })
+    }
 
     #[test]
-    fn events_come_in_order_and_who_is_too_late_is_told() {
+    fn events_come_in_order_and_a_late_reader_learns_of_missed_ones() {
         let events = Events::default();
         let start = *events.newest().borrow();
-        assert!(matches!(events.after(start), Next::Later));
-        for number in 0..KEPT + 10 {
-            events.note(7, Kind::Reload, json!({"number": number}));
+        assert!(matches!(events.after(start), NextEvent::Pending));
+        for number in 0..CAPACITY + 10 {
+            events.record(7, rejected(number));
         }
-        let Next::Lost(oldest) = events.after(start) else { panic!("the first ten are gone") };
+        let NextEvent::Lost(oldest) = events.after(start) else { panic!("the first ten are gone") };
         assert_eq!(oldest, start + 11);
         let mut seen = oldest - 1;
-        for number in 10..KEPT + 10 {
-            let Next::Event(event) = events.after(seen) else { panic!("{number} is there") };
-            assert_eq!((event.id, &event.data, event.generation), (seen + 1, &json!({"number": number}), 7));
+        for number in 10..CAPACITY + 10 {
+            let NextEvent::Event(event) = events.after(seen) else { panic!("{number} is there") };
+            assert_eq!((event.id, &event.data, event.generation), (seen + 1, &rejected(number), 7));
             seen = event.id;
         }
-        assert!(matches!(events.after(seen), Next::Later));
-        assert!(matches!(events.after(seen + 5), Next::Lost(_)), "of another director");
-        assert!(matches!(events.after(u64::MAX), Next::Lost(_)));
+        assert!(matches!(events.after(seen), NextEvent::Pending));
+        assert!(matches!(events.after(seen + 5), NextEvent::Lost(_)), "of another director");
+        assert!(matches!(events.after(u64::MAX), NextEvent::Lost(_)));
     }
 }

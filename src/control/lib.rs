@@ -1,20 +1,22 @@
-//! Control: the one writer of tables, the kernel's neighbours, and the control socket. Only the writer builds what workers read.
+//! Control: the one writer of tables, the kernel's neighbours, and the control socket. Only the writer builds the tables that workers read.
 
 pub mod api;
-pub mod board;
 pub mod changes;
 pub mod events;
-pub mod explained;
+pub mod explain;
 pub mod metrics;
 pub mod neighbour;
 pub mod next_hops;
-pub mod suspects;
+pub mod status;
+pub mod suspected;
 pub mod view;
+pub mod worker_status;
 pub mod writer;
 
-pub use api::{Api, Trial};
-pub use board::{Announced, Board, Facts, QUIET, Reloads, Running, Shown, Stored};
+pub use api::{Api, DryRun};
 pub use next_hops::{Link, NextHops, Unresolved};
-pub use suspects::{Suspect, Suspects};
-pub use view::View;
-pub use writer::{Known, Refused, State, Writer};
+pub use status::{DirectorInfo, DrainingSummary, IDLE_TIMEOUT, Status, StoreStatus};
+pub use suspected::{Suspect, SuspectedBackends};
+pub use view::{Announced, View};
+pub use worker_status::WorkerStatus;
+pub use writer::{ApplyError, BackendEntry, BackendState, Writer};

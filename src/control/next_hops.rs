@@ -1,12 +1,12 @@
-//! What is known of the way to each backend: link, next hop, or why there is none.
+//! The next hop towards each backend, or the reason why it is not known.
 
 use guideway_config::{Config, Io};
 use guideway_dataplane::tables::NextHop;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// MTU in bytes where no interface says another one.
-const USUAL_MTU: u16 = 1500;
+/// MTU in bytes where no interface has another one.
+const DEFAULT_MTU: u16 = 1500;
 
 /// Our interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,17 +22,17 @@ pub struct Link {
 pub enum Unresolved {
     /// The routes were not looked up yet.
     #[error("its route was not looked up yet")]
-    New,
-    /// Nothing is known of the neighbour; the kernel was asked.
-    #[error("{0} has no link-layer address yet; the kernel was asked to resolve it")]
-    Asked(IpAddr),
+    NotLookedUp,
+    /// The neighbour is not known yet; the kernel resolves it.
+    #[error("{0} has no link-layer address yet; the kernel resolves it")]
+    Pending(IpAddr),
     /// The neighbour did not answer.
     #[error("{0} does not answer the kernel's ARP or neighbour discovery")]
-    Silent(IpAddr),
+    Unresponsive(IpAddr),
     /// The kernel has no route.
     #[error("the kernel has no route to it")]
     NoRoute,
-    /// The route is of a kind that forwards nothing out of our interface.
+    /// The route is of a kind that leads to no neighbour.
     #[error("the kernel's route to it is `{0}`, which leads to no neighbour")]
     RouteKind(String),
     /// The route leaves by another interface.
@@ -45,33 +45,33 @@ pub enum Unresolved {
 pub struct NextHops {
     /// Our interface.
     pub link: Link,
-    /// What is known of each backend address that was asked for.
+    /// The next hop of each requested address.
     pub hops: BTreeMap<IpAddr, Result<NextHop, Unresolved>>,
 }
 
 impl NextHops {
-    /// Those that the file gives by `[[neighbour]]`, for the commands that run without a kernel's neighbours.
-    pub fn fixed(config: &Config) -> NextHops {
+    /// Returns the next hops of the file's `[[neighbour]]`, for commands that run without the kernel's neighbours.
+    pub fn from_config(config: &Config) -> NextHops {
         let link = match config.director.io {
             Io::Pcap { mac, mtu } => Link { mac, mtu },
-            _ => Link { mac: [0; 6], mtu: USUAL_MTU },
+            _ => Link { mac: [0; 6], mtu: DEFAULT_MTU },
         };
         let hops = config.neighbours.iter().map(|n| (n.address, Ok(NextHop { mac: n.mac, mtu: link.mtu }))).collect();
         NextHops { link, hops }
     }
 
-    /// Where frames to `address` go, if that is known.
+    /// Returns the next hop towards `address`, if it is known.
     pub fn get(&self, address: IpAddr) -> Option<NextHop> {
         self.hops.get(&address)?.as_ref().ok().copied()
     }
 
-    /// Where frames to `address` go, or why that is not known.
+    /// Returns the next hop towards `address`, or why it is not known.
     pub fn status(&self, address: IpAddr) -> Result<NextHop, Unresolved> {
-        self.hops.get(&address).cloned().unwrap_or(Err(Unresolved::New))
+        self.hops.get(&address).cloned().unwrap_or(Err(Unresolved::NotLookedUp))
     }
 
-    /// Whether the packet path would see a difference.
-    pub fn same_for_packets(&self, other: &NextHops) -> bool {
+    /// Returns whether the packet path would see no difference.
+    pub fn forwards_alike(&self, other: &NextHops) -> bool {
         let usable = |hops: &NextHops| hops.hops.iter().filter_map(|(a, hop)| Some((*a, hop.as_ref().ok().copied()?))).collect::<Vec<_>>();
         self.link == other.link && usable(self) == usable(other)
     }

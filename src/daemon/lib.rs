@@ -1,4 +1,4 @@
-//! What every daemon has: a control socket and its client, metrics, and a word with systemd.
+//! Parts that every daemon has: a control socket and its client, metrics, and the systemd protocols.
 
 pub mod client;
 pub mod metrics;

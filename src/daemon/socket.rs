@@ -1,4 +1,4 @@
-//! The control socket's place in the file system: ours alone, taken over when its daemon is gone, and removed at the end.
+//! The control socket's file: private, taken over from a daemon that has died, and removed at the end.
 
 use nix::sys::stat::{Mode, umask};
 use std::io::ErrorKind;
@@ -6,26 +6,26 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Why the control socket cannot be had.
+/// Why the control socket cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another daemon has it.
+    /// Another daemon listens on it.
     #[error("another director or server answers on {}: stop it first, or give this one another `name` or `socket`", .0.display())]
-    Taken(PathBuf),
-    /// Something else is there.
-    #[error("{} exists and is no socket: remove it, or set another `socket`", .0.display())]
+    InUse(PathBuf),
+    /// A file of another kind has this path.
+    #[error("{} exists and is not a socket: remove it, or set another `socket`", .0.display())]
     NoSocket(PathBuf),
     /// The system refuses.
-    #[error("cannot make the control socket {}: {error}; `socket` can name another place", path.display())]
+    #[error("cannot create the control socket {}: {error}; set another path in `socket`", path.display())]
     System {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: std::io::Error,
     },
 }
 
-/// A listening control socket; its file goes when this is dropped.
+/// A listening control socket; dropping it removes its file.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
@@ -33,17 +33,18 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Makes the socket with mode 0600, and its directory if it is missing. To be called before there are other threads: the umask is the process's.
+    /// Creates the socket with mode 0600, and its directory if it is missing. Must be called before other threads start: the umask belongs
+    /// to the process.
     ///
     /// # Errors
-    /// When a daemon answers there already, or the path cannot be used.
+    /// Returns an error when a daemon already listens there or the path cannot be used.
     pub fn claim(path: &Path) -> Result<ControlSocket, Error> {
         let failed = |error| Error::System { path: path.to_owned(), error };
         match path.symlink_metadata() {
             Ok(found) if !found.file_type().is_socket() => return Err(Error::NoSocket(path.to_owned())),
             Ok(_) => {
                 if UnixStream::connect(path).is_ok() {
-                    return Err(Error::Taken(path.to_owned()));
+                    return Err(Error::InUse(path.to_owned()));
                 }
                 std::fs::remove_file(path).map_err(failed)?;
             }
@@ -54,20 +55,20 @@ impl ControlSocket {
             }
             Err(e) => return Err(failed(e)),
         }
-        // Set before the file exists: between bind and chmod anybody could connect.
+        // Must be set before the file exists: between bind and chmod any process could connect.
         let before = umask(Mode::from_bits_truncate(0o177));
         let listener = UnixListener::bind(path);
         umask(before);
         Ok(ControlSocket { path: path.to_owned(), listener: listener.map_err(failed)? })
     }
 
-    /// For the runtime of this thread.
+    /// Returns a listener for the runtime of this thread.
     pub fn listener(&self) -> std::io::Result<tokio::net::UnixListener> {
-        tokio::net::UnixListener::from_std(self.listener_for_later()?)
+        tokio::net::UnixListener::from_std(self.std_listener()?)
     }
 
-    /// For a runtime of other threads.
-    pub fn listener_for_later(&self) -> std::io::Result<UnixListener> {
+    /// Returns a listener for a runtime of other threads.
+    pub fn std_listener(&self) -> std::io::Result<UnixListener> {
         let listener = self.listener.try_clone()?;
         listener.set_nonblocking(true)?;
         Ok(listener)
@@ -86,17 +87,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn one_director_at_a_time_and_a_stale_socket_is_replaced() {
+    fn only_one_director_has_the_socket_and_a_stale_one_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/guideway/d1.sock");
         let first = ControlSocket::claim(&path).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(ControlSocket::claim(&path), Err(Error::Taken(_))));
-        assert!(path.exists(), "the refused one has not removed it");
+        assert!(matches!(ControlSocket::claim(&path), Err(Error::InUse(_))));
+        assert!(path.exists(), "the refused daemon has not removed it");
         drop(first);
         assert!(!path.exists());
         drop(UnixListener::bind(&path).unwrap());
-        assert!(path.exists(), "left behind by a director that was killed");
+        assert!(path.exists(), "the file of a killed director stays");
         let again = ControlSocket::claim(&path).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(again);

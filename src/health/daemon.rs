@@ -1,36 +1,38 @@
-//! The process around a controller: its file, control socket, metrics, signals.
+//! The process of a controller: its file, control socket, metrics and signals.
 
 use super::controller::Controller;
-use super::engine::{self, Shared};
+use super::engine::{self, SharedController};
 use super::probe::Prober;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use guideway_api as api;
+use guideway_api::health::{ControllerKind, ControllerStatus, ControllerStore};
 use guideway_config::health::{HealthFile, HealthSection, IntentSource, load_health, load_intent};
 use guideway_config::{self as config, Checked, Intent, LoadError, Problem};
-use guideway_daemon::metrics::{self, Exposition, Kind};
+use guideway_daemon::metrics::{self, Exposition, MetricKind};
 use guideway_daemon::socket;
 use guideway_daemon::socket::ControlSocket;
 use guideway_daemon::systemd;
 use guideway_store::{self as store, Store};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde_json::{Value, json};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
-/// Why the controller did not start, or ended by itself.
+/// Why the controller did not start, or ended on its own.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The file has errors.
-    #[error("{} cannot be used: {} errors", file.display(), problems.len())]
+    #[error("{} has {} errors; see the log", file.display(), problems.len())]
     Config {
         /// The file.
         file: PathBuf,
@@ -46,21 +48,21 @@ pub enum Error {
     /// Metrics.
     #[error(transparent)]
     Metrics(#[from] metrics::Error),
-    /// Something that the system refused.
+    /// The system refused a request.
     #[error("{what}: {error}")]
     System {
-        /// What was tried.
+        /// The failed action.
         what: &'static str,
-        /// What the system says.
+        /// The error of the system.
         error: std::io::Error,
     },
-    /// A part ended.
+    /// A part of the controller ended.
     #[error("{0} has ended unexpectedly; the controller ends")]
     Ended(&'static str),
 }
 
 impl Error {
-    /// The exit code of the program: 2 for a bad configuration, else 1.
+    /// Returns the exit code of the program: 2 for a bad configuration, otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Load(_) | Error::Config { .. } => 2,
@@ -69,43 +71,43 @@ impl Error {
     }
 }
 
-/// What a running controller tells of itself.
+/// The parts of a running controller that status and metrics show.
 #[derive(Debug)]
 struct Status {
     name: String,
-    source: Value,
+    source: Vec<IpAddr>,
     store: Store,
     started: Instant,
-    shared: Shared,
+    shared: SharedController,
 }
 
-/// Where a controller's intent comes from.
+/// Source of a controller's intent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IntentFrom {
-    /// From a store.
+pub enum LoadedIntent {
+    /// A store.
     Store(config::Store),
-    /// From a file, where this was.
+    /// A file, with its contents.
     File(Intent),
 }
 
-/// Reads the controller's file, which must be good, and the intent that it has or names, if that is not in a store. Warnings are logged.
+/// Reads the controller's file, which must be valid, and its intent, unless that is in a store. Logs warnings.
 ///
 /// # Errors
-/// When one of the files cannot be used.
-pub fn read(file: &Path) -> Result<(HealthSection, IntentFrom), Error> {
+/// Returns an error when one of the files cannot be used.
+pub fn read(file: &Path) -> Result<(HealthSection, LoadedIntent), Error> {
     let HealthFile { health, intent } = good(file, load_health(file)?)?;
     let intent = match intent {
-        IntentSource::Store(store) => return Ok((health, IntentFrom::Store(store))),
-        IntentSource::Here(intent) => intent,
+        IntentSource::Store(store) => return Ok((health, LoadedIntent::Store(store))),
+        IntentSource::Inline(intent) => intent,
         IntentSource::File(path) => {
-            // Its warnings are those of who forwards.
+            // Its warnings concern the director.
             let Checked { config, problems } = load_intent(&path)?;
             let intent = config.ok_or_else(|| Error::Config { file: path.clone(), problems })?;
-            health.cannot(&intent).iter().for_each(|said| tracing::warn!("{}: {said}", path.display()));
+            health.unsupported(&intent).iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
             intent
         }
     };
-    Ok((health, IntentFrom::File(intent)))
+    Ok((health, LoadedIntent::File(intent)))
 }
 
 fn good<T>(file: &Path, checked: Checked<T>) -> Result<T, Error> {
@@ -116,10 +118,10 @@ fn good<T>(file: &Path, checked: Checked<T>) -> Result<T, Error> {
     checked.config.ok_or_else(|| Error::Config { file: file.to_owned(), problems })
 }
 
-/// Runs the controller with the configuration in `file` until it is told to end by SIGTERM or SIGINT.
+/// Runs the controller with the configuration in `file` until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When it cannot be set up, or a part of it ends of its own accord.
+/// Returns an error when the start fails or a part ends on its own.
 pub fn run(file: &Path) -> Result<(), Error> {
     let (health, from) = read(file)?;
     raise_descriptors();
@@ -129,42 +131,37 @@ pub fn run(file: &Path) -> Result<(), Error> {
     LocalSet::new().block_on(&runtime, serve(file, health, from, &control))
 }
 
-async fn serve(file: &Path, health: HealthSection, from: IntentFrom, control: &ControlSocket) -> Result<(), Error> {
-    let on = |kind: SignalKind| signal(kind).map_err(|error| Error::System { what: "waiting for signals", error });
+async fn serve(file: &Path, health: HealthSection, from: LoadedIntent, control: &ControlSocket) -> Result<(), Error> {
+    let on = |kind: SignalKind| signal(kind).map_err(|error| Error::System { what: "cannot wait for signals", error });
     let (mut terminate, mut interrupt, mut hangup) =
         (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
     let store = match &from {
-        IntentFrom::Store(at) => tokio::select! {
+        LoadedIntent::Store(at) => tokio::select! {
             opened = store::open(at) => opened?,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         },
-        IntentFrom::File(intent) => {
-            tracing::warn!("there is no [store] that directors read: what is seen shows in `guideway status` and metrics only");
+        LoadedIntent::File(intent) => {
+            tracing::warn!("no [store]: health is visible in `guideway status` and metrics only");
             Store::memory(intent.clone())
         }
     };
-    let leadership = store.lead(&health.name);
-    let shared = Shared::new(Controller::new(health.concurrency, fastrand::u64(..)));
-    let sources: Vec<String> =
-        [health.source.v4.map(|a| a.to_string()), health.source.v6.map(|a| a.to_string())].into_iter().flatten().collect();
-    let status = Arc::new(Status {
-        name: health.name.clone(),
-        source: json!(sources),
-        store: store.clone(),
-        started: Instant::now(),
-        shared: shared.clone(),
-    });
-    let listener = control.listener().map_err(|error| Error::System { what: "listening on the control socket", error })?;
+    let leadership = store.campaign(&health.name);
+    let shared = SharedController::new(Controller::new(health.concurrency, fastrand::u64(..)));
+    let source: Vec<IpAddr> = health.source.v4.map(IpAddr::V4).into_iter().chain(health.source.v6.map(IpAddr::V6)).collect();
+    let sources: Vec<String> = source.iter().map(ToString::to_string).collect();
+    let status =
+        Arc::new(Status { name: health.name.clone(), source, store: store.clone(), started: Instant::now(), shared: shared.clone() });
+    let listener = control.listener().map_err(|error| Error::System { what: "cannot listen on the control socket", error })?;
     let mut server = tokio::spawn(answer(listener, status.clone()));
     if let Some(address) = health.metrics {
         tokio::spawn(metrics::serve(metrics::listen(address)?, move || status.metrics()));
     }
-    let prober = Prober::new(health.source, health.exec.clone());
+    let prober = Prober::new(health.source, health.exec_dirs.clone());
     let engine = engine::run(shared.clone(), prober, store.clone(), leadership.watch());
     tokio::pin!(engine);
     tracing::info!(name = %health.name, source = %sources.join(", "), "ready");
-    systemd::ready();
+    systemd::notify_ready();
     loop {
         tokio::select! {
             () = &mut engine => return Err(Error::Ended("the engine")),
@@ -174,72 +171,78 @@ async fn serve(file: &Path, health: HealthSection, from: IntentFrom, control: &C
             Some(()) = hangup.recv() => reload(file, &health, &from, &store).await,
         }
     }
-    // Checks that are under way end with their sockets; what was published stands.
+    // Running checks end with their sockets; the published health stays.
     leadership.resign().await;
     tracing::info!("ended");
     Ok(())
 }
 
-/// Takes over the intent of the file; what is wrong with it is logged and changes nothing.
-async fn reload(file: &Path, running: &HealthSection, from: &IntentFrom, store: &Store) {
-    let said = match read(file) {
-        Ok((health, _)) if health != *running => "[health] has changed, which needs a restart".to_owned(),
-        Ok((_, IntentFrom::Store(at))) => match from {
-            IntentFrom::Store(running) if *running == at => return tracing::info!("the file is as it was; the intent is in the store"),
-            _ => "[store] has changed, which needs a restart".to_owned(),
+/// Applies the intent of the changed file; logs errors, which change nothing.
+async fn reload(file: &Path, running: &HealthSection, from: &LoadedIntent, store: &Store) {
+    let reason = match read(file) {
+        Ok((health, _)) if health != *running => "[health] has changed; restart the controller to apply it".to_owned(),
+        Ok((_, LoadedIntent::Store(at))) => match from {
+            LoadedIntent::Store(running) if *running == at => return tracing::info!("file unchanged; the intent is in the store"),
+            _ => "[store] has changed; restart the controller to apply it".to_owned(),
         },
-        Ok(_) if matches!(from, IntentFrom::Store(_)) => "[store] is gone, which needs a restart".to_owned(),
-        Ok((_, IntentFrom::File(intent))) => {
-            let base = store.watch().borrow().set.intent_generation;
+        Ok(_) if matches!(from, LoadedIntent::Store(_)) => "[store] was removed; restart the controller to apply it".to_owned(),
+        Ok((_, LoadedIntent::File(intent))) => {
+            let base = store.watch().borrow().cluster.intent_generation;
             match store.commit(base, intent).await {
-                Ok(generation) => return tracing::info!(generation, "the intent was read again"),
+                Ok(generation) => return tracing::info!(generation, "intent reloaded"),
                 Err(error) => error.to_string(),
             }
         }
         Err(Error::Config { file, problems }) => problems.iter().map(|p| p.in_file(&file).to_string()).collect::<Vec<_>>().join("\n"),
         Err(error) => error.to_string(),
     };
-    tracing::error!("nothing has changed: {said}");
+    tracing::error!(reason = %reason, "reload refused, nothing changed");
 }
 
-/// Every check under way has a socket.
+/// Every running check needs a socket.
 fn raise_descriptors() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
     if let Err(error) = raised {
-        tracing::warn!("the limit of open files stays as it is: {error}");
+        tracing::warn!(%error, "limit of open files not raised");
     }
 }
 
 async fn answer(listener: UnixListener, status: Arc<Status>) -> std::io::Result<()> {
-    let unknown = || async { (StatusCode::NOT_FOUND, Json(json!({"error": "there is no such resource: see /v1/status"}))) };
-    let shown = |State(status): State<Arc<Status>>| async move { Json(status.to_json()) };
-    axum::serve(listener, Router::new().route("/v1/status", get(shown)).fallback(unknown).with_state(status)).await
+    let unknown = || async {
+        (
+            StatusCode::NOT_FOUND,
+            Json(api::error::Error { error: "unknown resource; use /v1/status".to_owned(), ..api::error::Error::default() }),
+        )
+    };
+    let show = |State(status): State<Arc<Status>>| async move { Json(status.document()) };
+    axum::serve(listener, Router::new().route("/v1/status", get(show)).fallback(unknown).with_state(status)).await
 }
 
 impl Status {
-    fn to_json(&self) -> Value {
-        let mut document = json!({
-            "kind": "health",
-            "name": self.name,
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptime_seconds": self.started.elapsed().as_secs(),
-            "source": self.source,
-            "store": {"kind": self.store.kind(), "durable": self.store.durable()},
-        });
-        if let (Some(document), Value::Object(rest)) = (document.as_object_mut(), self.shared.lock().to_json()) {
-            document.extend(rest);
+    fn document(&self) -> ControllerStatus {
+        ControllerStatus {
+            kind: ControllerKind::Health,
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            source: self.source.clone(),
+            store: ControllerStore { kind: self.store.kind().to_owned(), durable: self.store.is_durable() },
+            checking: self.shared.lock().document(),
         }
-        document
     }
 
     fn metrics(&self) -> String {
-        let mut out = Exposition::default();
-        let labels = [("name", self.name.as_str()), ("version", env!("CARGO_PKG_VERSION")), ("store", self.store.kind())];
-        out.metric("guideway_health_info", Kind::Gauge, "Always 1; the labels say which controller this is.").sample(&labels, 1);
-        let uptime = self.started.elapsed().as_secs();
-        out.metric("guideway_health_uptime_seconds", Kind::Gauge, "Seconds since the controller started.").sample(&[], uptime);
-        self.shared.lock().metrics(&mut out);
-        out.finish()
+        exposition(&self.name, self.store.kind(), self.started.elapsed(), &self.shared.lock()).finish()
     }
+}
+
+/// Returns every metric of a controller with its samples. `store` is the kind of its store.
+pub fn exposition(name: &str, store: &str, uptime: Duration, controller: &Controller) -> Exposition {
+    let mut out = Exposition::default();
+    let labels = [("name", name), ("version", env!("CARGO_PKG_VERSION")), ("store", store)];
+    out.metric("guideway_health_info", MetricKind::Gauge, "Always 1; the labels say which controller this is.").sample(&labels, 1u64);
+    out.metric("guideway_health_uptime_seconds", MetricKind::Gauge, "Seconds since the controller started.").sample(&[], uptime.as_secs());
+    controller.metrics(&mut out);
+    out
 }

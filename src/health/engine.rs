@@ -1,11 +1,11 @@
-//! The loop around a controller, on one thread: checks that are due are begun, their outcomes and the store's news are taken in, what changed is
-//! published. A check under way is a task; a backend that waits for its turn is an entry of a queue.
+//! The loop around a controller, on one thread: starts due checks, takes results and changes of the store, and publishes changes. A running
+//! check is a task; a waiting backend is an entry of a queue.
 
 use super::controller::{Controller, Moment};
 use super::outcome::Outcome;
 use super::probe::Prober;
 use guideway_packet::time::Time;
-use guideway_store::{PoolHealth, Seen, Store, Suspected};
+use guideway_store::{PoolHealth, Store, StoreView, SuspectedBackend};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,47 +13,47 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// How long writing to the store may take before it counts as away.
-const WRITING: Duration = Duration::from_secs(10);
-/// How often it is asked whom directors suspect.
-const ASK: Duration = Duration::from_millis(250);
-/// Far enough to stand for never.
+/// Time limit of a write to the store before it counts as unavailable.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval of reading the suspicions of directors.
+const SUSPECT_POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// A time that never comes.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A controller that status and metrics may look at while it works.
+/// A controller that status and metrics may read while it works.
 #[derive(Clone, Debug)]
-pub struct Shared(Arc<Mutex<Controller>>);
+pub struct SharedController(Arc<Mutex<Controller>>);
 
-impl Shared {
+impl SharedController {
     /// Shares a controller.
-    pub fn new(controller: Controller) -> Shared {
-        Shared(Arc::new(Mutex::new(controller)))
+    pub fn new(controller: Controller) -> SharedController {
+        SharedController(Arc::new(Mutex::new(controller)))
     }
 
-    /// Looks at it. Nobody holds it while waiting for something.
+    /// Locks the controller. Nothing waits while holding it.
     pub fn lock(&self) -> MutexGuard<'_, Controller> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the tasks of an engine tell it.
+/// Messages of an engine's tasks.
 enum Event {
     Done(u64, Outcome, Duration),
     Published(Arc<str>, PoolHealth, Result<(), String>),
-    Suspected(Vec<Suspected>),
+    Suspected(Vec<SuspectedBackend>),
 }
 
-/// Checks and publishes until this is dropped or the store is gone. To be run in a [`tokio::task::LocalSet`].
+/// Checks and publishes until this is dropped or the store is gone. Must run in a [`tokio::task::LocalSet`].
 ///
-/// `leading` says whether this controller is the one that publishes; until it does, and while it does not, the others' word is followed.
-pub async fn run(shared: Shared, prober: Prober, store: Store, mut leading: watch::Receiver<bool>) {
+/// `leading` is whether this controller publishes; until it is known, and while it is false, the controller follows the published health.
+pub async fn run(shared: SharedController, prober: Prober, store: Store, mut leading: watch::Receiver<bool>) {
     let (prober, clock) = (Rc::new(prober), Clock { started: Instant::now() });
     let mut watch = store.watch();
     let (sender, mut events) = mpsc::unbounded_channel();
-    let mut settled = false;
-    spawn_local(listen(store.clone(), leading.clone(), sender.clone()));
-    // What was published is known before anything is decided.
-    take(&shared, &clock, &mut watch, &mut leading);
+    let mut leadership_final = false;
+    spawn_local(poll_suspects(store.clone(), leading.clone(), sender.clone()));
+    // Loads the published health before any decision.
+    update(&shared, &clock, &mut watch, &mut leading);
     loop {
         let wake = {
             let (mut controller, now) = (shared.lock(), clock.now());
@@ -63,7 +63,7 @@ pub async fn run(shared: Shared, prober: Prober, store: Store, mut leading: watc
                 spawn_local(async move {
                     let begun = Instant::now();
                     let outcome = prober.check(&job.target).await;
-                    // The engine is gone: nobody is interested any more.
+                    // The engine is gone: no task needs the result.
                     let _gone = sender.send(Event::Done(job.id, outcome, begun.elapsed()));
                 });
             }
@@ -78,7 +78,7 @@ pub async fn run(shared: Shared, prober: Prober, store: Store, mut leading: watc
                 Some(event) => {
                     let (mut controller, now) = (shared.lock(), clock.now());
                     apply(&mut controller, now, event);
-                    // Whatever else is there is taken in at once.
+                    // Takes all other pending messages at once.
                     while let Ok(event) = events.try_recv() {
                         apply(&mut controller, now, event);
                     }
@@ -86,25 +86,25 @@ pub async fn run(shared: Shared, prober: Prober, store: Store, mut leading: watc
                 None => return,
             },
             changed = watch.changed() => match changed {
-                Ok(()) => take(&shared, &clock, &mut watch, &mut leading),
+                Ok(()) => update(&shared, &clock, &mut watch, &mut leading),
                 Err(_) => return,
             },
-            // In some stores who leads is settled for good, and nobody is left to change it.
-            changed = leading.changed(), if !settled => match changed {
-                Ok(()) => take(&shared, &clock, &mut watch, &mut leading),
-                Err(_) => settled = true,
+            // In some stores the leadership never changes, and the channel is closed.
+            changed = leading.changed(), if !leadership_final => match changed {
+                Ok(()) => update(&shared, &clock, &mut watch, &mut leading),
+                Err(_) => leadership_final = true,
             },
             () = sleep_until(wake) => {}
         }
     }
 }
 
-/// The store's news first: whoever begins to lead begins from what is published.
-fn take(shared: &Shared, clock: &Clock, watch: &mut watch::Receiver<Seen>, leading: &mut watch::Receiver<bool>) {
-    let seen = watch.borrow_and_update().clone();
+/// Applies the store's changes first: a new leader starts from the published health.
+fn update(shared: &SharedController, clock: &Clock, watch: &mut watch::Receiver<StoreView>, leading: &mut watch::Receiver<bool>) {
+    let view = watch.borrow_and_update().clone();
     let (mut controller, now) = (shared.lock(), clock.now());
-    controller.set(now, &seen);
-    controller.lead(now, *leading.borrow_and_update());
+    controller.update_state(now, &view);
+    controller.set_leading(now, *leading.borrow_and_update());
 }
 
 fn apply(controller: &mut Controller, now: Moment, event: Event) {
@@ -115,37 +115,37 @@ fn apply(controller: &mut Controller, now: Moment, event: Event) {
     }
 }
 
-/// Asks for the backends that directors suspect, while this controller leads. It is asked for, not followed: a question that fails is asked again,
-/// and nothing has to be known of what was said before.
-async fn listen(store: Store, leading: watch::Receiver<bool>, sender: mpsc::UnboundedSender<Event>) {
+/// Reads the backends that directors suspect, while this controller leads. It polls instead of watching: a failed read is repeated, and no
+/// earlier state is needed.
+async fn poll_suspects(store: Store, leading: watch::Receiver<bool>, sender: mpsc::UnboundedSender<Event>) {
     while !sender.is_closed() {
-        sleep(ASK).await;
+        sleep(SUSPECT_POLL_INTERVAL).await;
         if !*leading.borrow() {
             continue;
         }
-        match timeout(WRITING, store.suspected()).await {
+        match timeout(PUBLISH_TIMEOUT, store.suspected()).await {
             Ok(Ok(suspects)) if !suspects.is_empty() => {
                 let _gone = sender.send(Event::Suspected(suspects));
             }
-            Ok(Err(error)) => tracing::debug!("whom directors suspect is not known: {error}"),
+            Ok(Err(error)) => tracing::debug!(%error, "suspicions not read"),
             Ok(Ok(_)) | Err(_) => {}
         }
     }
 }
 
-/// What is said of several pools at once is one change.
+/// Several pools published at once are one change.
 async fn publish(store: Store, news: Vec<(Arc<str>, PoolHealth)>, sender: mpsc::UnboundedSender<Event>) {
     let all: Vec<(String, PoolHealth)> = news.iter().map(|(pool, health)| (pool.to_string(), health.clone())).collect();
-    let outcome = match timeout(WRITING, store.publish_all(&all)).await {
+    let outcome = match timeout(PUBLISH_TIMEOUT, store.publish_all(&all)).await {
         Ok(outcome) => outcome.map(drop).map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", WRITING.as_secs())),
+        Err(_) => Err(format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs())),
     };
     for (pool, health) in news {
         let _gone = sender.send(Event::Published(pool, health, outcome.clone()));
     }
 }
 
-/// The two clocks.
+/// Reads both clocks.
 struct Clock {
     started: Instant,
 }
@@ -192,18 +192,18 @@ mod tests {
 
     async fn until(store: &Store, condition: impl Fn(&PoolHealth) -> bool) {
         let mut watch = store.watch();
-        let seen = watch.wait_for(|seen| seen.set.health.get("web").is_some_and(|health| condition(health)));
-        timeout(Duration::from_secs(30), seen).await.expect("the store is told").expect("the store is there");
+        let view = watch.wait_for(|view| view.cluster.health.get("web").is_some_and(|health| condition(health)));
+        timeout(Duration::from_secs(30), view).await.expect("published in time").expect("the store is open");
     }
 
     #[tokio::test]
-    async fn who_leads_publishes_and_who_stands_by_takes_over() {
+    async fn the_leader_publishes_and_the_standby_takes_over() {
         let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = first.local_addr().unwrap().port();
         let second = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
         let store = Store::memory(intent(port));
         let engine = |leading: bool| {
-            let shared = Shared::new(Controller::new(16, 1));
+            let shared = SharedController::new(Controller::new(16, 1));
             let source = Addresses { v4: Some(Ipv4Addr::LOCALHOST), v6: None };
             let (elect, leading) = watch::channel(leading);
             let running = spawn_local(run(shared.clone(), Prober::new(source, Vec::new()), store.clone(), leading));
@@ -216,15 +216,18 @@ mod tests {
                 until(&store, |health| health.backends.len() == 2 && health.of("t2") == Observation::Up).await;
                 drop(second);
                 until(&store, |health| health.of("t2") == Observation::Down && health.of("t1") == Observation::Up).await;
-                // The leader dies, and with it the other backend; the standby has seen both and says so as soon as it may.
+                // The leader dies, and the other backend with it. The standby has seen both and publishes it as soon as it may.
                 leader.abort();
                 drop(first);
-                let before = store.watch().borrow().set.generation;
-                let failing = |shared: &Shared| shared.lock().to_json()["backends"][0]["failed_in_a_row"].as_u64().unwrap_or(0);
-                while failing(&standing_by) < 3 {
-                    tokio::task::yield_now().await;
-                }
-                assert_eq!(store.watch().borrow().set.generation, before, "it does not lead and writes nothing");
+                let before = store.watch().borrow().cluster.generation;
+                let failing = |shared: &SharedController| shared.lock().document().backends[0].failed_in_a_row;
+                let three_failures = async {
+                    while failing(&standing_by) < 3 {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                timeout(Duration::from_secs(30), three_failures).await.expect("the standby checks");
+                assert_eq!(store.watch().borrow().cluster.generation, before, "a standby writes nothing");
                 elect.send(true).unwrap();
                 until(&store, |health| health.of("t1") == Observation::Down && health.of("t2") == Observation::Down).await;
                 let _back = TcpListener::bind(("127.0.0.2", port)).await.unwrap();

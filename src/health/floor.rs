@@ -1,34 +1,38 @@
-//! The floor of a pool: so many per cent of its backends are never marked down, whatever the checks say.
+//! The floor of a pool: a percentage of its backends is never marked down, whatever the checks say.
 //!
-//! When most of a pool fails at once, the likelier reason is the check itself: a canary that was removed, a path between the controller and the
-//! rack that is broken. Balancers do one of two things then. Envoy's panic mode gives traffic to all backends, the dead ones too; keepalived's
-//! quorum takes the whole service away. Here just as many backends as the floor demands are kept, those that went down **last**: what fails by
-//! itself fails first, and is rightly out; what goes down after so many others is likely to share their reason. Whoever is kept changes as
-//! little as can be: a further fall changes nothing for those that fell before, and a return takes out the one that has been kept longest.
+//! When most of a pool fails at once, the likely reason is the check itself: a removed canary, or a broken path between the controller and
+//! the rack. Envoy's panic mode then sends traffic to all backends, including dead ones; keepalived's quorum takes the whole service away.
+//! Here the floor holds up just as many backends as it needs: those that went down **last**. A backend that fails on its own fails first
+//! and is rightly down; one that goes down after many others probably shares their reason. The choice changes as little as possible. A
+//! further fall changes nothing for backends that fell before, and a recovery releases the backend that was held up longest.
 
 use guideway_packet::time::Time;
 
-/// A backend, as the floor sees it.
+/// A backend as the floor sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Since when it is down; `None`: it is up, or in its slow start, or nobody has looked.
+    /// Time since it is down; `None`: it is up, in its slow start, or unchecked.
     pub down: Option<Time>,
-    /// Whether it would get new flows if it were up: what has no weight or is drained neither counts nor is kept.
-    pub counts: bool,
+    /// Whether it would get new flows if it were up. A backend without weight or a drained one neither counts nor is held up.
+    pub takes_new_flows: bool,
 }
 
-/// Which of `members` are down and yet kept, at `min_healthy` per cent, rounded up; in their order.
-pub fn kept(members: &[Member], min_healthy: u8) -> Vec<usize> {
-    let counted = members.iter().filter(|member| member.counts).count();
+/// Returns which of `members` are down but held up, at `min_healthy` per cent, rounded up; in their order.
+pub fn held_up(members: &[Member], min_healthy: u8) -> Vec<usize> {
+    let counted = members.iter().filter(|member| member.takes_new_flows).count();
     let least = (counted * usize::from(min_healthy.min(100))).div_ceil(100);
-    let up = members.iter().filter(|member| member.counts && member.down.is_none()).count();
+    let up = members.iter().filter(|member| member.takes_new_flows && member.down.is_none()).count();
     let Some(lacking) = least.checked_sub(up).filter(|lacking| *lacking > 0) else { return Vec::new() };
-    let mut down: Vec<(Time, usize)> =
-        members.iter().enumerate().filter(|(_, member)| member.counts).filter_map(|(index, member)| Some((member.down?, index))).collect();
+    let mut down: Vec<(Time, usize)> = members
+        .iter()
+        .enumerate()
+        .filter(|(_, member)| member.takes_new_flows)
+        .filter_map(|(index, member)| Some((member.down?, index)))
+        .collect();
     down.sort_unstable_by(|one, other| other.cmp(one));
-    let mut kept: Vec<usize> = down.into_iter().take(lacking).map(|(_, index)| index).collect();
-    kept.sort_unstable();
-    kept
+    let mut held_up: Vec<usize> = down.into_iter().take(lacking).map(|(_, index)| index).collect();
+    held_up.sort_unstable();
+    held_up
 }
 
 #[cfg(test)]
@@ -37,39 +41,39 @@ mod tests {
     use proptest::prelude::*;
 
     fn members(down: &[Option<u64>]) -> Vec<Member> {
-        down.iter().map(|down| Member { down: down.map(Time), counts: true }).collect()
+        down.iter().map(|down| Member { down: down.map(Time), takes_new_flows: true }).collect()
     }
 
     #[test]
-    fn those_that_went_down_last_are_kept() {
-        assert_eq!(kept(&members(&[None, None, Some(1), Some(2)]), 50), [0; 0], "half of them are up");
-        assert_eq!(kept(&members(&[Some(3), None, Some(1), Some(2)]), 50), [0]);
-        assert_eq!(kept(&members(&[Some(3), Some(4), Some(1), Some(2)]), 50), [0, 1]);
-        assert_eq!(kept(&members(&[Some(3), Some(4), Some(1), Some(2)]), 51), [0, 1, 3], "rounded up");
-        assert_eq!(kept(&members(&[Some(1)]), 1), [0], "an only backend is never down");
-        assert_eq!(kept(&members(&[Some(1)]), 0), [0; 0]);
-        assert_eq!(kept(&[], 50), [0; 0]);
+    fn backends_that_went_down_last_are_held_up() {
+        assert_eq!(held_up(&members(&[None, None, Some(1), Some(2)]), 50), [0; 0], "half of them are up");
+        assert_eq!(held_up(&members(&[Some(3), None, Some(1), Some(2)]), 50), [0]);
+        assert_eq!(held_up(&members(&[Some(3), Some(4), Some(1), Some(2)]), 50), [0, 1]);
+        assert_eq!(held_up(&members(&[Some(3), Some(4), Some(1), Some(2)]), 51), [0, 1, 3], "rounded up");
+        assert_eq!(held_up(&members(&[Some(1)]), 1), [0], "a single backend is never down");
+        assert_eq!(held_up(&members(&[Some(1)]), 0), [0; 0]);
+        assert_eq!(held_up(&[], 50), [0; 0]);
         let mut drained = members(&[Some(9), Some(1), None]);
-        drained[0].counts = false;
-        assert_eq!(kept(&drained, 100), [1]);
+        drained[0].takes_new_flows = false;
+        assert_eq!(held_up(&drained, 100), [1]);
     }
 
     proptest! {
         #[test]
-        fn the_floor_is_kept_and_no_more(
+        fn the_floor_holds_up_no_more_than_needed(
             down in proptest::collection::vec((proptest::option::of(0u64..20), any::<bool>()), 0..40),
             percent in 0u8..=100,
         ) {
-            let members: Vec<Member> = down.into_iter().map(|(down, counts)| Member { down: down.map(Time), counts }).collect();
-            let kept = kept(&members, percent);
-            let counted = members.iter().filter(|m| m.counts).count();
-            let up = members.iter().filter(|m| m.counts && m.down.is_none()).count();
+            let members: Vec<Member> = down.into_iter().map(|(down, takes_new_flows)| Member { down: down.map(Time), takes_new_flows }).collect();
+            let held_up = held_up(&members, percent);
+            let counted = members.iter().filter(|m| m.takes_new_flows).count();
+            let up = members.iter().filter(|m| m.takes_new_flows && m.down.is_none()).count();
             let least = (counted * usize::from(percent)).div_ceil(100);
-            prop_assert_eq!(kept.len(), least.saturating_sub(up));
-            let times: Vec<Time> = kept.iter().map(|index| members[*index].down.unwrap()).collect();
-            for (index, member) in members.iter().enumerate().filter(|(_, member)| member.counts) {
-                if let Some(since) = member.down && !kept.contains(&index) {
-                    prop_assert!(times.iter().all(|time| *time >= since), "one that went down later is not kept");
+            prop_assert_eq!(held_up.len(), least.saturating_sub(up));
+            let times: Vec<Time> = held_up.iter().map(|index| members[*index].down.unwrap()).collect();
+            for (index, member) in members.iter().enumerate().filter(|(_, member)| member.takes_new_flows) {
+                if let Some(since) = member.down && !held_up.contains(&index) {
+                    prop_assert!(times.iter().all(|time| *time >= since), "a backend that went down later is not held up");
                 }
             }
         }

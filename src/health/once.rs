@@ -1,6 +1,6 @@
-//! One round of checks, for people: every backend is checked once, and nothing is published.
+//! A single round of checks for operators: checks every backend once and publishes nothing.
 
-use super::daemon::{Error, IntentFrom, read};
+use super::daemon::{Error, LoadedIntent, read};
 use super::outcome::Outcome;
 use super::probe::{Prober, Target};
 use futures_util::{StreamExt, stream};
@@ -10,42 +10,42 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long the store may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit for opening the store.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which backends are checked.
+/// Selects the backends to check.
 #[derive(Clone, Debug, Default)]
-pub struct Which {
-    /// Those of this pool alone.
+pub struct CheckFilter {
+    /// Only those of this pool.
     pub pool: Option<String>,
-    /// Those of this name alone.
+    /// Only those with this name.
     pub backend: Option<String>,
 }
 
-/// What came of the check of one backend.
+/// The result of the check of one backend.
 #[derive(Clone, Debug)]
-pub struct Result {
-    /// What was checked.
+pub struct CheckResult {
+    /// The target.
     pub target: Target,
-    /// What came of it.
+    /// The result.
     pub outcome: Outcome,
-    /// How long it took.
+    /// The duration.
     pub took: Duration,
 }
 
-/// Checks once, with the configuration in `file`; in the order of the file.
+/// Makes one round of checks with the configuration in `file`; results are in the order of the file.
 ///
 /// # Errors
-/// When the file cannot be used or the runtime cannot be had.
-pub fn run(file: &Path, which: &Which) -> std::result::Result<Vec<Result>, Error> {
+/// Returns an error when the file cannot be used or the runtime cannot start.
+pub fn run(file: &Path, which: &CheckFilter) -> Result<Vec<CheckResult>, Error> {
     let (health, from) = read(file)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::System { what: "cannot start the runtime", error })?;
     let intent = match from {
-        IntentFrom::File(intent) => intent,
-        IntentFrom::Store(at) => runtime.block_on(async {
-            let store = store::open_within(&at, PATIENCE).await?;
-            Ok::<_, store::OpenError>((*store.watch().borrow().set.intent).clone())
+        LoadedIntent::File(intent) => intent,
+        LoadedIntent::Store(at) => runtime.block_on(async {
+            let store = store::open_timeout(&at, STORE_TIMEOUT).await?;
+            Ok::<_, store::OpenError>((*store.watch().borrow().cluster.intent).clone())
         })?,
     };
     let mut targets = Vec::new();
@@ -65,13 +65,13 @@ pub fn run(file: &Path, which: &Which) -> std::result::Result<Vec<Result>, Error
         }));
     }
     Ok(runtime.block_on(async {
-        let prober = Prober::new(health.source, health.exec);
+        let prober = Prober::new(health.source, health.exec_dirs);
         let check = |target: Target| async {
             let begun = Instant::now();
             let outcome = prober.check(&target).await;
-            Result { target, outcome, took: begun.elapsed() }
+            CheckResult { target, outcome, took: begun.elapsed() }
         };
-        // A burst of thousands at once would test the queues on the way rather than the backends.
+        // Spreads the start: thousands of checks at once would test the queues on the path instead of the backends.
         stream::iter(targets).map(check).buffered(health.concurrency.min(256)).collect().await
     }))
 }

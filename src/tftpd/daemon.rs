@@ -1,4 +1,4 @@
-//! The process around a server: descriptors, privileges, signals, a log line for each transfer.
+//! The server process: file descriptors, privileges, signals, and a log line for each transfer.
 
 use super::config::{self, Built};
 use super::status::{self, Status};
@@ -10,14 +10,14 @@ use guideway_tftp::directory::{Directory, DirectoryOptions};
 use guideway_tftp::engine::{self, Config, Server};
 use guideway_tftp::handlers::background::Background;
 use guideway_tftp::report::{Observer, Outcome, TransferReport};
-use guideway_tftp::takeover::{Plan, Settings};
+use guideway_tftp::takeover::{Membership, Settings};
 use guideway_tftp::writable::{self, Writable};
+use indexmap::IndexMap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{User, setgid, setgroups, setuid};
-use serde_json::Value;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -25,93 +25,93 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
-/// Threads that fetch from origins and ask programs, for all handlers together.
-const BACKGROUND: usize = 2;
+/// Number of background threads that fetch from origins and run programs, shared by all handlers.
+const BACKGROUND_THREADS: usize = 2;
 
-/// What the daemon is told.
+/// Options of the daemon.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where files come from.
+    /// Source of the files.
     pub files: Files,
-    /// The directory that clients may write to, if any, and within which limits.
+    /// The directory that clients may write to, with its limits; `None` if uploads are refused.
     pub writable: Option<(PathBuf, writable::Settings)>,
-    /// The server; where clients may write is taken from above.
+    /// Configuration of the engine. The daemon sets its `writable` from [`Options::writable`].
     pub engine: Config,
-    /// Whether the addresses of the server were said, rather than left to the default.
-    pub addresses_said: bool,
-    /// The user to become once the sockets are bound.
+    /// Whether `engine.listen` was configured explicitly. If not, sockets from systemd replace it.
+    pub addresses_given: bool,
+    /// The user that the process switches to after the sockets are bound.
     pub user: Option<String>,
-    /// Its name in what it tells of itself.
+    /// The server's name in status and metrics.
     pub name: String,
     /// The control socket.
     pub socket: Option<PathBuf>,
-    /// Where metrics are served.
+    /// Listening address of the metrics endpoint.
     pub metrics: Option<SocketAddr>,
-    /// Going on with one another's transfers; what of it the engine needs is in `engine`.
+    /// The section `[takeover]`. The engine's part of it is in `engine.takeover`.
     pub takeover: Option<config::Takeover>,
 }
 
-/// Where files come from.
+/// Source of the files.
 #[derive(Clone, Debug)]
 pub enum Files {
-    /// A directory, and what is allowed of names in it.
+    /// A directory, and how names in it are resolved.
     Directory(PathBuf, DirectoryOptions),
     /// The handlers and rules of a configuration.
     Rules(Box<config::Config>),
 }
 
-/// Why the daemon does not run.
+/// Reasons for which the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The directory cannot be served.
-    #[error("serving {}: {source}", path.display())]
+    #[error("cannot serve {}: {source}", path.display())]
     Root {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The directory that clients may write to cannot be used.
-    #[error("writing to {}: {source}", path.display())]
+    #[error("cannot use the writable directory {}: {source}", path.display())]
     Writable {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A handler of the configuration cannot be made.
+    /// A configured handler cannot be created.
     #[error(transparent)]
     Handlers(#[from] config::BuildError),
-    /// The pool of `[takeover]` cannot be had.
+    /// The pool of `[takeover]` is not available.
     #[error("{0}")]
     Takeover(String),
     /// There is no such user.
     #[error("--user {0}: there is no such user on this host")]
     NoUser(String),
-    /// systemd passes a socket for an address that the server was not told to listen at.
-    #[error("systemd passes a socket for {0}, which is not among the addresses of `listen`: leave `listen` out, or name it there")]
+    /// systemd passed a socket for an address that `listen` does not contain.
+    #[error("systemd passed a socket for {0}, which is not in `listen`: remove `listen`, or add the address to it")]
     Unused(SocketAddr),
-    /// A step that the kernel refused.
+    /// A system call failed.
     #[error("{doing}: {source}")]
     System {
-        /// What was tried.
+        /// The operation.
         doing: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// The control socket cannot be had.
+    /// The control socket cannot be opened.
     #[error(transparent)]
     Socket(#[from] socket::Error),
-    /// The address for metrics cannot be had.
+    /// The metrics endpoint cannot be opened.
     #[error(transparent)]
     Metrics(#[from] metrics::Error),
-    /// The sockets cannot be had.
+    /// The engine's sockets cannot be opened.
     #[error(transparent)]
     Engine(#[from] engine::Error),
 }
 
 impl Error {
-    /// Whether the options are wrong, rather than the host.
+    /// Returns whether the options are wrong, as opposed to a failure of the host.
     pub fn is_usage(&self) -> bool {
         matches!(self, Error::Root { .. } | Error::Writable { .. } | Error::Handlers(_) | Error::NoUser(_) | Error::Unused(_))
     }
@@ -122,11 +122,11 @@ fn system(doing: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Error {
     move |errno| Error::System { doing, source: errno.into() }
 }
 
-/// Serves until SIGTERM or SIGINT; gives the counters. `counters` gets them at every SIGUSR1.
+/// Serves until SIGTERM or SIGINT and returns the counters. Each SIGUSR1 passes them to `counters`.
 ///
 /// # Errors
-/// When the server cannot be set up, or an event loop ends of its own accord.
-pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> {
+/// When the server cannot be set up, or an event loop ends by itself.
+pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Result<IndexMap<String, u64>, Error> {
     let started = Instant::now();
     let mut signals = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
@@ -135,11 +135,12 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
     raise_descriptors();
     let user = options.user.as_deref().map(find).transpose()?;
     let mut engine = options.engine;
-    take_passed(&mut engine, options.addresses_said)?;
-    // Before there are threads, for the umask is the process's.
+    take_passed(&mut engine, options.addresses_given)?;
+    // Before any thread starts, because the umask belongs to the whole process.
     let control = options.socket.as_deref().map(ControlSocket::claim).transpose()?;
     let scraped = options.metrics.map(metrics::listen).transpose()?;
-    let background = Background::new(BACKGROUND).map_err(|source| Error::System { doing: "starting threads".to_owned(), source })?;
+    let background =
+        Background::new(BACKGROUND_THREADS).map_err(|source| Error::System { doing: "starting threads".to_owned(), source })?;
     let Built { handler, caches } = match &options.files {
         Files::Directory(root, options) => {
             let directory = Directory::new(root, *options).map_err(|source| Error::Root { path: root.clone(), source })?;
@@ -150,11 +151,11 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
     let open =
         |(path, settings): (PathBuf, writable::Settings)| Writable::new(&path, settings).map_err(|source| Error::Writable { path, source });
     engine.writable = options.writable.map(open).transpose()?;
-    let plans = match (&options.takeover, &engine.takeover) {
-        (Some(takeover), Some(settings)) => follow(takeover, settings, &options.name, &background)?,
+    let memberships = match (&options.takeover, &engine.takeover) {
+        (Some(takeover), Some(settings)) => watch_membership(takeover, settings, &options.name, &background)?,
         _ => None,
     };
-    let (loops, places) = (engine.loops, engine.max_transfers.saturating_mul(engine.loops));
+    let (loops, capacity) = (engine.loops, engine.max_transfers.saturating_mul(engine.loops));
     let settings = engine.takeover.clone();
     let server = Server::bind(engine, handler, Arc::new(Log))?;
     if let Some(user) = user {
@@ -170,16 +171,16 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         listen: server.addresses().to_vec(),
         tids: server.tids().to_vec(),
         loops,
-        places,
+        capacity,
         statistics: server.statistics().clone(),
         caches,
-        kept: settings.as_ref().map(|settings| (settings.memory, server.occupancy())),
+        checkpoints: settings.as_ref().map(|settings| (settings.checkpoint_store, server.takeover_status())),
         started,
     });
     if let Some(control) = &control {
-        // On a thread of the background: its runtime must be there when the listener is made.
+        // On a background thread: the listener must be created inside its runtime.
         let listener =
-            control.listener_for_later().map_err(|source| Error::System { doing: "listening on the control socket".to_owned(), source })?;
+            control.std_listener().map_err(|source| Error::System { doing: "listening on the control socket".to_owned(), source })?;
         let status = status.clone();
         background.spawn(async move { status::serve(tokio::net::UnixListener::from_std(listener)?, status).await });
     }
@@ -187,29 +188,29 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
         background.spawn(metrics::serve(listener, move || status.metrics()));
     }
     let running = server.start()?;
-    systemd::ready();
+    systemd::notify_ready();
     loop {
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(1000u16)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(system("waiting for signals")(errno)),
         }
-        if let Some(plan) = plans.iter().flat_map(Receiver::try_iter).last() {
-            tracing::info!("takeover: {} servers in the pool", plan.members().len());
-            running.set_plan(&Arc::new(plan));
+        if let Some(membership) = memberships.iter().flat_map(Receiver::try_iter).last() {
+            tracing::info!(servers = membership.members().len(), "takeover pool changed");
+            running.set_membership(&Arc::new(membership));
         }
         let signal = if fds[0].any() == Some(true) { signals.read_signal().map_err(system("reading a signal"))? } else { None };
         match signal.map(|signal| signal.ssi_signo as i32) {
             Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&status::counters(running.statistics())),
             Some(signal) if signal == Signal::SIGHUP as i32 => match (&options.takeover, &settings) {
-                (Some(takeover), Some(before)) => match takeover.again(&options_name, before) {
-                    Ok(plan) => {
-                        tracing::info!("takeover: {} servers in the pool", plan.members().len());
-                        running.set_plan(&Arc::new(plan));
+                (Some(takeover), Some(before)) => match takeover.reload(&options_name, before) {
+                    Ok(membership) => {
+                        tracing::info!(servers = membership.members().len(), "takeover pool changed");
+                        running.set_membership(&Arc::new(membership));
                     }
-                    Err(why) => tracing::error!("the pool stays as it was: {why}"),
+                    Err(why) => tracing::error!("takeover pool not changed: {why}"),
                 },
-                _ => tracing::warn!("SIGHUP changes nothing but the pool of [takeover]: all else needs a restart"),
+                _ => tracing::warn!("SIGHUP ignored: it only reloads the pool of [takeover]; other changes need a restart"),
             },
             Some(_) => break,
             None if running.has_ended() => break,
@@ -222,12 +223,18 @@ pub fn run(options: Options, counters: impl Fn(&Value)) -> Result<Value, Error> 
     Ok(status::counters(&statistics))
 }
 
-/// Follows the pool of `[takeover]` where it is in a store: gives each plan that comes out of it. The store's files are read before this returns, for they may
-/// not be readable for whom the server becomes.
-fn follow(takeover: &config::Takeover, settings: &Settings, name: &str, background: &Background) -> Result<Option<Receiver<Plan>>, Error> {
+/// Watches the store for changes of the `[takeover]` pool and returns a channel of memberships; `None` if the pool is in no store.
+///
+/// The files of the store are read before this function returns: the user that the server becomes may not be able to read them.
+fn watch_membership(
+    takeover: &config::Takeover,
+    settings: &Settings,
+    name: &str,
+    background: &Background,
+) -> Result<Option<Receiver<Membership>>, Error> {
     let Some(place) = takeover.store().map_err(Error::Takeover)? else { return Ok(None) };
     let (opened, wait) = channel();
-    let (sender, plans) = channel();
+    let (sender, memberships) = channel();
     let (mut takeover, mut place, settings, name) = (takeover.clone(), place, settings.clone(), name.to_owned());
     background.spawn(async move {
         let store = store::start(&place.at);
@@ -236,42 +243,45 @@ fn follow(takeover: &config::Takeover, settings: &Settings, name: &str, backgrou
         let mut seen = store.watch();
         let mut known = 0;
         while seen.changed().await.is_ok() {
-            let set = seen.borrow_and_update().set.clone();
-            if set.intent_generation == known {
+            let cluster = seen.borrow_and_update().cluster.clone();
+            if cluster.intent_generation == known {
                 continue;
             }
-            // They may know another key by now. What is mended later is read at the next change of the set, of whatever kind.
-            match takeover.in_store_now() {
+            // The key may have changed. A file that is corrected later is read at the next change of the cluster state.
+            match takeover.reload_store() {
                 Ok(now) => (takeover, place) = now,
-                Err(why) => tracing::warn!("the files of [takeover] count as they were: {why}"),
+                Err(why) => tracing::warn!("files of [takeover] not reloaded: {why}"),
             }
-            match takeover.plan_of(&place.described(&set.intent), &name).and_then(|plan| config::follows(&settings, plan)) {
-                Ok(plan) => {
-                    known = set.intent_generation;
-                    if sender.send(plan).is_err() {
+            match takeover
+                .membership_of(&place.pool_source(&cluster.intent), &name)
+                .and_then(|membership| config::check_replacement(&settings, membership))
+            {
+                Ok(membership) => {
+                    known = cluster.intent_generation;
+                    if sender.send(membership).is_err() {
                         return;
                     }
                 }
-                Err(why) => tracing::error!("the pool stays as it was: {why}"),
+                Err(why) => tracing::error!("takeover pool not changed: {why}"),
             }
         }
     });
     match wait.recv() {
-        Ok(Ok(())) => Ok(Some(plans)),
+        Ok(Ok(())) => Ok(Some(memberships)),
         Ok(Err(why)) => Err(Error::Takeover(why)),
-        Err(_) => Err(Error::Takeover("the thread that follows the store is gone".to_owned())),
+        Err(_) => Err(Error::Takeover("the thread that watches the store has ended".to_owned())),
     }
 }
 
-/// Sockets that systemd passes take the place of the default addresses, and are used for those that are said.
-fn take_passed(engine: &mut Config, addresses_said: bool) -> Result<(), Error> {
-    let sockets = systemd::passed().map_err(|source| Error::System { doing: "taking sockets from systemd".to_owned(), source })?;
-    engine.passed = sockets.into_iter().map(engine::Passed::new).collect::<Result<_, _>>()?;
+/// Takes the sockets that systemd passes: they replace the default addresses and serve configured ones.
+fn take_passed(engine: &mut Config, addresses_given: bool) -> Result<(), Error> {
+    let sockets = systemd::listen_fds().map_err(|source| Error::System { doing: "taking sockets from systemd".to_owned(), source })?;
+    engine.passed = sockets.into_iter().map(engine::PassedSocket::new).collect::<Result<_, _>>()?;
     let passed: Vec<SocketAddr> = engine.passed.iter().map(|passed| passed.address).collect();
     if passed.is_empty() {
         return Ok(());
     }
-    if !addresses_said {
+    if !addresses_given {
         engine.listen = passed;
     } else if let Some(unused) = passed.iter().find(|address| !engine.listen.contains(address)) {
         return Err(Error::Unused(*unused));
@@ -279,12 +289,12 @@ fn take_passed(engine: &mut Config, addresses_said: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Every transfer may have a file open.
+/// Raises the limit of open files to its maximum, because every transfer may hold a file open.
 fn raise_descriptors() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
     if let Err(error) = raised {
-        tracing::warn!("the limit of open files stays as it is: {error}");
+        tracing::warn!("limit of open files not raised: {error}");
     }
 }
 
@@ -307,7 +317,7 @@ impl Observer for Log {
         let file = report.file.escape_ascii();
         let outcome = report.outcome.name();
         let seconds = report.duration.as_secs_f64();
-        let (client, vip, repeated, write) = (report.client, report.vip, report.repeated, report.write);
+        let (client, vip, retransmitted, write) = (report.client, report.vip, report.retransmitted, report.write);
         let (taken_over, tid) = (report.taken_over, report.tid);
         let bytes = if write { report.bytes_received } else { report.bytes_sent };
         match &report.outcome {
@@ -316,14 +326,14 @@ impl Observer for Log {
                 tracing::info!(%client, %vip, %file, outcome, %code, "{text}");
             }
             Outcome::Aborted(code, text) => {
-                tracing::info!(%client, %vip, %file, outcome, bytes, seconds, %code, "the client said: {}", text.escape_debug());
+                tracing::info!(%client, %vip, %file, outcome, bytes, seconds, %code, "client sent ERROR: {}", text.escape_debug());
             }
-            // Who changes what is on this host's disk is worth a line.
-            Outcome::Done if write => tracing::info!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),
-            Outcome::Done if taken_over => tracing::info!(%client, %vip, %file, outcome, taken_over, tid, bytes, repeated, seconds),
+            // Uploads change the disk of this host, so they are always logged.
+            Outcome::Done if write => tracing::info!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
+            Outcome::Done if taken_over => tracing::info!(%client, %vip, %file, outcome, taken_over, tid, bytes, retransmitted, seconds),
             Outcome::Failed(why) => tracing::warn!(%client, %vip, %file, outcome, bytes, seconds, "{why}"),
-            Outcome::Unheard | Outcome::TimedOut => tracing::info!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),
-            _ => tracing::debug!(%client, %vip, %file, outcome, write, bytes, repeated, seconds),
+            Outcome::HalfOpen | Outcome::TimedOut => tracing::info!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
+            _ => tracing::debug!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The TFTP server as a daemon: its file, its control socket, its status.
+//! The TFTP server as a daemon: configuration file, control socket, status.
 
 pub mod config;
 pub mod daemon;

@@ -1,141 +1,151 @@
-//! What a running server tells of itself: a document for `guideway status`, and numbers for Prometheus.
+//! Status of a running server: a document for `guideway status`, and metrics for Prometheus.
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use guideway_daemon::metrics::{Exposition, Kind};
+use guideway_api::error::Error;
+use guideway_api::server::{CacheStatus, Capacity, Checkpoints, ServerKind, ServerStatus};
+use guideway_api::status::KeyIds;
+use guideway_daemon::metrics::{Exposition, MetricKind};
 use guideway_hash::KeyId;
-use guideway_tftp::engine::Occupancy;
+use guideway_tftp::engine::TakeoverStatus;
 use guideway_tftp::handlers::http::{Cache, CacheReport};
 use guideway_tftp::report::{Counter, Statistics};
-use guideway_tftp::takeover::memory::Limits;
-use serde_json::{Map, Value, json};
+use guideway_tftp::takeover::checkpoint_store::Limits;
+use indexmap::IndexMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use tokio::net::UnixListener;
 
-/// A server seen from outside.
+/// The parts of a running server that its status is made from.
 pub struct Status {
     /// Its name.
     pub name: String,
-    /// Where it takes requests.
+    /// Listening addresses.
     pub listen: Vec<SocketAddr>,
-    /// Where its answers come from, loop by loop.
+    /// Source address of the answers, one for each event loop.
     pub tids: Vec<SocketAddr>,
     /// Event loops.
     pub loops: usize,
-    /// Transfers that it has room for, in all loops together.
-    pub places: usize,
+    /// Largest number of transfers, in all loops together.
+    pub capacity: usize,
     /// Its counters.
     pub statistics: Statistics,
     /// The caches of its handlers, by their names.
     pub caches: Vec<(String, Cache)>,
-    /// What is kept of other servers' transfers: bounds, and how much it is.
-    pub kept: Option<(Limits, Arc<Occupancy>)>,
+    /// Checkpoints stored for other servers: limits and current use.
+    pub checkpoints: Option<(Limits, Arc<TakeoverStatus>)>,
     /// When it started.
     pub started: Instant,
 }
 
-/// The ids of the keys that notes are believed under, of which the first is in use: as a director shows its own.
-fn keys(keys: &[KeyId]) -> Value {
+/// The ids of the keys under which checkpoints are accepted. The first one is active.
+fn keys(keys: &[KeyId]) -> KeyIds {
     let known: Vec<String> = keys.iter().map(ToString::to_string).collect();
-    json!({"active": known.first(), "known": known})
+    KeyIds { active: known.first().cloned(), known }
 }
 
-/// The counters under their names, and how many transfers are open.
-pub(super) fn counters(statistics: &Statistics) -> Value {
+/// The counters by name, and the number of open transfers.
+pub(super) fn counters(statistics: &Statistics) -> IndexMap<String, u64> {
     let totals = statistics.totals();
-    let mut map: Map<String, Value> = totals.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    map.insert("open".to_owned(), totals.open().into());
-    Value::Object(map)
+    totals.iter().chain([("open", totals.open())]).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 impl Status {
     /// The document of `GET /v1/status`.
-    pub fn to_json(&self) -> Value {
+    pub fn document(&self) -> ServerStatus {
         let cache = |(name, cache): &(String, Cache)| {
-            let CacheReport { hits, misses, joined, absent, files, bytes, limit } = cache.report();
-            json!({"handler": name, "hits": hits, "misses": misses, "joined": joined, "absent": absent, "files": files, "bytes": bytes, "limit": limit})
+            let CacheReport { hits, misses, coalesced, negative_hits, files, bytes, limit } = cache.report();
+            CacheStatus { handler: name.clone(), hits, misses, coalesced, negative_hits, files, bytes, limit }
+        };
+        let checkpoints = |(limits, checkpoints): &(Limits, Arc<TakeoverStatus>)| Checkpoints {
+            peers: checkpoints.peers.load(Relaxed),
+            key: keys(&checkpoints.keys.load()),
+            transfers: checkpoints.transfers.load(Relaxed),
+            transfers_limit: limits.transfers,
+            bytes: checkpoints.bytes.load(Relaxed),
+            bytes_limit: limits.bytes,
         };
         let counters = counters(&self.statistics);
-        json!({
-            "kind": "tftpd",
-            "name": self.name,
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptime_seconds": self.started.elapsed().as_secs(),
-            "listen": self.listen,
-            "tids": self.tids,
-            "loops": self.loops,
-            "places": {"taken": counters["open"], "limit": self.places},
-            "counters": counters,
-            "notes": self.kept.as_ref().map(|(limits, kept)| json!({
-                "peers": kept.peers.load(Relaxed),
-                "key": keys(&kept.keys.load()),
-                "transfers": kept.transfers.load(Relaxed), "transfers_limit": limits.transfers,
-                "bytes": kept.bytes.load(Relaxed), "bytes_limit": limits.bytes,
-            })),
-            "caches": self.caches.iter().map(cache).collect::<Vec<_>>(),
-        })
+        ServerStatus {
+            kind: ServerKind::Tftpd,
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            listen: self.listen.clone(),
+            tids: self.tids.clone(),
+            loops: self.loops,
+            capacity: Capacity { used: counters.get("open").copied().unwrap_or_default(), limit: self.capacity },
+            counters,
+            checkpoints: self.checkpoints.as_ref().map(checkpoints),
+            caches: self.caches.iter().map(cache).collect(),
+        }
     }
 
     /// The document of `GET /metrics`.
     pub fn metrics(&self) -> String {
+        self.exposition().finish()
+    }
+
+    /// Every metric of a server with its samples.
+    pub fn exposition(&self) -> Exposition {
         let totals = self.statistics.totals();
         let mut out = Exposition::default();
         let labels = [("name", self.name.as_str()), ("version", env!("CARGO_PKG_VERSION"))];
-        out.metric("guideway_tftpd_info", Kind::Gauge, "Always 1; the labels say which server this is.").sample(&labels, 1);
+        out.metric("guideway_tftpd_info", MetricKind::Gauge, "Always 1; the labels say which server this is.").sample(&labels, 1u64);
         let uptime = self.started.elapsed().as_secs();
-        out.metric("guideway_tftpd_uptime_seconds", Kind::Gauge, "Seconds since the server started.").sample(&[], uptime);
-        out.metric("guideway_tftpd_transfers_open", Kind::Gauge, "Transfers and openings under way.").sample(&[], totals.open());
-        out.metric("guideway_tftpd_transfers_limit", Kind::Gauge, "Transfers that there is room for.").sample(&[], self.places);
-        let mut ended =
-            out.metric("guideway_tftpd_transfers_ended_total", Kind::Counter, "Requests that a handler was asked about, by their end.");
+        out.metric("guideway_tftpd_uptime_seconds", MetricKind::Gauge, "Seconds since the server started.").sample(&[], uptime);
+        out.metric("guideway_tftpd_transfers_open", MetricKind::Gauge, "Transfers and openings that run now.").sample(&[], totals.open());
+        out.metric("guideway_tftpd_transfers_limit", MetricKind::Gauge, "Transfers for which there is room.").sample(&[], self.capacity);
+        let ended = out.metric("guideway_tftpd_transfers_ended_total", MetricKind::Counter, "Requests passed to a handler, by outcome.");
         for counter in Counter::ALL.iter().filter(|counter| counter.is_end()) {
             ended.sample(&[("outcome", counter.name())], totals.get(*counter));
         }
         for counter in Counter::ALL.iter().filter(|counter| !counter.is_end()) {
-            out.metric(&format!("guideway_tftpd_{}_total", metric(*counter)), Kind::Counter, counter.explain())
+            out.metric(&format!("guideway_tftpd_{}_total", metric(*counter)), MetricKind::Counter, counter.explain())
                 .sample(&[], totals.get(*counter));
         }
-        if let Some((limits, kept)) = &self.kept {
+        if let Some((limits, checkpoints)) = &self.checkpoints {
             let mut gauge = |name: &str, help: &str, value: u64| {
-                out.metric(&format!("guideway_tftpd_notes_{name}"), Kind::Gauge, help).sample(&[], value);
+                out.metric(&format!("guideway_tftpd_{name}"), MetricKind::Gauge, help).sample(&[], value);
             };
-            gauge("peers", "Other servers of the pool that answer.", kept.peers.load(Relaxed));
-            gauge("transfers", "Transfers of other servers that are known.", kept.transfers.load(Relaxed));
-            gauge("transfers_limit", "Transfers of other servers that there is room for.", limits.transfers as u64);
-            gauge("bytes", "Bytes that notes of other servers take.", kept.bytes.load(Relaxed));
-            gauge("limit_bytes", "Bytes that there is room for.", limits.bytes as u64);
+            gauge("takeover_peers", "Other servers of the pool that answer.", checkpoints.peers.load(Relaxed));
+            gauge("checkpoints", "Checkpoints of other servers' transfers that are stored.", checkpoints.transfers.load(Relaxed));
+            gauge("checkpoints_limit", "Checkpoints for which there is room.", limits.transfers as u64);
+            gauge("checkpoint_bytes", "Bytes that stored checkpoints take.", checkpoints.bytes.load(Relaxed));
+            gauge("checkpoint_limit_bytes", "Bytes of checkpoints for which there is room.", limits.bytes as u64);
         }
         self.cache_metrics(&mut out);
-        out.finish()
+        out
     }
 
     fn cache_metrics(&self, out: &mut Exposition) {
         let reports: Vec<_> = self.caches.iter().map(|(name, cache)| (name, cache.report())).collect();
-        if reports.is_empty() {
-            return;
-        }
         let mut put = |name: &str, kind, help: &str, value: fn(&CacheReport) -> u64| {
-            let mut metric = out.metric(&format!("guideway_tftpd_cache_{name}"), kind, help);
+            let metric = out.metric(&format!("guideway_tftpd_cache_{name}"), kind, help);
             for (name, report) in &reports {
                 metric.sample(&[("handler", name)], value(report));
             }
         };
-        put("hits_total", Kind::Counter, "Requests answered without asking the origin.", |r| r.hits);
-        put("misses_total", Kind::Counter, "Requests for which the origin was asked.", |r| r.misses);
-        put("joined_total", Kind::Counter, "Requests that joined a question to the origin that was under way.", |r| r.joined);
-        put("absent_total", Kind::Counter, "Requests refused because the origin had just said that there is no such file.", |r| r.absent);
-        put("files", Kind::Gauge, "Files in the cache, in part or whole.", |r| r.files);
-        put("bytes", Kind::Gauge, "Bytes of the files in the cache.", |r| r.bytes);
-        put("limit_bytes", Kind::Gauge, "Bytes that the cache has room for.", |r| r.limit);
+        put("hits_total", MetricKind::Counter, "Requests answered without asking the origin.", |r| r.hits);
+        put("misses_total", MetricKind::Counter, "Requests for which the origin was asked.", |r| r.misses);
+        put("coalesced_total", MetricKind::Counter, "Requests that shared a running fetch.", |r| r.coalesced);
+        put(
+            "negative_hits_total",
+            MetricKind::Counter,
+            "Requests refused because the origin had just said that the file does not exist.",
+            |r| r.negative_hits,
+        );
+        put("files", MetricKind::Gauge, "Files in the cache, partial ones included.", |r| r.files);
+        put("bytes", MetricKind::Gauge, "Bytes of the files in the cache.", |r| r.bytes);
+        put("limit_bytes", MetricKind::Gauge, "Bytes for which the cache has room.", |r| r.limit);
     }
 }
 
-/// A counter's name in metrics, where the unit stands last.
+/// The name of a counter as a metric, with the unit last.
 fn metric(counter: Counter) -> &'static str {
     match counter {
         Counter::BytesSent => "sent_bytes",
@@ -143,13 +153,14 @@ fn metric(counter: Counter) -> &'static str {
     }
 }
 
-/// Answers on the control socket, until the runtime ends.
+/// Serves the control socket until the runtime ends.
 ///
 /// # Errors
 /// When the listener cannot be used.
 pub async fn serve(listener: UnixListener, status: Arc<Status>) -> std::io::Result<()> {
-    let unknown = || async { (StatusCode::NOT_FOUND, Json(json!({"error": "there is no such resource: see /v1/status"}))) };
-    let shown = |State(status): State<Arc<Status>>| async move { Json(status.to_json()) };
+    let unknown =
+        || async { (StatusCode::NOT_FOUND, Json(Error { error: "no such resource: see /v1/status".to_owned(), ..Error::default() })) };
+    let shown = |State(status): State<Arc<Status>>| async move { Json(status.document()) };
     axum::serve(listener, Router::new().route("/v1/status", get(shown)).fallback(unknown).with_state(status)).await
 }
 
@@ -160,7 +171,7 @@ mod tests {
     use guideway_tftp::report::Counters;
 
     #[test]
-    fn every_counter_is_told_and_the_sums_agree() {
+    fn every_counter_is_a_metric_and_the_sums_agree() {
         let counters = Arc::new(Counters::default());
         for (index, counter) in Counter::ALL.iter().enumerate() {
             counters.add(*counter, index as u64 + 1);
@@ -172,10 +183,10 @@ mod tests {
             listen: vec!["127.0.0.1:69".parse().unwrap()],
             tids: Vec::new(),
             loops: 1,
-            places: 5000,
+            capacity: 5000,
             statistics: statistics.clone(),
             caches: Vec::new(),
-            kept: Some((Limits::default(), Arc::default())),
+            checkpoints: Some((Limits::default(), Arc::default())),
             started: Instant::now(),
         };
         let samples = parse(&status.metrics());
@@ -194,10 +205,10 @@ mod tests {
             seen += 1;
         }
         assert_eq!((sum + of("transfers_open"), seen), (of("started_total"), Counter::ALL.len()));
-        let json = status.to_json();
-        assert_eq!((json["places"]["taken"].as_u64(), json["places"]["limit"].as_u64()), (Some(totals.open()), Some(5000)));
-        assert_eq!((of("notes_transfers"), of("notes_transfers_limit")), (0, Limits::default().transfers as u64));
-        assert_eq!(json["notes"]["bytes_limit"], Limits::default().bytes);
-        assert_eq!((&json["kind"], &json["counters"]["done"]), (&json!("tftpd"), &json!(totals.get(Counter::Done))));
+        let document = status.document();
+        assert_eq!((document.capacity.used, document.capacity.limit), (totals.open(), 5000));
+        assert_eq!((of("checkpoints"), of("checkpoints_limit")), (0, Limits::default().transfers as u64));
+        assert_eq!(document.checkpoints.map(|checkpoints| checkpoints.bytes_limit), Some(Limits::default().bytes));
+        assert_eq!(document.counters["done"], totals.get(Counter::Done));
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Longer than any time-out of the director's: who answers later, hangs.
-const PATIENCE: Duration = Duration::from_secs(25);
+const TIMEOUT: Duration = Duration::from_secs(25);
 
 /// An answer; `document` is null if there was none, `status` 0 if the connection was closed without a word.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub struct Answer {
 /// Sends bytes, says that there are no more, and reads to the end.
 pub fn send(socket: &Path, bytes: &[u8]) -> Answer {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(TIMEOUT)).unwrap();
     // Who is refused early may find the other end closed already: the answer counts.
     let _early = stream.write_all(bytes);
     let _early = stream.shutdown(Shutdown::Write);

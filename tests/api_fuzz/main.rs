@@ -6,7 +6,7 @@ mod dut;
 mod http;
 mod schema;
 
-use dut::{Director, in_namespaces, through, to_vip};
+use dut::{Director, backend_for, in_namespaces, to_vip};
 use http::{request, send};
 use schema::Document;
 use serde_json::{Value, json};
@@ -43,16 +43,16 @@ impl Fuzz {
     }
 
     /// Sends what must be refused, with a reason.
-    fn refused(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> u16 {
+    fn expect_error(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> u16 {
         let answer = send(&self.socket, &request(method, path, headers, body));
         self.sent += 1;
         let shown = String::from_utf8_lossy(&body[..body.len().min(600)]).into_owned();
         assert!((400..500).contains(&answer.status), "{method} {path} {headers}{shown}: {answer:?}");
         let error = &self.document.0["components"]["schemas"]["Error"];
-        let differs = self.document.differs("answer", &answer.document, error);
-        assert_eq!(differs, None, "{method} {path} {headers}{shown}: {answer:?}");
+        let schema_error = self.document.schema_error("answer", &answer.document, error);
+        assert_eq!(schema_error, None, "{method} {path} {headers}{shown}: {answer:?}");
         assert!(answer.document["error"].as_str().unwrap().len() > 10, "{method} {path} {headers}{shown}: {answer:?}");
-        let described = self.document.0["paths"].as_object().unwrap().iter().find(|(known, _)| alike(known, path));
+        let described = self.document.0["paths"].as_object().unwrap().iter().find(|(known, _)| matches_pattern(known, path));
         if let Some(operation) = described.map(|(_, item)| &item[method.to_ascii_lowercase()]).filter(|operation| operation.is_object()) {
             let code = answer.status.to_string();
             assert!(operation["responses"][&code].is_object(), "{method} {path} answers {code}, which the document does not tell");
@@ -75,7 +75,7 @@ impl Fuzz {
 }
 
 /// Whether `path`, without its query, is one of `pattern`.
-fn alike(pattern: &str, path: &str) -> bool {
+fn matches_pattern(pattern: &str, path: &str) -> bool {
     let path = path.split('?').next().unwrap();
     let (pattern, path): (Vec<&str>, Vec<&str>) = (pattern.split('/').collect(), path.split('/').collect());
     pattern.len() == path.len() && pattern.iter().zip(&path).all(|(pattern, part)| pattern.starts_with('{') || pattern == part)
@@ -86,7 +86,7 @@ fn good_path(path: &str) -> String {
 }
 
 /// The query that an operation cannot do without.
-fn needed(operation: &Value) -> Vec<String> {
+fn required_query(operation: &Value) -> Vec<String> {
     let parameters = operation["parameters"].as_array().unwrap().iter().filter(|p| p["in"] == "query" && p["required"] == true);
     parameters.map(|p| format!("{}={}", p["name"].as_str().unwrap(), p["example"].as_str().unwrap())).collect()
 }
@@ -102,17 +102,17 @@ fn bad_input_of_every_kind_is_refused_with_a_reason_and_changes_nothing() {
         let before = fuzz.director.state();
         let deep = format!("{}1{}", "{\"a\":".repeat(3000), "}".repeat(3000));
         for (method, path, operation) in fuzz.operations() {
-            let needed = needed(&operation);
-            let good = with_query(&path, &needed);
+            let required_query = required_query(&operation);
+            let good = with_query(&path, &required_query);
             match Fuzz::body_of(&operation) {
                 Some(schema) => {
                     for bad in fuzz.document.bad(schema) {
-                        fuzz.refused(&method, &good, JSON, bad.to_string().as_bytes());
+                        fuzz.expect_error(&method, &good, JSON, bad.to_string().as_bytes());
                     }
                     random_bodies(&mut fuzz, &method, &good);
                     let value = fuzz.document.good("", schema).to_string();
                     for cut in [1, value.len() / 2, value.len() - 1] {
-                        fuzz.refused(&method, &good, JSON, &value.as_bytes()[..cut]);
+                        fuzz.expect_error(&method, &good, JSON, &value.as_bytes()[..cut]);
                     }
                     for kind in [
                         "",
@@ -120,22 +120,22 @@ fn bad_input_of_every_kind_is_refused_with_a_reason_and_changes_nothing() {
                         "Content-Type: application/x-www-form-urlencoded\r\n",
                         "Content-Type: json\r\n",
                     ] {
-                        assert_eq!(fuzz.refused(&method, &good, kind, value.as_bytes()), 415);
+                        assert_eq!(fuzz.expect_error(&method, &good, kind, value.as_bytes()), 415);
                     }
                     for text in ["", " ", "nonsense", "{", "{}}", "{\"a\":}", "[{}]", "null", "NaN", "\"\\ud800\"", "{\"a\":1e999}", &deep]
                     {
-                        fuzz.refused(&method, &good, JSON, text.as_bytes());
+                        fuzz.expect_error(&method, &good, JSON, text.as_bytes());
                     }
-                    fuzz.refused(&method, &good, JSON, b"{\"name\": \"\xff\xfe\"}");
-                    assert_eq!(fuzz.refused(&method, &good, JSON, &vec![b' '; (8 << 20) + 1]), 413);
-                    assert_eq!(fuzz.refused(&method, &good, &format!("{JSON}Content-Length: 99999999999\r\n"), b""), 413);
+                    fuzz.expect_error(&method, &good, JSON, b"{\"name\": \"\xff\xfe\"}");
+                    assert_eq!(fuzz.expect_error(&method, &good, JSON, &vec![b' '; (8 << 20) + 1]), 413);
+                    assert_eq!(fuzz.expect_error(&method, &good, &format!("{JSON}Content-Length: 99999999999\r\n"), b""), 413);
                 }
                 None => {
-                    fuzz.refused(&method, &good, JSON, b"{}");
-                    fuzz.refused(&method, &good, "", b"nonsense");
+                    fuzz.expect_error(&method, &good, JSON, b"{}");
+                    fuzz.expect_error(&method, &good, "", b"nonsense");
                 }
             }
-            parameters(&mut fuzz, &method, &path, &operation, &needed);
+            parameters(&mut fuzz, &method, &path, &operation, &required_query);
             for header in [
                 "If-Match: 1\r\n",
                 "If-Match: \"x\"\r\n",
@@ -143,18 +143,18 @@ fn bad_input_of_every_kind_is_refused_with_a_reason_and_changes_nothing() {
                 "If-Match: \"1\", nonsense\r\n",
                 "If-Match: \"\u{e9}\"\r\n",
             ] {
-                assert_eq!(fuzz.refused(&method, &good, header, b""), 400, "{method} {good} {header}");
+                assert_eq!(fuzz.expect_error(&method, &good, header, b""), 400, "{method} {good} {header}");
             }
-            fuzz.refused(&method, &good, "Last-Event-ID: nonsense\r\n", b"");
+            fuzz.expect_error(&method, &good, "Last-Event-ID: nonsense\r\n", b"");
             if method != "GET" && Fuzz::body_of(&operation).is_none() {
-                assert_eq!(fuzz.refused(&method, &good, "If-Match: \"0\"\r\n", b""), 412);
+                assert_eq!(fuzz.expect_error(&method, &good, "If-Match: \"0\"\r\n", b""), 412);
             }
         }
         methods_and_paths(&mut fuzz);
         println!("{} bad requests", fuzz.sent);
         assert!(fuzz.sent > 2000, "{}", fuzz.sent);
         assert_eq!(fuzz.director.state(), before);
-        assert_eq!(through(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 21_001)), 22);
+        assert_eq!(backend_for(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 21_001)), 22);
     });
 }
 
@@ -171,7 +171,7 @@ fn random_bodies(fuzz: &mut Fuzz, method: &str, path: &str) {
                 *random.choice(&["name", "address", "weight", "vip", "pool", "backends", "drain", "service", "idle", "é", "."]).unwrap();
             body[key] = any(&mut random, 4);
         }
-        fuzz.refused(method, path, JSON, body.to_string().as_bytes());
+        fuzz.expect_error(method, path, JSON, body.to_string().as_bytes());
     }
 }
 
@@ -192,29 +192,29 @@ fn any(random: &mut fastrand::Rng, depth: u32) -> Value {
 }
 
 /// Parameters of query and path.
-fn parameters(fuzz: &mut Fuzz, method: &str, path: &str, operation: &Value, needed: &[String]) {
-    let with = |more: &str| with_query(path, &needed.iter().cloned().chain([more.to_owned()]).collect::<Vec<_>>());
+fn parameters(fuzz: &mut Fuzz, method: &str, path: &str, operation: &Value, required_query: &[String]) {
+    let with = |more: &str| with_query(path, &required_query.iter().cloned().chain([more.to_owned()]).collect::<Vec<_>>());
     for unknown in ["nonsense=1", "=", "dryrun=true", "%00=1", "dry_run[]=true", "%ff=%ff", &"a".repeat(3000)] {
-        assert_eq!(fuzz.refused(method, &with(unknown), "", b""), 400, "{unknown}");
+        assert_eq!(fuzz.expect_error(method, &with(unknown), "", b""), 400, "{unknown}");
     }
     for parameter in operation["parameters"].as_array().unwrap() {
         let (name, example) = (parameter["name"].as_str().unwrap(), parameter["example"].as_str().unwrap_or_default());
         match parameter["in"].as_str().unwrap() {
             "query" => {
-                let others: Vec<String> = needed.iter().filter(|other| !other.starts_with(&format!("{name}="))).cloned().collect();
+                let others: Vec<String> = required_query.iter().filter(|other| !other.starts_with(&format!("{name}="))).cloned().collect();
                 let alone = |value: &str| with_query(path, &others.iter().cloned().chain([format!("{name}={value}")]).collect::<Vec<_>>());
                 for bad in ["", "nonsense", "-1", "1e3", "%00", "%C3%BC", "true,false", "99999999999999999999", &"9".repeat(4000)] {
                     // Bodies come after parameters: what is wrong with these is said first.
-                    let status = fuzz.refused(method, &alone(bad), "", b"");
+                    let status = fuzz.expect_error(method, &alone(bad), "", b"");
                     assert!(matches!(status, 400 | 404 | 415), "{name} = {bad}: {status}");
                 }
                 let twice = with_query(
                     path,
                     &others.iter().cloned().chain([format!("{name}={example}"), format!("{name}={example}")]).collect::<Vec<_>>(),
                 );
-                assert_eq!(fuzz.refused(method, &twice, "", b""), 400);
+                assert_eq!(fuzz.expect_error(method, &twice, "", b""), 400);
                 if parameter["required"] == true {
-                    assert_eq!(fuzz.refused(method, &with_query(path, &others), "", b""), 400);
+                    assert_eq!(fuzz.expect_error(method, &with_query(path, &others), "", b""), 400);
                 }
             }
             "path" => {
@@ -235,7 +235,7 @@ fn parameters(fuzz: &mut Fuzz, method: &str, path: &str, operation: &Value, need
                 ] {
                     let path = path.replacen(&format!("/{good}"), &format!("/{bad}"), 1);
                     let (headers, body): (&str, &[u8]) = if Fuzz::body_of(operation).is_some() { (JSON, b"{}") } else { ("", b"") };
-                    let status = fuzz.refused(method, &with_query(&path, needed), headers, body);
+                    let status = fuzz.expect_error(method, &with_query(&path, required_query), headers, body);
                     assert!(matches!(status, 400 | 404 | 422), "{path}: {status}");
                 }
             }
@@ -249,16 +249,16 @@ fn methods_and_paths(fuzz: &mut Fuzz) {
         fuzz.document.0["paths"].as_object().unwrap().iter().map(|(path, item)| (path.clone(), item.clone())).collect();
     for (path, item) in &paths {
         for method in METHODS.iter().filter(|method| item[method.to_ascii_lowercase()].is_null()) {
-            assert_eq!(fuzz.refused(method, &good_path(path), "", b""), 405, "{method} {path}");
+            assert_eq!(fuzz.expect_error(method, &good_path(path), "", b""), 405, "{method} {path}");
         }
         for wrong in
             [format!("{path}/"), format!("/v2{path}"), path.to_uppercase(), path.replacen('/', "//", 1), format!("{path}/nonsense/x")]
         {
-            assert!(matches!(fuzz.refused("GET", &good_path(&wrong), "", b""), 400 | 404 | 405), "{wrong}");
+            assert!(matches!(fuzz.expect_error("GET", &good_path(&wrong), "", b""), 400 | 404 | 405), "{wrong}");
         }
     }
     for path in ["/", "/v1", "/v1/", "/metrics", "/v1/../etc", "/%00", "/v1/pools/", "/v1/pools//backends"] {
-        assert_eq!(fuzz.refused("GET", path, "", b""), 404, "{path}");
+        assert_eq!(fuzz.expect_error("GET", path, "", b""), 404, "{path}");
     }
 }
 
@@ -306,7 +306,7 @@ fn what_is_no_http_is_never_waited_for_and_changes_nothing() {
             assert!(answer.status < 500, "{:?}: {answer:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(300)]));
         }
         assert_eq!(fuzz.director.state(), before);
-        assert_eq!(through(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 21_001)), 22);
+        assert_eq!(backend_for(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 21_001)), 22);
     });
 }
 
@@ -315,13 +315,13 @@ fn every_good_answer_is_what_the_document_says() {
     in_namespaces(|mut wire| {
         let fuzz = Fuzz::new();
         fuzz.director.change("POST", "/v1/pools/boot/backends/t1/drain", None);
-        through(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 20_001));
+        backend_for(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 20_001));
         for (method, path, operation) in fuzz.operations() {
             let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
             if !schema.is_object() {
                 continue;
             }
-            let mut query = needed(&operation);
+            let mut query = required_query(&operation);
             // What would be changed is only asked.
             if method != "GET" {
                 query.push("dry_run=true".to_owned());
@@ -344,7 +344,7 @@ fn every_good_answer_is_what_the_document_says() {
             let expected = if operation["operationId"] == "delete_pool" { 409 } else { 200 };
             assert_eq!(answer.status, expected, "{method} {path}: {answer:?}");
             if expected == 200 {
-                assert_eq!(fuzz.document.differs("answer", &answer.document, schema), None, "{method} {path}: {:#}", answer.document);
+                assert_eq!(fuzz.document.schema_error("answer", &answer.document, schema), None, "{method} {path}: {:#}", answer.document);
             }
         }
     });

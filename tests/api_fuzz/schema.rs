@@ -123,8 +123,15 @@ impl Document {
     }
 
     /// Says where `value` is not what the schema says.
-    pub fn differs(&self, at: &str, value: &Value, schema: &Value) -> Option<String> {
+    pub fn schema_error(&self, at: &str, value: &Value, schema: &Value) -> Option<String> {
         let schema = self.resolve(schema);
+        if let Some(error) = schema["allOf"].as_array().into_iter().flatten().find_map(|part| self.schema_error(at, value, part)) {
+            return Some(error);
+        }
+        if let Some(variants) = schema["oneOf"].as_array() {
+            let errors: Option<Vec<String>> = variants.iter().map(|variant| self.schema_error(at, value, variant)).collect();
+            return errors.map(|errors| format!("{at} fits no variant: {}", errors.join("; ")));
+        }
         let kinds = self.types(schema);
         let kind = match value {
             Value::Null => "null",
@@ -148,11 +155,11 @@ impl Document {
         }
         let inside =
             schema["properties"].as_object().into_iter().flatten().filter_map(|(key, schema)| Some((key, value.get(key)?, schema)));
-        let inside = inside.filter_map(|(key, value, schema)| self.differs(&format!("{at}.{key}"), value, schema)).next();
+        let inside = inside.filter_map(|(key, value, schema)| self.schema_error(&format!("{at}.{key}"), value, schema)).next();
         let items = value.as_array().into_iter().flatten().enumerate();
         inside.or_else(|| {
             let items = items.filter(|_| schema["items"].is_object());
-            items.filter_map(|(n, item)| self.differs(&format!("{at}[{n}]"), item, &schema["items"])).next()
+            items.filter_map(|(n, item)| self.schema_error(&format!("{at}[{n}]"), item, &schema["items"])).next()
         })
     }
 }

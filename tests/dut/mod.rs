@@ -19,10 +19,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 pub const GUIDEWAY: &str = env!("CARGO_BIN_EXE_guideway");
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0x11];
 /// Router and backends are addresses of the far end of the veth.
-pub const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 
 pub fn ip(command: &str) {
     let output = Command::new("ip").args(command.split_whitespace()).output().unwrap();
@@ -124,7 +124,7 @@ impl Director {
     /// Waits for a line of the log.
     pub fn logged(&self, part: &str) -> String {
         loop {
-            let line = self.log.lock().unwrap().recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no {part} in the log: {e}"));
+            let line = self.log.lock().unwrap().recv_timeout(TIMEOUT).unwrap_or_else(|e| panic!("no {part} in the log: {e}"));
             if line.contains(part) {
                 return line;
             }
@@ -141,7 +141,7 @@ impl Director {
 
     /// Waits for a status; every question is a round trip through the director.
     pub fn until(&self, condition: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let status = self.status();
             if condition(&status) {
@@ -157,8 +157,8 @@ impl Director {
     }
 
     /// A change that must be refused: the status code and the document.
-    pub fn refused(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-        match self.client().change(method, path, body.as_ref()) {
+    pub fn expect_error(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        match self.client().change::<Value>(method, path, body.as_ref()) {
             Err(Error::Refused { status, document, .. }) => (status, *document),
             other => panic!("{method} {path}: {other:?}"),
         }
@@ -215,19 +215,19 @@ pub fn to_vip(client: &str, vip: &str, port: u16) -> build::Packet {
 }
 
 /// Sends `inner` in GRE as the router, and gives the last byte of the address of the backend that the director sends it to.
-pub fn through(wire: &mut AfPacket, inner: &build::Packet) -> u8 {
-    frame_through(wire, inner, |frame| frame[38..].starts_with(inner.bytes()))[33]
+pub fn backend_for(wire: &mut AfPacket, inner: &build::Packet) -> u8 {
+    frame_for(wire, inner, |frame| frame[38..].starts_with(inner.bytes()))[33]
 }
 
 /// Sends `inner` in GRE as the router, and gives the first frame in GRE from the director that is `wanted`.
-pub fn frame_through(wire: &mut AfPacket, inner: &build::Packet, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+pub fn frame_for(wire: &mut AfPacket, inner: &build::Packet, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let (router, director): (IpAddr, IpAddr) = ("10.0.1.1".parse().unwrap(), "10.0.1.11".parse().unwrap());
-    assert!(wire.send(&inner.gre(router, director).frame(FAR_MAC, DIRECTOR_MAC)).unwrap());
-    let deadline = Instant::now() + PATIENCE;
+    assert!(wire.send(&inner.gre(router, director).frame(PEER_MAC, DIRECTOR_MAC)).unwrap());
+    let deadline = Instant::now() + TIMEOUT;
     let mut found = None;
     while found.is_none() {
         assert!(Instant::now() < deadline, "nothing came out of the director");
-        wire.turn(Duration::from_millis(100), &mut |_, frames| {
+        wire.poll(Duration::from_millis(100), &mut |_, frames| {
             for frame in frames {
                 frame.verdict = Verdict::ToHost;
                 let bytes = frame.bytes();

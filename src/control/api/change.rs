@@ -1,11 +1,11 @@
-//! What can be changed: each operation is a small edit of the intent's document, which the file's own checker then reads.
+//! Changes: each operation edits the intent's document, which the reader of the file then checks.
 
-use super::Api;
-use super::answer::{Refusal, text_shown};
-use super::asked::Asked;
 use super::commit::commit;
+use super::error::{ApiError, quote};
 use super::read::{find_pool, unknown_backend};
-use axum::extract::State as Of;
+use super::request::ApiRequest;
+use super::state::Api;
+use axum::extract::State as AxumState;
 use axum::http::StatusCode;
 use axum::response::Response;
 use guideway_config::{Intent, Pool};
@@ -13,42 +13,42 @@ use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-type Answer = Result<Response, Refusal>;
+type ApiResult = Result<Response, ApiError>;
 
-pub(super) async fn put_intent(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |_, document, asked| {
-        *document = asked.body.clone();
+pub(super) async fn put_intent(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |_, document, request| {
+        *document = request.body.clone();
         Ok(())
     })
     .await
 }
 
-pub(super) async fn add_pool(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |_, document, asked| add(document, "pool", asked.body.clone())).await
+pub(super) async fn add_pool(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |_, document, request| add(document, "pool", request.body.clone())).await
 }
 
-pub(super) async fn delete_pool(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |intent, document, asked| {
-        let name = find_pool(intent, asked.name("pool"))?.name.as_str();
+pub(super) async fn delete_pool(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |intent, document, request| {
+        let name = find_pool(intent, request.name("pool"))?.name.as_str();
         let users: Vec<String> = intent.vips.iter().filter(|vip| vip.pool == name).map(|vip| vip.address.to_string()).collect();
         if !users.is_empty() {
-            let users = guideway_config::text::some_of(&users.iter().map(String::as_str).collect::<Vec<_>>());
+            let users = guideway_config::text::abbreviate_list(&users.iter().map(String::as_str).collect::<Vec<_>>());
             let error = format!("pool {name} is used by VIP {users}; remove them, or give them another pool first");
-            return Err(Refusal::new(StatusCode::CONFLICT, error));
+            return Err(ApiError::new(StatusCode::CONFLICT, error));
         }
-        list(document, "pool")?.retain(|pool| pool["name"] != name);
+        list(document, "pool")?.remove(position(intent, name));
         Ok(())
     })
     .await
 }
 
-pub(super) async fn put_backend(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |intent, document, asked| {
-        let pool = find_pool(intent, asked.name("pool"))?;
-        let mut body = asked.body.clone();
-        named(&mut body, asked.name("backend"))?;
-        let place = place(pool, asked.name("backend"));
-        let backends = backends(document, pool)?;
+pub(super) async fn put_backend(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |intent, document, request| {
+        let pool = find_pool(intent, request.name("pool"))?;
+        let mut body = request.body.clone();
+        named(&mut body, request.name("backend"))?;
+        let place = place(pool, request.name("backend"));
+        let backends = backends(document, intent, pool)?;
         match place.and_then(|place| backends.get_mut(place)) {
             Some(backend) => *backend = body,
             None => backends.push(body),
@@ -58,94 +58,96 @@ pub(super) async fn put_backend(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
     .await
 }
 
-pub(super) async fn patch_backend(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |intent, document, asked| {
-        let (pool, place) = find_backend(intent, asked)?;
-        let mut body = asked.body.clone();
-        named(&mut body, asked.name("backend"))?;
-        merge(backends(document, pool)?.get_mut(place), body);
+pub(super) async fn patch_backend(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |intent, document, request| {
+        let (pool, place) = find_backend(intent, request)?;
+        let mut body = request.body.clone();
+        named(&mut body, request.name("backend"))?;
+        merge(backends(document, intent, pool)?.get_mut(place), body);
         Ok(())
     })
     .await
 }
 
-pub(super) async fn delete_backend(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |intent, document, asked| {
-        let (pool, place) = find_backend(intent, asked)?;
-        backends(document, pool)?.remove(place);
+pub(super) async fn delete_backend(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |intent, document, request| {
+        let (pool, place) = find_backend(intent, request)?;
+        backends(document, intent, pool)?.remove(place);
         Ok(())
     })
     .await
 }
 
-pub(super) async fn drain(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |intent, document, asked| set_drain(intent, document, asked, true)).await
+pub(super) async fn drain(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |intent, document, request| set_drain(intent, document, request, true)).await
 }
 
-pub(super) async fn undrain(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |intent, document, asked| set_drain(intent, document, asked, false)).await
+pub(super) async fn undrain(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |intent, document, request| set_drain(intent, document, request, false)).await
 }
 
-fn set_drain(intent: &Intent, document: &mut Value, asked: &Asked, drain: bool) -> Result<(), Refusal> {
-    let (pool, place) = find_backend(intent, asked)?;
-    merge(backends(document, pool)?.get_mut(place), json!({"drain": drain}));
+fn set_drain(intent: &Intent, document: &mut Value, request: &ApiRequest, drain: bool) -> Result<(), ApiError> {
+    let (pool, place) = find_backend(intent, request)?;
+    merge(backends(document, intent, pool)?.get_mut(place), json!({"drain": drain}));
     Ok(())
 }
 
-pub(super) async fn add_vip(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |_, document, asked| add(document, "vip", asked.body.clone())).await
+pub(super) async fn add_vip(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |_, document, request| add(document, "vip", request.body.clone())).await
 }
 
-pub(super) async fn patch_vip(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |intent, document, asked| {
-        let place = find_vip(intent, asked)?;
-        if let Some(address) = asked.body.get("address").filter(|address| **address != json!(intent.vips[place].address)) {
+pub(super) async fn patch_vip(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |intent, document, request| {
+        let place = find_vip(intent, request)?;
+        if let Some(address) = request.body.get("address").filter(|address| **address != json!(intent.vips[place].address)) {
             let error = format!("address = {address}: cannot be changed; add a VIP with that address, then remove this one");
-            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error));
+            return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error));
         }
-        merge(list(document, "vip")?.get_mut(place), asked.body.clone());
+        merge(list(document, "vip")?.get_mut(place), request.body.clone());
         Ok(())
     })
     .await
 }
 
-pub(super) async fn delete_vip(Of(api): Of<Arc<Api>>, asked: Asked) -> Answer {
-    commit(api, asked, |intent, document, asked| {
-        let place = find_vip(intent, asked)?;
+pub(super) async fn delete_vip(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
+    commit(api, request, |intent, document, request| {
+        let place = find_vip(intent, request)?;
         list(document, "vip")?.remove(place);
         Ok(())
     })
     .await
 }
 
-/// The place of the VIP that is meant: its address, and its service if several are served there.
-fn find_vip(intent: &Intent, asked: &Asked) -> Result<usize, Refusal> {
-    let (text, service) = (asked.name("address"), asked.parameter("service"));
+/// Returns the index of the requested VIP: by its address, and by its service if it has several.
+fn find_vip(intent: &Intent, request: &ApiRequest) -> Result<usize, ApiError> {
+    let (text, service) = (request.name("address"), request.parameter("service"));
     let addresses: Vec<String> = intent.vips.iter().map(|vip| vip.address.to_string()).collect();
     let Ok(address) = text.parse::<IpAddr>() else {
-        return Err(Refusal::unknown("VIP", text, addresses.iter().map(String::as_str)));
+        return Err(ApiError::unknown("VIP", text, addresses.iter().map(String::as_str)));
     };
     let there: Vec<(usize, String)> =
         intent.vips.iter().enumerate().filter(|(_, vip)| vip.address == address).map(|(place, vip)| (place, vip.service.label())).collect();
     let services = || there.iter().map(|(_, label)| label.as_str());
     match (there.as_slice(), service) {
-        ([], _) => Err(Refusal::unknown("VIP", text, addresses.iter().map(String::as_str))),
+        ([], _) => Err(ApiError::unknown("VIP", text, addresses.iter().map(String::as_str))),
         ([(place, _)], None) => Ok(*place),
         (_, None) => {
             let known = guideway_config::text::alternatives(services());
-            Err(Refusal::bad(format!("VIP {address} has several services; say which by the parameter service: {known}")))
+            Err(ApiError::bad(format!("VIP {address} has several services; say which by the parameter service: {known}")))
         }
         (_, Some(service)) => {
             let found = there.iter().find(|(_, label)| label == service);
-            found.map(|(place, _)| *place).ok_or_else(|| Refusal::unknown(&format!("service of VIP {address} called"), service, services()))
+            found
+                .map(|(place, _)| *place)
+                .ok_or_else(|| ApiError::unknown(&format!("service of VIP {address} called"), service, services()))
         }
     }
 }
 
-/// The pool and the place in it of the backend that is meant.
-fn find_backend<'i>(intent: &'i Intent, asked: &Asked) -> Result<(&'i Pool, usize), Refusal> {
-    let pool = find_pool(intent, asked.name("pool"))?;
-    let name = asked.name("backend");
+/// Returns the pool of the requested backend, and the index of the backend in it.
+fn find_backend<'i>(intent: &'i Intent, request: &ApiRequest) -> Result<(&'i Pool, usize), ApiError> {
+    let pool = find_pool(intent, request.name("pool"))?;
+    let name = request.name("backend");
     let known = || pool.backends.iter().map(|backend| backend.name.as_str()).collect();
     place(pool, name).map(|place| (pool, place)).ok_or_else(|| unknown_backend(&pool.name, name, known()))
 }
@@ -154,41 +156,46 @@ fn place(pool: &Pool, name: &str) -> Option<usize> {
     pool.backends.iter().position(|backend| backend.name == name)
 }
 
-/// A backend's name stands in the path; the body may repeat it.
-fn named(body: &mut Value, name: &str) -> Result<(), Refusal> {
+/// Adds the backend's name, which is in the path, to the body. The body may repeat it.
+fn named(body: &mut Value, name: &str) -> Result<(), ApiError> {
     match body.get("name") {
         None | Some(Value::Null) => {}
         Some(Value::String(same)) if same == name => {}
         Some(other) => {
-            let error = format!("name = {}: the path says {}; leave the name out", text_shown(&other.to_string()), text_shown(name));
-            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error));
+            let error = format!("name = {}: the path says {}; leave the name out", quote(&other.to_string()), quote(name));
+            return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error));
         }
     }
     body["name"] = json!(name);
     Ok(())
 }
 
-/// Takes the keys of `changes` over.
+/// Copies the keys of `changes`.
 fn merge(into: Option<&mut Value>, changes: Value) {
     if let (Some(into), Value::Object(changes)) = (into.and_then(Value::as_object_mut), changes) {
         into.extend::<Map<_, _>>(changes);
     }
 }
 
-fn add(document: &mut Value, key: &str, element: Value) -> Result<(), Refusal> {
+fn add(document: &mut Value, key: &str, element: Value) -> Result<(), ApiError> {
     list(document, key)?.push(element);
     Ok(())
 }
 
-fn list<'d>(document: &'d mut Value, key: &str) -> Result<&'d mut Vec<Value>, Refusal> {
-    let missing = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the intent has no list `{key}`"));
+fn list<'d>(document: &'d mut Value, key: &str) -> Result<&'d mut Vec<Value>, ApiError> {
+    let missing = || ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the intent has no list `{key}`"));
     document.get_mut(key).and_then(Value::as_array_mut).ok_or_else(missing)
 }
 
-fn backends<'d>(document: &'d mut Value, pool: &Pool) -> Result<&'d mut Vec<Value>, Refusal> {
-    let found = list(document, "pool")?.iter_mut().find(|element| element["name"] == pool.name.as_str());
-    match found {
+/// Returns the backends of a pool in the intent's document, which has the pools in the order of the intent.
+fn backends<'d>(document: &'d mut Value, intent: &Intent, pool: &Pool) -> Result<&'d mut Vec<Value>, ApiError> {
+    match list(document, "pool")?.get_mut(position(intent, &pool.name)) {
         Some(found) => list(found, "backends"),
-        None => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the intent has no such pool")),
+        None => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the intent has no such pool")),
     }
+}
+
+/// Returns the index of a pool that exists.
+fn position(intent: &Intent, pool: &str) -> usize {
+    intent.pools.iter().take_while(|known| known.name != pool).count()
 }

@@ -1,11 +1,12 @@
-//! The OpenAPI document, made from the list of operations. `openapi.json` beside this file is what it makes; a test holds that.
+//! The OpenAPI document, made from the list of operations. A test compares it with `openapi.json` beside this file.
 
-use super::asked::LONGEST_BODY;
-use super::operations::{OPERATIONS, Operation, Parameter};
-use super::schemas;
+use super::operation::{Document, Operation, Parameter, Schemas, of};
+use super::operations::OPERATIONS;
+use super::request::MAX_BODY;
+use guideway_api::error::Error;
 use serde_json::{Map, Value, json};
 
-/// The whole document.
+/// Returns the whole document.
 pub fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for operation in OPERATIONS {
@@ -25,7 +26,7 @@ pub fn document() -> Value {
         "security": [{}, {"token": []}],
         "paths": paths,
         "components": {
-            "schemas": schemas::all(),
+            "schemas": schemas(),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "over TCP, where `[api] token_file` is set"}},
         },
     })
@@ -53,7 +54,7 @@ fn described(operation: &Operation) -> Value {
         "responses": responses(operation),
     });
     if let Some(body) = operation.body {
-        described["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": reference(body)}}});
+        described["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": reference(&body)}}});
     }
     described
 }
@@ -65,17 +66,29 @@ fn path_parameter(name: &str) -> Value {
 fn query_parameter(parameter: &Parameter) -> Value {
     json!({
         "name": parameter.name, "in": "query", "required": parameter.required, "schema": {"type": parameter.kind},
-        "description": parameter.about, "example": parameter.example,
+        "description": parameter.description, "example": parameter.example,
     })
 }
 
-fn reference(name: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{name}")})
+fn reference(document: &Document) -> Value {
+    json!({"$ref": format!("#/components/schemas/{}", (document.name)())})
+}
+
+/// Returns the schema of every type that an operation takes or gives, by name.
+fn schemas() -> Map<String, Value> {
+    collected().into_iter().map(|(name, schema)| (name, serde_json::to_value(schema).unwrap_or_default())).collect()
+}
+
+fn collected() -> Schemas {
+    let mut schemas = Schemas::new();
+    let documents = OPERATIONS.iter().flat_map(|operation| operation.body.into_iter().chain([operation.answer]));
+    documents.chain([of::<Error>()]).for_each(|document| (document.add_schemas)(&mut schemas));
+    schemas
 }
 
 fn responses(operation: &Operation) -> Value {
     let kind = if operation.id == "events" { "text/event-stream" } else { "application/json" };
-    let mut good = json!({"description": "done", "content": {kind: {"schema": reference(operation.answer)}}});
+    let mut good = json!({"description": "done", "content": {kind: {"schema": reference(&operation.answer)}}});
     if operation.changes() || operation.id == "intent" {
         good["headers"] = json!({"ETag": {"description": "generation of the intent, in quotes", "schema": {"type": "string"}}});
     }
@@ -85,16 +98,16 @@ fn responses(operation: &Operation) -> Value {
         good["description"] = json!("committed, but this director's workers do not have it yet: `not_applied_because`");
         responses.insert("202".to_owned(), good);
     }
-    for (code, why) in refusals(operation) {
-        let refusal = json!({"description": why, "content": {"application/json": {"schema": reference("Error")}}});
-        responses.insert(code.to_string(), refusal);
+    for (code, why) in error_responses(operation) {
+        let api_error = json!({"description": why, "content": {"application/json": {"schema": reference(&of::<Error>())}}});
+        responses.insert(code.to_string(), api_error);
     }
     Value::Object(responses)
 }
 
-/// The ways in which an operation may be refused.
-fn refusals(operation: &Operation) -> Vec<(u16, String)> {
-    let limit = LONGEST_BODY >> 20;
+/// Returns the status codes with which an operation may be refused, each with its reason.
+fn error_responses(operation: &Operation) -> Vec<(u16, String)> {
+    let limit = MAX_BODY >> 20;
     let all = [
         (400, true, "the request cannot be understood".to_owned()),
         (401, true, "over TCP: no token, or a wrong one".to_owned()),
@@ -123,21 +136,29 @@ mod tests {
 
     #[test]
     fn the_document_in_the_repository_is_the_one_that_the_code_makes() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/control/api/openapi.json");
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("api/openapi.json");
         let made = format!("{:#}\n", document());
         if std::env::var_os("GUIDEWAY_REGENERATE").is_some() {
             std::fs::write(&file, &made).unwrap();
         }
         let there = std::fs::read_to_string(&file).unwrap_or_default();
-        assert!(there == made, "{} has drifted; make it anew with GUIDEWAY_REGENERATE=1 cargo test --lib openapi", file.display());
+        assert!(
+            there == made,
+            "{} has drifted; make it anew with GUIDEWAY_REGENERATE=1 cargo test -p guideway-control openapi",
+            file.display()
+        );
     }
 
     #[test]
     fn every_reference_leads_somewhere_and_every_schema_is_used() {
         let document = document();
         let text = document.to_string();
-        for name in schemas::all().keys() {
+        let schemas = schemas();
+        for name in schemas.keys() {
             assert!(text.contains(&format!("\"#/components/schemas/{name}\"")), "nothing uses {name}");
+        }
+        for (name, schema) in collected() {
+            assert_eq!(serde_json::to_value(schema).unwrap(), schemas[&name], "two types have the name {name}");
         }
         for reference in text.split("\"#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()) {
             assert!(document["components"]["schemas"][reference].is_object(), "there is no {reference}");

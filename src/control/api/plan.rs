@@ -1,51 +1,50 @@
-//! What a change does, said before and after it is done: rows of the Maglev tables that change owner, shares, and what that means for what runs.
+//! The effects of a change: rows of the Maglev tables that change their owner, shares of backends, and the effect on running transfers.
 
-use super::answer::problem_json;
+use super::error::problem;
 use super::read::shares;
 use crate::View;
-use guideway_config::{Intent, Pool, Problem};
+use guideway_api::plan::{BackendEffect, Effects, PlannedBackend, PlannedVip, RunningTransfers, VipEffect};
+use guideway_config::{Backend, Intent, Pool, Problem};
 use guideway_dataplane::maglev::Table;
 use guideway_dataplane::tables::{Service, Snapshot};
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-/// A change, from all sides.
-pub struct Plan<'p> {
-    /// What is wanted now.
+/// A change of the intent, with the tables before and after it.
+pub struct Change<'p> {
+    /// The intent before.
     pub before: &'p Intent,
-    /// What shall be wanted.
+    /// The intent after.
     pub after: &'p Intent,
-    /// What the workers read now.
+    /// The tables before.
     pub view: &'p View,
-    /// What they will read.
+    /// The tables after.
     pub tables: &'p Snapshot,
-    /// What the new intent does not promise.
+    /// Warnings about the new intent.
     pub warnings: &'p [Problem],
 }
 
-/// How many rows change their owner.
+/// Number of rows that change their owner.
 #[derive(Clone, Copy)]
 struct Moved {
-    in_all: u32,
-    from_stayers: u32,
+    total: u32,
+    from_remaining: u32,
 }
 
 type Services<'p> = BTreeMap<(IpAddr, &'p str), &'p Service>;
 
-impl Plan<'_> {
-    /// The parts of the answer that say what changes: `vips`, `backends`, `running`, `warnings`.
-    pub fn to_json(&self) -> serde_json::Map<String, Value> {
-        let warnings: Vec<Value> = self.warnings.iter().map(problem_json).collect();
-        let parts = [("vips", self.vips()), ("backends", self.backends()), ("running", self.running()), ("warnings", json!(warnings))];
-        parts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+impl Change<'_> {
+    /// Returns the effects of the change.
+    pub fn effects(&self) -> Effects {
+        let warnings = self.warnings.iter().map(problem).collect();
+        Effects { vips: self.vips(), backends: self.backends(), running: self.running(), warnings }
     }
 
-    fn vips(&self) -> Value {
+    fn vips(&self) -> Vec<PlannedVip> {
         let before: Services<'_> = keyed(self.view.vips.iter().copied(), &self.view.snapshot.services);
         let after: Services<'_> = keyed(self.after.vips.iter().map(|vip| vip.address), &self.tables.services);
         let both: BTreeSet<_> = before.keys().chain(after.keys()).collect();
-        // Many VIPs may share few tables.
+        // Many VIPs may share a table.
         let mut known: HashMap<(*const Table, *const Table), Option<Moved>> = HashMap::new();
         let mut vips = Vec::new();
         for key in both {
@@ -57,39 +56,39 @@ impl Plan<'_> {
                     let pair = (&*was.pool.maglev, &*is.pool.maglev);
                     *known.entry((pair.0, pair.1)).or_insert_with(|| compare(pair.0, pair.1))
                 }
-                // Another pool: every row has another owner, though those of before stay.
-                (Some(_), Some(_)) => Some(Moved { in_all: rows, from_stayers: rows }),
+                // Another pool: every row has another owner, although the owners before stay.
+                (Some(_), Some(_)) => Some(Moved { total: rows, from_remaining: rows }),
                 _ => None,
             };
             let change = match (was, is) {
-                (None, _) => "added",
-                (_, None) => "removed",
-                (Some(was), Some(is)) if was.pool.name != is.pool.name || was.idle != is.idle => "changed",
+                (None, _) => VipEffect::Added,
+                (_, None) => VipEffect::Removed,
+                (Some(was), Some(is)) if was.pool.name != is.pool.name || was.idle != is.idle => VipEffect::Changed,
                 (Some(was), Some(is)) if was.paused != is.paused => {
                     if is.paused {
-                        "paused"
+                        VipEffect::Paused
                     } else {
-                        "resumed"
+                        VipEffect::Resumed
                     }
                 }
-                _ if moved.is_some_and(|moved| moved.in_all == 0) => continue,
-                _ => "rows",
+                _ if moved.is_some_and(|moved| moved.total == 0) => continue,
+                _ => VipEffect::Rows,
             };
-            vips.push(json!({
-                "vip": key.0,
-                "service": key.1,
-                "pool": &*service.pool.name,
-                "change": change,
-                "rows": rows,
-                "moved": moved.map(|moved| moved.in_all),
-                "moved_share": moved.map(|moved| f64::from(moved.in_all) / f64::from(rows.max(1))),
-                "moved_from_stayers": moved.map(|moved| moved.from_stayers),
-            }));
+            vips.push(PlannedVip {
+                vip: key.0,
+                service: key.1.to_owned(),
+                pool: service.pool.name.to_string(),
+                change,
+                rows,
+                moved: moved.map(|moved| moved.total),
+                moved_share: moved.map(|moved| f64::from(moved.total) / f64::from(rows.max(1))),
+                moved_from_remaining: moved.map(|moved| moved.from_remaining),
+            });
         }
-        json!(vips)
+        vips
     }
 
-    fn backends(&self) -> Value {
+    fn backends(&self) -> Vec<PlannedBackend> {
         let names = |intent: &'_ Intent| intent.pools.iter().map(|pool| pool.name.clone()).collect::<BTreeSet<_>>();
         let mut backends = Vec::new();
         for name in &names(self.before) | &names(self.after) {
@@ -100,38 +99,34 @@ impl Plan<'_> {
                 continue;
             }
             let (old, new) = (old.as_deref().map(shares), new.as_deref().map(shares));
-            let of = |pool: Option<&'_ Pool>| -> BTreeMap<String, Value> {
-                pool.into_iter().flat_map(|pool| &pool.backends).map(|b| (b.name.clone(), b.to_json())).collect()
-            };
-            let (was, is) = (of(was), of(is));
-            for backend in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
-                let share = |shares: &Option<HashMap<&str, f64>>| {
-                    shares.as_ref().map(|shares| shares.get(backend.as_str()).copied().unwrap_or(0.0))
-                };
+            let (was, is) = (by_name(was), by_name(is));
+            for backend in was.keys().chain(is.keys()).copied().collect::<BTreeSet<_>>() {
+                let share = |shares: &Option<HashMap<&str, f64>>| shares.as_ref().map(|shares| shares.get(backend).copied().unwrap_or(0.0));
                 let (before, after) = (share(&old), share(&new));
                 let change = match (was.get(backend), is.get(backend)) {
-                    (None, _) => "added",
-                    (_, None) => "removed",
-                    (Some(was), Some(is)) if was["address"] != is["address"] => "address",
-                    (Some(was), Some(is)) if was["drain"] != is["drain"] => {
-                        if is["drain"] == true {
-                            "drained"
+                    (None, _) => BackendEffect::Added,
+                    (_, None) => BackendEffect::Removed,
+                    (Some(was), Some(is)) if was.address != is.address => BackendEffect::Address,
+                    (Some(was), Some(is)) if was.drain != is.drain => {
+                        if is.drain {
+                            BackendEffect::Drained
                         } else {
-                            "undrained"
+                            BackendEffect::Undrained
                         }
                     }
-                    (Some(was), Some(is)) if was != is => "changed",
+                    (Some(was), Some(is)) if was != is => BackendEffect::Changed,
                     _ if before == after => continue,
-                    _ => "share",
+                    _ => BackendEffect::Share,
                 };
-                backends.push(json!({"pool": name, "backend": backend, "change": change, "share_before": before, "share_after": after}));
+                let (pool, backend) = (name.clone(), backend.to_owned());
+                backends.push(PlannedBackend { pool, backend, change, share_before: before, share_after: after });
             }
         }
-        json!(backends)
+        backends
     }
 
-    /// What becomes of what runs, for each pool that changes.
-    fn running(&self) -> Value {
+    /// Returns the effect on running transfers, for each pool that changes.
+    fn running(&self) -> Vec<RunningTransfers> {
         let mut running = Vec::new();
         let rekeyed = self.before.active_key != self.after.active_key;
         for pool in &self.before.pools {
@@ -140,40 +135,44 @@ impl Plan<'_> {
                 continue;
             }
             let ranged = |pool: &Pool| pool.backends.iter().any(|backend| backend.tid_range.is_some());
-            // One that loses its last backend keeps that one's range, too.
-            let stays_ranged = |pool: &Pool| pool.backends.is_empty() || ranged(pool);
-            let (affected, promise) = match (ranged(pool), after.is_none_or(stays_ranged)) {
+            // A pool that loses its last backend keeps the range of that backend.
+            let keeps_ranges = |pool: &Pool| pool.backends.is_empty() || ranged(pool);
+            let (transfers_affected, effect) = match (ranged(pool), after.is_none_or(keeps_ranges)) {
                 (true, true) => (
-                    json!(0),
+                    Some(0),
                     "no running transfer moves: each keeps the backend that its TID names; one that is removed keeps its range for `[director] retire`",
                 ),
-                (true, false) => (Value::Null, "the pool gives up its TID ranges: transfers that run may reach another backend and fail"),
+                (true, false) => (None, "the pool gives up its TID ranges: transfers that run may reach another backend and fail"),
                 (false, _) if rekeyed => (
-                    Value::Null,
+                    None,
                     "with another key every flow is chosen anew: those whose rows move reach another backend, and transfers among them may fail. \
                      How many there are on each backend is not known",
                 ),
                 (false, _) => (
-                    Value::Null,
+                    None,
                     "flows that a director knows keep their backend while it is in the tables; those it does not know follow the rows that move. \
                      How many there are on each backend is not known",
                 ),
             };
-            running.push(json!({"pool": pool.name, "transfers_affected": affected, "promise": promise}));
+            running.push(RunningTransfers { pool: pool.name.clone(), transfers_affected, effect: effect.to_owned() });
         }
-        json!(running)
+        running
     }
+}
+
+fn by_name(pool: Option<&Pool>) -> BTreeMap<&str, &Backend> {
+    pool.into_iter().flat_map(|pool| &pool.backends).map(|backend| (backend.name.as_str(), backend)).collect()
 }
 
 fn keyed<'s>(addresses: impl Iterator<Item = IpAddr>, services: &'s [Service]) -> Services<'s> {
     addresses.zip(services).map(|(address, service)| ((address, service.label.as_str()), service)).collect()
 }
 
-/// `None` if the tables differ in size: then nothing of one says anything of the other.
+/// Returns `None` for tables of different sizes, whose rows cannot be compared.
 fn compare(before: &Table, after: &Table) -> Option<Moved> {
-    let from_stayers = before.moved(after)?;
+    let from_remaining = before.moved(after)?;
     if before.fingerprint() == after.fingerprint() {
-        return Some(Moved { in_all: 0, from_stayers: 0 });
+        return Some(Moved { total: 0, from_remaining: 0 });
     }
     let names: HashMap<&str, u16> = (0..).zip(after.members()).map(|(number, member)| (&*member.name, number)).collect();
     let same: Vec<Option<u16>> = before.members().iter().map(|member| names.get(&*member.name).copied()).collect();
@@ -182,8 +181,8 @@ fn compare(before: &Table, after: &Table) -> Option<Moved> {
         (Some(was), is) => was.is_none() || was != is,
         (None, is) => is.is_some(),
     };
-    let in_all = (0..before.size()).filter(differs).count();
-    Some(Moved { in_all: u32::try_from(in_all).unwrap_or(u32::MAX), from_stayers })
+    let total = (0..before.size()).filter(differs).count();
+    Some(Moved { total: u32::try_from(total).unwrap_or(u32::MAX), from_remaining })
 }
 
 #[cfg(test)]
@@ -197,14 +196,14 @@ mod tests {
         let build = |backends: &[(&str, u16)]| Table::build(&key, 1009, backends).unwrap();
         let two = build(&[("a", 100), ("b", 100)]);
         let none = compare(&two, &two).unwrap();
-        assert_eq!((none.in_all, none.from_stayers), (0, 0));
+        assert_eq!((none.total, none.from_remaining), (0, 0));
         let drained = compare(&two, &build(&[("a", 100), ("b", 0)])).unwrap();
-        assert_eq!((drained.in_all, drained.from_stayers), (two.entries()[1], 0));
+        assert_eq!((drained.total, drained.from_remaining), (two.entries()[1], 0));
         let more = compare(&two, &build(&[("a", 100), ("aa", 100), ("b", 100)])).unwrap();
-        assert!((336..400).contains(&more.in_all), "a third moves to the new one, and little else: {}", more.in_all);
+        assert!((336..400).contains(&more.total), "a third moves to the new one, and little else: {}", more.total);
         let all = compare(&two, &build(&[("a", 0), ("b", 0)])).unwrap();
-        assert_eq!((all.in_all, all.from_stayers), (1009, 0));
-        assert_eq!(compare(&build(&[]), &two).unwrap().in_all, 1009);
+        assert_eq!((all.total, all.from_remaining), (1009, 0));
+        assert_eq!(compare(&build(&[]), &two).unwrap().total, 1009);
         assert!(compare(&two, &Table::build(&key, 1013, &[("a", 1)]).unwrap()).is_none());
     }
 }

@@ -1,9 +1,10 @@
-//! The interface over TCP: for those who show a token, or a certificate, or both. On a thread of its own, so that nobody who knocks delays control.
+//! The API over TCP, for clients with a token, a certificate, or both. It has a thread of its own, so that connections never delay control.
 
-use super::answer::Refusal;
-use super::patient::Patient;
-use super::serve::{PATIENCE, connection};
-use super::{Api, router};
+use super::error::ApiError;
+use super::router::router;
+use super::serve::{HEADER_TIMEOUT, connection};
+use super::state::Api;
+use super::write_timeout::WriteTimeout;
 use axum::extract::{Extension, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -24,16 +25,16 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 /// Connections at the same time; more wait in the kernel.
-const MOST: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 /// Wrong tokens that one address may show within [`WINDOW`]; after that only the right one is answered with more than 429.
-const WRONG: u32 = 10;
+const MAX_WRONG_TOKENS: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Addresses whose wrong tokens are counted.
-const ADDRESSES: usize = 1024;
+const MAX_TRACKED_ADDRESSES: usize = 1024;
 /// A shorter token could be guessed.
-const SHORTEST_TOKEN: usize = 16;
+const MIN_TOKEN_LEN: usize = 16;
 /// How long to wait after the kernel had no file descriptor for a connection.
-const EXHAUSTED: Duration = Duration::from_millis(100);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Why the interface cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +66,11 @@ pub enum Error {
 pub struct Tcp {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    guard: Arc<Guard>,
+    authenticator: Arc<Authenticator>,
 }
 
 /// Who may ask.
-struct Guard {
+struct Authenticator {
     /// SHA-256 of the token.
     token: Option<[u8; 32]>,
     wrong: Mutex<HashMap<IpAddr, (Instant, u32)>>,
@@ -88,7 +89,7 @@ pub fn listen(config: &ApiListen) -> Result<Tcp, Error> {
         Ok(listener)
     };
     let listener = bind().map_err(|source| Error::Listen { address: config.listen, source })?;
-    Ok(Tcp { listener, tls, guard: Arc::new(Guard { token, wrong: Mutex::default() }) })
+    Ok(Tcp { listener, tls, authenticator: Arc::new(Authenticator { token, wrong: Mutex::default() }) })
 }
 
 impl Tcp {
@@ -98,8 +99,8 @@ impl Tcp {
     /// When no thread can be had.
     pub fn serve(self, api: Arc<Api>) -> Result<(), Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let guarded = from_fn_with_state(self.guard.clone(), admit);
-        let router = router(api).layer(guarded);
+        let authenticated = from_fn_with_state(self.authenticator.clone(), require_token);
+        let router = router(api).layer(authenticated);
         tracing::info!("API at {}://{}", if self.tls.is_some() { "https" } else { "http" }, self.listener.local_addr()?);
         std::thread::Builder::new().name("api".to_owned()).spawn(move || {
             let _ = nix::sys::signal::SigSet::all().thread_block();
@@ -113,73 +114,80 @@ impl Tcp {
 
     async fn accept(self, router: axum::Router) -> std::io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        let places = Arc::new(Semaphore::new(MOST));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            // Nobody closes the semaphore, so that this is always a place.
-            let place = places.clone().acquire_owned().await.ok();
+            // Nobody closes the semaphore, so that there is always a permit.
+            let permit = permits.clone().acquire_owned().await.ok();
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!("the API cannot take a connection: {error}");
-                    tokio::time::sleep(EXHAUSTED).await;
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
                     continue;
                 }
             };
             let (tls, router) = (self.tls.clone(), router.clone().layer(Extension(peer)));
             tokio::spawn(async move {
-                let stream = Patient::new(stream);
+                let stream = WriteTimeout::new(stream);
                 match tls {
                     None => connection(stream, router).await,
-                    Some(tls) => match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
+                    Some(tls) => match tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
                         Ok(Ok(stream)) => connection(stream, router).await,
                         Ok(Err(error)) => tracing::info!(%peer, "no TLS with a client of the API: {error}"),
                         Err(_) => {}
                     },
                 }
-                drop(place);
+                drop(permit);
             });
         }
     }
 }
 
 /// Lets those pass who show the token, if there is one. Without one, TLS has seen a certificate already.
-async fn admit(State(guard): State<Arc<Guard>>, Extension(peer): Extension<SocketAddr>, request: Request, next: Next) -> Response {
-    match guard.admits(peer.ip(), request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes())) {
+async fn require_token(
+    State(authenticator): State<Arc<Authenticator>>,
+    Extension(peer): Extension<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match authenticator.authenticate(peer.ip(), request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes())) {
         Ok(()) => next.run(request).await,
-        Err(refusal) if refusal.status == StatusCode::UNAUTHORIZED => ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response(),
-        Err(refusal) => refusal.into_response(),
+        Err(api_error) if api_error.status == StatusCode::UNAUTHORIZED => {
+            ([(header::WWW_AUTHENTICATE, "Bearer")], api_error).into_response()
+        }
+        Err(api_error) => api_error.into_response(),
     }
 }
 
-impl Guard {
-    fn admits(&self, peer: IpAddr, authorization: Option<&[u8]>) -> Result<(), Refusal> {
+impl Authenticator {
+    fn authenticate(&self, peer: IpAddr, authorization: Option<&[u8]>) -> Result<(), ApiError> {
         let Some(token) = self.token else { return Ok(()) };
         let shown = authorization.and_then(bearer);
         // Whoever has the token is never locked out by those who have not, behind the same address or from many.
-        if shown.is_some_and(|shown| same(&Sha256::digest(shown).into(), &token)) {
+        if shown.is_some_and(|shown| constant_time_eq(&Sha256::digest(shown).into(), &token)) {
             return Ok(());
         }
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         wrong.retain(|_, (since, _)| since.elapsed() < WINDOW);
         let others = wrong.len();
         let count = wrong.get(&peer).map_or(0, |(_, count)| *count);
-        if count >= WRONG || (count == 0 && others >= ADDRESSES) {
+        if count >= MAX_WRONG_TOKENS || (count == 0 && others >= MAX_TRACKED_ADDRESSES) {
             let error = format!("too many wrong tokens; wait {} s", WINDOW.as_secs());
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, error));
+            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, error));
         }
         if shown.is_some() {
             let (_, count) = wrong.entry(peer).or_insert_with(|| (Instant::now(), 0));
             *count += 1;
             match *count {
                 1 => tracing::warn!(%peer, "a wrong token was shown to the API"),
-                WRONG => {
-                    tracing::warn!(%peer, "{WRONG} wrong tokens were shown to the API; only the right one opens to this address for a while")
+                MAX_WRONG_TOKENS => {
+                    tracing::warn!(%peer, "{MAX_WRONG_TOKENS} wrong tokens were shown to the API; only the right one opens to this address for a while")
                 }
                 _ => {}
             }
         }
         let why = if shown.is_some() { "the token is wrong" } else { "a token is needed: Authorization: Bearer …" };
-        Err(Refusal::new(StatusCode::UNAUTHORIZED, why))
+        Err(ApiError::new(StatusCode::UNAUTHORIZED, why))
     }
 }
 
@@ -189,7 +197,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// In a time that does not depend on where they differ; and what is compared are hashes, which nobody can approach step by step.
-fn same(one: &[u8; 32], other: &[u8; 32]) -> bool {
+fn constant_time_eq(one: &[u8; 32], other: &[u8; 32]) -> bool {
     one.iter().zip(other).fold(0, |different, (a, b)| different | (a ^ b)) == 0
 }
 
@@ -201,8 +209,8 @@ fn token(path: &Path) -> Result<[u8; 32], Error> {
     }
     let text = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
     let token = text.trim_ascii();
-    if token.len() < SHORTEST_TOKEN || !token.iter().all(u8::is_ascii_graphic) {
-        let why = format!("holds no token; one has at least {SHORTEST_TOKEN} printable characters without spaces (openssl rand -hex 32)");
+    if token.len() < MIN_TOKEN_LEN || !token.iter().all(u8::is_ascii_graphic) {
+        let why = format!("holds no token; one has at least {MIN_TOKEN_LEN} printable characters without spaces (openssl rand -hex 32)");
         return Err(failed(why));
     }
     Ok(Sha256::digest(token).into())
@@ -243,20 +251,21 @@ mod tests {
 
     #[test]
     fn only_the_token_opens_and_wrong_ones_close() {
-        let guard = Guard { token: Some(Sha256::digest(b"0123456789abcdef").into()), wrong: Mutex::default() };
+        let authenticator = Authenticator { token: Some(Sha256::digest(b"0123456789abcdef").into()), wrong: Mutex::default() };
         let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let status = |peer, shown: Option<&str>| guard.admits(peer, shown.map(str::as_bytes)).err().map(|refusal| refusal.status);
+        let status =
+            |peer, shown: Option<&str>| authenticator.authenticate(peer, shown.map(str::as_bytes)).err().map(|api_error| api_error.status);
         assert_eq!(status(one, Some("Bearer 0123456789abcdef")), None);
         assert_eq!(status(one, Some("bearer  0123456789abcdef ")), None);
         for nothing in [None, Some(""), Some("Basic 0123456789abcdef"), Some("Bearer")] {
             assert_eq!(status(one, nothing), Some(StatusCode::UNAUTHORIZED));
         }
-        for _ in 0..WRONG {
+        for _ in 0..MAX_WRONG_TOKENS {
             assert_eq!(status(one, Some("Bearer 0123456789abcdeF")), Some(StatusCode::UNAUTHORIZED));
         }
         assert_eq!(status(one, Some("Bearer 0123456789abcdeF")), Some(StatusCode::TOO_MANY_REQUESTS));
         assert_eq!(status(one, Some("Bearer 0123456789abcdef")), None, "who has the token may share an address with who guesses");
-        for n in 0..ADDRESSES as u32 {
+        for n in 0..MAX_TRACKED_ADDRESSES as u32 {
             let _ = status(IpAddr::V4((0x0a00_0000 + n).into()), Some("Bearer 0123456789abcdeF"));
         }
         let late = "192.0.2.3".parse().unwrap();

@@ -76,8 +76,8 @@ fn with_peer(test: impl AsyncFnOnce(Peer, u32) + Send + 'static) {
     }
 }
 
-fn wanted(addresses: &[&str]) -> Wanted {
-    Wanted { addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(), fixed: HashMap::new() }
+fn targets(addresses: &[&str]) -> NextHopTargets {
+    NextHopTargets { addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(), static_entries: HashMap::new() }
 }
 
 fn address(text: &str) -> IpAddr {
@@ -103,7 +103,7 @@ fn backends_are_resolved_on_the_link_and_behind_gateways_of_both_families() {
         let direct = ["10.0.1.1", "2001:db8:1::1"];
         let routed = ["10.0.2.21", "2001:db8:2::21", "10.0.3.21"];
         let all: Vec<&str> = direct.iter().chain(&routed).copied().collect();
-        let mut neighbours = watch(index, wanted(&all)).await.unwrap();
+        let mut neighbours = watch(index, targets(&all)).await.unwrap();
         let hops = until(&mut neighbours, |hops| all.iter().all(|a| hops.get(address(a)).is_some())).await;
         for backend in all {
             let mtu = if backend == "10.0.2.21" { 1400 } else { 1500 };
@@ -119,7 +119,7 @@ fn what_has_no_way_says_why_and_gets_one_when_a_route_comes() {
         ip("link set side0 up");
         ip("addr add 10.7.0.1/24 dev side0");
         ip("route add blackhole 10.8.0.0/24");
-        let mut neighbours = watch(index, wanted(&["10.7.0.5", "10.8.0.5", "10.9.0.5", "10.0.1.11"])).await.unwrap();
+        let mut neighbours = watch(index, targets(&["10.7.0.5", "10.8.0.5", "10.9.0.5", "10.0.1.11"])).await.unwrap();
         let side = nix::net::if_::if_nametoindex("side0").unwrap();
         let hops = neighbours.hops.borrow().clone();
         assert_eq!(hops.status(address("10.7.0.5")), Err(Unresolved::OtherInterface(side)));
@@ -141,12 +141,12 @@ fn a_changed_mac_and_a_vanished_neighbour_are_noticed() {
         let backend = address("10.0.1.1");
         // The kernel's own times are made as short as they can be; ours too.
         ip("ntable change name arp_cache dev gw0 base_reachable 200 delay_probe 50 retrans 50");
-        let kernel = Kernel::open(index).unwrap();
-        let mut known = Known::new(kernel.ask.link().await.unwrap());
-        known.refresh = Duration::from_millis(500);
-        let mut neighbours = start(kernel, known, index, wanted(&["10.0.1.1"])).await.unwrap();
+        let netlink = Netlink::open(index).unwrap();
+        let mut table = NeighbourTable::new(netlink.requests.link().await.unwrap());
+        table.refresh = Duration::from_millis(500);
+        let mut neighbours = start(netlink, table, index, targets(&["10.0.1.1"])).await.unwrap();
         until(&mut neighbours, |hops| hops.get(backend).map(|h| h.mac) == Some(MAC)).await;
-        // Nobody announces the new address: it is found because the kernel is told that the old one is in use.
+        // No host announces the new address: the kernel finds it because it gets a hint that the old one is in use.
         peer.ip("link set peer0 address 02:00:00:00:01:02");
         until(&mut neighbours, |hops| hops.get(backend).map(|h| h.mac) == Some(OTHER_MAC)).await;
         ip("neigh replace 10.0.1.1 lladdr 02:00:00:00:01:03 dev gw0 nud permanent");
@@ -154,7 +154,7 @@ fn a_changed_mac_and_a_vanished_neighbour_are_noticed() {
         peer.ip("addr del 10.0.1.1/24 dev peer0");
         ip("neigh del 10.0.1.1 dev gw0");
         neighbours.urgent.send(backend).await.unwrap();
-        until(&mut neighbours, |hops| hops.status(backend) == Err(Unresolved::Silent(backend))).await;
+        until(&mut neighbours, |hops| hops.status(backend) == Err(Unresolved::Unresponsive(backend))).await;
         peer.ip("addr add 10.0.1.1/24 dev peer0");
         neighbours.urgent.send(backend).await.unwrap();
         until(&mut neighbours, |hops| hops.get(backend).map(|h| h.mac) == Some(OTHER_MAC)).await;
@@ -162,13 +162,13 @@ fn a_changed_mac_and_a_vanished_neighbour_are_noticed() {
 }
 
 #[test]
-fn what_somebody_said_for_good_is_used_and_left_alone() {
+fn a_permanent_neighbour_is_used_and_not_changed() {
     with_peer(async |_peer, index| {
         ip("neigh add 10.0.1.1 lladdr 02:00:00:00:01:03 dev gw0 nud permanent");
-        let mut neighbours = watch(index, wanted(&["10.0.1.1", "10.0.1.77"])).await.unwrap();
+        let mut neighbours = watch(index, targets(&["10.0.1.1", "10.0.1.77"])).await.unwrap();
         until(&mut neighbours, |hops| hops.get(address("10.0.1.1")).map(|h| h.mac) == Some([2, 0, 0, 0, 1, 3])).await;
-        // By now the kernel was asked for everything that it is ever asked for, and has given up.
-        until(&mut neighbours, |hops| hops.status(address("10.0.1.77")) == Err(Unresolved::Silent(address("10.0.1.77")))).await;
+        // By now every request to the kernel was made, and the kernel has given up.
+        until(&mut neighbours, |hops| hops.status(address("10.0.1.77")) == Err(Unresolved::Unresponsive(address("10.0.1.77")))).await;
         let shown = Command::new("ip").args(["neigh", "show", "10.0.1.1", "dev", "gw0"]).output().unwrap();
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         assert!(shown.contains("PERMANENT"), "{shown}");
@@ -178,13 +178,13 @@ fn what_somebody_said_for_good_is_used_and_left_alone() {
 #[test]
 fn what_is_wanted_can_change_and_the_files_neighbours_win() {
     with_peer(async |_peer, index| {
-        let mut neighbours = watch(index, wanted(&[])).await.unwrap();
+        let mut neighbours = watch(index, targets(&[])).await.unwrap();
         assert!(neighbours.hops.borrow().hops.is_empty());
-        let fixed = [(address("10.0.1.5"), [9; 6])].into();
-        neighbours.wanted.send(Wanted { fixed, ..wanted(&["10.0.1.5", "10.0.1.1"]) }).unwrap();
+        let static_entries = [(address("10.0.1.5"), [9; 6])].into();
+        neighbours.targets.send(NextHopTargets { static_entries, ..targets(&["10.0.1.5", "10.0.1.1"]) }).unwrap();
         let hops = until(&mut neighbours, |hops| hops.get(address("10.0.1.1")).is_some()).await;
         assert_eq!(hops.get(address("10.0.1.5")).map(|h| h.mac), Some([9; 6]));
-        neighbours.wanted.send(wanted(&["10.0.1.5"])).unwrap();
+        neighbours.targets.send(targets(&["10.0.1.5"])).unwrap();
         until(&mut neighbours, |hops| hops.get(address("10.0.1.5")).is_none() && hops.hops.len() == 1).await;
     });
 }
@@ -192,7 +192,7 @@ fn what_is_wanted_can_change_and_the_files_neighbours_win() {
 #[test]
 fn the_watch_ends_when_the_interface_goes() {
     with_peer(async |_peer, index| {
-        let mut neighbours = watch(index, wanted(&["10.0.1.1"])).await.unwrap();
+        let mut neighbours = watch(index, targets(&["10.0.1.1"])).await.unwrap();
         ip("link del gw0");
         let ended = async { while neighbours.hops.changed().await.is_ok() {} };
         tokio::time::timeout(PATIENCE, ended).await.unwrap();
@@ -203,7 +203,7 @@ fn the_watch_ends_when_the_interface_goes() {
 fn events_that_the_kernel_had_to_drop_are_made_good() {
     with_peer(async |_peer, index| {
         let backend = address("10.0.1.1");
-        let mut neighbours = watch(index, wanted(&["10.0.1.1"])).await.unwrap();
+        let mut neighbours = watch(index, targets(&["10.0.1.1"])).await.unwrap();
         until(&mut neighbours, |hops| hops.get(backend).map(|h| h.mac) == Some(MAC)).await;
         let others =
             (0..4000).map(|n| format!("neigh replace 10.9.{}.{} lladdr 02:00:00:00:09:09 dev gw0 nud permanent\n", n / 250, n % 250 + 1));

@@ -4,14 +4,21 @@
 //! `[director] retire` it keeps number, next hop and TID range, so that its transfers end in peace, but it is no member of the Maglev
 //! table and gets nothing new.
 
+mod entry;
+mod error;
 mod registry;
 #[cfg(test)]
 mod tests;
 
+pub use entry::{BackendEntry, BackendState};
+pub use error::{ApplyError, RangeHeld};
+
 use super::next_hops::NextHops;
 use guideway_config::{Config, Service as Kinds, Vip};
 use guideway_dataplane::maglev::Table;
-use guideway_dataplane::tables::{Backend, BackendId, Guard, Kind, Member, Pool, Routers, Service, Snapshot, Succession, TidMap, VipTable};
+use guideway_dataplane::tables::{
+    Backend, BackendId, Member, Pool, PrefixSet, RequestPolicy, Service, ServiceKind, Snapshot, Successors, TidMap, VipTable,
+};
 use guideway_hash::FleetKey;
 use guideway_packet::time::Time;
 use guideway_packet::wire::l4::{TCP, UDP};
@@ -21,134 +28,25 @@ use registry::{Members, Registry};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A range that was given up a short time ago would go to another backend, and with it the transfers that still live there.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "pool.{pool}: backend {backend} cannot have tid_range {}-{}: ports {}-{} belonged to {former} ({former_address}), whose transfers may live for \
-     another {} s; wait so long, choose another range, or lower `retire` in [director] (now {} s)",
-    range.0, range.1, former_range.0, former_range.1, left.as_secs().max(1), retire.as_secs()
-)]
-pub struct RangeHeld {
-    /// Who would get the range.
-    pub backend: String,
-    /// In which pool.
-    pub pool: String,
-    /// The range in the file.
-    pub range: (u16, u16),
-    /// Who had it.
-    pub former: String,
-    /// Address of who had it.
-    pub former_address: IpAddr,
-    /// What it had.
-    pub former_range: (u16, u16),
-    /// For how long it is still held.
-    pub left: Duration,
-    /// `[director] retire`
-    pub retire: Duration,
-}
-
-/// Why a configuration was refused. The tables that were built last stay.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// A range that was given up a short time ago would go to another backend.
-    #[error(transparent)]
-    RangeHeld(Box<RangeHeld>),
-    /// More backends within half a day than there are numbers.
-    #[error(
-        "no backend number is free: 65,535 are in use or rest for 12 h after their backend was removed; restart the director to free them"
-    )]
-    Numbers,
-    /// The director has no address of the backend's family.
-    #[error("backend {backend} has address {address}, but [director] address has none of that family to send GRE from")]
-    Family {
-        /// Which backend.
-        backend: String,
-        /// Its address.
-        address: IpAddr,
-    },
-    /// A VIP names a pool that is not there.
-    #[error("vip {vip}: pool `{pool}` is not in the file")]
-    Pool {
-        /// Which VIP.
-        vip: IpAddr,
-        /// The name that it gives.
-        pool: String,
-    },
-    /// The Maglev table cannot be built.
-    #[error("pool.{pool}: {reason}")]
-    Table {
-        /// Which pool.
-        pool: String,
-        /// Why.
-        reason: String,
-    },
-}
-
-/// Whether a backend gets new flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It does.
-    Active,
-    /// Drained, or its weight is 0: it keeps what it has.
-    Drained,
-    /// The health controller says that it is back since a short time: it gets a part of its weight.
-    Slow,
-    /// The health controller says that it is down: it gets no new flows.
-    Down,
-    /// It is no longer wanted: it keeps what it has for `[director] retire`.
-    Retired,
-}
-
-impl State {
-    /// The name in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Active => "active",
-            State::Drained => "drained",
-            State::Slow => "slow",
-            State::Down => "down",
-            State::Retired => "retired",
-        }
-    }
-}
-
-/// A backend as the writer knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// Its number.
-    pub id: BackendId,
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its pool's name.
-    pub pool: Arc<str>,
-    /// Where its GRE goes.
-    pub address: IpAddr,
-    /// 0–1000; of a retired one the last that it had.
-    pub weight: u16,
-    /// Whether it gets new flows.
-    pub state: State,
-}
 
 /// Builds snapshots, and remembers what must stay the same from one to the next.
 #[derive(Clone, Debug, Default)]
 pub struct Writer {
     generation: u64,
     registry: Registry,
-    pools: HashMap<String, Built>,
+    pools: HashMap<String, BuiltPool>,
     tables_built: u64,
 }
 
 /// A pool and what it was built from.
 #[derive(Clone, Debug)]
-struct Built {
+struct BuiltPool {
     key: FleetKey,
     size: u32,
     members: Vec<(String, u16)>,
     ranges: Vec<((u16, u16), BackendId)>,
-    /// Ranges of backends that are down and whose heirs go on.
-    orphans: Vec<((u16, u16), BackendId)>,
+    /// Ranges of backends that are down and whose successors continue their transfers.
+    orphaned_ranges: Vec<((u16, u16), BackendId)>,
     former: Vec<(Arc<str>, BackendId)>,
     pool: Arc<Pool>,
 }
@@ -162,24 +60,24 @@ impl Writer {
     /// The snapshot of `config` without any health, one generation after the last one.
     ///
     /// # Errors
-    /// As [`Writer::apply_set`].
-    pub fn apply(&mut self, config: &Config, hops: &NextHops, now: Time) -> Result<Snapshot, Refused> {
-        self.apply_set(config, self.generation + 1, &Health::default(), hops, now)
+    /// As [`Writer::apply_state`].
+    pub fn apply(&mut self, config: &Config, hops: &NextHops, now: Time) -> Result<Snapshot, ApplyError> {
+        self.apply_state(config, self.generation + 1, &Health::default(), hops, now)
     }
 
-    /// The snapshot of `config`, which is that of the set's `generation`, and of the health of its backends. Tables that did not change are those of
+    /// The snapshot of `config`, which is that of the cluster state's `generation`, and of the health of its backends. Tables that did not change are those of
     /// the snapshot before.
     ///
     /// # Errors
     /// Says why `config` cannot follow what was there before; then nothing changes.
-    pub fn apply_set(
+    pub fn apply_state(
         &mut self,
         config: &Config,
         generation: u64,
         health: &Health,
         hops: &NextHops,
         now: Time,
-    ) -> Result<Snapshot, Refused> {
+    ) -> Result<Snapshot, ApplyError> {
         let key = config.active_key().unwrap_or(config.director.key);
         let mut registry = self.registry.clone();
         registry.update(config, health, now)?;
@@ -194,45 +92,45 @@ impl Writer {
         let mut vips = VipTable::default();
         let mut services = Vec::with_capacity(config.vips.len());
         for vip in &config.vips {
-            let Some(built) = pools.get(&vip.pool) else {
-                return Err(Refused::Pool { vip: vip.address, pool: vip.pool.clone() });
+            let Some(built_pool) = pools.get(&vip.pool) else {
+                return Err(ApplyError::Pool { vip: vip.address, pool: vip.pool.clone() });
             };
-            let id = u16::try_from(services.len()).map_err(|_| Refused::Numbers)?;
+            let id = u16::try_from(services.len()).map_err(|_| ApplyError::IdsExhausted)?;
             match &vip.service {
                 Kinds::Tftp { .. } => vips.add_tftp(vip.address, id),
                 Kinds::Udp { ports } => vips.add_ports(vip.address, UDP, ports, id),
                 Kinds::Tcp { ports } => vips.add_ports(vip.address, TCP, ports, id),
             }
-            services.push(service(vip, built.pool.clone(), !config.director.other_site.is_empty()));
+            services.push(service(vip, built_pool.pool.clone(), !config.director.remote_site.is_empty()));
         }
-        let kept = |(name, built): &(&String, &Built)| {
-            self.pools.get(*name).is_some_and(|before| Arc::ptr_eq(&before.pool.maglev, &built.pool.maglev))
+        let kept = |(name, built_pool): &(&String, &BuiltPool)| {
+            self.pools.get(*name).is_some_and(|before| Arc::ptr_eq(&before.pool.maglev, &built_pool.pool.maglev))
         };
         self.tables_built += pools.iter().filter(|pool| !kept(pool)).count() as u64;
-        let sites = registry.sites();
+        let remote_site_directors = registry.remote_site_directors();
         self.registry = registry;
         self.pools = pools;
         self.generation = generation;
-        let site_addresses: Vec<IpNet> = config.director.other_site.iter().copied().map(IpNet::from).collect();
+        let remote_site_addresses: Vec<IpNet> = config.director.remote_site.iter().copied().map(IpNet::from).collect();
         Ok(Snapshot {
             generation,
             mac: hops.link.mac,
             mtu: hops.link.mtu,
             address: config.director.address,
-            routers: Routers::new(&[&config.director.routers[..], &site_addresses].concat()),
+            routers: PrefixSet::new(&[&config.director.routers[..], &remote_site_addresses].concat()),
             unmatched: config.director.unmatched,
             icmp_echo: config.director.icmp_echo,
             vips,
             services,
-            inside: inside(config, &backends),
-            sites,
-            site_addresses: Routers::new(&site_addresses),
+            internal_addresses: internal_addresses(config, &backends),
+            remote_site_directors,
+            remote_site_addresses: PrefixSet::new(&remote_site_addresses),
             backends,
-            hash: key.per_packet(),
+            hash: key.packet_hasher(),
         })
     }
 
-    /// Addresses whose next hops are needed: those of all backends, retired ones too, and of directors of the other site.
+    /// Addresses whose next hops are needed: those of all backends, retired ones too, and of directors of the remote site.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.registry.entries.keys().map(|identity| identity.address).collect()
     }
@@ -248,8 +146,8 @@ impl Writer {
     }
 
     /// Every backend that has a number, by pool and name.
-    pub fn backends(&self) -> impl Iterator<Item = Known> {
-        self.registry.entries.iter().filter(|(identity, _)| !identity.is_site()).map(|(identity, entry)| Known {
+    pub fn backends(&self) -> impl Iterator<Item = BackendEntry> {
+        self.registry.entries.iter().filter(|(identity, _)| !identity.is_remote_site()).map(|(identity, entry)| BackendEntry {
             id: entry.id,
             name: identity.name.clone(),
             pool: identity.pool.clone(),
@@ -260,18 +158,18 @@ impl Writer {
     }
 }
 
-fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec<Option<Backend>>, Refused> {
+fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec<Option<Backend>>, ApplyError> {
     let mut backends = vec![None; registry.len()];
     for (identity, entry) in &registry.entries {
         let backend = config.director.address.same_family(identity.address).and_then(|source| {
             let (name, pool) = (identity.name.clone(), identity.pool.clone());
             let mut backend = Backend::new(name, pool, hops.link.mac, source, identity.address, hops.get(identity.address))?;
             backend.down = entry.health == Observation::Down;
-            backend.watched = !matches!(entry.state(), State::Active | State::Slow);
+            backend.draining = !matches!(entry.state(), BackendState::Active | BackendState::Slow);
             Some(backend)
         });
-        if backend.is_none() && entry.retired.is_none() && !identity.is_site() {
-            return Err(Refused::Family { backend: identity.name.to_string(), address: identity.address });
+        if backend.is_none() && entry.retired.is_none() && !identity.is_remote_site() {
+            return Err(ApplyError::Family { backend: identity.name.to_string(), address: identity.address });
         }
         backends[usize::from(entry.id)] = backend;
     }
@@ -284,8 +182,8 @@ fn build(
     key: FleetKey,
     known: &Members<'_>,
     health: Option<&PoolHealth>,
-    before: Option<&Built>,
-) -> Result<Built, Refused> {
+    before: Option<&BuiltPool>,
+) -> Result<BuiltPool, ApplyError> {
     let mut sorted: Vec<_> = pool.backends.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     let members: Vec<(String, u16)> = sorted
@@ -305,25 +203,30 @@ fn build(
     let ranges = if by_range { known.ranges() } else { Vec::new() };
     let ranged = !ranges.is_empty();
     let down = if pool.takeover { known.down() } else { HashSet::new() };
-    let (orphans, ranges): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|(_, id)| down.contains(id));
-    let numbers = known.numbers();
-    let ids: Vec<BackendId> = sorted.iter().filter_map(|b| numbers.get(&(b.name.as_str(), b.address)).copied()).collect();
+    let (orphaned_ranges, ranges): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|(_, id)| down.contains(id));
+    let ids_by_identity = known.ids();
+    let ids: Vec<BackendId> = sorted.iter().filter_map(|b| ids_by_identity.get(&(b.name.as_str(), b.address)).copied()).collect();
 
     let same_table = before.filter(|b| b.key == key && b.size == pool.table_size && b.members == members);
     let same_ranges = before.filter(|b| b.ranges == ranges && b.pool.tid.is_some() == ranged);
     let former = known.former();
-    let same_succession = before.filter(|b| {
-        let takeover = b.pool.succession.takeover == pool.takeover;
-        takeover && b.key == key && b.members == members && b.pool.members == ids && b.orphans == orphans && b.former == former
+    let same_successors = before.filter(|b| {
+        let takeover = b.pool.successors.takeover == pool.takeover;
+        takeover
+            && b.key == key
+            && b.members == members
+            && b.pool.members == ids
+            && b.orphaned_ranges == orphaned_ranges
+            && b.former == former
     });
-    if let (Some(before), Some(_), Some(_)) = (same_table, same_ranges, same_succession) {
+    if let (Some(before), Some(_), Some(_)) = (same_table, same_ranges, same_successors) {
         return Ok(before.clone());
     }
     let maglev = match same_table {
         Some(before) => before.pool.maglev.clone(),
         None => {
             let named: Vec<(&str, u16)> = members.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
-            let refused = |e: guideway_dataplane::maglev::Error| Refused::Table { pool: pool.name.clone(), reason: e.to_string() };
+            let refused = |e: guideway_dataplane::maglev::Error| ApplyError::Table { pool: pool.name.clone(), reason: e.to_string() };
             Arc::new(Table::build(&key, pool.table_size, &named).map_err(refused)?)
         }
     };
@@ -332,22 +235,22 @@ fn build(
         None => ranged.then(|| Arc::new(TidMap::new(ranges.iter().copied()))),
     };
     let name = known.pool().unwrap_or_else(|| pool.name.as_str().into());
-    let succession = match same_succession {
-        Some(before) => before.pool.succession.clone(),
+    let successors = match same_successors {
+        Some(before) => before.pool.successors.clone(),
         None => {
-            let open = members.iter().zip(&ids).map(|((name, weight), id)| (name.as_str(), Member { id: *id, open: *weight > 0 }));
+            let open = members.iter().zip(&ids).map(|((name, weight), id)| (name.as_str(), Member { id: *id, accepts_new: *weight > 0 }));
             let former = former.iter().map(|(name, id)| (&**name, *id));
-            Arc::new(Succession::new(key, pool.takeover, &open.collect::<Vec<_>>(), former, &orphans))
+            Arc::new(Successors::new(key, pool.takeover, &open.collect::<Vec<_>>(), former, &orphaned_ranges))
         }
     };
-    let built = Pool { name, maglev, members: ids, tid, succession };
-    Ok(Built { key, size: pool.table_size, members, ranges, orphans, former, pool: Arc::new(built) })
+    let built_pool = Pool { name, maglev, members: ids, tid, successors };
+    Ok(BuiltPool { key, size: pool.table_size, members, ranges, orphaned_ranges, former, pool: Arc::new(built_pool) })
 }
 
-fn service(vip: &Vip, pool: Arc<Pool>, elsewhere: bool) -> Service {
+fn service(vip: &Vip, pool: Arc<Pool>, has_remote_site: bool) -> Service {
     let kind = match &vip.service {
-        Kinds::Tftp { key } => Kind::Tftp(*key),
-        Kinds::Udp { .. } | Kinds::Tcp { .. } => Kind::Flow,
+        Kinds::Tftp { key } => ServiceKind::Tftp(*key),
+        Kinds::Udp { .. } | Kinds::Tcp { .. } => ServiceKind::Flow,
     };
     Service {
         label: vip.service.label(),
@@ -355,15 +258,15 @@ fn service(vip: &Vip, pool: Arc<Pool>, elsewhere: bool) -> Service {
         pool,
         idle: u16::try_from(vip.idle.as_secs()).unwrap_or(u16::MAX),
         paused: vip.paused,
-        elsewhere,
-        guard: Arc::new(Guard::from(&vip.guard)),
+        has_remote_site,
+        request_policy: Arc::new(RequestPolicy::from(&vip.request_policy)),
     }
 }
 
 /// Addresses that no client has.
-fn inside(config: &Config, backends: &[Option<Backend>]) -> Routers {
+fn internal_addresses(config: &Config, backends: &[Option<Backend>]) -> PrefixSet {
     let own = config.director.address;
     let own = own.v4.map(IpAddr::V4).into_iter().chain(own.v6.map(IpAddr::V6));
     let all: Vec<IpNet> = own.chain(backends.iter().flatten().map(|backend| backend.address)).map(IpNet::from).collect();
-    Routers::new(&all)
+    PrefixSet::new(&all)
 }

@@ -1,6 +1,7 @@
-//! Who has which number and which server ports, now and for as long as their transfers may live.
+//! The backends and their ids and server ports, for as long as their transfers may live.
 
-use super::{RangeHeld, Refused, State};
+use super::entry::BackendState;
+use super::error::{ApplyError, RangeHeld};
 use guideway_config::Config;
 use guideway_dataplane::tables::{BackendId, NO_BACKEND};
 use guideway_packet::time::Time;
@@ -10,13 +11,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A number that was given back rests for so long: the longest idle timeout, so that no flow table still holds it.
-pub(super) const REST: Duration = Duration::from_secs(12 * 3600);
+/// Time before a released id is used again: the longest idle timeout, so that no flow table still holds it.
+pub(super) const ID_QUARANTINE: Duration = Duration::from_secs(12 * 3600);
 
-/// What directors of the other site have in place of a pool's name; no pool can be called so.
-const OTHER_SITE: &str = "other site";
+/// The pool name of directors of the remote site. No pool can have this name.
+const REMOTE_SITE: &str = "remote site";
 
-/// What makes a backend the same one in the next file.
+/// The key of a backend: entries of two files with the same key are the same backend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity {
     pub(super) pool: Arc<str>,
@@ -25,40 +26,40 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// A director of the other site is no backend, but has a number as backends have.
-    pub(super) fn is_site(&self) -> bool {
-        &*self.pool == OTHER_SITE
+    /// Returns whether it is a director of the remote site, which is no backend but has an id like one.
+    pub(super) fn is_remote_site(&self) -> bool {
+        &*self.pool == REMOTE_SITE
     }
 }
 
-/// A range of server ports; `given_up` when the file gives it to this backend no more.
+/// A range of server ports. `released_at` is when the file no longer gave it to this backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Claim {
+pub(super) struct RangeClaim {
     pub(super) range: (u16, u16),
-    given_up: Option<Time>,
+    released_at: Option<Time>,
 }
 
-/// What is remembered of a backend.
+/// The state of a backend.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct RegistryEntry {
     pub(super) id: BackendId,
     pub(super) weight: u16,
-    /// The file has it drained.
+    /// Whether the file drains it.
     pub(super) drain: bool,
-    /// How it was seen to do.
+    /// Its observed health.
     pub(super) health: Observation,
-    /// Since when the file has it no more.
+    /// Time since which it is no longer in the file.
     pub(super) retired: Option<Time>,
-    claims: Vec<Claim>,
+    claims: Vec<RangeClaim>,
 }
 
-/// All backends of the file and those that are retired.
+/// All backends of the file, and retired ones.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Registry {
-    pub(super) entries: BTreeMap<Identity, Entry>,
-    /// Numbers that were given back, and since when; oldest first.
-    resting: VecDeque<(Time, BackendId)>,
-    /// The lowest number that was never given.
+    pub(super) entries: BTreeMap<Identity, RegistryEntry>,
+    /// Released ids and the time of their release, oldest first.
+    quarantined_ids: VecDeque<(Time, BackendId)>,
+    /// The lowest id that was never used.
     next: BackendId,
     /// `[director] retire` of the last file.
     retire: Duration,
@@ -66,57 +67,57 @@ pub(super) struct Registry {
 
 /// The entries of one pool.
 #[derive(Debug, Default)]
-pub(super) struct Members<'r>(Vec<(&'r Identity, &'r Entry)>);
+pub(super) struct Members<'r>(Vec<(&'r Identity, &'r RegistryEntry)>);
 
 impl<'r> Members<'r> {
-    /// The pool's name as its backends have it; `None` when it has none.
+    /// Returns the pool's name as its backends have it, or `None` if it has no backends.
     pub(super) fn pool(&self) -> Option<Arc<str>> {
         self.0.first().map(|(identity, _)| identity.pool.clone())
     }
 
-    /// The number of every backend, by name and address.
-    pub(super) fn numbers(&self) -> HashMap<(&'r str, IpAddr), BackendId> {
+    /// Returns the id of every backend, by name and address.
+    pub(super) fn ids(&self) -> HashMap<(&'r str, IpAddr), BackendId> {
         self.0.iter().map(|(identity, entry)| ((&*identity.name, identity.address), entry.id)).collect()
     }
 
-    /// The ranges with their owners: first those of the file, then those that were given up and still hold.
+    /// Returns the ranges with their owners: first those of the file, then released ones that are still held.
     pub(super) fn ranges(&self) -> Vec<((u16, u16), BackendId)> {
         let mut claims: Vec<_> = self.claims().collect();
-        claims.sort_by_key(|(_, _, claim)| claim.given_up.is_some());
+        claims.sort_by_key(|(_, _, claim)| claim.released_at.is_some());
         claims.into_iter().map(|(_, entry, claim)| (claim.range, entry.id)).collect()
     }
 
-    /// Numbers of those that were seen to be down.
+    /// Returns the ids of backends that are down.
     pub(super) fn down(&self) -> HashSet<BackendId> {
         self.0.iter().filter(|(_, entry)| entry.health == Observation::Down).map(|(_, entry)| entry.id).collect()
     }
 
-    /// Names and numbers of those that the file has no more.
+    /// Returns names and ids of backends that are no longer in the file.
     pub(super) fn former(&self) -> Vec<(Arc<str>, BackendId)> {
         self.0.iter().filter(|(_, entry)| entry.retired.is_some()).map(|(identity, entry)| (identity.name.clone(), entry.id)).collect()
     }
 
-    fn claims(&self) -> impl Iterator<Item = (&'r Identity, &'r Entry, &'r Claim)> {
+    fn claims(&self) -> impl Iterator<Item = (&'r Identity, &'r RegistryEntry, &'r RangeClaim)> {
         self.0.iter().flat_map(|(identity, entry)| entry.claims.iter().map(|claim| (*identity, *entry, claim)))
     }
 }
 
-impl Entry {
-    /// Whether it gets new flows.
-    pub(super) fn state(&self) -> State {
+impl RegistryEntry {
+    /// Returns its state, which says whether it gets new flows.
+    pub(super) fn state(&self) -> BackendState {
         match (self.retired, self.drain || self.weight == 0, self.health) {
-            (Some(_), ..) => State::Retired,
-            (None, _, Observation::Down) => State::Down,
-            (None, true, _) => State::Drained,
-            (None, false, Observation::Slow { .. }) => State::Slow,
-            (None, false, Observation::Up) => State::Active,
+            (Some(_), ..) => BackendState::Retired,
+            (None, _, Observation::Down) => BackendState::Down,
+            (None, true, _) => BackendState::Drained,
+            (None, false, Observation::Slow { .. }) => BackendState::Slow,
+            (None, false, Observation::Up) => BackendState::Active,
         }
     }
 }
 
 impl Registry {
-    /// Brings the registry in line with a file. On an error it is left in the middle: work on a copy.
-    pub(super) fn update(&mut self, config: &Config, health: &Health, now: Time) -> Result<(), Refused> {
+    /// Updates the registry from a file. After an error the registry is inconsistent: call this on a copy.
+    pub(super) fn update(&mut self, config: &Config, health: &Health, now: Time) -> Result<(), ApplyError> {
         self.retire = config.director.retire;
         self.expire(now);
         let mut seen = BTreeSet::new();
@@ -134,18 +135,18 @@ impl Registry {
                 entry.retired = None;
                 for claim in &mut entry.claims {
                     let kept = backend.tid_range == Some(claim.range);
-                    claim.given_up = if kept { None } else { claim.given_up.or(Some(now)) };
+                    claim.released_at = if kept { None } else { claim.released_at.or(Some(now)) };
                 }
                 if let Some(range) = backend.tid_range
                     && entry.claims.iter().all(|c| c.range != range)
                 {
-                    entry.claims.push(Claim { range, given_up: None });
+                    entry.claims.push(RangeClaim { range, released_at: None });
                 }
                 seen.insert(identity);
             }
         }
-        for address in &config.director.other_site {
-            let identity = Identity { pool: OTHER_SITE.into(), name: address.to_string().into(), address: *address };
+        for address in &config.director.remote_site {
+            let identity = Identity { pool: REMOTE_SITE.into(), name: address.to_string().into(), address: *address };
             let entry = self.entry(&identity, now)?;
             (entry.weight, entry.retired) = (1, None);
             seen.insert(identity);
@@ -153,36 +154,36 @@ impl Registry {
         for (identity, entry) in &mut self.entries {
             if !seen.contains(identity) {
                 entry.retired = entry.retired.or(Some(now));
-                // Its health stays what it was, unless somebody still looks after it, and not after another that has its name now.
+                // It keeps its last health, unless it is still observed. The observation may be that of another backend with the same name.
                 let lowest = Identity { address: IpAddr::from([0, 0, 0, 0]), ..identity.clone() };
                 let named = seen.range(lowest..).next().is_some_and(|other| (&other.pool, &other.name) == (&identity.pool, &identity.name));
                 let observed = health.get(&*identity.pool).and_then(|health| health.backends.get(&*identity.name));
                 entry.health = observed.filter(|_| !named).map_or(entry.health, |observed| observed.state);
-                entry.claims.iter_mut().for_each(|claim| claim.given_up = claim.given_up.or(Some(now)));
+                entry.claims.iter_mut().for_each(|claim| claim.released_at = claim.released_at.or(Some(now)));
             }
         }
         self.expire(now);
         self.conflicts(now)
     }
 
-    /// When something that was given up ends next.
+    /// Returns when the next retired backend or released range expires.
     pub(super) fn expiry(&self) -> Option<Time> {
-        let given_up = |entry: &Entry| entry.claims.iter().filter_map(|c| c.given_up).chain(entry.retired).min();
-        Some(self.entries.values().filter_map(given_up).min()?.plus(self.retire))
+        let released_at = |entry: &RegistryEntry| entry.claims.iter().filter_map(|c| c.released_at).chain(entry.retired).min();
+        Some(self.entries.values().filter_map(released_at).min()?.plus(self.retire))
     }
 
-    /// Directors of the other site that the file has, in the order of their addresses' names.
-    pub(super) fn sites(&self) -> Vec<BackendId> {
-        let there = self.entries.iter().filter(|(identity, entry)| identity.is_site() && entry.retired.is_none());
+    /// Returns the directors of the remote site in the file, ordered by the text of their addresses.
+    pub(super) fn remote_site_directors(&self) -> Vec<BackendId> {
+        let there = self.entries.iter().filter(|(identity, entry)| identity.is_remote_site() && entry.retired.is_none());
         there.map(|(_, entry)| entry.id).collect()
     }
 
-    /// One more than the highest number in use.
+    /// Returns one more than the highest id in use.
     pub(super) fn len(&self) -> usize {
         self.entries.values().map(|entry| usize::from(entry.id) + 1).max().unwrap_or(0)
     }
 
-    /// Everything by pool.
+    /// Returns all entries by pool.
     pub(super) fn by_pool(&self) -> HashMap<&str, Members<'_>> {
         let mut pools: HashMap<&str, Members<'_>> = HashMap::new();
         for (identity, entry) in &self.entries {
@@ -191,69 +192,69 @@ impl Registry {
         pools
     }
 
-    /// The entry of `identity`, with its old number if it has one.
-    fn entry(&mut self, identity: &Identity, now: Time) -> Result<&mut Entry, Refused> {
+    /// Returns the entry of `identity`, with its old id if it has one.
+    fn entry(&mut self, identity: &Identity, now: Time) -> Result<&mut RegistryEntry, ApplyError> {
         if !self.entries.contains_key(identity) {
-            let id = self.number(now)?;
+            let id = self.allocate_id(now)?;
             self.entries.insert(
                 identity.clone(),
-                Entry { id, weight: 0, drain: false, health: Observation::Up, retired: None, claims: Vec::new() },
+                RegistryEntry { id, weight: 0, drain: false, health: Observation::Up, retired: None, claims: Vec::new() },
             );
         }
-        self.entries.get_mut(identity).ok_or(Refused::Numbers)
+        self.entries.get_mut(identity).ok_or(ApplyError::IdsExhausted)
     }
 
-    fn number(&mut self, now: Time) -> Result<BackendId, Refused> {
-        match self.resting.front() {
-            Some((since, id)) if now - *since >= REST => {
+    fn allocate_id(&mut self, now: Time) -> Result<BackendId, ApplyError> {
+        match self.quarantined_ids.front() {
+            Some((since, id)) if now - *since >= ID_QUARANTINE => {
                 let id = *id;
-                self.resting.pop_front();
+                self.quarantined_ids.pop_front();
                 Ok(id)
             }
             _ if self.next < NO_BACKEND => {
                 self.next += 1;
                 Ok(self.next - 1)
             }
-            _ => Err(Refused::Numbers),
+            _ => Err(ApplyError::IdsExhausted),
         }
     }
 
     fn expire(&mut self, now: Time) {
         let retire = self.retire;
         let over = |since: Option<Time>| since.is_some_and(|since| now >= since.plus(retire));
-        let resting = &mut self.resting;
+        let quarantined_ids = &mut self.quarantined_ids;
         self.entries.retain(|_, entry| {
-            entry.claims.retain(|claim| !over(claim.given_up));
+            entry.claims.retain(|claim| !over(claim.released_at));
             let gone = over(entry.retired);
             if gone {
-                resting.push_back((now, entry.id));
+                quarantined_ids.push_back((now, entry.id));
             }
             !gone
         });
     }
 
-    /// A range that was given up belongs to its backend until its transfers must have ended.
-    fn conflicts(&self, now: Time) -> Result<(), Refused> {
+    /// Rejects a range that overlaps one that another backend has released and still holds, until its transfers must have ended.
+    fn conflicts(&self, now: Time) -> Result<(), ApplyError> {
         for (pool, members) in self.by_pool() {
-            let given_up: Vec<_> = members.claims().filter(|(_, _, claim)| claim.given_up.is_some()).collect();
-            if given_up.is_empty() {
+            let released_at: Vec<_> = members.claims().filter(|(_, _, claim)| claim.released_at.is_some()).collect();
+            if released_at.is_empty() {
                 continue;
             }
             let mut owner: Vec<Option<usize>> = vec![None; 1 << 16];
-            for (at, (_, _, claim)) in given_up.iter().enumerate() {
+            for (at, (_, _, claim)) in released_at.iter().enumerate() {
                 owner[usize::from(claim.range.0)..=usize::from(claim.range.1)].fill(Some(at));
             }
-            for (identity, _, claim) in members.claims().filter(|(_, _, claim)| claim.given_up.is_none()) {
+            for (identity, _, claim) in members.claims().filter(|(_, _, claim)| claim.released_at.is_none()) {
                 let held = owner[usize::from(claim.range.0)..=usize::from(claim.range.1)].iter().flatten();
-                if let Some((former, _, old)) = held.map(|at| given_up[*at]).find(|(former, _, _)| *former != identity) {
-                    return Err(Refused::RangeHeld(Box::new(RangeHeld {
+                if let Some((former, _, old)) = held.map(|at| released_at[*at]).find(|(former, _, _)| *former != identity) {
+                    return Err(ApplyError::RangeHeld(Box::new(RangeHeld {
                         backend: identity.name.to_string(),
                         pool: pool.to_owned(),
                         range: claim.range,
                         former: former.name.to_string(),
                         former_address: former.address,
                         former_range: old.range,
-                        left: old.given_up.unwrap_or(now).plus(self.retire) - now,
+                        left: old.released_at.unwrap_or(now).plus(self.retire) - now,
                         retire: self.retire,
                     })));
                 }

@@ -1,13 +1,14 @@
-use super::registry::REST;
+use super::registry::ID_QUARANTINE;
 
 use super::*;
 use crate::Link;
 use guideway_config as config;
 use guideway_config::{Director, Io};
 use guideway_dataplane::tables::NextHop;
-use guideway_dataplane::tables::{Addresses, Echo, Key, Unmatched};
+use guideway_dataplane::tables::{Addresses, Echo, HashKey, Unmatched};
 use guideway_store::{Observation, Observed, PoolHealth};
 use std::sync::Arc;
+use std::time::Duration;
 
 mod takeover;
 
@@ -35,7 +36,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
             next_key: None,
             io: Io::Pcap { mac: [2; 6], mtu: 1500 },
             routers: vec!["10.0.0.0/24".parse().unwrap()],
-            other_site: Vec::new(),
+            remote_site: Vec::new(),
             socket: "/nowhere".into(),
             metrics: None,
             unmatched: Unmatched::Host,
@@ -46,7 +47,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
         },
         active_key: None,
         vips: vec![
-            vip("192.0.2.69", config::Service::Tftp { key: Key::Flow }),
+            vip("192.0.2.69", config::Service::Tftp { key: HashKey::Flow }),
             vip("192.0.2.53", config::Service::Udp { ports: vec![(53, 53), (8000, 8100)] }),
             vip("192.0.2.53", config::Service::Tcp { ports: vec![(53, 53)] }),
         ],
@@ -65,7 +66,7 @@ fn vip(address: &str, service: config::Service) -> Vip {
         pool: "boot".into(),
         idle: Duration::from_secs(60),
         paused: false,
-        guard: config::Guard::default(),
+        request_policy: config::RequestPolicy::default(),
     }
 }
 
@@ -82,7 +83,7 @@ fn owner(snapshot: &Snapshot, port: u16) -> Option<BackendId> {
     snapshot.services[0].pool.tid.as_ref().unwrap().owner(port)
 }
 
-fn known(writer: &Writer, name: &str) -> (BackendId, State) {
+fn known(writer: &Writer, name: &str) -> (BackendId, BackendState) {
     writer.backends().find(|k| &*k.name == name).map(|k| (k.id, k.state)).unwrap()
 }
 
@@ -92,7 +93,10 @@ fn a_configuration_becomes_a_snapshot() {
     let snapshot = writer.apply(&config(&[T2, T1]), &hops(&["10.0.2.21"]), at(0)).unwrap();
     assert_eq!(snapshot.generation, 1);
     let labels: Vec<_> = snapshot.services.iter().map(|s| (s.label.as_str(), s.kind, s.idle)).collect();
-    assert_eq!(labels, [("tftp", Kind::Tftp(Key::Flow), 60), ("udp/53,8000-8100", Kind::Flow, 60), ("tcp/53", Kind::Flow, 60)]);
+    assert_eq!(
+        labels,
+        [("tftp", ServiceKind::Tftp(HashKey::Flow), 60), ("udp/53,8000-8100", ServiceKind::Flow, 60), ("tcp/53", ServiceKind::Flow, 60)]
+    );
     let vip = snapshot.vips.get("192.0.2.53".parse().unwrap()).unwrap();
     assert_eq!((vip.service(UDP, 8100), vip.service(TCP, 53), vip.service(TCP, 54)), (Some(1), Some(2), None));
     let pool = &snapshot.services[0].pool;
@@ -118,7 +122,7 @@ fn health_and_drain_leave_the_intent_its_weights() {
     let shares = |snapshot: &Snapshot| snapshot.services[0].pool.maglev.entries();
     let (up, down) = (Observation::Up, Observation::Down);
     let mut config = config(&[T1, T2, T3]);
-    let mut set = |config: &Config, generation, health: &Health| writer.apply_set(config, generation, health, &hops(&[]), at(0)).unwrap();
+    let mut set = |config: &Config, generation, health: &Health| writer.apply_state(config, generation, health, &hops(&[]), at(0)).unwrap();
     let first = set(&config, 7, &Health::default());
     assert_eq!((first.generation, shares(&first)), (7, vec![337, 336, 336]));
     let second = set(&config, 9, &health(down, Observation::Slow { percent: 50 }));
@@ -132,7 +136,10 @@ fn health_and_drain_leave_the_intent_its_weights() {
     let third = set(&config, 10, &health(up, Observation::Slow { percent: 50 }));
     assert_eq!(shares(&third)[1], 0);
     assert!(Arc::ptr_eq(&second.services[0].pool.tid.clone().unwrap(), &third.services[0].pool.tid.clone().unwrap()));
-    assert_eq!((known(&writer, "t1").1, known(&writer, "t2").1, known(&writer, "t3").1), (State::Active, State::Drained, State::Active));
+    assert_eq!(
+        (known(&writer, "t1").1, known(&writer, "t2").1, known(&writer, "t3").1),
+        (BackendState::Active, BackendState::Drained, BackendState::Active)
+    );
     assert_eq!(writer.backends().map(|known| known.weight).collect::<Vec<_>>(), [100, 100, 100]);
 }
 
@@ -174,14 +181,14 @@ fn a_removed_backend_retires_and_is_forgotten_in_the_end() {
     let t1 = known(&writer, "t1").0;
     let less = config(&[T2]);
     let retired = writer.apply(&less, &hops(&["10.0.2.21"]), at(100)).unwrap();
-    assert_eq!(known(&writer, "t1"), (t1, State::Retired));
+    assert_eq!(known(&writer, "t1"), (t1, BackendState::Retired));
     assert_eq!(owner(&retired, 20_500), Some(t1), "its transfers go on");
     assert!(retired.backend(t1).unwrap().next_hop().is_some());
     assert!(!retired.services[0].pool.members.contains(&t1), "it gets nothing new");
     assert!(writer.addresses().contains(&"10.0.2.21".parse().unwrap()), "its neighbour is still needed");
     assert_eq!(writer.expiry(), Some(at(700)));
     writer.apply(&less, &hops(&[]), at(699)).unwrap();
-    assert_eq!(known(&writer, "t1").1, State::Retired, "another snapshot does not prolong it");
+    assert_eq!(known(&writer, "t1").1, BackendState::Retired, "another snapshot does not prolong it");
     let gone = writer.apply(&less, &hops(&[]), at(700)).unwrap();
     assert!(writer.backends().all(|k| &*k.name != "t1"));
     assert!(gone.backend(t1).is_none());
@@ -211,13 +218,13 @@ fn a_backend_that_comes_back_has_its_number_again() {
     let t1 = known(&writer, "t1").0;
     writer.apply(&config(&[T2]), &hops(&[]), at(1)).unwrap();
     writer.apply(&config(&[T1, T2, T3]), &hops(&[]), at(2)).unwrap();
-    assert_eq!(known(&writer, "t1"), (t1, State::Active));
+    assert_eq!(known(&writer, "t1"), (t1, BackendState::Active));
     assert_eq!(writer.expiry(), None);
     let moved = ("t1", "10.0.2.99", 25_000, 100);
     writer.apply(&config(&[moved, T2, T3]), &hops(&[]), at(3)).unwrap();
     let ids: Vec<_> = writer.backends().filter(|k| &*k.name == "t1").map(|k| (k.id, k.state)).collect();
     assert_eq!(ids.len(), 2, "another address is another backend");
-    assert!(ids.contains(&(t1, State::Retired)));
+    assert!(ids.contains(&(t1, BackendState::Retired)));
 }
 
 #[test]
@@ -227,10 +234,10 @@ fn a_number_is_not_given_to_another_before_no_flow_table_can_hold_it() {
     let t1 = known(&writer, "t1").0;
     writer.apply(&config(&[T2]), &hops(&[]), at(0)).unwrap();
     writer.apply(&config(&[T2]), &hops(&[]), at(600)).unwrap();
-    writer.apply(&config(&[T2, T3]), &hops(&[]), at(600 + REST.as_secs() - 1)).unwrap();
+    writer.apply(&config(&[T2, T3]), &hops(&[]), at(600 + ID_QUARANTINE.as_secs() - 1)).unwrap();
     assert_ne!(known(&writer, "t3").0, t1);
-    writer.apply(&config(&[T2, T3, ("t4", "10.0.2.24", 23_000, 0)]), &hops(&[]), at(600 + REST.as_secs())).unwrap();
-    assert_eq!(known(&writer, "t4"), (t1, State::Drained));
+    writer.apply(&config(&[T2, T3, ("t4", "10.0.2.24", 23_000, 0)]), &hops(&[]), at(600 + ID_QUARANTINE.as_secs())).unwrap();
+    assert_eq!(known(&writer, "t4"), (t1, BackendState::Drained));
 }
 
 #[test]
@@ -257,7 +264,7 @@ fn a_swap_of_ranges_between_two_backends_is_refused() {
     let mut writer = Writer::new();
     writer.apply(&config(&[T1, T2]), &hops(&[]), at(0)).unwrap();
     let swapped = config(&[("t1", "10.0.2.21", 21_000, 100), ("t2", "10.0.2.22", 20_000, 100)]);
-    assert!(matches!(writer.apply(&swapped, &hops(&[]), at(1)), Err(Refused::RangeHeld(_))));
+    assert!(matches!(writer.apply(&swapped, &hops(&[]), at(1)), Err(ApplyError::RangeHeld(_))));
 }
 
 #[test]
@@ -275,7 +282,7 @@ fn what_cannot_be_built_is_refused_in_a_sentence() {
     assert!(refused.to_string().contains("2001:db8::21"));
     let mut poolless = config(&[T1]);
     poolless.vips[0].pool = "nets".into();
-    assert!(matches!(writer.apply(&poolless, &hops(&[]), at(0)), Err(Refused::Pool { .. })));
+    assert!(matches!(writer.apply(&poolless, &hops(&[]), at(0)), Err(ApplyError::Pool { .. })));
     let mut even = config(&[T1]);
     even.pools[0].table_size = 1000;
     let refused = writer.apply(&even, &hops(&[]), at(0)).unwrap_err().to_string();
@@ -287,23 +294,36 @@ fn what_cannot_be_built_is_refused_in_a_sentence() {
 fn directors_of_other_site_have_numbers_and_are_no_backends() {
     let mut writer = Writer::new();
     let mut config = config(&[T1, T2]);
-    config.director.other_site = ["10.9.1.11", "10.9.1.12"].map(|a| a.parse().unwrap()).to_vec();
+    config.director.remote_site = ["10.9.1.11", "10.9.1.12"].map(|a| a.parse().unwrap()).to_vec();
     let snapshot = writer.apply(&config, &hops(&["10.9.1.12"]), at(0)).unwrap();
-    let sites: Vec<_> = snapshot.sites.iter().map(|id| snapshot.backend(*id).unwrap()).collect();
-    assert_eq!(sites.iter().map(|s| (&*s.name, s.next_hop())).collect::<Vec<_>>(), [("10.9.1.11", None), ("10.9.1.12", Some(HOP))]);
-    assert!(snapshot.services.iter().all(|service| service.elsewhere));
+    let remote_site_directors: Vec<_> = snapshot.remote_site_directors.iter().map(|id| snapshot.backend(*id).unwrap()).collect();
+    assert_eq!(
+        remote_site_directors.iter().map(|s| (&*s.name, s.next_hop())).collect::<Vec<_>>(),
+        [("10.9.1.11", None), ("10.9.1.12", Some(HOP))]
+    );
+    assert!(snapshot.services.iter().all(|service| service.has_remote_site));
     for address in ["10.9.1.11", "10.9.1.12"].map(|a| a.parse().unwrap()) {
-        assert!(snapshot.routers.contains(address) && snapshot.site_addresses.contains(address) && snapshot.inside.contains(address));
+        assert!(
+            snapshot.routers.contains(address)
+                && snapshot.remote_site_addresses.contains(address)
+                && snapshot.internal_addresses.contains(address)
+        );
         assert!(writer.addresses().contains(&address), "its neighbour is needed");
     }
-    assert!(snapshot.routers.contains("10.0.0.9".parse().unwrap()) && !snapshot.site_addresses.contains("10.0.0.9".parse().unwrap()));
+    assert!(
+        snapshot.routers.contains("10.0.0.9".parse().unwrap()) && !snapshot.remote_site_addresses.contains("10.0.0.9".parse().unwrap())
+    );
     assert_eq!(writer.backends().count(), 2);
-    config.director.other_site.pop();
+    config.director.remote_site.pop();
     let fewer = writer.apply(&config, &hops(&[]), at(1)).unwrap();
-    assert_eq!(fewer.sites, snapshot.sites[..1]);
-    config.director.other_site.clear();
+    assert_eq!(fewer.remote_site_directors, snapshot.remote_site_directors[..1]);
+    config.director.remote_site.clear();
     let none = writer.apply(&config, &hops(&[]), at(2)).unwrap();
-    assert!(none.sites.is_empty() && none.services.iter().all(|service| !service.elsewhere));
-    config.director.other_site = vec!["10.9.1.11".parse().unwrap()];
-    assert_eq!(writer.apply(&config, &hops(&[]), at(3)).unwrap().sites, snapshot.sites[..1], "it has its number again");
+    assert!(none.remote_site_directors.is_empty() && none.services.iter().all(|service| !service.has_remote_site));
+    config.director.remote_site = vec!["10.9.1.11".parse().unwrap()];
+    assert_eq!(
+        writer.apply(&config, &hops(&[]), at(3)).unwrap().remote_site_directors,
+        snapshot.remote_site_directors[..1],
+        "it has its number again"
+    );
 }

@@ -1,66 +1,29 @@
-//! Asks a director or a TFTP server: HTTP over its Unix socket, or over TCP, for the commands and for the lab.
+//! A client of the daemons: HTTP over their Unix sockets, or over TCP, for the commands and for the lab.
 
+mod error;
 mod remote;
 
+pub use error::Error;
 pub use remote::{Credentials, Remote};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
+use remote::Stream;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the answer to a change may take: it waits until the workers have it.
-const CHANGE: Duration = Duration::from_secs(40);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(40);
 /// Longest answer that is read, in bytes.
-const LONGEST: usize = 64 << 20;
+const MAX_RESPONSE: usize = 64 << 20;
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Nobody listens there.
-    #[error("nobody answers at {at}: {reason}; does it run, and may you reach it?")]
-    Connect {
-        /// The socket or URL.
-        at: String,
-        /// What the kernel or TLS said.
-        reason: std::io::Error,
-    },
-    /// The answer did not come in time, broke off, or was no HTTP.
-    #[error("asking {at} for {path}: {reason}")]
-    Broken {
-        /// The socket or URL.
-        at: String,
-        /// What was asked for.
-        path: String,
-        /// What went wrong.
-        reason: String,
-    },
-    /// The director refused.
-    #[error("{at} refuses {path} ({status}): {why}")]
-    Refused {
-        /// The socket or URL.
-        at: String,
-        /// What was asked for.
-        path: String,
-        /// The HTTP status code.
-        status: u16,
-        /// Why, with every problem.
-        why: String,
-        /// The whole document; null if it was none.
-        document: Box<Value>,
-    },
-    /// A file or a URL that is needed to ask cannot be used.
-    #[error("{0}")]
-    Setting(String),
-}
-
-/// Whom to ask.
+/// The daemon to ask.
 #[derive(Clone, Debug)]
 pub enum Client {
     /// Over a Unix socket.
@@ -69,15 +32,11 @@ pub enum Client {
     Remote(Box<Remote>),
 }
 
-/// A connection of either kind.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
 /// Gets `path` (such as `/v1/status`) from the control socket `socket`. Waits at most 5 s; must not be called from async code.
 ///
 /// # Errors
 /// When nobody listens, the answer is no JSON, or its status is not 2xx.
-pub fn get(socket: &Path, path: &str) -> Result<Value, Error> {
+pub fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Error> {
     Client::Socket(socket.to_owned()).get(path)
 }
 
@@ -86,16 +45,16 @@ impl Client {
     ///
     /// # Errors
     /// When nobody listens, the answer is no JSON, or its status is not 2xx.
-    pub fn get(&self, path: &str) -> Result<Value, Error> {
-        self.within(path, PATIENCE, self.ask("GET", path, None))
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.with_timeout(path, REQUEST_TIMEOUT, self.request("GET", path, None))
     }
 
     /// Asks for a change; gives its plan. Waits at most 40 s.
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub fn change(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Error> {
-        self.within(path, CHANGE, self.ask(method, path, body))
+    pub fn change<T: DeserializeOwned>(&self, method: &str, path: &str, body: Option<&Value>) -> Result<T, Error> {
+        self.with_timeout(path, CHANGE_TIMEOUT, self.request(method, path, body))
     }
 
     /// Follows a stream of lines until `each` says `false` or the stream ends.
@@ -103,11 +62,11 @@ impl Client {
     /// # Errors
     /// As [`Client::get`], and when the stream breaks off.
     pub fn follow(&self, path: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), Error> {
-        self.block(path, async {
+        self.block_on(path, async {
             let mut body = self.send("GET", path, None).await?;
             let mut rest = Vec::new();
             while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|e| self.broken(path, e.to_string()))?;
+                let frame = frame.map_err(|e| self.invalid_response(path, e.to_string()))?;
                 rest.extend_from_slice(frame.data_ref().map_or(&[][..], |bytes| bytes));
                 while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                     let line: Vec<u8> = rest.drain(..=end).collect();
@@ -121,42 +80,46 @@ impl Client {
     }
 
     /// The socket or URL, for people.
-    pub fn at(&self) -> String {
+    pub fn endpoint(&self) -> String {
         match self {
             Client::Socket(path) => path.display().to_string(),
             Client::Remote(remote) => remote.url(),
         }
     }
 
-    fn broken(&self, path: &str, reason: String) -> Error {
-        Error::Broken { at: self.at(), path: path.to_owned(), reason }
+    fn invalid_response(&self, path: &str, reason: String) -> Error {
+        Error::InvalidResponse { endpoint: self.endpoint(), path: path.to_owned(), reason }
     }
 
-    fn block<T>(&self, path: &str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    fn block_on<T>(&self, path: &str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(|e| self.broken(path, e.to_string()))?.block_on(work)
+        runtime.map_err(|e| self.invalid_response(path, e.to_string()))?.block_on(work)
     }
 
-    fn within<T>(&self, path: &str, patience: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let late = || self.broken(path, format!("no answer within {} s", patience.as_secs()));
-        self.block(path, async { tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(late())) })
+    fn with_timeout<T>(&self, path: &str, timeout: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let late = || self.invalid_response(path, format!("no answer within {} s", timeout.as_secs()));
+        self.block_on(path, async { tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(late())) })
     }
 
-    async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Error> {
+    async fn request<T: DeserializeOwned>(&self, method: &str, path: &str, body: Option<&Value>) -> Result<T, Error> {
         let body = self.send(method, path, body).await?;
-        let body = Limited::new(body, LONGEST).collect().await.map_err(|e| self.broken(path, e.to_string()))?.to_bytes();
-        serde_json::from_slice(&body).map_err(|e| self.broken(path, format!("the answer is no JSON: {e}")))
+        let body = Limited::new(body, MAX_RESPONSE).collect().await.map_err(|e| self.invalid_response(path, e.to_string()))?.to_bytes();
+        let wrong = |e: serde_json::Error| {
+            let what = if e.is_data() { "the answer is another document than expected" } else { "the answer is no JSON" };
+            self.invalid_response(path, format!("{what}: {e}"))
+        };
+        serde_json::from_slice(&body).map_err(wrong)
     }
 
     /// Sends a request; gives the body of an answer that is 2xx.
     async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Incoming, Error> {
-        let failed = |reason| Error::Connect { at: self.at(), reason };
+        let failed = |reason| Error::Connect { endpoint: self.endpoint(), reason };
         let stream: Box<dyn Stream> = match self {
             Client::Socket(socket) => Box::new(tokio::net::UnixStream::connect(socket).await.map_err(failed)?),
             Client::Remote(remote) => remote.connect().await.map_err(failed)?,
         };
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|e| self.broken(path, e.to_string()))?;
+        let (mut sender, connection) = handshake.map_err(|e| self.invalid_response(path, e.to_string()))?;
         tokio::spawn(connection);
         let mut request = hyper::Request::builder().method(method).uri(path);
         request = match self {
@@ -173,30 +136,22 @@ impl Client {
             }
             None => Bytes::new(),
         };
-        let request = request.body(Full::new(bytes)).map_err(|e| self.broken(path, e.to_string()))?;
-        let response = sender.send_request(request).await.map_err(|e| self.broken(path, e.to_string()))?;
+        let request = request.body(Full::new(bytes)).map_err(|e| self.invalid_response(path, e.to_string()))?;
+        let response = sender.send_request(request).await.map_err(|e| self.invalid_response(path, e.to_string()))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response.into_body());
         }
-        let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(|e| self.broken(path, e.to_string()))?.to_bytes();
-        let document: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let why = if document["error"].is_string() { told(&document) } else { String::from_utf8_lossy(&body).into_owned() };
-        Err(Error::Refused { at: self.at(), path: path.to_owned(), status: status.as_u16(), why, document: Box::new(document) })
+        let body = Limited::new(response.into_body(), MAX_RESPONSE)
+            .collect()
+            .await
+            .map_err(|e| self.invalid_response(path, e.to_string()))?
+            .to_bytes();
+        let refusal = serde_json::from_slice::<guideway_api::error::Error>(&body);
+        let why = refusal.map_or_else(|_| String::from_utf8_lossy(&body).into_owned(), |refusal| refusal.to_string());
+        let document = serde_json::from_slice(&body).unwrap_or_default();
+        Err(Error::Refused { endpoint: self.endpoint(), path: path.to_owned(), status: status.as_u16(), why, document: Box::new(document) })
     }
-}
-
-/// Why a request was refused, with each problem that the first sentence does not tell.
-fn told(document: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut lines = vec![text(&document["error"])];
-    let problems = document["problems"].as_array().into_iter().flatten().skip(1);
-    lines.extend(problems.map(|problem| match (problem["key"].as_str(), problem["value"].as_str()) {
-        (Some(key), Some(value)) => format!("{key} = {value}: {}", text(&problem["message"])),
-        (Some(key), None) => format!("{key}: {}", text(&problem["message"])),
-        _ => text(&problem["message"]),
-    }));
-    lines.join("\n  ")
 }
 
 #[cfg(test)]
@@ -205,7 +160,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixListener;
 
-    fn answering(answer: &'static str) -> (tempfile::TempDir, PathBuf) {
+    fn stub_server(answer: &'static str) -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("d1.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -221,13 +176,16 @@ mod tests {
 
     #[test]
     fn an_answer_is_read() {
-        let (_directory, socket) = answering("HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n{\"ready\":true}");
-        assert_eq!(get(&socket, "/v1/status").unwrap()["ready"], true);
+        let (_directory, socket) = stub_server("HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n{\"ready\":true}");
+        assert_eq!(get::<Value>(&socket, "/v1/status").unwrap()["ready"], true);
+        let (_directory, socket) = stub_server("HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n{\"ready\":true}");
+        let wrong = get::<guideway_api::Status>(&socket, "/v1/status").unwrap_err().to_string();
+        assert!(wrong.contains("another document than expected"), "{wrong}");
     }
 
     #[test]
     fn a_stream_is_followed_line_by_line() {
-        let (_directory, socket) = answering("HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\nid: 1\r\n\ndata: 2\n");
+        let (_directory, socket) = stub_server("HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\nid: 1\r\n\ndata: 2\n");
         let mut lines = Vec::new();
         Client::Socket(socket)
             .follow("/v1/status", |line| {
@@ -240,15 +198,15 @@ mod tests {
 
     #[test]
     fn a_refusal_and_a_broken_answer_are_told_apart() {
-        let (_directory, socket) = answering("HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnone");
-        assert!(matches!(get(&socket, "/v1/status"), Err(Error::Refused { status: 404, why, .. }) if why == "none"));
-        let (_directory, socket) = answering("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnone");
-        assert!(matches!(get(&socket, "/v1/status"), Err(Error::Broken { .. })));
+        let (_directory, socket) = stub_server("HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnone");
+        assert!(matches!(get::<Value>(&socket, "/v1/status"), Err(Error::Refused { status: 404, why, .. }) if why == "none"));
+        let (_directory, socket) = stub_server("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnone");
+        assert!(matches!(get::<Value>(&socket, "/v1/status"), Err(Error::InvalidResponse { .. })));
     }
 
     #[test]
     fn nobody_there_is_said() {
-        let said = get(Path::new("/nowhere/d1.sock"), "/v1/status").unwrap_err().to_string();
+        let said = get::<Value>(Path::new("/nowhere/d1.sock"), "/v1/status").unwrap_err().to_string();
         assert!(said.contains("/nowhere/d1.sock") && said.contains("does it run"), "{said}");
     }
 }

@@ -1,6 +1,6 @@
-//! The way to a director over TCP: its URL, and what it wants to see.
+//! Connections to a director over TCP: URL, TLS and credentials.
 
-use super::{Error, Stream};
+use super::error::Error;
 use hyper::Uri;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -8,10 +8,15 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// What to show a director, and what to believe it.
+/// A connection of either kind.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// Credentials for a director, and the authorities that its certificate may be of.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// The file with the token.
@@ -44,7 +49,7 @@ impl Remote {
     /// # Errors
     /// When the URL or a file cannot be used.
     pub fn new(url: &str, credentials: &Credentials) -> Result<Remote, Error> {
-        let wrong = |why: &str| Error::Setting(format!("--url {url}: {why}; it is written like https://d1.example:9443"));
+        let wrong = |why: &str| Error::Config(format!("--url {url}: {why}; it is written like https://d1.example:9443"));
         let uri: Uri = url.parse().map_err(|_| wrong("is no URL"))?;
         let host = uri.host().ok_or_else(|| wrong("has no host"))?.trim_matches(['[', ']']).to_owned();
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
@@ -90,15 +95,15 @@ impl Remote {
 }
 
 fn read(path: &Path, flag: &str) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|e| Error::Setting(format!("{flag} {}: {e}", path.display())))
+    std::fs::read(path).map_err(|e| Error::Config(format!("{flag} {}: {e}", path.display())))
 }
 
 /// Errors of the files name the flag: `--ca = "/etc/ca.pem": …`.
 fn config(credentials: &Credentials) -> Result<ClientConfig, Error> {
-    let setting = |error: std::io::Error| Error::Setting(format!("--{error}"));
+    let setting = |error: std::io::Error| Error::Config(format!("--{error}"));
     let identity = credentials.identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
     let authorities = guideway_tls::authorities(credentials.ca.as_deref()).map_err(setting)?;
-    guideway_tls::config(authorities, identity).map_err(setting)
+    guideway_tls::client_config(authorities, identity).map_err(setting)
 }
 
 #[cfg(test)]

@@ -1,45 +1,46 @@
-//! All pools, without I/O: which check is due, what follows from an outcome, what is to be published when.
+//! The controller of all pools, without I/O: decides which check is due, what follows from a result, and what to publish when.
 //!
-//! There is one queue for all backends, ordered by time; a backend in it costs a few hundred bytes and no thread, task or timer. Checks start
-//! spread over the interval and keep their pace: a late one does not make later ones late.
+//! One queue, ordered by time, holds all backends. A backend costs a few hundred bytes and no thread, task or timer. Checks start spread
+//! over the interval and keep their rhythm: a late check does not delay later ones.
 
-mod intent;
+mod pending;
 mod publish;
-mod show;
+mod status;
 mod suspicion;
+mod update;
 
 #[cfg(test)]
 mod tests;
 
 use super::floor::{self, Member};
-use super::machine::{Change, Machine, Phase};
 use super::outcome::Outcome;
 use super::probe::Target;
+use super::state_machine::{BackendMachine, Change, Phase};
 use guideway_config::{Check, Intent};
 use guideway_packet::time::Time;
-use guideway_store::{Health, Observation, Observed, Trouble};
-use publish::Pending;
+use guideway_store::{Health, Observation, Observed, Stale};
+use pending::Pending;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Now, by both clocks.
+/// The current time by both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
-    /// What intervals are counted by.
+    /// Monotonic time for intervals.
     pub at: Time,
-    /// What people are told: seconds since 1970-01-01 UTC.
+    /// Seconds since 1970-01-01 UTC, for operators.
     pub unix: u64,
 }
 
-/// A check that is to be made now.
+/// A check that must be made now.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// To be given back with the outcome.
+    /// Must be returned with the result.
     pub id: u64,
-    /// What is checked.
+    /// The target of the check.
     pub target: Target,
 }
 
@@ -47,93 +48,93 @@ pub struct Job {
 #[derive(Debug)]
 pub struct Controller {
     pools: BTreeMap<Arc<str>, Pool>,
-    /// By a number that no other backend or check of a backend ever had.
-    backends: HashMap<u64, Watched>,
+    /// Backends by an id that is never reused for another backend or another check.
+    backends: HashMap<u64, CheckedBackend>,
     next_id: u64,
-    /// When each backend is due, and when its slow start goes on. What is no longer true is skipped.
+    /// Times at which checks and slow start steps are due. Outdated entries are skipped.
     due: BinaryHeap<Reverse<(Time, u64)>>,
     steps: BinaryHeap<Reverse<(Time, u64)>>,
     in_flight: usize,
     concurrency: usize,
     leading: bool,
     intent: Option<Arc<Intent>>,
-    /// What the store has.
+    /// The health in the store.
     published: Health,
     generation: u64,
-    trouble: Option<Trouble>,
+    stale: Option<Stale>,
     pending: BTreeMap<Arc<str>, Pending>,
     counts: Counts,
     random: fastrand::Rng,
 }
 
-/// A pool that is checked.
+/// A checked pool.
 #[derive(Debug)]
 struct Pool {
     check: Arc<Check>,
     vip: Option<IpAddr>,
-    /// By name.
+    /// Its backends by name.
     backends: BTreeMap<Arc<str>, u64>,
-    /// How many backends are down and kept all the same.
-    kept: usize,
+    /// Number of backends that are down but held up by the floor.
+    held_up: usize,
 }
 
-/// A backend that is checked.
+/// A checked backend.
 #[derive(Debug)]
-struct Watched {
+struct CheckedBackend {
     target: Target,
     /// Whether it takes new flows when it is up.
-    counts: bool,
-    machine: Machine,
+    takes_new_flows: bool,
+    machine: BackendMachine,
     due: Time,
     running: bool,
-    /// When it was last checked before its time because somebody suspected it.
-    hurried: Option<Time>,
-    last: Option<Last>,
-    /// What the last failure was.
+    /// Time of its last early check because of a suspicion.
+    expedited: Option<Time>,
+    last: Option<LastCheck>,
+    /// The last failure.
     failure: String,
     shown: Observed,
-    /// Down, but shown as up: the pool's floor.
-    kept: bool,
+    /// Down, but published as up because of the pool's floor.
+    held_up: bool,
     checks: u64,
     failed: u64,
 }
 
 /// The last check of a backend.
 #[derive(Clone, Debug)]
-struct Last {
+struct LastCheck {
     outcome: Outcome,
     took: Duration,
     unix: u64,
 }
 
-/// What is counted over all backends.
+/// Counters over all backends.
 #[derive(Clone, Debug, Default)]
 struct Counts {
-    /// By the place in [`Outcome::NAMES`].
+    /// By the index in [`Outcome::NAMES`].
     outcomes: [u64; Outcome::NAMES.len()],
-    fell: u64,
-    returned: u64,
+    went_down: u64,
+    came_up: u64,
     published: u64,
     refused: u64,
-    /// Checks before their time, for a suspicion.
-    hurried: u64,
-    /// Checks that were ended, and when that was last looked at.
+    /// Early checks because of a suspicion.
+    expedited: u64,
+    /// Number of finished checks, and the time of the last reading.
     ended: u64,
     mark: (Time, u64),
     per_second: f64,
-    /// When it may be logged again that a check could not be made.
-    complain: Time,
-    /// How much later than due the last check began.
+    /// Earliest time of the next log message about a check that could not be made.
+    next_log: Time,
+    /// Delay of the last check.
     behind: Duration,
 }
 
-/// How often it is logged that checks cannot be made.
-const COMPLAINTS: Duration = Duration::from_secs(10);
-/// Over how long checks per second are told.
-const WINDOW: Duration = Duration::from_secs(5);
+/// Minimum time between log messages about checks that could not be made.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Time over which checks per second are measured.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 impl Controller {
-    /// A controller without pools. At most `concurrency` checks are under way at a time; `seed` spreads them.
+    /// Creates a controller without pools. At most `concurrency` checks run at a time; `seed` spreads them.
     pub fn new(concurrency: usize, seed: u64) -> Self {
         Controller {
             pools: BTreeMap::new(),
@@ -147,138 +148,149 @@ impl Controller {
             intent: None,
             published: Health::new(),
             generation: 0,
-            trouble: None,
+            stale: None,
             pending: BTreeMap::new(),
             counts: Counts::default(),
             random: fastrand::Rng::with_seed(seed),
         }
     }
 
-    /// The next check that is due, if one is and there is room for it. To be asked until it gives nothing.
+    /// Returns the next due check, if there is room for it. Must be called until it returns `None`.
     pub fn due(&mut self, now: Moment) -> Option<Job> {
         while self.in_flight < self.concurrency {
             let Reverse((at, id)) = *self.due.peek().filter(|Reverse((at, _))| *at <= now.at)?;
             self.due.pop();
-            let Some(watched) = self.backends.get_mut(&id).filter(|watched| watched.due == at && !watched.running) else { continue };
-            watched.running = true;
+            let Some(checked_backend) =
+                self.backends.get_mut(&id).filter(|checked_backend| checked_backend.due == at && !checked_backend.running)
+            else {
+                continue;
+            };
+            checked_backend.running = true;
             self.in_flight += 1;
             self.counts.behind = now.at - at;
-            return Some(Job { id, target: watched.target.clone() });
+            return Some(Job { id, target: checked_backend.target.clone() });
         }
         None
     }
 
-    /// Takes the outcome of a check, which took so long.
+    /// Takes the result of a check and its duration.
     pub fn done(&mut self, now: Moment, id: u64, outcome: Outcome, took: Duration) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.counts.outcomes[outcome.index()] += 1;
         self.counts.count(now.at);
-        // Whoever was removed, or is checked in another way by now, has another number.
-        let Some(watched) = self.backends.get_mut(&id) else { return };
-        watched.running = false;
-        watched.checks += 1;
-        let check = watched.target.check.clone();
-        watched.due = next(&mut self.random, &check, watched.due, now.at);
-        self.due.push(Reverse((watched.due, id)));
-        let change = match outcome.good() {
+        // A removed backend, or one with a new check, has another id.
+        let Some(checked_backend) = self.backends.get_mut(&id) else { return };
+        checked_backend.running = false;
+        checked_backend.checks += 1;
+        let check = checked_backend.target.check.clone();
+        checked_backend.due = next(&mut self.random, &check, checked_backend.due, now.at);
+        self.due.push(Reverse((checked_backend.due, id)));
+        let change = match outcome.passed() {
             None => {
-                // A reason on this host is that of thousands of checks.
-                if now.at >= self.counts.complain {
-                    self.counts.complain = now.at.plus(COMPLAINTS);
-                    tracing::error!(pool = %watched.target.pool, backend = %watched.target.backend, "{outcome}");
+                // A failure on this host affects thousands of checks.
+                if now.at >= self.counts.next_log {
+                    self.counts.next_log = now.at.plus(LOG_INTERVAL);
+                    tracing::error!(pool = %checked_backend.target.pool, backend = %checked_backend.target.backend, "{outcome}");
                 }
                 None
             }
-            Some(good) => {
-                if !good {
-                    watched.failed += 1;
-                    watched.failure = outcome.to_string();
+            Some(passed) => {
+                if !passed {
+                    checked_backend.failed += 1;
+                    checked_backend.failure = outcome.to_string();
                 }
-                let change = if self.leading { watched.machine.outcome(now.at, &check, good) } else { watched.follow(now, good) };
-                let slow = watched.machine.deadline(now.at, &check).filter(|_| change == Some(Change::Returned));
+                let change = if self.leading {
+                    checked_backend.machine.outcome(now.at, &check, passed)
+                } else {
+                    checked_backend.count_only(now, passed)
+                };
+                let slow = checked_backend.machine.deadline(now.at, &check).filter(|_| change == Some(Change::CameUp));
                 self.steps.extend(slow.map(|next| Reverse((next, id))));
                 change
             }
         };
-        watched.last = Some(Last { outcome, took, unix: now.unix });
-        let pool = watched.target.pool.clone();
+        checked_backend.last = Some(LastCheck { outcome, took, unix: now.unix });
+        let pool = checked_backend.target.pool.clone();
         if let Some(change) = change {
-            watched.tell(change);
+            checked_backend.log_change(change);
             match change {
-                Change::Fell => self.counts.fell += 1,
-                Change::Returned => self.counts.returned += 1,
-                Change::Seen | Change::Step => {}
+                Change::WentDown => self.counts.went_down += 1,
+                Change::CameUp => self.counts.came_up += 1,
+                Change::FirstGood | Change::WeightStep => {}
             }
             self.refresh(now, &pool);
         }
     }
 
-    /// Acts on time: slow starts go on. Nothing happens before [`Controller::deadline`].
+    /// Acts on time: continues slow starts. Nothing happens before [`Controller::deadline`].
     pub fn expire(&mut self, now: Moment) {
         while let Some(Reverse((at, id))) = self.steps.peek().copied().filter(|Reverse((at, _))| *at <= now.at) {
             self.steps.pop();
-            let Some(watched) = self.backends.get_mut(&id) else { continue };
-            let check = watched.target.check.clone();
-            let before = watched.shown.state;
-            let changed = watched.machine.expire(now.at, &check, before);
-            if let Some(next) = watched.machine.deadline(now.at, &check).filter(|next| *next > at) {
+            let Some(checked_backend) = self.backends.get_mut(&id) else { continue };
+            let check = checked_backend.target.check.clone();
+            let before = checked_backend.shown.state;
+            let changed = checked_backend.machine.expire(now.at, &check, before);
+            if let Some(next) = checked_backend.machine.deadline(now.at, &check).filter(|next| *next > at) {
                 self.steps.push(Reverse((next, id)));
             }
             if changed.is_some() {
-                let pool = watched.target.pool.clone();
+                let pool = checked_backend.target.pool.clone();
                 self.refresh(now, &pool);
             }
         }
     }
 
-    /// When something is to be done next: a check, a step of a slow start, something to publish. `None`: nothing.
+    /// Returns the time of the next action: a check, a step of a slow start, a publication. `None`: there is none.
     pub fn deadline(&self) -> Option<Time> {
         let head = |queue: &BinaryHeap<Reverse<(Time, u64)>>| queue.peek().map(|Reverse((at, _))| *at);
         let due = head(&self.due).filter(|_| self.in_flight < self.concurrency);
-        [due, head(&self.steps), self.publishing_due()].into_iter().flatten().min()
+        [due, head(&self.steps), self.next_publish()].into_iter().flatten().min()
     }
 
-    /// Whether this controller publishes.
+    /// Returns whether this controller publishes.
     pub fn leading(&self) -> bool {
         self.leading
     }
 
-    /// Backends that are checked.
+    /// Returns the number of checked backends.
     pub fn backends(&self) -> usize {
         self.backends.len()
     }
 
-    /// Draws the consequences of a change for a pool: its floor, and what is shown of its backends.
+    /// Updates a pool after a change: its floor and the published states of its backends.
     fn refresh(&mut self, now: Moment, name: &Arc<str>) {
         let Some(pool) = self.pools.get_mut(name) else { return };
         let ids: Vec<u64> = pool.backends.values().copied().collect();
         let member = |id: &u64| {
-            let watched = self.backends.get(id)?;
-            let down = match watched.machine.phase() {
+            let checked_backend = self.backends.get(id)?;
+            let down = match checked_backend.machine.phase() {
                 Phase::Down(since) => Some(since),
                 Phase::Unknown | Phase::Up | Phase::Slow(_) => None,
             };
-            Some(Member { down, counts: watched.counts })
+            Some(Member { down, takes_new_flows: checked_backend.takes_new_flows })
         };
         let members: Vec<Member> = ids.iter().filter_map(member).collect();
-        // Who does not lead shows what the leader says.
-        let kept = if self.leading { floor::kept(&members, pool.check.min_healthy) } else { Vec::new() };
-        let before = std::mem::replace(&mut pool.kept, kept.len());
-        let (down, of) = (members.iter().filter(|m| m.counts && m.down.is_some()).count(), members.iter().filter(|m| m.counts).count());
+        // A standby shows the health that the leader publishes.
+        let held_up = if self.leading { floor::held_up(&members, pool.check.min_healthy) } else { Vec::new() };
+        let before = std::mem::replace(&mut pool.held_up, held_up.len());
+        let (down, of) = (
+            members.iter().filter(|m| m.takes_new_flows && m.down.is_some()).count(),
+            members.iter().filter(|m| m.takes_new_flows).count(),
+        );
         let percent = pool.check.min_healthy;
-        if kept.len() > before {
-            let said = "so many checks fail that the floor holds backends up; is it the check, or the way to the backends?";
-            tracing::error!(pool = %name, failing = down, of, kept = kept.len(), min_healthy = percent, "{said}");
-        } else if kept.is_empty() && before > 0 {
-            tracing::warn!(pool = %name, failing = down, of, "the floor holds no backend up any more");
+        if held_up.len() > before {
+            let message = "floor holds failing backends up; verify the check and the path to the backends";
+            tracing::error!(pool = %name, failing = down, of, held_up = held_up.len(), min_healthy = percent, "{message}");
+        } else if held_up.is_empty() && before > 0 {
+            tracing::warn!(pool = %name, failing = down, of, "floor holds no backend up any more");
         }
         let mut changed = false;
         for (index, id) in ids.iter().enumerate() {
-            if let Some(watched) = self.backends.get_mut(id) {
-                changed |= watched.show(now, kept.contains(&index), percent);
+            if let Some(checked_backend) = self.backends.get_mut(id) {
+                changed |= checked_backend.update_shown(now, held_up.contains(&index), percent);
             }
         }
-        self.touch(now, name, changed);
+        self.schedule_publish(now, name, changed);
     }
 }
 
@@ -288,45 +300,45 @@ impl Counts {
         let (since, ended) = self.mark;
         let passed = now - since;
         let first = since == Time(0);
-        if passed >= WINDOW || first && passed >= WINDOW / 5 {
+        if passed >= RATE_WINDOW || first && passed >= RATE_WINDOW / 5 {
             self.per_second = (self.ended - ended) as f64 / passed.as_secs_f64();
         }
-        if passed >= WINDOW {
+        if passed >= RATE_WINDOW {
             self.mark = (now, self.ended);
         }
     }
 }
 
-impl Watched {
-    /// Counts, and decides nothing.
-    fn follow(&mut self, now: Moment, good: bool) -> Option<Change> {
-        self.machine.count(now.at, good);
+impl CheckedBackend {
+    /// Counts a change; decides nothing.
+    fn count_only(&mut self, now: Moment, passed: bool) -> Option<Change> {
+        self.machine.count(now.at, passed);
         None
     }
 
-    fn tell(&self, change: Change) {
+    fn log_change(&self, change: Change) {
         let (pool, backend, address) = (&self.target.pool, &self.target.backend, self.target.address);
         match change {
-            Change::Fell => tracing::warn!(%pool, %backend, %address, "down: {}", self.failure),
-            Change::Returned => tracing::info!(%pool, %backend, %address, "back"),
-            Change::Seen | Change::Step => {}
+            Change::WentDown => tracing::warn!(%pool, %backend, %address, reason = %self.failure, "backend down"),
+            Change::CameUp => tracing::info!(%pool, %backend, %address, "backend up"),
+            Change::FirstGood | Change::WeightStep => {}
         }
     }
 
-    /// Brings what is shown up to date; says whether directors would see a difference.
-    fn show(&mut self, now: Moment, kept: bool, percent: u8) -> bool {
-        let state = if kept { Observation::Up } else { self.machine.observation(now.at, &self.target.check) };
-        let (before, was_kept) = (self.shown.state, std::mem::replace(&mut self.kept, kept));
+    /// Updates the published state; returns whether directors would see a difference.
+    fn update_shown(&mut self, now: Moment, held_up: bool, percent: u8) -> bool {
+        let state = if held_up { Observation::Up } else { self.machine.observation(now.at, &self.target.check) };
+        let (before, was_held_up) = (self.shown.state, std::mem::replace(&mut self.held_up, held_up));
         let stepped = matches!((before, state), (Observation::Slow { .. }, Observation::Slow { .. }));
-        if (state != before && !stepped) || kept != was_kept || self.shown.why.is_empty() {
+        if (state != before && !stepped) || held_up != was_held_up || self.shown.why.is_empty() {
             let label = self.target.check.probe.label();
             self.shown.since = now.unix;
             self.shown.why = match state {
-                _ if kept => format!("kept by min_healthy = {percent}, though it fails: {}", self.failure),
+                _ if held_up => format!("held up by min_healthy = {percent}, although it fails: {}", self.failure),
                 Observation::Down => self.failure.clone(),
-                Observation::Slow { .. } => format!("back, gets its weight in steps: {label} is good"),
+                Observation::Slow { .. } => format!("recovered, in slow start: {label} passes"),
                 Observation::Up if self.machine.phase() == Phase::Unknown => String::new(),
-                Observation::Up => format!("{label} is good"),
+                Observation::Up => format!("{label} passes"),
             };
         }
         self.shown.state = state;
@@ -334,8 +346,8 @@ impl Watched {
     }
 }
 
-/// When a check follows one that was due at `due`: an interval later, give or take the jitter. Whoever is late keeps its place in the interval,
-/// so that a pause of the controller does not bring all checks together.
+/// Returns the time of the next check after one that was due at `due`: an interval later, plus or minus the jitter. A late check keeps its
+/// place in the interval, so that a pause of the controller does not bring all checks together.
 fn next(random: &mut fastrand::Rng, check: &Check, due: Time, now: Time) -> Time {
     let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let interval = nanos(check.interval).max(1);

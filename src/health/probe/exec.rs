@@ -1,7 +1,8 @@
-//! Runs a program that checks a backend. It may only be one of a directory that this host's own file allows: the intent comes from elsewhere.
+//! Runs a program that checks a backend. It must be in a directory that this host's own file allows, because the intent comes from
+//! elsewhere.
 
 use super::{Prober, Target};
-use crate::outcome::{Failure, Outcome, shown};
+use crate::outcome::{Failure, Outcome, printable};
 use guideway_config::duration::human;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -11,16 +12,16 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// How much is kept of what the program says.
-const MOST: usize = 1024;
+/// Maximum number of bytes of the program's output that are kept.
+const MAX_BYTES: usize = 1024;
 
-/// A process group that is killed unless it ended by itself.
-struct Group(Option<Pid>);
+/// A process group that is killed unless it has ended.
+struct ProcessGroup(Option<Pid>);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
-            // It may have ended in this moment.
+            // It may have just ended.
             let _gone = killpg(group, Signal::SIGKILL);
         }
     }
@@ -28,45 +29,45 @@ impl Drop for Group {
 
 impl Prober {
     pub(super) async fn exec(&self, target: &Target, command: &[String]) -> Outcome {
-        let Some((program, arguments)) = command.split_first() else { return Outcome::NotMade("there is no program to run".to_owned()) };
-        if !Path::new(program).parent().is_some_and(|directory| self.exec.iter().any(|allowed| allowed == directory)) {
-            let why = format!("{program} may not be run: [health] exec names the directories whose programs may");
-            return Outcome::NotMade(why);
+        let Some((program, arguments)) = command.split_first() else { return Outcome::NotRun("the command is empty".to_owned()) };
+        if !Path::new(program).parent().is_some_and(|directory| self.exec_dirs.iter().any(|allowed| allowed == directory)) {
+            let why = format!("{program} is not allowed: add its directory to [health] exec_dirs");
+            return Outcome::NotRun(why);
         }
         let mut command = Command::new(program);
         command.args(arguments).process_group(0).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        // What this process was told in confidence is not for them.
+        // The environment may contain secrets of this process.
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("GUIDEWAY_POOL", &*target.pool).env("GUIDEWAY_BACKEND", &*target.backend);
         command.env("GUIDEWAY_ADDRESS", target.address.to_string());
         let mut child = match command.spawn() {
             Ok(child) => child,
-            Err(error) => return Outcome::NotMade(format!("running {program}: {error}")),
+            Err(error) => return Outcome::NotRun(format!("cannot run {program}: {error}")),
         };
-        let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
-        let mut said = Vec::new();
+        let mut group = ProcessGroup(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+        let mut output = Vec::new();
         let run = async {
             if let Some(out) = child.stdout.take() {
-                let mut limited = out.take(MOST as u64);
-                limited.read_to_end(&mut said).await?;
-                // What more it says is of no interest, but must not stop it.
+                let mut limited = out.take(MAX_BYTES as u64);
+                limited.read_to_end(&mut output).await?;
+                // Further output is discarded, but must not block the program.
                 tokio::io::copy(&mut limited.into_inner(), &mut tokio::io::sink()).await?;
             }
             child.wait().await
         };
         let ended = timeout(target.check.timeout, run).await;
         match ended {
-            Err(_) => Outcome::Failed(Failure::Silent(format!("{program} was killed after {}", human(target.check.timeout)))),
-            Ok(Err(error)) => Outcome::NotMade(format!("waiting for {program}: {error}")),
+            Err(_) => Outcome::Failed(Failure::Timeout(format!("{program} was killed after {}", human(target.check.timeout)))),
+            Ok(Err(error)) => Outcome::NotRun(format!("cannot wait for {program}: {error}")),
             Ok(Ok(status)) => {
-                // Its number may be another's from now on.
+                // Its process id may be reused from now on.
                 group.0 = None;
-                let said = shown(&said);
-                let said = if said.is_empty() { said } else { format!(": {said}") };
+                let output = printable(&output);
+                let output = if output.is_empty() { output } else { format!(": {output}") };
                 if status.success() {
-                    Outcome::Good
+                    Outcome::Passed
                 } else {
-                    Outcome::Failed(Failure::Refused(format!("{program} ended with {status}{said}")))
+                    Outcome::Failed(Failure::Refused(format!("{program} ended with {status}{output}")))
                 }
             }
         }

@@ -1,6 +1,6 @@
-//! Sends packets in GRE to a backend, as directors do, through a raw socket for each family.
+//! Sends packets in GRE to a backend, as directors do, through one raw socket per family.
 
-use super::socket::{domain, not_made};
+use super::socket::{domain, not_run};
 use crate::outcome::{Failure, Outcome};
 use guideway_config::Addresses;
 use guideway_packet::wire::build::Packet;
@@ -12,29 +12,30 @@ use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
-/// The sockets, each opened when it is first needed, and anew as long as it cannot be had: an address of this host may come later than we do.
+/// The sockets. Each is opened when it is first needed, and retried until it can be opened: an address of this host may come later than the
+/// controller.
 #[derive(Debug)]
-pub(super) struct Gre {
+pub(super) struct GreSender {
     source: Addresses,
     v4: OnceCell<Socket>,
     v6: OnceCell<Socket>,
 }
 
-impl Gre {
-    /// Sends from these addresses.
-    pub(super) fn new(source: Addresses) -> Gre {
-        Gre { source, v4: OnceCell::new(), v6: OnceCell::new() }
+impl GreSender {
+    /// Creates sockets that send from these addresses.
+    pub(super) fn new(source: Addresses) -> GreSender {
+        GreSender { source, v4: OnceCell::new(), v6: OnceCell::new() }
     }
 
     fn socket(&self, backend: IpAddr) -> std::result::Result<&Socket, Outcome> {
-        let (kept, family) = if backend.is_ipv4() { (&self.v4, "IPv4") } else { (&self.v6, "IPv6") };
-        if let Some(socket) = kept.get() {
+        let (cell, family) = if backend.is_ipv4() { (&self.v4, "IPv4") } else { (&self.v6, "IPv6") };
+        if let Some(socket) = cell.get() {
             return Ok(socket);
         }
-        let missing = || Outcome::NotMade(format!("[health] source has no {family} address, and {backend} is one"));
+        let missing = || Outcome::NotRun(format!("[health] source has no {family} address for {backend}; add one to that list"));
         let source = self.source.same_family(backend).ok_or_else(missing)?;
-        let socket = raw(source).map_err(not_made(format!("a raw socket at {source}, which needs CAP_NET_RAW")))?;
-        Ok(kept.get_or_init(|| socket))
+        let socket = raw(source).map_err(not_run(format!("cannot open a raw socket at {source} (needs CAP_NET_RAW)")))?;
+        Ok(cell.get_or_init(|| socket))
     }
 
     /// Sends `packet` to `backend`. A full queue loses it, as a network would.
@@ -46,9 +47,9 @@ impl Gre {
             Ok(_) => Ok(()),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
             Err(error) => match error.raw_os_error() {
-                Some(libc::EHOSTUNREACH) => Err(Outcome::Failed(Failure::Silent(format!("{backend} cannot be reached: {error}")))),
+                Some(libc::EHOSTUNREACH) => Err(Outcome::Failed(Failure::Timeout(format!("{backend} cannot be reached: {error}")))),
                 Some(libc::ENOBUFS | libc::ECONNREFUSED) => Ok(()),
-                _ => Err(not_made(format!("sending to {backend}"))(error)),
+                _ => Err(not_run(format!("cannot send to {backend}"))(error)),
             },
         }
     }
@@ -56,7 +57,7 @@ impl Gre {
 
 fn raw(source: IpAddr) -> Result<Socket> {
     let socket = Socket::new(domain(source), Type::RAW, Some(Protocol::from(i32::from(PROTOCOL))))?;
-    // Nothing is to be received here: without this the kernel would copy to us what a tunnel of this host gets.
+    // The socket receives nothing; without this filter the kernel would copy all GRE of this host to it.
     attach_filter(socket.as_fd(), &[libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }])?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;

@@ -1,6 +1,7 @@
-//! Sends an ICMP echo request: by a ping socket where the kernel lets us have one, else by a raw socket that sees its own answers only.
+//! Sends an ICMP echo request through a ping socket where the kernel allows it, otherwise through a raw socket that receives only its own
+//! replies.
 
-use super::socket::{domain, failed, not_made};
+use super::socket::{domain, failed, not_run};
 use super::{Prober, Target};
 use crate::outcome::Outcome;
 use guideway_packet::wire::build;
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 
 const ECHO_REQUEST: [u8; 2] = [8, 128];
 const ECHO_REPLY: [u8; 2] = [0, 129];
-/// What the request carries.
+/// The payload of the request.
 const PAYLOAD: &[u8] = b"guideway health check";
 
 impl Prober {
@@ -23,11 +24,11 @@ impl Prober {
         let source = self.source_for(target.address)?;
         let v6 = usize::from(source.is_ipv6());
         let number: u32 = fastrand::u32(..);
-        let (socket, raw) = open(source, number).map_err(not_made(format!("an ICMP socket at {source}, which needs CAP_NET_RAW")))?;
+        let (socket, raw) = open(source, number).map_err(not_run(format!("cannot open an ICMP socket at {source} (needs CAP_NET_RAW)")))?;
         let peer = SocketAddr::new(target.address, 0);
-        // Connected, so that the kernel gives what comes from there alone.
+        // Connected, so that the kernel delivers only packets of this peer.
         socket.connect(peer).map_err(|e| failed(&e, peer))?;
-        let socket = tokio::net::UdpSocket::from_std(socket).map_err(not_made("using a socket"))?;
+        let socket = tokio::net::UdpSocket::from_std(socket).map_err(not_run("cannot use a socket"))?;
         let rest = [&number.to_be_bytes()[..], PAYLOAD].concat();
         let message = build::icmp(source, target.address, ECHO_REQUEST[v6], 0, &rest);
         let header = if source.is_ipv4() { 20 } else { 40 };
@@ -43,7 +44,7 @@ impl Prober {
                     }
                 }
             };
-            // One lost packet is no failure.
+            // One lost packet is not a failure.
             if let Ok(outcome) = timeout(target.check.timeout / 3, answered).await {
                 return outcome;
             }
@@ -51,15 +52,15 @@ impl Prober {
     }
 }
 
-/// A socket, and whether it is a raw one.
+/// Returns a socket, and whether it is a raw one.
 fn open(source: IpAddr, number: u32) -> io::Result<(UdpSocket, bool)> {
     let protocol = if source.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
     let (socket, raw) = match Socket::new(domain(source), Type::DGRAM, Some(protocol)) {
         Ok(socket) => (socket, false),
-        // net.ipv4.ping_group_range leaves us out.
+        // net.ipv4.ping_group_range excludes this process.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EPROTONOSUPPORT)) => {
             let socket = Socket::new(domain(source), Type::RAW, Some(protocol))?;
-            attach_filter(socket.as_fd(), &only(domain(source), number))?;
+            attach_filter(socket.as_fd(), &echo_filter(domain(source), number))?;
             (socket, true)
         }
         Err(error) => return Err(error),
@@ -69,11 +70,11 @@ fn open(source: IpAddr, number: u32) -> io::Result<(UdpSocket, bool)> {
     Ok((socket.into(), raw))
 }
 
-/// A filter that takes messages with our number alone: every raw socket of the host would else get every answer to all of them.
-fn only(domain: Domain, number: u32) -> Vec<libc::sock_filter> {
+/// Attaches a filter for messages with our identifier; otherwise every raw socket of the host would get every reply.
+fn echo_filter(domain: Domain, number: u32) -> Vec<libc::sock_filter> {
     let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let (len_of_header, indexed) = (libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, libc::BPF_LD | libc::BPF_W | libc::BPF_IND);
-    // Over IPv4 the header is there, over IPv6 it is not (raw(7), RFC 3542 section 3).
+    // A raw socket delivers the header over IPv4, but not over IPv6 (raw(7), RFC 3542 section 3).
     let load = match domain == Domain::IPV4 {
         true => vec![instruction(len_of_header, 0, 0), instruction(indexed, 0, 4)],
         false => vec![instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 4)],
@@ -86,7 +87,8 @@ fn only(domain: Domain, number: u32) -> Vec<libc::sock_filter> {
     [load, compare.to_vec()].concat()
 }
 
-/// Whether these bytes answer our request. A ping socket's identifier is the kernel's, so that only the sequence number is ours.
+/// Returns whether these bytes are the reply to our request. The kernel chooses the identifier of a ping socket, so only the sequence
+/// number is ours.
 fn is_reply(bytes: &[u8], with_header: bool, kind: u8, number: u32, raw: bool) -> bool {
     let message = match with_header {
         true => Ip::parse(ethernet::IPV4, bytes).ok().and_then(|ip| bytes.get(usize::from(ip.header_len)..usize::from(ip.total_len))),
@@ -103,12 +105,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_answer_is_one() {
+    fn only_the_reply_to_our_request_counts() {
         let (from, to) = ("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap());
         let answer = |number: u32| build::icmp(from, to, 0, 0, &[&number.to_be_bytes()[..], PAYLOAD].concat());
         let reply = answer(0x0102_0304);
         assert!(is_reply(reply.bytes(), true, 0, 0x0102_0304, true));
-        assert!(!is_reply(reply.bytes(), true, 0, 0x0902_0304, true), "another process's");
+        assert!(!is_reply(reply.bytes(), true, 0, 0x0902_0304, true), "the reply of another process");
         assert!(is_reply(&reply.bytes()[20..], false, 0, 0x0902_0304, false), "the kernel has chosen the identifier");
         assert!(!is_reply(&reply.bytes()[20..], false, 0, 0x0102_0305, false));
         assert!(!is_reply(&reply.bytes()[20..], false, 129, 0x0102_0304, false));

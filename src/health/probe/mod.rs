@@ -1,4 +1,4 @@
-//! Makes checks: sockets, programs, time. One call is one check; what it opened is closed when it returns or is dropped.
+//! Makes checks: sockets, programs, time. One call is one check; everything that it opens is closed when it returns or is dropped.
 
 mod exec;
 mod gre;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout};
 
-/// What is to be checked.
+/// The target of a check.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The backend's pool.
@@ -27,9 +27,9 @@ pub struct Target {
     pub backend: Arc<str>,
     /// Its address.
     pub address: IpAddr,
-    /// Where a tftp check asks.
+    /// VIP that a tftp check reads from.
     pub vip: Option<IpAddr>,
-    /// How.
+    /// The check.
     pub check: Arc<Check>,
 }
 
@@ -37,15 +37,16 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Prober {
     source: Addresses,
-    exec: Vec<PathBuf>,
-    gre: gre::Gre,
+    exec_dirs: Vec<PathBuf>,
+    gre: gre::GreSender,
     started: Instant,
 }
 
 impl Prober {
-    /// Checks come from `source`; programs may be run from the directories `exec`. To be called within a runtime.
-    pub fn new(source: Addresses, exec: Vec<PathBuf>) -> Prober {
-        Prober { source, exec, gre: gre::Gre::new(source), started: Instant::now() }
+    /// Creates probes with the source addresses `source` that may run programs of the directories `exec_dirs`. Must be called within a
+    /// runtime.
+    pub fn new(source: Addresses, exec_dirs: Vec<PathBuf>) -> Prober {
+        Prober { source, exec_dirs, gre: gre::GreSender::new(source), started: Instant::now() }
     }
 
     /// Makes one check.
@@ -53,30 +54,30 @@ impl Prober {
         let check = &target.check;
         match &check.probe {
             Probe::Tftp(probe) => self.tftp(target, probe).await,
-            Probe::Udp { port, send, expect } => self.within(check, self.udp(target, *port, send, expect.as_ref())).await,
-            Probe::Tcp { port } => self.within(check, self.tcp(target, *port)).await,
+            Probe::Udp { port, send, expect } => self.with_timeout(check, self.udp(target, *port, send, expect.as_ref())).await,
+            Probe::Tcp { port } => self.with_timeout(check, self.tcp(target, *port)).await,
             Probe::Http { port, path, status, expect } => {
-                self.within(check, self.http(target, (*port, path), *status, expect.as_ref())).await
+                self.with_timeout(check, self.http(target, (*port, path), *status, expect.as_ref())).await
             }
-            Probe::Icmp => self.within(check, self.icmp(target)).await,
+            Probe::Icmp => self.with_timeout(check, self.icmp(target)).await,
             Probe::Exec { command } => self.exec(target, command).await,
         }
     }
 
-    /// Whoever does not answer in time is silent.
-    async fn within(&self, check: &Check, answer: impl Future<Output = Result<(), Outcome>>) -> Outcome {
+    /// A backend without an answer in time fails.
+    async fn with_timeout(&self, check: &Check, answer: impl Future<Output = Result<(), Outcome>>) -> Outcome {
         match timeout(check.timeout, answer).await {
-            Ok(Ok(())) => Outcome::Good,
+            Ok(Ok(())) => Outcome::Passed,
             Ok(Err(outcome)) => outcome,
-            Err(_) => silent(check.timeout),
+            Err(_) => timeout_failure(check.timeout),
         }
     }
 
-    /// Where checks of `address` come from.
+    /// Returns the source address for checks of `address`.
     fn source_for(&self, address: IpAddr) -> Result<IpAddr, Outcome> {
         let missing = || {
             let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-            Outcome::NotMade(format!("[health] source has no {family} address, and {address} is one; add one to that list"))
+            Outcome::NotRun(format!("[health] source has no {family} address for {address}; add one to that list"))
         };
         self.source.same_family(address).ok_or_else(missing)
     }
@@ -84,17 +85,17 @@ impl Prober {
     async fn udp(&self, target: &Target, port: u16, send: &[u8], expect: Option<&Expect>) -> Result<(), Outcome> {
         let socket = socket::udp(self.source_for(target.address)?)?;
         let peer = SocketAddr::new(target.address, port);
-        let socket = UdpSocket::from_std(socket).map_err(socket::not_made("using a socket"))?;
-        // Connected, so that the kernel tells of a port that is closed.
+        let socket = UdpSocket::from_std(socket).map_err(socket::not_run("cannot use a socket"))?;
+        // Connected, so that the kernel reports a closed port.
         socket.connect(peer).await.map_err(|e| socket::failed(&e, peer))?;
         let mut answer = vec![0; 65_535];
         loop {
             socket.send(send).await.map_err(|e| socket::failed(&e, peer))?;
-            // One lost datagram is no failure.
+            // One lost datagram is not a failure.
             match timeout(target.check.timeout / 3, socket.recv(&mut answer)).await {
                 Err(_) => {}
                 Ok(Err(error)) => return Err(socket::failed(&error, peer)),
-                Ok(Ok(length)) => return expected(expect, &answer[..length]),
+                Ok(Ok(length)) => return check_answer(expect, &answer[..length]),
             }
         }
     }
@@ -110,16 +111,16 @@ impl Prober {
     }
 }
 
-fn silent(timeout: Duration) -> Outcome {
-    Outcome::Failed(Failure::Silent(format!("nothing came within {}", human(timeout))))
+fn timeout_failure(timeout: Duration) -> Outcome {
+    Outcome::Failed(Failure::Timeout(format!("no answer within {}", human(timeout))))
 }
 
-fn expected(expect: Option<&Expect>, answer: &[u8]) -> Result<(), Outcome> {
+fn check_answer(expect: Option<&Expect>, answer: &[u8]) -> Result<(), Outcome> {
     match expect {
-        Some(expect) if !expect.met(answer) => {
-            let what = if expect.at_start { "begins with" } else { "has" };
-            let (wanted, found) = (super::outcome::shown(&expect.bytes), super::outcome::shown(answer));
-            Err(Outcome::Failed(Failure::Content(format!("no answer that {what} {wanted:?}, but {found:?}"))))
+        Some(expect) if !expect.matches(answer) => {
+            let what = if expect.at_start { "begin with" } else { "contain" };
+            let (wanted, found) = (super::outcome::printable(&expect.bytes), super::outcome::printable(answer));
+            Err(Outcome::Failed(Failure::WrongContent(format!("the answer {found:?} does not {what} {wanted:?}"))))
         }
         _ => Ok(()),
     }

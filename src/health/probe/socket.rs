@@ -1,4 +1,4 @@
-//! Sockets that checks go out by, and what the kernel's errors say: of the backend, or of this host.
+//! Sockets of checks, and the meaning of the kernel's errors: a failure of the backend or of this host.
 
 use crate::outcome::{Failure, Outcome};
 use guideway_sys::set_option;
@@ -9,40 +9,40 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 use tokio::net::TcpSocket;
 
-/// Something that failed on this host.
-pub(super) fn not_made(doing: impl Into<String>) -> impl FnOnce(Error) -> Outcome {
+/// Returns a result for a failure on this host.
+pub(super) fn not_run(doing: impl Into<String>) -> impl FnOnce(Error) -> Outcome {
     let doing = doing.into();
-    move |error| Outcome::NotMade(format!("{doing}: {error}"))
+    move |error| Outcome::NotRun(format!("{doing}: {error}"))
 }
 
-/// What an error of sending, connecting or receiving says.
+/// Returns the result for an error of sending, connecting or receiving.
 pub(super) fn failed(error: &Error, peer: SocketAddr) -> Outcome {
     match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => Outcome::Failed(Failure::Refused(format!("{peer} is closed"))),
+        Some(libc::ECONNREFUSED) => Outcome::Failed(Failure::Refused(format!("{peer} refused the connection"))),
         Some(libc::ECONNRESET) => Outcome::Failed(Failure::Refused(format!("{peer} has reset the connection"))),
-        // Nobody answers ARP or neighbour discovery, or a router on the way says so.
-        Some(libc::EHOSTUNREACH | libc::ETIMEDOUT | libc::EHOSTDOWN) => Outcome::Failed(Failure::Silent(error.to_string())),
-        Some(_) => Outcome::NotMade(format!("reaching {peer}: {error}")),
+        // No reply to ARP or neighbour discovery, or a router on the path reports it.
+        Some(libc::EHOSTUNREACH | libc::ETIMEDOUT | libc::EHOSTDOWN) => Outcome::Failed(Failure::Timeout(error.to_string())),
+        Some(_) => Outcome::NotRun(format!("cannot reach {peer}: {error}")),
         None if error.kind() == ErrorKind::UnexpectedEof => Outcome::Failed(Failure::Refused(format!("{peer} has closed the connection"))),
         None => Outcome::Failed(Failure::Other(error.to_string())),
     }
 }
 
-/// A datagram socket at a port of its own.
+/// Opens a datagram socket with its own port.
 pub(super) fn udp(source: IpAddr) -> std::result::Result<UdpSocket, Outcome> {
     let open = || -> Result<UdpSocket> {
         let socket = UdpSocket::bind(SocketAddr::new(source, 0))?;
         socket.set_nonblocking(true)?;
         Ok(socket)
     };
-    open().map_err(not_made(format!("a socket at {source}")))
+    open().map_err(not_run(format!("cannot open a socket at {source}")))
 }
 
-/// A socket that is about to connect.
+/// Opens a socket that is about to connect.
 pub(super) fn tcp(source: IpAddr) -> std::result::Result<TcpSocket, Outcome> {
     let open = || -> Result<TcpSocket> {
         let socket = Socket::new(domain(source), Type::STREAM, Some(Protocol::TCP))?;
-        // The port is chosen when the peer is known: one number may then serve many checks at a time.
+        // The port is chosen when the peer is known, so one port number can serve many checks at a time.
         set_option::<libc::c_int>(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1)?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
         // Closed by a reset, so that thousands of checks leave no connections in TIME_WAIT.
@@ -50,7 +50,7 @@ pub(super) fn tcp(source: IpAddr) -> std::result::Result<TcpSocket, Outcome> {
         socket.set_nonblocking(true)?;
         Ok(TcpSocket::from_std_stream(socket.into()))
     };
-    open().map_err(not_made(format!("a socket at {source}")))
+    open().map_err(not_run(format!("cannot open a socket at {source}")))
 }
 
 pub(super) fn domain(address: IpAddr) -> Domain {

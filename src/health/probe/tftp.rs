@@ -1,9 +1,9 @@
-//! Runs a read check: requests and acknowledgements in GRE to the backend, answers straight from it.
+//! Makes a tftp check: sends requests and acknowledgements in GRE to the backend, and receives answers directly from it.
 
-use super::socket::{self, not_made};
+use super::socket::{self, not_run};
 use super::{Prober, Target};
 use crate::outcome::Outcome;
-use crate::read::ReadCheck;
+use crate::tftp_check::TftpCheck;
 use guideway_config::TftpProbe;
 use guideway_packet::time::Time;
 use guideway_packet::wire::build;
@@ -17,18 +17,18 @@ impl Prober {
     }
 
     async fn read(&self, target: &Target, probe: &TftpProbe) -> Result<Outcome, Outcome> {
-        let vip = target.vip.ok_or_else(|| Outcome::NotMade("no tftp service uses the pool".to_owned()))?;
+        let vip = target.vip.ok_or_else(|| Outcome::NotRun("no tftp service uses the pool".to_owned()))?;
         let source = self.source_for(vip)?;
-        // Neither connected nor shared: a server answers from a port of its own, and this port is what tells checks apart.
+        // Neither connected nor shared: a server answers from another port, and this port tells checks apart.
         let socket = socket::udp(source)?;
-        let here = SocketAddr::new(source, socket.local_addr().map_err(not_made("asking for a port"))?.port());
-        let socket = UdpSocket::from_std(socket).map_err(not_made("using a socket"))?;
-        let mut check = ReadCheck::new(probe, vip, target.check.timeout, self.now());
+        let local = SocketAddr::new(source, socket.local_addr().map_err(not_run("cannot read the local port"))?.port());
+        let socket = UdpSocket::from_std(socket).map_err(not_run("cannot use a socket"))?;
+        let mut check = TftpCheck::new(probe, vip, target.check.timeout, self.now());
         let mut out = Vec::with_capacity(128);
         let mut datagram = vec![0; usize::from(probe.blksize).max(512) + 64];
         loop {
             while let Some(to) = check.transmit(&mut out) {
-                self.gre.send(&build::udp(here, to, &out), target.address)?;
+                self.gre.send(&build::udp(local, to, &out), target.address)?;
             }
             if let Some(outcome) = check.outcome() {
                 return Ok(outcome.clone());
@@ -37,7 +37,7 @@ impl Prober {
             match timeout_at(deadline, socket.recv_from(&mut datagram)).await {
                 Err(_) => check.expire(self.now()),
                 Ok(Ok((length, from))) => check.receive(self.now(), from, &datagram[..length]),
-                Ok(Err(error)) => return Err(not_made("receiving")(error)),
+                Ok(Err(error)) => return Err(not_run("receiving")(error)),
             }
         }
     }

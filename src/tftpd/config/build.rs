@@ -1,4 +1,4 @@
-//! From the configuration to the one handler that a server asks.
+//! Builds the server's handler from the configuration.
 
 use super::{Action, Config, Kind};
 use guideway_tftp::directory::Directory;
@@ -16,31 +16,31 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Why a handler cannot be made although its configuration is good.
+/// A handler with a valid configuration cannot be created.
 #[derive(Debug, thiserror::Error)]
-#[error("the handler {handler:?} cannot be made: {source}")]
+#[error("cannot create the handler {handler:?}: {source}")]
 pub struct BuildError {
     /// Its name.
     pub handler: String,
-    /// What the system says.
+    /// The system's error.
     pub source: io::Error,
 }
 
-/// What was made of a configuration.
+/// The handlers of a configuration.
 pub struct Built {
-    /// The handler that a server asks.
+    /// The handler that gets all requests.
     pub handler: Arc<dyn Handler>,
     /// The caches of its `http` handlers, by their names.
     pub caches: Vec<(String, Cache)>,
 }
 
-/// The same error, with the path that it is about.
-fn named(path: &Path, source: io::Error) -> io::Error {
+/// Adds the path to an error.
+fn with_path(path: &Path, source: io::Error) -> io::Error {
     io::Error::new(source.kind(), format!("{}: {source}", path.display()))
 }
 
 impl Config {
-    /// Makes the handlers, and what chooses between them.
+    /// Creates the handlers, and the rules that choose between them.
     ///
     /// # Errors
     /// When a directory or a cache cannot be used.
@@ -52,7 +52,7 @@ impl Config {
             let failed = |source| BuildError { handler: handler.name.clone(), source };
             let new: Arc<dyn Handler> = match &handler.kind {
                 Kind::Directory { root, options } => {
-                    Arc::new(Directory::new(root, *options).map_err(|source| failed(named(root, source)))?)
+                    Arc::new(Directory::new(root, *options).map_err(|source| failed(with_path(root, source)))?)
                 }
                 Kind::Http(settings) => {
                     let http = Http::new(settings.clone(), background).map_err(failed)?;
@@ -76,7 +76,7 @@ impl Config {
                 vips: rule.vips.clone(),
                 remap: rule.remap.iter().map(|(pattern, to)| Remap { pattern: pattern.clone(), to: to.clone() }).collect(),
                 action: match &rule.action {
-                    Action::GoOn => rules::Action::GoOn,
+                    Action::FallThrough => rules::Action::FallThrough,
                     Action::Deny => rules::Action::Deny,
                     Action::Serve(names) => rules::Action::Serve(chain(&mut names.iter().map(String::as_str))),
                 },

@@ -1,8 +1,8 @@
 //! `guideway check` for the file of a TFTP server.
 
 use super::{Action, Config, Kind, Server};
-use guideway_config::here::{Named, Wanted};
-use guideway_config::tell;
+use guideway_config::host_checks::{HostRequirement, RequirementKind};
+use guideway_config::print_report;
 use guideway_tftp::handlers::template::Source;
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,47 +10,47 @@ use std::path::Path;
 /// Checks a file and reports on it, as [`guideway_config::check_command`] does for a director's.
 pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let loaded = super::load(path).map(|mut checked| {
-        checked.look(path, |(config, server)| named(config, server.as_ref()));
+        checked.check_host(path, |(config, server)| host_requirements(config, server.as_ref()));
         checked
     });
-    tell(path, loaded, json, out, err, |(config, server), out| summary(config, server.as_ref(), out))
+    print_report(path, loaded, json, out, err, |(config, server), out| summary(config, server.as_ref(), out))
 }
 
-/// What the file names that should be on the server's host.
-fn named(config: &Config, server: Option<&Server>) -> Vec<Named> {
-    let mut named = Vec::new();
-    let mut add = |key: String, name: &Path, wanted| named.push(Named::new(key, name, wanted));
+/// Returns the files, directories and users of the configuration that the server's host must have.
+fn host_requirements(config: &Config, server: Option<&Server>) -> Vec<HostRequirement> {
+    let mut requirements = Vec::new();
+    let mut add = |key: String, name: &Path, wanted| requirements.push(HostRequirement::new(key, name, wanted));
     if let Some(server) = server {
-        server.writable.iter().for_each(|path| add("server.writable".to_owned(), path, Wanted::Directory));
-        server.user.iter().for_each(|name| add("server.user".to_owned(), Path::new(name), Wanted::User));
+        server.writable.iter().for_each(|path| add("server.writable".to_owned(), path, RequirementKind::Directory));
+        server.user.iter().for_each(|name| add("server.user".to_owned(), Path::new(name), RequirementKind::User));
     }
     if let Some(takeover) = &config.takeover {
-        takeover.config.iter().for_each(|path| add("takeover.config".to_owned(), path, Wanted::File));
-        takeover.key_file.iter().for_each(|path| add("takeover.key_file".to_owned(), path, Wanted::File));
+        takeover.config.iter().for_each(|path| add("takeover.config".to_owned(), path, RequirementKind::File));
+        takeover.key_file.iter().for_each(|path| add("takeover.key_file".to_owned(), path, RequirementKind::File));
     }
     for (at, handler) in config.handlers.iter().enumerate() {
         let key = |name: &str| format!("handler[{at}].{name}");
         match &handler.kind {
-            Kind::Directory { root, .. } => add(key("root"), root, Wanted::Directory),
-            Kind::Http(settings) => settings.ca.iter().for_each(|path| add(key("ca"), path, Wanted::File)),
+            Kind::Directory { root, .. } => add(key("root"), root, RequirementKind::Directory),
+            Kind::Http(settings) => settings.ca.iter().for_each(|path| add(key("ca"), path, RequirementKind::File)),
             Kind::Template(settings) => {
-                add(key("directory"), &settings.directory, Wanted::Directory);
-                add(key("template"), &settings.directory.join(&settings.template), Wanted::File);
+                add(key("directory"), &settings.directory, RequirementKind::Directory);
+                add(key("template"), &settings.directory.join(&settings.template), RequirementKind::File);
                 match settings.inventory.as_ref().map(|machines| &machines.source) {
-                    Some(Source::Csv(path)) => add(key("inventory.csv"), path, Wanted::File),
-                    Some(Source::Json(path)) => add(key("inventory.json"), path, Wanted::File),
-                    Some(Source::Http { ca: Some(path), .. }) => add(key("inventory.ca"), path, Wanted::File),
+                    Some(Source::Csv(path)) => add(key("inventory.csv"), path, RequirementKind::File),
+                    Some(Source::Json(path)) => add(key("inventory.json"), path, RequirementKind::File),
+                    Some(Source::Http { ca: Some(path), .. }) => add(key("inventory.ca"), path, RequirementKind::File),
                     Some(Source::Http { ca: None, .. }) | None => {}
                 }
             }
-            Kind::Exec { settings, .. } => add(key("program"), &settings.program, Wanted::Program),
-            Kind::Hook { settings, .. } => settings.ca.iter().for_each(|path| add(key("ca"), path, Wanted::File)),
+            Kind::Exec { settings, .. } => add(key("program"), &settings.program, RequirementKind::Program),
+            Kind::Hook { settings, .. } => settings.ca.iter().for_each(|path| add(key("ca"), path, RequirementKind::File)),
         }
     }
-    named
+    requirements
 }
 
-/// What the file holds, in a few lines.
+/// Prints a summary of the file.
 fn summary(config: &Config, server: Option<&Server>, out: &mut dyn Write) -> io::Result<()> {
     if let Some(server) = server {
         writeln!(out, "server {}: {}", server.name(), addresses(server))?;
@@ -58,7 +58,7 @@ fn summary(config: &Config, server: Option<&Server>, out: &mut dyn Write) -> io:
             let total = settings.total.map(|total| format!(" and {total} bytes")).unwrap_or_default();
             writeln!(
                 out,
-                "new files of clients, of at most {} bytes, go to {}, which has room for {} files{total}",
+                "uploads of at most {} bytes are stored in {}, at most {} files{total}",
                 settings.limit,
                 path.display(),
                 settings.files
@@ -68,11 +68,11 @@ fn summary(config: &Config, server: Option<&Server>, out: &mut dyn Write) -> io:
     if let Some(takeover) = &config.takeover {
         let me = takeover.name.as_deref().or(server.map(Server::name)).unwrap_or_default();
         let file = takeover.config.as_ref().map_or_else(|| "this file".to_owned(), |file| file.display().to_string());
-        // The other file may be on the server's host only.
-        match takeover.plan(me) {
-            Ok(plan) => {
-                let others: Vec<&str> = plan.others().map(|member| member.name.as_str()).collect();
-                writeln!(out, "{me} goes on with transfers of {}, as {file} says", others.join(", "))?;
+        // The director's file may exist only on the server's host.
+        match takeover.membership(me) {
+            Ok(membership) => {
+                let others: Vec<&str> = membership.others().map(|member| member.name.as_str()).collect();
+                writeln!(out, "{me} takes over transfers of {}, according to {file}", others.join(", "))?;
             }
             Err(why) => writeln!(out, "{why}")?,
         }
@@ -81,24 +81,24 @@ fn summary(config: &Config, server: Option<&Server>, out: &mut dyn Write) -> io:
         let what = match &handler.kind {
             Kind::Directory { root, .. } => format!("files below {}", root.display()),
             Kind::Http(settings) => format!("files of {}, cached in {}", settings.url, settings.cache.display()),
-            Kind::Template(settings) => format!("made from {}", settings.directory.join(&settings.template).display()),
-            Kind::Exec { settings, .. } => format!("what {} says", settings.program.display()),
-            Kind::Hook { settings, .. } => format!("what {} says", settings.url),
+            Kind::Template(settings) => format!("rendered from {}", settings.directory.join(&settings.template).display()),
+            Kind::Exec { settings, .. } => format!("decisions of {}", settings.program.display()),
+            Kind::Hook { settings, .. } => format!("decisions of {}", settings.url),
         };
         writeln!(out, "handler {}: {what}", handler.name)?;
     }
     for (number, rule) in config.rules.iter().enumerate() {
         let what = match &rule.action {
-            Action::GoOn => "changes names".to_owned(),
+            Action::FallThrough => "rewrites names".to_owned(),
             Action::Deny => "denies".to_owned(),
-            Action::Serve(names) => format!("asks {}", names.join(", then ")),
+            Action::Serve(names) => format!("uses {}", names.join(", then ")),
         };
         writeln!(out, "rule {number}: {what}")?;
     }
     Ok(())
 }
 
-/// Where the server takes requests.
+/// Describes the listening addresses.
 fn addresses(server: &Server) -> String {
     let list = |addresses: &[std::net::IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let tunnel = server.gre.iter().zip(&server.vip).map(|(gre, vip)| format!("{} in GRE to {}", list(vip), list(gre)));
@@ -116,20 +116,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_are_told_what_the_file_holds() {
+    fn the_summary_describes_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("tftpd.toml");
         std::fs::write(&file, include_str!("sample.toml")).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         assert_eq!(check_command(&file, false, &mut out, &mut err), 0);
-        let said = String::from_utf8(out).unwrap();
+        let summary_text = String::from_utf8(out).unwrap();
         assert!(
-            said.starts_with("server tftpd: requests at 127.0.0.1:6969\nnew files of clients, of at most 4194304 bytes, go to /srv/backups, which has room for 10000 files and 1073741824 bytes\nhandler files: files below /srv/tftp\nhandler images: files of http://10.0.0.5:8080/images/, cached in"),
-            "{said}"
+            summary_text.starts_with("server tftpd: requests at 127.0.0.1:6969\nuploads of at most 4194304 bytes are stored in /srv/backups, at most 10000 files and 1073741824 bytes\nhandler files: files below /srv/tftp\nhandler images: files of http://10.0.0.5:8080/images/, cached in"),
+            "{summary_text}"
         );
-        assert!(said.contains("rule 3: asks pxelinux, then files, then images\n") && said.contains(": good, "), "{said}");
-        // No host has all of it.
-        assert!(said.contains("warning: handler[3].program[0]") || said.contains("warning: handler[3].program"), "{said}");
+        assert!(
+            summary_text.contains("rule 3: uses pxelinux, then files, then images\n") && summary_text.contains(": good, "),
+            "{summary_text}"
+        );
+        // No host has all of these programs.
+        assert!(
+            summary_text.contains("warning: handler[3].program[0]") || summary_text.contains("warning: handler[3].program"),
+            "{summary_text}"
+        );
         std::fs::write(&file, "[[handler]]\nname = 1\n").unwrap();
         assert_eq!(check_command(&file, false, &mut Vec::new(), &mut err), 2);
         assert!(String::from_utf8(err).unwrap().contains("tftpd.toml:2: handler[0].name = 1: expected a name"));

@@ -1,40 +1,78 @@
 //! `[[handler]]`: from the table to [`Handler`].
 
 use super::values::{boolean, duration, integer, one_or_more, path, pattern, required_path, size};
-use super::{Handler, Kind};
 use ::http::Uri;
-use guideway_config::reader::{Field, Spot, Table};
+use guideway_config::reader::{Field, Located, Table};
 use guideway_config::text;
 use guideway_tftp::directory::DirectoryOptions;
 use guideway_tftp::handlers::client::{prefix, url};
 use guideway_tftp::handlers::decision::Answer;
-use guideway_tftp::handlers::name::normal;
-use guideway_tftp::handlers::template::{self, Machines, Source, TAKEN};
+use guideway_tftp::handlers::name::normalize;
+use guideway_tftp::handlers::template::{self, Machines, RESERVED_NAMES, Source};
 use guideway_tftp::handlers::{exec, hook, http};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
-const PLACES: &str = "a number of them, at the same time";
-
-/// What was read of one `[[handler]]`.
-pub(super) struct Draft<'r, 't> {
-    pub(super) name: Option<Spot<'r, 't, String>>,
-    kind: Option<Kind>,
-    /// The handler that opens its files.
-    pub(super) files: Option<Spot<'r, 't, String>>,
-    cache: Option<Spot<'r, 't, PathBuf>>,
+/// `[[handler]]`
+#[derive(Clone, Debug)]
+pub struct Handler {
+    /// Unique, 1–63 characters of `a-z A-Z 0-9 - _ .`
+    pub name: String,
+    /// The kind, with its settings.
+    pub kind: Kind,
 }
 
-impl Draft<'_, '_> {
-    /// The handler, if everything of it could be read.
+/// `[[handler]] kind`
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// `"directory"`: files below a directory.
+    Directory {
+        /// The directory.
+        root: PathBuf,
+        /// How names are resolved.
+        options: DirectoryOptions,
+    },
+    /// `"http"`: files of an HTTP origin.
+    Http(http::Settings),
+    /// `"template"`: files rendered for each machine.
+    Template(template::Settings),
+    /// `"exec"`: a program.
+    Exec {
+        /// Its settings.
+        settings: exec::Settings,
+        /// Name of the handler that opens the chosen files; it is defined earlier in the file.
+        files: Option<String>,
+    },
+    /// `"hook"`: an HTTP service.
+    Hook {
+        /// Its settings.
+        settings: hook::Settings,
+        /// As for `Exec`.
+        files: Option<String>,
+    },
+}
+
+const PLACES: &str = "number at the same time";
+
+/// One `[[handler]]` that was read but not checked against the others.
+pub(super) struct RawHandler<'r, 't> {
+    pub(super) name: Option<Located<'r, 't, String>>,
+    kind: Option<Kind>,
+    /// The handler that opens its files.
+    pub(super) files: Option<Located<'r, 't, String>>,
+    cache: Option<Located<'r, 't, PathBuf>>,
+}
+
+impl RawHandler<'_, '_> {
+    /// Returns the handler if all of it could be read.
     pub(super) fn handler(self) -> Option<Handler> {
         Some(Handler { name: self.name?.value, kind: self.kind? })
     }
 }
 
 #[derive(Clone, Copy)]
-enum Word {
+enum KindName {
     Directory,
     Http,
     Template,
@@ -43,35 +81,40 @@ enum Word {
 }
 
 /// Reads one `[[handler]]`.
-pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
+pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawHandler<'r, 't> {
     let name = table.required("name", "name = \"files\"").and_then(|f| f.parse("a name in quotes", text::name));
     if let Some(name) = &name {
-        table = table.called(&name.value);
+        table = table.with_name(&name.value);
     }
-    let words =
-        [("directory", Word::Directory), ("http", Word::Http), ("template", Word::Template), ("exec", Word::Exec), ("hook", Word::Hook)];
+    let words = [
+        ("directory", KindName::Directory),
+        ("http", KindName::Http),
+        ("template", KindName::Template),
+        ("exec", KindName::Exec),
+        ("hook", KindName::Hook),
+    ];
     let word = table.required("kind", "kind = \"directory\"").and_then(|f| f.choice(&words));
     let (mut files, mut cache) = (None, None);
     let kind = match word {
-        None => return Draft { name, kind: None, files, cache },
-        Some(Word::Directory) => directory(&mut table),
-        Some(Word::Http) => {
+        None => return RawHandler { name, kind: None, files, cache },
+        Some(KindName::Directory) => directory(&mut table),
+        Some(KindName::Http) => {
             let read = origin(&mut table);
             cache = read.1;
             read.0.map(Kind::Http)
         }
-        Some(Word::Template) => template(&mut table).map(Kind::Template),
-        Some(Word::Exec) => {
+        Some(KindName::Template) => template(&mut table).map(Kind::Template),
+        Some(KindName::Exec) => {
             files = files_of(&mut table);
             exec(&mut table).map(|settings| Kind::Exec { settings, files: files.as_ref().map(|f| f.value.clone()) })
         }
-        Some(Word::Hook) => {
+        Some(KindName::Hook) => {
             files = files_of(&mut table);
             hook(&mut table).map(|settings| Kind::Hook { settings, files: files.as_ref().map(|f| f.value.clone()) })
         }
     };
     table.finish();
-    Draft { name, kind, files, cache }
+    RawHandler { name, kind, files, cache }
 }
 
 fn directory(table: &mut Table<'_, '_>) -> Option<Kind> {
@@ -86,37 +129,37 @@ fn required_url(table: &mut Table<'_, '_>, read: fn(&str) -> Result<Uri, String>
     table.required("url", "url = \"http://10.0.0.5:8080/images/\"").and_then(|f| f.parse("a URL in quotes", read)).map(|s| s.value)
 }
 
-/// The file of authorities by which an https server is trusted.
+/// Reads `ca`, the file with the trusted authorities of an https server.
 fn ca(table: &mut Table<'_, '_>, url: Option<&Uri>) -> Option<Option<PathBuf>> {
     let Some(field) = table.optional("ca") else { return Some(None) };
     if url.is_some_and(|url| url.scheme_str() != Some("https")) {
-        field.error("is for https URLs, and the URL is another; leave the key out");
+        field.error("applies to https URLs only; remove the key");
         return None;
     }
     field.parse("a path in quotes", path).map(|s| Some(s.value))
 }
 
-fn origin<'r, 't>(table: &mut Table<'r, 't>) -> (Option<http::Settings>, Option<Spot<'r, 't, PathBuf>>) {
+fn origin<'r, 't>(table: &mut Table<'r, 't>) -> (Option<http::Settings>, Option<Located<'r, 't, PathBuf>>) {
     let url = required_url(table, prefix);
     let ca = ca(table, url.as_ref());
     let cache = table.required("cache", "cache = \"/var/cache/guideway\"").and_then(|f| f.parse("a path in quotes", path));
     let cache_size = table.optional("cache_size").map_or(Some(10 << 30), |f| size(f, 1 << 20..=1 << 50));
-    let fresh = duration(table, "fresh", 10, 0..=24 * 3600);
-    let missing = duration(table, "missing", 5, 0..=3600);
-    let stale = boolean(table, "stale", true);
+    let max_age = duration(table, "max_age", 10, 0..=24 * 3600);
+    let negative_ttl = duration(table, "negative_ttl", 5, 0..=3600);
+    let stale_if_error = boolean(table, "stale_if_error", true);
     let timeout = duration(table, "timeout", 10, 1..=300);
-    let connections = integer(table, "connections", PLACES, 16, 1..=1024);
+    let max_connections = integer(table, "max_connections", PLACES, 16, 1..=1024);
     let settings = || {
         Some(http::Settings {
             url: url?,
             ca: ca?,
             cache: cache.as_ref()?.value.clone(),
             cache_size: cache_size?,
-            fresh: fresh?,
-            missing: missing?,
-            stale: stale?,
+            max_age: max_age?,
+            negative_ttl: negative_ttl?,
+            stale_if_error: stale_if_error?,
             timeout: timeout?,
-            connections: connections?,
+            max_connections: max_connections?,
         })
     };
     (settings(), cache)
@@ -126,13 +169,13 @@ fn template(table: &mut Table<'_, '_>) -> Option<template::Settings> {
     let field = table.required("pattern", "pattern = '^pxelinux\\.cfg/01-(?<mac>[0-9a-f-]{17})$'");
     let regex = field.as_ref().and_then(|f| f.clone().parse("a regular expression in quotes", pattern)).map(|s| s.value);
     let captures: Vec<&str> = regex.iter().flat_map(|regex| regex.capture_names().flatten()).collect();
-    if let (Some(field), Some(taken)) = (&field, captures.iter().find(|name| TAKEN.contains(name))) {
-        field.error(format!("captures under the name {taken:?}, which is the name of another value; choose another name"));
+    if let (Some(field), Some(taken)) = (&field, captures.iter().find(|name| RESERVED_NAMES.contains(name))) {
+        field.error(format!("has a capture named {taken:?}, which is the name of a built-in value; choose another name"));
     }
     let directory = required_path(table, "directory", "directory = \"/etc/guideway/templates\"");
-    let name = |text: &str| match normal(text.as_bytes()) {
+    let name = |text: &str| match normalize(text.as_bytes()) {
         Ok(normal) if normal == text.as_bytes() => Ok(text.to_owned()),
-        _ => Err("is no name of a file in the directory; write it like \"grub.cfg.j2\"".to_owned()),
+        _ => Err("is not the name of a file in the directory; write it like \"grub.cfg.j2\"".to_owned()),
     };
     let template = table.required("template", "template = \"grub.cfg.j2\"").and_then(|f| f.parse("a name in quotes", name));
     let inventory = table.optional("inventory").map(|f| {
@@ -157,15 +200,12 @@ fn machines(mut table: Table<'_, '_>, captures: Option<&Vec<&str>>) -> Option<Ma
             url.and_then(|url| Some(Source::Http { url, ca: ca? }))
         }
         [None, None, None] => {
-            table.missing(
-                "csv",
-                "or json or url is missing: where machines are listed; it is written like csv = \"/etc/guideway/machines.csv\"",
-            );
+            table.missing("csv", "is missing: the list of machines, as csv, json or url; write csv = \"/etc/guideway/machines.csv\"");
             None
         }
         sources => {
             if let Some(field) = sources.into_iter().flatten().next_back() {
-                field.error("is one source too many; keep one of csv, json and url");
+                field.error("is a second source; keep one of csv, json and url");
             }
             None
         }
@@ -181,10 +221,8 @@ fn machines(mut table: Table<'_, '_>, captures: Option<&Vec<&str>>) -> Option<Ma
         && from != "client"
         && !captures.contains(&from.as_str())
     {
-        let known = text::alternatives(captures.iter().copied().filter(|name| !TAKEN.contains(name)).chain(["client"]));
-        field.error(format!(
-            "does not say what of a request names the machine: the pattern captures nothing under this name; write from with {known}"
-        ));
+        let known = text::alternatives(captures.iter().copied().filter(|name| !RESERVED_NAMES.contains(name)).chain(["client"]));
+        field.error(format!("names no capture of the pattern; write from with {known}"));
     }
     let optional = boolean(&mut table, "optional", false);
     let timeout = duration(&mut table, "timeout", 5, 1..=60);
@@ -193,18 +231,18 @@ fn machines(mut table: Table<'_, '_>, captures: Option<&Vec<&str>>) -> Option<Ma
     Some(Machines { source: source?, key: key?.value, from: from?, optional: optional?, timeout: timeout?, concurrency: concurrency? })
 }
 
-fn files_of<'r, 't>(table: &mut Table<'r, 't>) -> Option<Spot<'r, 't, String>> {
+fn files_of<'r, 't>(table: &mut Table<'r, 't>) -> Option<Located<'r, 't, String>> {
     table.optional("files").and_then(|f| f.parse("the name of a handler in quotes", text::name))
 }
 
-/// What programs and services have in common: answer, time, output, concurrency.
+/// Reads the keys that `exec` and `hook` share: answer, timeout, output size, concurrency.
 fn logic(table: &mut Table<'_, '_>, concurrency: usize) -> Option<(Answer, Duration, usize, usize)> {
     let words = [("decision", Answer::Decision), ("bytes", Answer::Bytes)];
     let answer = table.optional("answer").map_or(Some(Answer::default()), |f| f.choice(&words));
     let timeout = duration(table, "timeout", 5, 1..=300);
-    let output = table.optional("output").map_or(Some(16 << 20), |f| size(f, 1..=1 << 30));
+    let max_output = table.optional("max_output").map_or(Some(16 << 20), |f| size(f, 1..=1 << 30));
     let concurrency = integer(table, "concurrency", PLACES, concurrency, 1..=4096);
-    Some((answer?, timeout?, usize::try_from(output?).ok()?, concurrency?))
+    Some((answer?, timeout?, usize::try_from(max_output?).ok()?, concurrency?))
 }
 
 fn exec(table: &mut Table<'_, '_>) -> Option<exec::Settings> {
@@ -233,26 +271,26 @@ fn hook(table: &mut Table<'_, '_>) -> Option<hook::Settings> {
     Some(hook::Settings { url: url?, ca: ca?, answer, timeout, output, concurrency })
 }
 
-/// Reports what handlers say of one another.
-pub(super) fn check(handlers: &[Draft<'_, '_>]) {
+/// Reports conflicts between handlers: names, caches, and the handlers that they refer to.
+pub(super) fn check(handlers: &[RawHandler<'_, '_>]) {
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
     let mut caches: HashMap<&PathBuf, usize> = HashMap::new();
-    for draft in handlers {
-        if let Some(files) = &draft.files
+    for handler in handlers {
+        if let Some(files) = &handler.files
             && !names.contains_key(files.value.as_str())
         {
             let hint = text::did_you_mean(&files.value, names.keys().copied());
-            files.field.error(format!("is no handler that stands before this one in the file{hint}"));
+            files.field.error(format!("does not name an earlier handler of the file{hint}"));
         }
-        if let Some(name) = &draft.name {
+        if let Some(name) = &handler.name {
             match names.get(name.value.as_str()) {
                 Some(line) => name.field.error(format!("is also the name of the handler in line {line}; a name is unique")),
                 None => drop(names.insert(&name.value, name.field.line())),
             }
         }
-        if let Some(cache) = &draft.cache {
+        if let Some(cache) = &handler.cache {
             match caches.get(&cache.value) {
-                Some(line) => cache.field.error(format!("is also the cache in line {line}; each handler needs a directory of its own")),
+                Some(line) => cache.field.error(format!("is also the cache in line {line}; each handler needs its own directory")),
                 None => drop(caches.insert(&cache.value, cache.field.line())),
             }
         }

@@ -2,34 +2,60 @@
 
 use super::handler;
 use super::values::{boolean, integer, one_or_more, regex_error};
-use super::{Action, Rule};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use guideway_config::reader::{Field, Mark, Reader, Spot, Table};
+use guideway_config::reader::{Field, Located, Location, Reader, Table};
 use guideway_config::text;
 use guideway_tftp::handlers::limits::Settings;
+use ipnet::IpNet;
 use regex::bytes::Regex;
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
-/// What was read of one `[[rule]]`.
-pub(super) struct Draft<'r, 't> {
-    rule: Option<Rule>,
-    uses: Vec<Spot<'r, 't, String>>,
-    /// It has no condition and decides.
-    last: bool,
-    here: Mark,
+/// `[[rule]]`
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Patterns of names.
+    pub files: Option<GlobSet>,
+    /// Prefixes of clients.
+    pub clients: Vec<IpNet>,
+    /// Destination addresses of requests.
+    pub vips: Vec<IpAddr>,
+    /// Patterns and their replacements.
+    pub remap: Vec<(Regex, String)>,
+    /// The action of a rule that matches.
+    pub action: Action,
 }
 
-impl Draft<'_, '_> {
-    /// The rule, if everything of it could be read.
+/// `[[rule]] use` or `deny`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Neither: later rules decide.
+    FallThrough,
+    /// `deny = true`
+    Deny,
+    /// `use`: names of handlers.
+    Serve(Vec<String>),
+}
+
+/// One `[[rule]]` that was read but not checked against the others.
+pub(super) struct RawRule<'r, 't> {
+    rule: Option<Rule>,
+    uses: Vec<Located<'r, 't, String>>,
+    /// Whether it matches everything and decides, so that later rules are never reached.
+    last: bool,
+    location: Location,
+}
+
+impl RawRule<'_, '_> {
+    /// Returns the rule if all of it could be read.
     pub(super) fn rule(self) -> Option<Rule> {
         self.rule
     }
 }
 
 /// Reads one `[[rule]]`.
-pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
-    let here = table.here();
+pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawRule<'r, 't> {
+    let location = table.location();
     let ignore_case = boolean(&mut table, "ignore_case", false);
     let files = table.optional("file").map(|f| globs(&f, ignore_case.unwrap_or(false)));
     let prefixes = |f: Field<'r, 't>| f.parse("a prefix in quotes", text::prefix).map(|s| s.value.trunc());
@@ -49,7 +75,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
         (_, Some((None, _))) => None,
         (Some((_, uses)), _) => uses.as_ref().map(|uses| Action::Serve(uses.iter().map(|s| s.value.clone()).collect())),
         (None, Some((Some(true), _))) => Some(Action::Deny),
-        (None, _) if remap.is_some() => Some(Action::GoOn),
+        (None, _) if remap.is_some() => Some(Action::FallThrough),
         (None, _) => {
             table.missing(
                 "",
@@ -62,32 +88,32 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     let last = !conditions && matches!(action, Some(Action::Serve(_) | Action::Deny));
     let rule = || {
         Some(Rule {
-            files: transposed(files)?,
-            clients: transposed(clients)?.unwrap_or_default(),
-            vips: transposed(vips)?.unwrap_or_default(),
-            remap: transposed(remap)?.unwrap_or_default(),
+            files: transpose(files)?,
+            clients: transpose(clients)?.unwrap_or_default(),
+            vips: transpose(vips)?.unwrap_or_default(),
+            remap: transpose(remap)?.unwrap_or_default(),
             action: action?,
         })
     };
-    Draft { rule: rule(), uses: uses.and_then(|(_, uses)| uses).unwrap_or_default(), last, here }
+    RawRule { rule: rule(), uses: uses.and_then(|(_, uses)| uses).unwrap_or_default(), last, location }
 }
 
-/// Nothing only if it is there and could not be read.
-fn transposed<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+/// Returns `None` only if the key is present and could not be read.
+fn transpose<T>(read: Option<Option<T>>) -> Option<Option<T>> {
     read.map_or(Some(None), |read| read.map(Some))
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| "is no IP address; write it like 192.0.2.69 or 2001:db8::69".to_owned())
+    text.parse().map_err(|_| "is not an IP address; write it like 192.0.2.69 or 2001:db8::69".to_owned())
 }
 
 fn globs(field: &Field<'_, '_>, ignore_case: bool) -> Option<GlobSet> {
     let glob = |text: &str| {
         if text.starts_with('/') || text.contains('\\') {
-            return Err("matches no name: names have no slash at their start and no backslash; write it like \"grub/**\"".to_owned());
+            return Err("matches no name: names contain no backslash and do not start with a slash; write it like \"grub/**\"".to_owned());
         }
         let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(false).case_insensitive(ignore_case).build();
-        glob.map_err(|error| format!("is no pattern: {}", error.kind()))
+        glob.map_err(|error| format!("is not a valid pattern: {}", error.kind()))
     };
     let globs = one_or_more(field, "patterns in quotes", |f| f.parse("a pattern in quotes", glob))?;
     let mut set = GlobSetBuilder::new();
@@ -121,40 +147,43 @@ pub(super) fn limits(mut table: Table<'_, '_>) -> Option<Settings> {
     let concurrent = table.optional("concurrent").map(|f| some(f, "transfers at once"));
     let prefix4 = integer(&mut table, "prefix4", "bits of an IPv4 address", default.prefix4, 1..=32);
     let prefix6 = integer(&mut table, "prefix6", "bits of an IPv6 address", default.prefix6, 1..=128);
-    let remembered = integer(&mut table, "remembered", "prefixes", default.remembered, 1024..=16_777_216);
+    let max_prefixes = integer(&mut table, "max_prefixes", "prefixes", default.max_prefixes, 1024..=16_777_216);
     if rate.is_none() && concurrent.is_none() {
-        table.missing("rate", "or concurrent is missing, and without both nothing is limited");
+        table.missing("rate", "is missing; write rate, concurrent, or both");
         return None;
     }
     table.finish();
     Some(Settings {
-        rate: transposed(rate)?,
+        rate: transpose(rate)?,
         burst: burst?,
-        concurrent: transposed(concurrent)?,
+        concurrent: transpose(concurrent)?,
         prefix4: prefix4?,
         prefix6: prefix6?,
-        remembered: remembered?,
+        max_prefixes: max_prefixes?,
     })
 }
 
-/// Reports what rules say of handlers and of one another.
-pub(super) fn check(reader: &Reader, rules: &[Draft<'_, '_>], handlers: &[handler::Draft<'_, '_>]) {
+/// Reports unknown and unused handlers, and rules that are never reached.
+pub(super) fn check(reader: &Reader, rules: &[RawRule<'_, '_>], handlers: &[handler::RawHandler<'_, '_>]) {
     let names: BTreeSet<&str> = handlers.iter().filter_map(|h| h.name.as_ref()).map(|name| name.value.as_str()).collect();
     let mut used: HashSet<&str> = handlers.iter().filter_map(|h| h.files.as_ref()).map(|files| files.value.as_str()).collect();
-    let mut last: Option<&Draft<'_, '_>> = None;
+    let mut last: Option<&RawRule<'_, '_>> = None;
     for rule in rules {
         for handler in &rule.uses {
             if !names.contains(handler.value.as_str()) {
                 let hint = text::did_you_mean(&handler.value, names.iter().copied());
                 let hint = if hint.is_empty() { "; write a [[handler]] of this name".to_owned() } else { hint };
-                handler.field.error(format!("is no handler of this file{hint}"));
+                handler.field.error(format!("does not name a handler of this file{hint}"));
             }
             used.insert(&handler.value);
         }
         match last {
             Some(before) => {
-                let line = reader.line_of(&before.here);
-                reader.warning(&rule.here, format!("is never asked: the rule in line {line} has no condition and decides everything"));
+                let line = reader.line_of(&before.location);
+                reader.warning(
+                    &rule.location,
+                    format!("is never reached: the rule in line {line} has no condition and matches every request"),
+                );
             }
             None if rule.last => last = Some(rule),
             None => {}
@@ -165,7 +194,7 @@ pub(super) fn check(reader: &Reader, rules: &[Draft<'_, '_>], handlers: &[handle
     }
     for handler in handlers {
         if let Some(name) = handler.name.as_ref().filter(|name| !used.contains(name.value.as_str())) {
-            name.field.warning("is used by no rule, so this handler serves nothing");
+            name.field.warning("is not used by any rule, so this handler serves nothing");
         }
     }
 }

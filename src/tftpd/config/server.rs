@@ -1,4 +1,4 @@
-//! `[server]`: the addresses, limits and times of the server itself. The flags of `guideway tftpd` say the same and win over the file.
+//! `[server]`: addresses, limits and timeouts of the server. The flags of `guideway tftpd` set the same values and take precedence.
 
 use super::values::{one_or_more, path, size};
 use guideway_config::reader::{Field, Table};
@@ -6,77 +6,77 @@ use guideway_config::{duration_within, text};
 use guideway_tftp::engine::{Config, Tid, TunnelConfig};
 use guideway_tftp::options::{Limits, Rollover};
 use guideway_tftp::packet::PORT;
-use guideway_tftp::transfer::Pace;
+use guideway_tftp::transfer::RetransmissionPolicy;
 use guideway_tftp::writable;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is said of the server, by a file or by flags; nothing of what is left to the defaults.
+/// Settings of the server from a file or from flags; `None` where the default applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Server {
-    /// 1–63 characters of `a-z A-Z 0-9 - _ .`; the control socket is called by it.
+    /// 1–63 characters of `a-z A-Z 0-9 - _ .`; the control socket is named after it.
     pub name: Option<String>,
     /// The control socket.
     pub socket: Option<PathBuf>,
-    /// Where metrics are served.
+    /// Listening address of the metrics endpoint.
     pub metrics: Option<SocketAddr>,
-    /// Where requests are taken.
+    /// Listening addresses.
     pub listen: Option<Vec<SocketAddr>>,
-    /// Addresses of this host that take GRE, at most one of each family.
+    /// Addresses of this host that receive GRE, at most one of each family.
     pub gre: Option<Vec<IpAddr>>,
-    /// What clients ask when requests come in GRE.
+    /// Destination addresses of requests that arrive in GRE.
     pub vip: Option<Vec<IpAddr>>,
     /// `tid_port` or `single_port`
     pub tid: Option<Tid>,
     /// Event loops, 1–64.
     pub loops: Option<u16>,
-    /// How much nicer event loops are than the rest, 0–19.
+    /// Nice value of event loops above that of other threads, 0–19.
     pub nice: Option<u8>,
-    /// The user to become.
+    /// The user that the process switches to.
     pub user: Option<String>,
     /// The directory that clients may write to.
     pub writable: Option<PathBuf>,
-    /// Bytes of a file that a client writes.
+    /// Largest uploaded file in bytes.
     pub writable_limit: Option<u64>,
-    /// Files of that directory.
+    /// Largest number of files in that directory.
     pub writable_files: Option<usize>,
-    /// Bytes of them.
+    /// Largest sum of their sizes in bytes.
     pub writable_total: Option<u64>,
-    /// Bytes of a block, 8–65464.
+    /// Largest block in bytes, 8–65464.
     pub max_blksize: Option<u16>,
-    /// Whether blocks may travel in fragments.
+    /// Whether blocks may exceed the path's MTU.
     pub fragments: Option<bool>,
-    /// Blocks of a window, 1–32767.
+    /// Largest window in blocks, 1–32767.
     pub max_window: Option<u16>,
-    /// Bytes of a window.
+    /// Largest window in bytes.
     pub max_window_bytes: Option<u32>,
-    /// What follows block 65535.
+    /// Number of the block after block 65535.
     pub rollover: Option<Rollover>,
     /// Transfers at once in each loop.
     pub max_transfers: Option<usize>,
     /// Transfers at once with one client address in each loop.
     pub max_per_client: Option<usize>,
-    /// Time-out before anything was measured, and the limits of those that are measured.
+    /// Retransmission time-out before the first measurement.
     pub timeout: Option<Duration>,
-    /// Shortest time-out that measuring may come to.
-    pub timeout_least: Option<Duration>,
-    /// Longest time-out that doubling may come to.
-    pub timeout_most: Option<Duration>,
-    /// Repetitions without an answer before giving up.
+    /// Shortest measured time-out.
+    pub timeout_min: Option<Duration>,
+    /// Longest time-out, back-off included.
+    pub timeout_max: Option<Duration>,
+    /// Retransmissions without an answer before the client is given up.
     pub retries: Option<u8>,
-    /// A client that was heard is given up only after this time without progress, too.
-    pub patience: Option<Duration>,
-    /// Longest time from a request to its first answer.
+    /// Shortest time without progress before a client that has answered is given up.
+    pub give_up_after: Option<Duration>,
+    /// Longest time between a request and the first answer.
     pub open_timeout: Option<Duration>,
 }
 
-const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
-const LONG_TIMES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+const LONG_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const ADDRESSES: &str = "addresses with ports in quotes, such as \"127.0.0.1:6969\"";
 
-/// Reads `[server]`, which need not be there. Errors are reported to the table's reader.
+/// Reads the optional section `[server]`. The table's reader gets the errors.
 pub(super) fn read(root: &mut Table<'_, '_>) -> Option<Option<Server>> {
     let Some(field) = root.optional("server") else { return Some(None) };
     section(field.table("a table: [server]")?).map(Some)
@@ -103,9 +103,9 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
     let writable = key(t, "writable", |f| Some(f.parse("a path in quotes", path)?.value));
     let limits = ["writable_limit", "writable_files", "writable_total"].map(|name| t.optional(name));
     let [limit, files, total] = limits.clone();
-    let writable_limit = whole(limit.map(|f| size(f, 1..=1 << 40)));
-    let writable_files = whole(files.map(|f| f.integer("a number of files", 1..=10_000_000)));
-    let writable_total = whole(total.map(|f| size(f, 1..=1 << 60)));
+    let writable_limit = transpose(limit.map(|f| size(f, 1..=1 << 40)));
+    let writable_files = transpose(files.map(|f| f.integer("a number of files", 1..=10_000_000)));
+    let writable_total = transpose(total.map(|f| size(f, 1..=1 << 60)));
     let max_blksize = key(t, "max_blksize", |f| f.integer("bytes of a block", 8..=65464));
     let fragments = key(t, "fragments", |f| f.boolean());
     let max_window = key(t, "max_window", |f| f.integer("blocks of a window", 1..=32767));
@@ -113,23 +113,25 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
     let rollover = key(t, "rollover", |f| f.integer::<u8>("the number after 65535", 0..=1).map(rollover));
     let max_transfers = key(t, "max_transfers", |f| f.integer("transfers at once", 1..=4_000_000));
     let max_per_client = key(t, "max_per_client", |f| f.integer("transfers at once", 1..=4_000_000));
-    let timeout = key(t, "timeout", |f| duration_within(f, TIMES));
-    let timeout_least = key(t, "timeout_least", |f| duration_within(f, TIMES));
-    let timeout_most = key(t, "timeout_most", |f| duration_within(f, TIMES));
-    let retries = key(t, "retries", |f| f.integer("repetitions", 0..=100));
-    let patience = key(t, "patience", |f| duration_within(f, LONG_TIMES));
-    let open_timeout = key(t, "open_timeout", |f| duration_within(f, LONG_TIMES));
+    let timeout = key(t, "timeout", |f| duration_within(f, TIMEOUTS));
+    let timeout_min = key(t, "timeout_min", |f| duration_within(f, TIMEOUTS));
+    let timeout_max = key(t, "timeout_max", |f| duration_within(f, TIMEOUTS));
+    let retries = key(t, "retries", |f| f.integer("retransmissions", 0..=100));
+    let give_up_after = key(t, "give_up_after", |f| duration_within(f, LONG_TIMEOUTS));
+    let open_timeout = key(t, "open_timeout", |f| duration_within(f, LONG_TIMEOUTS));
     if let (Some(Some(true)), Some(field)) = (single, &tid_port) {
         field.error("contradicts single_port = true; keep one of the two");
         return None;
     }
     match (&gre_field, &vip_field) {
-        (Some(field), None) => field.error("needs vip, too: the addresses that clients ask; vip = \"192.0.2.69\""),
-        (None, Some(field)) => field.error("needs gre, too: the address of this host that takes GRE from directors; gre = \"10.0.2.21\""),
+        (Some(field), None) => field.error("requires vip: the addresses that clients send to; write vip = \"192.0.2.69\""),
+        (None, Some(field)) => {
+            field.error("requires gre: the address of this host that receives GRE from directors; write gre = \"10.0.2.21\"")
+        }
         _ => {}
     }
     if writable == Some(None) {
-        let why = "needs writable, too: the directory that clients may write to; writable = \"/srv/backups\"";
+        let why = "requires writable: the directory that clients may write to; write writable = \"/srv/backups\"";
         limits.iter().flatten().for_each(|field| field.error(why));
     }
     table.finish();
@@ -143,8 +145,8 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         socket: socket?,
         metrics: metrics?,
         listen: listen?,
-        gre: whole(gre)?,
-        vip: whole(vip)?,
+        gre: transpose(gre)?,
+        vip: transpose(vip)?,
         tid,
         loops: loops?,
         nice: nice?,
@@ -161,27 +163,27 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         max_transfers: max_transfers?,
         max_per_client: max_per_client?,
         timeout: timeout?,
-        timeout_least: timeout_least?,
-        timeout_most: timeout_most?,
+        timeout_min: timeout_min?,
+        timeout_max: timeout_max?,
         retries: retries?,
-        patience: patience?,
+        give_up_after: give_up_after?,
         open_timeout: open_timeout?,
     })
 }
 
-/// The value of a key that need not be there; nothing only if it is there and could not be read.
+/// Reads an optional key. Returns `None` only if the key is present and could not be read.
 fn key<'r, 't, T>(table: &mut Table<'r, 't>, name: &'static str, read: impl FnOnce(Field<'r, 't>) -> Option<T>) -> Option<Option<T>> {
-    whole(table.optional(name).map(read))
+    transpose(table.optional(name).map(read))
 }
 
-fn whole<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+fn transpose<T>(read: Option<Option<T>>) -> Option<Option<T>> {
     read.map_or(Some(None), |read| read.map(Some))
 }
 
 fn one_of_each(field: &Field<'_, '_>, addresses: &[IpAddr]) -> bool {
     let good = is_one_of_each(addresses);
     if !good {
-        field.error("has several addresses of one family; at most one IPv4 and one IPv6 address take GRE");
+        field.error("has several addresses of one family; at most one IPv4 and one IPv6 address are allowed");
     }
     good
 }
@@ -190,13 +192,13 @@ fn is_one_of_each(addresses: &[IpAddr]) -> bool {
     [true, false].into_iter().all(|v4| addresses.iter().filter(|address| address.is_ipv4() == v4).count() <= 1)
 }
 
-/// The rollover of this number, 0 or 1.
+/// Returns the rollover for `number`, 0 or 1.
 pub fn rollover(number: u8) -> Rollover {
     if number == 0 { Rollover::Zero } else { Rollover::One }
 }
 
 impl Server {
-    /// These settings, and those of `other` where nothing is said here.
+    /// Returns these settings, completed by those of `other`.
     #[must_use]
     pub fn or(self, other: Server) -> Server {
         Server {
@@ -222,36 +224,37 @@ impl Server {
             max_transfers: self.max_transfers.or(other.max_transfers),
             max_per_client: self.max_per_client.or(other.max_per_client),
             timeout: self.timeout.or(other.timeout),
-            timeout_least: self.timeout_least.or(other.timeout_least),
-            timeout_most: self.timeout_most.or(other.timeout_most),
+            timeout_min: self.timeout_min.or(other.timeout_min),
+            timeout_max: self.timeout_max.or(other.timeout_max),
             retries: self.retries.or(other.retries),
-            patience: self.patience.or(other.patience),
+            give_up_after: self.give_up_after.or(other.give_up_after),
             open_timeout: self.open_timeout.or(other.open_timeout),
         }
     }
 
-    /// The engine's configuration, with defaults for what is not said.
+    /// Returns the engine's configuration, with defaults for the rest.
     ///
     /// # Errors
-    /// A sentence, when settings that are good by themselves do not go together.
+    /// A sentence, when valid settings contradict each other.
     pub fn engine(&self) -> Result<Config, String> {
         let (gre, vip) = (self.gre.clone().unwrap_or_default(), self.vip.clone().unwrap_or_default());
         if gre.is_empty() != vip.is_empty() {
-            return Err("gre and vip go together: the address of this host that takes GRE, and the address that clients ask".to_owned());
+            return Err("gre and vip require each other: the address of this host that receives GRE, and the address that clients send to"
+                .to_owned());
         }
         if !is_one_of_each(&gre) {
             return Err("gre: at most one IPv4 and one IPv6 address".to_owned());
         }
-        let (default, limits, pace) = (Config::default(), Limits::default(), Pace::default());
-        let pace = Pace {
-            first: self.timeout.unwrap_or(pace.first),
-            floor: self.timeout_least.unwrap_or(pace.floor),
-            ceiling: self.timeout_most.unwrap_or(pace.ceiling),
-            retries: self.retries.unwrap_or(pace.retries),
-            patience: self.patience.unwrap_or(pace.patience),
+        let (default, limits, retransmission) = (Config::default(), Limits::default(), RetransmissionPolicy::default());
+        let retransmission = RetransmissionPolicy {
+            initial_rto: self.timeout.unwrap_or(retransmission.initial_rto),
+            min_rto: self.timeout_min.unwrap_or(retransmission.min_rto),
+            max_rto: self.timeout_max.unwrap_or(retransmission.max_rto),
+            retries: self.retries.unwrap_or(retransmission.retries),
+            min_give_up: self.give_up_after.unwrap_or(retransmission.min_give_up),
         };
-        if pace.floor > pace.ceiling {
-            return Err(format!("timeout_least = {:?} is longer than timeout_most = {:?}", pace.floor, pace.ceiling));
+        if retransmission.min_rto > retransmission.max_rto {
+            return Err(format!("timeout_min = {:?} is longer than timeout_max = {:?}", retransmission.min_rto, retransmission.max_rto));
         }
         let everywhere = || vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT)];
         let listen = self.listen.clone().unwrap_or_else(|| if gre.is_empty() { everywhere() } else { Vec::new() });
@@ -268,7 +271,7 @@ impl Server {
                 window_bytes: self.max_window_bytes.unwrap_or(limits.window_bytes),
                 rollover: self.rollover.unwrap_or(limits.rollover),
             },
-            pace,
+            retransmission,
             max_transfers: self.max_transfers.unwrap_or(default.max_transfers),
             max_per_client: self.max_per_client.unwrap_or(default.max_per_client),
             open_timeout: self.open_timeout.unwrap_or(default.open_timeout),
@@ -276,10 +279,10 @@ impl Server {
         })
     }
 
-    /// The directory that clients may write to, if any, and within which limits.
+    /// Returns the directory that clients may write to, with its limits; `None` if uploads are refused.
     ///
     /// # Errors
-    /// A sentence, when there is a limit and no directory.
+    /// A sentence, when there is a limit but no directory.
     pub fn writable(&self) -> Result<Option<(PathBuf, writable::Settings)>, String> {
         let default = writable::Settings::default();
         let settings = writable::Settings {
@@ -291,16 +294,16 @@ impl Server {
         match &self.writable {
             Some(path) => Ok(Some((path.clone(), settings))),
             None if settings == default => Ok(None),
-            None => Err("limits of what is written need writable, too: the directory that clients may write to".to_owned()),
+            None => Err("limits of uploads require writable: the directory that clients may write to".to_owned()),
         }
     }
 
-    /// The control socket of a server whose file has this section.
+    /// Returns the path of the control socket.
     pub fn control_socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| text::socket_of(self.name()))
+        self.socket.clone().unwrap_or_else(|| text::default_socket(self.name()))
     }
 
-    /// The name of the server, `tftpd` where none is said.
+    /// Returns the name of the server; the default is `tftpd`.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or("tftpd")
     }

@@ -1,4 +1,4 @@
-//! What stands inside the strings of the file: sizes, paths, patterns.
+//! Parsers for the strings of the file: sizes, paths, patterns.
 
 use guideway_config::duration_within;
 use guideway_config::reader::{Field, Table};
@@ -9,54 +9,54 @@ use std::time::Duration;
 
 const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
 
-/// A number of bytes with a unit, within limits.
+/// Reads a number of bytes with a unit, within limits.
 pub(super) fn size(field: Field<'_, '_>, limits: RangeInclusive<u64>) -> Option<u64> {
     let within = |text: &str| {
-        let wrong = || "is no size; write a whole number with a unit (B, KiB, MiB, GiB, TiB), such as \"10GiB\"".to_owned();
+        let wrong = || "is not a size; write a whole number with a unit (B, KiB, MiB, GiB, TiB), such as \"10GiB\"".to_owned();
         let (number, shift) = UNITS.iter().find_map(|(unit, shift)| Some((text.trim().strip_suffix(unit)?, shift))).ok_or_else(wrong)?;
         let number = number.trim_end();
         if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
             return Err(wrong());
         }
         let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).filter(|bytes| limits.contains(bytes));
-        bytes.ok_or_else(|| format!("is outside of what is allowed: {} to {}", human(*limits.start()), human(*limits.end())))
+        bytes.ok_or_else(|| format!("is out of range; allowed: {} to {}", human(*limits.start()), human(*limits.end())))
     };
     field.parse("a size in quotes, such as \"10GiB\"", within).map(|s| s.value)
 }
 
-/// A size as [`size`] reads it.
+/// Formats a size as [`size`] reads it.
 fn human(bytes: u64) -> String {
     let fits = |(_, shift): &&(&str, u32)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift);
     UNITS.iter().find(fits).map_or_else(|| format!("{bytes}B"), |(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
 
-/// A path from the root on: where a server is started should change nothing.
+/// Reads an absolute path, so that the working directory of the server does not matter.
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if text.contains('\0') || !path.is_absolute() {
-        return Err("is no path from the root on; write it like \"/srv/tftp\"".to_owned());
+        return Err("is not an absolute path; write it like \"/srv/tftp\"".to_owned());
     }
     Ok(path)
 }
 
-/// A regular expression.
+/// Reads a regular expression.
 pub(super) fn pattern(text: &str) -> Result<Regex, String> {
     Regex::new(text).map_err(|error| regex_error(&error))
 }
 
-/// What is wrong with a regular expression, in one line: the last one says it.
+/// Formats the error of a regular expression in one line, its last one.
 pub(super) fn regex_error(error: &regex::Error) -> String {
     let text = error.to_string();
     let last = text.lines().last().unwrap_or_default().trim();
-    format!("is no regular expression: {}", last.strip_prefix("error: ").unwrap_or(last))
+    format!("is not a valid regular expression: {}", last.strip_prefix("error: ").unwrap_or(last))
 }
 
-/// The path of a required key.
+/// Reads the path of a required key.
 pub(super) fn required_path(table: &mut Table<'_, '_>, key: &'static str, example: &str) -> Option<PathBuf> {
     table.required(key, example).and_then(|f| f.parse("a path in quotes", path)).map(|s| s.value)
 }
 
-/// The duration of a key within limits in seconds, or its default.
+/// Reads the duration of a key, within limits in seconds; `default` if the key is absent.
 pub(super) fn duration(table: &mut Table<'_, '_>, key: &'static str, default: u64, limits: RangeInclusive<u64>) -> Option<Duration> {
     let seconds = Duration::from_secs;
     match table.optional(key) {
@@ -65,7 +65,7 @@ pub(super) fn duration(table: &mut Table<'_, '_>, key: &'static str, default: u6
     }
 }
 
-/// The integer of a key within limits, or its default.
+/// Reads the integer of a key, within limits; `default` if the key is absent.
 pub(super) fn integer<T: TryFrom<i64> + Copy>(
     table: &mut Table<'_, '_>,
     key: &'static str,
@@ -76,19 +76,19 @@ pub(super) fn integer<T: TryFrom<i64> + Copy>(
     table.optional(key).map_or(Some(default), |f| f.integer(what, limits))
 }
 
-/// The boolean of a key, or its default.
+/// Reads the boolean of a key; `default` if the key is absent.
 pub(super) fn boolean(table: &mut Table<'_, '_>, key: &'static str, default: bool) -> Option<bool> {
     table.optional(key).map_or(Some(default), |f| f.boolean())
 }
 
-/// One value or a list of them, all of which could be read.
+/// Reads one value or a list of values. Returns `None` if one of them could not be read.
 pub(super) fn one_or_more<'r, 't, T>(field: &Field<'r, 't>, wanted: &str, read: impl Fn(Field<'r, 't>) -> Option<T>) -> Option<Vec<T>> {
     if !field.is_list() {
         return Some(vec![read(field.clone())?]);
     }
     let items = field.items(wanted)?;
     if items.is_empty() {
-        field.error(format!("is empty; write {wanted}, or leave the key out"));
+        field.error(format!("is empty; write {wanted}, or remove the key"));
         return None;
     }
     let read: Vec<Option<T>> = items.into_iter().map(read).collect();
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_told_as_they_are_read() {
+    fn sizes_are_formatted_as_they_are_read() {
         for (bytes, text) in [(1, "1B"), (4096, "4KiB"), (4097, "4097B"), (10 << 30, "10GiB"), (1 << 40, "1TiB")] {
             assert_eq!(human(bytes), text);
         }

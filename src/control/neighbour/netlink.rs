@@ -1,6 +1,6 @@
 //! The questions that we put to the kernel by rtnetlink, and what its messages mean to us.
 
-use super::known::{Entry, Route};
+use super::table::{NeighbourEntry, Route};
 use crate::{Link, Unresolved};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -13,10 +13,10 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// The kernel answers at once; a question that takes longer was lost.
-const ANSWER: Duration = Duration::from_secs(5);
+/// The kernel answers at once; a request that takes longer was lost.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the kernel could not be asked.
+/// Why a request to the kernel failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No netlink socket.
@@ -26,8 +26,8 @@ pub enum Error {
     #[error("the kernel refused a netlink request: {0}")]
     Request(#[from] rtnetlink::Error),
     /// A request was not answered.
-    #[error("the kernel did not answer a netlink request within {} s", ANSWER.as_secs())]
-    Silent,
+    #[error("the kernel did not answer a netlink request within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
     /// The interface has vanished or is no Ethernet.
     #[error("interface {0} is gone, or has no Ethernet address")]
     Interface(u32),
@@ -35,63 +35,63 @@ pub enum Error {
 
 /// What a message from the kernel changes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum KernelEvent {
     /// A neighbour on our interface; `None`: it was removed.
-    Neighbour(IpAddr, Option<Entry>),
+    Neighbour(IpAddr, Option<NeighbourEntry>),
     /// Our interface.
     Link(Link),
     /// Routes, addresses or rules: every route has to be looked up again.
     Routes,
     /// Our interface is gone.
     Gone,
-    /// Messages were lost: everything has to be asked again.
+    /// Messages were lost: everything has to be requested again.
     Lost,
 }
 
 /// Two sockets: one for questions, whose answers cannot be lost in a flood of events, and one for events.
-pub(super) struct Kernel {
+pub(super) struct Netlink {
     /// For questions.
-    pub(super) ask: Questions,
+    pub(super) requests: NetlinkRequests,
     /// Events, until the socket ends.
     pub(super) events: Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send>>,
     tasks: [tokio::task::JoinHandle<()>; 2],
 }
 
 /// The socket for questions.
-pub(super) struct Questions {
+pub(super) struct NetlinkRequests {
     handle: Handle,
     /// Our interface.
     interface: u32,
 }
 
-impl Drop for Kernel {
+impl Drop for Netlink {
     fn drop(&mut self) {
         self.tasks.iter().for_each(|task| task.abort());
     }
 }
 
-impl Kernel {
+impl Netlink {
     /// Opens both sockets, in the network namespace of this thread.
-    pub(super) fn open(interface: u32) -> Result<Kernel, Error> {
+    pub(super) fn open(interface: u32) -> Result<Netlink, Error> {
         use MulticastGroup as G;
         let groups = [G::Link, G::Neigh, G::Ipv4Ifaddr, G::Ipv6Ifaddr, G::Ipv4Route, G::Ipv6Route, G::Ipv4Rule, G::Ipv6Rule, G::Nexthop];
         let (watch, _, events) = rtnetlink::new_multicast_connection(&groups)?;
-        let (ask, handle, _) = rtnetlink::new_connection()?;
-        let tasks = [tokio::spawn(watch), tokio::spawn(ask)];
-        Ok(Kernel { ask: Questions { handle, interface }, events: Box::pin(events.map(|(message, _)| message)), tasks })
+        let (requests, handle, _) = rtnetlink::new_connection()?;
+        let tasks = [tokio::spawn(watch), tokio::spawn(requests)];
+        Ok(Netlink { requests: NetlinkRequests { handle, interface }, events: Box::pin(events.map(|(message, _)| message)), tasks })
     }
 
     /// What `message` changes for us.
-    pub(super) fn event(&self, message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
-        event(message, self.ask.interface)
+    pub(super) fn event(&self, message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<KernelEvent> {
+        event(message, self.requests.interface)
     }
 }
 
-impl Questions {
+impl NetlinkRequests {
     /// Our interface.
     pub(super) async fn link(&self) -> Result<Link, Error> {
         let mut links = Box::pin(self.handle.link().get().match_index(self.interface).execute());
-        match answered(links.try_next()).await? {
+        match with_timeout(links.try_next()).await? {
             Ok(message) => message.as_ref().and_then(link).ok_or(Error::Interface(self.interface)),
             // ENODEV: there is no other reason to refuse a question about one index.
             Err(rtnetlink::Error::NetlinkError(_)) => Err(Error::Interface(self.interface)),
@@ -100,11 +100,11 @@ impl Questions {
     }
 
     /// All neighbours on our interface.
-    pub(super) async fn neighbours(&self) -> Result<Vec<(IpAddr, Entry)>, Error> {
+    pub(super) async fn neighbours(&self) -> Result<Vec<(IpAddr, NeighbourEntry)>, Error> {
         let mut all = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut entries = Box::pin(self.handle.neighbours().get().set_address_family(family).execute());
-            while let Some(message) = answered(entries.try_next()).await?? {
+            while let Some(message) = with_timeout(entries.try_next()).await?? {
                 if message.header.ifindex == self.interface {
                     all.extend(neighbour(&message).and_then(|(address, entry)| Some((address, entry?))));
                 }
@@ -122,7 +122,7 @@ impl Questions {
         };
         question.attributes.push(RouteAttribute::Destination(backend.into()));
         let mut answers = Box::pin(self.handle.route().get(question).execute());
-        match answered(answers.try_next()).await? {
+        match with_timeout(answers.try_next()).await? {
             Ok(Some(message)) => Ok(route(&message, backend, self.interface)),
             Ok(None) => Ok(Err(Unresolved::NoRoute)),
             // Network unreachable, an unreachable or prohibiting route, an invalid address: the kernel says no.
@@ -147,7 +147,7 @@ impl Questions {
         // The answer is waited for, as everywhere here: netlink-proto 0.14 sends one message each time it wakes, and a second one that
         // is queued behind it stays until something else wakes it.
         let mut answers = Box::pin(self.handle.request(request)?);
-        while let Some(answer) = answered(answers.next()).await? {
+        while let Some(answer) = with_timeout(answers.next()).await? {
             if let NetlinkPayload::Error(error) = answer.payload {
                 tracing::debug!(%hop, "the kernel does not resolve it: {error}");
             }
@@ -156,25 +156,25 @@ impl Questions {
     }
 }
 
-async fn answered<T>(answer: impl Future<Output = T>) -> Result<T, Error> {
-    tokio::time::timeout(ANSWER, answer).await.map_err(|_| Error::Silent)
+async fn with_timeout<T>(answer: impl Future<Output = T>) -> Result<T, Error> {
+    tokio::time::timeout(REQUEST_TIMEOUT, answer).await.map_err(|_| Error::Timeout)
 }
 
-fn event(message: &NetlinkMessage<RouteNetlinkMessage>, interface: u32) -> Option<Event> {
+fn event(message: &NetlinkMessage<RouteNetlinkMessage>, interface: u32) -> Option<KernelEvent> {
     use RouteNetlinkMessage as M;
     let message = match &message.payload {
         NetlinkPayload::InnerMessage(message) => message,
-        NetlinkPayload::Overrun(_) => return Some(Event::Lost),
+        NetlinkPayload::Overrun(_) => return Some(KernelEvent::Lost),
         _ => return None,
     };
     match message {
-        M::NewNeighbour(n) if n.header.ifindex == interface => neighbour(n).map(|(address, entry)| Event::Neighbour(address, entry)),
-        M::DelNeighbour(n) if n.header.ifindex == interface => neighbour(n).map(|(address, _)| Event::Neighbour(address, None)),
-        M::NewLink(l) if l.header.index == interface => link(l).map(Event::Link),
+        M::NewNeighbour(n) if n.header.ifindex == interface => neighbour(n).map(|(address, entry)| KernelEvent::Neighbour(address, entry)),
+        M::DelNeighbour(n) if n.header.ifindex == interface => neighbour(n).map(|(address, _)| KernelEvent::Neighbour(address, None)),
+        M::NewLink(l) if l.header.index == interface => link(l).map(KernelEvent::Link),
         // A message of family AF_BRIDGE says only that it has left a bridge.
-        M::DelLink(l) if l.header.index == interface && l.header.interface_family == AddressFamily::Unspec => Some(Event::Gone),
+        M::DelLink(l) if l.header.index == interface && l.header.interface_family == AddressFamily::Unspec => Some(KernelEvent::Gone),
         M::NewNeighbour(_) | M::DelNeighbour(_) | M::NewLink(_) | M::DelLink(_) => None,
-        _ => Some(Event::Routes),
+        _ => Some(KernelEvent::Routes),
     }
 }
 
@@ -191,7 +191,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
 }
 
 /// The neighbour's address, and its entry unless the kernel knows nothing of it.
-fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Option<Entry>)> {
+fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Option<NeighbourEntry>)> {
     use NeighbourState as S;
     // Proxy entries are what this host answers for others.
     if message.header.flags.contains(NeighbourFlags::Proxy) {
@@ -207,10 +207,10 @@ fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Option<Entry>)> {
         _ => None,
     });
     let entry = match (message.header.state, mac) {
-        (S::Permanent | S::Noarp, Some(mac)) => Some(Entry::Kept(mac)),
-        (S::Reachable | S::Stale | S::Delay | S::Probe, Some(mac)) => Some(Entry::Usable(mac)),
-        (S::Incomplete, _) => Some(Entry::Asking),
-        (S::Failed, _) => Some(Entry::Failed),
+        (S::Permanent | S::Noarp, Some(mac)) => Some(NeighbourEntry::Permanent(mac)),
+        (S::Reachable | S::Stale | S::Delay | S::Probe, Some(mac)) => Some(NeighbourEntry::Valid(mac)),
+        (S::Incomplete, _) => Some(NeighbourEntry::Incomplete),
+        (S::Failed, _) => Some(NeighbourEntry::Failed),
         _ => None,
     };
     Some((address, entry))
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn lost_messages_are_noticed() {
         let lost = NetlinkMessage::new(Default::default(), NetlinkPayload::Overrun(Vec::new()));
-        assert_eq!(event(&lost, 3), Some(Event::Lost));
+        assert_eq!(event(&lost, 3), Some(KernelEvent::Lost));
     }
 
     #[test]
@@ -258,10 +258,10 @@ mod tests {
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(vec![2; 6]));
         let wrap = |m: &NeighbourMessage| NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(m.clone()));
         let address = "10.0.0.1".parse().unwrap();
-        assert_eq!(event(&wrap(&message), 3), Some(Event::Neighbour(address, Some(Entry::Usable([2; 6])))));
+        assert_eq!(event(&wrap(&message), 3), Some(KernelEvent::Neighbour(address, Some(NeighbourEntry::Valid([2; 6])))));
         assert_eq!(event(&wrap(&message), 4), None);
         message.header.state = NeighbourState::Failed;
-        assert_eq!(event(&wrap(&message), 3), Some(Event::Neighbour(address, Some(Entry::Failed))));
+        assert_eq!(event(&wrap(&message), 3), Some(KernelEvent::Neighbour(address, Some(NeighbourEntry::Failed))));
         message.header.flags = NeighbourFlags::Proxy;
         assert_eq!(event(&wrap(&message), 3), None);
     }

@@ -23,12 +23,12 @@ fn probe() -> TftpProbe {
     }
 }
 
-fn check(probe: &TftpProbe) -> ReadCheck {
-    ReadCheck::new(probe, vip(), Duration::from_secs(1), at(0))
+fn check(probe: &TftpProbe) -> TftpCheck {
+    TftpCheck::new(probe, vip(), Duration::from_secs(1), at(0))
 }
 
-/// What the check sends now.
-fn sent(check: &mut ReadCheck) -> Vec<(u16, Vec<u8>)> {
+/// Returns the datagrams that the check sends now.
+fn sent(check: &mut TftpCheck) -> Vec<(u16, Vec<u8>)> {
     let mut out = Vec::new();
     std::iter::from_fn(|| check.transmit(&mut out).map(|to| (to.port(), out.clone()))).collect()
 }
@@ -47,8 +47,8 @@ fn block(number: u16, data: &[u8]) -> Vec<u8> {
     [&data_header(number)[..], data].concat()
 }
 
-/// A whole transfer of `content` in blocks of 8 from a server that grants everything.
-fn transfer(check: &mut ReadCheck, content: &[u8]) {
+/// Runs a whole transfer of `content` in blocks of 8 from a server that grants everything.
+fn transfer(check: &mut TftpCheck, content: &[u8]) {
     sent(check);
     check.receive(at(1), tid(), &oack(&[("tsize", &content.len().to_string()), ("blksize", "8")]));
     for (index, data) in content.chunks(8).enumerate() {
@@ -63,51 +63,55 @@ fn transfer(check: &mut ReadCheck, content: &[u8]) {
 fn a_canary_that_is_right_ends_with_an_acknowledgement() {
     let mut check = check(&probe());
     transfer(&mut check, CANARY);
-    assert_eq!(check.outcome(), Some(&Outcome::Good));
+    assert_eq!(check.outcome(), Some(&Outcome::Passed));
     assert_eq!(sent(&mut check), [(20001, vec![0, 4, 0, 3])], "the last block is acknowledged");
 }
 
 #[test]
-fn a_server_without_options_and_with_any_tid_is_as_good() {
+fn a_server_without_options_and_with_any_tid_passes() {
     let mut check = check(&TftpProbe { sha256: None, size: None, ..probe() });
     let request = sent(&mut check);
-    let Ok(Packet::Request(asked)) = Packet::parse(&request[0].1) else { panic!("{request:?}") };
-    let options: Vec<_> = asked.options.iter().map(|(name, _)| name.to_vec()).collect();
-    assert_eq!((request[0].0, asked.file, options), (69, &b"canary"[..], vec![b"tsize".to_vec(), b"blksize".to_vec()]));
+    let Ok(Packet::Request(parsed)) = Packet::parse(&request[0].1) else { panic!("{request:?}") };
+    let options: Vec<_> = parsed.options.iter().map(|(name, _)| name.to_vec()).collect();
+    assert_eq!((request[0].0, parsed.file, options), (69, &b"canary"[..], vec![b"tsize".to_vec(), b"blksize".to_vec()]));
     check.receive(at(1), SocketAddr::new(vip(), 33333), &block(1, b"short"));
-    assert_eq!(check.outcome(), Some(&Outcome::Good));
+    assert_eq!(check.outcome(), Some(&Outcome::Passed));
 }
 
 #[test]
-fn wrong_content_is_told_apart_and_the_server_is_stopped() {
+fn wrong_content_is_reported_and_the_server_is_stopped() {
     let mut other = check(&probe());
     transfer(&mut other, b"0123456789ABCDEFGHIJ");
-    assert!(matches!(other.outcome(), Some(Outcome::Failed(Failure::Content(why))) if why.contains("SHA-256")));
+    assert!(matches!(other.outcome(), Some(Outcome::Failed(Failure::WrongContent(why))) if why.contains("SHA-256")));
     let mut longer = check(&probe());
     transfer(&mut longer, &[CANARY, CANARY].concat());
-    assert!(matches!(longer.outcome(), Some(Outcome::Failed(Failure::Content(why))) if why.contains("announces 40 bytes, 20 are")));
+    assert!(
+        matches!(longer.outcome(), Some(Outcome::Failed(Failure::WrongContent(why))) if why.contains("announces 40 bytes, expected 20"))
+    );
     let last = sent(&mut longer);
     assert!(matches!(Packet::parse(&last[0].1), Ok(Packet::Error { .. })), "{last:?}");
-    // One that announces nothing is stopped by the first byte too many.
-    let mut silent = check(&TftpProbe { size: Some(4), sha256: None, ..probe() });
-    sent(&mut silent);
-    silent.receive(at(1), tid(), &oack(&[("blksize", "8")]));
-    silent.receive(at(1), tid(), &block(1, b"01234567"));
-    assert!(matches!(silent.outcome(), Some(Outcome::Failed(Failure::Content(why))) if why.contains("more than the 4 bytes")));
+    // A server that announces no size is stopped by the first byte too many.
+    let mut without_size = check(&TftpProbe { size: Some(4), sha256: None, ..probe() });
+    sent(&mut without_size);
+    without_size.receive(at(1), tid(), &oack(&[("blksize", "8")]));
+    without_size.receive(at(1), tid(), &block(1, b"01234567"));
+    assert!(
+        matches!(without_size.outcome(), Some(Outcome::Failed(Failure::WrongContent(why))) if why.contains("more than the expected 4 bytes"))
+    );
 }
 
 #[test]
-fn an_error_is_no_silence() {
+fn a_tftp_error_is_not_a_timeout() {
     let mut check = check(&probe());
     let mut error = Vec::new();
     put_error(&mut error, ErrorCode::NOT_FOUND, b"File not found\x1b[2J");
     check.receive(at(1), tid(), &error);
-    let said = check.outcome().map(ToString::to_string);
-    assert_eq!(said.as_deref(), Some("refused: TFTP error 1 (file not found): \"File not found·[2J\""));
+    let outcome_text = check.outcome().map(ToString::to_string);
+    assert_eq!(outcome_text.as_deref(), Some("refused: TFTP error 1 (file not found): \"File not found·[2J\""));
 }
 
 #[test]
-fn silence_and_a_stall_are_told_apart_and_lost_packets_are_repeated() {
+fn a_timeout_and_a_stall_are_distinguished_and_lost_packets_are_repeated() {
     let mut check_of_dead = check(&probe());
     let mut requests = 0;
     while check_of_dead.outcome().is_none() {
@@ -116,8 +120,8 @@ fn silence_and_a_stall_are_told_apart_and_lost_packets_are_repeated() {
         check_of_dead.expire(deadline);
     }
     assert_eq!(requests, 4);
-    assert_eq!(check_of_dead.outcome().map(ToString::to_string).as_deref(), Some("silent: nothing came within 1s"));
-    assert_eq!(sent(&mut check_of_dead), [], "there is nobody to stop");
+    assert_eq!(check_of_dead.outcome().map(ToString::to_string).as_deref(), Some("timeout: no answer within 1s"));
+    assert_eq!(sent(&mut check_of_dead), [], "there is no server to stop");
 
     let mut stalled = check(&probe());
     sent(&mut stalled);
@@ -129,7 +133,7 @@ fn silence_and_a_stall_are_told_apart_and_lost_packets_are_repeated() {
         stalled.expire(deadline);
     }
     assert_eq!(stalled.outcome().map(ToString::to_string).as_deref(), Some("stalled: in block 2, with 8 bytes after 1s"));
-    assert!(matches!(Packet::parse(&sent(&mut stalled)[0].1), Ok(Packet::Error { .. })), "its side is ended");
+    assert!(matches!(Packet::parse(&sent(&mut stalled)[0].1), Ok(Packet::Error { .. })), "the server's transfer is ended");
 }
 
 proptest! {
