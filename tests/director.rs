@@ -3,7 +3,7 @@
 
 mod dut;
 
-use dut::{Director, FAR_MAC, PATIENCE, in_namespaces, ip};
+use dut::{Director, PEER_MAC, TIMEOUT, in_namespaces, ip};
 use guideway_io::af_packet::AfPacket;
 use guideway_packet::wire::build;
 use nix::sys::signal::Signal;
@@ -54,13 +54,13 @@ fn from_client(port: u16) -> build::Packet {
 }
 
 /// Sends `inner` in GRE as the router, and gives the frame that the director makes of it.
-fn through(wire: &mut AfPacket, inner: &build::Packet) -> Vec<u8> {
-    dut::frame_through(wire, inner, |_| true)
+fn backend_for(wire: &mut AfPacket, inner: &build::Packet) -> Vec<u8> {
+    dut::frame_for(wire, inner, |_| true)
 }
 
 /// The last byte of the backend's address, from a frame that must be GRE to it around `inner`.
 fn backend_of(frame: &[u8], inner: &build::Packet) -> u8 {
-    assert_eq!(frame[..6], FAR_MAC);
+    assert_eq!(frame[..6], PEER_MAC);
     assert_eq!(frame[26..30], [10, 0, 1, 11]);
     assert_eq!(frame[30..33], [10, 0, 1]);
     assert_eq!(frame[34..38], [0, 0, 8, 0]);
@@ -81,10 +81,10 @@ fn a_day_of_a_director(io: &'static str) {
         // Packets to the backends that the TID range names, and a request to one of them.
         for (port, expected) in [(20_000, 21), (21_999, 22)] {
             let inner = from_client(port);
-            assert_eq!(backend_of(&through(&mut wire, &inner), &inner), expected, "port {port}");
+            assert_eq!(backend_of(&backend_for(&mut wire, &inner), &inner), expected, "port {port}");
         }
         let request = from_client(69);
-        assert!([21, 22].contains(&backend_of(&through(&mut wire, &request), &request)));
+        assert!([21, 22].contains(&backend_of(&backend_for(&mut wire, &request), &request)));
         let status = director.until(|s| s["counters"]["transmitted"].as_u64() >= Some(3));
         assert_eq!(status["counters"]["dropped"], serde_json::json!({}));
         assert!(status["backends"].as_array().unwrap().iter().all(|b| b["neighbour"] == "02:00:00:00:01:01"), "{status:#}");
@@ -102,7 +102,7 @@ fn a_day_of_a_director(io: &'static str) {
         assert!(status["generation"].as_u64() > Some(first));
         assert_eq!((&status["reload"]["accepted"], status["backends"].as_array().unwrap().len()), (&1.into(), 3));
         let inner = from_client(22_500);
-        assert_eq!(backend_of(&through(&mut wire, &inner), &inner), 23);
+        assert_eq!(backend_of(&backend_for(&mut wire, &inner), &inner), 23);
 
         // And with one VIP more, which a filter in the kernel has to let in.
         let file = director.directory.path().join("d1.toml");
@@ -111,7 +111,7 @@ fn a_day_of_a_director(io: &'static str) {
         director.signal(Signal::SIGHUP);
         director.logged("\"reloaded\"");
         let inner = dut::to_vip("198.51.100.7:4000", "192.0.2.70", 20_001);
-        assert_eq!(backend_of(&through(&mut wire, &inner), &inner), 21);
+        assert_eq!(backend_of(&backend_for(&mut wire, &inner), &inner), 21);
 
         // A file that is broken, one that needs a restart, and one that gives a running transfer's range away.
         let generation = director.status()["generation"].clone();
@@ -123,13 +123,13 @@ fn a_day_of_a_director(io: &'static str) {
         {
             std::fs::write(&file, text).unwrap();
             director.signal(Signal::SIGHUP);
-            director.logged("stay");
+            director.logged("tables unchanged");
             let status = director.until(|s| s["reload"]["refused"] == refused + 1);
             assert!(status["reload"]["last_error"].as_str().unwrap().contains(reason), "{status:#}");
             assert_eq!(status["generation"], generation);
         }
         let inner = from_client(22_999);
-        assert_eq!(backend_of(&through(&mut wire, &inner), &inner), 23, "refused files change nothing");
+        assert_eq!(backend_of(&backend_for(&mut wire, &inner), &inner), 23, "refused files change nothing");
 
         // Nobody takes the place of a running director.
         std::fs::write(&file, good).unwrap();
@@ -169,12 +169,12 @@ fn a_backend_that_clients_wait_for_is_suspected_and_keeps_its_packets() {
     in_namespaces(|mut wire| {
         let director = start("af_packet");
         // Nobody answers any of them, so they ask again and again.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let suspected = loop {
             for client in 1..=12 {
                 let client = SocketAddr::from(([198, 51, 100, client], 4000));
                 let request = build::udp(client, "192.0.2.69:69".parse().unwrap(), b"\0\x01pxelinux.0\0octet\0");
-                through(&mut wire, &request);
+                backend_for(&mut wire, &request);
             }
             let status = director.status();
             let backends = status["backends"].as_array().unwrap();
@@ -185,7 +185,7 @@ fn a_backend_that_clients_wait_for_is_suspected_and_keeps_its_packets() {
         };
         assert!(suspected["suspected_because"].as_str().unwrap().contains("clients repeat requests"), "{suspected:#}");
         assert_eq!(suspected["state"], "active", "a suspicion takes nothing from a backend");
-        director.logged("suspected: at least 3 clients");
+        assert!(director.logged("backend suspected").contains("at least 3 clients"));
         let name = suspected["name"].as_str().unwrap();
         let series = format!(
             "guideway_director_backend_suspected{{pool=\"boot\",backend=\"{name}\",address=\"10.0.1.2{}\",state=\"active\"}} 1\n",

@@ -2,21 +2,21 @@
 //! the set of next hops of it. Directors, their BIRD and their hosts come and go while clients fetch files through the others.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod site;
+mod netns_fixture;
 
 use clap::Parser;
 use guideway_daemon::client as control_client;
 use guideway_host::netlink::Netlink;
 use guideway_host::netns::Namespace;
 use guideway_lab::args::{Io, LabArgs};
-use guideway_lab::directors;
+use guideway_lab::configuration;
 use guideway_lab::plan::Plan;
 use guideway_lab::router::{self, Router};
 use guideway_lab::topology::{ROUTER_INGRESS, Topology};
+use netns_fixture::hosts::{Clients, FILE, TIMEOUT, alive, content, program_on, ready, run_on, signal, until};
+use netns_fixture::{GUIDEWAY, Running};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use site::hosts::{Clients, FILE, PATIENCE, alive, content, program_on, ready, run_on, signal, until};
-use site::{GUIDEWAY, Running};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ const TABLE: u32 = 4754;
 const ROUTER_TABLE: u32 = 100;
 
 #[derive(Parser)]
-struct Line {
+struct CommandLine {
     #[command(flatten)]
     lab: LabArgs,
 }
@@ -46,7 +46,7 @@ struct Fleet {
 
 impl Fleet {
     fn start(family: &str) -> Fleet {
-        let args = Line::try_parse_from(["lab", "--directors", "3", "--backends", "1"].into_iter().chain(family.split_whitespace()));
+        let args = CommandLine::try_parse_from(["lab", "--directors", "3", "--backends", "1"].into_iter().chain(family.split_whitespace()));
         let plan = Plan::new(&args.unwrap().lab);
         let topology = Topology::build(&plan).unwrap();
         let directory = tempfile::tempdir().unwrap();
@@ -57,17 +57,17 @@ impl Fleet {
         let backend = &plan.backends[0];
         let mut server = program_on(&topology.backends[0], GUIDEWAY);
         server.args(["tftpd", "--log-level", "warn", "--gre", &backend.address.to_string(), "--vip", &plan.vip.to_string()]);
-        server.args(["--tid-port", &backend.tids.unwrap().0.to_string()]).arg("--root").arg(&root);
+        server.args(["--tid-port", &backend.tid_range.unwrap().0.to_string()]).arg("--root").arg(&root);
         let server = ready(server, directory.path());
 
-        let settings = router::Settings {
+        let router_config = router::RouterConfig {
             ingress: ROUTER_INGRESS.to_owned(),
-            vips: vec![plan.vip_net()],
+            vips: vec![plan.vip_prefix()],
             sources: vec![plan.router.0],
             directors_table: ROUTER_TABLE,
-            ..router::Settings::default()
+            ..router::RouterConfig::default()
         };
-        let router = topology.router.run(|| router::start(settings)).unwrap();
+        let router = topology.router.run(|| router::start(router_config)).unwrap();
         let table = ROUTER_TABLE.to_string();
         let bird = bird(&topology.router, "router", directory.path(), &[("TABLE", &table)]);
         let mut fleet = Fleet { plan, topology, router, directory, directors: Vec::new(), birds: Vec::new(), _others: vec![server, bird] };
@@ -81,7 +81,7 @@ impl Fleet {
     /// Writes the file of director `number`.
     fn configure(&self, number: usize, paused: bool) -> PathBuf {
         let file = self.directory.path().join(format!("{}.toml", self.plan.directors[number].name));
-        let text = directors::configuration(&self.plan, number, Io::AfXdp, &self.socket(number), &self.plan.backends);
+        let text = configuration::configuration(&self.plan, number, Io::AfXdp, &self.socket(number), &self.plan.backends);
         let text = text.replace("service = \"tftp\"", &format!("service = \"tftp\"\npaused = {paused}"));
         std::fs::write(&file, format!("{text}\n[announce]\ntable = {TABLE}\n")).unwrap();
         file
@@ -113,7 +113,7 @@ impl Fleet {
 
     /// What director `number` says of its VIP.
     fn vip(&self, number: usize) -> Value {
-        control_client::get(&self.socket(number), "/v1/status").unwrap()["vips"][0].clone()
+        control_client::get::<serde_json::Value>(&self.socket(number), "/v1/status").unwrap()["vips"][0].clone()
     }
 
     /// How many packets director `number`, which has ended, forwarded in its life.
@@ -124,11 +124,11 @@ impl Fleet {
         counters["transmitted"].as_u64().unwrap()
     }
 
-    /// Waits until each of these directors is among the router's next hops, or none of them is. Of the others nothing is asked: on a machine with
-    /// too much to do BFD may lose one for a moment.
+    /// Waits until each of these directors is among the router's next hops, or none of them is. The others do not matter: on a
+    /// busy machine BFD may lose one for a moment.
     fn router(&self, what: &str, directors: &[usize], wanted: bool, most: Duration) {
         let took = until(what, || {
-            let now = self.router.directors.load().of(self.plan.vip).to_vec();
+            let now = self.router.directors.load().for_destination(self.plan.vip).to_vec();
             let right = directors.iter().all(|number| now.contains(&self.plan.directors[*number].address) == wanted);
             right.then_some(()).ok_or(format!("{now:?}"))
         });
@@ -157,10 +157,10 @@ fn bird(host: &Namespace, which: &str, directory: &Path, values: &[(&str, &str)]
 
 fn a_day_of_a_fleet(family: &'static str) {
     let needs = [("bird", "bird2"), ("nsenter", "util-linux"), ("setpriv", "util-linux"), ("ip", "iproute2")];
-    site::in_namespace(&needs, move || {
+    netns_fixture::in_namespace(&needs, move || {
         let ms = Duration::from_millis;
         let mut fleet = Fleet::start(family);
-        fleet.router("three directors are ready", &[0, 1, 2], true, PATIENCE);
+        fleet.router("three directors are ready", &[0, 1, 2], true, TIMEOUT);
         assert_eq!(fleet.vip(0)["announced"], true);
         let clients = Clients::start(&fleet.topology.client, fleet.plan.vip, fleet.directory.path(), 3);
 
@@ -170,7 +170,7 @@ fn a_day_of_a_fleet(family: &'static str) {
             busy.then_some(()).ok_or(format!("{sent:?}"))
         });
 
-        // Told to end, a director withdraws first and forwards on.
+        // On SIGTERM a director withdraws first and continues to forward.
         signal(&fleet.directors[0], Signal::SIGTERM);
         let since = Instant::now();
         fleet.router("SIGTERM", &[0], false, ms(1000));
@@ -181,16 +181,16 @@ fn a_day_of_a_fleet(family: &'static str) {
         let (sent, forwarded) = (fleet.router.counters.directors()[&fleet.plan.directors[0].address], fleet.forwarded(0));
         assert_eq!(sent, forwarded, "not one packet is lost from start to end");
         fleet.directors[0] = fleet.director(0);
-        fleet.router("started again", &[0, 1, 2], true, PATIENCE);
+        fleet.router("started again", &[0, 1, 2], true, TIMEOUT);
 
-        // Killed, it takes its routes along, and its BIRD tells.
+        // Killed, it takes its routes along, and its BIRD withdraws them.
         signal(&fleet.directors[1], Signal::SIGKILL);
         fleet.router("SIGKILL", &[1], false, ms(1000));
         assert!(alive(&mut fleet.birds[1]));
         fleet.directors[1] = fleet.director(1);
-        fleet.router("started again", &[0, 1, 2], true, PATIENCE);
+        fleet.router("started again", &[0, 1, 2], true, TIMEOUT);
 
-        // Paused, and no longer, by people: at once, both.
+        // A pause by an operator takes effect at once, and so does its end.
         for paused in [true, false] {
             fleet.configure(0, paused);
             signal(&fleet.directors[0], Signal::SIGHUP);
@@ -201,16 +201,16 @@ fn a_day_of_a_fleet(family: &'static str) {
         signal(&fleet.birds[2], Signal::SIGSTOP);
         fleet.router("BIRD stopped", &[2], false, ms(2000));
         signal(&fleet.birds[2], Signal::SIGCONT);
-        fleet.router("BIRD goes on", &[0, 1, 2], true, PATIENCE);
+        fleet.router("BIRD goes on", &[0, 1, 2], true, TIMEOUT);
         fleet.birds[2].0.kill().unwrap();
         fleet.router("BIRD killed", &[2], false, ms(2000));
         fleet.birds[2] = fleet.bird(2);
-        fleet.router("BIRD started again", &[0, 1, 2], true, PATIENCE);
-        let cable = |host: &str, up| Netlink::within(&fleet.topology.fabric, |fabric| fabric.up(host, up)).unwrap();
+        fleet.router("BIRD started again", &[0, 1, 2], true, TIMEOUT);
+        let cable = |host: &str, up| Netlink::in_namespace(&fleet.topology.fabric, |fabric| fabric.set_up(host, up)).unwrap();
         cable("d3", false);
         fleet.router("host cut off", &[2], false, ms(2000));
         cable("d3", true);
-        fleet.router("host is back", &[0, 1, 2], true, PATIENCE);
+        fleet.router("host is back", &[0, 1, 2], true, TIMEOUT);
 
         let verified = clients.verified();
         println!("{verified} transfers meanwhile, all verified");
@@ -238,7 +238,7 @@ fn a_day_of_a_fleet(family: &'static str) {
         let status = String::from_utf8_lossy(&status.stdout).into_owned();
         assert!(status.contains(&format!("{} is not announced: no backend of pool boot", fleet.plan.vip)), "{status}");
         cable("t1", true);
-        fleet.router("the backend is back", &[0, 1, 2], true, PATIENCE);
+        fleet.router("the backend is back", &[0, 1, 2], true, TIMEOUT);
         assert_eq!(Clients::start(&fleet.topology.client, fleet.plan.vip, fleet.directory.path(), 1).verified(), 1);
 
         for director in &fleet.directors {
@@ -246,7 +246,7 @@ fn a_day_of_a_fleet(family: &'static str) {
         }
         let since = Instant::now();
         fleet.router("SIGTERM to all", &[0, 1, 2], false, ms(1000));
-        // Told once more, a director does not linger.
+        // After a second signal a director does not linger.
         fleet.directors.iter().for_each(|director| signal(director, Signal::SIGTERM));
         for director in &mut fleet.directors {
             assert!(director.0.wait().unwrap().success());
@@ -268,10 +268,10 @@ fn directors_come_and_go_in_the_routers_next_hops_over_ipv6() {
 #[test]
 fn bird_finds_nothing_wrong_with_the_configuration() {
     let needs = [("bird", "bird2")];
-    site::in_namespace(&needs, || {
+    netns_fixture::in_namespace(&needs, || {
         for which in ["director", "router"] {
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tools/bird/{which}.conf"));
-            let output = site::program("bird").arg("-p").arg("-c").arg(&file).output().unwrap();
+            let output = netns_fixture::program("bird").arg("-p").arg("-c").arg(&file).output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(output.status.success() && said.is_empty(), "{which}.conf: {said}");
         }
@@ -280,10 +280,10 @@ fn bird_finds_nothing_wrong_with_the_configuration() {
 
 #[test]
 fn a_device_that_is_there_already_is_refused() {
-    site::in_namespace(&[("ip", "iproute2")], || {
-        site::ip("link add dut0 type veth peer name far0");
-        site::ip("link set dut0 up");
-        site::ip("tuntap add gw-d1 mode tun");
+    netns_fixture::in_namespace(&[("ip", "iproute2")], || {
+        netns_fixture::ip("link add dut0 type veth peer name far0");
+        netns_fixture::ip("link set dut0 up");
+        netns_fixture::ip("tuntap add gw-d1 mode tun");
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("d1.toml");
         let text = format!(
@@ -307,7 +307,7 @@ fn a_device_that_is_there_already_is_refused() {
             directory.path().display()
         );
         std::fs::write(&file, text).unwrap();
-        let output = site::program(GUIDEWAY).args(["director", "--config"]).arg(&file).output().unwrap();
+        let output = netns_fixture::program(GUIDEWAY).args(["director", "--config"]).arg(&file).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("there is a network interface `gw-d1` already") && said.contains("[announce] interface"), "{said}");

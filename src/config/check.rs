@@ -1,7 +1,8 @@
-//! `guideway check`: is this file good, and what does it not promise?
+//! `guideway check`: checks a file and prints its errors and warnings.
 
-use super::here::{Named, Wanted};
-use super::load::{Checked, LoadError, load};
+use super::document::{Checked, LoadError};
+use super::host_checks::{HostRequirement, RequirementKind};
+use super::load::load;
 use super::problem::Problem;
 use super::summary;
 use super::text::plural;
@@ -10,23 +11,28 @@ use serde_json::json;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Checks a file and reports on it; gives the exit code: 0 if it can be used, 2 if not, 1 if the report could not be written.
+/// Checks a file, prints a report, and returns the exit code: 0 if the file can be used, 2 if not, 1 if the report could not be written.
 ///
-/// For people a summary and the warnings go to `out`, or every error and warning to `err`. With `json` one document goes to `out`:
-/// `{"ok", "file", "errors": […], "warnings": […]}`, whose entries are [`Problem`]s.
+/// Writes a summary and the warnings to `out`, or all errors and warnings to `err`. With `json`, writes one document to `out`: `{"ok",
+/// "file", "errors": […], "warnings": […]}`, whose entries are [`Problem`]s.
 pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let loaded = load(path).map(|mut checked| {
-        checked.look(path, named);
+        checked.check_host(path, host_requirements);
         checked
     });
-    tell(path, loaded, json, out, err, summary::write)
+    print_report(path, loaded, json, out, err, summary::write)
 }
 
-/// What a director's file names that should be on its host.
-fn named(config: &Config) -> Vec<Named> {
-    let mut named: Vec<Named> =
-        config.director.io.interface().map(|name| Named::new("director.io.interface", name, Wanted::Interface)).into_iter().collect();
-    named.extend(config.store.iter().flat_map(Store::named));
+/// Returns the files and interfaces that a director's file expects on its host.
+fn host_requirements(config: &Config) -> Vec<HostRequirement> {
+    let mut host_requirements: Vec<HostRequirement> = config
+        .director
+        .io
+        .interface()
+        .map(|name| HostRequirement::new("director.io.interface", name, RequirementKind::Interface))
+        .into_iter()
+        .collect();
+    host_requirements.extend(config.store.iter().flat_map(Store::host_requirements));
     if let Some(api) = &config.api {
         let tls = api.tls.as_ref();
         let files = [
@@ -35,13 +41,15 @@ fn named(config: &Config) -> Vec<Named> {
             ("key", tls.map(|tls| &tls.key)),
             ("client_ca", tls.and_then(|tls| tls.client_ca.as_ref())),
         ];
-        named.extend(files.into_iter().filter_map(|(key, file)| Some(Named::new(format!("api.{key}"), file?, Wanted::File))));
+        host_requirements.extend(
+            files.into_iter().filter_map(|(key, file)| Some(HostRequirement::new(format!("api.{key}"), file?, RequirementKind::File))),
+        );
     }
-    named
+    host_requirements
 }
 
-/// The same for a file of any kind; `summary` says what it holds.
-pub fn tell<T>(
+/// Checks a file of any kind; `summary` prints its contents.
+pub fn print_report<T>(
     path: &Path,
     loaded: Result<Checked<T>, LoadError>,
     json: bool,
@@ -49,19 +57,19 @@ pub fn tell<T>(
     err: &mut dyn Write,
     summary: impl Fn(&T, &mut dyn Write) -> io::Result<()>,
 ) -> u8 {
-    let (code, written) = match loaded {
-        Ok(checked) if json => (code(&checked), document(path, &checked, out)),
-        Ok(checked) => (code(&checked), report(path, &checked, out, err, summary)),
+    let (exit_code, written) = match loaded {
+        Ok(checked) if json => (exit_code(&checked), document(path, &checked, out)),
+        Ok(checked) => (exit_code(&checked), report(path, &checked, out, err, summary)),
         Err(error) => {
             let text = error.to_string();
             let document = json!({ "ok": false, "file": path.display().to_string(), "errors": [{ "message": text }], "warnings": [] });
             (2, if json { writeln!(out, "{document:#}") } else { writeln!(err, "{text}") })
         }
     };
-    if written.is_err() { 1 } else { code }
+    if written.is_err() { 1 } else { exit_code }
 }
 
-fn code<T>(checked: &Checked<T>) -> u8 {
+fn exit_code<T>(checked: &Checked<T>) -> u8 {
     if checked.config.is_some() { 0 } else { 2 }
 }
 

@@ -1,31 +1,31 @@
-//! Durations as people write them: `200ms`, `60s`, `1m30s`, `2h`.
+//! Durations as operators write them: `200ms`, `60s`, `1m30s`, `2h`.
 
 use std::time::Duration;
 
-/// Why a text is no duration.
+/// Why a text is not a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
-    /// There is nothing.
+    /// The text is empty.
     #[error("is empty; write a number with a unit (ms, s, m, h), such as \"60s\"")]
     Empty,
     /// A part does not start with digits.
-    #[error("is no duration; write whole numbers with a unit (ms, s, m, h), such as \"60s\" or \"1m30s\"")]
+    #[error("is not a duration; write whole numbers with a unit (ms, s, m, h), such as \"60s\" or \"1m30s\"")]
     NoNumber,
-    /// A number without a unit, or with one that is not known.
-    #[error("lacks a unit that is known; write ms, s, m or h behind every number, such as \"60s\"")]
+    /// A number without a unit, or with an unknown unit.
+    #[error("lacks a known unit; write ms, s, m or h after every number, such as \"60s\"")]
     Unit,
-    /// The same unit again, or a larger one behind a smaller one.
-    #[error("names its units out of order; write each of h, m, s, ms at most once, the largest first, such as \"1m30s\"")]
+    /// A repeated unit, or a larger unit after a smaller one.
+    #[error("has its units out of order; write each of h, m, s, ms at most once, the largest first, such as \"1m30s\"")]
     Order,
     /// More than 2^64 − 1 milliseconds.
-    #[error("is too long to be represented")]
+    #[error("is too long; the limit is 2^64 - 1 milliseconds")]
     TooLong,
 }
 
 /// Units in milliseconds, the largest first.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Reads whole numbers with units, the largest unit first, with or without spaces between.
+/// Parses whole numbers with units, the largest unit first, with or without spaces.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -51,7 +51,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     Ok(Duration::from_millis(total))
 }
 
-/// Writes a duration as [`parse`] reads it; what is below a millisecond is cut off.
+/// Formats a duration as [`parse`] reads it; cuts off everything below a millisecond.
 pub fn human(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut text = String::new();
@@ -74,7 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn durations_as_people_write_them() {
+    fn durations_as_operators_write_them() {
         for (text, milliseconds) in [
             ("200ms", 200),
             ("60s", 60_000),
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration_is_told_why() {
+    fn invalid_durations_give_the_reason() {
         for (text, error) in [
             ("", DurationError::Empty),
             ("  ", DurationError::Empty),
@@ -112,12 +112,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in ".{0,40}") {
+        fn any_text_is_parsed_or_refused(text in ".{0,40}") {
             let _ = parse(&text);
         }
 
         #[test]
-        fn what_is_written_is_read_back(milliseconds in any::<u64>()) {
+        fn formatted_durations_are_parsed_back(milliseconds in any::<u64>()) {
             let duration = Duration::from_millis(milliseconds);
             prop_assert_eq!(parse(&human(duration)), Ok(duration));
         }

@@ -1,11 +1,11 @@
-//! An intent as the text that people write and that is read again: `[[vip]]` and `[[pool]]`, a backend a line.
+//! Writes an intent as TOML that operators can edit: `[[vip]]` and `[[pool]]`, one backend a line.
 
 use super::{Intent, Pool, Vip};
 use serde_json::Value;
 use std::fmt::Write;
 
 impl Intent {
-    /// The TOML text of this intent; [`super::read_intent`] makes the same of it.
+    /// Returns the TOML text of this intent; [`super::read_intent`] reads it back.
     pub fn to_toml(&self) -> String {
         let mut text = self.active_key.map_or_else(String::new, |id| format!("active_key = \"{id}\"\n"));
         let vips = self.vips.iter().map(|vip| ("vip", Vip::to_json(vip)));
@@ -49,7 +49,7 @@ mod tests {
     use super::super::read_intent;
 
     #[test]
-    fn an_intent_survives_the_way_through_text() {
+    fn an_intent_survives_a_round_trip_through_text() {
         let text = r#"active_key = "0123456789abcdef"
 
 [[vip]]

@@ -1,15 +1,16 @@
-//! The file of a health controller: `[health]`, and what is to be checked.
+//! The file of a health controller: `[health]`, and the backends to check.
 //!
-//! That is in the store that directors share; without one in this file, or in that of a director that `intent` names.
+//! The backends are in the store that directors share; without a store, in this file or in the file that `intent` names.
 
-use super::check::tell;
+use super::check::print_report;
 use super::director::address;
-use super::here::{Named, Wanted};
-use super::load::{Checked, LoadError, intent_of, load, load_with, read_kind};
+use super::document::{Checked, LoadError, load_with, read_kind};
+use super::host_checks::{HostRequirement, RequirementKind};
+use super::load::{embedded_intent, load};
 use super::reader::{Field, Reader};
 use super::summary::addresses;
-use super::text::{self, plural, some_of};
-use super::{Addresses, Intent, Kind, Probe, read_intent, store};
+use super::text::{self, abbreviate_list, plural};
+use super::{Addresses, FileKind, Intent, Probe, read_intent, store};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -31,44 +32,44 @@ pub struct HealthFile {
 pub struct HealthSection {
     /// 1–63 characters as for a director's name.
     pub name: String,
-    /// Where checks come from: addresses of this host, which must not hold a VIP. At least one of the two families.
+    /// Source of checks: addresses of this host, which must not be a VIP. At least one of the two families.
     pub source: Addresses,
     /// The control socket.
     pub socket: PathBuf,
-    /// Where metrics are served to Prometheus; nowhere by default.
+    /// Address that serves metrics to Prometheus; none by default.
     pub metrics: Option<SocketAddr>,
-    /// Checks that may be under way at a time, 1–65,536; default 4096.
+    /// Maximum number of concurrent checks, 1–65,536; default 4096.
     pub concurrency: usize,
-    /// Directories whose programs checks of kind exec may run; none by default. The intent comes from elsewhere, and whoever may change it must
-    /// not thereby be able to run anything here.
-    pub exec: Vec<PathBuf>,
+    /// Directories whose programs exec checks may run; none by default. The intent comes from elsewhere, and an operator who may change it
+    /// must not be able to run any program on this host.
+    pub exec_dirs: Vec<PathBuf>,
 }
 
 /// Where the intent is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IntentSource {
-    /// In the store, where what is seen is published, too.
+    /// In the store, where the health is also published.
     Store(super::Store),
     /// In the same file.
-    Here(Intent),
-    /// In this one, of a director or with an intent alone.
+    Inline(Intent),
+    /// In the file of a director, or in a file with an intent only.
     File(PathBuf),
 }
 
 /// Reads and checks the file of a health controller.
 ///
 /// # Errors
-/// When it cannot be looked at. Errors *in* it are in [`Checked::problems`].
+/// Returns an error when the file cannot be read. Errors *in* the file are in [`Checked::problems`].
 pub fn load_health(path: &Path) -> Result<Checked<HealthFile>, LoadError> {
     load_with(path, read_health)
 }
 
-/// Reads and checks the text of such a file.
+/// Reads and checks the text of a health controller's file.
 pub fn read_health(text: &str) -> Checked<HealthFile> {
-    read_kind(text, Kind::Health, sections)
+    read_kind(text, FileKind::Health, sections)
 }
 
-/// Reads and checks a file with an intent: a director's, or one with `[[vip]]` and `[[pool]]` alone.
+/// Reads and checks a file with an intent: a director's file, or one with `[[vip]]` and `[[pool]]` only.
 ///
 /// # Errors
 /// As [`load_health`].
@@ -84,22 +85,23 @@ pub fn load_intent(path: &Path) -> Result<Checked<Intent>, LoadError> {
 /// `guideway check` for the file of a health controller.
 pub fn check_health_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let loaded = load_health(path).map(|mut checked| {
-        checked.look(path, named);
+        checked.check_host(path, host_requirements);
         checked
     });
-    tell(path, loaded, json, out, err, summary)
+    print_report(path, loaded, json, out, err, summary)
 }
 
-/// What it names that should be on its host.
-fn named(file: &HealthFile) -> Vec<Named> {
-    let exec = file.health.exec.iter().enumerate();
-    let mut named: Vec<Named> = exec.map(|(at, path)| Named::new(format!("health.exec[{at}]"), path, Wanted::Directory)).collect();
+/// Returns the files and directories that the file expects on its host.
+fn host_requirements(file: &HealthFile) -> Vec<HostRequirement> {
+    let exec_dirs = file.health.exec_dirs.iter().enumerate();
+    let mut host_requirements: Vec<HostRequirement> =
+        exec_dirs.map(|(at, path)| HostRequirement::new(format!("health.exec_dirs[{at}]"), path, RequirementKind::Directory)).collect();
     match &file.intent {
-        IntentSource::Store(store) => named.extend(store.named()),
-        IntentSource::File(path) => named.push(Named::new("health.intent", path, Wanted::File)),
-        IntentSource::Here(_) => {}
+        IntentSource::Store(store) => host_requirements.extend(store.host_requirements()),
+        IntentSource::File(path) => host_requirements.push(HostRequirement::new("health.intent", path, RequirementKind::File)),
+        IntentSource::Inline(_) => {}
     }
-    named
+    host_requirements
 }
 
 fn summary(file: &HealthFile, out: &mut dyn Write) -> io::Result<()> {
@@ -113,7 +115,7 @@ fn summary(file: &HealthFile, out: &mut dyn Write) -> io::Result<()> {
     match &file.intent {
         IntentSource::Store(store) => writeln!(out, "  store     {}", store::summary(store)),
         IntentSource::File(path) => writeln!(out, "  intent    in {}", path.display()),
-        IntentSource::Here(intent) => intent.pools.iter().try_for_each(|pool| {
+        IntentSource::Inline(intent) => intent.pools.iter().try_for_each(|pool| {
             let how = pool.check.as_ref().map_or("not checked".to_owned(), |check| check.label());
             let count = pool.backends.len();
             writeln!(out, "  pool      {}: {count} {}, {how}", pool.name, plural(count, "backend"))
@@ -123,86 +125,96 @@ fn summary(file: &HealthFile, out: &mut dyn Write) -> io::Result<()> {
 
 fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<HealthFile> {
     let mut root = reader.root(document);
-    let nothing = root.about("pool");
+    let missing_location = root.key_location("pool");
     let inline = document.contains_key("vip") || document.contains_key("pool");
     let table = root.required("health", "[health]").and_then(|f| f.table("a table: [health]"));
-    let mut elsewhere = None;
+    let mut intent_path = None;
     let health = table.and_then(|mut table| {
         let name = table.required("name", "name = \"h1\"").and_then(|f| f.parse("a name in quotes", text::name)).map(|s| s.value);
         let source = table.required("source", "source = \"10.0.1.9\"").and_then(|f| address(f).0);
         let socket = match table.optional("socket") {
             Some(field) => field.parse("a path in quotes", text::socket_path).map(|s| s.value),
-            None => name.as_ref().map(|name| text::socket_of(name)),
+            None => name.as_ref().map(|name| text::default_socket(name)),
         };
         let metrics = match table.optional("metrics") {
             Some(field) => field.parse("an address with a port in quotes", text::socket_address).map(|s| Some(s.value)),
             None => Some(None),
         };
         let concurrency = table.optional("concurrency").map_or(Some(CONCURRENCY), |f| f.integer("a number of checks", 1..=65_536));
-        let exec = table.optional("exec").map_or(Some(Vec::new()), |f| directories(&f));
-        elsewhere = table.optional("intent").map(|field| {
+        let exec_dirs = table.optional("exec_dirs").map_or(Some(Vec::new()), |f| directories(&f));
+        intent_path = table.optional("intent").map(|field| {
             if inline {
                 field.error("names another file, but this one has a [[vip]] or [[pool]]: keep the intent in one place");
             }
             field.parse("the path of a file in quotes", absolute).map(|s| s.value)
         });
         table.finish();
-        Some(HealthSection { name: name?, source: source?, socket: socket?, metrics: metrics?, concurrency: concurrency?, exec: exec? })
+        Some(HealthSection {
+            name: name?,
+            source: source?,
+            socket: socket?,
+            metrics: metrics?,
+            concurrency: concurrency?,
+            exec_dirs: exec_dirs?,
+        })
     });
     let store = root.optional("store");
-    if let Some(field) = store.as_ref().filter(|_| inline || elsewhere.is_some()) {
-        field.error("stands beside health.intent, a [[vip]] or a [[pool]]: with a store the intent is in the store, and nowhere else");
+    if let Some(field) = store.as_ref().filter(|_| inline || intent_path.is_some()) {
+        field.error("conflicts with health.intent, [[vip]] and [[pool]]: with a store the intent is only in the store; remove one of them");
     }
     let store = store.map(|field| store::read_section(&field));
-    let intent = intent_of(reader, root);
-    if !inline && elsewhere.is_none() && store.is_none() {
+    let intent = embedded_intent(reader, root);
+    if !inline && intent_path.is_none() && store.is_none() {
         reader.unless_broken(|| {
             reader.error(
-                &nothing,
+                &missing_location,
                 "is missing, and so are [store] and health.intent: write [store], a [[pool]] with a check, or intent = \"FILE\"",
             )
         });
     }
     let (health, intent) = (health?, intent?);
-    let intent = match elsewhere {
+    let intent = match intent_path {
         None if store.is_some() => IntentSource::Store(store??),
         Some(path) => IntentSource::File(path?),
-        None => IntentSource::Here(intent),
+        None => IntentSource::Inline(intent),
     };
-    if let IntentSource::Here(intent) = &intent {
-        health.cannot(intent).into_iter().for_each(|message| reader.warning(&nothing, message));
+    if let IntentSource::Inline(intent) = &intent {
+        health.unsupported(intent).into_iter().for_each(|message| reader.warning(&missing_location, message));
     }
     (!reader.has_errors()).then_some(HealthFile { health, intent })
 }
 
 impl HealthSection {
-    /// What of an intent this controller cannot check, in sentences.
-    pub fn cannot(&self, intent: &Intent) -> Vec<String> {
-        let mut said = Vec::new();
+    /// Returns the parts of an intent that this controller cannot check, as sentences.
+    pub fn unsupported(&self, intent: &Intent) -> Vec<String> {
+        let mut messages = Vec::new();
         let unchecked: Vec<&str> = intent.pools.iter().filter(|pool| pool.check.is_none()).map(|pool| pool.name.as_str()).collect();
         if !unchecked.is_empty() {
-            said.push(format!("{} has no check: its backends always count as up", some_of(&unchecked)));
+            messages.push(format!("{} has no check: its backends always count as up", abbreviate_list(&unchecked)));
         }
         for vip in intent.vips.iter().map(|vip| vip.address).filter(|vip| self.source.contains(*vip)) {
-            said.push(format!(
-                "health.source has the VIP {vip}: a host that holds a VIP drops what comes from it, and every tftp check fails"
+            messages.push(format!(
+                "health.source contains the VIP {vip}: a host drops packets whose source is its own VIP, so every tftp check fails; remove the VIP from health.source"
             ));
         }
         for pool in &intent.pools {
             let Some(check) = &pool.check else { continue };
             let vip = matches!(check.probe, Probe::Tftp(_)).then(|| intent.vip_of_check(pool)).flatten();
-            let strange = |address: &IpAddr| self.source.same_family(*address).is_none();
-            if let Some(address) = pool.backends.iter().map(|backend| backend.address).chain(vip).find(strange) {
-                said.push(format!("{} cannot be checked: {address} is of a family that health.source has no address of", pool.name));
+            let unsupported_family = |address: &IpAddr| self.source.same_family(*address).is_none();
+            if let Some(address) = pool.backends.iter().map(|backend| backend.address).chain(vip).find(unsupported_family) {
+                messages.push(format!("{} cannot be checked: health.source has no address of the family of {address}; add one", pool.name));
             }
             if let Probe::Exec { command } = &check.probe
                 && let Some(program) = command.first()
-                && !self.exec.iter().any(|directory| Path::new(program).parent() == Some(directory))
+                && !self.exec_dirs.iter().any(|directory| Path::new(program).parent() == Some(directory))
             {
-                said.push(format!("{} cannot be checked: {program} is in no directory that health.exec names", pool.name));
+                messages.push(format!(
+                    "{} cannot be checked: {program} is not in a directory of health.exec_dirs; add its directory",
+                    pool.name
+                ));
             }
         }
-        said
+        messages
     }
 }
 
@@ -214,7 +226,7 @@ fn directories(field: &Field<'_, '_>) -> Option<Vec<PathBuf>> {
 
 fn absolute(text: &str) -> Result<PathBuf, String> {
     if !text.starts_with('/') || text.contains('\0') {
-        return Err("is no absolute path; it begins with '/'".to_owned());
+        return Err("is not an absolute path; begin it with '/'".to_owned());
     }
     Ok(PathBuf::from(text))
 }
@@ -226,7 +238,7 @@ mod tests {
     const HEAD: &str = "[health]\nname = \"h1\"\nsource = [\"10.0.1.9\", \"2001:db8::9\"]\n";
     const POOL: &str = "[[vip]]\naddress = \"192.0.2.80\"\nservice = { protocol = \"tcp\", ports = [80] }\npool = \"web\"\n[[pool]]\nname = \"web\"\ncheck = { kind = \"tcp\", port = 80 }\nbackends = [{ name = \"w1\", address = \"10.0.2.31\" }]\n";
 
-    fn said(text: &str) -> Vec<String> {
+    fn messages(text: &str) -> Vec<String> {
         read_health(text).problems.iter().map(ToString::to_string).collect()
     }
 
@@ -234,52 +246,55 @@ mod tests {
     fn a_controller_has_its_intent_in_one_place() {
         let file = read_health(&format!("{HEAD}{POOL}")).config.unwrap();
         assert_eq!((file.health.concurrency, file.health.socket.to_str()), (4096, Some("/run/guideway/h1.sock")));
-        assert!(matches!(file.intent, IntentSource::Here(intent) if intent.pools[0].check.is_some()));
-        let elsewhere = read_health(&format!("{HEAD}intent = \"/etc/guideway/d1.toml\"\n")).config.unwrap();
-        assert_eq!(elsewhere.intent, IntentSource::File("/etc/guideway/d1.toml".into()));
-        assert!(said(HEAD)[0].contains("a [[pool]] with a check"), "{:?}", said(HEAD));
-        let both = said(&format!("{HEAD}intent = \"/a\"\n{POOL}"));
+        assert!(matches!(file.intent, IntentSource::Inline(intent) if intent.pools[0].check.is_some()));
+        let intent_path = read_health(&format!("{HEAD}intent = \"/etc/guideway/d1.toml\"\n")).config.unwrap();
+        assert_eq!(intent_path.intent, IntentSource::File("/etc/guideway/d1.toml".into()));
+        assert!(messages(HEAD)[0].contains("a [[pool]] with a check"), "{:?}", messages(HEAD));
+        let both = messages(&format!("{HEAD}intent = \"/a\"\n{POOL}"));
         assert!(both.len() == 1 && both[0].contains("keep the intent in one place"), "{both:?}");
         let stored = "[store]\nkind = \"file\"\npath = \"/var/lib/guideway/boot\"\n";
         let file = read_health(&format!("{HEAD}{stored}")).config.unwrap();
         assert!(matches!(file.intent, IntentSource::Store(_)));
-        let both = said(&format!("{HEAD}{stored}{POOL}"));
-        assert!(both.len() == 1 && both[0].contains("with a store the intent is in the store"), "{both:?}");
-        assert_eq!([HEAD, "[director]\n[health]\n", POOL].map(Kind::of_text), [Some(Kind::Health), Some(Kind::Director), None]);
+        let both = messages(&format!("{HEAD}{stored}{POOL}"));
+        assert!(both.len() == 1 && both[0].contains("with a store the intent is only in the store"), "{both:?}");
+        assert_eq!([HEAD, "[director]\n[health]\n", POOL].map(FileKind::of_text), [Some(FileKind::Health), Some(FileKind::Director), None]);
     }
 
     #[test]
-    fn what_cannot_be_checked_is_said() {
-        let exec = POOL.replace("kind = \"tcp\", port = 80", "kind = \"exec\", command = [\"/opt/checks/a\"]");
+    fn backends_that_cannot_be_checked_give_warnings() {
+        let exec_dirs = POOL.replace("kind = \"tcp\", port = 80", "kind = \"exec\", command = [\"/opt/checks/a\"]");
         let only_v6 = HEAD.replace("\"10.0.1.9\", ", "");
-        assert!(said(&format!("{HEAD}{exec}"))[0].contains("/opt/checks/a is in no directory that health.exec names"));
-        assert_eq!(said(&format!("{HEAD}exec = [\"/opt/checks\"]\n{exec}")), [""; 0]);
-        assert!(said(&format!("{only_v6}{POOL}"))[0].contains("10.0.2.31 is of a family"));
+        assert!(
+            messages(&format!("{HEAD}{exec_dirs}"))[0]
+                .contains("/opt/checks/a is not in a directory of health.exec_dirs; add its directory")
+        );
+        assert_eq!(messages(&format!("{HEAD}exec_dirs = [\"/opt/checks\"]\n{exec_dirs}")), [""; 0]);
+        assert!(messages(&format!("{only_v6}{POOL}"))[0].contains("no address of the family of 10.0.2.31"));
         let unchecked = POOL.replace("check = { kind = \"tcp\", port = 80 }\n", "");
-        assert!(said(&format!("{HEAD}{unchecked}"))[0].contains("web has no check"));
+        assert!(messages(&format!("{HEAD}{unchecked}"))[0].contains("web has no check"));
         let vip = POOL.replace("192.0.2.80", "10.0.1.9");
-        assert!(said(&format!("{HEAD}{vip}")).iter().any(|said| said.contains("has the VIP 10.0.1.9")));
+        assert!(messages(&format!("{HEAD}{vip}")).iter().any(|messages| messages.contains("contains the VIP 10.0.1.9")));
         for (line, part) in [
             ("source = []", "empty list"),
             ("concurrency = 0", "1 to 65536"),
-            ("exec = [\"bin\"]", "absolute path"),
-            ("nmae = 1", "is no key"),
+            ("exec_dirs = [\"bin\"]", "absolute path"),
+            ("nmae = 1", "unknown key"),
         ] {
             let text = if line.starts_with("source") {
                 format!("[health]\nname = \"h1\"\n{line}\n{POOL}")
             } else {
                 format!("{HEAD}{line}\n{POOL}")
             };
-            assert!(said(&text).iter().any(|said| said.contains(part)), "{line}: {:?}", said(&text));
+            assert!(messages(&text).iter().any(|messages| messages.contains(part)), "{line}: {:?}", messages(&text));
         }
     }
 
     #[test]
     fn the_example_of_the_readme_is_good() {
-        let readme = include_str!("../../README.md");
+        let readme = include_str!("../health/README.md");
         let (_, text) = readme.split_once("# /etc/guideway/health.toml\n").unwrap();
         let (text, _) = text.split_once("```").unwrap();
-        assert_eq!(said(text), [""; 0]);
+        assert_eq!(messages(text), [""; 0]);
     }
 
     #[test]

@@ -1,42 +1,42 @@
-//! One thing that is wrong with a file, or that it cannot promise: where, what, and what is allowed.
+//! An error or warning about a file: where it is, what is wrong, and what is allowed.
 
 use serde::Serialize;
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
-/// Whether a file can be used in spite of a [`Problem`].
+/// Whether a file with a [`Problem`] can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The file is refused.
     Error,
-    /// The file is used, but does not do all that its author may expect.
+    /// The file is used, but does not do everything that its author may expect.
     Warning,
 }
 
 /// One error or warning about a file.
 ///
-/// Its `Display` is for a single file whose name is known; [`Problem::in_file`] puts the file in front.
+/// Its `Display` omits the file name; [`Problem::in_file`] puts it in front.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Error or warning.
     pub severity: Severity,
-    /// Line in the file, from 1; 0 when the problem is in no line (a change that needs a restart).
+    /// Line in the file, from 1; 0 when the problem has no line (a change that needs a restart).
     pub line: usize,
     /// Column in characters, from 1; 0 with line 0.
     pub column: usize,
     /// The key by position, `pool[0].backends[2].tid_range`; empty for a syntax error.
     pub key: String,
-    /// The key by name, for people: `pool.boot.backends.t2.tid_range`.
-    pub place: String,
-    /// What the file says there, as TOML; absent for lists, tables, missing and unknown keys, and never the fleet's key.
+    /// The key by name, for operators: `pool.boot.backends.t2.tid_range`.
+    pub path: String,
+    /// The value in the file, as TOML; absent for lists, tables, missing and unknown keys, and always for the fleet's key.
     pub value: Option<String>,
     /// What is wrong and what is allowed.
     pub message: String,
 }
 
 impl Problem {
-    /// The problem as one line that starts with the file: `boot.toml:12: pool.boot.name = "a b": …`.
+    /// Formats the problem as one line that starts with the file: `boot.toml:12: pool.boot.name = "a b": …`.
     pub fn in_file<'a>(&'a self, file: &'a Path) -> impl Display + 'a {
         InFile { file, problem: self }
     }
@@ -54,7 +54,7 @@ impl Display for InFile<'_> {
             write!(f, "{}:", self.problem.line)?;
         }
         f.write_str(" ")?;
-        self.problem.say(f)
+        self.problem.fmt_message(f)
     }
 }
 
@@ -63,19 +63,19 @@ impl Display for Problem {
         if self.line > 0 {
             write!(f, "line {}: ", self.line)?;
         }
-        self.say(f)
+        self.fmt_message(f)
     }
 }
 
 impl Problem {
-    fn say(&self, f: &mut Formatter<'_>) -> fmt::Result {
+    fn fmt_message(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.severity == Severity::Warning {
             f.write_str("warning: ")?;
         }
-        match (&self.place, &self.value) {
-            (place, _) if place.is_empty() => {}
-            (place, Some(value)) => write!(f, "{place} = {value}: ")?,
-            (place, None) => write!(f, "{place}: ")?,
+        match (&self.path, &self.value) {
+            (path, _) if path.is_empty() => {}
+            (path, Some(value)) => write!(f, "{path} = {value}: ")?,
+            (path, None) => write!(f, "{path}: ")?,
         }
         f.write_str(&self.message)
     }

@@ -1,6 +1,6 @@
-//! Sizes with units, as flags and scripts give them.
+//! Sizes with units, as in flags and scripts.
 
-/// A size in bytes: `1048576`, `1MiB`, `64KiB`, `1.5MiB` is not accepted. `k`, `M`, `G` without `iB` mean powers of 1000.
+/// Parses a size in bytes: `1048576`, `1MiB`, `64KiB`; `1.5MiB` is not accepted. `k`, `M`, `G` without `iB` are powers of 1000.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -12,12 +12,12 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "KiB" | "K" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
-        _ => return Err(format!("`{unit}` is no unit of size: use B, KiB, MiB or GiB")),
+        _ => return Err(format!("`{unit}` is not a unit of size: use B, KiB, MiB or GiB")),
     };
     let number: u64 = number.parse().map_err(|_| "a size is a whole number with or without a unit, for example 1MiB".to_owned())?;
     match number.checked_mul(factor) {
         Some(size) if size <= 4 << 30 => Ok(size),
-        _ => Err("at most 4GiB".to_owned()),
+        _ => Err("is too large; a size is at most 4GiB".to_owned()),
     }
 }
 

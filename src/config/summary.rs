@@ -1,14 +1,14 @@
-//! A checked configuration on one screen.
+//! The summary of a checked configuration, on one screen.
 
 use super::duration::human;
-use super::text::{mac_text, plural, port_range_text, some_of};
-use super::{Addresses, Config, Io, Key, Pool, Service, Vip};
+use super::text::{abbreviate_list, mac_text, plural, port_range_text};
+use super::{Addresses, Config, HashKey, Io, Pool, Service, Vip};
 use std::io::{self, Write};
 
-/// VIPs and pools beyond this many are counted, not shown.
+/// Number of VIPs and of pools that are listed; further ones are counted.
 const ROWS: usize = 16;
 
-/// Writes what the configuration amounts to.
+/// Writes the summary of a configuration.
 pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let director = &config.director;
     writeln!(out, "director {}", director.name)?;
@@ -17,10 +17,14 @@ pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "  io        {}{steering}", io(&director.io))?;
     let routers: Vec<String> = director.routers.iter().map(ToString::to_string).collect();
     let routers: Vec<&str> = routers.iter().map(String::as_str).collect();
-    writeln!(out, "  routers   {}", if routers.is_empty() { "none".to_owned() } else { some_of(&routers) })?;
-    if !director.other_site.is_empty() {
-        let sites: Vec<String> = director.other_site.iter().map(ToString::to_string).collect();
-        writeln!(out, "  sites     what no backend here takes goes to {}", some_of(&sites.iter().map(String::as_str).collect::<Vec<_>>()))?;
+    writeln!(out, "  routers   {}", if routers.is_empty() { "none".to_owned() } else { abbreviate_list(&routers) })?;
+    if !director.remote_site.is_empty() {
+        let remote_sites: Vec<String> = director.remote_site.iter().map(ToString::to_string).collect();
+        writeln!(
+            out,
+            "  sites     packets that no local backend takes go to {}",
+            abbreviate_list(&remote_sites.iter().map(String::as_str).collect::<Vec<_>>())
+        )?;
     }
     let ids: Vec<String> = director.keys().map(|key| key.id().to_string()).collect();
     let active = config.active_key().map_or_else(String::new, |key| key.id().to_string());
@@ -33,14 +37,18 @@ pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     }
     if let Some(announce) = &config.announce {
         let linger = human(announce.linger);
-        writeln!(out, "  announce  in kernel table {} by {}, {linger} from the withdrawal to the end", announce.table, announce.interface)?;
+        writeln!(
+            out,
+            "  announce  in kernel table {} by {}, forwards for {linger} after a withdrawal",
+            announce.table, announce.interface
+        )?;
     }
     let neighbours = config.neighbours.len();
     if neighbours > 0 {
         writeln!(out, "  static    {neighbours} {}", plural(neighbours, "neighbour"))?;
     }
     if let Some(store) = &config.store {
-        return writeln!(out, "  store     {}; VIPs and pools live there", super::store::summary(store));
+        return writeln!(out, "  store     {}; holds the VIPs and pools", super::store::summary(store));
     }
     let mut vips: Vec<[String; 4]> = vec![["VIP", "service", "pool", "idle"].map(str::to_owned)];
     vips.extend(config.vips.iter().map(vip_row));
@@ -57,7 +65,7 @@ fn vip_row(vip: &Vip) -> [String; 4] {
 
 fn pool_row(pool: &Pool) -> [String; 4] {
     let names: Vec<&str> = pool.backends.iter().map(|b| b.name.as_str()).collect();
-    let backends = format!("{} ({})", names.len(), some_of(&names));
+    let backends = format!("{} ({})", names.len(), abbreviate_list(&names));
     let ranges = || pool.backends.iter().filter_map(|b| b.tid_range);
     let ranges = match (ranges().map(|r| r.0).min(), ranges().map(|r| r.1).max()) {
         (Some(first), Some(last)) => format!("within {}", port_range_text((first, last))),
@@ -83,23 +91,23 @@ fn table(out: &mut dyn Write, rows: &[[String; 4]]) -> io::Result<()> {
 fn service(service: &Service) -> String {
     let list = |ports: &[(u16, u16)]| {
         let ports: Vec<String> = ports.iter().map(|p| port_range_text(*p)).collect();
-        some_of(&ports.iter().map(String::as_str).collect::<Vec<_>>())
+        abbreviate_list(&ports.iter().map(String::as_str).collect::<Vec<_>>())
     };
     match service {
-        Service::Tftp { key: Key::Flow } => "tftp".to_owned(),
-        Service::Tftp { key: Key::Client } => "tftp by client".to_owned(),
+        Service::Tftp { key: HashKey::Flow } => "tftp".to_owned(),
+        Service::Tftp { key: HashKey::Client } => "tftp by client".to_owned(),
         Service::Udp { ports } => format!("udp {}", list(ports)),
         Service::Tcp { ports } => format!("tcp {}", list(ports)),
     }
 }
 
-/// The director's addresses.
+/// Formats the director's addresses.
 pub(super) fn addresses(addresses: Addresses) -> String {
     let both = [addresses.v4.map(|a| a.to_string()), addresses.v6.map(|a| a.to_string())];
     both.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// How packets get in and out.
+/// Formats the io.
 pub(super) fn io(io: &Io) -> String {
     let on = |cpus: &[usize]| {
         let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
@@ -108,8 +116,8 @@ pub(super) fn io(io: &Io) -> String {
     match io {
         Io::Pcap { mac, mtu } => format!("pcap, {}, MTU {mtu}", mac_text(*mac)),
         Io::AfXdp { interface, cpus } => format!("af_xdp on {interface}{}", on(cpus)),
-        Io::Netmap { interface, detour, cpus } => {
-            let through = detour.as_ref().map(|d| format!(" through {} and {}", d.rings, d.host_rings)).unwrap_or_default();
+        Io::Netmap { interface, netmap_ports, cpus } => {
+            let through = netmap_ports.as_ref().map(|d| format!(" through {} and {}", d.rings, d.host_rings)).unwrap_or_default();
             format!("netmap on {interface}{through}{}", on(cpus))
         }
         Io::AfPacket { interface, workers, cpus } => {

@@ -1,30 +1,30 @@
-//! What stands inside the strings of the file: names, addresses, prefixes, link-layer addresses, ranges of ports.
+//! Parsers for strings of the file: names, addresses, prefixes, link-layer addresses, port ranges.
 //!
-//! Each function gives the value, or a phrase that follows "`key = value`: " and says what is allowed.
+//! Each function returns the value, or a phrase for the error. The phrase follows "`key = value`: " and says what is allowed.
 
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-/// Room in `sockaddr_un.sun_path` without the final zero byte.
-const LONGEST_SOCKET: usize = 107;
+/// Maximum length of `sockaddr_un.sun_path` without the final zero byte.
+const MAX_SOCKET_PATH: usize = 107;
 
-/// A name of a director, pool or backend: it appears in paths, metrics and commands.
+/// Parses a name of a director, pool or backend; it appears in paths, metrics and commands.
 pub fn name(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > 63 || !text.chars().all(allowed) {
-        return Err("is no name; a name has 1 to 63 characters of a-z, A-Z, 0-9, '-', '_' and '.'".to_owned());
+        return Err("is not a valid name; a name has 1 to 63 characters of a-z, A-Z, 0-9, '-', '_' and '.'".to_owned());
     }
     Ok(text.to_owned())
 }
 
-/// An address that one machine can have.
+/// Parses an address that one machine can have.
 pub fn unicast(text: &str) -> Result<IpAddr, String> {
     let address: IpAddr = text.parse().map_err(|_| {
         if text.parse::<IpNet>().is_ok() {
-            "is a prefix; an address without a prefix length is wanted".to_owned()
+            "is a prefix; give an address without a prefix length".to_owned()
         } else {
-            "is no IP address; write it like 10.0.1.11 or 2001:db8::11".to_owned()
+            "is not an IP address; write it like 10.0.1.11 or 2001:db8::11".to_owned()
         }
     })?;
     let kind = match address {
@@ -35,19 +35,19 @@ pub fn unicast(text: &str) -> Result<IpAddr, String> {
         IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => "an IPv4 address in IPv6 form (write it as IPv4)",
         _ => return Ok(address),
     };
-    Err(format!("is {kind}; a unicast address of one machine is wanted"))
+    Err(format!("is {kind}; give the unicast address of one machine"))
 }
 
-/// A prefix, or an address that stands for itself alone. Bits behind the prefix length are kept.
+/// Parses a prefix, or an address as a prefix of full length. Keeps bits beyond the prefix length.
 pub fn prefix(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| "is neither a prefix nor an address; write it like 10.0.0.0/24, 2001:db8::/64 or 10.0.0.1".to_owned())
 }
 
-/// A link-layer address of one interface.
+/// Parses a link-layer address of one interface.
 pub fn mac(text: &str) -> Result<[u8; 6], String> {
-    let wrong = || "is no link-layer address; write six pairs of hex digits with colons, like 02:00:00:00:01:11".to_owned();
+    let wrong = || "is not a link-layer address; write six pairs of hex digits with colons, like 02:00:00:00:01:11".to_owned();
     let mut mac = [0u8; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {
@@ -58,29 +58,31 @@ pub fn mac(text: &str) -> Result<[u8; 6], String> {
         return Err(wrong());
     }
     if mac == [0; 6] {
-        return Err("is the zero address; a link-layer address of one interface is wanted".to_owned());
+        return Err("is the zero address; give the link-layer address of one interface".to_owned());
     }
     if mac[0] & 1 == 1 {
-        return Err("is a multicast address (the lowest bit of its first byte is set); that of one interface is wanted".to_owned());
+        return Err(
+            "is a multicast address (the lowest bit of its first byte is set); give the link-layer address of one interface".to_owned()
+        );
     }
     Ok(mac)
 }
 
-/// A link-layer address as [`mac`] reads it.
+/// Formats a link-layer address as [`mac`] reads it.
 pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// The name of a network interface, as the kernel allows it (`dev_valid_name`).
+/// Parses the name of a network interface, as the kernel allows it (`dev_valid_name`).
 pub fn interface(text: &str) -> Result<String, String> {
     let forbidden = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':');
     if text.is_empty() || text.len() > 15 || matches!(text, "." | "..") || text.contains(forbidden) {
-        return Err("is no name of an interface; such a name has 1 to 15 characters, no space, '/' or ':'".to_owned());
+        return Err("is not an interface name; such a name has 1 to 15 characters, no space, '/' or ':'".to_owned());
     }
     Ok(text.to_owned())
 }
 
-/// A range of ports `first-last`, both included, or one port; all of them at least `lowest`.
+/// Parses a port range `first-last`, both included, or one port; all ports are at least `lowest`.
 pub fn port_range(text: &str, lowest: u16) -> Result<(u16, u16), String> {
     let number = |part: &str| -> Option<u32> {
         let part = part.trim();
@@ -88,62 +90,62 @@ pub fn port_range(text: &str, lowest: u16) -> Result<(u16, u16), String> {
     };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (Some(first), Some(last)) = (number(first), number(last)) else {
-        return Err("is no range of ports; write it like \"20000-20999\", both included, or \"20000\" for one port".to_owned());
+        return Err("is not a port range; write it like \"20000-20999\", both included, or \"20000\" for one port".to_owned());
     };
     if first > last {
-        return Err("the first port is above the last; write the lower one first".to_owned());
+        return Err("has a first port above the last; write the lower one first".to_owned());
     }
     match (u16::try_from(first), u16::try_from(last)) {
         (Ok(first), Ok(last)) if first >= lowest => Ok((first, last)),
-        _ => Err(format!("is outside of what is allowed, ports {lowest} to 65535")),
+        _ => Err(format!("is out of range; allowed: ports {lowest} to 65535")),
     }
 }
 
-/// A range of ports as [`port_range`] reads it.
+/// Formats a port range as [`port_range`] reads it.
 pub fn port_range_text((first, last): (u16, u16)) -> String {
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
-/// An address with a port.
+/// Parses an address with a port.
 pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "is no address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"".to_owned())
+    text.parse().map_err(|_| "is not an address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"".to_owned())
 }
 
-/// The path of a Unix socket.
+/// Parses the path of a Unix socket.
 pub fn socket_path(text: &str) -> Result<PathBuf, String> {
-    if text.len() > LONGEST_SOCKET {
-        return Err(format!("has {} bytes; the path of a socket has at most {LONGEST_SOCKET}", text.len()));
+    if text.len() > MAX_SOCKET_PATH {
+        return Err(format!("has {} bytes; the path of a socket has at most {MAX_SOCKET_PATH}", text.len()));
     }
     if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
-        return Err("is no path of a socket; write an absolute path such as \"/run/guideway/d1.sock\"".to_owned());
+        return Err("is not a socket path; write an absolute path such as \"/run/guideway/d1.sock\"".to_owned());
     }
     Ok(PathBuf::from(text))
 }
 
-/// The control socket of a daemon of this name, unless its file says otherwise.
-pub fn socket_of(name: &str) -> PathBuf {
+/// Returns the default control socket of a daemon with this name.
+pub fn default_socket(name: &str) -> PathBuf {
     PathBuf::from(format!("/run/guideway/{name}.sock"))
 }
 
-/// The one of `known` that `text` was probably meant to be.
+/// Returns the element of `known` that `text` was probably meant to be.
 pub fn closest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // One slip in three characters: enough for typing errors, too little for another word.
+    // One wrong character in three: enough for typing errors, too few to match another word.
     let limit = (text.chars().count() / 3).max(1);
     let near = known.into_iter().filter(|k| k.len().abs_diff(text.len()) <= 8);
     near.map(|k| (distance(text, k), k)).filter(|(d, _)| *d <= limit).min_by_key(|(d, _)| *d).map(|(_, k)| k)
 }
 
-/// Edits from one to the other; only a difference in case counts as one.
+/// Returns the number of edits from one to the other; a difference in case counts as one.
 fn distance(one: &str, other: &str) -> usize {
     if one.eq_ignore_ascii_case(other) { 1 } else { strsim::osa_distance(one, other) }
 }
 
-/// `; did you mean "boot"?`, or nothing.
+/// Returns `; did you mean "boot"?`, or nothing.
 pub fn did_you_mean<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     closest(text, known).map(|k| format!("; did you mean \"{k}\"?")).unwrap_or_default()
 }
 
-/// `"a", "b" or "c"`.
+/// Returns `"a", "b" or "c"`.
 pub fn alternatives<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let mut quoted: Vec<String> = words.into_iter().map(|w| format!("\"{w}\"")).collect();
     match quoted.pop() {
@@ -153,14 +155,14 @@ pub fn alternatives<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     }
 }
 
-/// The first names of a list that may be long: `t1, t2, t3 and 97 more`.
-pub fn some_of<'a>(names: &[&'a str]) -> String {
+/// Returns the first names of a list that may be long: `t1, t2, t3 and 97 more`.
+pub fn abbreviate_list<'a>(names: &[&'a str]) -> String {
     const SHOWN: usize = 5;
     let shown = names.iter().take(SHOWN).copied().collect::<Vec<&'a str>>().join(", ");
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
-/// `1 error`, `2 errors`: the word for so many.
+/// Returns the word in the singular or plural: `1 error`, `2 errors`.
 pub fn plural(count: usize, word: &str) -> String {
     if count == 1 { word.to_owned() } else { format!("{word}s") }
 }

@@ -1,33 +1,50 @@
-//! `[[vip]]`: from the table to [`Vip`].
+//! `[[vip]]`: turns the table into a [`Vip`].
 
 use super::director::duration_within;
-use super::reader::{Mark, Spot, Table};
-use super::service::{self, Claim};
+use super::reader::{Located, Location, Table};
+use super::service::{self, ClaimedPorts};
 use super::text;
-use super::{Guard, Service, Vip, guard};
+use super::{RequestPolicy, Service, request_policy};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+/// `[[vip]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vip {
+    /// The virtual IP address.
+    pub address: IpAddr,
+    /// The service at this address.
+    pub service: Service,
+    /// Name of the pool.
+    pub pool: String,
+    /// A flow without packets for this time is forgotten, 1 s–12 h; default 60 s.
+    pub idle: Duration,
+    /// The VIP takes no packets while this is true.
+    pub paused: bool,
+    /// `writes`, `clients` and `admission`; defaults for services other than `tftp`.
+    pub request_policy: RequestPolicy,
+}
+
 const IDLE: Duration = Duration::from_secs(60);
 const IDLE_LIMITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(12 * 3600);
 
-/// What was read of one `[[vip]]`.
-pub(super) struct Draft<'r, 't> {
-    pub(super) address: Option<Spot<'r, 't, IpAddr>>,
-    pub(super) service: Option<Spot<'r, 't, Service>>,
-    /// The ports of a udp or tcp service as they are written, sorted.
-    pub(super) claims: Vec<Claim<'r, 't>>,
-    pub(super) pool: Option<Spot<'r, 't, String>>,
+/// The raw values of one `[[vip]]`.
+pub(super) struct RawVip<'r, 't> {
+    pub(super) address: Option<Located<'r, 't, IpAddr>>,
+    pub(super) service: Option<Located<'r, 't, Service>>,
+    /// The ports of a udp or tcp service as written, sorted.
+    pub(super) claimed_ports: Vec<ClaimedPorts<'r, 't>>,
+    pub(super) pool: Option<Located<'r, 't, String>>,
     /// The table itself.
-    pub(super) here: Mark,
+    pub(super) location: Location,
     idle: Option<Duration>,
     paused: Option<bool>,
-    guard: Option<Guard>,
+    request_policy: Option<RequestPolicy>,
 }
 
-impl Draft<'_, '_> {
-    /// The VIP, if everything of it could be read.
+impl RawVip<'_, '_> {
+    /// Returns the VIP if all of it is valid.
     pub(super) fn vip(&self) -> Option<Vip> {
         Some(Vip {
             address: self.address.as_ref()?.value,
@@ -35,24 +52,24 @@ impl Draft<'_, '_> {
             pool: self.pool.as_ref()?.value.clone(),
             idle: self.idle?,
             paused: self.paused?,
-            guard: self.guard.clone()?,
+            request_policy: self.request_policy.clone()?,
         })
     }
 
-    /// Whether this is known to be a `tftp` service.
+    /// Returns whether this is certainly a `tftp` service.
     pub(super) fn is_tftp(&self) -> bool {
-        matches!(self.service, Some(Spot { value: Service::Tftp { .. }, .. }))
+        matches!(self.service, Some(Located { value: Service::Tftp { .. }, .. }))
     }
 }
 
 /// Reads one `[[vip]]`.
-pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
-    let here = table.here();
+pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawVip<'r, 't> {
+    let location = table.location();
     let address = table.required("address", "address = \"192.0.2.69\"").and_then(|f| f.parse("an address in quotes", text::unicast));
-    let (service, claims) = match table.required("service", "service = \"tftp\"") {
+    let (service, claimed_ports) = match table.required("service", "service = \"tftp\"") {
         Some(field) => {
-            let (service, claims) = service::read(&field);
-            (service.map(|value| Spot { value, field }), claims)
+            let (service, claimed_ports) = service::read(&field);
+            (service.map(|value| Located { value, field }), claimed_ports)
         }
         None => (None, Vec::new()),
     };
@@ -60,7 +77,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> Draft<'r, 't> {
     let idle = table.optional("idle").map_or(Some(IDLE), |f| duration_within(f, IDLE_LIMITS));
     let paused = table.optional("paused").map_or(Some(false), |f| f.boolean());
     let tftp = service.as_ref().map(|s| matches!(s.value, Service::Tftp { .. }));
-    let guard = guard::read(&mut table, address.as_ref().map(|a| a.value), tftp);
+    let request_policy = request_policy::read(&mut table, address.as_ref().map(|a| a.value), tftp);
     table.finish();
-    Draft { address, service, claims, pool, here, idle, paused, guard }
+    RawVip { address, service, claimed_ports, pool, location, idle, paused, request_policy }
 }

@@ -1,20 +1,20 @@
-//! What goes on while workers forward: changes of the set, reloads, neighbours, retirements, signals.
+//! The control loop while workers forward: cluster state changes, reloads, neighbours, retirements, signals.
 
 use super::Error;
 use super::open::Filter;
-use super::start::Signals;
-use super::worker::Report;
+use super::signals::Signals;
+use super::worker::WorkerEvent;
 use crate::announce::Announcer;
 use arc_swap::ArcSwap;
-use crossbeam::channel::Receiver;
+use crossbeam_channel::Receiver;
 use guideway_config::{Config, duration};
 use guideway_control::neighbour::Neighbours;
-use guideway_control::{Board, Stored, Trial, View, Writer};
+use guideway_control::{DryRun, Status, StoreStatus, View, Writer};
 use guideway_dataplane::path::requests::suspicion::Suspicion;
 use guideway_dataplane::tables::{BackendId, Snapshot};
 use guideway_io::interface::Interface;
 use guideway_packet::time::Time;
-use guideway_store::{Health, Seen, Store, Suspected};
+use guideway_store::{Health, Store, StoreView, SuspectedBackend};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,115 +23,115 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-/// How often the backends that workers miss are looked at. They are also asked for without this.
-const LOOK: Duration = Duration::from_millis(50);
-/// Far enough to stand for never.
+/// Interval at which control reads the backends that workers report as unresolved. Neighbours are also resolved without this.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// A time that never comes.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
-/// What workers notice and control has to look at.
-pub(super) struct Noticed {
+/// Reports of the workers for control.
+pub(super) struct WorkerReports {
     /// Backends without a next hop.
     pub(super) unresolved: Receiver<BackendId>,
     /// Backends that several clients wait for.
     pub(super) suspected: Receiver<Suspicion>,
 }
 
-/// Control's state.
+/// The state of the control loop.
 pub(super) struct Control<'f> {
     pub(super) file: &'f Path,
-    /// The director's part of the file, with the intent that the workers have.
+    /// The director's part of the file, with the intent in force.
     pub(super) config: Config,
-    /// The health that the workers have.
+    /// The health in force.
     pub(super) health: Health,
     /// The generation of both.
     pub(super) generation: u64,
     pub(super) store: Store,
-    pub(super) seen: watch::Receiver<Seen>,
-    pub(super) stored: Stored,
-    /// What the director says of itself in the store.
-    pub(super) word: watch::Sender<Value>,
-    /// Whom it suspects, there.
+    pub(super) store_view: watch::Receiver<StoreView>,
+    pub(super) store_status: StoreStatus,
+    /// The director's presence record in the store.
+    pub(super) presence: watch::Sender<Value>,
+    /// The director's suspicions in the store.
     pub(super) suspects: watch::Sender<Value>,
-    /// The intent of this generation is that of the file.
-    pub(super) from_file: u64,
-    /// Before this the next set is not taken over, so that many quick changes become one.
-    pub(super) rested: Instant,
+    /// The generation whose intent is that of the file.
+    pub(super) file_generation: u64,
+    /// Earliest time of the next update, so that many quick changes are merged.
+    pub(super) next_update: Instant,
     pub(super) writer: Writer,
     pub(super) neighbours: Neighbours,
     pub(super) tables: Arc<ArcSwap<Snapshot>>,
-    /// Snapshots that workers or the board may still read. Whoever lets go of one last frees it, and that must not be a worker.
-    pub(super) former: Vec<Arc<Snapshot>>,
+    /// Snapshots that workers or the status may still read. The last holder frees a snapshot, and that must not be a worker.
+    pub(super) old_snapshots: Vec<Arc<Snapshot>>,
     pub(super) interface: Interface,
     pub(super) filter: Filter,
-    pub(super) board: Arc<Board>,
+    pub(super) status: Arc<Status>,
     pub(super) started: Instant,
-    /// `None`: the file has no `[announce]`, or everything is withdrawn for good.
+    /// `None`: the file has no `[announce]`, or all VIPs are withdrawn permanently.
     pub(super) announcer: Option<Announcer>,
 }
 
 impl Control<'_> {
-    /// Until a signal ends the director, or something that it cannot do without ends.
+    /// Runs until a signal ends the director, or a required part of it ends.
     pub(super) async fn run(
         &mut self,
         mut signals: Signals,
-        mut reported: mpsc::UnboundedReceiver<Report>,
-        noticed: Noticed,
-        mut trials: mpsc::Receiver<Trial>,
+        mut worker_events: mpsc::UnboundedReceiver<WorkerEvent>,
+        worker_reports: WorkerReports,
+        mut dry_runs: mpsc::Receiver<DryRun>,
         mut server: JoinHandle<std::io::Result<()>>,
     ) -> Result<(), Error> {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = tokio::time::interval(POLL_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut due = None;
         let mut end = None;
         loop {
             let retirement = self.writer.expiry().map_or(NEVER, |at| at - self.now());
             tokio::select! {
-                Some(report) = reported.recv() => if let Report::Failed(worker, why) = report {
+                Some(report) = worker_events.recv() => if let WorkerEvent::Failed(worker, why) = report {
                     return Err(Error::Worker { worker, why });
                 },
-                _ = signals.terminate.recv() => match self.leave("SIGTERM").await {
+                _ = signals.terminate.recv() => match self.withdraw("SIGTERM").await {
                     Some(at) => end = Some(at),
                     None => return Ok(()),
                 },
-                _ = signals.interrupt.recv() => match self.leave("SIGINT").await {
+                _ = signals.interrupt.recv() => match self.withdraw("SIGINT").await {
                     Some(at) => end = Some(at),
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(end.unwrap_or_else(|| tokio::time::Instant::now() + NEVER)) => return Ok(()),
                 Some(()) = signals.reload.recv() => self.reload().await,
-                Ok(()) = self.seen.changed(), if due.is_none() => due = Some(self.rested.max(Instant::now())),
-                () = until(due), if due.is_some() => {
+                Ok(()) = self.store_view.changed(), if due.is_none() => due = Some(self.next_update.max(Instant::now())),
+                () = sleep_until(due), if due.is_some() => {
                     due = None;
-                    self.take_newest().await;
+                    self.apply_latest().await;
                 }
-                Some(trial) = trials.recv() => self.answer(trial),
+                Some(dry_run) = dry_runs.recv() => self.dry_run(dry_run),
                 changed = self.neighbours.hops.changed() => match changed {
                     Ok(()) => self.neighbours_changed(),
-                    Err(_) => return Err(self.no_watcher()),
+                    Err(_) => return Err(self.watcher_error()),
                 },
-                () = tokio::time::sleep(retirement) => self.retired().await,
-                _ = look.tick() => {
-                    self.ask_for(&noticed.unresolved);
-                    self.suspect(&noticed.suspected);
-                    self.forget();
+                () = tokio::time::sleep(retirement) => self.expire_retired().await,
+                _ = tick.tick() => {
+                    self.request_neighbours(&worker_reports.unresolved);
+                    self.update_suspects(&worker_reports.suspected);
+                    self.free_snapshots();
                 }
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),
             }
         }
     }
 
-    /// Withdraws what is announced; gives until when to go on forwarding. `None`: there is nothing to wait for, or not any more.
-    async fn leave(&mut self, signal: &str) -> Option<tokio::time::Instant> {
+    /// Withdraws the VIPs. Returns until when the director goes on forwarding, or `None` when it need not wait any longer.
+    async fn withdraw(&mut self, signal: &str) -> Option<tokio::time::Instant> {
         let (Some(announcer), Some(announce)) = (self.announcer.take(), &self.config.announce) else {
-            tracing::info!("{signal}: ending");
+            tracing::info!(signal, "director ending");
             return None;
         };
-        announcer.leave().await;
-        tracing::info!("{signal}: VIPs are withdrawn; ending in {} (a second signal ends at once)", duration::human(announce.linger));
+        announcer.withdraw().await;
+        tracing::info!(signal, linger = %duration::human(announce.linger), "VIPs withdrawn, director ending; a second signal ends it at once");
         Some(tokio::time::Instant::now() + announce.linger)
     }
 
-    fn no_watcher(&self) -> Error {
+    fn watcher_error(&self) -> Error {
         match Interface::by_name(&self.interface.name) {
             Ok(found) if found.index == self.interface.index => Error::Ended("the watcher of neighbours"),
             _ => Error::Gone(self.interface.name.clone()),
@@ -148,73 +148,73 @@ impl Control<'_> {
         let same = published.mac == hops.link.mac
             && published.mtu == hops.link.mtu
             && published.backends.iter().flatten().all(|backend| backend.next_hop() == hops.get(backend.address));
-        if same { self.show() } else { self.publish_again("neighbours changed") }
+        if same { self.update_status() } else { self.publish_again("neighbours changed") }
     }
 
-    /// Publishes the same configuration with what has changed around it.
+    /// Publishes the same configuration with changed neighbours or retirements.
     pub(super) fn publish_again(&mut self, why: &str) {
         let hops = self.neighbours.hops.borrow_and_update().clone();
         let now = self.now();
-        match self.writer.apply_set(&self.config, self.generation, &self.health, &hops, now) {
+        match self.writer.apply_state(&self.config, self.generation, &self.health, &hops, now) {
             Ok(snapshot) => {
                 tracing::debug!(generation = snapshot.generation, why, "published");
                 self.publish(snapshot);
-                self.neighbours.wanted.send_if_modified(|wanted| {
+                self.neighbours.targets.send_if_modified(|targets| {
                     let now = self.writer.addresses();
-                    let changed = wanted.addresses != now;
-                    wanted.addresses = now;
+                    let changed = targets.addresses != now;
+                    targets.addresses = now;
                     changed
                 });
             }
-            Err(e) => tracing::error!("the tables stay as they are although {why}: {e}"),
+            Err(e) => tracing::error!(cause = why, error = %e, "tables not rebuilt"),
         }
-        self.show();
+        self.update_status();
     }
 
-    /// Gives a snapshot to the workers.
+    /// Publishes a snapshot to the workers.
     pub(super) fn publish(&mut self, snapshot: Snapshot) {
         let before = self.tables.swap(Arc::new(snapshot));
-        self.former.push(before);
-        self.forget();
-        self.stored.published += 1;
-        self.stored.tables_built = self.writer.tables_built();
+        self.old_snapshots.push(before);
+        self.free_snapshots();
+        self.store_status.published += 1;
+        self.store_status.tables_built = self.writer.tables_built();
     }
 
-    /// Frees the snapshots that nobody reads any more.
-    fn forget(&mut self) {
-        self.former.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    /// Frees the snapshots without readers.
+    fn free_snapshots(&mut self) {
+        self.old_snapshots.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
-    fn ask_for(&self, unresolved: &Receiver<BackendId>) {
+    fn request_neighbours(&self, unresolved: &Receiver<BackendId>) {
         let tables = self.tables.load();
         for backend in unresolved.try_iter().filter_map(|id| tables.backend(id)) {
-            // When the queue is full, it holds enough to do.
+            // A full queue holds enough work.
             let _ = self.neighbours.urgent.try_send(backend.address);
         }
     }
 
-    fn suspect(&self, suspected: &Receiver<Suspicion>) {
+    fn update_suspects(&self, suspected: &Receiver<Suspicion>) {
         let tables = self.tables.load();
         for (suspicion, backend) in suspected.try_iter().filter_map(|s| Some((s, tables.backend(s.backend)?))) {
-            let because = suspicion.to_string();
-            if self.board.suspect(&backend.pool, &backend.name, &because) {
-                tracing::warn!(pool = &*backend.pool, backend = &*backend.name, "suspected: {because}");
+            let reason = suspicion.to_string();
+            if self.status.suspect(&backend.pool, &backend.name, &reason) {
+                tracing::warn!(pool = &*backend.pool, backend = &*backend.name, %reason, "backend suspected");
             }
         }
-        // Also when there is nothing new: suspicions end by themselves.
-        let now = self.board.suspected().into_iter().map(|suspect| Suspected { pool: suspect.pool, backend: suspect.backend });
-        let word = Suspected::word(now);
-        self.suspects.send_if_modified(|said| {
-            let changed = *said != word;
-            *said = word;
+        // Runs also without news, because suspicions expire.
+        let now = self.status.suspected().into_iter().map(|suspect| SuspectedBackend { pool: suspect.pool, backend: suspect.backend });
+        let presence = SuspectedBackend::encode(now);
+        self.suspects.send_if_modified(|published| {
+            let changed = *published != presence;
+            *published = presence;
             changed
         });
     }
 
-    /// Brings the board up to date, and what is announced.
-    pub(super) fn show(&self) {
+    /// Updates the status and the announcements.
+    pub(super) fn update_status(&self) {
         let hops = self.neighbours.hops.borrow().clone();
-        self.board.show_store(self.stored.clone());
+        self.status.set_store_status(self.store_status.clone());
         let view = View {
             snapshot: self.tables.load_full(),
             keys: (self.config.active_key().map(|key| key.id()), self.config.director.keys().map(|key| key.id()).collect()),
@@ -225,18 +225,18 @@ impl Control<'_> {
         if let Some(announcer) = &self.announcer {
             announcer.update(&view);
         }
-        self.board.show(view);
-        let word = self.board.word();
-        self.word.send_if_modified(|said| {
-            let changed = *said != word;
-            *said = word;
+        self.status.set_view(view);
+        let presence = self.status.presence();
+        self.presence.send_if_modified(|published| {
+            let changed = *published != presence;
+            *published = presence;
             changed
         });
     }
 }
 
-/// Until `at`; for ever without one.
-async fn until(at: Option<Instant>) {
+/// Sleeps until `at`; for ever without one.
+async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,

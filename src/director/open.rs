@@ -7,7 +7,7 @@ use guideway_packet::io::Io;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// The filter has room for at least so many VIPs, to which a reload may grow.
+/// Minimum number of VIPs that the filter has room for, so that a reload can add VIPs.
 const MIN_VIPS: u32 = 16_384;
 
 /// Why the io cannot be opened.
@@ -16,61 +16,61 @@ pub enum Error {
     /// The interface cannot be used.
     #[error(transparent)]
     Interface(#[from] interface::Error),
-    /// AF_PACKET cannot be used on it.
+    /// AF_PACKET cannot be used on the interface.
     #[error(transparent)]
     AfPacket(#[from] af_packet::Error),
-    /// AF_XDP cannot be used on it.
+    /// AF_XDP cannot be used on the interface.
     #[error(transparent)]
     AfXdp(#[from] af_xdp::Error),
-    /// More receive queues than a steering thread takes.
+    /// The interface has more receive queues than the one that a steering thread reads.
     #[error(
         "[director] steering = {workers}: one thread receives for all workers, but network interface `{interface}` has {queues} receive queues; \
          give it one (`ethtool -L {interface} combined 1`), or leave `steering` out for a worker at each queue"
     )]
     Steering {
-        /// As configured.
+        /// The configured number of workers.
         workers: usize,
         /// Name of the interface.
         interface: String,
-        /// How many it has.
+        /// The number of receive queues.
         queues: usize,
     },
-    /// netmap cannot be used on it.
+    /// netmap cannot be used on the interface.
     #[error(transparent)]
     Netmap(#[from] netmap::Error),
-    /// Not for a running director.
+    /// The io kind is for replay only.
     #[error(
         "[director] io.kind = \"pcap\" is for `guideway replay`; a director needs \"af_xdp\", \"af_packet\" or \"netmap\" with an `interface`"
     )]
     Pcap,
 }
 
-/// The io of every worker, and what was found out on the way.
+/// The io of every worker, and details for the status.
 pub struct Opened {
     /// The interface.
     pub interface: Interface,
     /// Name of the kind in the configuration.
     pub kind: &'static str,
-    /// How it works here, for people.
+    /// How it works on this interface, for operators.
     pub mode: String,
     /// One for each worker.
     pub workers: Vec<Box<dyn Io>>,
-    /// CPUs that the configuration names for them.
+    /// CPUs that the configuration names for the workers.
     pub cpus: Vec<usize>,
-    /// What decides in the kernel which packets come.
+    /// The kernel filter that selects packets.
     pub filter: Filter,
 }
 
-/// What decides in the kernel which packets come to the workers.
+/// The kernel filter that selects packets for the workers.
 pub enum Filter {
-    /// Nothing: all come.
+    /// No filter: all packets come.
     All,
     /// The XDP filter.
-    Xdp(af_xdp::Filter),
+    Xdp(af_xdp::FilterHandle),
 }
 
 impl Filter {
-    /// Lets the packets to exactly these VIPs come.
+    /// Sets the VIPs whose packets come.
     pub fn set_vips(&self, vips: &BTreeSet<IpAddr>) -> Result<(), af_xdp::Error> {
         match self {
             Filter::All => Ok(()),
@@ -78,19 +78,19 @@ impl Filter {
         }
     }
 
-    /// What a reload may not change with this filter, although it may with others.
-    pub fn refuses(&self, before: &config::Director, after: &config::Director) -> Option<&'static str> {
+    /// Returns an error for a change that this filter cannot apply on a reload.
+    pub fn restart_reason(&self, before: &config::Director, after: &config::Director) -> Option<&'static str> {
         let refused = matches!(self, Filter::Xdp(_)) && before.unmatched != after.unmatched;
-        refused.then_some("director.unmatched: with io af_xdp the filter in the kernel is made for it; this needs a restart")
+        refused.then_some("director.unmatched: with io af_xdp the kernel filter depends on it; restart the director to apply it")
     }
 }
 
 impl Opened {
-    /// The one io that a steering thread receives from.
+    /// Returns the one io that a steering thread receives from.
     ///
     /// # Errors
-    /// When there are several.
-    pub fn only_io(&mut self, workers: usize) -> Result<Box<dyn Io>, Error> {
+    /// Returns an error when there are several.
+    pub fn single_io(&mut self, workers: usize) -> Result<Box<dyn Io>, Error> {
         match self.workers.pop() {
             Some(io) if self.workers.is_empty() => Ok(io),
             _ => Err(Error::Steering { workers, interface: self.interface.name.clone(), queues: self.workers.len() + 1 }),
@@ -98,10 +98,10 @@ impl Opened {
     }
 }
 
-/// Finds the interface that `director` names.
+/// Finds the interface of `director`.
 ///
 /// # Errors
-/// When there is none.
+/// Returns an error when the interface does not exist.
 pub fn interface(director: &config::Director) -> Result<Interface, Error> {
     match &director.io {
         config::Io::Pcap { .. } => Err(Error::Pcap),
@@ -111,11 +111,11 @@ pub fn interface(director: &config::Director) -> Result<Interface, Error> {
     }
 }
 
-/// Opens what `director` names, on its interface. Packets come once [`Filter::set_vips`] was called.
+/// Opens the io of `director` on its interface. Packets come after [`Filter::set_vips`].
 ///
 /// # Errors
-/// Say what to do about it.
-pub fn open(director: &config::Director, found: Interface, vips: usize) -> Result<Opened, Error> {
+/// The errors say what to do.
+pub fn open(director: &config::Director, interface_info: Interface, vips: usize) -> Result<Opened, Error> {
     match &director.io {
         config::Io::Pcap { .. } => Err(Error::Pcap),
         config::Io::AfXdp { interface, cpus } => {
@@ -129,21 +129,35 @@ pub fn open(director: &config::Director, found: Interface, vips: usize) -> Resul
             let driver = if filter.generic() { "generic" } else { "native" };
             let copy = if workers.iter().all(af_xdp::AfXdp::zero_copy) { "zero copy" } else { "copy" };
             let mode = format!("{driver}, {copy}");
-            Ok(Opened { interface: found, kind: "af_xdp", mode, workers: boxed(workers), cpus: cpus.clone(), filter: Filter::Xdp(filter) })
+            Ok(Opened {
+                interface: interface_info,
+                kind: "af_xdp",
+                mode,
+                workers: boxed(workers),
+                cpus: cpus.clone(),
+                filter: Filter::Xdp(filter),
+            })
         }
-        config::Io::Netmap { detour, cpus, .. } => {
-            let workers = match detour {
-                None => netmap::Netmap::open(&found)?,
-                Some(detour) => vec![netmap::Netmap::open_detour(&found, &detour.rings, &detour.host_rings)?],
+        config::Io::Netmap { netmap_ports, cpus, .. } => {
+            let workers = match netmap_ports {
+                None => netmap::Netmap::open(&interface_info)?,
+                Some(netmap_ports) => vec![netmap::Netmap::open_ports(&interface_info, &netmap_ports.rings, &netmap_ports.host_rings)?],
             };
             let shared = workers.iter().all(netmap::Netmap::shares_memory_with_host);
             let mode = if shared { "host rings, zero copy" } else { "host port, copied to and from" };
             let workers = boxed(workers);
-            Ok(Opened { interface: found, kind: "netmap", mode: mode.into(), workers, cpus: cpus.clone(), filter: Filter::All })
+            Ok(Opened { interface: interface_info, kind: "netmap", mode: mode.into(), workers, cpus: cpus.clone(), filter: Filter::All })
         }
         config::Io::AfPacket { interface, workers, cpus } => {
             let workers = boxed(af_packet::AfPacket::open(interface, *workers)?);
-            Ok(Opened { interface: found, kind: "af_packet", mode: "ring".into(), workers, cpus: cpus.clone(), filter: Filter::All })
+            Ok(Opened {
+                interface: interface_info,
+                kind: "af_packet",
+                mode: "ring".into(),
+                workers,
+                cpus: cpus.clone(),
+                filter: Filter::All,
+            })
         }
     }
 }

@@ -1,70 +1,71 @@
-//! One worker: a thread on a CPU of its own that receives, runs the packet path, and sends. It waits for nobody and allocates nothing per batch.
+//! A worker: a thread on its own CPU that receives, runs the packet path, and sends. It never waits for other threads and never allocates
+//! per batch.
 
-use super::cpus;
-use super::pace::Pace;
+use super::idle::IdleBackoff;
 use arc_swap::{ArcSwap, Cache};
-use crossbeam::channel::Sender;
-use guideway_control::Shown;
+use crossbeam_channel::Sender;
+use guideway_control::WorkerStatus;
 use guideway_dataplane::path::State;
 use guideway_dataplane::path::requests::suspicion::Suspicion;
+use guideway_dataplane::poll::poll;
 use guideway_dataplane::tables::{BackendId, Snapshot};
-use guideway_dataplane::turn::turn;
+use guideway_host::cpus;
 use guideway_packet::io::Io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::sync::mpsc::UnboundedSender;
 
-/// What a worker tells control.
+/// A report of a worker to control.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// It takes packets now.
+pub enum WorkerEvent {
+    /// The worker takes packets.
     Running(usize),
-    /// It has ended although nobody stopped it.
+    /// The worker has ended although it was not stopped.
     Failed(usize, String),
 }
 
-/// What a worker is made of.
+/// The parts of a worker.
 pub struct Worker {
     /// Its number, from 0.
     pub index: usize,
-    /// How many there are: each keeps to its part of the limits on requests.
+    /// Number of workers; each one enforces its part of the request limits.
     pub workers: usize,
     /// The CPU that it is pinned to.
     pub cpu: usize,
-    /// Its way in and out.
+    /// Its io.
     pub io: Box<dyn Io>,
-    /// Flows that its table has room for.
+    /// Capacity of its flow table.
     pub flows: usize,
     /// MTU of the interface in bytes.
     pub mtu: u16,
-    /// What control publishes.
+    /// The current tables.
     pub tables: Arc<ArcSwap<Snapshot>>,
-    /// Where it shows what it did.
-    pub shown: Arc<Shown>,
-    /// Backends that packets wanted while they had no next hop. When it is full, control is busy with others.
+    /// Its counters.
+    pub worker_status: Arc<WorkerStatus>,
+    /// Backends without a next hop that packets wanted. When the queue is full, control is busy with others.
     pub unresolved: Sender<BackendId>,
-    /// Backends that several clients wait for. When it is full, control has enough to look at.
+    /// Backends that several clients wait for. When the queue is full, control has enough work.
     pub suspected: Sender<Suspicion>,
-    /// Set when the worker has to end.
+    /// Set when the worker must end.
     pub stop: Arc<AtomicBool>,
-    /// To control.
-    pub reports: UnboundedSender<Report>,
+    /// Reports to control.
+    pub reports: UnboundedSender<WorkerEvent>,
 }
 
 /// Starts the thread.
 pub fn spawn(worker: Worker) -> std::io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{}", worker.index)).spawn(move || {
-        // Signals are control's: a worker would be interrupted for nothing.
+        // Control handles signals; they must not interrupt a worker.
         let _ = nix::sys::signal::SigSet::all().thread_block();
         let (index, reports) = (worker.index, worker.reports.clone());
-        // A director with a dead worker would lose that worker's share of the packets: control ends it instead.
+        // A director without one worker would lose that worker's share of packets, so control ends it.
         let why = match catch_unwind(AssertUnwindSafe(|| worker.run())) {
             Ok(Ok(())) => return,
             Ok(Err(why)) => why,
-            Err(_) => "it panicked; the message stands above".to_owned(),
+            Err(_) => "it panicked; see the message above".to_owned(),
         };
-        let _ = reports.send(Report::Failed(index, why));
+        let _ = reports.send(WorkerEvent::Failed(index, why));
     })
 }
 
@@ -72,36 +73,41 @@ impl Worker {
     fn run(mut self) -> Result<(), String> {
         cpus::pin(self.cpu).map_err(|e| e.to_string())?;
         let mut state = State::new(self.flows, self.mtu);
-        state.share_limits(self.workers);
-        self.shown.set_flow_capacity(state.flows.capacity());
-        self.shown.set_lingering(state.lingering.clone());
-        self.shown.set_io(&*self.io);
+        state.divide_limits(self.workers);
+        self.worker_status.set_flow_capacity(state.flows.capacity());
+        self.worker_status.set_draining_flows(state.draining_flows.clone());
+        self.worker_status.set_io(&*self.io);
         let mut tables = Cache::new(self.tables.clone());
-        let mut pace = Pace::default();
-        let _ = self.reports.send(Report::Running(self.index));
+        let mut idle = IdleBackoff::default();
+        let _ = self.reports.send(WorkerEvent::Running(self.index));
         while !self.stop.load(Relaxed) {
-            let busy = self.turn(&mut state, &mut tables, &pace).map_err(|e| format!("its io failed: {e}"))?;
-            pace.turned(busy);
+            let busy = self.poll(&mut state, &mut tables, &idle).map_err(|e| format!("its io failed: {e}"))?;
+            idle.polled(busy);
         }
-        self.shown.set(&state.counters, state.flows.used());
+        self.worker_status.set(&state.counters, state.flows.used());
         Ok(())
     }
 
-    /// One turn of the io and what follows from it; whether there was anything to do.
-    fn turn(&mut self, state: &mut State, tables: &mut Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>, pace: &Pace) -> std::io::Result<bool> {
-        let (turn, sent) = turn(&mut *self.io, state, pace.wait(), tables)?;
-        if turn.end {
+    /// Polls the io once and handles the result; returns whether there was anything to do.
+    fn poll(
+        &mut self,
+        state: &mut State,
+        tables: &mut Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+        idle: &IdleBackoff,
+    ) -> std::io::Result<bool> {
+        let (poll, sent) = poll(&mut *self.io, state, idle.wait(), tables)?;
+        if poll.end {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
         state.drain_unresolved(|backend| {
             let _ = self.unresolved.try_send(backend);
         });
-        state.drain_suspected(|suspicion| {
+        state.drain_suspicions(|suspicion| {
             let _ = self.suspected.try_send(suspicion);
         });
-        self.shown.set(&state.counters, state.flows.used());
-        self.shown.set_io(&*self.io);
-        Ok(turn.received > 0 || sent)
+        self.worker_status.set(&state.counters, state.flows.used());
+        self.worker_status.set_io(&*self.io);
+        Ok(poll.received > 0 || sent)
     }
 }
 
@@ -110,16 +116,16 @@ mod tests {
     use super::*;
     use guideway_config as config;
     use guideway_control::{NextHops, Writer};
-    use guideway_packet::io::{Turn, Work};
+    use guideway_packet::io::{BatchHandler, PollResult};
     use guideway_packet::time::Time;
     use std::time::Duration;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-    /// Fails in the way that it is told to, or stays empty.
-    struct Faulty(fn() -> std::io::Result<Turn>);
+    /// Fails as configured, or stays empty.
+    struct FaultyIo(fn() -> std::io::Result<PollResult>);
 
-    impl Io for Faulty {
-        fn turn(&mut self, wait: Duration, _: &mut Work<'_>) -> std::io::Result<Turn> {
+    impl Io for FaultyIo {
+        fn poll(&mut self, wait: Duration, _: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
             std::thread::park_timeout(wait.min(Duration::from_millis(1)));
             self.0()
         }
@@ -149,9 +155,9 @@ mod tests {
         backends = [{ name = "n1", address = "10.0.2.31" }]
     "#;
 
-    fn worker(io: Faulty) -> (Worker, UnboundedReceiver<Report>) {
+    fn worker(io: FaultyIo) -> (Worker, UnboundedReceiver<WorkerEvent>) {
         let config = config::read(FILE).config.unwrap();
-        let snapshot = Writer::new().apply(&config, &NextHops::fixed(&config), Time(0)).unwrap();
+        let snapshot = Writer::new().apply(&config, &NextHops::from_config(&config), Time(0)).unwrap();
         let (reports, end) = unbounded_channel();
         let worker = Worker {
             index: 3,
@@ -161,9 +167,9 @@ mod tests {
             flows: 1024,
             mtu: 1500,
             tables: Arc::new(ArcSwap::from_pointee(snapshot)),
-            shown: Arc::default(),
-            unresolved: crossbeam::channel::bounded(1).0,
-            suspected: crossbeam::channel::bounded(1).0,
+            worker_status: Arc::default(),
+            unresolved: crossbeam_channel::bounded(1).0,
+            suspected: crossbeam_channel::bounded(1).0,
             stop: Arc::default(),
             reports,
         };
@@ -171,31 +177,31 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_panics_or_whose_io_fails_says_so() {
-        type End = fn() -> std::io::Result<Turn>;
+    fn a_panic_or_io_failure_of_a_worker_is_reported() {
+        type End = fn() -> std::io::Result<PollResult>;
         let ends: [(End, &str); 3] = [
             (|| panic!("this panic is part of the test"), "panicked"),
             (|| Err(std::io::Error::other("the interface is gone")), "the interface is gone"),
-            (|| Ok(Turn { end: true, ..Turn::default() }), "end of file"),
+            (|| Ok(PollResult { end: true, ..PollResult::default() }), "end of file"),
         ];
         for (end, expected) in ends {
-            let (worker, mut reports) = worker(Faulty(end));
+            let (worker, mut reports) = worker(FaultyIo(end));
             spawn(worker).unwrap().join().unwrap();
-            assert_eq!(reports.blocking_recv(), Some(Report::Running(3)));
-            let Some(Report::Failed(3, why)) = reports.blocking_recv() else { panic!("no report") };
+            assert_eq!(reports.blocking_recv(), Some(WorkerEvent::Running(3)));
+            let Some(WorkerEvent::Failed(3, why)) = reports.blocking_recv() else { panic!("no report") };
             assert!(why.contains(expected), "{why}");
         }
     }
 
     #[test]
-    fn a_worker_that_is_stopped_ends_without_a_word() {
-        let (worker, mut reports) = worker(Faulty(|| Ok(Turn::default())));
-        let (stop, shown) = (worker.stop.clone(), worker.shown.clone());
+    fn a_stopped_worker_ends_without_a_report() {
+        let (worker, mut reports) = worker(FaultyIo(|| Ok(PollResult::default())));
+        let (stop, worker_status) = (worker.stop.clone(), worker.worker_status.clone());
         let thread = spawn(worker).unwrap();
-        assert_eq!(reports.blocking_recv(), Some(Report::Running(3)));
+        assert_eq!(reports.blocking_recv(), Some(WorkerEvent::Running(3)));
         let since = std::time::Instant::now();
-        while shown.turns() < 20 {
-            assert!(since.elapsed() < Duration::from_secs(20), "a worker without packets shows that it is at work");
+        while worker_status.polls() < 20 {
+            assert!(since.elapsed() < Duration::from_secs(20), "a worker without packets counts its polls");
             std::thread::yield_now();
         }
         stop.store(true, Relaxed);

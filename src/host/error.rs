@@ -1,46 +1,46 @@
-//! What can go wrong with the lab, in sentences for people.
+//! Errors of the lab and of host setup, as sentences for operators.
 
 use std::fmt::Display;
 
-/// Why the lab did not run.
+/// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The flags contradict each other or ask for what a program cannot do. Exit code 2.
+    /// The flags contradict each other or require something that a program cannot do. Exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// Something that the lab needs is not here.
-    #[error("{what}: {mend}")]
+    /// A requirement is missing.
+    #[error("{what}: {hint}")]
     Missing {
-        /// What is not here, or may not be used.
+        /// The missing or forbidden thing.
         what: String,
-        /// What to do about it.
-        mend: String,
+        /// The remedy.
+        hint: String,
     },
     /// A step failed.
-    #[error("{doing}: {reason}")]
+    #[error("{context}: {reason}")]
     Failed {
-        /// What was being done.
-        doing: String,
-        /// What the kernel, a program or a file said.
+        /// The failed step.
+        context: String,
+        /// The error of the kernel, a program or a file.
         reason: String,
     },
 }
 
 impl Error {
-    /// A step that failed for `reason`.
-    pub fn failed(doing: impl Into<String>, reason: impl Display) -> Self {
-        Error::Failed { doing: doing.into(), reason: reason.to_string() }
+    /// Creates the error of a step that failed for `reason`.
+    pub fn failed(context: impl Into<String>, reason: impl Display) -> Self {
+        Error::Failed { context: context.into(), reason: reason.to_string() }
     }
 }
 
-/// Says what was being done when something failed.
-pub trait Doing<T> {
+/// Adds the failed step to an error.
+pub trait Context<T> {
     /// Turns any error into [`Error::Failed`].
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+    fn with_context(self, what: impl FnOnce() -> String) -> Result<T, Error>;
 }
 
-impl<T, E: Display> Doing<T> for Result<T, E> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
+impl<T, E: Display> Context<T> for Result<T, E> {
+    fn with_context(self, what: impl FnOnce() -> String) -> Result<T, Error> {
         self.map_err(|e| Error::failed(what(), e))
     }
 }

@@ -1,6 +1,6 @@
-//! Network namespaces that exist only as long as someone holds their descriptor: one for each host of the lab.
+//! Network namespaces that exist as long as their descriptor is open: one for each host of the lab.
 
-use super::error::{Doing, Error};
+use super::error::{Context, Error};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// One network namespace. Clones share it; it ends with the last clone and the last process in it.
+/// A network namespace. Clones share it; it ends with the last clone and the last process in it.
 #[derive(Clone, Debug)]
 pub struct Namespace {
     name: String,
@@ -16,34 +16,34 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A new, empty namespace. `name` is for messages only.
+    /// Creates an empty namespace. `name` is for messages only.
     ///
     /// # Errors
-    /// When the kernel refuses (CAP_SYS_ADMIN is needed in the current user namespace).
+    /// Returns an error when the kernel refuses (needs CAP_SYS_ADMIN in the current user namespace).
     pub fn new(name: &str) -> Result<Self, Error> {
         let made = on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net")
         });
-        let file = made?.doing(|| format!("making the network namespace of {name}"))?;
+        let file = made?.with_context(|| format!("making the network namespace of {name}"))?;
         Ok(Namespace { name: name.to_owned(), file: Arc::new(file) })
     }
 
-    /// The namespace that the calling thread is in.
+    /// Returns the namespace of the calling thread.
     pub fn current(name: &str) -> Result<Self, Error> {
-        let file = File::open("/proc/thread-self/ns/net").doing(|| "opening the current network namespace".to_owned())?;
+        let file = File::open("/proc/thread-self/ns/net").with_context(|| "opening the current network namespace".to_owned())?;
         Ok(Namespace { name: name.to_owned(), file: Arc::new(file) })
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Runs `body` in it, on a thread that ends with it, and waits.
+    /// Runs `body` in it, on a thread of its own, and waits for the result.
     pub fn run<T: Send>(&self, body: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
         on_thread(|| {
-            setns(self.as_fd(), CloneFlags::CLONE_NEWNET).doing(|| format!("entering the network namespace of {}", self.name))?;
+            setns(self.as_fd(), CloneFlags::CLONE_NEWNET).with_context(|| format!("entering the network namespace of {}", self.name))?;
             body()
         })?
     }
@@ -54,25 +54,28 @@ impl Namespace {
         name: &str,
         body: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<JoinHandle<Result<T, Error>>, Error> {
-        let here = self.clone();
-        let inside = move || {
-            setns(here.as_fd(), CloneFlags::CLONE_NEWNET).doing(|| format!("entering the network namespace of {}", here.name))?;
+        let namespace = self.clone();
+        let in_namespace = move || {
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
+                .with_context(|| format!("entering the network namespace of {}", namespace.name))?;
             body()
         };
-        std::thread::Builder::new().name(name.to_owned()).spawn(inside).doing(|| format!("starting the thread {name}"))
+        std::thread::Builder::new().name(name.to_owned()).spawn(in_namespace).with_context(|| format!("starting the thread {name}"))
     }
 
-    /// Starts a program in it. (A new process is in the namespaces of the thread that makes it.)
+    /// Starts a program in it. (A new process inherits the namespaces of its parent thread.)
     pub fn spawn(&self, command: &mut Command) -> Result<Child, Error> {
         self.run(|| {
             let program = command.get_program().to_string_lossy().into_owned();
-            command.spawn().doing(|| format!("starting {program} on {}", self.name))
+            command.spawn().with_context(|| format!("starting {program} on {}", self.name))
         })
     }
 
     /// Writes a value below `/proc/sys/net/`.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<(), Error> {
-        self.run(|| std::fs::write(format!("/proc/sys/net/{key}"), value).doing(|| format!("setting net/{key} = {value} on {}", self.name)))
+        self.run(|| {
+            std::fs::write(format!("/proc/sys/net/{key}"), value).with_context(|| format!("setting net/{key} = {value} on {}", self.name))
+        })
     }
 }
 
@@ -88,7 +91,7 @@ impl AsRawFd for Namespace {
     }
 }
 
-/// Runs `body` on a thread of its own, because a thread that changed its namespaces must not go on with other work.
+/// Runs `body` on a thread of its own, because a thread that changed its namespaces must not do other work afterwards.
 fn on_thread<T: Send>(body: impl FnOnce() -> T + Send) -> Result<T, Error> {
     std::thread::scope(|scope| scope.spawn(body).join()).map_err(|_| Error::failed("working in a namespace", "the thread panicked"))
 }

@@ -1,20 +1,20 @@
-//! Health: what the health controller saw of each backend.
+//! Health: the observed state of each backend.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// By the name of the pool. A pool that nobody has checked is not there, and its backends count as up.
+/// Health by the name of the pool. A pool without checks is absent, and its backends count as up.
 pub type Health = BTreeMap<String, Arc<PoolHealth>>;
 
-/// How the backends of one pool were seen to do.
+/// The observed states of one pool's backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolHealth {
-    /// By the name of the backend. One that is not there counts as up.
+    /// By the name of the backend. An absent one counts as up.
     pub backends: BTreeMap<String, Observed>,
 }
 
-/// How one backend was seen to do.
+/// The observed state of one backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
     /// Whether it gets new flows.
@@ -22,7 +22,7 @@ pub struct Observed {
     pub state: Observation,
     /// Since when, in seconds since 1970-01-01 UTC.
     pub since: u64,
-    /// Why, for people: the last failure, or what was checked.
+    /// The reason, for operators: the last failure, or the check.
     pub why: String,
 }
 
@@ -30,37 +30,37 @@ pub struct Observed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Observation {
-    /// It answers as it should.
+    /// It passes its checks.
     Up,
-    /// It has come back a short time ago and gets a part of its weight: slow start.
+    /// It came back recently and gets a part of its weight: slow start.
     Slow {
         /// Per cent of its weight, 1–99.
         percent: u8,
     },
-    /// It gets no new flows, and flows that have no TID range are chosen anew.
+    /// It gets no new flows; flows without a TID range get another backend.
     Down,
 }
 
 impl PoolHealth {
-    /// How `backend` was seen to do; up if nobody looked.
+    /// Returns the observed state of `backend`; up if there is none.
     pub fn of(&self, backend: &str) -> Observation {
         self.backends.get(backend).map_or(Observation::Up, |observed| observed.state)
     }
 
-    /// Puts what was seen of `pools` in place of what was seen before; of a health without backends nothing is kept.
+    /// Replaces the health of `pools`; a pool without backends is removed.
     pub(super) fn update(health: &mut Health, pools: &[(String, PoolHealth)]) {
-        for (pool, seen) in pools {
-            if seen.backends.is_empty() {
+        for (pool, view) in pools {
+            if view.backends.is_empty() {
                 health.remove(pool);
             } else {
-                health.insert(pool.clone(), Arc::new(seen.clone()));
+                health.insert(pool.clone(), Arc::new(view.clone()));
             }
         }
     }
 }
 
 impl Observation {
-    /// What is left of `weight`: all, a part but never nothing, or nothing.
+    /// Returns the effective weight: all of it, a part of at least 1, or nothing.
     pub fn weight(self, weight: u16) -> u16 {
         match self {
             Observation::Up => weight,
@@ -85,8 +85,8 @@ mod tests {
     }
 
     #[test]
-    fn health_reads_as_people_would_write_it() {
-        let text = r#"{"backends":{"t1":{"state":"slow","percent":10,"since":1,"why":"came back"},"t2":{"state":"down","since":2,"why":"silent"}}}"#;
+    fn the_json_form_of_health() {
+        let text = r#"{"backends":{"t1":{"state":"slow","percent":10,"since":1,"why":"came back"},"t2":{"state":"down","since":2,"why":"no answer"}}}"#;
         let health: PoolHealth = serde_json::from_str(text).unwrap();
         assert_eq!(
             (health.of("t1"), health.of("t2"), health.of("t3")),

@@ -1,8 +1,8 @@
-//! From the section `[store]` to a store from which a set was read.
+//! Opens the store of a section `[store]` and waits for its first cluster state.
 
 use super::etcd::Etcd;
 use super::file::File;
-use super::{Seen, Store};
+use super::{Store, StoreView};
 use guideway_config as config;
 use std::io;
 use std::sync::Arc;
@@ -10,87 +10,87 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-/// How long etcd may take before a copy of its last set is used.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How often somebody who waits is told for what.
-const REMINDER: Duration = Duration::from_secs(10);
+/// Time that etcd has before the cache is used.
+const CACHE_FALLBACK_DELAY: Duration = Duration::from_secs(2);
+/// Interval of the log message of a waiting process.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// A file that `[store]` names cannot be read, or its directory cannot be made.
+    /// A file that `[store]` names cannot be read, or its directory cannot be created.
     #[error("the store: {0}")]
     Io(#[from] io::Error),
-    /// Nothing good was read in time.
-    #[error("no set could be read from the store within {waited:?}: {why}")]
-    Nothing {
-        /// So long was waited.
+    /// No valid cluster state was read in time.
+    #[error("no cluster state could be read from the store within {waited:?}: {why}")]
+    Timeout {
+        /// The time limit.
         waited: Duration,
-        /// The last trouble.
+        /// The last reason.
         why: String,
     },
 }
 
-/// Opens the store and waits until there is a set, for as long as that takes: from the store, or, when etcd does not answer within 2 s, from the copy
-/// that `cache` names. Says what it waits for. Needs a runtime of tokio, in which the store then lives.
+/// Opens the store and waits for a cluster state without a limit. When etcd does not answer within 2 s, uses the copy in `cache`. Logs the
+/// reason for the wait. Needs a tokio runtime, in which the store runs.
 ///
 /// # Errors
-/// When a file that `[store]` names cannot be used.
+/// Returns an error when a file that `[store]` names cannot be used.
 pub async fn open(config: &config::Store) -> Result<Store, OpenError> {
     let store = start(config)?;
-    let mut seen = store.watch();
-    while timeout(REMINDER, there(&mut seen)).await.is_err() {
-        let why = seen.borrow().trouble.as_ref().map(|trouble| trouble.why.clone()).unwrap_or_default();
-        tracing::warn!("waiting for a first set from the store: {why}");
+    let mut view = store.watch();
+    while timeout(LOG_INTERVAL, first_state(&mut view)).await.is_err() {
+        let why = view.borrow().stale.as_ref().map(|stale| stale.why.clone()).unwrap_or_default();
+        tracing::warn!(reason = %why, "waiting for the first cluster state of the store");
     }
     Ok(store)
 }
 
-/// The same, but without a set within `patience` it is given up: for commands.
+/// Opens the store and waits at most `wait_limit` for a cluster state: for commands.
 ///
 /// # Errors
-/// Also when there is no set in time.
-pub async fn open_within(config: &config::Store, patience: Duration) -> Result<Store, OpenError> {
+/// Also returns an error when there is no cluster state in time.
+pub async fn open_timeout(config: &config::Store, wait_limit: Duration) -> Result<Store, OpenError> {
     let store = start(config)?;
-    ready(&store, patience).await?;
+    ready(&store, wait_limit).await?;
     Ok(store)
 }
 
-/// Waits until there is a set.
+/// Waits for a cluster state.
 ///
 /// # Errors
-/// When there is none within `patience`.
-pub async fn ready(store: &Store, patience: Duration) -> Result<(), OpenError> {
-    let mut seen = store.watch();
-    if timeout(patience, there(&mut seen)).await.is_err() {
-        let why = seen.borrow().trouble.as_ref().map(|trouble| trouble.why.clone()).unwrap_or_default();
-        return Err(OpenError::Nothing { waited: patience, why });
+/// Returns an error when there is none within `wait_limit`.
+pub async fn ready(store: &Store, wait_limit: Duration) -> Result<(), OpenError> {
+    let mut view = store.watch();
+    if timeout(wait_limit, first_state(&mut view)).await.is_err() {
+        let why = view.borrow().stale.as_ref().map(|stale| stale.why.clone()).unwrap_or_default();
+        return Err(OpenError::Timeout { waited: wait_limit, why });
     }
     Ok(())
 }
 
-/// A set of generation 0 with trouble is none.
-async fn there(seen: &mut watch::Receiver<Seen>) {
-    if seen.wait_for(|seen| seen.trouble.is_none() || seen.set.generation > 0).await.is_err() {
+/// A stale view with generation 0 contains no cluster state.
+async fn first_state(view: &mut watch::Receiver<StoreView>) {
+    if view.wait_for(|view| view.stale.is_none() || view.cluster.generation > 0).await.is_err() {
         std::future::pending().await
     }
 }
 
-/// Opens the store and waits for nothing: for those who mend it. Needs a runtime of tokio.
+/// Opens the store without waiting, for commands that repair it. Needs a tokio runtime.
 ///
 /// # Errors
-/// When a file that `[store]` names cannot be used.
+/// Returns an error when a file that `[store]` names cannot be used.
 pub fn start(config: &config::Store) -> Result<Store, OpenError> {
     match config {
         config::Store::File { path } => Ok(Store::File(Arc::new(File::start(path)?))),
         config::Store::Etcd(etcd) => {
             let store = Arc::new(Etcd::start(etcd)?);
             if let Some(cache) = etcd.cache.clone() {
-                let waiting = Arc::downgrade(&store);
+                let weak = Arc::downgrade(&store);
                 tokio::spawn(async move {
-                    sleep(PATIENCE).await;
-                    if let Some(store) = waiting.upgrade() {
-                        store.begin_with_copy(&cache);
+                    sleep(CACHE_FALLBACK_DELAY).await;
+                    if let Some(store) = weak.upgrade() {
+                        store.start_from_cache(&cache);
                     }
                 });
             }

@@ -1,9 +1,9 @@
 //! Several `guideway tftpd` that go on with one another's transfers, each in a network namespace of its own, real clients, and before them a director
-//! that does what the test says: it knows TID ranges and heirs as a real one does, and who is alive from the test alone.
+//! that does what the test says: it knows TID ranges and successors as a real one does, and who is alive from the test alone.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use guideway_hash::FleetKey;
-use guideway_hash::heirs::Heirs;
+use guideway_hash::successors::SuccessorRanking;
 use guideway_host::netlink::{Netlink, Via};
 use guideway_host::netns::Namespace;
 use guideway_host::tun::open_tun;
@@ -26,8 +26,8 @@ const GUIDEWAY: &str = env!("CARGO_BIN_EXE_guideway");
 pub const KEY: &str = "000102030405060708090a0b0c0d0e0f";
 const VIP: &str = "192.0.2.69";
 const CLIENT: &str = "198.51.100.7";
-static TURN: Mutex<()> = Mutex::new(());
-const PATIENCE: Duration = Duration::from_secs(60);
+static EXCLUSIVE: Mutex<()> = Mutex::new(());
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether this may run.
 pub fn root() -> bool {
@@ -41,7 +41,7 @@ pub fn root() -> bool {
 
 /// What the director does, as the test says.
 struct Steering {
-    heirs: Mutex<Heirs>,
+    successors: Mutex<SuccessorRanking>,
     alive: Vec<AtomicBool>,
     /// Who gets requests.
     requests: AtomicUsize,
@@ -59,12 +59,13 @@ impl Steering {
             return Some(self.requests.load(SeqCst));
         }
         let owner = usize::from(port.checked_sub(20_000)? / 10).checked_sub(1)?;
-        let alive = |at: &usize| self.alive.get(*at).is_some_and(|alive| alive.load(SeqCst));
-        let heirs = || self.heirs.lock().unwrap().of(VIP.parse().unwrap(), client.ip(), client.port(), owner).into_iter().flatten();
-        if alive(&owner) { Some(owner) } else { heirs().find(alive) }
+        let is_alive = |at: &usize| self.alive.get(*at).is_some_and(|alive| alive.load(SeqCst));
+        let successors =
+            || self.successors.lock().unwrap().for_transfer(VIP.parse().unwrap(), client.ip(), client.port(), owner).into_iter().flatten();
+        if is_alive(&owner) { Some(owner) } else { successors().find(is_alive) }
     }
 
-    fn passed(&self) {
+    fn count_ack(&self) {
         self.acks.fetch_add(1, SeqCst);
         let mut gap = self.gap.lock().unwrap();
         let now = Instant::now();
@@ -83,7 +84,7 @@ pub struct Fleet {
     servers: Vec<Option<Child>>,
     directory: tempfile::TempDir,
     /// One fleet at a time: each wants all processors for itself.
-    _turn: MutexGuard<'static, ()>,
+    _exclusive: MutexGuard<'static, ()>,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -91,12 +92,12 @@ fn ip(text: &str) -> IpAddr {
 }
 
 /// The pool of these servers, as directors have it.
-pub fn pool(known: &[usize]) -> String {
+pub fn pool(members: &[usize]) -> String {
     let backend = |at: &usize| {
         let first = 20_000 + (at + 1) * 10;
         format!("  {{ name = \"t{}\", address = \"{}\", tid_range = \"{first}-{}\" }},\n", at + 1, address(*at), first + 9)
     };
-    let backends: String = known.iter().map(backend).collect();
+    let backends: String = members.iter().map(backend).collect();
     format!("[[pool]]\nname = \"boot\"\ntakeover = true\nbackends = [\n{backends}]\n")
 }
 
@@ -104,10 +105,10 @@ pub fn key_of(digits: &str) -> FleetKey {
     FleetKey::new(std::array::from_fn(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()))
 }
 
-/// Who the heirs are in a fleet of so many with this key.
-fn heirs(key: &str, count: usize) -> Heirs {
+/// Who the successors are in a fleet of so many with this key.
+fn successors(key: &str, count: usize) -> SuccessorRanking {
     let names: Vec<String> = (1..=count).map(|n| format!("t{n}")).collect();
-    Heirs::new(key_of(key), names.iter().map(String::as_str))
+    SuccessorRanking::new(key_of(key), names.iter().map(String::as_str))
 }
 
 fn address(at: usize) -> String {
@@ -117,51 +118,52 @@ fn address(at: usize) -> String {
 impl Fleet {
     /// So many servers that serve the same directory, and their network.
     pub fn new(count: usize) -> Fleet {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let exclusive = EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner);
         let host = Namespace::new("client").unwrap();
         let hosts: Vec<Namespace> = (0..count).map(|at| Namespace::new(&format!("t{}", at + 1)).unwrap()).collect();
         for key in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter"] {
             hosts.iter().chain([&host]).for_each(|host| host.sysctl(key, "0").unwrap());
         }
-        Netlink::within(&host, |n| {
+        Netlink::in_namespace(&host, |n| {
             n.add_bridge("br0")?;
             for (at, other) in hosts.iter().enumerate() {
                 let (near, far) = (format!("t{}", at + 1), format!("far{at}"));
                 n.add_veth(&near, &far)?;
-                n.hand_over(&far, other, "eth0")?;
-                n.enslave(&near, "br0")?;
-                n.up(&near, true)?;
+                n.move_to_namespace(&far, other, "eth0")?;
+                n.add_bridge_port(&near, "br0")?;
+                n.set_up(&near, true)?;
             }
             n.add_address("br0", ip("10.0.0.1"), 16)?;
-            n.up("br0", true)?;
-            n.up("lo", true)?;
+            n.set_up("br0", true)?;
+            n.set_up("lo", true)?;
             n.add_address("lo", ip(CLIENT), 32)?;
             Ok(())
         })
         .unwrap();
         for (at, other) in hosts.iter().enumerate() {
-            Netlink::within(other, |n| {
-                n.up("lo", true)?;
+            Netlink::in_namespace(other, |n| {
+                n.set_up("lo", true)?;
                 n.add_address("eth0", ip(&address(at)), 16)?;
-                n.up("eth0", true)?;
+                n.set_up("eth0", true)?;
                 n.set_route("198.51.100.0/24".parse().unwrap(), &Via::Gateways(vec![ip("10.0.0.1")]), MAIN_TABLE, None)
             })
             .unwrap();
         }
         let steering = Arc::new(Steering {
-            heirs: Mutex::new(heirs(KEY, count)),
+            successors: Mutex::new(successors(KEY, count)),
             alive: (0..count).map(|_| AtomicBool::new(true)).collect(),
             requests: AtomicUsize::new(0),
             acks: AtomicU64::new(0),
             gap: Mutex::default(),
             stop: AtomicBool::new(false),
         });
-        let director = Some(direct(&host, &steering));
+        let director = Some(run_director(&host, &steering));
         let directory = tempfile::tempdir().unwrap();
         (0..count).for_each(|at| std::fs::create_dir(directory.path().join(format!("root{at}"))).unwrap());
-        let mut fleet = Fleet { _turn: turn, host, steering, director, servers: (0..count).map(|_| None).collect(), hosts, directory };
+        let mut fleet =
+            Fleet { _exclusive: exclusive, host, steering, director, servers: (0..count).map(|_| None).collect(), hosts, directory };
         (0..count).for_each(|at| fleet.start(at));
-        (0..count).for_each(|at| fleet.until_all_are_there(at));
+        (0..count).for_each(|at| fleet.wait_for_peers(at));
         fleet
     }
 
@@ -184,8 +186,8 @@ impl Fleet {
     }
 
     /// Writes the file of a server that knows these servers; where it is.
-    pub fn configure(&self, at: usize, known: &[usize]) -> PathBuf {
-        self.configure_takeover(at, &format!("key = \"{KEY}\"\n{}", pool(known)))
+    pub fn configure(&self, at: usize, members: &[usize]) -> PathBuf {
+        self.configure_takeover(at, &format!("key = \"{KEY}\"\n{}", pool(members)))
     }
 
     /// The same with this section `[takeover]`, and what follows it.
@@ -227,9 +229,9 @@ impl Fleet {
     }
 
     /// Waits until a server hears all others that run.
-    pub fn until_all_are_there(&self, at: usize) {
+    pub fn wait_for_peers(&self, at: usize) {
         let others = self.servers.iter().flatten().count() as u64 - 1;
-        self.until(at, "it hears the others", |status| status["notes"]["peers"] == others);
+        self.until(at, "it hears the others", |status| status["checkpoints"]["peers"] == others);
     }
 
     /// kill -9; the director does not know.
@@ -246,32 +248,32 @@ impl Fleet {
     }
 
     /// The director finds that a server lives, or does not.
-    pub fn alive(&self, at: usize, alive: bool) {
+    pub fn set_alive(&self, at: usize, alive: bool) {
         self.steering.alive[at].store(alive, SeqCst);
     }
 
     /// Waits until so many ACKs more have passed the director.
-    pub fn after(&self, acks: u64) {
+    pub fn wait_for_acks(&self, acks: u64) {
         let (until, since) = (self.steering.acks.load(SeqCst) + acks, Instant::now());
         while self.steering.acks.load(SeqCst) < until {
-            assert!(since.elapsed() < PATIENCE, "{} of {until} ACKs", self.steering.acks.load(SeqCst));
+            assert!(since.elapsed() < TIMEOUT, "{} of {until} ACKs", self.steering.acks.load(SeqCst));
             std::thread::sleep(Duration::from_micros(200));
         }
     }
 
     /// The longest time without an ACK since the last call.
-    pub fn pause(&self) -> Duration {
+    pub fn longest_gap(&self) -> Duration {
         std::mem::take(&mut *self.steering.gap.lock().unwrap()).1
     }
 
-    /// The heirs of the transfer that the last request began, whose owner is `owner`; every transfer comes from the port that the test chose.
-    pub fn heirs(&self, port: u16, owner: usize) -> [usize; 2] {
-        self.steering.heirs.lock().unwrap().of(ip(VIP), ip(CLIENT), port, owner).map(Option::unwrap)
+    /// The successors of the transfer that the last request began, whose owner is `owner`; every transfer comes from the port that the test chose.
+    pub fn successors(&self, port: u16, owner: usize) -> [usize; 2] {
+        self.steering.successors.lock().unwrap().for_transfer(ip(VIP), ip(CLIENT), port, owner).map(Option::unwrap)
     }
 
     /// The director has another key from now on.
     pub fn set_key(&self, key: &str) {
-        *self.steering.heirs.lock().unwrap() = heirs(key, self.servers.len());
+        *self.steering.successors.lock().unwrap() = successors(key, self.servers.len());
     }
 
     /// What a server says of itself.
@@ -294,7 +296,7 @@ impl Fleet {
             if holds(&status) {
                 return;
             }
-            assert!(since.elapsed() < PATIENCE, "t{}: {what}: {status:#}", at + 1);
+            assert!(since.elapsed() < TIMEOUT, "t{}: {what}: {status:#}", at + 1);
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -360,12 +362,12 @@ impl Drop for Client {
 }
 
 /// The SHA-256 of a file.
-pub fn sum(file: &Path) -> [u8; 32] {
+pub fn sha256(file: &Path) -> [u8; 32] {
     Sha256::digest(std::fs::read(file).unwrap()).into()
 }
 
 /// Starts the director: what goes to the VIP comes out of a TUN device and goes on in GRE.
-fn direct(host: &Namespace, steering: &Arc<Steering>) -> JoinHandle<()> {
+fn run_director(host: &Namespace, steering: &Arc<Steering>) -> JoinHandle<()> {
     let (tun, raw) = host
         .run(|| {
             let tun = open_tun("tun0")?;
@@ -387,7 +389,7 @@ fn direct(host: &Namespace, steering: &Arc<Steering>) -> JoinHandle<()> {
             let Some((source, destination)) = flow.ports else { continue };
             let Some(to) = steering.choose(SocketAddr::new(flow.source, source), destination) else { continue };
             if packet.get(flow.payload + 8..flow.payload + 10) == Some(&[0, 4]) {
-                steering.passed();
+                steering.count_ack();
             }
             let Some(header) = gre_header(packet[0]) else { continue };
             let address: SockAddr = SocketAddr::new(ip(&address(to)), 0).into();

@@ -52,13 +52,13 @@ fn a_bad_file_gives_every_error_with_file_and_line() {
     let (code, out, err) = check(file.path(), false);
     assert_eq!((code, out.as_str()), (2, ""));
     let lines: Vec<&str> = err.lines().collect();
-    assert_eq!(lines[0], format!("{name}:16: vip[1].pool = \"dsn\": is no pool of this file; did you mean \"dns\"?"));
+    assert_eq!(lines[0], format!("{name}:16: vip[1].pool = \"dsn\": is not a pool of this file; did you mean \"dns\"?"));
     assert!(lines[1].starts_with(&format!("{name}:22: pool.boot.backends.t2.tid_range = \"21000-21999\": overlaps")), "{err}");
     assert!(lines.last().unwrap().starts_with(&format!("{name}: 2 errors, ")), "{err}");
 }
 
 #[test]
-fn a_document_for_programs() {
+fn a_json_document() {
     let good = file(SAMPLE.as_bytes());
     let (code, out, err) = check(good.path(), true);
     let document: Value = serde_json::from_str(&out).unwrap();
@@ -72,8 +72,8 @@ fn a_document_for_programs() {
     assert_eq!(
         document["errors"][0],
         serde_json::json!({
-            "severity": "error", "line": 22, "column": 77, "key": "pool[0].backends[1].weight", "place": "pool.boot.backends.t2.weight",
-            "value": "2000", "message": "is outside of what is allowed: a weight, 0 to 1000",
+            "severity": "error", "line": 22, "column": 77, "key": "pool[0].backends[1].weight", "path": "pool.boot.backends.t2.weight",
+            "value": "2000", "message": "is out of range; allowed: a weight, 0 to 1000",
         })
     );
 }
@@ -92,7 +92,7 @@ fn a_file_that_cannot_be_read() {
     let latin = file(b"[director]\nname = \"d\xe4\"\n");
     assert_eq!(
         check(latin.path(), false).2.lines().next().unwrap(),
-        format!("{}:2: this is not UTF-8, as TOML must be", latin.path().display())
+        format!("{}:2: this is not UTF-8, which TOML requires", latin.path().display())
     );
 }
 
@@ -100,12 +100,12 @@ fn a_file_that_cannot_be_read() {
 fn a_file_that_is_far_too_large() {
     let large = file(b"");
     large.as_file().set_len((64 << 20) + 1).unwrap();
-    let said = format!("{} has more than 64 MiB, which no configuration needs\n", large.path().display());
-    assert_eq!(check(large.path(), false), (2, String::new(), said));
+    let message = format!("{} is larger than 64 MiB, the limit for a configuration file\n", large.path().display());
+    assert_eq!(check(large.path(), false), (2, String::new(), message));
 }
 
 #[test]
-fn many_pools_stay_on_one_screen() {
+fn a_summary_of_many_pools_fits_on_one_screen() {
     let pools: String = (0..100).map(|i| POOL.replace("boot", &format!("p{i}")).replace("10.0.2.21", &format!("10.0.3.{i}"))).collect();
     let vips: String = (0..100).map(|i| VIP.replace("boot", &format!("p{i}")).replace("192.0.2.69", &format!("192.0.2.{i}"))).collect();
     let (code, out, _) = check(file(with_rest(&format!("{vips}{pools}")).as_bytes()).path(), false);

@@ -3,7 +3,7 @@
 use super::*;
 use std::fmt::Write;
 
-/// A file with `[[pool]]` in line 11, `head` in line 13, and one backend in each line from 15 on.
+/// Returns a file with `[[pool]]` in line 11, `head` in line 13, and one backend in each line from 15 on.
 fn with_pool(head: &str, backends: &[&str]) -> String {
     let mut rest = format!("{VIP}[[pool]]\nname = \"boot\"\n{head}\nbackends = [\n");
     for backend in backends {
@@ -12,7 +12,7 @@ fn with_pool(head: &str, backends: &[&str]) -> String {
     with_rest(&format!("{rest}]\n"))
 }
 
-/// A file whose pool has so many good backends.
+/// Returns a file whose pool has this number of valid backends.
 fn with_many(head: &str, count: usize) -> String {
     let lines: Vec<String> =
         (0..count).map(|i| format!("name = \"t{i}\", address = \"10.{}.{}.{}\"", 1 + (i >> 16), (i >> 8) & 255, i & 255)).collect();
@@ -25,14 +25,14 @@ fn pools() {
     errors(
         &rest("[[pool]]\n"),
         &[
-            "line 10: vip[0].pool = \"boot\": is no pool of this file; write a [[pool]] of this name",
-            "line 11: pool[0].name: is missing; it is written like name = \"boot\"",
-            "line 11: pool[0].backends: is missing; it is written like backends = [ { name = \"t1\", address = \"10.0.2.21\" } ]",
+            "line 10: vip[0].pool = \"boot\": is not a pool of this file; write a [[pool]] of this name",
+            "line 11: pool[0].name: is missing; example: name = \"boot\"",
+            "line 11: pool[0].backends: is missing; example: backends = [ { name = \"t1\", address = \"10.0.2.21\" } ]",
         ],
     );
     errors(
         &rest(&POOL.repeat(2)),
-        &["line 15: pool[1].name = \"boot\": is also the name of the pool in line 12; the name of a pool is unique"],
+        &["line 15: pool[1].name = \"boot\": is also the name of the pool in line 12; give each pool its own name"],
     );
     errors(
         &rest("[[pool]]\nname = \"boot\"\nbackends = [\"t1\", { name = \"t2\", address = \"10.0.2.22\" }]\n"),
@@ -42,13 +42,13 @@ fn pools() {
         &rest("[[pool]]\nname = \"boot\"\nbackends = \"t1\"\nsize = 7\n"),
         &[
             "line 13: pool.boot.backends = \"t1\": expected a list of tables such as { name = \"t1\", address = \"10.0.2.21\" }, found a string",
-            "line 14: pool.boot.size: is no key that is known here. Known: name, backends, table_size, takeover, check",
+            "line 14: pool.boot.size: unknown key. Known: name, backends, table_size, takeover, check",
         ],
     );
     let nested = "[[pool]]\nname = \"a.b\"\n[[pool.backends]]\nname = \"x.y\"\naddress = \"10.0.2.21\"\nweight = -1\n";
     errors(
         &with_rest(&format!("{}{nested}", VIP.replace("\"boot\"", "\"a.b\""))),
-        &["line 16: pool.\"a.b\".backends.\"x.y\".weight = -1: is outside of what is allowed: a weight, 0 to 1000"],
+        &["line 16: pool.\"a.b\".backends.\"x.y\".weight = -1: is out of range; allowed: a weight, 0 to 1000"],
     );
 }
 
@@ -56,9 +56,9 @@ fn pools() {
 fn sizes_of_tables() {
     let one = ["name = \"t1\", address = \"10.0.2.21\""];
     for (size, expected) in [
-        ("1", "is outside of what is allowed: a prime number of entries, 2 to 5000011"),
-        ("5000012", "is outside of what is allowed: a prime number of entries, 2 to 5000011"),
-        ("-7", "is outside of what is allowed: a prime number of entries, 2 to 5000011"),
+        ("1", "is out of range; allowed: a prime number of entries, 2 to 5000011"),
+        ("5000012", "is out of range; allowed: a prime number of entries, 2 to 5000011"),
+        ("-7", "is out of range; allowed: a prime number of entries, 2 to 5000011"),
         ("97", "is too small for 1 backend: each needs at least 100 entries; the next prime is 101"),
         ("65536", "is not prime, and the Maglev table needs a prime size; the next prime is 65537"),
         ("5000010", "is not prime, and the Maglev table needs a prime size; the next prime is 5000011"),
@@ -87,31 +87,31 @@ fn too_many_backends() {
     let half =
         |i: usize| with_many("table_size = 3250109", 32_501).split_off(with_rest(VIP).len()).replace("\"boot\"", &format!("\"boot{i}\""));
     let text = with_rest(&format!("{}{}{}", VIP.replace("boot", "boot0"), half(0), half(1))).replace("10.0.1.11", "172.16.0.1");
-    errors(&text, &["line 32519: pool.boot1.backends: brings all pools together to 65002 backends; 65000 are allowed"]);
+    errors(&text, &["line 32519: pool.boot1.backends: raises the total to 65002 backends; at most 65000 are allowed in all pools"]);
 }
 
 #[test]
 fn backends() {
     for (backend, expected) in [
-        ("address = \"10.0.2.21\"", "[0].name: is missing; it is written like name = \"t1\""),
-        ("name = \"t1\"", ".t1.address: is missing; it is written like address = \"10.0.2.21\""),
+        ("address = \"10.0.2.21\"", "[0].name: is missing; example: name = \"t1\""),
+        ("name = \"t1\"", ".t1.address: is missing; example: address = \"10.0.2.21\""),
         (
             "name = \"t1\", address = \"0.0.0.0\"",
-            ".t1.address = \"0.0.0.0\": is the unspecified address; a unicast address of one machine is wanted",
+            ".t1.address = \"0.0.0.0\": is the unspecified address; give the unicast address of one machine",
         ),
         (
             "name = \"t1\", address = \"10.0.1.11\"",
-            ".t1.address = \"10.0.1.11\": is an address of this director (line 3); a backend is another machine",
+            ".t1.address = \"10.0.1.11\": is an address of this director (line 3); a backend must be another machine",
         ),
         (
             "name = \"t1\", address = \"2001:db8::1\"",
-            ".t1.address = \"2001:db8::1\": is an IPv6 address, but director.address has none to send from; add one to that list",
+            ".t1.address = \"2001:db8::1\": is an IPv6 address, but director.address has no IPv6 address to send from; add one",
         ),
-        ("name = \"t1\", address = \"10.0.2.21\", weight = 1001", ".t1.weight = 1001: is outside of what is allowed: a weight, 0 to 1000"),
+        ("name = \"t1\", address = \"10.0.2.21\", weight = 1001", ".t1.weight = 1001: is out of range; allowed: a weight, 0 to 1000"),
         ("name = \"t1\", address = \"10.0.2.21\", weight = \"1\"", ".t1.weight = \"1\": expected a weight, 0 to 1000, found a string"),
         (
             "name = \"t1\", address = \"10.0.2.21\", wieght = 1",
-            ".t1.wieght: is no key that is known here; did you mean \"weight\"? Known: name, address, weight, tid_range, drain",
+            ".t1.wieght: unknown key; did you mean \"weight\"? Known: name, address, weight, tid_range, drain",
         ),
     ] {
         errors(&with_pool("", &[backend]), &[&format!("line 15: pool.boot.backends{expected}")]);
@@ -122,8 +122,8 @@ fn backends() {
             &["name = \"t1\", address = \"10.0.2.21\"", "name = \"t1\", address = \"10.0.2.22\"", "name = \"t2\", address = \"10.0.2.21\""],
         ),
         &[
-            "line 16: pool.boot.backends[1].name = \"t1\": is also the name of the backend in line 15; a name is unique in its pool",
-            "line 17: pool.boot.backends.t2.address = \"10.0.2.21\": is also the address of t1 in line 15; an address is unique in its pool",
+            "line 16: pool.boot.backends[1].name = \"t1\": is also the name of the backend in line 15; give each backend of a pool its own name",
+            "line 17: pool.boot.backends.t2.address = \"10.0.2.21\": is also the address of t1 in line 15; give each backend of a pool its own address",
         ],
     );
 }
@@ -139,12 +139,12 @@ fn tid_ranges() {
     ] {
         assert_eq!(good(&range(written)).pools[0].backends[0].tid_range, Some(expected));
     }
-    let shape = "is no range of ports; write it like \"20000-20999\", both included, or \"20000\" for one port";
+    let shape = "is not a port range; write it like \"20000-20999\", both included, or \"20000\" for one port";
     for (written, expected) in [
-        ("1023", "is outside of what is allowed: a port, 1024 to 65535"),
-        ("\"1023-2000\"", "is outside of what is allowed, ports 1024 to 65535"),
-        ("\"65000-65536\"", "is outside of what is allowed, ports 1024 to 65535"),
-        ("\"21000-20000\"", "the first port is above the last; write the lower one first"),
+        ("1023", "is out of range; allowed: a port, 1024 to 65535"),
+        ("\"1023-2000\"", "is out of range; allowed: ports 1024 to 65535"),
+        ("\"65000-65536\"", "is out of range; allowed: ports 1024 to 65535"),
+        ("\"21000-20000\"", "has a first port above the last; write the lower one first"),
         ("\"99999999999\"", shape),
         ("\"20000-\"", shape),
         ("\"20000:20999\"", shape),
@@ -170,20 +170,20 @@ fn tid_ranges_are_disjoint_and_for_all_or_none() {
     errors(
         &pool(&["20000-20999", "20999-21999"]),
         &[
-            "line 16: pool.boot.backends.t1.tid_range = \"20999-21999\": overlaps the TID range 20000-20999 of t0 in line 15; every backend of a pool has ports of its own",
+            "line 16: pool.boot.backends.t1.tid_range = \"20999-21999\": overlaps the TID range 20000-20999 of t0 in line 15; the ranges of a pool must not overlap",
         ],
     );
     errors(
         &pool(&["25000", "20000-29999", "24000-24999"]),
         &[
-            "line 16: pool.boot.backends.t1.tid_range = \"20000-29999\": overlaps the TID range 25000 of t0 in line 15; every backend of a pool has ports of its own",
-            "line 17: pool.boot.backends.t2.tid_range = \"24000-24999\": overlaps the TID range 20000-29999 of t1 in line 16; every backend of a pool has ports of its own",
+            "line 16: pool.boot.backends.t1.tid_range = \"20000-29999\": overlaps the TID range 25000 of t0 in line 15; the ranges of a pool must not overlap",
+            "line 17: pool.boot.backends.t2.tid_range = \"24000-24999\": overlaps the TID range 20000-29999 of t1 in line 16; the ranges of a pool must not overlap",
         ],
     );
     errors(
         &pool(&["", "20000-20999", "", "", "", "", ""]),
         &[
-            "line 15: pool.boot.backends.t0.tid_range: is missing for t0, t2, t3, t4, t5 and 1 more while t1 has one; all backends of a pool have a TID range or none has",
+            "line 15: pool.boot.backends.t0.tid_range: is missing for t0, t2, t3, t4, t5 and 1 more while t1 has one; give a TID range to all backends of a pool or to none",
         ],
     );
 }

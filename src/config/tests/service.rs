@@ -2,12 +2,12 @@
 
 use super::*;
 
-/// A file with `[[vip]]` in line 7 whose service is in line 9.
+/// Returns a file with `[[vip]]` in line 7 whose service is in line 9.
 fn with_service(service: &str) -> String {
     with_rest(&format!("[[vip]]\naddress = \"192.0.2.69\"\nservice = {service}\npool = \"boot\"\n{POOL}"))
 }
 
-/// A file with two services on the same VIP, in lines 9 and 13.
+/// Returns a file with two services on the same VIP, in lines 9 and 13.
 fn with_services(one: &str, two: &str) -> String {
     let vip = |service| format!("[[vip]]\naddress = \"192.0.2.69\"\nservice = {service}\npool = \"boot\"\n");
     with_rest(&format!("{}{}{POOL}", vip(one), vip(two)))
@@ -16,25 +16,25 @@ fn with_services(one: &str, two: &str) -> String {
 #[test]
 fn services() {
     for (service, expected) in [
-        ("\"udp\"", " = \"udp\": lacks its ports; write { protocol = \"udp\", ports = [53] }"),
-        ("\"http\"", " = \"http\": is no service. Allowed: \"tftp\", or a table such as { protocol = \"udp\", ports = [53] }"),
+        ("\"udp\"", " = \"udp\": has no ports; write { protocol = \"udp\", ports = [53] }"),
+        ("\"http\"", " = \"http\": is not a service. Allowed: \"tftp\", or a table such as { protocol = \"udp\", ports = [53] }"),
         ("69", " = 69: expected \"tftp\", or a table such as { protocol = \"udp\", ports = [53] }, found an integer"),
-        ("{}", ".protocol: is missing; it is written like protocol = \"udp\""),
+        ("{}", ".protocol: is missing; example: protocol = \"udp\""),
         ("{ protocol = \"sctp\", ports = [1] }", ".protocol = \"sctp\": is not allowed. Allowed: \"tftp\", \"udp\" or \"tcp\""),
-        ("{ protocol = \"udp\" }", ".ports: is missing; it is written like ports = [53, \"8000-8100\"]"),
+        ("{ protocol = \"udp\" }", ".ports: is missing; example: ports = [53, \"8000-8100\"]"),
         ("{ protocol = \"udp\", ports = [] }", ".ports: is an empty list; name at least one port, such as [53]"),
         (
             "{ protocol = \"udp\", ports = 53 }",
             ".ports = 53: expected a list of ports and ranges, such as [53, \"8000-8100\"], found an integer",
         ),
-        ("{ protocol = \"udp\", ports = [0] }", ".ports[0] = 0: is outside of what is allowed: a port, 1 to 65535"),
-        ("{ protocol = \"tcp\", ports = [1, 65536] }", ".ports[1] = 65536: is outside of what is allowed: a port, 1 to 65535"),
-        ("{ protocol = \"tcp\", ports = [\"1-70000\"] }", ".ports[0] = \"1-70000\": is outside of what is allowed, ports 1 to 65535"),
+        ("{ protocol = \"udp\", ports = [0] }", ".ports[0] = 0: is out of range; allowed: a port, 1 to 65535"),
+        ("{ protocol = \"tcp\", ports = [1, 65536] }", ".ports[1] = 65536: is out of range; allowed: a port, 1 to 65535"),
+        ("{ protocol = \"tcp\", ports = [\"1-70000\"] }", ".ports[0] = \"1-70000\": is out of range; allowed: ports 1 to 65535"),
         (
             "{ protocol = \"tcp\", ports = [\"http\"] }",
-            ".ports[0] = \"http\": is no range of ports; write it like \"20000-20999\", both included, or \"20000\" for one port",
+            ".ports[0] = \"http\": is not a port range; write it like \"20000-20999\", both included, or \"20000\" for one port",
         ),
-        ("{ protocol = \"tcp\", ports = [\"9-8\"] }", ".ports[0] = \"9-8\": the first port is above the last; write the lower one first"),
+        ("{ protocol = \"tcp\", ports = [\"9-8\"] }", ".ports[0] = \"9-8\": has a first port above the last; write the lower one first"),
         (
             "{ protocol = \"tcp\", ports = [1.5] }",
             ".ports[0] = 1.5: expected a port, or a range of ports in quotes such as \"20000-20999\", found a number with a fraction",
@@ -51,16 +51,13 @@ fn services() {
             "{ protocol = \"tftp\", key = \"clients\" }",
             ".key = \"clients\": is not allowed; did you mean \"client\"? Allowed: \"flow\" or \"client\"",
         ),
-        (
-            "{ protocol = \"tftp\", kye = \"client\" }",
-            ".kye: is no key that is known here; did you mean \"key\"? Known: protocol, key, ports",
-        ),
+        ("{ protocol = \"tftp\", kye = \"client\" }", ".kye: unknown key; did you mean \"key\"? Known: protocol, key, ports"),
     ] {
         errors(&with_service(service), &[&format!("line 9: vip[0].service{expected}")]);
     }
     let service = |text| good(&with_service(text)).vips.remove(0).service;
-    assert_eq!(service("{ protocol = \"tftp\" }"), Service::Tftp { key: Key::Flow });
-    assert_eq!(service("{ protocol = \"tftp\", key = \"client\" }"), Service::Tftp { key: Key::Client });
+    assert_eq!(service("{ protocol = \"tftp\" }"), Service::Tftp { key: HashKey::Flow });
+    assert_eq!(service("{ protocol = \"tftp\", key = \"client\" }"), Service::Tftp { key: HashKey::Client });
     assert_eq!(service("{ protocol = \"udp\", ports = [53, \"123\"] }"), Service::Udp { ports: vec![(53, 53), (123, 123)] });
 }
 
@@ -68,12 +65,12 @@ fn services() {
 fn ports_come_out_sorted_and_disjoint() {
     let text = with_service("{ protocol = \"tcp\", ports = [\"8000-8100\", 22, 8101, \"65534-65535\", \"8050 - 8060\", 8100, 23] }");
     assert_eq!(good(&text).vips[0].service, Service::Tcp { ports: vec![(22, 23), (8000, 8101), (65534, 65535)] });
-    let twice: Vec<_> = said(&text, Severity::Warning).into_iter().filter(|w| w.contains("this list")).collect();
+    let twice: Vec<_> = messages(&text, Severity::Warning).into_iter().filter(|w| w.contains("this list")).collect();
     assert_eq!(
         twice,
         [
-            "line 9: warning: vip[0].service.ports[4] = \"8050 - 8060\": names ports that this list has already",
-            "line 9: warning: vip[0].service.ports[5] = 8100: names ports that this list has already",
+            "line 9: warning: vip[0].service.ports[4] = \"8050 - 8060\": repeats ports of this list",
+            "line 9: warning: vip[0].service.ports[5] = 8100: repeats ports of this list",
         ]
     );
 }
@@ -84,12 +81,14 @@ fn a_port_belongs_to_one_service_of_a_vip() {
     errors(
         &with_services(first, "{ protocol = \"udp\", ports = [\"550-700\"] }"),
         &[
-            "line 13: vip[1].service: claims udp port 550-600, which the service in line 9 of the same VIP has; a port belongs to one service",
+            "line 13: vip[1].service: claims udp port 550-600, which the service in line 9 of the same VIP already has; give each port to one service",
         ],
     );
     errors(
         &with_services(first, "{ protocol = \"udp\", ports = [\"50-60\"] }"),
-        &["line 13: vip[1].service: claims udp port 53, which the service in line 9 of the same VIP has; a port belongs to one service"],
+        &[
+            "line 13: vip[1].service: claims udp port 53, which the service in line 9 of the same VIP already has; give each port to one service",
+        ],
     );
     errors(&with_services(first, "{ protocol = \"tcp\", ports = [53] }"), &[]);
     errors(&with_services(first, "{ protocol = \"udp\", ports = [\"54-499\"] }"), &[]);
@@ -121,22 +120,22 @@ fn an_exact_udp_port_may_not_take_what_transfers_need() {
 }
 
 #[test]
-fn the_rest_of_a_vip() {
+fn other_keys() {
     let vip = |line: &str| with_rest(&format!("{VIP}{line}\n{POOL}"));
     errors(
         &with_rest(&format!("[[vip]]\n{POOL}")),
         &[
-            "line 7: vip[0].address: is missing; it is written like address = \"192.0.2.69\"",
-            "line 7: vip[0].service: is missing; it is written like service = \"tftp\"",
-            "line 7: vip[0].pool: is missing; it is written like pool = \"boot\"",
+            "line 7: vip[0].address: is missing; example: address = \"192.0.2.69\"",
+            "line 7: vip[0].service: is missing; example: service = \"tftp\"",
+            "line 7: vip[0].pool: is missing; example: pool = \"boot\"",
         ],
     );
-    errors(&vip("idle = \"999ms\""), &["line 11: vip[0].idle = \"999ms\": is outside of what is allowed: 1s to 12h"]);
-    errors(&vip("idle = \"12h1ms\""), &["line 11: vip[0].idle = \"12h1ms\": is outside of what is allowed: 1s to 12h"]);
+    errors(&vip("idle = \"999ms\""), &["line 11: vip[0].idle = \"999ms\": is out of range; allowed: 1s to 12h"]);
+    errors(&vip("idle = \"12h1ms\""), &["line 11: vip[0].idle = \"12h1ms\": is out of range; allowed: 1s to 12h"]);
     errors(&vip("paused = \"yes\""), &["line 11: vip[0].paused = \"yes\": expected true or false, found a string"]);
     errors(
         &with_rest(&format!("{}{POOL}", VIP.replace("\"boot\"", "\"dns\""))),
-        &["line 10: vip[0].pool = \"dns\": is no pool of this file; write a [[pool]] of this name"],
+        &["line 10: vip[0].pool = \"dns\": is not a pool of this file; write a [[pool]] of this name"],
     );
     errors(
         &with_rest(&format!("{}{POOL}", VIP.replace("[[vip]]", "[vip]"))),
@@ -147,18 +146,14 @@ fn the_rest_of_a_vip() {
 }
 
 #[test]
-fn a_vip_is_no_machine() {
+fn a_vip_must_not_be_a_machine() {
     let vip = |address: &str| with_rest(&format!("{}{POOL}", VIP.replace("192.0.2.69", address)));
     errors(
         &vip("10.0.1.11"),
-        &[
-            "line 8: vip[0].address = \"10.0.1.11\": is the director's own address (line 3); a VIP is an address that no machine has for itself",
-        ],
+        &["line 8: vip[0].address = \"10.0.1.11\": is the director's own address (line 3); a VIP must not be the address of a machine"],
     );
     errors(
         &vip("10.0.2.21"),
-        &[
-            "line 8: vip[0].address = \"10.0.2.21\": is the address of backend t1 (line 13); a VIP is an address that no machine has for itself",
-        ],
+        &["line 8: vip[0].address = \"10.0.2.21\": is the address of backend t1 (line 13); a VIP must not be the address of a machine"],
     );
 }

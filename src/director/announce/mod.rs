@@ -1,27 +1,26 @@
-//! Announces VIPs: a route for each VIP that can be forwarded, in a kernel table that BIRD or FRR exports by BGP.
+//! Announces VIPs: adds a route for each VIP that can be forwarded to a kernel table that BIRD or FRR exports by BGP.
 //!
-//! | module | is |
+//! | module | task |
 //! |---|---|
-//! | [`decide`] | which VIPs can be forwarded, and why the others cannot |
-//! | [`pulse`] | whether the workers are at work |
-//! | [`damp`] | when that is followed: not for a blink, and not on and off and on |
-//! | [`routes`] | the device that the routes lead to, and the routes in the kernel |
+//! | [`reachability`] | decides which VIPs can be forwarded, and why the others cannot |
+//! | [`watchdog`] | detects stuck workers |
+//! | [`damping`] | delays changes, so that short outages and flapping do not reach routers |
+//! | [`routes`] | manages the device that the routes lead to, and the routes in the kernel |
 //!
-//! The routes lead to a TUN device that lives as long as the director holds it open: however the director ends, the kernel takes the
-//! device away and the routes with it.
+//! The routes lead to a TUN device that exists as long as the director holds it open. When the director ends, for whatever reason, the
+//! kernel removes the device and its routes.
 
-pub mod damp;
-pub mod decide;
-pub mod pulse;
+pub mod damping;
+pub mod reachability;
 pub mod routes;
 #[cfg(test)]
 mod tests;
+pub mod watchdog;
 
-use damp::{Damper, Step};
-use decide::{Verdicts, Why};
-use guideway_control::{Announced, Board, View};
+use damping::{Announcements, Damper};
+use guideway_control::{Announced, Status, View};
 use guideway_packet::time::Time;
-use pulse::Pulse;
+use reachability::{Verdicts, WithdrawReason};
 pub use routes::{Error, Routes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,41 +28,42 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use watchdog::Watchdog;
 
-/// The kernel's table is compared with what it should be so often even when nothing changes: somebody may have flushed it.
-const CHECK: Duration = pulse::LOOK;
-/// Withdrawing takes a few messages to the kernel. When it takes longer, the device is removed without them.
-const WITHDRAWAL: Duration = Duration::from_secs(2);
+/// Interval at which the kernel's table is compared with the announcements even without a change, because the table may have been flushed.
+const RECONCILE_INTERVAL: Duration = watchdog::CHECK_INTERVAL;
+/// Withdrawing takes a few messages to the kernel. When it takes longer than this, the kernel removes the routes together with the device.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps the kernel's table in step with what can be forwarded. Nothing is announced any more once this is dropped.
+/// Keeps the kernel's table in step with the reachable VIPs. When this is dropped, nothing is announced any more.
 #[derive(Debug)]
 pub struct Announcer {
     verdicts: watch::Sender<Verdicts>,
-    leave: Option<oneshot::Sender<()>>,
+    withdraw: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
 impl Announcer {
-    /// Starts with nothing announced; what is, `board` shows.
-    pub fn start(routes: Routes, board: Arc<Board>) -> Announcer {
+    /// Starts with nothing announced; `status` shows the announcements.
+    pub fn start(routes: Routes, status: Arc<Status>) -> Announcer {
         let (verdicts, changes) = watch::channel(Verdicts::new());
-        let (leave, left) = oneshot::channel();
-        let task = Task {
+        let (withdraw, withdraw_requested) = oneshot::channel();
+        let task = AnnounceTask {
             routes,
-            board,
+            status,
             damper: Damper::default(),
-            pulse: Pulse::default(),
-            told: BTreeMap::new(),
+            watchdog: Watchdog::default(),
+            announced: BTreeMap::new(),
             ending: false,
             origin: Instant::now(),
         };
-        task.board.announce(Announced::new());
-        Announcer { verdicts, leave: Some(leave), task: tokio::spawn(task.run(changes, left)) }
+        task.status.announce(Announced::new());
+        Announcer { verdicts, withdraw: Some(withdraw), task: tokio::spawn(task.run(changes, withdraw_requested)) }
     }
 
-    /// To be called whenever tables or neighbours have changed. Does not wait for the kernel.
+    /// Takes the newest view. Must be called whenever tables or neighbours change. Does not wait for the kernel.
     pub fn update(&self, view: &View) {
-        let now = decide::decide(view);
+        let now = reachability::verdicts(view);
         self.verdicts.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
@@ -71,14 +71,14 @@ impl Announcer {
         });
     }
 
-    /// Withdraws everything for good. When this returns the kernel has no route of ours any more.
-    pub async fn leave(mut self) {
-        if let Some(leave) = self.leave.take() {
-            // When the task has ended, so has its device.
-            let _ = leave.send(());
+    /// Withdraws all VIPs permanently. When this returns, the kernel has none of the director's routes.
+    pub async fn withdraw(mut self) {
+        if let Some(withdraw) = self.withdraw.take() {
+            // If the task has ended, its device is gone, too.
+            let _ = withdraw.send(());
         }
-        if tokio::time::timeout(WITHDRAWAL, &mut self.task).await.is_err() {
-            tracing::warn!("the kernel was slow to remove the VIPs' routes: they go with their device");
+        if tokio::time::timeout(WITHDRAW_TIMEOUT, &mut self.task).await.is_err() {
+            tracing::warn!("routes not removed in time; the kernel removes them with their device");
         }
     }
 }
@@ -89,78 +89,81 @@ impl Drop for Announcer {
     }
 }
 
-struct Task {
+struct AnnounceTask {
     routes: Routes,
-    board: Arc<Board>,
+    status: Arc<Status>,
     damper: Damper,
-    pulse: Pulse,
-    /// What was said of each VIP.
-    told: Announced,
+    watchdog: Watchdog,
+    /// Last reported state of each VIP.
+    announced: Announced,
     ending: bool,
     origin: Instant,
 }
 
-impl Task {
-    async fn run(mut self, mut changes: watch::Receiver<Verdicts>, mut left: oneshot::Receiver<()>) {
+impl AnnounceTask {
+    async fn run(mut self, mut changes: watch::Receiver<Verdicts>, mut withdraw_requested: oneshot::Receiver<()>) {
         loop {
             let mut verdicts = changes.borrow_and_update().clone();
             if let Some(why) = self.stuck() {
                 verdicts.values_mut().for_each(|verdict| *verdict = Err(why.clone()));
             }
-            let step = self.damper.step(self.now(), &verdicts);
-            let wait = step.next.map_or(CHECK, |at| (at - self.now()).min(CHECK));
-            self.carry_out(step).await;
+            let announcements = self.damper.announcements(self.now(), &verdicts);
+            let wait = announcements.recheck_at.map_or(RECONCILE_INTERVAL, |at| (at - self.now()).min(RECONCILE_INTERVAL));
+            self.apply(announcements).await;
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
-                _ = &mut left => break,
+                _ = &mut withdraw_requested => break,
             }
         }
         self.ending = true;
-        let because = self.told.keys().map(|vip| (*vip, "the director is ending".to_owned())).collect();
-        self.carry_out(Step { announce: BTreeSet::new(), because, next: None }).await;
+        let because = self.announced.keys().map(|vip| (*vip, "the director is ending".to_owned())).collect();
+        self.apply(Announcements { announce: BTreeSet::new(), because, recheck_at: None }).await;
     }
 
-    fn stuck(&mut self) -> Option<Why> {
-        let thread = self.pulse.look(self.now(), &self.board.turns())?;
-        let name = if thread < self.board.workers() { format!("worker {thread}") } else { "the steering thread".to_owned() };
-        Some(Why::Stuck(format!("{name} is stuck: it has looked for no packet for {} s", (pulse::LOOK * pulse::LOOKS).as_secs())))
+    fn stuck(&mut self) -> Option<WithdrawReason> {
+        let thread = self.watchdog.check(self.now(), &self.status.polls())?;
+        let name = if thread < self.status.workers() { format!("worker {thread}") } else { "the steering thread".to_owned() };
+        Some(WithdrawReason::Stuck(format!(
+            "{name} is stuck: it has not polled for {} s",
+            (watchdog::CHECK_INTERVAL * watchdog::MAX_MISSED_CHECKS).as_secs()
+        )))
     }
 
     fn now(&self) -> Time {
         Time::default().plus(self.origin.elapsed())
     }
 
-    async fn carry_out(&mut self, step: Step) {
-        let mut now: Announced = step.because.into_iter().map(|(vip, why)| (vip, Err(why))).collect();
-        match self.routes.reconcile(&step.announce).await {
-            Ok(refused) => now.extend(step.announce.into_iter().map(|vip| (vip, refused.get(&vip).cloned().map_or(Ok(()), Err)))),
+    async fn apply(&mut self, announcements: Announcements) {
+        let mut now: Announced = announcements.because.into_iter().map(|(vip, why)| (vip, Err(why))).collect();
+        match self.routes.reconcile(&announcements.announce).await {
+            Ok(refused) => now.extend(announcements.announce.into_iter().map(|vip| (vip, refused.get(&vip).cloned().map_or(Ok(()), Err)))),
             Err(why) => {
-                // What is in the table now is not known; a VIP that is not asked for is told as not announced all the same.
-                let why = format!("the kernel's table cannot be brought up to date: {why}");
-                now.extend(step.announce.into_iter().map(|vip| (vip, Err(why.clone()))));
+                // The content of the table is unknown. A VIP that should not be announced is reported as such all the same.
+                let why = format!("cannot update the kernel's table: {why}");
+                now.extend(announcements.announce.into_iter().map(|vip| (vip, Err(why.clone()))));
             }
         }
-        self.tell(&now);
-        self.board.announce(now.clone());
-        self.told = now;
+        self.log_changes(&now);
+        self.status.announce(now.clone());
+        self.announced = now;
     }
 
-    /// Says in the log what has changed.
-    fn tell(&self, now: &Announced) {
+    /// Logs the changes.
+    fn log_changes(&self, now: &Announced) {
         for (vip, state) in now {
-            match (self.told.get(vip), state) {
-                (before, Ok(())) if before != Some(&Ok(())) => tracing::info!(%vip, "announced"),
-                (Some(Ok(())), Err(_)) if self.ending => tracing::info!(%vip, "withdrawn"),
-                (Some(Ok(())), Err(why)) => tracing::warn!(%vip, "withdrawn: {why}"),
-                (None, Err(why)) => tracing::warn!(%vip, "not announced: {why}"),
-                (Some(Err(before)), Err(why)) if before != why => tracing::debug!(%vip, "still not announced: {why}"),
+            match (self.announced.get(vip), state) {
+                (before, Ok(())) if before != Some(&Ok(())) => tracing::info!(%vip, "VIP announced"),
+                (Some(Ok(())), Err(_)) if self.ending => tracing::info!(%vip, "VIP withdrawn"),
+                (Some(Ok(())), Err(why)) => tracing::warn!(%vip, reason = %why, "VIP withdrawn"),
+                (None, Err(why)) => tracing::warn!(%vip, reason = %why, "VIP not announced"),
+                (Some(Err(before)), Err(why)) if before != why => tracing::debug!(%vip, reason = %why, "VIP still not announced"),
                 _ => {}
             }
         }
-        let gone = |vip: &IpAddr| self.told.get(vip) == Some(&Ok(())) && !now.contains_key(vip);
-        for vip in self.told.keys().filter(|vip| gone(vip)) {
-            tracing::info!(%vip, "withdrawn: it is no longer in the file");
+        let gone = |vip: &IpAddr| self.announced.get(vip) == Some(&Ok(())) && !now.contains_key(vip);
+        for vip in self.announced.keys().filter(|vip| gone(vip)) {
+            tracing::info!(%vip, reason = "no longer in the file", "VIP withdrawn");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The device that VIPs' routes lead to, and the routes in the kernel's table, by rtnetlink.
+//! The device that the VIPs' routes lead to, and the routes in the kernel's table, by rtnetlink.
 //!
-//! Ours are the routes that lead to our device: nothing else in the table is touched. Nothing reads the device; no rule of this host leads to
-//! the table, and what gets into the device all the same the kernel drops once its short queue is full.
+//! Only routes that lead to our device are ours; other entries of the table stay untouched. Nothing reads the device, and no rule of this
+//! host leads to the table. The kernel drops packets that enter the device all the same, once its short queue is full.
 
 use futures_util::TryStreamExt;
 use guideway_config::Announce;
@@ -15,19 +15,19 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
-/// The kernel answers at once; a question that takes longer was lost.
-const ANSWER: Duration = Duration::from_secs(5);
+/// The kernel answers at once; a request without an answer for this long is lost.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why VIPs cannot be announced.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A device of that name is there.
+    /// A device with this name exists.
     #[error(
         "there is a network interface `{0}` already, and the one for announcing VIPs must be the director's own, so that it goes with the \
          director: give another name as [announce] interface"
     )]
-    Taken(String),
-    /// The device cannot be made.
+    DeviceExists(String),
+    /// The device cannot be created.
     #[error(
         "cannot make the TUN device `{name}` for announcing VIPs: {error}; it takes /dev/net/tun and CAP_NET_ADMIN (a unit of systemd: \
          DeviceAllow=/dev/net/tun rw)"
@@ -35,29 +35,29 @@ pub enum Error {
     Device {
         /// Its name.
         name: String,
-        /// What the system says.
+        /// The error of the system.
         error: std::io::Error,
     },
-    /// No netlink socket.
+    /// The netlink socket cannot be opened.
     #[error("cannot open a netlink socket: {0}")]
     Socket(std::io::Error),
     /// A request failed.
     #[error("the kernel refused a netlink request: {0}")]
     Request(#[from] rtnetlink::Error),
-    /// A request was not answered.
-    #[error("the kernel did not answer a netlink request within {} s", ANSWER.as_secs())]
-    Silent,
+    /// The kernel did not answer a request.
+    #[error("the kernel did not answer a netlink request within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
 }
 
-/// The device and what leads to it. The kernel removes both when this is dropped, or when the process ends in whatever way.
+/// The device and its routes. The kernel removes both when this is dropped or when the process ends.
 pub struct Routes {
     table: u32,
     index: u32,
     handle: Handle,
     connection: JoinHandle<()>,
-    /// Families that a route was added in: a host without IPv6 is never asked about it.
+    /// Families with a route so far: a host without IPv6 gets no IPv6 requests.
     families: [bool; 2],
-    /// Open for as long as there are to be routes.
+    /// Keeps the device open as long as there should be routes.
     device: SyncDevice,
 }
 
@@ -74,49 +74,49 @@ impl Drop for Routes {
 }
 
 impl Routes {
-    /// Makes the device, in the network namespace of this thread. There are no routes yet.
+    /// Creates the device in the network namespace of this thread, without routes.
     ///
     /// # Errors
-    /// When there is a device of that name, or none can be made.
-    pub fn make(announce: &Announce) -> Result<Routes, Error> {
+    /// Returns an error when a device with this name exists or cannot be created.
+    pub fn create(announce: &Announce) -> Result<Routes, Error> {
         let name = &announce.interface;
-        // One that somebody has made persistent could be opened as well, and would outlive us with our routes.
+        // A persistent device could be opened as well, and would outlive the director together with its routes.
         if if_nametoindex(name.as_str()).is_ok() {
-            return Err(Error::Taken(name.clone()));
+            return Err(Error::DeviceExists(name.clone()));
         }
         let failed = |error| Error::Device { name: name.clone(), error };
         let device = DeviceBuilder::new().name(name).layer(Layer::L3).enable(true).build_sync().map_err(failed)?;
         let index = device.if_index().map_err(failed)?;
-        // Strict, so that a question about one device is not answered with every route; kernels before 4.20 cannot.
+        // Strict checking, so that the kernel filters by device; kernels before 4.20 cannot.
         let (connection, handle, _) =
             rtnetlink::new_connection_with_strict_check().or_else(|_| rtnetlink::new_connection()).map_err(Error::Socket)?;
         Ok(Routes { table: announce.table, index, handle, connection: tokio::spawn(connection), families: [false; 2], device })
     }
 
-    /// Brings the table to what is `wanted`, whatever is there now; gives the VIPs whose route the kernel refused, with the reason.
+    /// Makes the table contain exactly `wanted`. Returns the VIPs whose route the kernel refused, with the reason.
     ///
     /// # Errors
-    /// When the kernel cannot be asked, or keeps a route that is to go.
-    pub async fn reconcile(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, String>, Error> {
-        wanted.iter().for_each(|vip| self.families[usize::from(vip.is_ipv6())] = true);
+    /// Returns an error when the kernel does not answer, or when it keeps a route that should go.
+    pub async fn reconcile(&mut self, targets: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, String>, Error> {
+        targets.iter().for_each(|vip| self.families[usize::from(vip.is_ipv6())] = true);
         let present = self.present().await?;
-        // A VIP that is not to be announced goes before another one comes.
-        for vip in present.difference(wanted) {
-            match answered(self.handle.route().del(self.route(*vip)).execute()).await? {
+        // Removes VIPs before it adds others.
+        for vip in present.difference(targets) {
+            match with_timeout(self.handle.route().del(self.route(*vip)).execute()).await? {
                 Err(error) if errno(&error) == Some(Errno::ESRCH) => {}
                 done => done?,
             }
         }
         let mut refused = BTreeMap::new();
-        for vip in wanted.difference(&present) {
-            if let Err(error) = answered(self.handle.route().add(self.route(*vip)).execute()).await? {
-                refused.insert(*vip, self.refusal(&error));
+        for vip in targets.difference(&present) {
+            if let Err(error) = with_timeout(self.handle.route().add(self.route(*vip)).execute()).await? {
+                refused.insert(*vip, self.refusal_text(&error));
             }
         }
         Ok(refused)
     }
 
-    /// The VIPs that have a route to our device.
+    /// Returns the VIPs that have a route to our device.
     async fn present(&self) -> Result<BTreeSet<IpAddr>, Error> {
         let [v4, v6] = self.families;
         let questions = [
@@ -125,10 +125,10 @@ impl Routes {
         ];
         let mut present = BTreeSet::new();
         for question in questions.into_iter().flatten() {
-            let routes: Result<Vec<RouteMessage>, _> = answered(self.handle.route().get(question).execute().try_collect()).await?;
+            let routes: Result<Vec<RouteMessage>, _> = with_timeout(self.handle.route().get(question).execute().try_collect()).await?;
             match routes {
                 Ok(routes) => present.extend(routes.iter().filter_map(|route| self.vip_of(route))),
-                // A table is there with its first route.
+                // The kernel creates a table with its first route.
                 Err(error) if errno(&error) == Some(Errno::ENOENT) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -136,7 +136,7 @@ impl Routes {
         Ok(present)
     }
 
-    /// The VIP of a route of ours.
+    /// Returns the VIP of one of our routes.
     fn vip_of(&self, route: &RouteMessage) -> Option<IpAddr> {
         let (mut to, mut device, mut table) = (None, None, u32::from(route.header.table));
         for attribute in &route.attributes {
@@ -157,14 +157,14 @@ impl Routes {
             IpAddr::V4(a) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(a, 32).build(),
             IpAddr::V6(a) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(a, 128).build(),
         };
-        // The header has room for tables up to 255 only.
+        // The header field holds table numbers up to 255 only.
         route.header.table = 0;
         route.attributes.push(RouteAttribute::Table(self.table));
         route.attributes.push(RouteAttribute::Oif(self.index));
         route
     }
 
-    fn refusal(&self, error: &rtnetlink::Error) -> String {
+    fn refusal_text(&self, error: &rtnetlink::Error) -> String {
         match errno(error) {
             Some(Errno::EEXIST) => {
                 format!("kernel table {0} has another route to it, which is not this director's: see `ip route show table {0}`", self.table)
@@ -190,6 +190,6 @@ fn errno(error: &rtnetlink::Error) -> Option<Errno> {
     }
 }
 
-async fn answered<T>(answer: impl Future<Output = T>) -> Result<T, Error> {
-    tokio::time::timeout(ANSWER, answer).await.map_err(|_| Error::Silent)
+async fn with_timeout<T>(answer: impl Future<Output = T>) -> Result<T, Error> {
+    tokio::time::timeout(REQUEST_TIMEOUT, answer).await.map_err(|_| Error::Timeout)
 }

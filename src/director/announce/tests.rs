@@ -1,6 +1,6 @@
 use super::*;
 use guideway_config::{self as config, Announce};
-use guideway_control::{Facts, NextHops, Shown, Writer};
+use guideway_control::{DirectorInfo, NextHops, WorkerStatus, Writer};
 use guideway_dataplane::counters::Counters;
 use nix::sched::{CloneFlags, unshare};
 use std::process::Command;
@@ -10,7 +10,7 @@ const TABLE: u32 = 4754;
 /// Runs `test` in a network namespace of its own.
 fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root, and CI promises it");
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root, which CI must provide");
         println!("SKIPPED: needs root");
         return;
     }
@@ -30,11 +30,11 @@ fn ip(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What the table holds: `to dev`.
+/// Returns the routes of the table: `to dev`.
 fn table() -> Vec<String> {
     let mut routes = Vec::new();
     for family in ["-4", "-6"] {
-        // A table without a route is none, which `ip` reports as an error.
+        // `ip` reports an empty table as an error.
         let output = Command::new("ip").args([family, "route", "show", "table", &TABLE.to_string()]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         routes.extend(text.lines().map(|line| line.split_whitespace().take(3).collect::<Vec<_>>().join(" ")));
@@ -51,9 +51,9 @@ fn vips(vips: &[&str]) -> BTreeSet<IpAddr> {
 }
 
 #[test]
-fn the_table_becomes_what_is_wanted_whatever_it_was() {
+fn the_table_is_reconciled_from_any_state() {
     in_namespace(async || {
-        let mut routes = Routes::make(&announce()).unwrap();
+        let mut routes = Routes::create(&announce()).unwrap();
         assert_eq!(routes.reconcile(&vips(&[])).await.unwrap(), [].into());
         let both = vips(&["192.0.2.69", "2001:db8:69::69"]);
         for _ in 0..2 {
@@ -61,7 +61,7 @@ fn the_table_becomes_what_is_wanted_whatever_it_was() {
             assert_eq!(table(), ["192.0.2.69 dev gw-d1", "2001:db8:69::69 dev gw-d1"]);
         }
         ip("-4 route flush table 4754");
-        // Neither of these is a VIP of ours: one leads elsewhere, one is a prefix.
+        // Neither route is one of our VIPs: one leads elsewhere, one is a prefix.
         ip("link set lo up");
         ip("route add 192.0.2.70/32 dev lo table 4754");
         ip("route add 198.51.100.0/24 dev gw-d1 table 4754");
@@ -71,18 +71,18 @@ fn the_table_becomes_what_is_wanted_whatever_it_was() {
         assert_eq!(refused, [("192.0.2.70".parse().unwrap(), why.to_owned())].into());
         assert_eq!(table(), ["192.0.2.69 dev gw-d1", "192.0.2.70 dev lo", "198.51.100.0/24 dev gw-d1", "2001:db8:69::70 dev gw-d1"],);
         routes.reconcile(&vips(&[])).await.unwrap();
-        assert_eq!(table(), ["192.0.2.70 dev lo", "198.51.100.0/24 dev gw-d1"], "what is not ours stays");
+        assert_eq!(table(), ["192.0.2.70 dev lo", "198.51.100.0/24 dev gw-d1"], "other routes stay");
     });
 }
 
 #[test]
-fn the_device_takes_the_routes_along_and_must_be_the_directors_own() {
+fn routes_go_with_the_device_and_a_foreign_device_is_refused() {
     in_namespace(async || {
         ip("tuntap add gw-d1 mode tun");
-        let error = Routes::make(&announce()).unwrap_err();
-        assert!(matches!(&error, Error::Taken(name) if name == "gw-d1"), "{error}");
+        let error = Routes::create(&announce()).unwrap_err();
+        assert!(matches!(&error, Error::DeviceExists(name) if name == "gw-d1"), "{error}");
         ip("link del gw-d1");
-        let mut routes = Routes::make(&announce()).unwrap();
+        let mut routes = Routes::create(&announce()).unwrap();
         routes.reconcile(&vips(&["192.0.2.69", "2001:db8:69::69"])).await.unwrap();
         assert_eq!(table().len(), 2);
 
@@ -94,14 +94,14 @@ fn the_device_takes_the_routes_along_and_must_be_the_directors_own() {
         drop(routes);
         assert_eq!(table(), [""; 0]);
         assert!(!ip("link").contains("gw-d1"));
-        Routes::make(&announce()).unwrap();
+        Routes::create(&announce()).unwrap();
     });
 }
 
 #[test]
-fn a_device_that_was_removed_is_told() {
+fn a_removed_device_is_reported() {
     in_namespace(async || {
-        let mut routes = Routes::make(&announce()).unwrap();
+        let mut routes = Routes::create(&announce()).unwrap();
         ip("link del gw-d1");
         let refused = routes.reconcile(&vips(&["192.0.2.69"])).await.unwrap();
         assert!(refused.values().all(|why| why.contains("restart the director")) && refused.len() == 1, "{refused:?}");
@@ -109,13 +109,13 @@ fn a_device_that_was_removed_is_told() {
 }
 
 #[test]
-fn a_full_device_holds_nobody_up() {
+fn a_full_device_does_not_block_senders() {
     in_namespace(async || {
-        let mut routes = Routes::make(&announce()).unwrap();
+        let mut routes = Routes::create(&announce()).unwrap();
         routes.reconcile(&vips(&["192.0.2.69"])).await.unwrap();
         ip("addr add 10.9.9.9/32 dev gw-d1");
         ip("rule add to 192.0.2.69 lookup 4754");
-        // More packets than the device's queue has room for: the kernel drops them, and the sender is not held up.
+        // Sends more packets than the device's queue holds: the kernel drops them, and the sender does not block.
         let socket = std::net::UdpSocket::bind("10.9.9.9:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         for packet in 0..5000 {
@@ -125,7 +125,7 @@ fn a_full_device_holds_nobody_up() {
     });
 }
 
-/// A director's view with one VIP that can be forwarded.
+/// Returns a director's view with one reachable VIP.
 fn view() -> View {
     let checked = config::read(
         r#"
@@ -136,7 +136,7 @@ fn view() -> View {
         "#,
     );
     let config = checked.config.unwrap();
-    let (mut writer, hops) = (Writer::new(), NextHops::fixed(&config));
+    let (mut writer, hops) = (Writer::new(), NextHops::from_config(&config));
     View {
         snapshot: Arc::new(writer.apply(&config, &hops, Time::default()).unwrap()),
         vips: config.vips.iter().map(|vip| vip.address).collect(),
@@ -147,28 +147,34 @@ fn view() -> View {
 }
 
 #[test]
-fn a_stuck_worker_withdraws_everything_until_it_turns_again() {
+fn a_stuck_worker_withdraws_all_vips_until_it_polls_again() {
     in_namespace(async || {
-        let shown = Arc::new(Shown::default());
-        let facts =
-            Facts { name: "d1".into(), kind: "af_xdp", interface: "e".into(), mode: String::new(), cpus: vec![0], started: Instant::now() };
-        let board = Arc::new(Board::new(facts, vec![shown.clone()], None));
+        let shown = Arc::new(WorkerStatus::default());
+        let info = DirectorInfo {
+            name: "d1".into(),
+            kind: "af_xdp",
+            interface: "e".into(),
+            mode: String::new(),
+            cpus: vec![0],
+            started: Instant::now(),
+        };
+        let status = Arc::new(Status::new(info, vec![shown.clone()], None));
         let view = view();
-        let announcer = Announcer::start(Routes::make(&announce()).unwrap(), board.clone());
-        board.show(view.clone());
+        let announcer = Announcer::start(Routes::create(&announce()).unwrap(), status.clone());
+        status.set_view(view.clone());
         announcer.update(&view);
-        // With a worker that turns, or not, until the VIP is announced, or it is said why not.
+        // Polls as a worker, or not, until the VIP has the expected state.
         let until = async |turning: bool, expected: Result<(), &str>| {
             let since = Instant::now();
             loop {
-                let vip = board.status()["vips"][0].clone();
-                let why = vip["not_announced_because"].as_str();
-                if vip["announced"] == expected.is_ok()
+                let vip = status.document().vips.remove(0);
+                let why = vip.not_announced_because.as_deref();
+                if vip.announced == Some(expected.is_ok())
                     && expected.err().is_none_or(|expected| why.is_some_and(|why| why.contains(expected)))
                 {
                     return since.elapsed();
                 }
-                assert!(since.elapsed() < Duration::from_secs(20), "{expected:?}: still {vip}");
+                assert!(since.elapsed() < Duration::from_secs(20), "{expected:?}: still {vip:?}");
                 if turning {
                     shown.set(&Counters::default(), 0);
                 }
@@ -178,13 +184,13 @@ fn a_stuck_worker_withdraws_everything_until_it_turns_again() {
         until(true, Ok(())).await;
         assert_eq!(table(), ["192.0.2.69 dev gw-d1"]);
         let took = until(false, Err("worker 0 is stuck")).await;
-        assert!(took > pulse::LOOK, "{took:?}");
+        assert!(took > watchdog::CHECK_INTERVAL, "{took:?}");
         assert_eq!(table(), [""; 0]);
         let took = until(true, Ok(())).await;
-        assert!(took >= damp::FIRST, "{took:?}");
+        assert!(took >= damping::MIN_REANNOUNCE_DELAY, "{took:?}");
         assert_eq!(table(), ["192.0.2.69 dev gw-d1"]);
-        announcer.leave().await;
+        announcer.withdraw().await;
         assert_eq!(table(), [""; 0]);
-        assert_eq!(board.status()["vips"][0]["not_announced_because"], "the director is ending");
+        assert_eq!(status.document().vips[0].not_announced_because.as_deref(), Some("the director is ending"));
     });
 }

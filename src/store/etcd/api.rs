@@ -1,4 +1,4 @@
-//! What etcd's JSON gateway is asked and answers: keys and values in base64, numbers of 64 bits as strings, zeros left out (etcd 3.4 and later).
+//! Requests and responses of etcd's JSON gateway: keys and values in base64, 64-bit numbers as strings, zeros omitted (etcd 3.4 and later).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// A key with its value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct KeyValue {
-    /// UTF-8, as all our keys are; what is not is replaced and so is none of ours.
+    /// UTF-8, as all our keys are. Invalid bytes are replaced, so such a key is never one of ours.
     #[serde(deserialize_with = "key")]
     pub(super) key: String,
     #[serde(default, deserialize_with = "bytes")]
@@ -25,7 +25,7 @@ pub(super) struct Header {
     pub(super) revision: u64,
 }
 
-/// The answer to [`range`].
+/// The response to [`range`].
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Range {
     #[serde(default)]
@@ -34,7 +34,7 @@ pub(super) struct Range {
     pub(super) kvs: Vec<KeyValue>,
 }
 
-/// The answer to [`txn`].
+/// The response to [`txn`].
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Txn {
     #[serde(default)]
@@ -51,18 +51,18 @@ struct OpResponse {
 }
 
 impl Txn {
-    /// What the ranges of the branch that was taken found.
+    /// Returns the results of the ranges in the branch that was taken.
     pub(super) fn found(&self) -> impl Iterator<Item = &KeyValue> {
         self.responses.iter().filter_map(|response| response.response_range.as_ref()).flat_map(|range| &range.kvs)
     }
 }
 
-/// The answers to `lease/grant` and `lease/keepalive`.
+/// The response to `lease/grant` and `lease/keepalive`.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Lease {
     #[serde(default, rename = "ID", deserialize_with = "number")]
     pub(super) id: u64,
-    /// Seconds that it has left; 0 when it is gone.
+    /// Remaining seconds; 0 when the lease is gone.
     #[serde(default, rename = "TTL", deserialize_with = "number")]
     pub(super) ttl: u64,
 }
@@ -71,13 +71,13 @@ pub(super) struct Lease {
 #[derive(Debug, Deserialize)]
 pub(super) struct Message<T> {
     pub(super) result: Option<T>,
-    pub(super) error: Option<Refusal>,
+    pub(super) error: Option<RpcStatus>,
 }
 
-/// How etcd refuses.
+/// An error of etcd.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub(super) struct Refusal {
-    /// A code of gRPC; 0 inside of a stream.
+pub(super) struct RpcStatus {
+    /// A gRPC code; 0 within a stream.
     #[serde(default)]
     pub(super) code: u32,
     #[serde(default)]
@@ -86,12 +86,12 @@ pub(super) struct Refusal {
 
 /// A message of a watch.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Watched {
+pub(super) struct WatchResponse {
     #[serde(default)]
     pub(super) canceled: bool,
     #[serde(default)]
     pub(super) cancel_reason: String,
-    /// Not 0: the revision that was asked for is older than this one and gone.
+    /// Not 0: the requested revision is older than this one and was compacted.
     #[serde(default, deserialize_with = "number")]
     pub(super) compact_revision: u64,
     #[serde(default)]
@@ -118,43 +118,43 @@ pub(super) struct Token {
     pub(super) token: String,
 }
 
-/// All keys from `first` up to, without, `end`.
+/// Reads all keys from `first` up to, excluding, `end`.
 pub(super) fn range(first: &str, end: &str) -> Value {
     json!({"key": encoded(first), "range_end": encoded(end)})
 }
 
-/// One key.
+/// Reads one key.
 pub(super) fn get(key: &str) -> Value {
     json!({"key": encoded(key)})
 }
 
-/// A watch of all keys of a range from a revision on.
+/// Watches all keys of a range from a revision on.
 pub(super) fn watch(first: &str, end: &str, revision: u64) -> Value {
     json!({"create_request": {"key": encoded(first), "range_end": encoded(end), "start_revision": revision.to_string()}})
 }
 
-/// All of `success` if all of `compare` hold, else all of `failure`.
+/// Executes `success` if all of `compare` hold, otherwise `failure`.
 pub(super) fn txn(compare: &[Value], success: &[Value], failure: &[Value]) -> Value {
     json!({"compare": compare, "success": success, "failure": failure})
 }
 
-/// Compares: the key was last written at `revision`; 0: it is not there.
-pub(super) fn modified_at(key: &str, revision: u64) -> Value {
+/// Compares: the key was last written at `revision`; 0: it does not exist.
+pub(super) fn mod_revision_is(key: &str, revision: u64) -> Value {
     json!({"key": encoded(key), "target": "MOD", "result": "EQUAL", "mod_revision": revision.to_string()})
 }
 
-/// Compares: the key was made at `revision`; 0: it is not there.
-pub(super) fn created_at(key: &str, revision: u64) -> Value {
+/// Compares: the key was created at `revision`; 0: it does not exist.
+pub(super) fn create_revision_is(key: &str, revision: u64) -> Value {
     json!({"key": encoded(key), "target": "CREATE", "result": "EQUAL", "create_revision": revision.to_string()})
 }
 
 /// Compares: no key of the range was written after `revision`.
-pub(super) fn untouched_since(first: &str, end: &str, revision: u64) -> Value {
+pub(super) fn unmodified_since(first: &str, end: &str, revision: u64) -> Value {
     let next = revision.saturating_add(1).to_string();
     json!({"key": encoded(first), "range_end": encoded(end), "target": "MOD", "result": "LESS", "mod_revision": next})
 }
 
-/// Writes a key; with a lease other than 0 the key goes when the lease does.
+/// Writes a key; with a lease other than 0 the key expires with the lease.
 pub(super) fn put(key: &str, value: &[u8], lease: u64) -> Value {
     json!({"request_put": {"key": encoded(key), "value": STANDARD.encode(value), "lease": lease.to_string()}})
 }
@@ -169,8 +169,8 @@ pub(super) fn read(key: &str) -> Value {
     json!({"request_range": get(key)})
 }
 
-/// The first key behind all that begin with `prefix`, which is ASCII at its end.
-pub(super) fn behind(prefix: &str) -> String {
+/// Returns the first key after all keys with `prefix`, whose last byte is ASCII.
+pub(super) fn prefix_end(prefix: &str) -> String {
     let mut end = prefix.to_owned();
     if let Some(last) = end.pop() {
         end.push(char::from_u32(u32::from(last) + 1).unwrap_or(char::MAX));
@@ -202,7 +202,7 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         Number::Plain(number) => number,
         Number::Text(text) => text.parse().map_err(serde::de::Error::custom)?,
     };
-    // Revisions and leases count from 1; a TTL that is over is negative.
+    // Revisions and leases count from 1; an expired TTL is negative.
     Ok(u64::try_from(number).unwrap_or(0))
 }
 
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_etcd_3_4_said_is_understood() {
+    fn responses_of_etcd_3_4_are_parsed() {
         let text = r#"{"header":{"cluster_id":"14841639068965178418","revision":"3","raft_term":"2"},
             "kvs":[{"key":"L2cvYQ==","create_revision":"2","mod_revision":"3","version":"1","value":"aGk="}],"count":"1"}"#;
         let range: Range = serde_json::from_str(text).unwrap();
@@ -223,23 +223,23 @@ mod tests {
         let txn: Txn = serde_json::from_str(&text).unwrap();
         assert_eq!((txn.succeeded, txn.header.revision, txn.found().collect::<Vec<_>>()), (true, 4, vec![&found]));
         let text = r#"{"result":{"events":[{"kv":{"key":"L2cvYQ=="}},{"type":"DELETE","kv":{"key":"L2cvYg==","mod_revision":"9"}}]}}"#;
-        let watched = serde_json::from_str::<Message<Watched>>(text).unwrap().result.unwrap();
-        assert_eq!(watched.events.iter().map(Event::is_delete).collect::<Vec<_>>(), [false, true]);
+        let response = serde_json::from_str::<Message<WatchResponse>>(text).unwrap().result.unwrap();
+        assert_eq!(response.events.iter().map(Event::is_delete).collect::<Vec<_>>(), [false, true]);
         let text = r#"{"result":{"header":{"raft_term":"2"},"canceled":true,"compact_revision":"3"}}"#;
-        let watched = serde_json::from_str::<Message<Watched>>(text).unwrap().result.unwrap();
-        assert_eq!((watched.canceled, watched.compact_revision), (true, 3));
+        let response = serde_json::from_str::<Message<WatchResponse>>(text).unwrap().result.unwrap();
+        assert_eq!((response.canceled, response.compact_revision), (true, 3));
         let lease: Lease = serde_json::from_str(r#"{"ID":"7587899043633821449","TTL":"-1"}"#).unwrap();
         assert_eq!((lease.id, lease.ttl), (7_587_899_043_633_821_449, 0));
-        let refusal: Refusal = serde_json::from_str(r#"{"error":"e","message":"etcdserver: request is too large","code":3}"#).unwrap();
-        assert_eq!((refusal.code, refusal.message.as_str()), (3, "etcdserver: request is too large"));
+        let rpc_status: RpcStatus = serde_json::from_str(r#"{"error":"e","message":"etcdserver: request is too large","code":3}"#).unwrap();
+        assert_eq!((rpc_status.code, rpc_status.message.as_str()), (3, "etcdserver: request is too large"));
         for bad in [r#"{"kvs":[{"key":"%"}]}"#, r#"{"kvs":[{"key":"","mod_revision":"x"}]}"#, r#"{"header":[[]]}"#] {
             assert!(serde_json::from_str::<Range>(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn a_range_ends_behind_its_prefix() {
-        assert_eq!(behind("/guideway/intent/"), "/guideway/intent0");
+    fn a_range_ends_after_its_prefix() {
+        assert_eq!(prefix_end("/guideway/intent/"), "/guideway/intent0");
         assert_eq!(range("a", "b"), json!({"key": "YQ==", "range_end": "Yg=="}));
     }
 }

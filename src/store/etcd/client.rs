@@ -1,8 +1,8 @@
-//! A client of etcd's JSON gateway: several endpoints, TLS, a login, and no waiting without an end.
+//! A client of etcd's JSON gateway: several endpoints, TLS, login, and a limit for every wait.
 
-use super::api::{Message, Refusal, Token};
+use super::api::{Message, RpcStatus, Token};
 use guideway_config as config;
-use guideway_tls::{self as tls, with_causes};
+use guideway_tls::{self as tls, error_chain};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
@@ -20,53 +20,53 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// How long one endpoint may take to answer before another is asked.
-pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
-/// A password that etcd has refused is not tried again for so long.
-const LOGIN_PAUSE: Duration = Duration::from_secs(1);
-/// Longest answer, and longest message of a watch, in bytes: 65,000 backends take about 10 MB here.
-const LONGEST: usize = 128 << 20;
-/// gRPC's code for a caller who is not known (any more).
+/// Time that one endpoint has to answer before the client tries another.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Time after which a refused password is tried again.
+const LOGIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum length of a response, and of a message of a watch, in bytes. 65,000 backends take about 10 MB here.
+const MAX_RESPONSE: usize = 128 << 20;
+/// gRPC code of a caller that is not authenticated (any more).
 const UNAUTHENTICATED: u32 = 16;
-/// gRPC's code for a member that cannot do anything now: it has no leader, or stops.
+/// gRPC code of a member that cannot serve now: it has no leader, or it stops.
 const UNAVAILABLE: u32 = 14;
-/// gRPC's code for a member that gave up waiting for the others.
+/// gRPC code of a member that timed out waiting for the others.
 const DEADLINE_EXCEEDED: u32 = 4;
 
-/// Why etcd did not do what it was asked.
+/// Why a request to etcd failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// It did not answer; it may have done it nevertheless.
-    #[error("etcd is away: {0}")]
-    Away(String),
-    /// It said no; nothing was done.
+    /// There was no answer; the request may have been executed.
+    #[error("etcd is unavailable: {0}")]
+    Unavailable(String),
+    /// etcd refused the request; nothing was done.
     #[error("etcd refuses: {}", .0.message)]
-    Refused(Refusal),
+    Refused(RpcStatus),
 }
 
-/// See the module.
+/// A client; see the module.
 #[derive(Debug)]
 pub(super) struct Client {
     pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
     endpoints: Vec<String>,
-    /// Counts up; the endpoint of now is this, modulo their number.
+    /// Counts up; the current endpoint is this value modulo their number.
     current: AtomicUsize,
     login: Option<(String, PathBuf)>,
     session: Mutex<Session>,
-    /// The token of the session is no longer good.
+    /// The token of the session is no longer valid.
     expired: AtomicBool,
 }
 
-/// What came of logging in.
+/// The result of a login.
 #[derive(Default)]
 struct Session {
     token: Option<String>,
-    /// With which password, when and how etcd refused.
-    refused: Option<(String, Instant, Refusal)>,
+    /// The refused password, when it was refused, and the error.
+    refused: Option<(String, Instant, RpcStatus)>,
 }
 
 impl std::fmt::Debug for Session {
-    /// Secrets are not shown.
+    /// Hides secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session").finish_non_exhaustive()
     }
@@ -77,13 +77,13 @@ impl Client {
         let secure = config.endpoints.iter().any(|endpoint| endpoint.starts_with("https:"));
         let authorities = if secure { tls::authorities(config.ca.as_deref())? } else { RootCertStore::empty() };
         let identity: Option<(&Path, &Path)> = config.identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
-        let tls = tls::config(authorities, identity)?;
+        let tls = tls::client_config(authorities, identity)?;
         if let Some((_, file)) = &config.login {
             password(file).map_err(io::Error::other)?;
         }
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
-        connector.set_connect_timeout(Some(PATIENCE));
+        connector.set_connect_timeout(Some(REQUEST_TIMEOUT));
         connector.set_nodelay(true);
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -93,35 +93,35 @@ impl Client {
         Ok(Client { pool, endpoints, current: AtomicUsize::new(0), login, session: Mutex::default(), expired: AtomicBool::new(false) })
     }
 
-    /// The endpoint of now.
+    /// Returns the current endpoint.
     pub(super) fn current(&self) -> usize {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// How many endpoints there are, at least one.
+    /// Returns the number of endpoints, at least one.
     pub(super) fn endpoints(&self) -> usize {
         self.endpoints.len().max(1)
     }
 
-    /// Goes on to the next endpoint, unless somebody has done so since `at` was the endpoint of now.
-    pub(super) fn leave(&self, at: usize) {
+    /// Switches to the next endpoint, unless another caller has done so since `at` was the current one.
+    pub(super) fn rotate_endpoint(&self, at: usize) {
         let _somebody_did = self.current.compare_exchange(at, at.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// What the endpoint `at` is called.
+    /// Returns the URL of the endpoint `at`.
     pub(super) fn name(&self, at: usize) -> &str {
         self.endpoints.get(at % self.endpoints()).map_or("", String::as_str)
     }
 
-    /// Asks the endpoint of now, then the others once each. Whatever is asked may happen more than once.
+    /// Sends a request to the current endpoint, then to each other one once. The request may be executed more than once.
     pub(super) async fn call<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Error> {
-        let mut last = Error::Away("no endpoint".to_owned());
+        let mut last = Error::Unavailable("no endpoint".to_owned());
         for _ in 0..self.endpoints() {
             let at = self.current();
             match self.call_at(at, path, body).await {
-                Err(away @ Error::Away(_)) => {
-                    self.leave(at);
-                    last = away;
+                Err(unavailable @ Error::Unavailable(_)) => {
+                    self.rotate_endpoint(at);
+                    last = unavailable;
                 }
                 answer => return answer,
             }
@@ -129,37 +129,37 @@ impl Client {
         Err(last)
     }
 
-    /// Asks one endpoint.
+    /// Sends a request to one endpoint.
     pub(super) async fn call_at<T: DeserializeOwned>(&self, at: usize, path: &str, body: &Value) -> Result<T, Error> {
-        let answer = timeout(PATIENCE, async {
+        let answer = timeout(REQUEST_TIMEOUT, async {
             let answer = self.open(at, path, body).await?;
-            self.whole(at, answer).await
+            self.read_body(at, answer).await
         });
-        let bytes = answer.await.map_err(|_| self.away(at, &format!("no answer within {PATIENCE:?}")))??;
-        serde_json::from_slice(&bytes).map_err(|why| self.away(at, &format!("an answer that is none of etcd's: {why}")))
+        let bytes = answer.await.map_err(|_| self.unavailable(at, &format!("no answer within {REQUEST_TIMEOUT:?}")))??;
+        serde_json::from_slice(&bytes).map_err(|why| self.unavailable(at, &format!("not a response of etcd: {why}")))
     }
 
-    /// Asks one endpoint for a stream of messages.
+    /// Requests a stream of messages from one endpoint.
     pub(super) async fn stream(&self, at: usize, path: &str, body: &Value) -> Result<Stream, Error> {
-        let answer = timeout(PATIENCE, self.open(at, path, body)).await;
-        let answer = answer.map_err(|_| self.away(at, &format!("no answer within {PATIENCE:?}")))??;
-        Ok(Stream { endpoint: self.name(at).to_owned(), body: answer.into_body(), read: Vec::new(), searched: 0 })
+        let answer = timeout(REQUEST_TIMEOUT, self.open(at, path, body)).await;
+        let answer = answer.map_err(|_| self.unavailable(at, &format!("no answer within {REQUEST_TIMEOUT:?}")))??;
+        Ok(Stream { endpoint: self.name(at).to_owned(), body: answer.into_body(), read: Vec::new(), scanned: 0 })
     }
 
-    /// Forgets the login, so that the next call makes a new one.
-    pub(super) fn forget_login(&self) {
+    /// Forgets the login, so that the next call logs in again.
+    pub(super) fn invalidate_token(&self) {
         self.expired.store(true, Ordering::Relaxed);
     }
 
-    /// The head of a good answer. A token that is no longer good is replaced once: etcd forgets them, and all of them when users change.
+    /// Returns the head of a successful response. Replaces an invalid token once: etcd forgets tokens, and all of them when users change.
     async fn open(&self, at: usize, path: &str, body: &Value) -> Result<Response<Incoming>, Error> {
         let mut renewed = false;
         loop {
             let token = self.log_in(at).await?;
             match self.post(at, path, body, token.as_deref()).await {
-                Err(Error::Refused(refusal)) if token.is_some() && !renewed && is_about_token(&refusal) => {
+                Err(Error::Refused(rpc_status)) if token.is_some() && !renewed && is_about_token(&rpc_status) => {
                     renewed = true;
-                    self.forget_login();
+                    self.invalidate_token();
                 }
                 answer => return answer,
             }
@@ -168,7 +168,7 @@ impl Client {
 
     async fn log_in(&self, at: usize) -> Result<Option<String>, Error> {
         let Some((user, file)) = &self.login else { return Ok(None) };
-        // One at a time: checking a password is made to be hard work for etcd.
+        // One login at a time: checking a password is expensive for etcd by design.
         let mut session = self.session.lock().await;
         if self.expired.swap(false, Ordering::Relaxed) {
             session.token = None;
@@ -176,21 +176,22 @@ impl Client {
         if session.token.is_some() {
             return Ok(session.token.clone());
         }
-        let password = password(file).map_err(|why| self.away(at, &why))?;
-        if let Some((wrong, when, refusal)) = &session.refused
-            && *wrong == password
-            && when.elapsed() < LOGIN_PAUSE
+        let password = password(file).map_err(|why| self.unavailable(at, &why))?;
+        if let Some((refused_password, when, rpc_status)) = &session.refused
+            && *refused_password == password
+            && when.elapsed() < LOGIN_RETRY_INTERVAL
         {
-            return Err(Error::Refused(refusal.clone()));
+            return Err(Error::Refused(rpc_status.clone()));
         }
         let answer = match self.post(at, "auth/authenticate", &json!({"name": user, "password": password}), None).await {
-            Err(Error::Refused(refusal)) => {
-                session.refused = Some((password, Instant::now(), refusal.clone()));
-                return Err(Error::Refused(refusal));
+            Err(Error::Refused(rpc_status)) => {
+                session.refused = Some((password, Instant::now(), rpc_status.clone()));
+                return Err(Error::Refused(rpc_status));
             }
             answer => answer?,
         };
-        let Token { token } = serde_json::from_slice(&self.whole(at, answer).await?).map_err(|why| self.away(at, &why.to_string()))?;
+        let Token { token } =
+            serde_json::from_slice(&self.read_body(at, answer).await?).map_err(|why| self.unavailable(at, &why.to_string()))?;
         session.token = Some(token);
         Ok(session.token.clone())
     }
@@ -200,76 +201,77 @@ impl Client {
         if let Some(token) = token {
             request = request.header("authorization", token);
         }
-        let request = request.body(Full::new(Bytes::from(body.to_string()))).map_err(|why| self.away(at, &why.to_string()))?;
-        let answer = self.pool.request(request).await.map_err(|why| self.away(at, &with_causes(&why)))?;
+        let request = request.body(Full::new(Bytes::from(body.to_string()))).map_err(|why| self.unavailable(at, &why.to_string()))?;
+        let answer = self.pool.request(request).await.map_err(|why| self.unavailable(at, &error_chain(&why)))?;
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
         }
-        let bytes = self.whole(at, answer).await?;
-        match serde_json::from_slice::<Refusal>(&bytes) {
-            Ok(refusal) if matches!(refusal.code, UNAVAILABLE | DEADLINE_EXCEEDED) => Err(self.away(at, &refusal.message)),
-            Ok(refusal) if !refusal.message.is_empty() => Err(Error::Refused(refusal)),
-            _ => Err(self.away(at, &format!("HTTP status {status} instead of an answer; is this etcd 3.4 or newer?"))),
+        let bytes = self.read_body(at, answer).await?;
+        match serde_json::from_slice::<RpcStatus>(&bytes) {
+            Ok(rpc_status) if matches!(rpc_status.code, UNAVAILABLE | DEADLINE_EXCEEDED) => Err(self.unavailable(at, &rpc_status.message)),
+            Ok(rpc_status) if !rpc_status.message.is_empty() => Err(Error::Refused(rpc_status)),
+            _ => Err(self.unavailable(at, &format!("HTTP status {status} instead of a response; is this etcd 3.4 or newer?"))),
         }
     }
 
-    async fn whole(&self, at: usize, answer: Response<Incoming>) -> Result<Bytes, Error> {
-        let body = Limited::new(answer.into_body(), LONGEST).collect().await;
-        body.map(|body| body.to_bytes()).map_err(|why| self.away(at, &with_causes(&*why)))
+    async fn read_body(&self, at: usize, answer: Response<Incoming>) -> Result<Bytes, Error> {
+        let body = Limited::new(answer.into_body(), MAX_RESPONSE).collect().await;
+        body.map(|body| body.to_bytes()).map_err(|why| self.unavailable(at, &error_chain(&*why)))
     }
 
-    fn away(&self, at: usize, why: &str) -> Error {
-        Error::Away(format!("{}: {why}", self.name(at)))
+    fn unavailable(&self, at: usize, why: &str) -> Error {
+        Error::Unavailable(format!("{}: {why}", self.name(at)))
     }
 }
 
-fn is_about_token(refusal: &Refusal) -> bool {
-    refusal.code == UNAUTHENTICATED || ["auth token", "auth store", "user name is empty"].iter().any(|what| refusal.message.contains(what))
+fn is_about_token(rpc_status: &RpcStatus) -> bool {
+    rpc_status.code == UNAUTHENTICATED
+        || ["auth token", "auth store", "user name is empty"].iter().any(|phrase| rpc_status.message.contains(phrase))
 }
 
-/// Read for each login, so that a password can be changed while we run.
+/// Reads the password for each login, so that it can be changed while the process runs.
 fn password(file: &Path) -> Result<String, String> {
     let read = std::fs::read_to_string(file).map_err(|why| format!("password_file = {:?}: {why}", file.display()))?;
     Ok(read.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Messages, a line each.
+/// A stream of messages, one a line.
 #[derive(Debug)]
 pub(super) struct Stream {
     endpoint: String,
     body: Incoming,
     read: Vec<u8>,
-    /// So many bytes of `read` have no end of line in them.
-    searched: usize,
+    /// Number of bytes of `read` that are known to contain no newline.
+    scanned: usize,
 }
 
 impl Stream {
-    /// The next message. May be dropped while it waits and called again.
+    /// Returns the next message. A caller may drop this future and call again.
     pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
-        let away = |endpoint: &str, why: &str| Error::Away(format!("{endpoint}: {why}"));
+        let unavailable = |endpoint: &str, why: &str| Error::Unavailable(format!("{endpoint}: {why}"));
         loop {
-            let end = self.read.iter().skip(self.searched).position(|byte| *byte == b'\n').map(|at| at + self.searched);
+            let end = self.read.iter().skip(self.scanned).position(|byte| *byte == b'\n').map(|at| at + self.scanned);
             if let Some(end) = end {
                 let line: Vec<u8> = self.read.drain(..=end).collect();
-                self.searched = 0;
+                self.scanned = 0;
                 if line.trim_ascii().is_empty() {
                     continue;
                 }
-                let message: Message<T> = serde_json::from_slice(&line).map_err(|why| away(&self.endpoint, &why.to_string()))?;
+                let message: Message<T> = serde_json::from_slice(&line).map_err(|why| unavailable(&self.endpoint, &why.to_string()))?;
                 return match message {
                     Message { result: Some(result), .. } => Ok(result),
-                    Message { error: Some(refusal), .. } => Err(Error::Refused(refusal)),
+                    Message { error: Some(rpc_status), .. } => Err(Error::Refused(rpc_status)),
                     Message { .. } => continue,
                 };
             }
-            self.searched = self.read.len();
-            if self.read.len() > LONGEST {
-                return Err(away(&self.endpoint, &format!("a message of more than {LONGEST} bytes")));
+            self.scanned = self.read.len();
+            if self.read.len() > MAX_RESPONSE {
+                return Err(unavailable(&self.endpoint, &format!("a message of more than {MAX_RESPONSE} bytes")));
             }
             match self.body.frame().await {
-                None => return Err(away(&self.endpoint, "it ended the watch")),
-                Some(Err(why)) => return Err(away(&self.endpoint, &with_causes(&why))),
+                None => return Err(unavailable(&self.endpoint, "it ended the watch")),
+                Some(Err(why)) => return Err(unavailable(&self.endpoint, &error_chain(&why))),
                 Some(Ok(frame)) => {
                     // Frames without data are trailers.
                     if let Ok(data) = frame.into_data() {

@@ -1,123 +1,125 @@
-//! Follows the set in etcd: reads it whole, watches from there on, and finds out when the watch has died without a word.
+//! Follows the cluster state in etcd: reads all of it, watches for changes, and detects a dead watch.
 //!
-//! A watch is a stream that is silent while nothing changes, and just as silent when somebody has pulled a cable. So once a second the same endpoint is
-//! asked for the two generations, by a read that needs a majority of the cluster: no answer means that etcd is away, and a generation that the watch
-//! has not brought means that the watch is dead.
+//! A watch is silent while nothing changes, and just as silent when the network fails. So once a second the follower reads the two
+//! generations from the same endpoint, with a read that needs a majority of the cluster. No answer means that etcd is unavailable. A
+//! generation that the watch has not delivered means that the watch is dead.
 
-use super::super::{Seen, Set, Trouble};
-use super::api::{Range, Txn, Watched, range, read, txn, watch};
-use super::client::{Client, Error, PATIENCE, Stream};
-use super::contents::Contents;
+use super::super::{ClusterState, Stale, StoreView};
+use super::api::{Range, Txn, WatchResponse, range, read, txn, watch};
+use super::client::{Client, Error, REQUEST_TIMEOUT, Stream};
 use super::keys::{HEALTH_GENERATION, INTENT_GENERATION, Keys};
+use super::keyspace::Keyspace;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch::Sender;
 use tokio::time::MissedTickBehavior;
 
-/// How often the endpoint is asked whether it is there.
-const PROBE: Duration = Duration::from_secs(1);
-/// Between attempts to find etcd again.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Interval of the probe of the endpoint.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Delay between attempts to reach etcd again.
+const MIN_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Who follows.
+/// The follower of a store.
 pub(super) struct Follower {
     pub(super) client: Arc<Client>,
     pub(super) keys: Keys,
-    pub(super) seen: Sender<Seen>,
-    /// When the set was last known to be the newest.
-    pub(super) fresh: Instant,
-    /// Whether it was told that etcd is away.
-    pub(super) away: bool,
+    pub(super) view: Sender<StoreView>,
+    /// Last time at which the cluster state was known to be the newest.
+    pub(super) last_fresh: Instant,
+    /// Whether the view says that etcd is unavailable.
+    pub(super) unavailable: bool,
 }
 
 /// Why a watch ended.
-enum End {
-    /// Read anew, at once: nothing is wrong.
-    Anew,
-    /// Something is.
+enum WatchEnd {
+    /// Everything must be read again at once; this is not an error.
+    Reread,
+    /// An error.
     Failed(Error),
 }
 
-impl From<Error> for End {
-    fn from(error: Error) -> End {
-        End::Failed(error)
+impl From<Error> for WatchEnd {
+    fn from(error: Error) -> WatchEnd {
+        WatchEnd::Failed(error)
     }
 }
 
 impl Follower {
     /// Follows until it is dropped.
     pub(super) async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = MIN_BACKOFF;
         loop {
             let at = self.client.current();
             let (mut reached, began) = (false, Instant::now());
             match self.follow(at, &mut reached).await {
-                End::Anew => continue,
-                // What was there a moment ago may be there again, or its neighbour may: no trouble yet.
-                End::Failed(error) if reached && began.elapsed() > PROBE && self.fresh.elapsed() < 2 * PROBE => {
-                    tracing::debug!("the watch of the store broke: {error}");
-                    pause = FIRST_PAUSE;
-                    self.client.leave(at);
+                WatchEnd::Reread => continue,
+                // The endpoint, or another one, may answer again at once: not an outage yet.
+                WatchEnd::Failed(error)
+                    if reached && began.elapsed() > PROBE_INTERVAL && self.last_fresh.elapsed() < 2 * PROBE_INTERVAL =>
+                {
+                    tracing::debug!(%error, "watch of the store failed");
+                    pause = MIN_BACKOFF;
+                    self.client.rotate_endpoint(at);
                     continue;
                 }
-                End::Failed(error) => {
-                    self.client.leave(at);
-                    self.is_away(error.to_string());
+                WatchEnd::Failed(error) => {
+                    self.client.rotate_endpoint(at);
+                    self.mark_unavailable(error.to_string());
                 }
             }
-            // Directors that lost etcd together do not come back in the same instant.
+            // Random delay, so that directors that lost etcd together do not reconnect at the same instant.
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_BACKOFF);
         }
     }
 
-    async fn follow(&mut self, at: usize, reached: &mut bool) -> End {
+    async fn follow(&mut self, at: usize, reached: &mut bool) -> WatchEnd {
         match self.try_follow(at, reached).await {
             Ok(never) => match never {},
             Err(end) => end,
         }
     }
 
-    async fn try_follow(&mut self, at: usize, reached: &mut bool) -> Result<std::convert::Infallible, End> {
+    async fn try_follow(&mut self, at: usize, reached: &mut bool) -> Result<std::convert::Infallible, WatchEnd> {
         let client = self.client.clone();
-        let (first, end) = self.keys.set();
-        let asked = Instant::now();
+        let (first, end) = self.keys.state_range();
+        let requested_at = Instant::now();
         let all: Range = client.call_at(at, "kv/range", &range(&first, &end)).await?;
-        let mut contents = Contents::default();
+        let mut keyspace = Keyspace::default();
         for kv in all.kvs {
             if let Some(short) = self.keys.short(&kv.key).map(str::to_owned) {
-                contents.put(&short, kv);
+                keyspace.put(&short, kv);
             }
         }
         let mut stream = client.stream(at, "watch", &watch(&first, &end, all.header.revision + 1)).await?;
         *reached = true;
-        // Read without regard to what was known: after a restore of etcd the same revision may be another set.
-        let mut last = Set::default();
-        self.take(&contents, &mut last, asked);
-        let mut probes = tokio::time::interval(PROBE);
+        // Ignores the known revision: after a restore of etcd, the same revision may hold another cluster state.
+        let mut last = ClusterState::default();
+        self.update(&keyspace, &mut last, requested_at);
+        let mut probes = tokio::time::interval(PROBE_INTERVAL);
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (intent, health) = (self.keys.of(INTENT_GENERATION), self.keys.of(HEALTH_GENERATION));
         let probe = txn(&[], &[read(&intent), read(&health)], &[]);
-        // What the last probe saw and the watch has yet to bring.
+        // The generation that the last probe saw; the watch must deliver it.
         let mut expected = 0;
         loop {
             tokio::select! {
-                watched = stream.next::<Watched>() => {
+                response = stream.next::<WatchResponse>() => {
                     let arrived = Instant::now();
-                    self.apply(&mut contents, watched?)?;
-                    self.take(&contents, &mut last, arrived);
+                    self.apply(&mut keyspace, response?)?;
+                    self.update(&keyspace, &mut last, arrived);
                 }
                 _ = probes.tick() => {
-                    let asked = Instant::now();
-                    let known: Txn = while_listening(self, &mut stream, &mut contents, &mut last, client.call_at(at, "kv/txn", &probe)).await??;
-                    let brought = generation(&contents);
-                    if expected > brought {
-                        return Err(End::Failed(Error::Away(format!("{}: its watch is dead", client.name(at)))));
+                    let requested_at = Instant::now();
+                    let known: Txn = await_while_watching(self, &mut stream, &mut keyspace, &mut last, client.call_at(at, "kv/txn", &probe)).await??;
+                    let seen_generation = generation(&keyspace);
+                    if expected > seen_generation {
+                        return Err(WatchEnd::Failed(Error::Unavailable(format!("{}: its watch is dead", client.name(at)))));
                     }
                     expected = known.found().map(|kv| kv.mod_revision).max().unwrap_or(0);
-                    if expected <= brought {
-                        self.fresh(asked);
+                    if expected <= seen_generation {
+                        self.last_fresh(requested_at);
                     }
                 }
             }
@@ -125,100 +127,97 @@ impl Follower {
     }
 
     /// Applies the changes of one or more whole revisions: etcd never splits one.
-    fn apply(&self, contents: &mut Contents, watched: Watched) -> Result<(), End> {
-        if watched.compact_revision > 0 {
-            tracing::info!(
-                compacted = watched.compact_revision,
-                "etcd no longer has all changes since the last that was seen; reading all"
-            );
-            return Err(End::Anew);
+    fn apply(&self, keyspace: &mut Keyspace, response: WatchResponse) -> Result<(), WatchEnd> {
+        if response.compact_revision > 0 {
+            tracing::info!(compacted = response.compact_revision, "revisions compacted by etcd; reading all keys again");
+            return Err(WatchEnd::Reread);
         }
-        if watched.canceled {
-            // The reason may be a login that is no longer good, which a watch is not told in so many words.
-            self.client.forget_login();
-            return Err(End::Failed(Error::Away(format!("etcd ended the watch: {}", watched.cancel_reason))));
+        if response.canceled {
+            // The reason may be an invalid login, which a watch does not report as such.
+            self.client.invalidate_token();
+            return Err(WatchEnd::Failed(Error::Unavailable(format!("etcd ended the watch: {}", response.cancel_reason))));
         }
-        for event in watched.events {
+        for event in response.events {
             let Some(short) = self.keys.short(&event.kv.key).map(str::to_owned) else { continue };
-            if event.is_delete() { contents.delete(&short) } else { contents.put(&short, event.kv) }
+            if event.is_delete() { keyspace.delete(&short) } else { keyspace.put(&short, event.kv) }
         }
         Ok(())
     }
 
-    /// Makes a set of the contents and says so; or says why that cannot be done.
-    fn take(&mut self, contents: &Contents, last: &mut Set, at: Instant) {
-        match contents.set(last) {
-            Ok(set) => {
-                *last = set.clone();
-                self.fresh = at;
-                if std::mem::take(&mut self.away) {
-                    tracing::info!(generation = set.generation, "etcd is back");
+    /// Builds a cluster state from the keys and publishes it, or publishes why that is impossible.
+    fn update(&mut self, keyspace: &Keyspace, last: &mut ClusterState, at: Instant) {
+        match keyspace.cluster_state(last) {
+            Ok(cluster) => {
+                *last = cluster.clone();
+                self.last_fresh = at;
+                if std::mem::take(&mut self.unavailable) {
+                    tracing::info!(generation = cluster.generation, "etcd available again");
                 }
-                self.seen.send_if_modified(|seen| {
-                    let changed = *seen.set != set;
-                    let mended = seen.trouble.take().is_some();
+                self.view.send_if_modified(|view| {
+                    let changed = *view.cluster != cluster;
+                    let recovered = view.stale.take().is_some();
                     if changed {
-                        seen.set = Arc::new(set);
+                        view.cluster = Arc::new(cluster);
                     }
-                    changed || mended
+                    changed || recovered
                 });
             }
-            Err(why) => self.trouble(why),
+            Err(why) => self.stale(why),
         }
     }
 
-    /// The set was known to be the newest at this time, unless etcd holds what cannot be used.
-    fn fresh(&mut self, at: Instant) {
-        if self.seen.borrow().trouble.is_none() {
-            self.fresh = at;
+    /// Marks the cluster state as the newest at this time, unless etcd holds invalid keys.
+    fn last_fresh(&mut self, at: Instant) {
+        if self.view.borrow().stale.is_none() {
+            self.last_fresh = at;
         }
     }
 
-    /// The first word of it is news; that each attempt, at each endpoint, fails in its own way is not.
-    fn is_away(&mut self, why: String) {
-        if !std::mem::replace(&mut self.away, true) {
-            return self.trouble(why);
+    /// Logs the first error of an outage; the errors of further attempts are not news.
+    fn mark_unavailable(&mut self, why: String) {
+        if !std::mem::replace(&mut self.unavailable, true) {
+            return self.stale(why);
         }
-        self.seen.send_if_modified(|seen| {
-            seen.trouble.get_or_insert_with(|| Trouble { since: self.fresh, why: String::new() }).why = why;
+        self.view.send_if_modified(|view| {
+            view.stale.get_or_insert_with(|| Stale { since: self.last_fresh, why: String::new() }).why = why;
             false
         });
     }
 
-    fn trouble(&self, why: String) {
-        self.seen.send_if_modified(|seen| {
-            if seen.trouble.as_ref().is_some_and(|trouble| trouble.why == why) {
+    fn stale(&self, why: String) {
+        self.view.send_if_modified(|view| {
+            if view.stale.as_ref().is_some_and(|stale| stale.why == why) {
                 return false;
             }
-            tracing::warn!(generation = seen.set.generation, "the last good set stands: {why}");
-            seen.trouble = Some(Trouble { since: self.fresh, why });
+            tracing::warn!(generation = view.cluster.generation, reason = %why, "store stale, last valid cluster state stays in force");
+            view.stale = Some(Stale { since: self.last_fresh, why });
             true
         });
     }
 }
 
-/// The higher of the two generations.
-fn generation(contents: &Contents) -> u64 {
-    contents.revision(INTENT_GENERATION).max(contents.revision(HEALTH_GENERATION))
+/// Returns the higher of the two generations.
+fn generation(keyspace: &Keyspace) -> u64 {
+    keyspace.revision(INTENT_GENERATION).max(keyspace.revision(HEALTH_GENERATION))
 }
 
-/// Waits for an answer and meanwhile does what the watch says: a slow answer delays no change.
-async fn while_listening<T>(
+/// Waits for a response and handles watch messages meanwhile, so that a slow response delays no change.
+async fn await_while_watching<T>(
     follower: &mut Follower,
     stream: &mut Stream,
-    contents: &mut Contents,
-    last: &mut Set,
+    keyspace: &mut Keyspace,
+    last: &mut ClusterState,
     answer: impl Future<Output = T>,
-) -> Result<T, End> {
-    let answer = tokio::time::timeout(PATIENCE * 2, answer);
+) -> Result<T, WatchEnd> {
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT * 2, answer);
     tokio::pin!(answer);
     loop {
         tokio::select! {
-            answer = &mut answer => return answer.map_err(|_| End::Failed(Error::Away("no answer".to_owned()))),
-            watched = stream.next::<Watched>() => {
+            answer = &mut answer => return answer.map_err(|_| WatchEnd::Failed(Error::Unavailable("no answer".to_owned()))),
+            response = stream.next::<WatchResponse>() => {
                 let arrived = Instant::now();
-                follower.apply(contents, watched?)?;
-                follower.take(contents, last, arrived);
+                follower.apply(keyspace, response?)?;
+                follower.update(keyspace, last, arrived);
             }
         }
     }

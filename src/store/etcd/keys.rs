@@ -1,20 +1,20 @@
-//! Where things are in etcd, below the prefix:
+//! The keys in etcd below the prefix:
 //!
 //! | key | holds | written by |
 //! |---|---|---|
 //! | `intent/vips` | all VIPs, a JSON list | a commit |
 //! | `intent/pool/NAME` | a pool, JSON | a commit |
-//! | `intent/generation` | who committed when, how many pools there are, JSON | every commit |
-//! | `health/pool/NAME` | how its backends do, JSON | the health controller that leads |
-//! | `health/generation` | who published when, JSON | every publication |
-//! | `leader/health` | the name of that controller, with its lease | |
-//! | `director/NAME` | what a director says of itself, JSON, with its lease | |
-//! | `suspicion/NAME` | which backends a director suspects, JSON, with a lease; absent when it suspects none | |
+//! | `intent/generation` | author and time of the commit, number of pools, JSON | every commit |
+//! | `health/pool/NAME` | state of its backends, JSON | the health controller that leads |
+//! | `health/generation` | author and time of the publication, JSON | every publication |
+//! | `leader/health` | name of the leading controller, with its lease | |
+//! | `director/NAME` | presence record of a director, JSON, with its lease | |
+//! | `suspicion/NAME` | backends that a director suspects, JSON, with a lease; absent without suspicions | |
 //!
-//! The two `generation` keys make a revision of etcd a generation of the set: it is the higher one of the revisions at which they were last written,
-//! or that of a health key which was put past a publication.
+//! The two `generation` keys turn a revision of etcd into a generation of the cluster state. It is the higher one of the revisions at which
+//! they were last written, or the revision of a health key that was written by hand.
 
-use crate::word::Topic;
+use crate::presence::PresenceTopic;
 
 /// The keys of one fleet.
 #[derive(Clone, Debug)]
@@ -40,35 +40,35 @@ const DIRECTOR: &str = "director/";
 const SUSPICION: &str = "suspicion/";
 
 impl Keys {
-    /// Of all fleets, that with this prefix, which ends with a slash.
+    /// Creates the keys of the fleet with this prefix, which ends with a slash.
     pub(super) fn new(prefix: &str) -> Keys {
         Keys { prefix: prefix.to_owned() }
     }
 
-    /// The whole key.
+    /// Returns the whole key.
     pub(super) fn of(&self, short: &str) -> String {
         format!("{}{short}", self.prefix)
     }
 
-    /// What all keys of a topic begin with; the name of the director follows.
-    pub(super) fn words(&self, topic: Topic) -> String {
+    /// Returns the prefix of all keys of a topic; the name of the director follows.
+    pub(super) fn presence_prefix(&self, topic: PresenceTopic) -> String {
         self.of(match topic {
-            Topic::Director => DIRECTOR,
-            Topic::Suspicion => SUSPICION,
+            PresenceTopic::Director => DIRECTOR,
+            PresenceTopic::Suspicion => SUSPICION,
         })
     }
 
-    /// The part of the key below the prefix.
+    /// Returns the part of the key below the prefix.
     pub(super) fn short<'k>(&self, key: &'k str) -> Option<&'k str> {
         key.strip_prefix(&self.prefix)
     }
 
-    /// First key and the end of the range that holds `health/…` and `intent/…`, and nothing else.
-    pub(super) fn set(&self) -> (String, String) {
+    /// Returns first key and end of the range that holds exactly `health/…` and `intent/…`.
+    pub(super) fn state_range(&self) -> (String, String) {
         (self.of("health/"), self.of("intent0"))
     }
 
-    /// The range of `intent/…`.
+    /// Returns the range of `intent/…`.
     pub(super) fn intent(&self) -> (String, String) {
         (self.of("intent/"), self.of("intent0"))
     }

@@ -1,20 +1,20 @@
-//! The set in etcd, for as many hosts as like: all directors that follow one etcd have the same set with the same generation.
+//! The store in etcd, for any number of hosts: all directors that follow one etcd have the same cluster state with the same generation.
 //!
-//! etcd is spoken to by its JSON gateway (`/v3/…`, HTTP/1.1), which every etcd since 3.4 serves at its client port: the gRPC client for Rust would ask
-//! everybody who builds this for a compiler of protocol buffers.
+//! The client uses etcd's JSON gateway (`/v3/…`, HTTP/1.1), which every etcd since 3.4 serves at its client port. The gRPC client for Rust
+//! would require a protocol buffer compiler for every build.
 
 mod api;
+mod cache;
 mod client;
-mod contents;
-mod copy;
+mod commit;
 mod follow;
 mod keys;
+mod keyspace;
 mod lease;
-mod write;
 
-use super::background::Background;
-use super::word::Topic;
-use super::{Leadership, Presence, ReadError, Seen};
+use super::background_task::BackgroundTask;
+use super::presence::PresenceTopic;
+use super::{Leadership, Presence, ReadError, StoreView};
 use api::{Range, get, range};
 use client::Client;
 use guideway_config as config;
@@ -33,10 +33,10 @@ use tokio::task::JoinHandle;
 pub struct Etcd {
     client: Arc<Client>,
     keys: Keys,
-    seen: watch::Sender<Seen>,
-    /// While this process leads over health: the revision at which that began.
+    view: watch::Sender<StoreView>,
+    /// While this process leads over health: the revision at which its leadership began.
     term: watch::Sender<Option<u64>>,
-    /// The revision of `health/generation`, as far as this process knows from publishing.
+    /// The revision of `health/generation`, as known from this process's publications.
     published_at: AtomicU64,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -48,51 +48,51 @@ impl Drop for Etcd {
 }
 
 impl Etcd {
-    /// Begins to follow; until the first set was read there is trouble.
+    /// Starts to follow; the view is stale until the first cluster state was read.
     pub(super) fn start(config: &config::Etcd) -> io::Result<Etcd> {
         let client = Arc::new(Client::new(config)?);
         let keys = Keys::new(&config.prefix);
-        let fresh = Instant::now();
-        let nothing = super::Trouble { since: fresh, why: "etcd has not answered yet".to_owned() };
-        let seen = watch::Sender::new(Seen { set: Arc::default(), trouble: Some(nothing) });
-        let follower = follow::Follower { client: client.clone(), keys: keys.clone(), seen: seen.clone(), fresh, away: false };
+        let last_fresh = Instant::now();
+        let not_read_yet = super::Stale { since: last_fresh, why: "etcd has not answered yet".to_owned() };
+        let view = watch::Sender::new(StoreView { cluster: Arc::default(), stale: Some(not_read_yet) });
+        let follower = follow::Follower { client: client.clone(), keys: keys.clone(), view: view.clone(), last_fresh, unavailable: false };
         let mut tasks = vec![tokio::spawn(follower.run())];
-        tasks.extend(config.cache.clone().map(|cache| tokio::spawn(copy::keep(cache, seen.subscribe()))));
-        Ok(Etcd { client, keys, seen, term: watch::Sender::new(None), published_at: AtomicU64::new(0), tasks })
+        tasks.extend(config.cache.clone().map(|cache| tokio::spawn(cache::write_cache(cache, view.subscribe()))));
+        Ok(Etcd { client, keys, view, term: watch::Sender::new(None), published_at: AtomicU64::new(0), tasks })
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<Seen> {
-        self.seen.subscribe()
+    pub(super) fn watch(&self) -> watch::Receiver<StoreView> {
+        self.view.subscribe()
     }
 
-    /// Takes the copy for the set as long as nothing better is known.
-    pub(super) fn begin_with_copy(&self, cache: &Path) {
-        if self.seen.borrow().trouble.is_none() {
+    /// Uses the cache as the cluster state until etcd answers.
+    pub(super) fn start_from_cache(&self, cache: &Path) {
+        if self.view.borrow().stale.is_none() {
             return;
         }
-        let copy = match copy::read(cache) {
-            Ok(copy) => Arc::new(copy),
-            Err(why) => return tracing::warn!("etcd has not answered, and there is no copy of its last set: {why}"),
+        let cached = match cache::read(cache) {
+            Ok(cached) => Arc::new(cached),
+            Err(why) => return tracing::warn!(reason = %why, "etcd unavailable, and no usable store.cache"),
         };
-        tracing::warn!(generation = copy.generation, "etcd has not answered; beginning with the copy of its last set");
-        self.seen.send_if_modified(|seen| {
-            let unknown = seen.trouble.is_some() && seen.set.generation == 0;
+        tracing::warn!(generation = cached.generation, "etcd unavailable, starting with store.cache");
+        self.view.send_if_modified(|view| {
+            let unknown = view.stale.is_some() && view.cluster.generation == 0;
             if unknown {
-                seen.set = copy;
+                view.cluster = cached;
             }
             unknown
         });
     }
 
-    pub(super) fn lead(&self, name: &str) -> Leadership {
-        let (keeper, term) = (self.keeper(name), self.term.clone());
-        let (says, leads) = watch::channel(false);
+    pub(super) fn campaign(&self, name: &str) -> Leadership {
+        let (lease_keeper, term) = (self.lease_keeper(name), self.term.clone());
+        let (leading, leads) = watch::channel(false);
         let mut terms = self.term.subscribe();
-        let background = Background::start(move |stop| async move {
+        let background_task = BackgroundTask::start(move |stop| async move {
             let tell = async {
                 loop {
                     let now = terms.borrow_and_update().is_some();
-                    says.send_if_modified(|leads| std::mem::replace(leads, now) != now);
+                    leading.send_if_modified(|leading| std::mem::replace(leading, now) != now);
                     if terms.changed().await.is_err() {
                         std::future::pending::<()>().await;
                     }
@@ -100,11 +100,11 @@ impl Etcd {
             };
             tokio::select! {
                 () = tell => {}
-                () = keeper.lead(term, stop) => {}
+                () = lease_keeper.campaign(term, stop) => {}
             }
-            says.send_replace(false);
+            leading.send_replace(false);
         });
-        Leadership::new(leads, background)
+        Leadership::new(leads, background_task)
     }
 
     pub(super) async fn intent_generation(&self) -> Result<u64, ReadError> {
@@ -119,23 +119,23 @@ impl Etcd {
         Ok(found.kvs.first().and_then(|kv| name(&kv.value)))
     }
 
-    pub(super) fn say(&self, topic: Topic, name: &str, word: watch::Receiver<Value>) -> Presence {
-        let keeper = self.keeper(name);
-        Presence::new(Background::start(move |stop| keeper.say(topic, word, stop)))
+    pub(super) fn publish_presence(&self, topic: PresenceTopic, name: &str, record: watch::Receiver<Value>) -> Presence {
+        let lease_keeper = self.lease_keeper(name);
+        Presence::new(BackgroundTask::start(move |stop| lease_keeper.publish_presence(topic, record, stop)))
     }
 
-    pub(super) async fn said(&self, topic: Topic) -> Result<Vec<(String, Value)>, ReadError> {
-        let directory = self.keys.words(topic);
-        let body = range(&directory, &api::behind(&directory));
+    pub(super) async fn read_presence(&self, topic: PresenceTopic) -> Result<Vec<(String, Value)>, ReadError> {
+        let directory = self.keys.presence_prefix(topic);
+        let body = range(&directory, &api::prefix_end(&directory));
         let found: Range = self.client.call("kv/range", &body).await.map_err(|why| ReadError(why.to_string()))?;
-        let word = |kv: &api::KeyValue| {
+        let record = |kv: &api::KeyValue| {
             let name = kv.key.strip_prefix(&directory)?.to_owned();
             Some((name, serde_json::from_slice(&kv.value).unwrap_or_default()))
         };
-        Ok(found.kvs.iter().filter_map(word).collect())
+        Ok(found.kvs.iter().filter_map(record).collect())
     }
 
-    fn keeper(&self, name: &str) -> lease::Keeper {
-        lease::Keeper { client: self.client.clone(), keys: self.keys.clone(), name: name.to_owned() }
+    fn lease_keeper(&self, name: &str) -> lease::LeaseKeeper {
+        lease::LeaseKeeper { client: self.client.clone(), keys: self.keys.clone(), name: name.to_owned() }
     }
 }

@@ -1,7 +1,7 @@
-//! What stands in the directory, read and written as a whole; the only place that knows the files of the set.
+//! The files of the store's directory, read and written as a whole; the only place that knows their format.
 
-use super::super::replace::replace;
-use super::super::{CommitError, Health, PoolHealth, Set};
+use super::super::atomic_write::atomic_write;
+use super::super::{ClusterState, CommitError, Health, PoolHealth};
 use guideway_config::Intent;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -13,41 +13,41 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What people write.
+/// The file that operators edit.
 pub(super) const INTENT: &str = "intent.toml";
-const BY_HAND: &str = "intent.by-hand.toml";
-const IN_FORCE: &str = "in-force.toml";
-pub(super) const SET: &str = "set.json";
+const EDITED_INTENT: &str = "intent.edited.toml";
+const ACTIVE_INTENT: &str = "active.toml";
+pub(super) const STATE: &str = "state.json";
 const LOCK: &str = "lock";
-/// How long the lock is waited for; it is held for milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often a reader tries to see both files of the same change.
+/// Maximum time to wait for the lock; it is held for milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Number of attempts of a reader to see both files of the same change.
 const TRIES: usize = 100;
 
-/// The first lines of an intent that was committed.
+/// The first lines of a committed intent.
 const HEADER: &str = "\
-# What the directors of this host serve. Edit it, and it is in force as soon as it is saved, if it is good.\n\
-# A change by API or command writes it anew without your comments; the file with them is kept as intent.by-hand.toml.\n\n";
+# VIPs and pools of the directors on this host. An edit takes effect as soon as it is saved, if it is valid.\n\
+# A change by the API or a command rewrites this file without your comments; the file with them is kept as intent.edited.toml.\n\n";
 
-/// `set.json`
+/// `state.json`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     generation: u64,
     intent_generation: u64,
     /// SHA-256 of the text in force, in hex.
     intent_sha256: String,
-    /// Whether that text was written by people.
-    by_hand: bool,
+    /// Whether an operator wrote that text.
+    manual: bool,
     health: Health,
 }
 
-/// An `intent.toml` that is not the one in force.
-pub(super) struct Edit {
+/// An `intent.toml` that is not the intent in force.
+pub(super) struct PendingEdit {
     /// Its text; absent when the file is gone.
     pub(super) text: Option<String>,
 }
 
-/// See the module.
+/// The files; see the module.
 #[derive(Debug)]
 pub(super) struct Disk {
     directory: PathBuf,
@@ -68,8 +68,8 @@ impl Disk {
         self.directory.join(name)
     }
 
-    /// The set in force, and what people have made of its intent since. `last` is what was read before.
-    pub(super) fn read(&self, last: &Set) -> io::Result<(Set, Option<Edit>)> {
+    /// Reads the cluster state in force, and an edited intent if there is one. `last` is the previous result.
+    pub(super) fn read(&self, last: &ClusterState) -> io::Result<(ClusterState, Option<PendingEdit>)> {
         for _ in 0..TRIES {
             let record = self.record()?;
             let written = self.text(INTENT)?;
@@ -81,31 +81,31 @@ impl Disk {
             let intent = if record.intent_generation == last.intent_generation {
                 last.intent.clone()
             } else {
-                // A writer that died half way has left one of the two as it was.
-                let Some(text) = self.text(IN_FORCE)?.filter(same).or(written.clone().filter(same)) else {
+                // A writer that died half way left one of the two unchanged.
+                let Some(text) = self.text(ACTIVE_INTENT)?.filter(same).or(written.clone().filter(same)) else {
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 };
-                Arc::new(intent(&text).map_err(|why| io::Error::other(format!("{}: {why}", self.path(IN_FORCE).display())))?)
+                Arc::new(intent(&text).map_err(|why| io::Error::other(format!("{}: {why}", self.path(ACTIVE_INTENT).display())))?)
             };
             let Record { generation, intent_generation, health, .. } = record;
-            return Ok((Set { generation, intent_generation, intent, health }, edit.then_some(Edit { text: written })));
+            return Ok((ClusterState { generation, intent_generation, intent, health }, edit.then_some(PendingEdit { text: written })));
         }
-        let (set, text) = (self.path(SET), self.path(IN_FORCE));
-        Err(io::Error::other(format!("{} is not what {} says is in force; save {INTENT} once more", text.display(), set.display())))
+        let (state, text) = (self.path(STATE), self.path(ACTIVE_INTENT));
+        Err(io::Error::other(format!("{} does not match {}; save {INTENT} again", text.display(), state.display())))
     }
 
-    /// Puts an edit in force that was found good, unless the file has changed again.
-    pub(super) fn take(&self, text: &str) -> io::Result<()> {
+    /// Puts a valid edit in force, unless the file has changed again.
+    pub(super) fn activate(&self, text: &str) -> io::Result<()> {
         let _lock = self.lock()?;
         let mut record = self.record()?;
         let digest = sha256(text);
         if record.intent_sha256 == digest || self.text(INTENT)?.as_deref() != Some(text) {
             return Ok(());
         }
-        replace(&self.path(IN_FORCE), text.as_bytes())?;
+        atomic_write(&self.path(ACTIVE_INTENT), text.as_bytes())?;
         record.generation += 1;
-        record = Record { intent_generation: record.generation, intent_sha256: digest, by_hand: true, ..record };
+        record = Record { intent_generation: record.generation, intent_sha256: digest, manual: true, ..record };
         self.write(&record)
     }
 
@@ -120,22 +120,22 @@ impl Disk {
             if let Some(text) = &before {
                 if sha256(text) != record.intent_sha256 {
                     let path = self.path(INTENT);
-                    let why = format!("{} was edited and is not in force yet, or has errors: mend it or put it back", path.display());
-                    return Ok(Err(CommitError::Away(why)));
+                    let why = format!("{} was edited and is not in force yet, or has errors: correct or restore it", path.display());
+                    return Ok(Err(CommitError::Unavailable(why)));
                 }
-                if record.by_hand {
-                    replace(&self.path(BY_HAND), text.as_bytes())?;
+                if record.manual {
+                    atomic_write(&self.path(EDITED_INTENT), text.as_bytes())?;
                 }
             }
             let text = format!("{HEADER}{}", intent.to_toml());
-            replace(&self.path(IN_FORCE), text.as_bytes())?;
-            replace(&self.path(INTENT), text.as_bytes())?;
+            atomic_write(&self.path(ACTIVE_INTENT), text.as_bytes())?;
+            atomic_write(&self.path(INTENT), text.as_bytes())?;
             record.generation += 1;
-            record = Record { intent_generation: record.generation, intent_sha256: sha256(&text), by_hand: false, ..record };
+            record = Record { intent_generation: record.generation, intent_sha256: sha256(&text), manual: false, ..record };
             self.write(&record)?;
             Ok(Ok(record.generation))
         };
-        commit().unwrap_or_else(|why| Err(CommitError::Away(why.to_string())))
+        commit().unwrap_or_else(|why| Err(CommitError::Unavailable(why.to_string())))
     }
 
     pub(super) fn publish(&self, pools: &[(String, PoolHealth)]) -> Result<u64, CommitError> {
@@ -147,7 +147,7 @@ impl Disk {
             self.write(&record)?;
             Ok(record.generation)
         };
-        publish().map_err(|why| CommitError::Away(why.to_string()))
+        publish().map_err(|why| CommitError::Unavailable(why.to_string()))
     }
 
     pub(super) fn intent_generation(&self) -> io::Result<u64> {
@@ -155,15 +155,15 @@ impl Disk {
     }
 
     fn record(&self) -> io::Result<Record> {
-        let Some(text) = self.text(SET)? else { return Ok(Record::default()) };
+        let Some(text) = self.text(STATE)? else { return Ok(Record::default()) };
         serde_json::from_str(&text).map_err(|why| {
-            let path = self.path(SET);
-            io::Error::other(format!("{} cannot be read: {why}; remove it, and {INTENT} is taken anew", path.display()))
+            let path = self.path(STATE);
+            io::Error::other(format!("{} cannot be read: {why}; remove it to use {INTENT} again", path.display()))
         })
     }
 
     fn write(&self, record: &Record) -> io::Result<()> {
-        replace(&self.path(SET), &serde_json::to_vec(record).map_err(io::Error::other)?)
+        atomic_write(&self.path(STATE), &serde_json::to_vec(record).map_err(io::Error::other)?)
     }
 
     fn text(&self, name: &str) -> io::Result<Option<String>> {
@@ -179,12 +179,14 @@ impl Disk {
         let path = self.path(LOCK);
         let named = |why: io::Error| io::Error::new(why.kind(), format!("{}: {why}", path.display()));
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(named)?;
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + LOCK_TIMEOUT;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Ok(lock),
                 Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < until => file = back,
-                Err((_, Errno::EWOULDBLOCK)) => return Err(named(io::Error::other(format!("somebody holds this lock for {PATIENCE:?}")))),
+                Err((_, Errno::EWOULDBLOCK)) => {
+                    return Err(named(io::Error::other(format!("another process has held this lock for {LOCK_TIMEOUT:?}"))));
+                }
                 Err((_, errno)) => return Err(named(errno.into())),
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -192,10 +194,10 @@ impl Disk {
     }
 }
 
-/// The intent of a text.
+/// Parses the intent of a text.
 ///
 /// # Errors
-/// Every error of it, a line each.
+/// Returns all errors of the text, one a line.
 pub(super) fn intent(text: &str) -> Result<Intent, String> {
     let checked = guideway_config::read_intent(text);
     let errors: Vec<String> = checked.errors().map(ToString::to_string).collect();

@@ -1,9 +1,9 @@
-//! Follows the directory: reads the set whenever the kernel says that something has changed, and puts in force what people have written. A thread, for
-//! it does nothing but wait for the kernel and read files.
+//! Follows the directory: reads the cluster state whenever the kernel reports a change, and puts valid edits of operators in force. It is a
+//! thread, because it only waits for the kernel and reads files.
 
-use super::super::{Seen, Set, Trouble};
-use super::disk::{Disk, Edit, INTENT, SET, intent};
-use super::edit::{EVENTS, Editing, Meaning};
+use super::super::{ClusterState, Stale, StoreView};
+use super::disk::{Disk, INTENT, PendingEdit, STATE, intent};
+use super::edits::{EVENTS, EditTracker, FileEvent};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
@@ -15,175 +15,176 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How often a directory that is gone, or cannot be read, is looked for again.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Interval at which a missing or unreadable directory is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The thread; it ends soon after this is dropped.
 #[derive(Debug)]
-pub(super) struct Following {
+pub(super) struct FollowHandle {
     stop: Arc<EventFd>,
 }
 
-impl Drop for Following {
+impl Drop for FollowHandle {
     fn drop(&mut self) {
-        // Cannot fail: nobody else counts in it.
+        // Cannot fail: only this guard writes to it.
         let _told = self.stop.write(1);
     }
 }
 
 /// Starts to follow.
-pub(super) fn start(disk: Arc<Disk>) -> io::Result<(watch::Sender<Seen>, Following)> {
-    let fresh = Instant::now();
-    let nothing = Trouble { since: fresh, why: format!("{} has not been read yet", disk.directory().display()) };
-    let seen = watch::Sender::new(Seen { set: Arc::default(), trouble: Some(nothing) });
+pub(super) fn start(disk: Arc<Disk>) -> io::Result<(watch::Sender<StoreView>, FollowHandle)> {
+    let last_fresh = Instant::now();
+    let not_read_yet = Stale { since: last_fresh, why: format!("{} has not been read yet", disk.directory().display()) };
+    let view = watch::Sender::new(StoreView { cluster: Arc::default(), stale: Some(not_read_yet) });
     let stop = Arc::new(EventFd::new()?);
-    let mut follower = Follower { disk, seen: seen.clone(), fresh, last: Arc::default(), told: false, stop: stop.clone() };
+    let mut follower = Follower { disk, view: view.clone(), last_fresh, last: Arc::default(), published: false, stop: stop.clone() };
     thread::Builder::new().name("store".to_owned()).spawn(move || follower.run())?;
-    Ok((seen, Following { stop }))
+    Ok((view, FollowHandle { stop }))
 }
 
 struct Follower {
     disk: Arc<Disk>,
-    seen: watch::Sender<Seen>,
-    /// When the set was last known to be the newest.
-    fresh: Instant,
-    last: Arc<Set>,
-    /// Whether anything was shown yet.
-    told: bool,
+    view: watch::Sender<StoreView>,
+    /// Last time at which the cluster state was known to be the newest.
+    last_fresh: Instant,
+    last: Arc<ClusterState>,
+    /// Whether a view was published yet.
+    published: bool,
     stop: Arc<EventFd>,
 }
 
-/// Told to end.
-struct Stopped;
+/// The stop signal.
+struct StopRequested;
 
-/// How `intent.toml` stands to the intent in force.
-enum State {
-    /// It is that.
-    Whole,
+/// The relation of `intent.toml` to the intent in force.
+enum EditState {
+    /// It is the intent in force.
+    InForce,
     /// It was just put in force.
-    Taken,
-    /// Nothing can be said yet: somebody is writing it.
-    Open,
-    /// It cannot be put in force, and why.
-    Bad(String),
+    Activated,
+    /// Unknown: a process is writing the file.
+    InProgress,
+    /// It cannot be put in force, with the reason.
+    Invalid(String),
 }
 
 impl Follower {
     fn run(&mut self) {
         loop {
             match self.follow() {
-                Ok(Stopped) => return,
-                Err(why) => self.trouble(why.to_string()),
+                Ok(StopRequested) => return,
+                Err(why) => self.stale(why.to_string()),
             }
-            if let Ok(Some(Stopped)) = self.wait(None, Some(AGAIN)) {
+            if let Ok(Some(StopRequested)) = self.wait(None, Some(RETRY_INTERVAL)) {
                 return;
             }
         }
     }
 
-    /// Fails when the directory is gone, or something in it cannot be read.
-    fn follow(&mut self) -> io::Result<Stopped> {
+    /// Returns an error when the directory is gone or one of its files cannot be read.
+    fn follow(&mut self) -> io::Result<StopRequested> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let watched = inotify.add_watch(self.disk.directory(), EVENTS);
         watched.map_err(|why| io::Error::other(format!("{}: {}", self.disk.directory().display(), io::Error::from(why))))?;
-        let mut editing = Editing::default();
+        let mut edit_tracker = EditTracker::default();
         loop {
-            let (set, edit) = self.disk.read(&self.last)?;
-            // What has happened while it was read; before anything is made of it.
-            let mut changed = drain(&inotify, &mut editing)?;
+            let (cluster, edit) = self.disk.read(&self.last)?;
+            // Takes the events that came while the files were read, before the result is used.
+            let mut changed = drain(&inotify, &mut edit_tracker)?;
             let unfinished = match &edit {
-                Some(edit) => editing.wait(edit.text.as_deref(), Instant::now()),
+                Some(edit) => edit_tracker.settle_delay(edit.text.as_deref(), Instant::now()),
                 None => {
-                    editing.is_over();
+                    edit_tracker.reset();
                     None
                 }
             };
-            let state = match edit {
-                None => State::Whole,
-                Some(_) if unfinished.is_some() || changed => State::Open,
-                Some(edit) => self.take(edit)?,
+            let edit_state = match edit {
+                None => EditState::InForce,
+                Some(_) if unfinished.is_some() || changed => EditState::InProgress,
+                Some(edit) => self.activate(edit)?,
             };
-            match state {
+            match edit_state {
                 // It is read again, as a whole.
-                State::Taken => continue,
-                // The first word is a whole one: who looks only once would miss what is to be said of an edit.
-                State::Open if !self.told => {}
-                state => self.show(set, state),
+                EditState::Activated => continue,
+                // The first view must be complete: a reader that looks only once must see an error about an edit.
+                EditState::InProgress if !self.published => {}
+                edit_state => self.publish(cluster, edit_state),
             }
             let until = unfinished.map(|left| Instant::now() + left);
             while !changed {
                 let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-                if let Some(Stopped) = self.wait(Some(&inotify), left)? {
-                    return Ok(Stopped);
+                if let Some(StopRequested) = self.wait(Some(&inotify), left)? {
+                    return Ok(StopRequested);
                 }
-                changed = drain(&inotify, &mut editing)? || until.is_some_and(|until| Instant::now() >= until);
+                changed = drain(&inotify, &mut edit_tracker)? || until.is_some_and(|until| Instant::now() >= until);
             }
         }
     }
 
-    /// Puts an edit in force, if it is good.
-    fn take(&self, edit: Edit) -> io::Result<State> {
+    /// Puts a valid edit in force.
+    fn activate(&self, edit: PendingEdit) -> io::Result<EditState> {
         let path = self.disk.path(INTENT);
         let Some(text) = edit.text else {
-            let why = format!("{} is gone; in-force.toml beside it is the one in force: copy that, or write another", path.display());
-            return Ok(State::Bad(why));
+            let why =
+                format!("{} is missing; active.toml beside it holds the intent in force: copy it, or write a new file", path.display());
+            return Ok(EditState::Invalid(why));
         };
         match intent(&text) {
-            Ok(_) => self.disk.take(&text).map(|()| State::Taken),
-            Err(errors) => Ok(State::Bad(format!("{} has errors and is not in force:\n{errors}", path.display()))),
+            Ok(_) => self.disk.activate(&text).map(|()| EditState::Activated),
+            Err(errors) => Ok(EditState::Invalid(format!("{} has errors and is not in force:\n{errors}", path.display()))),
         }
     }
 
-    /// Tells the set and what is to be said of it.
-    fn show(&mut self, set: Set, state: State) {
-        self.told = true;
-        if set != *self.last {
-            self.last = Arc::new(set);
+    /// Publishes the cluster state and the state of the edit.
+    fn publish(&mut self, cluster: ClusterState, edit_state: EditState) {
+        self.published = true;
+        if cluster != *self.last {
+            self.last = Arc::new(cluster);
         }
-        let whole = matches!(state, State::Whole);
+        let whole = matches!(edit_state, EditState::InForce);
         if whole {
-            self.fresh = Instant::now();
+            self.last_fresh = Instant::now();
         }
-        self.seen.send_if_modified(|seen| {
-            let changed = *seen.set != *self.last;
+        self.view.send_if_modified(|view| {
+            let changed = *view.cluster != *self.last;
             if changed {
-                seen.set = self.last.clone();
+                view.cluster = self.last.clone();
             }
-            let mended = whole && seen.trouble.take().is_some();
-            let worse = if let State::Bad(why) = state { self.worse(seen, why) } else { false };
-            changed || mended || worse
+            let recovered = whole && view.stale.take().is_some();
+            let becomes_stale = if let EditState::Invalid(why) = edit_state { self.set_stale(view, why) } else { false };
+            changed || recovered || becomes_stale
         });
     }
 
-    /// Waits for the kernel's word, or to be told to end, or for `left`.
-    fn wait(&self, inotify: Option<&Inotify>, left: Option<Duration>) -> io::Result<Option<Stopped>> {
+    /// Waits for a kernel event, for the stop signal, or for `left`.
+    fn wait(&self, inotify: Option<&Inotify>, left: Option<Duration>) -> io::Result<Option<StopRequested>> {
         let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
         let mut all: Vec<PollFd<'_>> = [stop].into_iter().chain(inotify.map(|all| PollFd::new(all.as_fd(), PollFlags::POLLIN))).collect();
-        // Rounded up, or the end of a wait would be many short ones.
+        // Rounds up; otherwise the end of a wait would be many short ones.
         let left = left.map_or(Ok(PollTimeout::NONE), |left| PollTimeout::try_from(left.as_millis() + 1));
         match poll(&mut all, left.unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        Ok(all.first().is_some_and(|stop| stop.any() == Some(true)).then_some(Stopped))
+        Ok(all.first().is_some_and(|stop| stop.any() == Some(true)).then_some(StopRequested))
     }
 
-    fn trouble(&self, why: String) {
-        self.seen.send_if_modified(|seen| self.worse(seen, why));
+    fn stale(&self, why: String) {
+        self.view.send_if_modified(|view| self.set_stale(view, why));
     }
 
-    fn worse(&self, seen: &mut Seen, why: String) -> bool {
-        if seen.trouble.as_ref().is_some_and(|trouble| trouble.why == why) {
+    fn set_stale(&self, view: &mut StoreView, why: String) -> bool {
+        if view.stale.as_ref().is_some_and(|stale| stale.why == why) {
             return false;
         }
-        tracing::warn!(generation = seen.set.generation, "the last good set stands: {why}");
-        seen.trouble = Some(Trouble { since: self.fresh, why });
+        tracing::warn!(generation = view.cluster.generation, reason = %why, "store stale, last valid cluster state stays in force");
+        view.stale = Some(Stale { since: self.last_fresh, why });
         true
     }
 }
 
-/// Takes note of everything that the kernel has to say now. Whether it is a reason to read.
-fn drain(inotify: &Inotify, editing: &mut Editing) -> io::Result<bool> {
+/// Takes all pending kernel events. Returns whether the files must be read.
+fn drain(inotify: &Inotify, edit_tracker: &mut EditTracker) -> io::Result<bool> {
     let mut changed = false;
     loop {
         match inotify.read_events() {
@@ -191,10 +192,10 @@ fn drain(inotify: &Inotify, editing: &mut Editing) -> io::Result<bool> {
             Err(errno) => return Err(errno.into()),
             Ok(all) => {
                 for event in all {
-                    match editing.event(&event, INTENT, SET, Instant::now()) {
-                        Meaning::Nothing => {}
-                        Meaning::Changed => changed = true,
-                        Meaning::Gone => return Err(io::Error::other("the directory of the store is gone")),
+                    match edit_tracker.event(&event, INTENT, STATE, Instant::now()) {
+                        FileEvent::Ignored => {}
+                        FileEvent::Changed => changed = true,
+                        FileEvent::Gone => return Err(io::Error::other("the directory of the store is gone")),
                     }
                 }
             }

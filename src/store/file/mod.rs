@@ -1,33 +1,34 @@
-//! The set in a directory, for the processes of one host: directors, a health controller, commands.
+//! The store in a directory, for the processes of one host: directors, a health controller, commands.
 //!
-//! | file | is | written by |
+//! | file | contents | written by |
 //! |---|---|---|
-//! | `intent.toml` | what people want: `[[vip]]` and `[[pool]]` as in a director's file | people, with any editor; commits |
-//! | `set.json` | the set in force: its generations, the SHA-256 of its intent, health | every change, under the lock |
-//! | `in-force.toml` | the intent in force: the last `intent.toml` that was good | as before |
-//! | `intent.by-hand.toml` | the last `intent.toml` of people that a commit replaced | commits |
+//! | `intent.toml` | the intent: `[[vip]]` and `[[pool]]` as in a director's file | operators, with any editor; commits |
+//! | `state.json` | the cluster state in force: its generations, the SHA-256 of its intent, health | every change, under the lock |
+//! | `active.toml` | the intent in force: the last valid `intent.toml` | every change, under the lock |
+//! | `intent.edited.toml` | the last edited `intent.toml` that a commit replaced | commits |
 //! | `lock` | locked (flock) while something is written | |
 //! | `leader` | locked by the health controller that leads, with its name in it | |
-//! | `directors/NAME.json` | what a director says of itself; `NAME.lock` is locked while it is there | directors |
-//! | `suspicions/NAME.json` | which backends a director suspects, if it suspects some; `NAME.lock` as before | directors |
+//! | `directors/NAME.json` | presence record of a director; `NAME.lock` is locked while the director runs | directors |
+//! | `suspicions/NAME.json` | backends that a director suspects, if there are any; `NAME.lock` as above | directors |
 //!
-//! A commit writes `intent.toml` anew, without the comments that people wrote there; its first lines say so, and the file with the comments stays
-//! beside it. (To keep them a commit would have to merge into a text; what people lose by that is where their words went when a pool is renamed.)
+//! A commit rewrites `intent.toml` without the comments of operators. Its first lines say so, and the file with the comments is kept beside
+//! it. (To keep the comments, a commit would have to merge into a text and guess their new place, for example when a pool is renamed.)
 //!
-//! Readers take everything from `set.json` and `in-force.toml`, so all have the same set with the same generation, at once and after a restart. Whoever
-//! sees an `intent.toml` that is not the one in force checks it, and if it is good, puts it in force, as one change with one generation. If it is bad,
-//! nothing changes and everybody says why. The kernel tells of changes (inotify), which it does on the disks of this host only, not over NFS.
+//! Readers take everything from `state.json` and `active.toml`, so all have the same cluster state with the same generation, also after a
+//! restart. A process that sees an `intent.toml` other than the one in force checks it. If it is valid, the process puts it in force as one
+//! change with one generation. If it is invalid, nothing changes, and every process reports why. The kernel reports changes (inotify) on
+//! local disks only, not over NFS.
 
 mod disk;
-mod edit;
+mod edits;
 mod follow;
-mod people;
+mod leases;
 #[cfg(test)]
 mod tests;
 
-use super::{CommitError, PoolHealth, ReadError, Seen};
+use super::{CommitError, PoolHealth, ReadError, StoreView};
 use disk::Disk;
-use follow::Following;
+use follow::FollowHandle;
 use guideway_config::Intent;
 use std::io;
 use std::path::Path;
@@ -38,22 +39,22 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub struct File {
     disk: Arc<Disk>,
-    seen: watch::Sender<Seen>,
+    view: watch::Sender<StoreView>,
     /// Whether this process leads over health.
     leads: watch::Sender<bool>,
-    _following: Following,
+    _follow_handle: FollowHandle,
 }
 
 impl File {
-    /// Makes the directory if it is not there and begins to follow it; until the first set was read there is trouble.
+    /// Creates the directory if it is missing and starts to follow it; the view is stale until the first cluster state was read.
     pub(super) fn start(directory: &Path) -> io::Result<File> {
         let disk = Arc::new(Disk::open(directory)?);
-        let (seen, following) = follow::start(disk.clone())?;
-        Ok(File { disk, seen, leads: watch::Sender::new(false), _following: following })
+        let (view, follow_handle) = follow::start(disk.clone())?;
+        Ok(File { disk, view, leads: watch::Sender::new(false), _follow_handle: follow_handle })
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<Seen> {
-        self.seen.subscribe()
+    pub(super) fn watch(&self) -> watch::Receiver<StoreView> {
+        self.view.subscribe()
     }
 
     pub(super) async fn commit(&self, base: u64, intent: Intent) -> Result<u64, CommitError> {
@@ -78,6 +79,6 @@ impl File {
     ) -> Result<T, CommitError> {
         let disk = self.disk.clone();
         let done = tokio::task::spawn_blocking(move || work(&disk)).await;
-        done.unwrap_or_else(|_| Err(CommitError::Away("the process is about to end".to_owned())))
+        done.unwrap_or_else(|_| Err(CommitError::Unavailable("the process is ending".to_owned())))
     }
 }
