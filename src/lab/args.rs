@@ -1,13 +1,13 @@
 //! The flags of `guideway-lab`.
 
 use super::clients::Client;
-use super::reload::Reload;
 use super::router::Ecmp;
 use guideway_config::Admission;
 use guideway_config::size::parse_size;
 use guideway_host::error::Error;
 use guideway_testbed::servers::Server;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Fetch real files by TFTP clients, our own or others, through directors, in network namespaces on this machine.
@@ -81,8 +81,8 @@ pub struct LabArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// Who unwraps GRE on the backends
-    #[arg(long, value_enum, default_value_t = Unwrap::Auto)]
-    pub decap: Unwrap,
+    #[arg(long, value_enum, default_value_t = DecapMode::Auto)]
+    pub decap: DecapMode,
     /// Leave the directors out: the router sends to the backends itself, by the client's address and port. Shows whether a fault is the
     /// lab's or the directors'
     #[arg(long)]
@@ -100,9 +100,9 @@ pub struct LabArgs {
     /// Servers take over from one another; a script says so.
     #[arg(skip)]
     pub takeover: bool,
-    /// Servers are not told which ports to use; a script says so.
+    /// Servers get no range of ports; a script says so.
     #[arg(skip)]
-    pub without_ranges: bool,
+    pub no_tid_ranges: bool,
     /// New requests a second that directors let through; a script says so.
     #[arg(skip)]
     pub admission: Admission,
@@ -147,13 +147,58 @@ impl Io {
 
 /// Who unwraps GRE on the backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Unwrap {
+pub enum DecapMode {
     /// The kernel where it can, else `guideway decap`
     Auto,
     /// A GRE device of the kernel
     Kernel,
     /// `guideway decap`
     User,
+}
+
+/// What to reload with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadKind {
+    /// The spare backend joins the pool.
+    AddBackend,
+    /// The file is no TOML.
+    Broken,
+}
+
+impl ReloadKind {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            ReloadKind::AddBackend => "add-backend",
+            ReloadKind::Broken => "broken",
+        }
+    }
+}
+
+/// What to reload with, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// What with.
+    pub kind: ReloadKind,
+    /// At how many percent of the transfers, 0–100.
+    pub percent: u8,
+}
+
+impl FromStr for Reload {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, percent) = text.split_once('@').unwrap_or((text, "30"));
+        let kind = match kind {
+            "add-backend" => ReloadKind::AddBackend,
+            "broken" => ReloadKind::Broken,
+            other => return Err(format!("`{other}` is no kind of reload: use add-backend or broken")),
+        };
+        match percent.trim_end_matches('%').parse() {
+            Ok(percent @ 0..=100) => Ok(Reload { kind, percent }),
+            _ => Err(format!("`{percent}` is no percentage: use 0–100")),
+        }
+    }
 }
 
 impl LabArgs {
@@ -178,13 +223,13 @@ impl LabArgs {
     }
 
     /// What the router really hashes over.
-    pub fn hashed(&self) -> Ecmp {
+    pub fn effective_ecmp(&self) -> Ecmp {
         if self.direct { Ecmp::Client } else { self.ecmp }
     }
 
-    /// The block size that is asked for, in bytes.
+    /// Returns the requested block size in bytes.
     pub fn block_size(&self) -> u16 {
-        if self.client.asks_blksize() { self.blksize.unwrap_or(1428) } else { 512 }
+        if self.client.supports_blksize() { self.blksize.unwrap_or(1428) } else { 512 }
     }
 }
 
@@ -210,11 +255,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times_are_read_as_people_write_them() {
+    fn sizes_and_times_have_human_readable_forms() {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         for bad in ["", "60", "0s", "25h", "1441m"] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn reloads_are_read() {
+        assert_eq!("add-backend".parse(), Ok(Reload { kind: ReloadKind::AddBackend, percent: 30 }));
+        assert_eq!("broken@75".parse(), Ok(Reload { kind: ReloadKind::Broken, percent: 75 }));
+        for bad in ["", "remove", "broken@", "broken@101", "broken@x"] {
+            assert!(bad.parse::<Reload>().is_err(), "{bad:?}");
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The backends of the lab: GRE unwrapped by the kernel or by `guideway decap`, the VIP on loopback, and a server behind it.
 
-use super::args::Unwrap;
+use super::args::DecapMode;
 use super::plan;
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use guideway_host::netlink::Netlink;
 use guideway_host::netns::Namespace;
-use guideway_host::vip::{backend_sysctls, hold_vip};
+use guideway_host::vip::{add_vip_address, backend_sysctls};
 use guideway_testbed::programs;
-use guideway_testbed::servers::{Server, Task, last_line};
+use guideway_testbed::servers::{Server, ServerConfig, last_line};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader};
@@ -31,11 +31,11 @@ pub struct Backend {
 
 /// What all backends have in common.
 #[derive(Clone, Copy, Debug)]
-pub struct Common<'a> {
+pub struct BackendConfig<'a> {
     /// The VIP.
     pub vip: IpAddr,
     /// Who unwraps.
-    pub unwrap: Unwrap,
+    pub decap_mode: DecapMode,
     /// The kind of server.
     pub server: Server,
     /// What it serves.
@@ -48,30 +48,30 @@ pub struct Common<'a> {
 
 impl Backend {
     /// Starts `backend` of the plan on `host`; when this returns it serves.
-    pub fn start(backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<Self, Error> {
-        let decap = match common.unwrap {
-            _ if common.server.unwraps() => None,
-            Unwrap::User => Some(user_decap(backend, host, common)?),
-            Unwrap::Kernel if kernel_decap(backend, host, common.vip)? => None,
-            Unwrap::Kernel => {
+    pub fn start(backend: &plan::Backend, host: &Namespace, config: &BackendConfig<'_>) -> Result<Self, Error> {
+        let decap = match config.decap_mode {
+            _ if config.server.decapsulates() => None,
+            DecapMode::User => Some(start_user_decap(backend, host, config)?),
+            DecapMode::Kernel if add_kernel_tunnel(backend, host, config.vip)? => None,
+            DecapMode::Kernel => {
                 return Err(Error::Missing {
                     what: "this kernel has no GRE devices".to_owned(),
-                    mend: "load the module (`modprobe ip_gre`, `modprobe ip6_gre`) or leave --decap out".to_owned(),
+                    hint: "load the module (`modprobe ip_gre`, `modprobe ip6_gre`) or leave --decap out".to_owned(),
                 });
             }
-            Unwrap::Auto if kernel_decap(backend, host, common.vip)? => None,
-            Unwrap::Auto => Some(user_decap(backend, host, common)?),
+            DecapMode::Auto if add_kernel_tunnel(backend, host, config.vip)? => None,
+            DecapMode::Auto => Some(start_user_decap(backend, host, config)?),
         };
-        let server = serve(backend, host, common)?;
+        let server = start_server(backend, host, config)?;
         Ok(Backend { name: backend.name.clone(), decap, server })
     }
 
     /// Starts again what [`Backend::kill`] ended; when this returns it serves.
-    pub fn start_again(&mut self, backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<(), Error> {
+    pub fn restart(&mut self, backend: &plan::Backend, host: &Namespace, config: &BackendConfig<'_>) -> Result<(), Error> {
         if self.decap.is_some() {
-            self.decap = Some(user_decap(backend, host, common)?);
+            self.decap = Some(start_user_decap(backend, host, config)?);
         }
-        self.server = serve(backend, host, common)?;
+        self.server = start_server(backend, host, config)?;
         Ok(())
     }
 
@@ -83,32 +83,32 @@ impl Backend {
         }
         for child in self.decap.iter_mut().chain([&mut self.server]) {
             let _gone = child.kill();
-            let _collected = child.wait();
+            let _reaped = child.wait();
         }
     }
 
     /// Sends everything on it a signal, such as SIGSTOP.
     pub fn signal(&self, signal: Signal) -> Result<(), Error> {
         let pid = |child: &Child| Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-        let doing = || format!("sending {signal} to {}", self.name);
-        killpg(pid(&self.server), signal).doing(doing)?;
-        self.decap.iter().try_for_each(|decap| nix::sys::signal::kill(pid(decap), signal).doing(doing))
+        let context = || format!("sending {signal} to {}", self.name);
+        killpg(pid(&self.server), signal).with_context(context)?;
+        self.decap.iter().try_for_each(|decap| nix::sys::signal::kill(pid(decap), signal).with_context(context))
     }
 }
 
-fn serve(backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<Child, Error> {
-    let log = common.directory.join(format!("{}.server.log", backend.name));
-    let director = common.directory.join("fleet.toml");
-    let task = Task {
+fn start_server(backend: &plan::Backend, host: &Namespace, config: &BackendConfig<'_>) -> Result<Child, Error> {
+    let log = config.directory.join(format!("{}.server.log", backend.name));
+    let director = config.directory.join("fleet.toml");
+    let server_config = ServerConfig {
         name: &backend.name,
-        takeover: common.takeover.then_some(&*director),
-        vip: common.vip,
+        takeover: config.takeover.then_some(&*director),
+        vip: config.vip,
         address: backend.address,
-        tids: backend.tids,
-        root: common.root,
+        tid_range: backend.tid_range,
+        root: config.root,
         log: &log,
     };
-    common.server.start(host, &task)
+    config.server.start(host, &server_config)
 }
 
 impl Drop for Backend {
@@ -119,36 +119,36 @@ impl Drop for Backend {
 }
 
 /// `Ok(false)` when this kernel has no GRE devices for the family.
-fn kernel_decap(backend: &plan::Backend, host: &Namespace, vip: IpAddr) -> Result<bool, Error> {
-    let made = Netlink::within(host, |n| {
+fn add_kernel_tunnel(backend: &plan::Backend, host: &Namespace, vip: IpAddr) -> Result<bool, Error> {
+    let created = Netlink::in_namespace(host, |n| {
         if !n.add_gre(KERNEL_TUNNEL, backend.address)? {
             return Ok(false);
         }
-        n.up(KERNEL_TUNNEL, true)?;
-        hold_vip(n, vip, KERNEL_TUNNEL)?;
+        n.set_up(KERNEL_TUNNEL, true)?;
+        add_vip_address(n, vip, KERNEL_TUNNEL)?;
         Ok(true)
     })?;
-    if made {
+    if created {
         backend_sysctls(KERNEL_TUNNEL).iter().try_for_each(|(key, value)| host.sysctl(key, value))?;
     }
-    Ok(made)
+    Ok(created)
 }
 
-fn user_decap(backend: &plan::Backend, host: &Namespace, common: &Common<'_>) -> Result<Child, Error> {
-    let log = common.directory.join(format!("{}.decap.log", backend.name));
-    let errors = std::fs::File::create(&log).doing(|| format!("making {}", log.display()))?;
+fn start_user_decap(backend: &plan::Backend, host: &Namespace, config: &BackendConfig<'_>) -> Result<Child, Error> {
+    let log = config.directory.join(format!("{}.decap.log", backend.name));
+    let errors = std::fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
     let mut command = Command::new(programs::guideway()?);
-    command.args(["decap", "--configure", "--local", &backend.address.to_string(), "--vip", &common.vip.to_string()]);
+    command.args(["decap", "--configure", "--local", &backend.address.to_string(), "--vip", &config.vip.to_string()]);
     let mut child = host.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors))?;
-    let mut said = String::new();
+    let mut output = String::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut said).doing(|| format!("waiting for decap on {}", backend.name))?;
+        BufReader::new(stdout).read_line(&mut output).with_context(|| format!("waiting for decap on {}", backend.name))?;
     }
-    if said.starts_with("ready") {
+    if output.starts_with("ready") {
         return Ok(child);
     }
     let _ended = child.kill();
-    let _collected = child.wait();
+    let _reaped = child.wait();
     let errors = std::fs::read_to_string(&log).unwrap_or_default();
     Err(Error::failed(format!("starting guideway decap on {}", backend.name), last_line(&errors)))
 }

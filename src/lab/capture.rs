@@ -3,7 +3,7 @@
 use super::plan::ROUTER_MAC;
 use super::sys;
 use super::topology::ROUTER_FABRIC;
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use guideway_host::netlink::Netlink;
 use guideway_host::netns::Namespace;
 use guideway_packet::wire::gre;
@@ -19,13 +19,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 /// Most bytes of a capture: enough for half a million acknowledgements, too little to fill a disk.
-pub const MOST: u64 = 64 << 20;
+pub const MAX_BYTES: u64 = 64 << 20;
 /// Longest frame, in bytes.
 const SNAPLEN: u32 = 2048;
-/// Receive buffer asked for, in bytes: what comes while the file is written.
+/// Requested receive buffer in bytes, for frames that arrive while the file is written.
 const BUFFER: usize = 8 << 20;
 /// How late the end may be noticed.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A capture that is being written.
 #[derive(Debug)]
@@ -41,21 +41,21 @@ impl Capture {
     /// When the file cannot be made, or the socket.
     pub fn start(router: &Namespace, file: &Path, ipv6: bool) -> Result<Self, Error> {
         let named = || format!("writing the capture {}", file.display());
-        let file = File::create(file).doing(named)?;
+        let file = File::create(file).with_context(named)?;
         let header =
             PcapHeader { snaplen: SNAPLEN, datalink: DataLink::ETHERNET, ts_resolution: TsResolution::NanoSecond, ..PcapHeader::default() };
-        let out = PcapWriter::with_header(BufWriter::new(file), header).doing(named)?;
+        let out = PcapWriter::with_header(BufWriter::new(file), header).with_context(named)?;
         let socket = router.run(|| {
-            let socket = sys::packet_socket(Netlink::open()?.index(ROUTER_FABRIC)?).doing(|| "capturing".to_owned())?;
-            socket.attach_filter(&only_gre(ipv6)).doing(|| "filtering the capture".to_owned())?;
+            let socket = sys::packet_socket(Netlink::open()?.index(ROUTER_FABRIC)?).with_context(|| "capturing".to_owned())?;
+            socket.attach_filter(&gre_filter(ipv6)).with_context(|| "filtering the capture".to_owned())?;
             // As much as the system allows.
-            let _less_will_do = socket.set_recv_buffer_size(BUFFER);
-            socket.set_read_timeout(Some(LOOK)).doing(|| "capturing".to_owned())?;
+            let _best_effort = socket.set_recv_buffer_size(BUFFER);
+            socket.set_read_timeout(Some(POLL_INTERVAL)).with_context(|| "capturing".to_owned())?;
             Ok(socket)
         })?;
         let stop = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&stop);
-        let thread = router.thread("capture", move || write_all(socket, out, &until))?;
+        let stopped = Arc::clone(&stop);
+        let thread = router.thread("capture", move || capture_loop(socket, out, &stopped))?;
         Ok(Capture { stop, thread })
     }
 
@@ -70,7 +70,7 @@ impl Capture {
 }
 
 /// Lets through what has GRE in it. Opcodes as in linux/bpf_common.h: load a byte, compare, return.
-fn only_gre(ipv6: bool) -> [SockFilter; 4] {
+fn gre_filter(ipv6: bool) -> [SockFilter; 4] {
     let protocol = if ipv6 { 14 + 6 } else { 14 + 9 };
     [
         SockFilter::new(0x30, 0, 0, protocol),
@@ -80,17 +80,17 @@ fn only_gre(ipv6: bool) -> [SockFilter; 4] {
     ]
 }
 
-fn write_all(mut socket: Socket, mut out: PcapWriter<BufWriter<File>>, stop: &AtomicBool) -> Result<u64, Error> {
-    let doing = || "writing the capture".to_owned();
+fn capture_loop(mut socket: Socket, mut out: PcapWriter<BufWriter<File>>, stop: &AtomicBool) -> Result<u64, Error> {
+    let context = || "writing the capture".to_owned();
     let (mut buffer, mut frames, mut bytes) = ([0u8; SNAPLEN as usize], 0, 0);
     loop {
         let stopped = stop.load(Ordering::Acquire);
         match socket.read(&mut buffer) {
             Ok(len) => {
                 let frame = &buffer[..len];
-                if frame.get(6..12) == Some(&ROUTER_MAC[..]) && bytes + frame.len() as u64 <= MOST {
+                if frame.get(6..12) == Some(&ROUTER_MAC[..]) && bytes + frame.len() as u64 <= MAX_BYTES {
                     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                    out.write_packet(&PcapPacket::new(now, len as u32, frame)).doing(doing)?;
+                    out.write_packet(&PcapPacket::new(now, len as u32, frame)).with_context(context)?;
                     frames += 1;
                     bytes += frame.len() as u64;
                 }
@@ -101,6 +101,6 @@ fn write_all(mut socket: Socket, mut out: PcapWriter<BufWriter<File>>, stop: &At
             Err(e) => return Err(Error::failed("capturing", e)),
         }
     }
-    out.into_writer().flush().doing(doing)?;
+    out.into_writer().flush().with_context(context)?;
     Ok(frames)
 }

@@ -26,7 +26,7 @@ pub enum Client {
 
 /// One file to fetch.
 #[derive(Clone, Debug)]
-pub struct Fetch<'a> {
+pub struct FetchRequest<'a> {
     /// From where.
     pub vip: IpAddr,
     /// Its name there.
@@ -55,7 +55,7 @@ impl Client {
     }
 
     /// Its longest first time-out: how long after the last packet that it got it sends its acknowledgement again.
-    pub fn time_out(self) -> Duration {
+    pub fn retransmit_timeout(self) -> Duration {
         match self {
             // 5 s as it is called here; it counts in whole seconds, must find more than 5 of them over, and looks once a second.
             Client::Curl => Duration::from_secs(7),
@@ -65,7 +65,7 @@ impl Client {
     }
 
     /// Whether it can ask for a block size. Without, transfers have blocks of 512 bytes (RFC 1350).
-    pub fn asks_blksize(self) -> bool {
+    pub fn supports_blksize(self) -> bool {
         !matches!(self, Client::TftpHpa | Client::AtftpPlain)
     }
 
@@ -84,7 +84,7 @@ impl Client {
     }
 
     /// The command that fetches one file.
-    pub fn command(self, program: &Path, fetch: &Fetch<'_>) -> Command {
+    pub fn command(self, program: &Path, fetch: &FetchRequest<'_>) -> Command {
         let mut command = Command::new(program);
         let vip = fetch.vip.to_string();
         let host = if fetch.vip.is_ipv6() { format!("[{vip}]") } else { vip.clone() };

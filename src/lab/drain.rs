@@ -1,9 +1,11 @@
 //! A drain in the middle of the transfers, by the command that operators use: no transfer may fail, and the drained backend may get none that is new.
 
 use super::directors::Director;
-use super::witness::Served;
+use super::traffic_monitor::TrafficMonitor;
+use guideway_api::backend::Backends;
+use guideway_api::plan::Plan;
 use guideway_daemon::client::Client;
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use guideway_testbed::programs;
 use guideway_testbed::servers::last_line;
 use serde::Serialize;
@@ -12,20 +14,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// `guideway drain --wait` returns when nothing was seen for 10 s; for so long after the last transfer's end it may take at most.
-const LATEST: Duration = Duration::from_secs(20);
-/// A request that was forwarded before the drain has reached the witness after this time.
-const UNDER_WAY: Duration = Duration::from_millis(200);
+const MAX_RETURN_DELAY: Duration = Duration::from_secs(20);
+/// A request that was forwarded before the drain has reached the traffic monitor after this time.
+const IN_FLIGHT_TIME: Duration = Duration::from_millis(200);
 
 /// A drain that was begun.
 #[derive(Debug)]
 pub struct Drain {
     backend: String,
-    at: u32,
+    after_transfers: u32,
     since: Instant,
     before: u64,
     /// When the drained backend's last transfer ended.
     last: Option<Instant>,
-    waiting: JoinHandle<std::io::Result<(Output, Instant)>>,
+    waiter: JoinHandle<std::io::Result<(Output, Instant)>>,
 }
 
 /// What came of it.
@@ -34,7 +36,7 @@ pub struct Outcome {
     /// Which backend.
     pub backend: String,
     /// How many transfers had ended when it was drained.
-    pub at: u32,
+    pub after_transfers: u32,
     /// Transfers whose request had reached it by then.
     pub requests_before: u64,
     /// The same at the end: more would be wrong.
@@ -44,34 +46,33 @@ pub struct Outcome {
     /// From the drain to the return of `guideway drain --wait`.
     pub returned_seconds: f64,
     /// What that command said.
-    pub said: Vec<String>,
+    pub output: Vec<String>,
     /// Whether it did what it must.
-    pub right: bool,
+    pub ok: bool,
 }
 
 impl Drain {
-    /// Drains `backend` at every director. `at` is how many transfers had ended, for the report.
-    pub fn begin(backend: &str, directors: &[Director], served: &Served, at: u32) -> Result<Drain, Error> {
+    /// Drains `backend` at every director. `after_transfers` is how many transfers had ended, for the report.
+    pub fn start(backend: &str, directors: &[Director], monitor: &TrafficMonitor, after_transfers: u32) -> Result<Drain, Error> {
         for director in directors {
             let client = Client::Socket(director.socket.clone());
-            let path = client.get("/v1/backends").doing(|| format!("asking director {}", director.name))?["backends"]
-                .as_array()
-                .and_then(|all| all.iter().find(|known| known["name"] == backend))
-                .and_then(|known| Some(format!("/v1/pools/{}/backends/{backend}/drain", known["pool"].as_str()?)))
-                .ok_or_else(|| Error::failed("draining".to_owned(), format!("director {} has no backend {backend}", director.name)))?;
-            client.change("POST", &path, None).doing(|| format!("draining {backend} at director {}", director.name))?;
+            let all: Backends = client.get("/v1/backends").with_context(|| format!("asking director {}", director.name))?;
+            let known = all.backends.iter().find(|known| known.name == backend);
+            let missing = || Error::failed("draining".to_owned(), format!("director {} has no backend {backend}", director.name));
+            let path = format!("/v1/pools/{}/backends/{backend}/drain", known.ok_or_else(missing)?.pool);
+            client.change::<Plan>("POST", &path, None).with_context(|| format!("draining {backend} at director {}", director.name))?;
         }
         let since = Instant::now();
-        std::thread::sleep(UNDER_WAY);
-        let before = served.count(backend);
+        std::thread::sleep(IN_FLIGHT_TIME);
+        let before = monitor.requests_to(backend);
         let mut command = Command::new(programs::guideway()?);
         command.args(["drain", backend, "--wait"]).stdin(Stdio::null());
         for director in directors {
             command.arg("--socket").arg(&director.socket);
         }
         let run = move || command.output().map(|output| (output, Instant::now()));
-        let waiting = std::thread::Builder::new().name("drain".to_owned()).spawn(run).doing(|| "starting a thread".to_owned())?;
-        Ok(Drain { backend: backend.to_owned(), at, since, before, last: None, waiting })
+        let waiter = std::thread::Builder::new().name("drain".to_owned()).spawn(run).with_context(|| "starting a thread".to_owned())?;
+        Ok(Drain { backend: backend.to_owned(), after_transfers, since, before, last: None, waiter })
     }
 
     /// A transfer of `backend` has ended at `ended`.
@@ -82,25 +83,25 @@ impl Drain {
     }
 
     /// After the last transfer: waits for the command.
-    pub fn finish(self, served: &Served) -> Result<Outcome, Error> {
-        let waited = self.waiting.join().map_err(|_| Error::failed("draining".to_owned(), "its thread panicked".to_owned()))?;
-        let (output, returned) = waited.doing(|| "running guideway drain".to_owned())?;
-        let after = served.count(&self.backend);
+    pub fn finish(self, monitor: &TrafficMonitor) -> Result<Outcome, Error> {
+        let waited = self.waiter.join().map_err(|_| Error::failed("draining".to_owned(), "its thread panicked".to_owned()))?;
+        let (output, returned) = waited.with_context(|| "running guideway drain".to_owned())?;
+        let after = monitor.requests_to(&self.backend);
         // It must not return before the last transfer has ended, nor long after.
-        let in_time = self.last.is_none_or(|last| returned > last && returned.duration_since(last) < LATEST);
-        let mut said: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+        let in_time = self.last.is_none_or(|last| returned > last && returned.duration_since(last) < MAX_RETURN_DELAY);
+        let mut lines: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
         if !output.status.success() {
-            said.push(last_line(&String::from_utf8_lossy(&output.stderr)).to_owned());
+            lines.push(last_line(&String::from_utf8_lossy(&output.stderr)).to_owned());
         }
         Ok(Outcome {
-            right: output.status.success() && after == self.before && in_time,
+            ok: output.status.success() && after == self.before && in_time,
             backend: self.backend,
-            at: self.at,
+            after_transfers: self.after_transfers,
             requests_before: self.before,
             requests_after: after,
             last_ended_seconds: self.last.map(|last| last.duration_since(self.since).as_secs_f64()),
             returned_seconds: returned.duration_since(self.since).as_secs_f64(),
-            said,
+            output: lines,
         })
     }
 }

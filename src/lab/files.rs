@@ -1,6 +1,6 @@
 //! The files that are fetched: a few different ones, each under a name of its own for every transfer.
 
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 use siphasher::sip::SipHasher13;
@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 /// Most files with different content.
-const DISTINCT: u32 = 4;
+const MAX_DISTINCT: u32 = 4;
 
 /// What names of files begin with.
 const PREFIX: &str = "transfer-";
 
 /// SHA-256 of a file.
-pub type Sum = [u8; 32];
+pub type Sha256Digest = [u8; 32];
 
 /// The files, on the lab's tmpfs.
 #[derive(Clone, Debug)]
@@ -24,12 +24,12 @@ pub struct Files {
     /// The directory that servers serve, unless each has one of its own.
     pub root: PathBuf,
     /// The directory that clients fetch to.
-    pub fetched: PathBuf,
+    pub download_dir: PathBuf,
     /// The directories of servers that have one of their own, and whether the files there have changed.
-    disks: Arc<Mutex<Vec<(PathBuf, bool)>>>,
-    sums: Vec<Sum>,
+    server_roots: Arc<Mutex<Vec<(PathBuf, bool)>>>,
+    digests: Vec<Sha256Digest>,
     /// Those of what the files change to.
-    changed: Vec<Sum>,
+    changed: Vec<Sha256Digest>,
 }
 
 impl Files {
@@ -38,68 +38,68 @@ impl Files {
     /// # Errors
     /// When they do not fit, together with `concurrency` copies.
     pub fn make(directory: &Path, size: u64, transfers: u32, concurrency: u32, seed: u64) -> Result<Self, Error> {
-        let distinct = transfers.min(DISTINCT);
-        check_room(directory, size.saturating_mul(u64::from(distinct + concurrency.min(transfers))))?;
-        let (root, fetched) = (directory.join("served"), directory.join("fetched"));
-        let files = Files { root, fetched, disks: Arc::default(), sums: Vec::new(), changed: Vec::new() };
-        for directory in [&files.root, &files.fetched] {
-            std::fs::create_dir(directory).doing(|| format!("making {}", directory.display()))?;
+        let distinct = transfers.min(MAX_DISTINCT);
+        check_free_space(directory, size.saturating_mul(u64::from(distinct + concurrency.min(transfers))))?;
+        let (root, download_dir) = (directory.join("served"), directory.join("fetched"));
+        let files = Files { root, download_dir, server_roots: Arc::default(), digests: Vec::new(), changed: Vec::new() };
+        for directory in [&files.root, &files.download_dir] {
+            std::fs::create_dir(directory).with_context(|| format!("making {}", directory.display()))?;
         }
         let make = |number| {
             let path = files.content(number);
-            write_file(&path, size, seed ^ u64::from(number) << 32).doing(|| format!("writing {}", path.display()))
+            write_file(&path, size, seed ^ u64::from(number) << 32).with_context(|| format!("writing {}", path.display()))
         };
-        let sums = (0..distinct).map(make).collect::<Result<_, _>>()?;
-        Ok(Files { sums, ..files })
+        let digests = (0..distinct).map(make).collect::<Result<_, _>>()?;
+        Ok(Files { digests, ..files })
     }
 
     /// Gives each of these servers a directory of its own, and makes what their files may change to: as long, and other bytes.
     ///
     /// # Errors
     /// When the directories cannot be made, or the files do not fit.
-    pub fn with_disks(mut self, names: &[String], size: u64, seed: u64) -> Result<Self, Error> {
-        check_room(&self.root, size.saturating_mul(self.sums.len() as u64))?;
+    pub fn with_server_roots(mut self, names: &[String], size: u64, seed: u64) -> Result<Self, Error> {
+        check_free_space(&self.root, size.saturating_mul(self.digests.len() as u64))?;
         for name in names {
-            let disk = self.root.join(name);
-            std::fs::create_dir(&disk).doing(|| format!("making {}", disk.display()))?;
-            self.disks().push((disk, false));
+            let server_root = self.root.join(name);
+            std::fs::create_dir(&server_root).with_context(|| format!("making {}", server_root.display()))?;
+            self.server_roots().push((server_root, false));
         }
         let make = |number| {
             let path = self.new_content(number);
-            write_file(&path, size, !seed ^ u64::from(number) << 32).doing(|| format!("writing {}", path.display()))
+            write_file(&path, size, !seed ^ u64::from(number) << 32).with_context(|| format!("writing {}", path.display()))
         };
-        self.changed = (0..self.sums.len() as u32).map(make).collect::<Result<_, _>>()?;
+        self.changed = (0..self.digests.len() as u32).map(make).collect::<Result<_, _>>()?;
         Ok(self)
     }
 
     /// What the server at this place of the list serves.
-    pub fn disk(&self, server: usize) -> PathBuf {
-        self.disks().get(server).map_or_else(|| self.root.clone(), |(disk, _)| disk.clone())
+    pub fn server_root(&self, server: usize) -> PathBuf {
+        self.server_roots().get(server).map_or_else(|| self.root.clone(), |(server_root, _)| server_root.clone())
     }
 
     /// Changes every file on the disk of the server at this place, those that are being fetched too: a new file under the old name.
-    pub fn change(&self, server: usize) -> std::io::Result<()> {
-        let mut disks = self.disks();
-        let Some((disk, changed)) = disks.get_mut(server) else { return Ok(()) };
+    pub fn replace_files(&self, server: usize) -> std::io::Result<()> {
+        let mut server_roots = self.server_roots();
+        let Some((server_root, changed)) = server_roots.get_mut(server) else { return Ok(()) };
         *changed = true;
         for number in 0..self.changed.len() as u32 {
             // As if it had been written now.
             std::fs::File::options().write(true).open(self.new_content(number))?.set_modified(SystemTime::now())?;
         }
-        for entry in std::fs::read_dir(&*disk)? {
+        for entry in std::fs::read_dir(&*server_root)? {
             let entry = entry?;
             let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
             if let Some(number) = number {
-                let beside = disk.join("new");
-                std::fs::hard_link(self.new_content(self.which(number)), &beside)?;
-                std::fs::rename(&beside, entry.path())?;
+                let temporary = server_root.join("new");
+                std::fs::hard_link(self.new_content(self.content_index(number)), &temporary)?;
+                std::fs::rename(&temporary, entry.path())?;
             }
         }
         Ok(())
     }
 
-    fn disks(&self) -> MutexGuard<'_, Vec<(PathBuf, bool)>> {
-        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn server_roots(&self) -> MutexGuard<'_, Vec<(PathBuf, bool)>> {
+        self.server_roots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn content(&self, number: u32) -> PathBuf {
@@ -116,50 +116,50 @@ impl Files {
     }
 
     /// Puts the file of transfer `number` in place.
-    pub fn offer(&self, number: u32) -> std::io::Result<()> {
-        let (content, name) = (self.which(number), Self::name(number));
-        let disks = self.disks();
-        if disks.is_empty() {
+    pub fn link_file(&self, number: u32) -> std::io::Result<()> {
+        let (content, name) = (self.content_index(number), Self::name(number));
+        let server_roots = self.server_roots();
+        if server_roots.is_empty() {
             return std::fs::hard_link(self.content(content), self.root.join(name));
         }
-        disks.iter().try_for_each(|(disk, changed)| {
+        server_roots.iter().try_for_each(|(server_root, changed)| {
             let content = if *changed { self.new_content(content) } else { self.content(content) };
-            std::fs::hard_link(content, disk.join(&name))
+            std::fs::hard_link(content, server_root.join(&name))
         })
     }
 
     /// Takes it away again.
-    pub fn withdraw(&self, number: u32) {
-        let (name, disks) = (Self::name(number), self.disks());
+    pub fn unlink_file(&self, number: u32) {
+        let (name, server_roots) = (Self::name(number), self.server_roots());
         // They are gone at the latest with the tmpfs.
-        if disks.is_empty() {
+        if server_roots.is_empty() {
             let _gone = std::fs::remove_file(self.root.join(&name));
         }
-        for (disk, _) in &*disks {
-            let _gone = std::fs::remove_file(disk.join(&name));
+        for (server_root, _) in &*server_roots {
+            let _gone = std::fs::remove_file(server_root.join(&name));
         }
     }
 
     /// Whether transfer `number` may have this SHA-256: that of its file, or of the one that it changed to. A mixture has neither.
-    pub fn accepts(&self, number: u32, sum: &Sum) -> bool {
-        let which = self.which(number) as usize;
-        [&self.sums, &self.changed].into_iter().any(|sums| sums.get(which) == Some(sum))
+    pub fn accepts(&self, number: u32, digest: &Sha256Digest) -> bool {
+        let index = self.content_index(number) as usize;
+        [&self.digests, &self.changed].into_iter().any(|digests| digests.get(index) == Some(digest))
     }
 
     /// Writes the SHA-256 of transfer `number` to a file, as `sha256sum` does.
-    pub fn write_sum(&self, number: u32, to: &Path) -> std::io::Result<()> {
-        let sum = self.sums.get(self.which(number) as usize).ok_or(std::io::ErrorKind::NotFound)?;
-        let digits: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+    pub fn write_digest(&self, number: u32, to: &Path) -> std::io::Result<()> {
+        let digest = self.digests.get(self.content_index(number) as usize).ok_or(std::io::ErrorKind::NotFound)?;
+        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         std::fs::write(to, format!("{digits}  {}\n", Self::name(number)))
     }
 
-    fn which(&self, number: u32) -> u32 {
-        number % (self.sums.len() as u32).max(1)
+    fn content_index(&self, number: u32) -> u32 {
+        number % (self.digests.len() as u32).max(1)
     }
 }
 
-fn check_room(directory: &Path, needed: u64) -> Result<(), Error> {
-    let room = statvfs(directory).doing(|| "asking for room on the tmpfs".to_owned())?;
+fn check_free_space(directory: &Path, needed: u64) -> Result<(), Error> {
+    let room = statvfs(directory).with_context(|| "asking for room on the tmpfs".to_owned())?;
     let available = room.blocks_available() * room.fragment_size();
     if needed > available {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
@@ -173,7 +173,7 @@ fn check_room(directory: &Path, needed: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn write_file(path: &Path, size: u64, seed: u64) -> std::io::Result<Sum> {
+fn write_file(path: &Path, size: u64, seed: u64) -> std::io::Result<Sha256Digest> {
     let mut file = BufWriter::new(std::fs::File::create(path)?);
     let mut hash = Sha256::new();
     let random = SipHasher13::new_with_keys(seed, 0x6775_6964_6577_6179);
@@ -195,7 +195,7 @@ fn write_file(path: &Path, size: u64, seed: u64) -> std::io::Result<Sum> {
 }
 
 /// SHA-256 and length of a file.
-pub fn sum_of(path: &Path) -> std::io::Result<(Sum, u64)> {
+pub fn sha256_of(path: &Path) -> std::io::Result<(Sha256Digest, u64)> {
     let mut file = std::fs::File::open(path)?;
     let (mut hash, mut length, mut buffer) = (Sha256::new(), 0, vec![0u8; 1 << 16]);
     loop {
@@ -218,11 +218,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::make(directory.path(), 100_001, 10, 2, 7).unwrap();
         for number in 0..10 {
-            files.offer(number).unwrap();
-            let (sum, length) = sum_of(&files.root.join(Files::name(number))).unwrap();
-            assert!(files.accepts(number, &sum) && length == 100_001);
-            assert!(!files.accepts(number + 1, &sum), "neighbours have other content");
-            files.withdraw(number);
+            files.link_file(number).unwrap();
+            let (digest, length) = sha256_of(&files.root.join(Files::name(number))).unwrap();
+            assert!(files.accepts(number, &digest) && length == 100_001);
+            assert!(!files.accepts(number + 1, &digest), "neighbours have other content");
+            files.unlink_file(number);
         }
         assert_eq!(std::fs::read_dir(&files.root).unwrap().count(), 4, "only the contents stay");
     }
@@ -231,18 +231,18 @@ mod tests {
     fn files_change_on_one_disk_alone_and_both_contents_are_known() {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::make(directory.path(), 5000, 10, 2, 7).unwrap();
-        let files = files.with_disks(&["t1".to_owned(), "t2".to_owned()], 5000, 7).unwrap();
-        let sum = |disk: usize, number: u32| sum_of(&files.disk(disk).join(Files::name(number))).unwrap();
-        files.offer(0).unwrap();
-        files.change(1).unwrap();
-        files.offer(1).unwrap();
+        let files = files.with_server_roots(&["t1".to_owned(), "t2".to_owned()], 5000, 7).unwrap();
+        let digest = |server_root: usize, number: u32| sha256_of(&files.server_root(server_root).join(Files::name(number))).unwrap();
+        files.link_file(0).unwrap();
+        files.replace_files(1).unwrap();
+        files.link_file(1).unwrap();
         for number in [0, 1] {
-            let (old, new) = (sum(0, number), sum(1, number));
+            let (old, new) = (digest(0, number), digest(1, number));
             assert!(old.0 != new.0 && old.1 == new.1);
             assert!(files.accepts(number, &old.0) && files.accepts(number, &new.0) && !files.accepts(number + 2, &new.0));
-            files.withdraw(number);
+            files.unlink_file(number);
         }
-        assert!((0..2).all(|disk| std::fs::read_dir(files.disk(disk)).unwrap().count() == 0));
+        assert!((0..2).all(|server_root| std::fs::read_dir(files.server_root(server_root)).unwrap().count() == 0));
     }
 
     #[test]

@@ -2,25 +2,28 @@
 //!
 //! | module | is |
 //! |---|---|
-//! | [`args`], [`plan`] | what is asked for; who is where |
+//! | [`args`], [`plan`] | the flags; who is where |
 //! | [`sandbox`] | the namespaces that hold everything, and take it away |
-//! | [`netns`], [`netlink`], [`topology`], [`switch`] | hosts and links |
-//! | [`packet`], [`nexthops`], [`link`], [`ledger`], [`router`] | the test router: ECMP and GRE, a bad link, and what was seen of transfers |
-//! | [`decap`], [`servers`], [`backends`] | backends |
-//! | [`directors`], [`reload`], [`drain`], [`shared`] | directors; what they share with servers that take over |
+//! | [`topology`], [`vale_switch`] | hosts and links |
+//! | [`nexthops`], [`link`], [`transfer_log`], [`router`] | the test router: ECMP and GRE, a bad link, and what was seen of transfers |
+//! | [`backends`] | backends |
+//! | [`configuration`], [`directors`], [`reload`], [`drain`], [`cluster_store`] | directors; the store that they share with servers that take over |
 //! | [`files`], [`clients`], [`transfers`] | what is fetched, and by whom |
-//! | [`witness`], [`capture`], [`report`] | what was seen |
-//! | [`chaos`] | scripts of trouble in mid-transfer, and a verdict on every transfer |
+//! | [`traffic_monitor`], [`capture`], [`report`] | what was seen |
+//! | [`lab`], [`chaos`] | a lab that is up; scripts of trouble in mid-transfer, and a verdict on every transfer |
 
 pub mod args;
 pub mod backends;
 pub mod capture;
 pub mod chaos;
 pub mod clients;
+pub mod cluster_store;
+pub mod configuration;
 pub mod directors;
 pub mod drain;
 pub mod files;
-pub mod ledger;
+mod interrupt;
+pub mod lab;
 pub mod link;
 pub mod nexthops;
 pub mod plan;
@@ -29,17 +32,17 @@ pub mod report;
 pub mod router;
 pub mod sandbox;
 mod session;
-pub mod shared;
-pub mod switch;
 mod sys;
 pub mod topology;
+pub mod traffic_monitor;
+pub mod transfer_log;
 pub mod transfers;
-pub mod witness;
+pub mod vale_switch;
 
 pub use args::LabArgs;
-pub use session::Lab;
+pub use lab::Lab;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use guideway_host::error::Error;
 use std::process::ExitCode;
 
@@ -49,11 +52,26 @@ use std::process::ExitCode;
 struct Cli {
     #[command(flatten)]
     args: LabArgs,
+    /// Print the manual page
+    #[arg(long, hide = true, exclusive = true)]
+    man: bool,
+}
+
+/// The program's flags, for those who document or check them.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program with the arguments of the process. To be called before it starts threads. Exit codes: 0 done, 1 failed, 2 bad usage.
 pub fn main() -> ExitCode {
-    match session::run(&Cli::parse().args) {
+    let cli = Cli::parse();
+    if cli.man {
+        return match clap_mangen::Man::new(command()).render(&mut std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    match session::run(&cli.args) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             eprintln!("guideway-lab: {e}");

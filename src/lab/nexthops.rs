@@ -2,7 +2,7 @@
 
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt, TryStreamExt};
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHopFlags, RouteType, RouteVia};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
@@ -16,7 +16,7 @@ pub struct NextHops(Vec<(IpNet, Vec<IpAddr>)>);
 
 impl NextHops {
     /// The directors for `destination`: those of the longest prefix that holds it. A director of weight *n* stands in it *n* times.
-    pub fn of(&self, destination: IpAddr) -> &[IpAddr] {
+    pub fn for_destination(&self, destination: IpAddr) -> &[IpAddr] {
         self.0.iter().find(|(prefix, _)| prefix.contains(&destination)).map_or(&[], |(_, hops)| hops)
     }
 
@@ -46,30 +46,38 @@ pub fn watch(vips: Vec<IpNet>, table: u32, shared: Arc<ArcSwap<NextHops>>) -> Re
             Ok(runtime) => runtime,
             Err(e) => return drop(ready.send(Err(Error::failed("starting a runtime", e)))),
         };
-        if let Err(e) = runtime.block_on(follow(&vips, table, &shared, &ready)) {
+        if let Err(e) = runtime.block_on(follow_routes(&vips, table, &shared, &ready)) {
             tracing::error!("the router no longer follows its routes: {e}");
             // Only matters when it failed before the first reading; later nobody listens.
             drop(ready.send(Err(e)));
         }
     };
-    std::thread::Builder::new().name("routes".to_owned()).spawn(body).doing(|| "starting the thread that watches routes".to_owned())?;
+    std::thread::Builder::new()
+        .name("routes".to_owned())
+        .spawn(body)
+        .with_context(|| "starting the thread that watches routes".to_owned())?;
     first.recv().map_err(|e| Error::failed("reading the router's routes", e))?
 }
 
-async fn follow(vips: &[IpNet], table: u32, shared: &ArcSwap<NextHops>, ready: &mpsc::Sender<Result<(), Error>>) -> Result<(), Error> {
+async fn follow_routes(
+    vips: &[IpNet],
+    table: u32,
+    shared: &ArcSwap<NextHops>,
+    ready: &mpsc::Sender<Result<(), Error>>,
+) -> Result<(), Error> {
     let groups = [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
     let (connection, handle, mut changes) =
-        rtnetlink::new_multicast_connection(&groups).doing(|| "opening a netlink socket for routes".to_owned())?;
+        rtnetlink::new_multicast_connection(&groups).with_context(|| "opening a netlink socket for routes".to_owned())?;
     tokio::spawn(connection);
-    let mut told = false;
+    let mut ready_sent = false;
     loop {
         let next = read(&handle, vips, table).await?;
         if **shared.load() != next {
             tracing::info!("directors: {:?}", next.all());
             shared.store(Arc::new(next));
         }
-        if !told {
-            told = ready.send(Ok(())).is_ok();
+        if !ready_sent {
+            ready_sent = ready.send(Ok(())).is_ok();
         }
         // One change is enough to read everything again; what else is queued is covered by that reading.
         if changes.next().await.is_none() {
@@ -83,7 +91,7 @@ async fn read(handle: &Handle, vips: &[IpNet], table: u32) -> Result<NextHops, E
     let mut found = Vec::new();
     for query in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
         let routes: Vec<RouteMessage> =
-            handle.route().get(query).execute().try_collect().await.doing(|| "reading the routes".to_owned())?;
+            handle.route().get(query).execute().try_collect().await.with_context(|| "reading the routes".to_owned())?;
         found.extend(routes.iter().filter(|r| in_table(r, table)).filter_map(gateways));
     }
     // A route further out than a VIP prefix (a default route) is no statement about directors.
@@ -164,9 +172,9 @@ mod tests {
         let host: IpNet = "192.0.2.69/32".parse().unwrap();
         let hops = NextHops::new(vec![(wide, vec![b]), (host, vec![b, a])]);
         assert_eq!(hops, NextHops::new(vec![(host, vec![a, b]), (wide, vec![b])]));
-        assert_eq!(hops.of("192.0.2.69".parse().unwrap()), [a, b]);
-        assert_eq!(hops.of("192.0.2.70".parse().unwrap()), [b]);
-        assert!(hops.of("192.0.3.1".parse().unwrap()).is_empty());
+        assert_eq!(hops.for_destination("192.0.2.69".parse().unwrap()), [a, b]);
+        assert_eq!(hops.for_destination("192.0.2.70".parse().unwrap()), [b]);
+        assert!(hops.for_destination("192.0.3.1".parse().unwrap()).is_empty());
         assert_eq!(hops.all(), [a, b]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::args::{Io, LabArgs};
 use guideway_config::Admission;
-use guideway_host::vip::host_prefix;
+use guideway_host::vip::host_prefix_len;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -11,13 +11,13 @@ pub const MTU: u32 = 1500;
 /// MTU of the fabric: a client's packet in GRE over IPv6 (4 + 40 bytes) fits.
 pub const FABRIC_MTU: u32 = 1600;
 /// The server ports that backends share out, first and last.
-const TIDS: (u16, u16) = (20000, 59999);
+const TID_RANGE: (u16, u16) = (20000, 59999);
 /// The weight of a backend of which nothing is said.
-pub const WEIGHT: u16 = 100;
+pub const DEFAULT_WEIGHT: u16 = 100;
 /// The TTL of what the first backend sends; each has one of its own, the next number.
 const FIRST_TTL: u8 = 101;
 /// Most server ports of one backend.
-const MOST_TIDS: u16 = 1000;
+const MAX_TIDS: u16 = 1000;
 
 /// A link-layer address.
 pub type Mac = [u8; 6];
@@ -26,8 +26,8 @@ pub type Mac = [u8; 6];
 pub const ROUTER_MAC: Mac = mac(0, 1);
 
 /// Link-layer addresses read like the addresses that they belong to: 02:00:00:00:02:21 is 10.0.2.21.
-const fn mac(net: u8, number: u8) -> Mac {
-    [2, 0, 0, 0, net, number / 10 * 16 + number % 10]
+const fn mac(subnet: u8, number: u8) -> Mac {
+    [2, 0, 0, 0, subnet, number / 10 * 16 + number % 10]
 }
 
 /// A host on the fabric.
@@ -50,8 +50,8 @@ pub struct Backend {
     pub address: IpAddr,
     /// Its link-layer address there.
     pub mac: Mac,
-    /// Its server ports, inclusive; none for a server that cannot be told.
-    pub tids: Option<(u16, u16)>,
+    /// Its server ports, inclusive; none for a server without such an option.
+    pub tid_range: Option<(u16, u16)>,
     /// Its weight in the pool; 100 unless chaos changes it.
     pub weight: u16,
     /// Whether it gets no new transfers.
@@ -82,7 +82,7 @@ pub struct Plan {
     /// New requests a second that each director lets through.
     pub admission: Admission,
     /// Every director is a port of a VALE switch.
-    pub switched: bool,
+    pub vale_switched: bool,
 }
 
 impl Plan {
@@ -100,16 +100,16 @@ impl Plan {
         let address = |v4: [u8; 4], v6_address: [u16; 8]| if v6 { IpAddr::from(v6_address) } else { IpAddr::from(v4) };
         let spares = args.spares + u8::from(args.reload.is_some());
         let count = args.backends + spares;
-        let span = ((TIDS.1 - TIDS.0 + 1) / u16::from(count.max(1))).min(MOST_TIDS);
+        let span = ((TID_RANGE.1 - TID_RANGE.0 + 1) / u16::from(count.max(1))).min(MAX_TIDS);
         let mut backends: Vec<Backend> = (0..count)
             .map(|i| {
-                let first = TIDS.0 + u16::from(i) * span;
+                let first = TID_RANGE.0 + u16::from(i) * span;
                 Backend {
                     name: format!("t{}", i + 1),
                     address: host([10, 0, 2], 2, 21 + i),
                     mac: mac(2, 21 + i),
-                    tids: (args.server.has_tid_ranges() && !args.without_ranges).then_some((first, first + span - 1)),
-                    weight: WEIGHT,
+                    tid_range: (args.server.supports_tid_range() && !args.no_tid_ranges).then_some((first, first + span - 1)),
+                    weight: DEFAULT_WEIGHT,
                     drain: false,
                     ttl: FIRST_TTL + i,
                 }
@@ -129,7 +129,7 @@ impl Plan {
             spares,
             takeover: args.takeover,
             admission: args.admission,
-            switched: args.io == Some(Io::Vale),
+            vale_switched: args.io == Some(Io::Vale),
         }
     }
 
@@ -139,13 +139,13 @@ impl Plan {
     }
 
     /// The backend that sent a packet which left the router with this TTL.
-    pub fn sender(&self, ttl: u8) -> Option<&Backend> {
+    pub fn backend_by_ttl(&self, ttl: u8) -> Option<&Backend> {
         self.all_backends().find(|backend| backend.ttl == ttl.wrapping_add(1))
     }
 
     /// The VIP as a prefix.
-    pub fn vip_net(&self) -> IpNet {
-        net(self.vip, host_prefix(self.vip))
+    pub fn vip_prefix(&self) -> IpNet {
+        prefix(self.vip, host_prefix_len(self.vip))
     }
 
     /// Everything.
@@ -158,7 +158,7 @@ impl Plan {
 
     /// Whether directors must be given their neighbours. The kernel's table of neighbours has room for 1024 that were learned, in all
     /// namespaces of the machine together: a large lab would push out those that the machine itself needs.
-    pub fn is_crowded(&self) -> bool {
+    pub fn needs_static_neighbours(&self) -> bool {
         self.directors.len() * (self.backends.len() + 1) > 256
     }
 
@@ -173,8 +173,8 @@ impl Plan {
 }
 
 /// A prefix; the whole address when the length is not one.
-pub fn net(address: IpAddr, prefix: u8) -> IpNet {
-    IpNet::new(address, prefix).unwrap_or(IpNet::from(address))
+pub fn prefix(address: IpAddr, length: u8) -> IpNet {
+    IpNet::new(address, length).unwrap_or(IpNet::from(address))
 }
 
 #[cfg(test)]
@@ -198,7 +198,7 @@ mod tests {
         let plan = plan("");
         assert_eq!((plan.directors[1].address.to_string(), plan.backends[3].address.to_string()), ("10.0.1.12".into(), "10.0.2.24".into()));
         assert_eq!((plan.vip.to_string(), plan.client.to_string()), ("192.0.2.69".into(), "198.51.100.10".into()));
-        assert_eq!(plan.backends[1].tids, Some((21000, 21999)));
+        assert_eq!(plan.backends[1].tid_range, Some((21000, 21999)));
         assert_eq!((plan.directors[0].mac, plan.backends[0].mac), ([2, 0, 0, 0, 1, 0x11], [2, 0, 0, 0, 2, 0x21]));
         let six = self::plan("--ipv6");
         assert_eq!(six.backends[0].address.to_string(), "2001:db8:f:2::21");
@@ -210,7 +210,7 @@ mod tests {
         for flags in ["--backends 64 --directors 16", "--backends 64 --reload add-backend", "--backends 64 --ipv6"] {
             let plan = plan(flags);
             let mut last = 1023;
-            for (first, end) in plan.all_backends().filter_map(|b| b.tids) {
+            for (first, end) in plan.all_backends().filter_map(|b| b.tid_range) {
                 assert!(first > last && end >= first + 500, "{flags}: {first}-{end}");
                 last = end;
             }
@@ -222,6 +222,6 @@ mod tests {
 
     #[test]
     fn servers_without_ranges_get_none() {
-        assert!(plan("--server dnsmasq-single-port").backends.iter().all(|b| b.tids.is_none()));
+        assert!(plan("--server dnsmasq-single-port").backends.iter().all(|b| b.tid_range.is_none()));
     }
 }

@@ -5,11 +5,13 @@ use super::drain;
 use super::plan::{Backend, Plan};
 use super::reload;
 use super::transfers::{Outcome, Transfer};
+use guideway_api::counters::Counters;
+use guideway_host::error::{Context, Error};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 
 /// How many transfers got how far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -29,13 +31,13 @@ impl Counts {
     pub fn ended(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Verified => (self.completed, self.verified) = (self.completed + 1, self.verified + 1),
-            Outcome::Wrong(_) => (self.completed, self.failed) = (self.completed + 1, self.failed + 1),
+            Outcome::ChecksumMismatch(_) => (self.completed, self.failed) = (self.completed + 1, self.failed + 1),
             Outcome::Failed(_) => self.failed += 1,
         }
     }
 
     /// How many are over.
-    pub fn over(&self) -> u32 {
+    pub fn finished(&self) -> u32 {
         self.verified + self.failed
     }
 }
@@ -49,6 +51,24 @@ pub struct BackendReport {
     pub transfers: u64,
 }
 
+/// A director with its counters.
+#[derive(Clone, Debug, Serialize)]
+pub struct DirectorReport {
+    /// Its name.
+    pub name: String,
+    /// Generation of its tables.
+    pub generation: u64,
+    /// Its counters.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+impl DirectorReport {
+    fn total_dropped(&self) -> u64 {
+        self.counters.dropped.values().sum()
+    }
+}
+
 /// What the router sent where.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RouterReport {
@@ -57,7 +77,7 @@ pub struct RouterReport {
     /// Packets that it had no director for.
     pub unroutable: u64,
     /// Packets that the kernel refused to send.
-    pub refused: u64,
+    pub send_errors: u64,
     /// Packets to each address that was a director.
     pub sent: BTreeMap<String, u64>,
 }
@@ -65,7 +85,7 @@ pub struct RouterReport {
 /// One transfer that failed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Failure {
-    /// The name that it asked for.
+    /// The name that it requested.
     pub transfer: String,
     /// The backend that its last request reached.
     pub backend: Option<String>,
@@ -80,7 +100,7 @@ impl Failure {
     pub fn of(transfer: &Transfer, backend: Option<String>) -> Option<Self> {
         let message = match &transfer.outcome {
             Outcome::Verified => return None,
-            Outcome::Wrong(message) | Outcome::Failed(message) => message.clone(),
+            Outcome::ChecksumMismatch(message) | Outcome::Failed(message) => message.clone(),
         };
         Some(Failure { transfer: transfer.file.clone(), backend, seconds: transfer.seconds, message })
     }
@@ -91,10 +111,10 @@ impl Failure {
 pub struct Report {
     /// How many transfers got how far.
     pub transfers: Counts,
-    /// How many were asked for.
-    pub asked: u32,
-    /// Each director's name, generation and counters, as it says itself.
-    pub directors: Vec<Value>,
+    /// How many were requested.
+    pub requested: u32,
+    /// Each director with its counters.
+    pub directors: Vec<DirectorReport>,
     /// Each backend.
     pub backends: Vec<BackendReport>,
     /// What directors dropped, by reason.
@@ -113,7 +133,7 @@ pub struct Report {
     pub ipv6: bool,
     /// Bytes in a file.
     pub size: u64,
-    /// Bytes in a block that clients asked for.
+    /// Bytes in a block that clients requested.
     pub blksize: u16,
     /// Transfers at a time.
     pub concurrency: u32,
@@ -121,9 +141,9 @@ pub struct Report {
     pub decap: &'static str,
     /// From the first transfer's start to the last one's end.
     pub seconds: f64,
-    /// What a reload did, if one was asked for.
+    /// What a reload did, if one was requested.
     pub reload: Option<reload::Outcome>,
-    /// What a drain did, if one was asked for.
+    /// What a drain did, if one was requested.
     pub drain: Option<drain::Outcome>,
     /// Every transfer that failed.
     pub failures: Vec<Failure>,
@@ -136,11 +156,11 @@ pub struct Report {
 impl Report {
     /// 0 when all is well, 1 when something failed, 130 when interrupted.
     pub fn exit_code(&self) -> u8 {
-        let reload_wrong = self.reload.as_ref().is_some_and(|r| !r.right) || self.drain.as_ref().is_some_and(|d| !d.right);
-        if self.interrupted { 130 } else { u8::from(self.transfers.verified < self.asked || !self.problems.is_empty() || reload_wrong) }
+        let reload_wrong = self.reload.as_ref().is_some_and(|r| !r.ok) || self.drain.as_ref().is_some_and(|d| !d.ok);
+        if self.interrupted { 130 } else { u8::from(self.transfers.verified < self.requested || !self.problems.is_empty() || reload_wrong) }
     }
 
-    /// The tables, for people. The last line says how many transfers were verified.
+    /// The tables, human-readable. The last line says how many transfers were verified.
     pub fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
@@ -161,11 +181,9 @@ impl Report {
                 "director", "received", "transmitted", "to host", "held", "dropped", "originated"
             )?;
             for d in &self.directors {
-                let n = |key: &str| d[key].as_u64().map_or("?".to_owned(), |n| n.to_string());
-                let dropped = d["dropped"].as_object().map_or(0, |m| m.values().filter_map(Value::as_u64).sum::<u64>());
-                let name = d["name"].as_str().unwrap_or("?");
-                let (received, transmitted, to_host, held) = (n("received"), n("transmitted"), n("to_host"), n("held"));
-                writeln!(out, "{name:<12}{received:>10}{transmitted:>12}{to_host:>10}{held:>8}{dropped:>10}{:>12}", n("originated"))?;
+                let Counters { received, transmitted, to_host, held, originated, .. } = d.counters;
+                let (name, dropped) = (&d.name, d.total_dropped());
+                writeln!(out, "{name:<12}{received:>10}{transmitted:>12}{to_host:>10}{held:>8}{dropped:>10}{originated:>12}")?;
             }
             out.push('\n');
         }
@@ -175,28 +193,28 @@ impl Report {
         }
         let reasons: Vec<String> = self.dropped.iter().filter(|(_, n)| **n > 0).map(|(r, n)| format!("{r} {n}")).collect();
         writeln!(out, "\ndropped by directors: {}", if reasons.is_empty() { "nothing".to_owned() } else { reasons.join(", ") })?;
-        if self.router.unroutable + self.router.refused > 0 {
+        if self.router.unroutable + self.router.send_errors > 0 {
             writeln!(
                 out,
                 "lost at the router: {} without a director, {} refused by the kernel",
-                self.router.unroutable, self.router.refused
+                self.router.unroutable, self.router.send_errors
             )?;
         }
         if let Some(drain) = &self.drain {
-            let verdict = if drain.right { "as it must" } else { "NOT as it must" };
+            let verdict = if drain.ok { "as it must" } else { "NOT as it must" };
             let new = drain.requests_after - drain.requests_before.min(drain.requests_after);
             let last = drain.last_ended_seconds.unwrap_or_default();
             writeln!(
                 out,
                 "drain of {} after {} transfers: its last transfer ended after {last:.1} s, {new} new, `drain --wait` returned after {:.1} s, {verdict}",
-                drain.backend, drain.at, drain.returned_seconds
+                drain.backend, drain.after_transfers, drain.returned_seconds
             )?;
         }
         if let Some(reload) = &self.reload {
             let each = |g: &reload::Generations| format!("{} generation {} → {}", g.name, g.before, g.after);
             let each: Vec<String> = reload.directors.iter().map(each).collect();
-            let verdict = if reload.right { "as it must" } else { "NOT as it must" };
-            writeln!(out, "reload ({}) after {} transfers: {}, {verdict}", reload.kind, reload.at, each.join(", "))?;
+            let verdict = if reload.ok { "as it must" } else { "NOT as it must" };
+            writeln!(out, "reload ({}) after {} transfers: {}, {verdict}", reload.kind, reload.after_transfers, each.join(", "))?;
         }
         for failure in self.failures.iter().take(10) {
             let backend = failure.backend.as_deref().unwrap_or("no backend");
@@ -209,49 +227,38 @@ impl Report {
             writeln!(out, "problem: {problem}")?;
         }
         if self.interrupted {
-            writeln!(out, "interrupted after {} of {} transfers", t.over(), self.asked)?;
+            writeln!(out, "interrupted after {} of {} transfers", t.finished(), self.requested)?;
         }
-        writeln!(out, "verified {} of {} transfers", t.verified, self.asked)
+        writeln!(out, "verified {} of {} transfers", t.verified, self.requested)
     }
-}
-
-/// One director for the report: its name and generation with the counters beside them.
-pub fn director(name: &str, status: &Value) -> Value {
-    let mut flat = Map::new();
-    flat.insert("name".to_owned(), name.into());
-    flat.insert("generation".to_owned(), status["generation"].clone());
-    if let Some(counters) = status["counters"].as_object() {
-        flat.extend(counters.clone());
-    }
-    Value::Object(flat)
 }
 
 /// What directors dropped, by reason, all together.
-pub fn dropped(directors: &[Value]) -> BTreeMap<String, u64> {
+pub fn dropped(directors: &[DirectorReport]) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
-    for (reason, count) in directors.iter().filter_map(|d| d["dropped"].as_object()).flatten() {
-        *all.entry(reason.clone()).or_insert(0) += count.as_u64().unwrap_or(0);
+    for (reason, count) in directors.iter().flat_map(|director| &director.counters.dropped) {
+        *all.entry(reason.clone()).or_insert(0) += count;
     }
     all
 }
 
 /// The topology, drawn.
-pub fn draw(plan: &Plan, args: &LabArgs, io: &str) -> String {
+pub fn topology_diagram(plan: &Plan, args: &LabArgs, io: &str) -> String {
     let server = args.server.name();
     let spread = if plan.directors.is_empty() { "straight to backends" } else { "over the directors" };
     let mut lines = vec![
         format!("client  {}   {}", plan.client, args.client.name()),
         "  │".to_owned(),
-        format!("router  {} / {}   {} in GRE, {spread} by {}", plan.gateway.0, plan.router.0, plan.vip, args.hashed().name()),
+        format!("router  {} / {}   {} in GRE, {spread} by {}", plan.gateway.0, plan.router.0, plan.vip, args.effective_ecmp().name()),
         "  │".to_owned(),
         "fabric".to_owned(),
     ];
     let backend = |b: &Backend, role: &str| {
-        let tids = b.tids.map(|(first, last)| format!(", server ports {first}-{last}")).unwrap_or_default();
-        format!("{}  {}   {role}{server} at {}{tids}", b.name, b.address, plan.vip)
+        let tid_range = b.tid_range.map(|(first, last)| format!(", server ports {first}-{last}")).unwrap_or_default();
+        format!("{}  {}   {role}{server} at {}{tid_range}", b.name, b.address, plan.vip)
     };
-    let mut hosts: Vec<String> = shortened(&plan.directors, |d| format!("{}  {}   director, {io}", d.name, d.address));
-    hosts.extend(shortened(&plan.backends, |b| backend(b, "")));
+    let mut hosts: Vec<String> = truncated(&plan.directors, |d| format!("{}  {}   director, {io}", d.name, d.address));
+    hosts.extend(truncated(&plan.backends, |b| backend(b, "")));
     hosts.extend(plan.spares.iter().map(|b| backend(b, "spare: ")));
     let last = hosts.len().saturating_sub(1);
     lines.extend(hosts.iter().enumerate().map(|(i, host)| format!("  {}─ {host}", if i == last { '└' } else { '├' })));
@@ -260,7 +267,7 @@ pub fn draw(plan: &Plan, args: &LabArgs, io: &str) -> String {
 }
 
 /// At most eight lines.
-fn shortened<T>(hosts: &[T], line: impl Fn(&T) -> String) -> Vec<String> {
+fn truncated<T>(hosts: &[T], line: impl Fn(&T) -> String) -> Vec<String> {
     let mut lines: Vec<String> = hosts.iter().take(8).map(line).collect();
     if hosts.len() > 8 {
         lines.push(format!("… and {} more", hosts.len() - 8));
@@ -279,7 +286,7 @@ pub struct Progress {
 impl Progress {
     /// For so many transfers.
     pub fn new(total: u32) -> Self {
-        let bar = console_bar(total);
+        let bar = progress_bar(total);
         Progress { bar, total, tenths: 0 }
     }
 
@@ -288,12 +295,12 @@ impl Progress {
         let failed = if counts.failed > 0 { format!(", {} failed", counts.failed) } else { String::new() };
         if let Some(bar) = &self.bar {
             bar.set_message(failed);
-            return bar.set_position(u64::from(counts.over()));
+            return bar.set_position(u64::from(counts.finished()));
         }
-        let tenths = u64::from(counts.over()) * 10 / u64::from(self.total.max(1));
+        let tenths = u64::from(counts.finished()) * 10 / u64::from(self.total.max(1));
         if tenths > u64::from(self.tenths) {
             self.tenths = u32::try_from(tenths).unwrap_or(10);
-            eprintln!("{} of {} transfers{failed}", counts.over(), self.total);
+            eprintln!("{} of {} transfers{failed}", counts.finished(), self.total);
         }
     }
 
@@ -305,7 +312,7 @@ impl Progress {
     }
 }
 
-fn console_bar(total: u32) -> Option<ProgressBar> {
+fn progress_bar(total: u32) -> Option<ProgressBar> {
     if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         return None;
     }
@@ -313,4 +320,10 @@ fn console_bar(total: u32) -> Option<ProgressBar> {
     let style = ProgressStyle::with_template("{bar:40} {pos} of {len} transfers{msg}, {elapsed}").ok()?;
     bar.set_style(style);
     Some(bar)
+}
+
+/// Prints to stdout; that its reader has gone away is an error like any other.
+pub fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).with_context(|| "writing to stdout".to_owned())
 }

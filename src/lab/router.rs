@@ -3,7 +3,7 @@
 use super::link::Link;
 use super::nexthops::{self, NextHops};
 use arc_swap::ArcSwap;
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use guideway_host::netlink::{Netlink, Via};
 use guideway_host::tun::open_tun;
 use guideway_packet::wire::flow::{self as packet, Flow};
@@ -69,7 +69,7 @@ impl Ecmp {
         SipHasher13::new_with_key(key).hash(&m)
     }
 
-    /// Which of `hops` a flow goes to. Without state: when the set changes, flows move, as they do on a router.
+    /// Returns the hop of a flow. It keeps no state: when the hops change, flows move, as on a real router.
     pub fn choose(self, key: &[u8; 16], flow: &Flow, hops: &[IpAddr]) -> Option<IpAddr> {
         let count = hops.len() as u64;
         (count > 0).then(|| hops[(self.hash(key, flow) % count) as usize])
@@ -78,7 +78,7 @@ impl Ecmp {
 
 /// How a router is set up.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct RouterConfig {
     /// The interface that clients' packets come in on.
     pub ingress: String,
     /// What is sent to directors.
@@ -99,9 +99,9 @@ pub struct Settings {
     pub link: Option<Link>,
 }
 
-impl Default for Settings {
+impl Default for RouterConfig {
     fn default() -> Self {
-        Settings {
+        RouterConfig {
             ingress: "eth0".to_owned(),
             vips: Vec::new(),
             ecmp: Ecmp::FiveTuple,
@@ -123,7 +123,7 @@ pub struct Counters {
     /// Without a director.
     pub unroutable: AtomicU64,
     /// Refused by the kernel when sent.
-    pub refused: AtomicU64,
+    pub send_errors: AtomicU64,
     directors: Mutex<BTreeMap<IpAddr, u64>>,
 }
 
@@ -161,87 +161,87 @@ impl Router {
 ///
 /// # Errors
 /// When the TUN device, the rule, the routes or the sockets cannot be had.
-pub fn start(settings: Settings) -> Result<Router, Error> {
+pub fn start(config: RouterConfig) -> Result<Router, Error> {
     let directors = Arc::new(ArcSwap::from_pointee(NextHops::default()));
-    nexthops::watch(settings.vips.clone(), settings.directors_table, Arc::clone(&directors))?;
-    let tun = open_tun(&settings.tun)?;
-    let sockets = Sockets::open(&settings.sources)?;
-    divert(&settings)?;
-    let (counters, key) = (Arc::new(Counters::default()), Arc::new(ArcSwap::from_pointee(settings.key)));
+    nexthops::watch(config.vips.clone(), config.directors_table, Arc::clone(&directors))?;
+    let tun = open_tun(&config.tun)?;
+    let sockets = Sockets::open(&config.sources)?;
+    add_divert_rules(&config)?;
+    let (counters, key) = (Arc::new(Counters::default()), Arc::new(ArcSwap::from_pointee(config.key)));
     let router =
-        Router { counters: Arc::clone(&counters), directors: Arc::clone(&directors), link: settings.link.clone(), key: Arc::clone(&key) };
-    let link = settings.link.clone();
-    let forward = Forward { sockets, settings, directors, key, counters };
+        Router { counters: Arc::clone(&counters), directors: Arc::clone(&directors), link: config.link.clone(), key: Arc::clone(&key) };
+    let link = config.link.clone();
+    let forward = Forwarder { sockets, config, directors, key, counters };
     match link {
-        None => thread("router", move || {
-            let mut buffer = vec![0u8; LONGEST];
+        None => spawn_tun_reader("router", move || {
+            let mut buffer = vec![0u8; MAX_PACKET_LEN];
             loop {
-                let length = GRE + tun.recv(&mut buffer[GRE..])?;
+                let length = GRE_HEADER_LEN + tun.recv(&mut buffer[GRE_HEADER_LEN..])?;
                 forward.send(&mut buffer[..length]);
             }
         })?,
-        Some(link) => through(link, tun, forward)?,
+        Some(link) => forward_over_link(link, tun, forward)?,
     }
     Ok(router)
 }
 
 /// Bytes of the GRE header, for which packets leave room.
-const GRE: usize = 4;
+const GRE_HEADER_LEN: usize = 4;
 /// The longest packet with that header, in bytes.
-const LONGEST: usize = GRE + 65536;
+const MAX_PACKET_LEN: usize = GRE_HEADER_LEN + 65536;
 /// Name of the TUN device for what goes to the clients, and the routing table that leads there.
-const BACK: (&str, u32) = ("back0", 4755);
+const RETURN_TUN: (&str, u32) = ("back0", 4755);
 
 /// Sends what comes from clients and what goes to them along `link`, each direction by itself.
-fn through(link: Link, tun: SyncDevice, forward: Forward) -> Result<(), Error> {
-    let ledger = Arc::clone(&link.ledger);
-    let mut up = link.lane("router up", move |packet| {
-        ledger.delivered(&packet[GRE..], Instant::now());
+fn forward_over_link(link: Link, tun: SyncDevice, forward: Forwarder) -> Result<(), Error> {
+    let transfer_log = Arc::clone(&link.transfer_log);
+    let mut up = link.direction("router up", move |packet| {
+        transfer_log.on_delivered(&packet[GRE_HEADER_LEN..], Instant::now());
         forward.send(packet);
     })?;
-    thread("router", move || {
-        let mut buffer = vec![0u8; LONGEST];
+    spawn_tun_reader("router", move || {
+        let mut buffer = vec![0u8; MAX_PACKET_LEN];
         loop {
-            let length = GRE + tun.recv(&mut buffer[GRE..])?;
+            let length = GRE_HEADER_LEN + tun.recv(&mut buffer[GRE_HEADER_LEN..])?;
             up.send(buffer[..length].to_vec());
         }
     })?;
-    let back = Arc::new(open_tun(BACK.0)?);
-    let (out, ledger) = (Arc::clone(&back), Arc::clone(&link.ledger));
-    let mut down = link.lane("router down", move |packet| {
-        ledger.delivered(packet, Instant::now());
+    let return_tun = Arc::new(open_tun(RETURN_TUN.0)?);
+    let (out, transfer_log) = (Arc::clone(&return_tun), Arc::clone(&link.transfer_log));
+    let mut down = link.direction("router down", move |packet| {
+        transfer_log.on_delivered(packet, Instant::now());
         // What the kernel does not take is lost, as on any link.
         let _refused = out.send(packet);
     })?;
-    let (watched, networks, fabric) = (link.clone(), link.clients, link.fabric);
-    thread("router back", move || {
-        let mut buffer = vec![0u8; LONGEST];
+    let (link_config, networks, fabric) = (link.clone(), link.clients, link.fabric);
+    spawn_tun_reader("router back", move || {
+        let mut buffer = vec![0u8; MAX_PACKET_LEN];
         loop {
-            let length = back.recv(&mut buffer)?;
+            let length = return_tun.recv(&mut buffer)?;
             let packet = &buffer[..length];
             // The kernel itself talks to its neighbours on any device.
-            if packet::flow(packet).is_some_and(|flow| watched.is_client(flow.destination)) {
-                watched.ledger.sent(packet, Instant::now());
+            if packet::flow(packet).is_some_and(|flow| link_config.is_client(flow.destination)) {
+                link_config.transfer_log.on_sent(packet, Instant::now());
                 down.send(packet.to_vec());
             }
         }
     })?;
     let netlink = Netlink::open()?;
     for network in networks {
-        netlink.set_route(network, &Via::Interface(BACK.0.to_owned()), BACK.1, None)?;
-        netlink.add_rule(&fabric, network, BACK.1, BACK.1)?;
+        netlink.set_route(network, &Via::Interface(RETURN_TUN.0.to_owned()), RETURN_TUN.1, None)?;
+        netlink.add_rule(&fabric, network, RETURN_TUN.1, RETURN_TUN.1)?;
     }
     Ok(())
 }
 
 /// Starts a thread that goes on until reading fails.
-fn thread(name: &'static str, body: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), Error> {
+fn spawn_tun_reader(name: &'static str, body: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), Error> {
     let body = move || {
         if let Err(e) = body() {
             tracing::error!("the thread {name} stopped: reading from a TUN device: {e}");
         }
     };
-    std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop).doing(|| format!("starting the thread {name}"))
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop).with_context(|| format!("starting the thread {name}"))
 }
 
 /// Runs a router until SIGTERM or Ctrl-C. Says `ready: …` on stdout when packets are taken, and takes its rules back in the end. To be
@@ -249,25 +249,25 @@ fn thread(name: &'static str, body: impl FnOnce() -> std::io::Result<()> + Send 
 ///
 /// # Errors
 /// As [`start`].
-pub fn run(settings: Settings) -> Result<Arc<Counters>, Error> {
+pub fn run(config: RouterConfig) -> Result<Arc<Counters>, Error> {
     let mut signals = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGINT].into_iter().for_each(|s| signals.add(s));
-    signals.thread_block().doing(|| "waiting for signals".to_owned())?;
-    let (vips, table) = (settings.vips.clone(), settings.divert_table);
-    let router = start(settings)?;
+    signals.thread_block().with_context(|| "waiting for signals".to_owned())?;
+    let (vips, table) = (config.vips.clone(), config.divert_table);
+    let router = start(config)?;
     println!("ready: {}", vips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
-    signals.wait().doing(|| "waiting for signals".to_owned())?;
+    signals.wait().with_context(|| "waiting for signals".to_owned())?;
     Netlink::open()?.remove_rules(table)?;
     Ok(router.counters)
 }
 
 /// Leads packets for VIPs from the ingress into the TUN device, by a table that nothing else uses.
-fn divert(settings: &Settings) -> Result<(), Error> {
+fn add_divert_rules(config: &RouterConfig) -> Result<(), Error> {
     let netlink = Netlink::open()?;
-    let tun = Via::Interface(settings.tun.clone());
-    for vip in &settings.vips {
-        netlink.set_route(*vip, &tun, settings.divert_table, None)?;
-        netlink.add_rule(&settings.ingress, *vip, settings.divert_table, settings.divert_table)?;
+    let tun = Via::Interface(config.tun.clone());
+    for vip in &config.vips {
+        netlink.set_route(*vip, &tun, config.divert_table, None)?;
+        netlink.add_rule(&config.ingress, *vip, config.divert_table, config.divert_table)?;
     }
     Ok(())
 }
@@ -281,12 +281,12 @@ impl Sockets {
     fn open(sources: &[IpAddr]) -> Result<Self, Error> {
         let open = |domain, v6: bool| {
             let protocol = Protocol::from(i32::from(gre::PROTOCOL));
-            let socket = Socket::new(domain, Type::RAW, Some(protocol)).doing(|| "opening a raw socket for GRE".to_owned())?;
+            let socket = Socket::new(domain, Type::RAW, Some(protocol)).with_context(|| "opening a raw socket for GRE".to_owned())?;
             if let Some(source) = sources.iter().find(|s| s.is_ipv6() == v6) {
-                socket.bind(&SockAddr::from(SocketAddr::new(*source, 0))).doing(|| format!("sending GRE from {source}"))?;
+                socket.bind(&SockAddr::from(SocketAddr::new(*source, 0))).with_context(|| format!("sending GRE from {source}"))?;
             }
             // It only sends: BPF_RET 0 lets nothing in, or what arrives would pile up in its buffer.
-            socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]).doing(|| "closing the receiving half".to_owned())?;
+            socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]).with_context(|| "closing the receiving half".to_owned())?;
             Ok::<_, Error>(socket)
         };
         Ok(Sockets { v4: open(Domain::IPV4, false)?, v6: open(Domain::IPV6, true)? })
@@ -299,32 +299,32 @@ impl Sockets {
 }
 
 /// Where packets for VIPs go on.
-struct Forward {
+struct Forwarder {
     sockets: Sockets,
-    settings: Settings,
+    config: RouterConfig,
     directors: Arc<ArcSwap<NextHops>>,
     key: Arc<ArcSwap<[u8; 16]>>,
     counters: Arc<Counters>,
 }
 
-impl Forward {
+impl Forwarder {
     /// Sends one packet, before which there is room for GRE, to its director.
     fn send(&self, buffer: &mut [u8]) {
-        let inner = &buffer[GRE..];
+        let inner = &buffer[GRE_HEADER_LEN..];
         // The kernel itself talks to its neighbours on any device, also where there are none.
-        let Some(flow) = packet::flow(inner).filter(|flow| self.settings.vips.iter().any(|vip| vip.contains(&flow.destination))) else {
+        let Some(flow) = packet::flow(inner).filter(|flow| self.config.vips.iter().any(|vip| vip.contains(&flow.destination))) else {
             return;
         };
         self.counters.received.fetch_add(1, Ordering::Relaxed);
-        let chosen = self.settings.ecmp.choose(&self.key.load(), &flow, self.directors.load().of(flow.destination));
+        let chosen = self.config.ecmp.choose(&self.key.load(), &flow, self.directors.load().for_destination(flow.destination));
         let (Some(director), Some(header)) = (chosen, inner.first().and_then(|b| packet::gre_header(*b))) else {
             self.counters.unroutable.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        buffer[..GRE].copy_from_slice(&header);
+        buffer[..GRE_HEADER_LEN].copy_from_slice(&header);
         match self.sockets.send(director, buffer) {
             Ok(_) => self.counters.sent(director),
-            Err(_) => drop(self.counters.refused.fetch_add(1, Ordering::Relaxed)),
+            Err(_) => drop(self.counters.send_errors.fetch_add(1, Ordering::Relaxed)),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::plan::{FABRIC_MTU, MTU, Mac, Plan, ROUTER_MAC};
 use super::router::MAIN_TABLE;
-use super::switch::{self, Joined};
 use super::sys;
-use guideway_host::error::{Doing, Error};
+use super::vale_switch::{self, ValeLink};
+use guideway_host::error::{Context, Error};
 use guideway_host::netlink::{Netlink, Via};
 use guideway_host::netns::Namespace;
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ pub struct Topology {
     /// As in the plan, the spare ones last.
     pub backends: Vec<Namespace>,
     /// What joins directors to their VALE switches, where they have some.
-    joined: Vec<Arc<Joined>>,
+    vale_links: Vec<Arc<ValeLink>>,
 }
 
 impl Topology {
@@ -51,87 +51,87 @@ impl Topology {
             directors: plan.directors.iter().map(|d| host(&d.name)).collect::<Result<_, _>>()?,
             backends: plan
                 .all_backends()
-                .map(|b| host(&b.name).and_then(|host| mark(&host, b.ttl, ipv6).map(|()| host)))
+                .map(|b| host(&b.name).and_then(|host| set_ttl(&host, b.ttl, ipv6).map(|()| host)))
                 .collect::<Result<_, _>>()?,
-            joined: Vec::new(),
+            vale_links: Vec::new(),
         };
-        topology.wire(plan)?;
-        if plan.switched {
-            topology.joined = topology.directors.iter().map(|host| Joined::start(host).map(Arc::new)).collect::<Result<_, _>>()?;
+        topology.connect_hosts(plan)?;
+        if plan.vale_switched {
+            topology.vale_links = topology.directors.iter().map(|host| ValeLink::start(host).map(Arc::new)).collect::<Result<_, _>>()?;
         }
-        topology.route(plan, ipv6)?;
+        topology.add_routes(plan, ipv6)?;
         Ok(topology)
     }
 
-    /// Every host with its name, for people who want to look inside.
+    /// Every host with its name, for users who want to look inside.
     pub fn hosts(&self) -> impl Iterator<Item = &Namespace> {
         [&self.client, &self.router, &self.fabric].into_iter().chain(&self.directors).chain(&self.backends)
     }
 
-    fn wire(&self, plan: &Plan) -> Result<(), Error> {
-        let workshop = Netlink::open()?;
-        Netlink::within(&self.fabric, |n| {
+    fn connect_hosts(&self, plan: &Plan) -> Result<(), Error> {
+        let staging = Netlink::open()?;
+        Netlink::in_namespace(&self.fabric, |n| {
             n.add_bridge(BRIDGE)?;
-            n.mtu(BRIDGE, FABRIC_MTU)?;
-            n.up(BRIDGE, true)
+            n.set_mtu(BRIDGE, FABRIC_MTU)?;
+            n.set_up(BRIDGE, true)
         })?;
-        connect(&workshop, (&self.client, INTERFACE), (&self.router, ROUTER_INGRESS), MTU)?;
-        plug(&self.client, INTERFACE, (plan.client, plan.gateway.1))?;
-        plug(&self.router, ROUTER_INGRESS, plan.gateway)?;
-        self.join(&workshop, (&self.router, ROUTER_FABRIC), "router", ROUTER_MAC, plan.router)?;
+        connect(&staging, (&self.client, INTERFACE), (&self.router, ROUTER_INGRESS), MTU)?;
+        configure_interface(&self.client, INTERFACE, (plan.client, plan.gateway.1))?;
+        configure_interface(&self.router, ROUTER_INGRESS, plan.gateway)?;
+        self.attach_host(&staging, (&self.router, ROUTER_FABRIC), "router", ROUTER_MAC, plan.router)?;
         for (host, director) in self.directors.iter().zip(&plan.directors) {
             let address = (director.address, plan.router.1);
-            if plan.switched {
-                self.link(&workshop, (host, switch::WIRE), &director.name)?;
-                connect(&workshop, (host, INTERFACE), (host, switch::STACK), FABRIC_MTU)?;
-                Netlink::within(host, |n| n.mac(INTERFACE, director.mac))?;
-                plug(host, INTERFACE, address)?;
+            if plan.vale_switched {
+                self.attach_port(&staging, (host, vale_switch::WIRE), &director.name)?;
+                connect(&staging, (host, INTERFACE), (host, vale_switch::STACK), FABRIC_MTU)?;
+                Netlink::in_namespace(host, |n| n.set_mac(INTERFACE, director.mac))?;
+                configure_interface(host, INTERFACE, address)?;
             } else {
-                self.join(&workshop, (host, INTERFACE), &director.name, director.mac, address)?;
+                self.attach_host(&staging, (host, INTERFACE), &director.name, director.mac, address)?;
             }
         }
         for (host, backend) in self.backends.iter().zip(plan.all_backends()) {
-            self.join(&workshop, (host, INTERFACE), &backend.name, backend.mac, (backend.address, plan.router.1))?;
+            self.attach_host(&staging, (host, INTERFACE), &backend.name, backend.mac, (backend.address, plan.router.1))?;
         }
-        self.introduce(plan)
+        self.add_static_neighbours(plan)
     }
 
     /// Connects a host to the fabric by a port of the bridge named `port`, and gives it its addresses there.
-    fn join(&self, workshop: &Netlink, host: (&Namespace, &str), port: &str, mac: Mac, address: (IpAddr, u8)) -> Result<(), Error> {
-        self.link(workshop, host, port)?;
-        Netlink::within(host.0, |n| n.mac(host.1, mac))?;
-        plug(host.0, host.1, address)
+    fn attach_host(&self, staging: &Netlink, host: (&Namespace, &str), port: &str, mac: Mac, address: (IpAddr, u8)) -> Result<(), Error> {
+        self.attach_port(staging, host, port)?;
+        Netlink::in_namespace(host.0, |n| n.set_mac(host.1, mac))?;
+        configure_interface(host.0, host.1, address)
     }
 
     /// Connects a host to the fabric by a port of the bridge named `port`.
-    fn link(&self, workshop: &Netlink, host: (&Namespace, &str), port: &str) -> Result<(), Error> {
-        connect(workshop, host, (&self.fabric, port), FABRIC_MTU)?;
-        Netlink::within(&self.fabric, |n| {
-            n.enslave(port, BRIDGE)?;
-            n.up(port, true)
+    fn attach_port(&self, staging: &Netlink, host: (&Namespace, &str), port: &str) -> Result<(), Error> {
+        connect(staging, host, (&self.fabric, port), FABRIC_MTU)?;
+        Netlink::in_namespace(&self.fabric, |n| {
+            n.add_bridge_port(port, BRIDGE)?;
+            n.set_up(port, true)
         })
     }
 
     /// Makes hosts of the fabric known to one another, except to the directors, which find their backends themselves.
-    pub fn introduce(&self, plan: &Plan) -> Result<(), Error> {
+    pub fn add_static_neighbours(&self, plan: &Plan) -> Result<(), Error> {
         let router = (plan.router.0, ROUTER_MAC);
         let directors: Vec<(IpAddr, Mac)> = plan.directors.iter().map(|d| (d.address, d.mac)).collect();
         let backends: Vec<(IpAddr, Mac)> = plan.all_backends().map(|b| (b.address, b.mac)).collect();
-        Netlink::within(&self.router, |n| n.add_neighbours(ROUTER_FABRIC, directors.iter().chain(&backends).copied()))?;
+        Netlink::in_namespace(&self.router, |n| n.add_neighbours(ROUTER_FABRIC, directors.iter().chain(&backends).copied()))?;
         for host in &self.backends {
-            Netlink::within(host, |n| n.add_neighbours(INTERFACE, directors.iter().copied().chain([router])))?;
+            Netlink::in_namespace(host, |n| n.add_neighbours(INTERFACE, directors.iter().copied().chain([router])))?;
         }
         Ok(())
     }
 
-    fn route(&self, plan: &Plan, ipv6: bool) -> Result<(), Error> {
+    fn add_routes(&self, plan: &Plan, ipv6: bool) -> Result<(), Error> {
         let everything = plan.default_route();
         let to_client = Via::Gateways(vec![plan.gateway.0]);
-        Netlink::within(&self.client, |n| n.set_route(everything, &to_client, MAIN_TABLE, None))?;
+        Netlink::in_namespace(&self.client, |n| n.set_route(everything, &to_client, MAIN_TABLE, None))?;
         // Straight to the router, not through a director. Its link to the client is narrower than the fabric.
         let back = Via::Gateways(vec![plan.router.0]);
         for host in self.directors.iter().chain(&self.backends) {
-            Netlink::within(host, |n| n.set_route(everything, &back, MAIN_TABLE, Some(MTU)))?;
+            Netlink::in_namespace(host, |n| n.set_route(everything, &back, MAIN_TABLE, Some(MTU)))?;
         }
         let forwarding = if ipv6 { "ipv6/conf/all/forwarding" } else { "ipv4/ip_forward" };
         self.router.sysctl(forwarding, "1")?;
@@ -140,7 +140,7 @@ impl Topology {
 
     /// Sets the router's route to the VIP: its directors.
     pub fn set_next_hops(&self, plan: &Plan, hops: &[IpAddr]) -> Result<(), Error> {
-        Netlink::within(&self.router, |n| n.set_route(plan.vip_net(), &Via::Gateways(hops.to_vec()), MAIN_TABLE, None))
+        Netlink::in_namespace(&self.router, |n| n.set_route(plan.vip_prefix(), &Via::Gateways(hops.to_vec()), MAIN_TABLE, None))
     }
 }
 
@@ -156,31 +156,33 @@ fn prepare(host: &Namespace, ipv6: bool) -> Result<(), Error> {
             host.sysctl(&format!("ipv6/conf/{scope}/disable_ipv6"), "1")?;
         }
     }
-    Netlink::within(host, |n| n.up("lo", true))
+    Netlink::in_namespace(host, |n| n.set_up("lo", true))
 }
 
 /// Gives what a host sends a TTL of its own; before it has interfaces.
-fn mark(host: &Namespace, ttl: u8, ipv6: bool) -> Result<(), Error> {
+fn set_ttl(host: &Namespace, ttl: u8, ipv6: bool) -> Result<(), Error> {
     let keys: &[&str] = if ipv6 { &["ipv6/conf/all/hop_limit", "ipv6/conf/default/hop_limit"] } else { &["ipv4/ip_default_ttl"] };
     keys.iter().try_for_each(|key| host.sysctl(key, &ttl.to_string()))
 }
 
 /// Connects two hosts by a pair of veths.
-fn connect(workshop: &Netlink, a: (&Namespace, &str), b: (&Namespace, &str), mtu: u32) -> Result<(), Error> {
-    workshop.add_veth("a", "b")?;
+fn connect(staging: &Netlink, a: (&Namespace, &str), b: (&Namespace, &str), mtu: u32) -> Result<(), Error> {
+    staging.add_veth("a", "b")?;
     for (made, (host, name)) in [("a", a), ("b", b)] {
-        workshop.mtu(made, mtu)?;
-        workshop.hand_over(made, host, name)?;
-        host.run(|| sys::transmit_checksums_off(name).doing(|| format!("switching off checksum offload of {name} on {}", host.name())))?;
+        staging.set_mtu(made, mtu)?;
+        staging.move_to_namespace(made, host, name)?;
+        host.run(|| {
+            sys::transmit_checksums_off(name).with_context(|| format!("switching off checksum offload of {name} on {}", host.name()))
+        })?;
     }
     Ok(())
 }
 
 /// Gives an interface its address and switches it on.
-fn plug(host: &Namespace, interface: &str, (address, prefix): (IpAddr, u8)) -> Result<(), Error> {
-    Netlink::within(host, |n| {
+fn configure_interface(host: &Namespace, interface: &str, (address, prefix): (IpAddr, u8)) -> Result<(), Error> {
+    Netlink::in_namespace(host, |n| {
         n.add_address(interface, address, prefix)?;
-        n.up(interface, true)
+        n.set_up(interface, true)
     })?;
     Ok(())
 }

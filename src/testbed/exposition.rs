@@ -1,8 +1,8 @@
-//! A reader of the exposition format, stricter than Prometheus.
+//! A parser of the exposition format, stricter than Prometheus.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Samples by name and labels, as they are written: `name{label="value"}`.
+/// Parses samples by name and labels, as written: `name{label="value"}`.
 pub fn parse(text: &str) -> BTreeMap<String, f64> {
     assert!(text.ends_with('\n'), "the last line ends");
     let (mut types, mut helped) = (BTreeMap::new(), BTreeSet::new());
@@ -18,22 +18,22 @@ pub fn parse(text: &str) -> BTreeMap<String, f64> {
             assert_eq!(name, current, "TYPE follows its HELP");
             assert!(kind == "counter" || kind == "gauge", "{line}");
             assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
-            assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} stands twice");
+            assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "duplicate {name}");
         } else {
             let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
             let name = series.split('{').next().unwrap();
             assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{line}");
-            assert_eq!(name, current, "samples stand below their metric");
+            assert_eq!(name, current, "samples follow their metric");
             assert!(types.contains_key(name), "{line}");
             labels(&series[name.len()..]);
             let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
-            assert!(samples.insert(series.to_owned(), value).is_none(), "{series} stands twice");
+            assert!(samples.insert(series.to_owned(), value).is_none(), "duplicate {series}");
         }
     }
     samples
 }
 
-/// `{name="value",…}` or nothing.
+/// Checks `{name="value",…}` or nothing.
 fn labels(text: &str) {
     if text.is_empty() {
         return;

@@ -1,7 +1,8 @@
-//! What tests and the lab share: programs of others, found and started, and readers of what daemons say.
+//! Shared by tests and the lab: third-party programs, found and started, and parsers of daemons' output.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
 
 pub mod exposition;
 pub mod programs;
 pub mod servers;
 pub mod site;
+pub mod wait;

@@ -1,12 +1,12 @@
-//! Finding the programs of others, and saying which package has them.
+//! Finds third-party programs, and names their packages.
 
 use guideway_host::error::Error;
 use std::path::{Path, PathBuf};
 
-/// Looks for `program` on PATH, and where system daemons live even when PATH leaves that out.
+/// Finds `program` on PATH, or in the usual directories of system daemons.
 ///
 /// # Errors
-/// [`Error::Missing`] with the Debian package to install.
+/// Returns [`Error::Missing`] with the Debian package to install.
 pub fn find(program: &str, package: &str) -> Result<PathBuf, Error> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let daemons = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
@@ -16,15 +16,15 @@ pub fn find(program: &str, package: &str) -> Result<PathBuf, Error> {
         .find(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file())
         .ok_or_else(|| Error::Missing {
             what: format!("the program {program} is not installed"),
-            mend: format!("on Debian, `apt-get install {package}`"),
+            hint: format!("on Debian, `apt-get install {package}`"),
         })
 }
 
-/// The `guideway` program: what GUIDEWAY names, or the one beside this program (or one directory above, where `cargo test` puts tests), or the
-/// one on PATH.
+/// Returns the `guideway` program: the value of GUIDEWAY, the file beside this program (or one directory above, where `cargo test` puts
+/// tests), or the one on PATH.
 ///
 /// # Errors
-/// [`Error::Missing`] when there is none.
+/// Returns [`Error::Missing`] when there is none.
 pub fn guideway() -> Result<PathBuf, Error> {
     if let Some(named) = std::env::var_os("GUIDEWAY") {
         return Ok(named.into());
@@ -39,9 +39,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_said_with_its_package() {
+    fn a_missing_program_is_reported_with_its_package() {
         assert!(find("sh", "dash").is_ok());
-        let said = find("no-such-program-here", "some-package").unwrap_err().to_string();
-        assert!(said.contains("apt-get install some-package") && !said.contains('\n'), "{said}");
+        let message = find("no-such-program-here", "some-package").unwrap_err().to_string();
+        assert!(message.contains("apt-get install some-package") && !message.contains('\n'), "{message}");
     }
 }

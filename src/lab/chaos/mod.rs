@@ -3,12 +3,12 @@
 //! | module | is |
 //! |---|---|
 //! | [`script`], [`parse`], [`random`] | what a script says, how it is read, and one made by chance |
-//! | [`field`] | carries events out on the hosts of a lab |
+//! | [`network`] | carries events out on the hosts of a lab |
 //! | `run` | runs transfers and events side by side |
-//! | `storm`, `shares` | thousands of clients at once, and what each network got |
+//! | `storm`, `fairness` | thousands of clients at once, and what each network got |
 //! | `pauses` | how long which clients waited |
 //! | `memory` | what directors and servers hold, early and late |
-//! | [`verdict`] | what became of every transfer, and whether the script allows it |
+//! | [`script_report`] | what became of every transfer, and whether the script allows it |
 //!
 //! A script is a text file, a fact or an event in a line; `#` begins a comment. `src/lab/scripts/` has one for every promise.
 //!
@@ -23,17 +23,17 @@
 //! also reshuffle                # at the same time
 //! ```
 
-pub mod field;
+mod fairness;
 mod memory;
+pub mod network;
 pub mod parse;
 mod pauses;
 pub mod random;
 mod run;
 pub mod script;
-mod shares;
+pub mod script_report;
 mod storm;
 #[cfg(test)]
 mod tests;
-pub mod verdict;
 
 pub(super) use run::{prepare, run};

@@ -1,7 +1,7 @@
 //! What a script of chaos says, as values; written out again as it is read ([`super::parse`]).
 
 use crate::clients::Client;
-use crate::link::Conditions;
+use crate::link::LinkConditions;
 use guideway_config::Admission;
 use guideway_config::duration::human;
 use guideway_testbed::servers::Server;
@@ -14,16 +14,16 @@ pub struct Script {
     /// What it is about, in a line.
     pub event: String,
     /// What runs, and what is fetched.
-    pub head: Head,
+    pub config: ScriptConfig,
     /// What happens, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ScriptStep>,
     /// Whether some of it was made by chance; then the transfers may be over before it all came.
-    pub by_chance: bool,
+    pub is_random: bool,
 }
 
 /// What runs, what is fetched, and what may fail.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Head {
+pub struct ScriptConfig {
     /// `d1`, `d2`, …; 1–16.
     pub directors: u8,
     /// `t1`, `t2`, … in the pool from the start; 1–64 with the spare ones.
@@ -47,29 +47,29 @@ pub struct Head {
     /// How long one transfer may take.
     pub timeout: Duration,
     /// Transfers begin for so long; then `transfers` does not count.
-    pub lasts: Option<Duration>,
+    pub duration: Option<Duration>,
     /// The link to the clients.
-    pub link: Conditions,
+    pub link: LinkConditions,
     /// How many transfers may fail.
-    pub allowed: Allowed,
-    /// Whether what is allowed to fail must be told the client by an ERROR.
+    pub allowed: AllowedFailures,
+    /// Whether the client of a transfer that may fail must get an ERROR.
     pub with_error: bool,
     /// Whether servers of the pool take over from one another.
     pub takeover: bool,
-    /// How many transfers must have been taken over, or the script has shown nothing.
-    pub at_least: u32,
+    /// Minimum number of transfers taken over; fewer than this is a failure.
+    pub min_takeovers: u32,
     /// When directors know of the death that the script is about: no client may wait longer than this and one time-out of its own. None: nothing is
     /// promised about pauses.
     pub detection: Option<Duration>,
-    /// Whether servers are told which ports to use.
+    /// Whether servers get a range of ports.
     pub ranges: bool,
     /// New requests a second that each director lets through.
     pub admission: Admission,
 }
 
-impl Default for Head {
+impl Default for ScriptConfig {
     fn default() -> Self {
-        Head {
+        ScriptConfig {
             directors: 3,
             backends: 4,
             spares: 0,
@@ -81,12 +81,12 @@ impl Default for Head {
             blksize: 1428,
             windowsize: 1,
             timeout: Duration::from_secs(60),
-            lasts: None,
-            link: Conditions { delay: Duration::from_millis(1), ..Conditions::default() },
-            allowed: Allowed::Number(0),
+            duration: None,
+            link: LinkConditions { delay: Duration::from_millis(1), ..LinkConditions::default() },
+            allowed: AllowedFailures::Count(0),
             with_error: false,
             takeover: false,
-            at_least: 0,
+            min_takeovers: 0,
             detection: None,
             ranges: true,
             admission: Admission::default(),
@@ -100,12 +100,12 @@ pub enum Clients {
     /// A process for each transfer, of these in turn.
     Real(Vec<Client>),
     /// `guideway tftp swarm`, as many clients as transfers, from these networks.
-    Swarm(Networks),
+    Swarm(ClientNetworks),
 }
 
 /// The networks of a swarm.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Networks {
+pub struct ClientNetworks {
     /// How many, 1–200.
     pub count: u8,
     /// How many clients they have, in parts of one another, and again from the first when there are more networks.
@@ -114,32 +114,32 @@ pub struct Networks {
 
 /// How many transfers may fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Allowed {
+pub enum AllowedFailures {
     /// So many.
-    Number(u32),
+    Count(u32),
     /// Those that these backends served when the first event came.
     TransfersOf(Vec<String>),
 }
 
 /// What happens at one moment.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Step {
+pub struct ScriptStep {
     /// When.
-    pub at: Moment,
+    pub at: Trigger,
     /// What, in order.
     pub events: Vec<Event>,
 }
 
-impl Step {
+impl ScriptStep {
     /// How long after the step before it comes, if that is when it comes.
     pub fn wait(&self) -> Duration {
-        if let Moment::After(time) = self.at { time } else { Duration::ZERO }
+        if let Trigger::After(time) = self.at { time } else { Duration::ZERO }
     }
 }
 
 /// When something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub enum Trigger {
     /// So long after the first transfer began.
     Time(Duration),
     /// So long after the step before.
@@ -152,9 +152,8 @@ pub enum Moment {
     Takeovers(u32),
 }
 
-/// In the place of a backend's name: the one that serves most transfers, and the one that has taken most over from others, each when it is first
-/// asked for.
-pub const BY_PART: [&str; 2] = ["owner", "heir"];
+/// Names that stand for a backend: the one that serves most transfers, and the one that took most over. Each is resolved when it is first used.
+pub const ROLES: [&str; 2] = ["owner", "successor"];
 
 /// What happens. Names are those of hosts: `d1`, `t1`.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,8 +170,8 @@ pub enum Event {
     Cont(String),
     /// The host's link to the fabric is cut.
     Partition(String),
-    /// The host hears nobody, and is heard.
-    Deafen(String),
+    /// The host receives nothing, and can still send.
+    BlockReceive(String),
     /// The link is mended.
     Heal(String),
     /// A backend is seen to be dead, as a health check would see it; a director's route is withdrawn.
@@ -187,27 +186,27 @@ pub enum Event {
     Remove(String),
     /// Another weight for this backend.
     Weight(String, u16),
-    /// A director is told to load a file that is no TOML.
+    /// A director reloads a file that is no TOML.
     ReloadBroken(String),
     /// The router hashes with another key.
     Reshuffle,
     /// The link to the clients becomes this.
-    Link(Conditions),
+    Link(LinkConditions),
     /// The files change on the disks of these backends.
     ChangeFile(Vec<String>),
     /// Every director and backend is restarted, one at a time.
-    RollAll,
+    RollingRestart,
 }
 
 impl Event {
     /// Whether it only mends what another did: when transfers are over before, nothing is missed.
-    pub fn mends(&self) -> bool {
+    pub fn is_recovery(&self) -> bool {
         matches!(self, Event::Start(_) | Event::Cont(_) | Event::Heal(_) | Event::Up(_))
     }
 
-    /// The same with names of hosts in the place of [`BY_PART`].
-    pub fn with_names(&self, mut name: impl FnMut(&str) -> String) -> Event {
-        let mut named = |host: &String| if BY_PART.contains(&host.as_str()) { name(host) } else { host.clone() };
+    /// The same with names of hosts in the place of [`ROLES`].
+    pub fn resolve_roles(&self, mut name: impl FnMut(&str) -> String) -> Event {
+        let mut named = |host: &String| if ROLES.contains(&host.as_str()) { name(host) } else { host.clone() };
         match self {
             Event::Kill(host) => Event::Kill(named(host)),
             Event::Start(host) => Event::Start(named(host)),
@@ -221,7 +220,7 @@ impl Event {
     }
 
     /// Whether it changes what the pool should be, or how it is seen: such events of one step become one reload.
-    pub fn is_about_the_pool(&self) -> bool {
+    pub fn changes_pool(&self) -> bool {
         match self {
             Event::Drain(_) | Event::Add(_) | Event::Remove(_) | Event::Weight(..) => true,
             Event::Down(host) | Event::Up(host) => host.starts_with('t'),
@@ -239,7 +238,7 @@ impl Display for Event {
             Event::Stop(host) => write!(f, "stop {host}"),
             Event::Cont(host) => write!(f, "cont {host}"),
             Event::Partition(host) => write!(f, "partition {host}"),
-            Event::Deafen(host) => write!(f, "deafen {host}"),
+            Event::BlockReceive(host) => write!(f, "block-receive {host}"),
             Event::Heal(host) => write!(f, "heal {host}"),
             Event::Down(host) => write!(f, "down {host}"),
             Event::Up(host) => write!(f, "up {host}"),
@@ -251,72 +250,79 @@ impl Display for Event {
             Event::Reshuffle => f.write_str("reshuffle"),
             Event::Link(conditions) => link(f, conditions),
             Event::ChangeFile(hosts) => write!(f, "change-file {}", hosts.join(" ")),
-            Event::RollAll => f.write_str("roll all"),
+            Event::RollingRestart => f.write_str("rolling-restart"),
         }
     }
 }
 
-fn link(f: &mut Formatter<'_>, conditions: &Conditions) -> Result {
+fn link(f: &mut Formatter<'_>, conditions: &LinkConditions) -> Result {
     write!(f, "link client delay {}", human(conditions.delay))?;
     let shares = [("loss", conditions.loss), ("duplicate", conditions.duplicate), ("reorder", conditions.reorder)];
     shares.iter().filter(|(_, share)| *share > 0.0).try_for_each(|(name, share)| write!(f, " {name} {}%", (share * 1e6).round() / 1e4))
 }
 
-impl Display for Moment {
+impl Display for Trigger {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
-            Moment::Time(time) => write!(f, "at {}", human(*time)),
-            Moment::After(time) => write!(f, "after {}", human(*time)),
-            Moment::Bytes(percent) => write!(f, "at {percent}%"),
-            Moment::Done(percent) => write!(f, "at {percent}% done"),
-            Moment::Takeovers(count) => write!(f, "at {count} takeovers"),
+            Trigger::Time(time) => write!(f, "at {}", human(*time)),
+            Trigger::After(time) => write!(f, "after {}", human(*time)),
+            Trigger::Bytes(percent) => write!(f, "at {percent}%"),
+            Trigger::Done(percent) => write!(f, "at {percent}% done"),
+            Trigger::Takeovers(count) => write!(f, "at {count} takeovers"),
         }
     }
 }
 
 impl Display for Script {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let head = &self.head;
+        let config = &self.config;
         writeln!(f, "event {}", self.event)?;
-        writeln!(f, "directors {}\nbackends {}\nspares {}\nserver {}", head.directors, head.backends, head.spares, head.server.name())?;
-        match &head.clients {
+        writeln!(
+            f,
+            "directors {}\nbackends {}\nspares {}\nserver {}",
+            config.directors,
+            config.backends,
+            config.spares,
+            config.server.name()
+        )?;
+        match &config.clients {
             Clients::Real(clients) => {
                 let names: Vec<&str> = clients.iter().map(|client| client.name()).collect();
                 writeln!(f, "client {}", names.join(" "))?;
             }
-            Clients::Swarm(Networks { count, sizes }) => {
+            Clients::Swarm(ClientNetworks { count, sizes }) => {
                 let sizes: Vec<String> = sizes.iter().map(u16::to_string).collect();
                 writeln!(f, "client swarm\nnetworks {count} sizes {}", sizes.join(" "))?;
             }
         }
-        writeln!(f, "transfers {}\nconcurrency {}\nsize {}", head.transfers, head.concurrency, head.size)?;
-        writeln!(f, "blksize {}\nwindowsize {}\ntimeout {}", head.blksize, head.windowsize, human(head.timeout))?;
-        if let Some(time) = head.lasts {
+        writeln!(f, "transfers {}\nconcurrency {}\nsize {}", config.transfers, config.concurrency, config.size)?;
+        writeln!(f, "blksize {}\nwindowsize {}\ntimeout {}", config.blksize, config.windowsize, human(config.timeout))?;
+        if let Some(time) = config.duration {
             writeln!(f, "for {}", human(time))?;
         }
-        match &head.allowed {
-            Allowed::Number(number) => write!(f, "allowed {number}")?,
-            Allowed::TransfersOf(hosts) => write!(f, "allowed transfers-of {}", hosts.join(" "))?,
+        match &config.allowed {
+            AllowedFailures::Count(number) => write!(f, "allowed {number}")?,
+            AllowedFailures::TransfersOf(hosts) => write!(f, "allowed transfers-of {}", hosts.join(" "))?,
         }
-        f.write_str(if head.with_error { " with-error\n" } else { "\n" })?;
-        match head.at_least {
-            0 => writeln!(f, "takeover {}", if head.takeover { "on" } else { "off" })?,
+        f.write_str(if config.with_error { " with-error\n" } else { "\n" })?;
+        match config.min_takeovers {
+            0 => writeln!(f, "takeover {}", if config.takeover { "on" } else { "off" })?,
             count => writeln!(f, "takeover on at-least {count}")?,
         }
-        writeln!(f, "ranges {}", if head.ranges { "on" } else { "off" })?;
-        if let Some(time) = head.detection {
+        writeln!(f, "ranges {}", if config.ranges { "on" } else { "off" })?;
+        if let Some(time) = config.detection {
             writeln!(f, "detection {}", human(time))?;
         }
-        if head.admission.limits() {
+        if config.admission.limits() {
             let limits = [
-                ("per_vip", head.admission.per_vip),
-                ("per_backend", head.admission.per_backend),
-                ("per_prefix", head.admission.per_prefix),
+                ("per_vip", config.admission.per_vip),
+                ("per_backend", config.admission.per_backend),
+                ("per_prefix", config.admission.per_prefix),
             ];
             let said: Vec<String> = limits.iter().filter_map(|(key, rate)| rate.map(|rate| format!("{key} {rate}"))).collect();
             writeln!(f, "admission {}", said.join(" "))?;
         }
-        link(f, &head.link)?;
+        link(f, &config.link)?;
         f.write_str("\n")?;
         for step in &self.steps {
             for (place, event) in step.events.iter().enumerate() {

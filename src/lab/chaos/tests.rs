@@ -1,14 +1,14 @@
-use super::parse::{Reading, parse};
-use super::script::{Allowed, Clients, Event, Moment, Script, Step};
-use super::verdict::{Row, Seen, Struck};
+use super::parse::{ParseOptions, parse};
+use super::script::{AllowedFailures, Clients, Event, Script, ScriptStep, Trigger};
+use super::script_report::{InFlight, Observations, ScriptReport};
 use crate::clients::Client;
-use crate::ledger::Ledger;
+use crate::transfer_log::TransferLog;
 use crate::transfers::{Outcome, Transfer};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 fn read(text: &str) -> Result<Script, Vec<String>> {
-    parse("x.chaos", &format!("event something\n{text}"), Reading::default())
+    parse("x.chaos", &format!("event something\n{text}"), ParseOptions::default())
 }
 
 #[test]
@@ -17,23 +17,24 @@ fn a_script_is_read_as_it_is_meant() {
                 at 30% kill d1\nat 30% stop t1\nat 2.5s cont t1\nafter 300ms restart t1 after 100ms\nalso weight t5 200\nat 50% done reshuffle\n\
                 also link client delay 5ms loss 0.5% reorder 3%";
     let script = read(text).unwrap();
-    assert_eq!(script.head.clients, Clients::Real(vec![Client::Curl, Client::Atftp]));
-    assert_eq!(script.head.allowed, Allowed::TransfersOf(vec!["t1".into(), "t2".into()]));
-    assert_eq!((script.head.transfers, script.head.with_error, script.head.takeover), (40, true, true));
+    assert_eq!(script.config.clients, Clients::Real(vec![Client::Curl, Client::Atftp]));
+    assert_eq!(script.config.allowed, AllowedFailures::TransfersOf(vec!["t1".into(), "t2".into()]));
+    assert_eq!((script.config.transfers, script.config.with_error, script.config.takeover), (40, true, true));
     let ms = Duration::from_millis;
-    assert_eq!(script.steps[0], Step { at: Moment::Bytes(30), events: vec![Event::Kill("d1".into()), Event::Stop("t1".into())] });
-    assert_eq!(script.steps[1].at, Moment::Time(ms(2500)));
-    let third = Step { at: Moment::After(ms(300)), events: vec![Event::Restart("t1".into(), ms(100)), Event::Weight("t5".into(), 200)] };
+    assert_eq!(script.steps[0], ScriptStep { at: Trigger::Bytes(30), events: vec![Event::Kill("d1".into()), Event::Stop("t1".into())] });
+    assert_eq!(script.steps[1].at, Trigger::Time(ms(2500)));
+    let third =
+        ScriptStep { at: Trigger::After(ms(300)), events: vec![Event::Restart("t1".into(), ms(100)), Event::Weight("t5".into(), 200)] };
     assert_eq!(script.steps[2], third);
-    assert_eq!((script.steps[3].at, script.steps.len()), (Moment::Done(50), 4));
-    let full = parse("x", &format!("event e\n{text}"), Reading { full: true, seed: None }).unwrap();
-    assert_eq!(full.head.transfers, 200);
+    assert_eq!((script.steps[3].at, script.steps.len()), (Trigger::Done(50), 4));
+    let full = parse("x", &format!("event e\n{text}"), ParseOptions { full: true, seed: None }).unwrap();
+    assert_eq!(full.config.transfers, 200);
 }
 
 #[test]
 fn what_is_written_out_is_read_back() {
     let text = "client tftp-hpa busybox\nspares 2\nlink client delay 2ms loss 5% duplicate 0.25%\nat 1% add t5\nalso remove t1\nat 10s change-file t2 t3\n\
-                after 5ms reload broken d3\nat 3 takeovers kill heir\nalso down owner\nat 99% done roll all\nat 1m30s deafen t2\nafter 1s heal t2";
+                after 5ms reload broken d3\nat 3 takeovers kill successor\nalso down owner\nat 99% done rolling-restart\nat 1m30s block-receive t2\nafter 1s heal t2";
     for script in [
         read(text).unwrap(),
         read("takeover on\nrandom 60 seed 9").unwrap(),
@@ -41,24 +42,24 @@ fn what_is_written_out_is_read_back() {
         read("server in.tftpd\nranges off\ndetection 300ms").unwrap(),
         read("takeover on at-least 3").unwrap(),
     ] {
-        let again = parse("again", &script.to_string(), Reading::default()).unwrap_or_else(|e| panic!("{e:?}\n{script}"));
-        assert_eq!(Script { by_chance: script.by_chance, ..again }, script);
+        let again = parse("again", &script.to_string(), ParseOptions::default()).unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+        assert_eq!(Script { is_random: script.is_random, ..again }, script);
     }
 }
 
 #[test]
 fn chance_is_the_same_from_the_same_seed() {
-    let of = |seed| parse("x", "event e\ntakeover on\nrandom 30 seed 4", Reading { full: false, seed }).unwrap();
+    let of = |seed| parse("x", "event e\ntakeover on\nrandom 30 seed 4", ParseOptions { full: false, seed }).unwrap();
     assert_eq!(of(None), of(Some(4)));
     assert_ne!(of(None), of(Some(5)));
-    assert!(of(None).by_chance && of(None).steps.len() >= 30);
+    assert!(of(None).is_random && of(None).steps.len() >= 30);
     let kills = |text: &str| {
         let steps = read(text).unwrap().steps;
         let killed = |event: &Event| matches!(event, Event::Kill(host) | Event::Restart(host, _) if host == "d1" || host == "t1");
         steps.iter().flat_map(|step| &step.events).filter(|event| killed(event)).count()
     };
     assert!(kills("takeover on\nrandom 200 seed 4") > 5);
-    // Never a transfer's owner and both its heirs while a client is silent.
+    // Never a transfer's owner and both its successors while a client is unresponsive.
     let (mut now, mut deaths) = (Duration::ZERO, Vec::new());
     for step in read("takeover on\nrandom 2000 seed 7 keep t1").unwrap().steps {
         now += step.wait();
@@ -109,7 +110,7 @@ fn every_error_has_its_line_and_says_what_is_allowed() {
         assert!(said.contains(reason), "{text}: {said}");
     }
     assert_eq!(read("directors x\nbackends y").unwrap_err().len(), 2, "all of them at once");
-    assert!(parse("x", "", Reading::default()).unwrap_err()[0].contains("there is no line `event"));
+    assert!(parse("x", "", ParseOptions::default()).unwrap_err()[0].contains("there is no line `event"));
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn every_script_of_the_repository_is_good_both_small_and_large() {
     for file in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
         let text = std::fs::read_to_string(&file).unwrap();
         for full in [false, true] {
-            parse(&file.display().to_string(), &text, Reading { full, seed: None }).unwrap();
+            parse(&file.display().to_string(), &text, ParseOptions { full, seed: None }).unwrap();
         }
         count += 1;
     }
@@ -131,26 +132,29 @@ fn ended(number: u32, outcome: Outcome) -> (Transfer, Option<String>) {
 }
 
 /// The verdict of a script over transfers that ended so, 0 and 1 of which were struck, 0 with backend t1.
-fn judged(script: &str, outcomes: [Outcome; 3]) -> Row {
+fn evaluated(script: &str, outcomes: [Outcome; 3]) -> ScriptReport {
     let all: Vec<_> = (0..).zip(outcomes).map(|(number, outcome)| ended(number, outcome)).collect();
-    let struck = Struck([(0, Some("t1".to_owned())), (1, Some("t2".to_owned()))].into());
-    let records = Ledger::new("192.0.2.69".parse().unwrap()).records();
-    let row = Row { transfers: 3, server: "guideway", ..Row::default() };
-    row.judge(&read(script).unwrap(), &Seen { ended: &all, struck: Some(&struck), records: &records })
+    let in_flight = InFlight([(0, Some("t1".to_owned())), (1, Some("t2".to_owned()))].into());
+    let records = TransferLog::new("192.0.2.69".parse().unwrap()).records();
+    let report = ScriptReport { transfers: 3, server: "guideway", ..ScriptReport::default() };
+    report.evaluate(&read(script).unwrap(), &Observations { ended: &all, in_flight: Some(&in_flight), records: &records })
 }
 
 #[test]
 fn only_what_the_script_allows_may_fail() {
     let failed = || Outcome::Failed("no answer".to_owned());
-    let row = judged("", [Outcome::Verified, Outcome::Verified, Outcome::Verified]);
-    assert!(row.ok && row.verified == 3 && row.struck == 2 && row.exit_code() == 0);
-    let row = judged("", [failed(), Outcome::Verified, Outcome::Verified]);
-    assert!(!row.ok && row.failed == 1 && row.allowed == 0 && row.exit_code() == 1);
-    assert!(judged("allowed 1", [failed(), Outcome::Verified, Outcome::Verified]).ok);
-    let row = judged("allowed transfers-of t1", [failed(), Outcome::Verified, Outcome::Verified]);
-    assert!(row.ok && row.allowed == 1 && row.failures[0].allowed);
-    assert!(!judged("allowed transfers-of t1", [Outcome::Verified, failed(), Outcome::Verified]).ok, "another's transfer");
-    assert!(!judged("allowed transfers-of t1 with-error", [failed(), Outcome::Verified, Outcome::Verified]).ok, "it was told nothing");
-    let row = judged("allowed 3", [Outcome::Wrong("mixed".to_owned()), Outcome::Verified, Outcome::Verified]);
-    assert!(!row.ok && row.wrong_bytes == 1, "wrong bytes are never allowed");
+    let report = evaluated("", [Outcome::Verified, Outcome::Verified, Outcome::Verified]);
+    assert!(report.ok && report.verified == 3 && report.in_flight == 2 && report.exit_code() == 0);
+    let report = evaluated("", [failed(), Outcome::Verified, Outcome::Verified]);
+    assert!(!report.ok && report.failed == 1 && report.allowed == 0 && report.exit_code() == 1);
+    assert!(evaluated("allowed 1", [failed(), Outcome::Verified, Outcome::Verified]).ok);
+    let report = evaluated("allowed transfers-of t1", [failed(), Outcome::Verified, Outcome::Verified]);
+    assert!(report.ok && report.allowed == 1 && report.failures[0].allowed);
+    assert!(!evaluated("allowed transfers-of t1", [Outcome::Verified, failed(), Outcome::Verified]).ok, "a transfer of another backend");
+    assert!(
+        !evaluated("allowed transfers-of t1 with-error", [failed(), Outcome::Verified, Outcome::Verified]).ok,
+        "its client got no ERROR"
+    );
+    let report = evaluated("allowed 3", [Outcome::ChecksumMismatch("mixed".to_owned()), Outcome::Verified, Outcome::Verified]);
+    assert!(!report.ok && report.wrong_bytes == 1, "wrong bytes are never allowed");
 }

@@ -14,31 +14,31 @@ const ROWS: &[&str] = &[
     "kill-backend",
     "restart-backend",
     "partition-backend",
-    "deaf-backend",
+    "one-way-partition",
     "kill-director-and-backend",
     "wrap-window-1",
     "wrap-window-4",
     "wrap-window-64",
-    "kill-owner-and-heir",
-    "heir-cut-off",
+    "kill-owner-and-successor",
+    "partition-successor",
     "kill-in-tftpd",
-    "without-ranges",
+    "no-tid-ranges",
     "change-file",
-    "roll-all",
+    "rolling-restart",
     "bad-link",
     "boot-storm",
 ];
 
 /// Rows that run at the same time: they wait most of their time for clients' time-outs.
-const AT_ONCE: usize = 2;
+const CONCURRENCY: usize = 2;
 
 /// One lab at a time: each wants all processors for itself.
-static TURN: Mutex<()> = Mutex::new(());
+static LAB_LOCK: Mutex<()> = Mutex::new(());
 
 /// `None`, with a word, where the test cannot run; a failure where it was promised that it can.
 fn root() -> Option<MutexGuard<'static, ()>> {
     if geteuid().is_root() {
-        return Some(TURN.lock().unwrap_or_else(PoisonError::into_inner));
+        return Some(LAB_LOCK.lock().unwrap_or_else(PoisonError::into_inner));
     }
     assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root, and CI promises it");
     println!("SKIPPED: needs root");
@@ -59,7 +59,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// A script of the test's own.
-fn written(text: &str) -> tempfile::NamedTempFile {
+fn script_file(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::Builder::new().suffix(".chaos").tempfile().unwrap();
     std::fs::write(file.path(), text).unwrap();
     file
@@ -67,15 +67,15 @@ fn written(text: &str) -> tempfile::NamedTempFile {
 
 #[test]
 fn nothing_fails_but_what_may() {
-    let Some(_turn) = root() else { return };
+    let Some(_lock) = root() else { return };
     let left = Mutex::new(ROWS.iter());
     std::thread::scope(|scope| {
         let one_after_the_other = || {
             while let Some(name) = next(&left) {
-                holds(name);
+                check_row(name);
             }
         };
-        (0..AT_ONCE).for_each(|_| drop(scope.spawn(one_after_the_other)));
+        (0..CONCURRENCY).for_each(|_| drop(scope.spawn(one_after_the_other)));
     });
 }
 
@@ -84,7 +84,7 @@ fn next(left: &Mutex<std::slice::Iter<'_, &'static str>>) -> Option<&'static str
 }
 
 /// Runs a row, and says what does not hold.
-fn holds(name: &str) {
+fn check_row(name: &str) {
     let output = lab(&script(name), &["--json"]);
     let row = report(&output);
     println!("{name}: {} transfers, pause at most {} s, {} s", row["transfers"], row["pause_max"], row["seconds"]);
@@ -92,49 +92,49 @@ fn holds(name: &str) {
     let over = ["verified", "failed", "wrong_bytes"].map(|key| row[key].as_u64().unwrap());
     assert_eq!(over.iter().sum::<u64>(), row["transfers"].as_u64().unwrap(), "{name}: every transfer has its verdict");
     assert_eq!(over[2], 0, "{name}: wrong bytes");
-    if name == "kill-owner-and-heir" {
-        assert!(row["taken_over_again"].as_u64() > Some(0), "{name}: a second heir went on: {row:#}");
+    if name == "kill-owner-and-successor" {
+        assert!(row["taken_over_again"].as_u64() > Some(0), "{name}: a second successor went on: {row:#}");
     }
 }
 
 #[test]
 fn a_dead_server_loses_its_own_transfers_alone_and_they_are_counted() {
-    let Some(_turn) = root() else { return };
+    let Some(_lock) = root() else { return };
     let text = "event a stock server dies\nserver in.tftpd\nclient guideway\ntransfers 12\nconcurrency 12\nsize 256KiB\ntimeout 4s\n";
     let dies = "at 30% kill t1\nalso kill t2\nalso kill t3\nalso kill t4\n";
-    let row = report(&lab(written(&format!("{text}{dies}")).path(), &["--json"]));
-    assert_eq!((&row["ok"], &row["failed"], &row["struck"]), (&false.into(), &12.into(), &12.into()), "{row:#}");
-    assert_eq!(row["happened"][0]["event"], "kill t1");
-    let row = report(&lab(written(&format!("{text}allowed transfers-of t1 t2 t3 t4\n{dies}")).path(), &["--json"]));
+    let row = report(&lab(script_file(&format!("{text}{dies}")).path(), &["--json"]));
+    assert_eq!((&row["ok"], &row["failed"], &row["in_flight"]), (&false.into(), &12.into(), &12.into()), "{row:#}");
+    assert_eq!(row["events"][0]["event"], "kill t1");
+    let row = report(&lab(script_file(&format!("{text}allowed transfers-of t1 t2 t3 t4\n{dies}")).path(), &["--json"]));
     assert_eq!((&row["ok"], &row["allowed"]), (&true.into(), &12.into()), "{row:#}");
 }
 
 #[test]
-fn hosts_are_stopped_cut_deafened_and_healed_and_transfers_go_on() {
-    let Some(_turn) = root() else { return };
+fn hosts_are_stopped_cut_blocked_and_healed_and_transfers_go_on() {
+    let Some(_lock) = root() else { return };
     let text = "event trouble that passes\nclient guideway\ntransfers 16\nconcurrency 16\nsize 256KiB\nat 20% stop t1\nafter 200ms cont t1\n\
-                after 50ms partition t2\nafter 200ms heal t2\nafter 50ms deafen t3\nafter 200ms heal t3\nafter 50ms stop d1\nafter 50ms cont d1\n\
+                after 50ms partition t2\nafter 200ms heal t2\nafter 50ms block-receive t3\nafter 200ms heal t3\nafter 50ms stop d1\nafter 50ms cont d1\n\
                 at 50% done reload broken d2\nalso weight t4 7\nalso link client delay 1ms loss 1%\n";
-    let row = report(&lab(written(text).path(), &["--json"]));
+    let row = report(&lab(script_file(text).path(), &["--json"]));
     assert!(row["ok"] == true && row["verified"] == 16, "{row:#}");
     assert!(row["pause_max"].as_f64().unwrap() >= 0.2, "somebody waited: {row:#}");
 }
 
 #[test]
 fn without_directors_a_reshuffle_loses_transfers() {
-    let Some(_turn) = root() else { return };
+    let Some(_lock) = root() else { return };
     let text = "event ECMP reshuffles\nclient guideway\ntransfers 12\nconcurrency 12\nsize 256KiB\ntimeout 4s\nat 30% reshuffle\n";
-    let file = written(text);
-    let peer = report(&lab(file.path(), &["--json", "--direct"]));
-    assert_eq!((&peer["balancer"], &peer["server"]), (&"plain ECMP".into(), &"in.tftpd".into()));
-    assert!(peer["failed"].as_u64().unwrap() >= 3, "three in four go to another server: {peer:#}");
+    let file = script_file(text);
+    let baseline = report(&lab(file.path(), &["--json", "--direct"]));
+    assert_eq!((&baseline["balancer"], &baseline["server"]), (&"plain ECMP".into(), &"in.tftpd".into()));
+    assert!(baseline["failed"].as_u64().unwrap() >= 3, "three in four go to another server: {baseline:#}");
     assert_eq!(report(&lab(file.path(), &["--json"]))["verified"], 12);
 }
 
 #[test]
-fn people_see_what_happened_and_the_last_line_is_the_verdict() {
-    let Some(_turn) = root() else { return };
-    let file = written("event a small one\nclient guideway\ntransfers 6\nsize 64KiB\nat 30% reshuffle\n");
+fn the_text_shows_the_events_and_its_last_line_is_the_verdict() {
+    let Some(_lock) = root() else { return };
+    let file = script_file("event a small one\nclient guideway\ntransfers 6\nsize 64KiB\nat 30% reshuffle\n");
     let output = lab(file.path(), &["--seed", "7"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("a small one (guideway, seed 7)") && text.contains(" s  reshuffle"), "{text}");
@@ -143,8 +143,8 @@ fn people_see_what_happened_and_the_last_line_is_the_verdict() {
 
 #[test]
 fn an_event_that_never_came_is_a_problem() {
-    let Some(_turn) = root() else { return };
-    let file = written("event too late\nclient guideway\ntransfers 2\nsize 1KiB\nat 10m reshuffle\n");
+    let Some(_lock) = root() else { return };
+    let file = script_file("event too late\nclient guideway\ntransfers 2\nsize 1KiB\nat 10m reshuffle\n");
     let row = report(&lab(file.path(), &["--json"]));
     assert_eq!(row["ok"], false);
     assert_eq!(row["problems"][0], "`at 10m reshuffle` never came: the transfers were over");
@@ -152,7 +152,7 @@ fn an_event_that_never_came_is_a_problem() {
 
 #[test]
 fn bad_scripts_are_refused_with_every_reason() {
-    let output = lab(written("event bad\nat 1s explode t1\ndirectors 0\n").path(), &[]);
+    let output = lab(script_file("event bad\nat 1s explode t1\ndirectors 0\n").path(), &[]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("line 2: `explode t1` is no event") && said.contains("line 3: `0`: directors"), "{said}");

@@ -1,10 +1,10 @@
 //! What became of every transfer of a script, and whether the script allows it.
 
+use super::fairness::FairnessReport;
 use super::memory::Memory;
-use super::pauses::{self, Collected, Pauses};
-use super::script::{Allowed, Clients, Script};
-use super::shares::Shares;
-use crate::ledger::{APPRENTICE, Record};
+use super::pauses::{self, PauseCollector, PauseStats};
+use super::script::{AllowedFailures, Clients, Script};
+use crate::transfer_log::{SORCERERS_APPRENTICE_LIMIT, TransferRecord};
 use crate::transfers::{Outcome, Transfer};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// What was fetching when the first event came, and from whom.
 #[derive(Clone, Debug, Default)]
-pub struct Struck(pub BTreeMap<u32, Option<String>>);
+pub struct InFlight(pub BTreeMap<u32, Option<String>>);
 
 /// A transfer that failed.
 #[derive(Clone, Debug, Serialize)]
@@ -36,7 +36,7 @@ pub struct Failure {
 
 /// An event, when it had been carried out.
 #[derive(Clone, Debug, Serialize)]
-pub struct Happened {
+pub struct TimedEvent {
     /// Seconds since the first transfer began.
     pub at: f64,
     /// What it was.
@@ -45,7 +45,7 @@ pub struct Happened {
 
 /// The result of a script. This is the JSON.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Row {
+pub struct ScriptReport {
     /// The script's name.
     pub row: String,
     /// What it is about.
@@ -56,9 +56,9 @@ pub struct Row {
     pub server: &'static str,
     /// The seed of chance.
     pub seed: u64,
-    /// Transfers asked for.
+    /// Transfers requested.
     pub transfers: u32,
-    /// The client was content and the bytes are right.
+    /// Transfers whose client succeeded and whose bytes are right.
     pub verified: u32,
     /// The client was not content.
     pub failed: u32,
@@ -67,13 +67,13 @@ pub struct Row {
     /// How many of those that failed might fail.
     pub allowed: u32,
     /// Transfers under way at the first event.
-    pub struck: u32,
+    pub in_flight: u32,
     /// The median of the longest pauses of those that were under way and verified, in seconds; of all without an event.
     pub pause_p50: f64,
     /// The longest of these pauses, in seconds.
     pub pause_max: f64,
     /// The same for each kind of client, those of transfers that were taken over by themselves.
-    pub pauses: Vec<Pauses>,
+    pub pauses: Vec<PauseStats>,
     /// Transfers that a second server went on with, and of these the ones that a third went on with.
     pub taken_over: u32,
     /// See there.
@@ -83,15 +83,15 @@ pub struct Row {
     /// Acknowledgements that reached servers again, and blocks that were sent again at once upon one.
     pub duplicates: u64,
     /// See there.
-    pub answered_twice: u64,
+    pub duplicates_answered: u64,
     /// Most blocks in a row that were sent again at once.
-    pub apprentice: u32,
+    pub longest_resend_run: u32,
     /// Packets that the link to the client lost and doubled.
     pub link: [u64; 2],
     /// Jain's fairness index over the clients' networks, where there are several.
     pub fairness: Option<f64>,
     /// What that index is made from, and how long a storm took.
-    pub storm: Option<Shares>,
+    pub storm: Option<FairnessReport>,
     /// How long it took, in seconds.
     pub seconds: f64,
     /// Whether nothing failed but what might.
@@ -99,7 +99,7 @@ pub struct Row {
     /// Memory of the programs that ran for minutes.
     pub memory: Vec<Memory>,
     /// What happened, and when.
-    pub happened: Vec<Happened>,
+    pub events: Vec<TimedEvent>,
     /// Every transfer that failed, or had wrong bytes.
     pub failures: Vec<Failure>,
     /// What else went wrong.
@@ -110,43 +110,43 @@ pub struct Row {
 
 /// What the verdict is made from.
 #[derive(Debug)]
-pub struct Seen<'a> {
+pub struct Observations<'a> {
     /// Transfers that ended, each with the backend that its last request reached.
     pub ended: &'a [(Transfer, Option<String>)],
     /// What was under way at the first event, if there was one.
-    pub struck: Option<&'a Struck>,
+    pub in_flight: Option<&'a InFlight>,
     /// What the router saw.
-    pub records: &'a [Record],
+    pub records: &'a [TransferRecord],
 }
 
-impl Row {
+impl ScriptReport {
     /// Counts and judges what was seen; `self` has the rest.
-    pub fn judge(mut self, script: &Script, seen: &Seen<'_>) -> Row {
-        let files: BTreeMap<&str, &Record> = seen.records.iter().map(|record| (record.file.as_str(), record)).collect();
-        let may_fail = |number: u32| match (&script.head.allowed, seen.struck) {
-            (Allowed::TransfersOf(hosts), Some(struck)) => {
-                struck.0.get(&number).is_some_and(|owner| owner.as_ref().is_some_and(|owner| hosts.contains(owner)))
+    pub fn evaluate(mut self, script: &Script, seen: &Observations<'_>) -> ScriptReport {
+        let files: BTreeMap<&str, &TransferRecord> = seen.records.iter().map(|record| (record.file.as_str(), record)).collect();
+        let may_fail = |number: u32| match (&script.config.allowed, seen.in_flight) {
+            (AllowedFailures::TransfersOf(hosts), Some(in_flight)) => {
+                in_flight.0.get(&number).is_some_and(|owner| owner.as_ref().is_some_and(|owner| hosts.contains(owner)))
             }
             _ => false,
         };
-        self.allowed = match (&script.head.allowed, seen.struck) {
-            (Allowed::Number(number), _) => *number,
-            (_, Some(struck)) => struck.0.keys().filter(|number| may_fail(**number)).count() as u32,
+        self.allowed = match (&script.config.allowed, seen.in_flight) {
+            (AllowedFailures::Count(number), _) => *number,
+            (_, Some(in_flight)) => in_flight.0.keys().filter(|number| may_fail(**number)).count() as u32,
             _ => 0,
         };
-        let peer = self.balancer != "guideway";
-        let was_told = |record: Option<&&Record>| !script.head.with_error || record.is_some_and(|record| record.error.is_some());
-        let (mut pauses, mut kinds) = (Vec::new(), Collected::default());
+        let is_baseline = self.balancer != "guideway";
+        let got_error = |record: Option<&&TransferRecord>| !script.config.with_error || record.is_some_and(|record| record.error.is_some());
+        let (mut pauses, mut kinds) = (Vec::new(), PauseCollector::default());
         for (transfer, backend) in seen.ended {
             let record = files.get(transfer.file.as_str());
             let message = match &transfer.outcome {
                 Outcome::Verified => {
                     self.verified += 1;
-                    if seen.struck.is_none_or(|struck| struck.0.contains_key(&transfer.number)) {
+                    if seen.in_flight.is_none_or(|in_flight| in_flight.0.contains_key(&transfer.number)) {
                         pauses.extend(record.map(|record| record.pause));
-                        if let (Clients::Real(clients), Some(record)) = (&script.head.clients, record) {
+                        if let (Clients::Real(clients), Some(record)) = (&script.config.clients, record) {
                             let client = clients[transfer.number as usize % clients.len()];
-                            kinds.add(client, record.takeovers() > 0, record.pause, script.head.detection.filter(|_| !peer));
+                            kinds.add(client, record.takeovers() > 0, record.pause, script.config.detection.filter(|_| !is_baseline));
                         }
                     }
                     continue;
@@ -155,7 +155,7 @@ impl Row {
                     self.failed += 1;
                     message
                 }
-                Outcome::Wrong(message) => {
+                Outcome::ChecksumMismatch(message) => {
                     self.wrong_bytes += 1;
                     message
                 }
@@ -167,23 +167,24 @@ impl Row {
                 message: message.clone(),
                 error: record.and_then(|record| record.error.clone()),
                 bytes: record.map_or(0, |record| record.bytes),
-                allowed: matches!(transfer.outcome, Outcome::Failed(_)) && may_fail(transfer.number) && was_told(record),
+                allowed: matches!(transfer.outcome, Outcome::Failed(_)) && may_fail(transfer.number) && got_error(record),
             });
         }
-        self.struck = seen.struck.map_or(0, |struck| struck.0.len() as u32);
-        (self.pause_p50, self.pause_max) = spread(pauses);
-        self.pauses = kinds.tell();
-        self.problems.extend(self.pauses.iter().filter_map(Pauses::too_long));
-        self.packets(script, seen.records);
-        if !peer && self.taken_over < script.head.at_least {
-            self.problems.push(format!("{} transfers were taken over, and at least {} should be", self.taken_over, script.head.at_least));
+        self.in_flight = seen.in_flight.map_or(0, |in_flight| in_flight.0.len() as u32);
+        (self.pause_p50, self.pause_max) = median_and_max(pauses);
+        self.pauses = kinds.summary();
+        self.problems.extend(self.pauses.iter().filter_map(PauseStats::limit_problem));
+        self.count_packets(script, seen.records);
+        if !is_baseline && self.taken_over < script.config.min_takeovers {
+            self.problems
+                .push(format!("{} transfers were taken over, and at least {} should be", self.taken_over, script.config.min_takeovers));
         }
-        if seen.struck.is_some_and(|struck| struck.0.is_empty()) && script.head.lasts.is_none() {
+        if seen.in_flight.is_some_and(|in_flight| in_flight.0.is_empty()) && script.config.duration.is_none() {
             self.problems.push("nothing was under way at the first event".to_owned());
         }
-        let unexpected = match script.head.allowed {
-            Allowed::Number(number) => self.failed > number,
-            Allowed::TransfersOf(_) => self.failures.iter().any(|failure| !failure.allowed),
+        let unexpected = match script.config.allowed {
+            AllowedFailures::Count(number) => self.failed > number,
+            AllowedFailures::TransfersOf(_) => self.failures.iter().any(|failure| !failure.allowed),
         };
         let over = self.verified + self.failed + self.wrong_bytes;
         self.ok = !unexpected && self.wrong_bytes == 0 && over == self.transfers && self.problems.is_empty() && !self.interrupted;
@@ -191,27 +192,27 @@ impl Row {
     }
 
     /// What servers sent. Only our own, in lock-step, must not answer duplicates: others are as they are, and a window may be sent again.
-    fn packets(&mut self, script: &Script, records: &[Record]) {
+    fn count_packets(&mut self, script: &Script, records: &[TransferRecord]) {
         let times = |least| records.iter().filter(|record| record.takeovers() >= least).count() as u32;
         (self.taken_over, self.taken_over_again) = (times(1), times(2));
         let (sent, blocks) = records.iter().fold((0, 0), |(s, b), record| (s + u64::from(record.sent), b + u64::from(record.blocks)));
         self.sent_per_block = (sent as f64 / (blocks.max(1)) as f64 * 1000.0).round() / 1000.0;
-        self.apprentice = records.iter().map(|record| record.apprentice).max().unwrap_or(0);
-        let all = |count: fn(&Record) -> u32| records.iter().map(|record| u64::from(count(record))).sum::<u64>();
-        (self.duplicates, self.answered_twice) = (all(|record| record.duplicates), all(|record| record.answered_twice));
-        let ours = self.server.starts_with("guideway") && script.head.windowsize == 1;
-        // An heir may send what the owner sent a moment ago: where nothing happens, one server answers.
-        if ours && script.steps.is_empty() && self.answered_twice > 0 {
-            self.problems.push(format!("{} of {} duplicates were answered again at once", self.answered_twice, self.duplicates));
+        self.longest_resend_run = records.iter().map(|record| record.longest_resend_run).max().unwrap_or(0);
+        let all = |count: fn(&TransferRecord) -> u32| records.iter().map(|record| u64::from(count(record))).sum::<u64>();
+        (self.duplicates, self.duplicates_answered) = (all(|record| record.duplicates), all(|record| record.duplicates_answered));
+        let ours = self.server.starts_with("guideway") && script.config.windowsize == 1;
+        // A successor may send what the owner sent a moment ago: where nothing happens, one server answers.
+        if ours && script.steps.is_empty() && self.duplicates_answered > 0 {
+            self.problems.push(format!("{} of {} duplicates were answered again at once", self.duplicates_answered, self.duplicates));
         }
-        if ours && script.head.link.duplicate > 0.0 && self.duplicates == 0 {
+        if ours && script.config.link.duplicate > 0.0 && self.duplicates == 0 {
             self.problems.push("no acknowledgement came twice: nothing is shown of duplicates".to_owned());
         }
-        if ours && self.apprentice >= APPRENTICE {
-            let row = self.apprentice;
+        if ours && self.longest_resend_run >= SORCERERS_APPRENTICE_LIMIT {
+            let run = self.longest_resend_run;
             self.problems.push(format!(
-                "{row} blocks in a row were sent again at once (at most {} may be): a Sorcerer's Apprentice",
-                APPRENTICE - 1
+                "{run} blocks in a row were sent again at once (at most {} may be): a Sorcerer's Apprentice",
+                SORCERERS_APPRENTICE_LIMIT - 1
             ));
         }
     }
@@ -221,7 +222,7 @@ impl Row {
         if self.interrupted { 130 } else { u8::from(!self.ok) }
     }
 
-    /// For people. The last line is the verdict.
+    /// Human-readable text. The last line is the verdict.
     pub fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
@@ -231,8 +232,8 @@ impl Row {
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "{}: {} ({}, seed {})", self.row, self.event, self.balancer, self.seed)?;
-        for happened in &self.happened {
-            writeln!(out, "{:>8.2} s  {}", happened.at, happened.event)?;
+        for timed in &self.events {
+            writeln!(out, "{:>8.2} s  {}", timed.at, timed.event)?;
         }
         writeln!(
             out,
@@ -242,7 +243,7 @@ impl Row {
         writeln!(
             out,
             "under way at the first event {}, taken over {} (twice {}); longest pauses: median {:.3} s, longest {:.3} s",
-            self.struck, self.taken_over, self.taken_over_again, self.pause_p50, self.pause_max
+            self.in_flight, self.taken_over, self.taken_over_again, self.pause_p50, self.pause_max
         )?;
         for pauses in &self.pauses {
             writeln!(out, "{}", pauses.line())?;
@@ -251,18 +252,18 @@ impl Row {
             out,
             "link lost {} and doubled {} packets; acknowledgements that came again {}, answered again at once {}; DATA packets for a block {:.3}, most \
              blocks in a row sent again at once {}",
-            self.link[0], self.link[1], self.duplicates, self.answered_twice, self.sent_per_block, self.apprentice
+            self.link[0], self.link[1], self.duplicates, self.duplicates_answered, self.sent_per_block, self.longest_resend_run
         )?;
         if let Some(s) = &self.storm {
             writeln!(
                 out,
-                "Jain's fairness index over networks {:.4} ({} contended seconds; the worst {:.4}); least share of what was fair {:.3}",
-                s.fairness, s.contended_seconds, s.worst_second, s.least_share
+                "Jain's fairness index over networks {:.4} ({} contended seconds; the worst {:.4}); lowest part of a fair share {:.3}",
+                s.fairness, s.contended_seconds, s.worst_second, s.min_share
             )?;
             writeln!(
                 out,
-                "all had asked after {:.2} s, slowest client {:.2} s, all done after {:.2} s",
-                s.all_asked, s.slowest_client, s.all_done
+                "every client had sent a request after {:.2} s, slowest client {:.2} s, all done after {:.2} s",
+                s.all_requested, s.slowest_client, s.all_done
             )?;
         }
         for memory in &self.memory {
@@ -285,7 +286,7 @@ impl Row {
 }
 
 /// Median and longest, in seconds.
-fn spread(mut pauses: Vec<Duration>) -> (f64, f64) {
+fn median_and_max(mut pauses: Vec<Duration>) -> (f64, f64) {
     pauses.sort();
     let seconds = |pause: Option<&Duration>| pause.map_or(0.0, |p| pauses::seconds(*p));
     (seconds(pauses.get(pauses.len() / 2)), seconds(pauses.last()))

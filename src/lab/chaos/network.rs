@@ -1,84 +1,85 @@
-//! Carries the events of a script out on the hosts of a lab.
+//! Executes the events of a script on the hosts of a lab.
 
 use super::script::Event;
-use crate::directors::configuration;
-use crate::ledger::Record;
+use crate::configuration::configuration;
+use crate::lab::Lab;
 use crate::plan::Backend;
-use crate::session::Lab;
 use crate::topology::INTERFACE;
-use guideway_host::error::{Doing, Error};
+use crate::transfer_log::TransferRecord;
+use guideway_host::error::{Context, Error};
 use guideway_host::netlink::Netlink;
+use guideway_testbed::wait::wait_for;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
-/// How long a director may take to have what it was told.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Between withdrawing a director's route and ending it: what is under way on the fabric arrives.
-const SETTLE: Duration = Duration::from_millis(100);
+/// Time that a director has to apply a new pool.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between withdrawing a director's route and ending it, in which packets in flight arrive.
+const WITHDRAW_DELAY: Duration = Duration::from_millis(100);
 
-/// A lab in trouble: what was done to it so far.
-pub struct Field<'a> {
+/// A lab and the faults in it.
+pub struct Network<'a> {
     /// The lab.
     pub lab: &'a mut Lab,
     /// Files that are being fetched.
     pub open: BTreeSet<String>,
     /// The bytes of a file.
     size: u64,
-    /// What the pool should be.
+    /// The wanted pool.
     pool: Vec<Backend>,
-    /// Backends that are seen to be dead, and directors whose routes are withdrawn.
+    /// Backends that are marked down, and directors whose routes are withdrawn.
     down: BTreeSet<String>,
     /// Hosts that were killed or stopped.
-    silent: BTreeSet<String>,
-    /// Who plays which part of [`super::script::BY_PART`].
-    parts: BTreeMap<String, String>,
-    chance: fastrand::Rng,
+    unresponsive: BTreeSet<String>,
+    /// The host of each role of [`super::script::ROLES`].
+    roles: BTreeMap<String, String>,
+    rng: fastrand::Rng,
 }
 
-impl<'a> Field<'a> {
-    /// A lab as it came up, with files of `size` bytes.
+impl<'a> Network<'a> {
+    /// Makes it from a running lab with files of `size` bytes.
     pub fn new(lab: &'a mut Lab, size: u64, seed: u64) -> Self {
         let pool = lab.plan.backends.clone();
-        Field {
+        Network {
             lab,
             open: BTreeSet::new(),
             size,
             pool,
             down: BTreeSet::new(),
-            silent: BTreeSet::new(),
-            parts: BTreeMap::new(),
-            chance: fastrand::Rng::with_seed(seed),
+            unresponsive: BTreeSet::new(),
+            roles: BTreeMap::new(),
+            rng: fastrand::Rng::with_seed(seed),
         }
     }
 
-    /// Carries the events of one step out, in order; changes of the pool that follow one another become one.
+    /// Executes the events of one step in order. Consecutive changes of the pool become one.
     ///
     /// # Errors
-    /// When the lab does not do what it must. Events for directors that are left out do nothing.
+    /// When the lab does not react as it must. Events for directors that the lab does not have do nothing.
     pub fn step(&mut self, events: &[Event]) -> Result<(), Error> {
-        let mut untold = false;
-        let events: Vec<Event> = events.iter().map(|event| event.with_names(|part| self.by_part(part))).collect();
-        if let Some((part, _)) = self.parts.iter().find(|(_, name)| name.is_empty()) {
-            return Err(Error::failed(format!("finding the {part}"), "no backend serves what is under way"));
+        let mut pool_changed = false;
+        let events: Vec<Event> = events.iter().map(|event| event.resolve_roles(|role| self.resolve_role(role))).collect();
+        if let Some((role, _)) = self.roles.iter().find(|(_, name)| name.is_empty()) {
+            return Err(Error::failed(format!("finding the {role}"), "no backend serves what is under way"));
         }
         for event in &events {
-            if event.is_about_the_pool() {
+            if event.changes_pool() {
                 self.change_pool(event);
-                untold = true;
+                pool_changed = true;
                 continue;
             }
-            if std::mem::take(&mut untold) {
-                self.tell()?;
+            if std::mem::take(&mut pool_changed) {
+                self.publish_pool()?;
             }
-            self.carry_out(event)?;
+            self.execute(event)?;
         }
-        if untold { self.tell() } else { Ok(()) }
+        if pool_changed { self.publish_pool() } else { Ok(()) }
     }
 
-    fn carry_out(&mut self, event: &Event) -> Result<(), Error> {
+    fn execute(&mut self, event: &Event) -> Result<(), Error> {
         match event {
             Event::Kill(host) => self.kill(host),
             Event::Start(host) => self.start(host)?,
@@ -89,27 +90,27 @@ impl<'a> Field<'a> {
             }
             Event::Stop(host) => {
                 self.signal(host, Signal::SIGSTOP)?;
-                self.silent.insert(host.clone());
+                self.unresponsive.insert(host.clone());
             }
             Event::Cont(host) => {
                 self.signal(host, Signal::SIGCONT)?;
-                self.silent.remove(host);
+                self.unresponsive.remove(host);
             }
-            Event::Partition(host) => self.link(host, false)?,
-            Event::Deafen(host) => self.hears(host, false)?,
+            Event::Partition(host) => self.set_link_up(host, false)?,
+            Event::BlockReceive(host) => self.set_receiving(host, false)?,
             Event::Heal(host) => {
-                self.hears(host, true)?;
-                self.link(host, true)?;
+                self.set_receiving(host, true)?;
+                self.set_link_up(host, true)?;
             }
-            Event::Down(host) => self.announce(host, false)?,
-            Event::Up(host) => self.announce(host, true)?,
+            Event::Down(host) => self.set_route_announced(host, false)?,
+            Event::Up(host) => self.set_route_announced(host, true)?,
             Event::ReloadBroken(host) => {
                 if let Some(director) = self.director(host).and_then(|number| self.lab.directors.get(number)) {
                     director.reload("[director\nname = \"broken\"\n")?;
                 }
             }
             Event::Reshuffle => {
-                let key = std::array::from_fn(|_| self.chance.u8(..));
+                let key = std::array::from_fn(|_| self.rng.u8(..));
                 self.lab.router.reshuffle(key);
             }
             Event::Link(conditions) => {
@@ -119,27 +120,31 @@ impl<'a> Field<'a> {
             }
             Event::ChangeFile(hosts) => {
                 for number in hosts.iter().filter_map(|host| self.backend(host)) {
-                    self.lab.files.change(number).doing(|| "changing files".to_owned())?;
+                    self.lab.files.replace_files(number).with_context(|| "changing files".to_owned())?;
                 }
             }
-            Event::RollAll => self.roll_all()?,
+            Event::RollingRestart => self.rolling_restart()?,
             Event::Drain(_) | Event::Add(_) | Event::Remove(_) | Event::Weight(..) => self.change_pool(event),
         }
         Ok(())
     }
 
-    /// The name of the backend that plays this part, of [`super::script::BY_PART`]: it serves most transfers, and of several that do the one whose
-    /// transfers are further; no host's when there is none.
-    fn by_part(&mut self, part: &str) -> String {
-        if let Some(name) = self.parts.get(part) {
+    /// Returns the backend with this role of [`super::script::ROLES`]: the one that serves most transfers; of several, the one whose transfers are
+    /// further. Empty if there is none.
+    fn resolve_role(&mut self, role: &str) -> String {
+        if let Some(name) = self.roles.get(role) {
             return name.clone();
         }
-        let records = self.lab.router.link.as_ref().map(|link| link.ledger.records()).unwrap_or_default();
-        let least = usize::from(part == "heir");
-        let counts = |r: &&Record| r.takeovers() >= least && self.open.contains(&r.file);
-        let server = |r: &Record| self.lab.plan.sender(r.server).map(|b| b.name.as_str()).filter(|name| !self.silent.contains(*name));
-        let name = serves_most(records.iter().filter(counts).map(|r| (server(r), r.bytes)), self.size).unwrap_or_default().to_owned();
-        self.parts.insert(part.to_owned(), name.clone());
+        let records = self.lab.router.link.as_ref().map(|link| link.transfer_log.records()).unwrap_or_default();
+        let least = usize::from(role == "successor");
+        let counts = |r: &&TransferRecord| r.takeovers() >= least && self.open.contains(&r.file);
+        let server = |r: &TransferRecord| {
+            self.lab.plan.backend_by_ttl(r.server_ttl).map(|b| b.name.as_str()).filter(|name| !self.unresponsive.contains(*name))
+        };
+        let name = backend_with_most_transfers(records.iter().filter(counts).map(|r| (server(r), r.bytes)), self.size)
+            .unwrap_or_default()
+            .to_owned();
+        self.roles.insert(role.to_owned(), name.clone());
         name
     }
 
@@ -159,28 +164,29 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Tells directors what the pool is and who of it is down: here by a drain in their files, as an operator without health checks would do it. In
-    /// a lab without directors the router is told.
-    fn tell(&mut self) -> Result<(), Error> {
+    /// Gives directors the pool and its down backends: as drained backends in their files, as an operator without health checks would do it. In a lab
+    /// without directors the router gets them.
+    fn publish_pool(&mut self) -> Result<(), Error> {
         let members = self.members();
         if self.lab.plan.directors.is_empty() {
             let hops: Vec<IpAddr> = members.iter().filter(|b| !b.drain && b.weight > 0).map(|b| b.address).collect();
             return self.next_hops(&hops);
         }
-        if let Some(shared) = &self.lab.shared {
-            let generation = shared.tell(&self.lab.plan, &self.pool, &self.down)?;
-            let told: Vec<usize> = (0..self.lab.directors.len()).filter(|n| !self.silent.contains(&self.lab.directors[*n].name)).collect();
-            return told.into_iter().try_for_each(|number| self.wait_until(number, |now| now.as_u64() >= Some(generation)));
+        if let Some(cluster_store) = &self.lab.cluster_store {
+            let generation = cluster_store.write_pool(&self.lab.plan, &self.pool, &self.down)?;
+            let recipients: Vec<usize> =
+                (0..self.lab.directors.len()).filter(|n| !self.unresponsive.contains(&self.lab.directors[*n].name)).collect();
+            return recipients.into_iter().try_for_each(|number| self.wait_until(number, |now| now >= generation));
         }
         let mut waiting = Vec::new();
         for (number, director) in self.lab.directors.iter_mut().enumerate() {
-            if !self.silent.contains(&director.name) {
-                let before = director.status()?["generation"].clone();
+            if !self.unresponsive.contains(&director.name) {
+                let before = director.status()?.generation;
                 director.reload(&configuration(&self.lab.plan, number, self.lab.io, &director.socket, &members))?;
                 waiting.push((number, before));
             }
         }
-        waiting.into_iter().try_for_each(|(number, before)| self.wait_until(number, |now| *now != before))
+        waiting.into_iter().try_for_each(|(number, before)| self.wait_until(number, |now| now != before))
     }
 
     fn members(&self) -> Vec<Backend> {
@@ -188,22 +194,18 @@ impl<'a> Field<'a> {
         self.pool.iter().map(seen).collect()
     }
 
-    /// Waits until a director has a generation that is right.
-    fn wait_until(&mut self, number: usize, right: impl Fn(&Value) -> bool) -> Result<(), Error> {
+    /// Waits until a director has a generation that `right` accepts.
+    fn wait_until(&mut self, number: usize, right: impl Fn(u64) -> bool) -> Result<(), Error> {
         let director = &mut self.lab.directors[number];
-        let since = Instant::now();
-        while !right(&director.status()?["generation"]) {
-            if since.elapsed() > PATIENCE {
-                return Err(Error::failed(format!("reloading {}", director.name), format!("nothing changed in {} s", PATIENCE.as_secs())));
-            }
-            // The control socket has no call that waits for a generation.
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+        // The control socket has no call that waits for a generation.
+        wait_for(&format!("reloading {}", director.name), TIMEOUT, || {
+            let generation = director.status()?.generation;
+            Ok(if right(generation) { ControlFlow::Break(()) } else { ControlFlow::Continue(format!("its generation is {generation}")) })
+        })
     }
 
     /// Withdraws a director's route, or announces it again.
-    fn announce(&mut self, director: &str, up: bool) -> Result<(), Error> {
+    fn set_route_announced(&mut self, director: &str, up: bool) -> Result<(), Error> {
         if self.lab.plan.directors.is_empty() {
             return Ok(());
         }
@@ -217,7 +219,7 @@ impl<'a> Field<'a> {
         self.next_hops(&hops)
     }
 
-    /// The last one stays: a router that has lost every route would answer clients by ICMP, and no script is about that.
+    /// Sets the router's next hops. The last one stays: a router without a route would answer clients with ICMP, and no script tests that.
     fn next_hops(&self, hops: &[IpAddr]) -> Result<(), Error> {
         if hops.is_empty() { Ok(()) } else { self.lab.topology.set_next_hops(&self.lab.plan, hops) }
     }
@@ -228,7 +230,7 @@ impl<'a> Field<'a> {
             (_, Some(backend)) => self.lab.backends[backend].kill(),
             _ => return,
         }
-        self.silent.insert(host.to_owned());
+        self.unresponsive.insert(host.to_owned());
     }
 
     fn start(&mut self, host: &str) -> Result<(), Error> {
@@ -238,7 +240,7 @@ impl<'a> Field<'a> {
             (_, Some(backend)) => self.lab.start_backend(backend)?,
             _ => {}
         }
-        self.silent.remove(host);
+        self.unresponsive.remove(host);
         Ok(())
     }
 
@@ -250,43 +252,43 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Switches a host's port of the fabric.
-    fn link(&self, host: &str, up: bool) -> Result<(), Error> {
+    /// Sets the port of a host at the fabric up or down.
+    fn set_link_up(&self, host: &str, up: bool) -> Result<(), Error> {
         if self.director(host).is_none() && self.backend(host).is_none() {
             return Ok(());
         }
-        Netlink::within(&self.lab.topology.fabric, |n| n.up(host, up))
+        Netlink::in_namespace(&self.lab.topology.fabric, |n| n.set_up(host, up))
     }
 
-    /// Gives a backend another link-layer address than the one that all others know, which it tells nobody; or its own again.
-    fn hears(&self, host: &str, hears: bool) -> Result<(), Error> {
+    /// Gives a backend a link-layer address that no other host knows, so that it receives nothing; or its own again.
+    fn set_receiving(&self, host: &str, receiving: bool) -> Result<(), Error> {
         let Some(number) = self.backend(host) else { return Ok(()) };
         let (Some(backend), Some(namespace)) = (self.lab.plan.all_backends().nth(number), self.lab.topology.backends.get(number)) else {
             return Ok(());
         };
         let mut mac = backend.mac;
-        if !hears {
+        if !receiving {
             mac[1] ^= 0xff;
         }
-        // While its link is cut: a question of its own to the link, before it knows its neighbours again, would tell all the new address.
-        self.link(host, false)?;
-        // 8: it answers nobody who asks for its addresses.
-        namespace.sysctl("ipv4/conf/all/arp_ignore", if hears { "1" } else { "8" })?;
-        Netlink::within(namespace, |n| n.mac(INTERFACE, mac))?;
+        // The link is down meanwhile: an ARP request of the backend, before it has its neighbours again, would announce the new address.
+        self.set_link_up(host, false)?;
+        // 8: it answers no ARP request.
+        namespace.sysctl("ipv4/conf/all/arp_ignore", if receiving { "1" } else { "8" })?;
+        Netlink::in_namespace(namespace, |n| n.set_mac(INTERFACE, mac))?;
         // The kernel forgets an interface's neighbours when its address changes.
-        self.lab.topology.introduce(&self.lab.plan)?;
-        self.link(host, true)
+        self.lab.topology.add_static_neighbours(&self.lab.plan)?;
+        self.set_link_up(host, true)
     }
 
-    /// Every director and every backend is ended in good order and started again, with what directs packets to it told before and after.
-    fn roll_all(&mut self) -> Result<(), Error> {
+    /// Stops and starts every director and every backend, one at a time. Each is withdrawn before and announced after.
+    fn rolling_restart(&mut self) -> Result<(), Error> {
         for number in 0..self.lab.directors.len() {
             let name = self.lab.directors[number].name.clone();
-            self.announce(&name, false)?;
-            std::thread::sleep(SETTLE);
+            self.set_route_announced(&name, false)?;
+            std::thread::sleep(WITHDRAW_DELAY);
             self.lab.directors[number].stop()?;
             self.start(&name)?;
-            self.announce(&name, true)?;
+            self.set_route_announced(&name, true)?;
         }
         let names: Vec<String> = self.pool.iter().map(|b| b.name.clone()).collect();
         for name in names {
@@ -298,31 +300,31 @@ impl<'a> Field<'a> {
         Ok(())
     }
 
-    /// The processes that serve and direct, by host.
+    /// Returns the running directors and servers, by host.
     pub fn processes(&self) -> Vec<(String, u32)> {
-        let running = |host: &String| !self.silent.contains(host);
+        let running = |host: &String| !self.unresponsive.contains(host);
         let directors = self.lab.directors.iter().map(|d| (d.name.clone(), d.pid().as_raw().unsigned_abs()));
         let servers = self.lab.backends.iter().map(|b| (b.name.clone(), b.server.id()));
         directors.chain(servers).filter(|(host, _)| running(host)).collect()
     }
 
-    /// The place of a director.
+    /// Returns the index of a director.
     fn director(&self, host: &str) -> Option<usize> {
         self.lab.directors.iter().position(|d| d.name == host)
     }
 
-    /// The place of a backend.
+    /// Returns the index of a backend.
     fn backend(&self, host: &str) -> Option<usize> {
         self.lab.backends.iter().position(|b| b.name == host)
     }
 
-    /// Wakes who was stopped, and ends the directors that still run; what did not end as it must.
-    pub fn end(&mut self) -> Vec<Error> {
+    /// Continues stopped directors and ends all that still run. Returns the errors of those that did not end as they must.
+    pub fn stop(&mut self) -> Vec<Error> {
         let mut wrong = Vec::new();
         for director in &mut self.lab.directors {
             // A stopped process does not see a SIGTERM; one that was killed is gone.
             let _gone = director.signal(Signal::SIGCONT);
-            if !self.silent.contains(&director.name) {
+            if !self.unresponsive.contains(&director.name) {
                 wrong.extend(director.stop().err());
             }
         }
@@ -330,9 +332,9 @@ impl<'a> Field<'a> {
     }
 }
 
-/// The server of most of these transfers, given as server and bytes of `size`; of several that serve as many, the one whose transfers are further. What
-/// has 2 % to go at most does not count: a client tells late that it has all, and may have it before the event.
-fn serves_most<'a>(transfers: impl Iterator<Item = (Option<&'a str>, u64)>, size: u64) -> Option<&'a str> {
+/// Returns the server of most of these transfers, given as server and bytes of `size`; of several, the one whose transfers are further. A transfer with at
+/// most 2 % left does not count: its client may have all of it before the event.
+fn backend_with_most_transfers<'a>(transfers: impl Iterator<Item = (Option<&'a str>, u64)>, size: u64) -> Option<&'a str> {
     let mut serves: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
     for (server, bytes) in transfers.filter(|(_, bytes)| *bytes < size - size / 50) {
         if let Some(most) = server.map(|server| serves.entry(server).or_default()) {
@@ -348,11 +350,13 @@ mod tests {
 
     #[test]
     fn the_owner_serves_most_of_what_is_under_way_and_nothing_that_is_over() {
-        let most = |transfers: &[(&'static str, u64)]| serves_most(transfers.iter().map(|(server, bytes)| (Some(*server), *bytes)), 1000);
+        let most = |transfers: &[(&'static str, u64)]| {
+            backend_with_most_transfers(transfers.iter().map(|(server, bytes)| (Some(*server), *bytes)), 1000)
+        };
         assert_eq!(most(&[("t1", 10), ("t2", 900), ("t1", 20)]), Some("t1"));
         assert_eq!(most(&[("t1", 1000), ("t2", 775), ("t3", 770)]), Some("t2"), "t1 has nothing left to do");
         assert_eq!(most(&[("t1", 981), ("t1", 990), ("t2", 1)]), Some("t2"));
         assert_eq!(most(&[("t1", 1000)]), None);
-        assert_eq!(serves_most([(None, 10)].into_iter(), 1000), None, "nobody has answered yet, or who did is dead");
+        assert_eq!(backend_with_most_transfers([(None, 10)].into_iter(), 1000), None, "no server has answered yet, or it is dead");
     }
 }

@@ -11,7 +11,7 @@
 //! holds on to its namespace, and the lab must leave nothing behind, however it ends.
 
 use super::sys;
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use guideway_host::netlink::Netlink;
 use guideway_host::netns::Namespace;
 use netmap_rings::{BATCH, Events, Port, RxRing, TxRing};
@@ -29,32 +29,34 @@ pub const STACK: &str = "stack";
 /// The end of the link to the fabric.
 pub const WIRE: &str = "wire";
 /// Longest time until a switch that is no longer wanted ends.
-const TICK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The link of one director to the fabric, joined to its switch. Ends with this value.
 #[derive(Debug)]
-pub struct Joined {
+pub struct ValeLink {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<(), Error>>>,
 }
 
-impl Joined {
+impl ValeLink {
     /// Joins them on `host`, where [`WIRE`] and [`STACK`] are already.
     pub fn start(host: &Namespace) -> Result<Self, Error> {
         for interface in [WIRE, STACK] {
-            Netlink::within(host, |n| n.up(interface, true))?;
-            host.run(|| sys::segments_off(interface).doing(|| format!("switching off offloads of {interface} on {}", host.name())))?;
+            Netlink::in_namespace(host, |n| n.set_up(interface, true))?;
+            host.run(|| sys::segments_off(interface).with_context(|| format!("switching off offloads of {interface} on {}", host.name())))?;
         }
         let (wire, switch) = host.run(|| Ok((open(&format!("netmap:{WIRE}"))?, open(FABRIC)?)))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let body = move || join(wire, switch, &stopped).doing(|| "passing frames between the fabric and a VALE switch".to_owned());
+        let body = move || {
+            forward_frames(wire, switch, &stopped).with_context(|| "passing frames between the fabric and a VALE switch".to_owned())
+        };
         let thread = host.thread("switch", body)?;
-        Ok(Joined { stop, thread: Some(thread) })
+        Ok(ValeLink { stop, thread: Some(thread) })
     }
 }
 
-impl Drop for Joined {
+impl Drop for ValeLink {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(Ok(Err(error))) = self.thread.take().map(JoinHandle::join) {
@@ -64,21 +66,21 @@ impl Drop for Joined {
 }
 
 fn open(port: &str) -> Result<Port, Error> {
-    Port::open(port).doing(|| format!("opening {port}"))
+    Port::open(port).with_context(|| format!("opening {port}"))
 }
 
-fn join(mut wire: Port, mut switch: Port, stop: &AtomicBool) -> std::io::Result<()> {
+fn forward_frames(mut wire: Port, mut switch: Port, stop: &AtomicBool) -> std::io::Result<()> {
     while !stop.load(Ordering::Relaxed) {
-        Port::wait(&[&wire, &switch], Events::Receive, TICK)?;
+        Port::wait(&[&wire, &switch], Events::Receive, POLL_INTERVAL)?;
         let (wire, switch) = (wire.rings(), switch.rings());
-        carry(&mut wire.rx[0], &mut switch.tx[0])?;
-        carry(&mut switch.rx[0], &mut wire.tx[0])?;
+        copy_frames(&mut wire.rx[0], &mut switch.tx[0])?;
+        copy_frames(&mut switch.rx[0], &mut wire.tx[0])?;
     }
     Ok(())
 }
 
 /// Copies, for the two have memory of their own. What finds no room is lost, as on any full switch.
-fn carry(from: &mut RxRing, to: &mut TxRing) -> std::io::Result<()> {
+fn copy_frames(from: &mut RxRing, to: &mut TxRing) -> std::io::Result<()> {
     loop {
         let mut batch = from.batch(BATCH)?;
         for frame in 0..batch.len() {

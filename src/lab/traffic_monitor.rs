@@ -3,7 +3,7 @@
 //! Counting on the wire is true for every kind of server and of decapsulation, and each transfer of the lab asks for a name of its own.
 
 use super::sys;
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use guideway_host::netlink::Netlink;
 use guideway_host::netns::Namespace;
 use guideway_packet::wire::flow as packet;
@@ -15,47 +15,47 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// For each file name asked for, the backend that the request reached last.
+/// For each requested file name, the backend that the last request reached.
 #[derive(Clone, Debug, Default)]
-pub struct Served(Arc<Mutex<HashMap<String, String>>>);
+pub struct TrafficMonitor(Arc<Mutex<HashMap<String, String>>>);
 
-impl Served {
+impl TrafficMonitor {
     /// The backend that the last request for `file` reached.
-    pub fn by(&self, file: &str) -> Option<String> {
+    pub fn backend_of(&self, file: &str) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned()
     }
 
-    /// How many names were asked of `backend`.
-    pub fn count(&self, backend: &str) -> u64 {
+    /// Returns how many names were requested from `backend`.
+    pub fn requests_to(&self, backend: &str) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|b| *b == backend).count() as u64
     }
 
-    fn saw(&self, file: String, backend: &str) {
+    fn record(&self, file: String, backend: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(file, backend.to_owned());
     }
 }
 
 /// Watches the interfaces of `fabric` that carry these names of backends.
-pub fn watch(fabric: &Namespace, backends: Vec<String>, ipv6: bool) -> Result<Served, Error> {
-    let served = Served::default();
-    let seen = served.clone();
+pub fn watch(fabric: &Namespace, backends: Vec<String>, ipv6: bool) -> Result<TrafficMonitor, Error> {
+    let monitor = TrafficMonitor::default();
+    let recorder = monitor.clone();
     let sockets = fabric.run(|| {
         let netlink = Netlink::open()?;
         let open = |name: &String| {
-            let socket = sys::packet_socket(netlink.index(name)?).doing(|| format!("watching the port of {name}"))?;
-            socket.attach_filter(&request_sized(ipv6)).doing(|| "filtering a socket".to_owned())?;
-            socket.set_nonblocking(true).doing(|| "setting up a socket".to_owned())?;
+            let socket = sys::packet_socket(netlink.index(name)?).with_context(|| format!("watching the port of {name}"))?;
+            socket.attach_filter(&request_size_filter(ipv6)).with_context(|| "filtering a socket".to_owned())?;
+            socket.set_nonblocking(true).with_context(|| "setting up a socket".to_owned())?;
             Ok((name.clone(), socket))
         };
         backends.iter().map(open).collect::<Result<Vec<(String, Socket)>, Error>>()
     })?;
-    fabric.thread("witness", move || watch_all(sockets, &seen))?;
-    Ok(served)
+    fabric.thread("traffic-monitor", move || monitor_loop(sockets, &recorder))?;
+    Ok(monitor)
 }
 
 /// Lets through frames that are longer than an acknowledgement in GRE and no longer than any request (RFC 2347: 512 bytes), because
 /// a copy of every DATA would cost as much as the transfer. Opcodes as in linux/bpf_common.h: load the length, compare, return.
-fn request_sized(ipv6: bool) -> [SockFilter; 5] {
+fn request_size_filter(ipv6: bool) -> [SockFilter; 5] {
     let ip = if ipv6 { 40 } else { 20 };
     let headers = 14 + ip + 4 + ip + 8;
     [
@@ -67,18 +67,18 @@ fn request_sized(ipv6: bool) -> [SockFilter; 5] {
     ]
 }
 
-fn watch_all(mut sockets: Vec<(String, Socket)>, served: &Served) -> Result<(), Error> {
+fn monitor_loop(mut sockets: Vec<(String, Socket)>, monitor: &TrafficMonitor) -> Result<(), Error> {
     let mut buffer = vec![0u8; 2048];
     loop {
         let ready: Vec<bool> = {
             let mut fds: Vec<PollFd<'_>> = sockets.iter().map(|(_, s)| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
-            poll(&mut fds, PollTimeout::NONE).doing(|| "waiting for requests".to_owned())?;
+            poll(&mut fds, PollTimeout::NONE).with_context(|| "waiting for requests".to_owned())?;
             fds.iter().map(|fd| fd.any().unwrap_or(false)).collect()
         };
         for (name, socket) in sockets.iter_mut().zip(ready).filter(|(_, ready)| *ready).map(|(s, _)| s) {
             while let Ok(length) = socket.read(&mut buffer) {
                 if let Some(file) = request_in_frame(&buffer[..length]) {
-                    served.saw(file, name);
+                    monitor.record(file, name);
                 }
             }
         }
