@@ -1,9 +1,10 @@
 //! `guideway backends`: the backends of a running director, their state and share.
 
-use super::common::{columns, failed, part, plain, query, result};
-use super::running::DirectorArgs;
+use super::common::{encode_component, failed, print_result, query};
+use super::print::{columns, json};
+use super::target::DirectorArgs;
+use guideway_api::backend::{BackendStatus, Backends};
 use guideway_daemon::client::Client;
-use serde_json::{Value, json};
 
 /// Show the backends of a running director: state, weight, share of new flows, what still runs on those that are drained
 #[derive(Debug, clap::Args)]
@@ -32,7 +33,7 @@ pub fn run(args: &Args) -> u8 {
         Ok(all) => all,
         Err(why) => return failed(&why),
     };
-    let found: Vec<Value> = match &args.name {
+    let found = match &args.name {
         Some(name) => match named(&found, name) {
             Ok(found) => found,
             Err(why) => return failed(&why),
@@ -40,57 +41,59 @@ pub fn run(args: &Args) -> u8 {
         None => found,
     };
     if args.json {
-        return result(&format!("{:#}", json!({"backends": found})));
+        return print_result(&json(&Backends { backends: found }));
     }
-    result(&table(&found))
+    print_result(&table(&found))
 }
 
-/// The backends, of one pool or all.
-pub(super) fn all(client: &Client, pool: Option<&str>) -> Result<Vec<Value>, String> {
+/// Returns the backends of one pool or of all.
+pub(super) fn all(client: &Client, pool: Option<&str>) -> Result<Vec<BackendStatus>, String> {
     let path = pool.map_or_else(|| "/v1/backends".to_owned(), |pool| format!("/v1/backends?{}", query(&[("pool", pool)])));
-    let document = client.get(&path).map_err(|error| error.to_string())?;
-    Ok(document["backends"].as_array().cloned().unwrap_or_default())
+    client.get::<Backends>(&path).map(|document| document.backends).map_err(|error| error.to_string())
 }
 
-/// Those of a name.
-fn named(all: &[Value], name: &str) -> Result<Vec<Value>, String> {
-    let found: Vec<Value> = all.iter().filter(|backend| backend["name"] == name).cloned().collect();
+/// Returns the backends with this name.
+fn named(all: &[BackendStatus], name: &str) -> Result<Vec<BackendStatus>, String> {
+    let found: Vec<BackendStatus> = all.iter().filter(|backend| backend.name == name).cloned().collect();
     if found.is_empty() {
-        let known = all.iter().filter_map(|backend| backend["name"].as_str());
+        let known = all.iter().map(|backend| backend.name.as_str());
         return Err(format!("there is no backend {name}{}", guideway_config::text::did_you_mean(name, known)));
     }
     Ok(found)
 }
 
-/// The path of the one backend that is meant: a name that several pools have needs the pool.
+/// Returns the path of a backend. A name that several pools have needs the pool.
 pub(super) fn path(client: &Client, name: &str, pool: Option<&str>) -> Result<String, String> {
     let found = named(&all(client, pool)?, name)?;
-    let mut pools: Vec<&str> = found.iter().filter_map(|backend| backend["pool"].as_str()).collect();
+    let mut pools: Vec<&str> = found.iter().map(|backend| backend.pool.as_str()).collect();
     pools.dedup();
     match pools.as_slice() {
-        [pool] => Ok(format!("/v1/pools/{}/backends/{}", part(pool), part(name))),
+        [pool] => Ok(format!("/v1/pools/{}/backends/{}", encode_component(pool), encode_component(name))),
         several => Err(format!("several pools have a backend {name}; say which by --pool: {}", several.join(", "))),
     }
 }
 
-fn table(backends: &[Value]) -> String {
-    let head = ["backend", "pool", "address", "weight", "state", "share", "running", "neighbour"].map(str::to_owned);
-    let mut rows = vec![head];
-    let percent = |share: &Value| share.as_f64().map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share));
+fn table(backends: &[BackendStatus]) -> String {
+    let mut rows = vec![["backend", "pool", "address", "weight", "state", "share", "running", "neighbour"].map(str::to_owned)];
     rows.extend(backends.iter().map(|backend| {
-        let text = |key: &str| plain(&backend[key]);
-        let running = backend["running"].as_u64().map_or_else(|| "-".to_owned(), |running| running.to_string());
-        let share = percent(&backend["share"]);
-        [text("name"), text("pool"), text("address"), text("weight"), text("state"), share, running, text("neighbour")]
+        [
+            backend.name.clone(),
+            backend.pool.clone(),
+            backend.address.to_string(),
+            backend.weight.to_string(),
+            backend.state.to_string(),
+            backend.share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share)),
+            backend.running.map_or_else(|| "-".to_owned(), |running| running.to_string()),
+            backend.neighbour.clone().unwrap_or_default(),
+        ]
     }));
-    let mut out = columns(&rows);
+    let mut out = columns(&rows, &[]);
     for backend in backends {
-        let name = plain(&backend["name"]);
-        if let Some(why) = backend["unresolved_because"].as_str() {
-            out.push_str(&format!("{name} is unresolved: {why}\n"));
+        if let Some(why) = &backend.unresolved_because {
+            out.push_str(&format!("{} is unresolved: {why}\n", backend.name));
         }
-        if let Some(why) = backend["health"]["why"].as_str() {
-            out.push_str(&format!("{name} is {}: {why}\n", plain(&backend["health"]["state"])));
+        if let Some(health) = &backend.health {
+            out.push_str(&format!("{} is {}: {}\n", backend.name, health.state, health.why));
         }
     }
     out
@@ -99,14 +102,16 @@ fn table(backends: &[Value]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn the_table_shows_share_and_what_still_runs() {
-        let backends = [
-            json!({"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "share": 0.5, "running": null, "neighbour": "x"}),
-            json!({"name": "t2", "pool": "boot", "address": "10.0.2.22", "weight": 100, "state": "down", "share": 0.0, "running": 3,
-                   "neighbour": "x", "health": {"state": "down", "why": "silent"}}),
-        ];
+        let Backends { backends } = serde_json::from_value(json!({"backends": [
+            {"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "share": 0.5, "running": null, "neighbour": "x"},
+            {"name": "t2", "pool": "boot", "address": "10.0.2.22", "weight": 100, "state": "down", "share": 0.0, "running": 3,
+             "neighbour": "x", "health": {"state": "down", "since": 0, "why": "silent"}},
+        ]}))
+        .unwrap();
         let shown = table(&backends);
         let words: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(words[1], ["t1", "boot", "10.0.2.21", "100", "active", "50.0", "%", "-", "x"]);

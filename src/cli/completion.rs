@@ -1,4 +1,4 @@
-//! `guideway completion`: what a shell needs to complete our commands.
+//! `guideway completion`: the script by which a shell completes our commands.
 
 use super::DONE;
 use super::common::failed;
@@ -19,7 +19,7 @@ pub fn run(args: &Args, cli: &mut clap::Command) -> u8 {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, cli, "guideway", &mut script);
     match std::io::stdout().lock().write_all(&script) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => failed(&format!("standard output cannot be written: {error}")),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => failed(&format!("cannot write to standard output: {error}")),
         _ => DONE,
     }
 }

@@ -1,4 +1,4 @@
-//! `guideway director`: the daemon.
+//! `guideway director`: the director daemon.
 
 use super::{DONE, logging, print};
 use guideway_director::{self as director, Error};
@@ -7,10 +7,9 @@ use std::path::PathBuf;
 /// Run a director: take packets for the VIPs and forward them to backends
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "SIGHUP reads the configuration again; a bad one is refused and changes nothing. SIGTERM and SIGINT end the director; one that \
-    announces VIPs withdraws them first and forwards on for `linger`, and a second signal ends it at once.\n\n\
-    io `netmap` needs netmap's kernel module and the interface's offloads off (it says how), and write access to /dev/netmap.\n\n\
-    Instead of root these capabilities do: CAP_NET_RAW for af_packet; CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF for af_xdp, with CAP_IPC_LOCK or \
+    after_help = "SIGHUP reloads the configuration; an invalid one is refused and changes nothing. SIGTERM and SIGINT end the director. A director that announces VIPs withdraws them first and forwards for `linger`; a second signal ends it at once.\n\n\
+    io `netmap` needs netmap's kernel module, the interface's offloads off (the error says how), and write access to /dev/netmap.\n\n\
+    Root is not needed with these capabilities: CAP_NET_RAW for af_packet; CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF for af_xdp, with CAP_IPC_LOCK or \
     `ulimit -l unlimited` for its memory; CAP_NET_ADMIN and /dev/net/tun for [announce]. The control socket's directory must be writable.\n\n\
     Example:\n  guideway director --config /etc/guideway/director.toml"
 )]

@@ -1,20 +1,22 @@
-//! `guideway drain` and `undrain`: a backend gets no new requests, and what runs there goes on to its end.
+//! `guideway drain` and `undrain`: a backend gets no new requests, and its running transfers continue to their end.
 
-use super::common::{bad, failed, query, result};
-use super::plan::carry_out;
-use super::set::How;
+use super::common::{failed, print_result, query, usage_error};
+use super::plan::plan_and_apply;
+use super::set::ChangeArgs;
 use super::{DONE, FAILED, backends, print};
+use guideway_api::backend::BackendStatus;
+use guideway_api::transfers::Transfers;
 use guideway_config::duration;
 use guideway_daemon::client::Client;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// How often the directors are asked what still runs.
-const ASK: Duration = Duration::from_millis(250);
+/// Time between two questions to the directors.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Give a backend no new requests; with --wait, return when the last of its transfers has ended
 ///
-/// Directors do not see how a transfer ends, only that its packets cease: it has ended when it was silent for --quiet. With several --socket or --url the
+/// Directors do not see how a transfer ends, only that its packets cease: it has ended when it was silent for --idle-timeout. With several --socket or --url the
 /// first is told to drain (or all, where each has its own store), and --wait asks them all.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -36,9 +38,9 @@ pub struct Args {
     timeout: Option<Duration>,
     /// A transfer that was silent for so long has ended; more than the longest time after which a client repeats
     #[arg(long, value_name = "TIME", requires = "wait", default_value = "10s", value_parser = time)]
-    quiet: Duration,
+    idle_timeout: Duration,
     #[command(flatten)]
-    how: How,
+    change: ChangeArgs,
 }
 
 /// Give a drained backend new requests again
@@ -52,7 +54,7 @@ pub struct UndrainArgs {
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,
     #[command(flatten)]
-    how: How,
+    change: ChangeArgs,
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -61,7 +63,7 @@ fn time(text: &str) -> Result<Duration, String> {
 
 /// Runs `guideway drain`.
 pub fn run(args: &Args) -> u8 {
-    let (clients, path) = match each(&args.name, args.pool.as_deref(), &args.how, "drain") {
+    let (clients, path) = match drain_each(&args.name, args.pool.as_deref(), &args.change, "drain") {
         Ok(done) => done,
         Err(code) => return code,
     };
@@ -70,60 +72,61 @@ pub fn run(args: &Args) -> u8 {
 
 /// Runs `guideway undrain`.
 pub fn undrain(args: &UndrainArgs) -> u8 {
-    each(&args.name, args.pool.as_deref(), &args.how, "undrain").err().unwrap_or(DONE)
+    drain_each(&args.name, args.pool.as_deref(), &args.change, "undrain").err().unwrap_or(DONE)
 }
 
-/// Drains or undrains at every director that does not know it yet.
-fn each(name: &str, pool: Option<&str>, how: &How, verb: &str) -> Result<(Vec<Client>, String), u8> {
-    let clients = how.director.clients()?;
-    let Some(first) = clients.first() else { return Err(bad("no director is named")) };
+/// Drains or undrains at every director that does not have the change yet.
+fn drain_each(name: &str, pool: Option<&str>, change: &ChangeArgs, action: &str) -> Result<(Vec<Client>, String), u8> {
+    let clients = change.director.clients()?;
+    let Some(first) = clients.first() else { return Err(usage_error("no director is named")) };
     let path = backends::path(first, name, pool).map_err(|why| failed(&why))?;
     for (at, client) in clients.iter().enumerate() {
-        // Those that share a store have the change from the first.
-        let has_it = || client.get(&path).is_ok_and(|backend| backend["drain"] == (verb == "drain"));
-        if at == 0 || (!how.dry_run && !has_it()) {
-            carry_out(client, "POST", &format!("{path}/{verb}"), None, how.dry_run, how.json)?;
+        // Directors with a shared store have the change from the first one.
+        let drained = Some(action == "drain");
+        let already_changed = || client.get::<BackendStatus>(&path).is_ok_and(|backend| backend.drain == drained);
+        if at == 0 || (!change.dry_run && !already_changed()) {
+            plan_and_apply(client, "POST", &format!("{path}/{action}"), None, change.dry_run, change.json)?;
         }
     }
     Ok((clients, path))
 }
 
 fn wait(args: &Args, clients: &[Client], path: &str) -> u8 {
-    let path = format!("{path}/transfers?{}", query(&[("quiet", &duration::human(args.quiet))]));
+    let path = format!("{path}/transfers?{}", query(&[("idle_timeout", &duration::human(args.idle_timeout))]));
     let (started, mut shown) = (Instant::now(), None);
     loop {
         let mut running = 0;
         let mut ended = true;
         for client in clients {
-            match client.get(&path) {
-                Ok(transfers) if transfers["draining_seconds"].is_null() => {
-                    return failed(&format!("{} is not drained any more at {}", args.name, client.at()));
+            match client.get::<Transfers>(&path) {
+                Ok(transfers) if transfers.draining_seconds.is_none() => {
+                    return failed(&format!("{} is not drained any more at {}", args.name, client.endpoint()));
                 }
                 Ok(transfers) => {
-                    running += transfers["running"].as_u64().unwrap_or(0);
-                    ended &= transfers["ended"] == true;
+                    running += transfers.running;
+                    ended &= transfers.ended;
                 }
                 Err(error) => return failed(&error.to_string()),
             }
         }
         let seconds = started.elapsed().as_secs_f64();
-        if shown != Some(running) && !args.how.json && !print::line(line(running, seconds)) {
+        if shown != Some(running) && !args.change.json && !print::line(progress_text(running, seconds)) {
             return failed("standard output cannot be written; the backend is drained");
         }
         shown = Some(running);
         if ended {
-            return result(&end(&args.name, seconds, args.how.json));
+            return print_result(&finished_text(&args.name, seconds, args.change.json));
         }
         if let Some(timeout) = args.timeout.filter(|timeout| started.elapsed() >= *timeout) {
             let waited = duration::human(timeout);
             print::error(format_args!("guideway: {running} still run on {} after {waited}; it stays drained", args.name));
             return FAILED;
         }
-        std::thread::sleep(ASK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-fn line(running: u64, seconds: f64) -> String {
+fn progress_text(running: usize, seconds: f64) -> String {
     match running {
         0 => format!("{seconds:6.1} s  none seen; waiting until it was quiet for long enough"),
         1 => format!("{seconds:6.1} s  1 transfer runs"),
@@ -131,7 +134,18 @@ fn line(running: u64, seconds: f64) -> String {
     }
 }
 
-fn end(name: &str, seconds: f64, as_json: bool) -> String {
-    let document: Value = json!({"backend": name, "running": 0, "seconds": seconds});
-    if as_json { format!("{document:#}") } else { format!("{seconds:6.1} s  nothing runs on {name} any more: it can be stopped") }
+/// The JSON that `--wait` ends with.
+#[derive(Serialize)]
+struct Finished<'n> {
+    backend: &'n str,
+    running: usize,
+    seconds: f64,
+}
+
+fn finished_text(backend: &str, seconds: f64, as_json: bool) -> String {
+    if as_json {
+        print::json(&Finished { backend, running: 0, seconds })
+    } else {
+        format!("{seconds:6.1} s  nothing runs on {backend} any more: it can be stopped")
+    }
 }

@@ -1,9 +1,10 @@
-//! `guideway events`: what happens at a director, as it happens.
+//! `guideway events`: follows the events of a director.
 
-use super::common::{columns, failed, plain};
-use super::running::DirectorArgs;
+use super::common::failed;
+use super::target::DirectorArgs;
 use super::{DONE, print};
-use serde_json::Value;
+use guideway_api::event::{Changes, EventData, NeighbourChange, StateChange, StreamMessage};
+use std::fmt::Display;
 
 /// Follow what happens at a running director: backends that come, go, drain, fall and rise; reloads, neighbours, the store
 #[derive(Debug, clap::Args)]
@@ -30,69 +31,95 @@ pub fn run(args: &Args) -> u8 {
         Err(code) => return code,
     };
     let path = args.since.map_or_else(|| "/v1/events".to_owned(), |since| format!("/v1/events?since={since}"));
-    let (mut left, mut heard) = (args.count.unwrap_or(u64::MAX), true);
+    let (mut left, mut printed) = (args.count.unwrap_or(u64::MAX), true);
     let followed = client.follow(&path, |line| {
-        let Some(event) = line.strip_prefix("data:").and_then(|data| serde_json::from_str::<Value>(data).ok()) else { return true };
-        heard = print::line(if args.json { event.to_string() } else { text(&event).trim_end().to_owned() });
+        let Some(data) = line.strip_prefix("data:").map(str::trim) else { return true };
+        let shown = match serde_json::from_str::<StreamMessage>(data) {
+            Ok(message) if !args.json => text(&message).trim_end().to_owned(),
+            // Events of another version are shown as they are.
+            _ => data.to_owned(),
+        };
+        printed = print::line(shown);
         left -= 1;
-        left > 0 && heard
+        left > 0 && printed
     });
     match followed {
-        Ok(()) if heard => DONE,
+        Ok(()) if printed => DONE,
         Ok(()) => failed("standard output cannot be written"),
         Err(error) => failed(&error.to_string()),
     }
 }
 
-/// An event for people.
-fn text(event: &Value) -> String {
-    if event["why"].is_string() && event["data"].is_null() {
-        return format!("{}: {}\n", plain(&event["event"]), plain(&event["why"]));
-    }
-    let data = &event["data"];
-    let head = format!("{}  {}  generation {}", plain(&event["id"]), plain(&event["event"]), event["generation"]);
-    let whom = if data["backend"].is_string() { format!(": {}/{}", plain(&data["pool"]), plain(&data["backend"])) } else { String::new() };
-    let why = data["why"].as_str().map(|why| format!("  {why}\n")).unwrap_or_default();
-    let accepted = match data["accepted"].as_bool() {
-        Some(true) => ": taken over",
-        Some(false) => ": refused",
-        None => "",
+/// Formats a message of the stream.
+fn text(message: &StreamMessage) -> String {
+    let event = match message {
+        StreamMessage::Event(event) => event,
+        StreamMessage::Lost(lost) => return format!("{}: {}\n", lost.event.name(), lost.why),
     };
-    let rows: Vec<[String; 3]> = data["changes"].as_array().into_iter().flatten().map(row).collect();
-    let more = data["more"].as_u64().filter(|more| *more > 0).map(|more| format!("  and {more} more\n")).unwrap_or_default();
-    format!("{head}{accepted}{whom}\n{why}{}{more}", columns(&rows))
+    let (more, details) = match &event.data {
+        EventData::StateChanged(changes) => (String::new(), listed(changes, state_row)),
+        EventData::Neighbours(changes) => (String::new(), listed(changes, neighbour_row)),
+        EventData::StateRejected(rejected) => (String::new(), rejected.why.clone()),
+        EventData::StoreUnavailable(store) => (String::new(), store.why.clone()),
+        EventData::StoreAvailable(_) => (String::new(), String::new()),
+        EventData::Reload(reload) => {
+            let outcome = if reload.accepted { ": accepted" } else { ": refused" };
+            (outcome.to_owned(), reload.why.clone().unwrap_or_default())
+        }
+        EventData::Suspected(suspected) => (format!(": {}/{}", suspected.pool, suspected.backend), suspected.why.clone()),
+    };
+    let head = format!("{}  {}  generation {}{more}", event.id, event.data.name(), event.generation);
+    format!("{head}\n{}", print::indented(&details))
 }
 
-fn row(change: &Value) -> [String; 3] {
-    let what = if change["backend"].is_string() {
-        format!("{}/{}", plain(&change["pool"]), plain(&change["backend"]))
-    } else if change["vip"].is_string() {
-        format!("{} {}", plain(&change["vip"]), plain(&change["service"]))
-    } else {
-        plain(&change["address"])
-    };
-    let more = ["state", "neighbour", "why"].iter().map(|key| plain(&change[*key])).find(|text| !text.is_empty());
-    [format!("  {}", plain(&change["change"])), what, more.unwrap_or_default()]
+fn listed<T>(changes: &Changes<T>, row: fn(&T) -> [String; 3]) -> String {
+    let mut text = print::columns(changes.changes.iter().map(row), &[]);
+    if changes.more > 0 {
+        text.push_str(&format!("and {} more\n", changes.more));
+    }
+    text
+}
+
+fn state_row(change: &StateChange) -> [String; 3] {
+    match change {
+        StateChange::Backend(changed) => {
+            let state = changed.state.map(|state| state.to_string()).unwrap_or_default();
+            [changed.change.name().to_owned(), format!("{}/{}", changed.pool, changed.backend), state]
+        }
+        StateChange::Vip(changed) => [changed.change.name().to_owned(), format!("{} {}", changed.vip, changed.service), String::new()],
+    }
+}
+
+fn neighbour_row(change: &NeighbourChange) -> [String; 3] {
+    let row = |change: &str, address: &dyn Display, more: &str| [change.to_owned(), address.to_string(), more.to_owned()];
+    match change {
+        NeighbourChange::Resolved { address, neighbour } => row("resolved", address, neighbour),
+        NeighbourChange::Lost { address, why } => row("lost", address, why),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn an_event_is_a_line_and_a_line_for_each_change() {
-        let event = json!({"id": 7, "time": 1.5, "generation": 3, "event": "set_changed", "data": {"changes": [
+        let text = |message: Value| text(&serde_json::from_value(message).unwrap());
+        let shown = text(json!({"id": 7, "time": 1.5, "generation": 3, "event": "state_changed", "data": {"changes": [
             {"change": "backend_drained", "pool": "boot", "backend": "t1", "address": "10.0.2.21", "weight": 100, "state": "drained"},
             {"change": "vip_paused", "vip": "192.0.2.69", "service": "tftp", "pool": "boot", "paused": true},
-        ], "more": 2}});
-        let shown = text(&event);
+        ], "more": 2}}));
         let lines: Vec<&str> = shown.lines().collect();
-        assert_eq!(lines[0], "7  set_changed  generation 3");
+        assert_eq!(lines[0], "7  state_changed  generation 3");
         assert_eq!(lines[1], "  backend_drained  boot/t1          drained");
         assert_eq!(lines[3], "  and 2 more");
-        let suspected = json!({"id": 8, "generation": 3, "event": "suspected", "data": {"pool": "boot", "backend": "t1", "why": "mute"}});
-        assert_eq!(text(&suspected), "8  suspected  generation 3: boot/t1\n  mute\n");
-        assert_eq!(text(&json!({"event": "cut_off", "why": "too slow"})), "cut_off: too slow\n");
+        let suspected =
+            json!({"id": 8, "time": 2.0, "generation": 3, "event": "suspected", "data": {"pool": "boot", "backend": "t1", "why": "mute"}});
+        assert_eq!(text(suspected), "8  suspected  generation 3: boot/t1\n  mute\n");
+        let lost = json!({"id": 9, "time": 2.0, "generation": 3, "event": "neighbours", "data": {"changes": [
+            {"change": "lost", "address": "10.0.2.21", "why": "no answer"}], "more": 0}});
+        assert_eq!(text(lost), "9  neighbours  generation 3\n  lost  10.0.2.21  no answer\n");
+        assert_eq!(text(json!({"event": "cut_off", "after": 1, "oldest": 2, "why": "too slow"})), "cut_off: too slow\n");
     }
 }

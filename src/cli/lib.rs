@@ -1,6 +1,6 @@
-//! The commands of the one program. Each is a file: its arguments, and a function that runs it and gives the exit code.
+//! The commands of the program. Each is a file with its arguments and a function that runs it and returns the exit code.
 //!
-//! Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
+//! Exit codes: 0 success, 1 failure, 2 bad usage or configuration.
 
 mod backends;
 mod check;
@@ -10,35 +10,39 @@ mod decap;
 mod director;
 mod drain;
 mod events;
+mod exit;
 mod explain;
+#[cfg(test)]
+mod fixture;
 mod health;
+mod help;
 mod logging;
+mod man;
 mod plan;
 mod print;
+mod reference;
 mod replay;
-mod running;
 mod set;
 mod status;
 mod store;
 mod table;
-#[cfg(test)]
-mod testing;
+mod target;
 mod tftp;
 mod tftpd;
+
+pub use exit::{BAD_USAGE, DONE, FAILED};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Done.
-pub const DONE: u8 = 0;
-/// Failed.
-pub const FAILED: u8 = 1;
-/// Bad usage or configuration.
-pub const BAD_USAGE: u8 = 2;
-
 /// A Maglev load balancer for TFTP and other UDP fleets
 #[derive(Debug, Parser)]
-#[command(name = "guideway", version, after_help = "Example:\n  guideway check --config /etc/guideway/director.toml")]
+#[command(
+    name = "guideway",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Examples:\n  guideway check --config /etc/guideway/director.toml\n  guideway help config director"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -61,8 +65,15 @@ enum Command {
     Table(table::Args),
     Store(store::Args),
     Completion(completion::Args),
+    Help(help::Args),
+    Man(man::Args),
     Tftp(tftp::Args),
     Decap(decap::DecapArgs),
+}
+
+/// The program's commands and flags, for those who document or check them.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program with the arguments of the process.
@@ -82,7 +93,9 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Table(args) => table::run(&args),
         Command::Store(args) => store::run(&args),
-        Command::Completion(args) => completion::run(&args, &mut Cli::command()),
+        Command::Completion(args) => completion::run(&args, &mut command()),
+        Command::Help(args) => help::run(&args, command()),
+        Command::Man(args) => man::run(&args, command()),
         Command::Tftp(args) => tftp::run(&args),
         Command::Decap(args) => decap::main(&args),
     };
@@ -94,13 +107,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commands_are_consistent_and_every_help_ends_with_an_example() {
+    fn commands_are_consistent_and_every_help_ends_with_an_example() {
         let mut cli = Cli::command();
         cli.build();
         cli.clone().debug_assert();
-        // clap's own `help` repeats them all.
+        // clap's own `help` below a command repeats all of them.
         let real = |c: &&clap::Command| c.get_name() != "help";
-        let below = cli.get_subcommands().filter(real).flat_map(|c| c.get_subcommands().filter(real).chain([c]));
+        let below = cli.get_subcommands().flat_map(|c| c.get_subcommands().filter(real).chain([c]));
         for command in below.chain([&cli]) {
             let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let last = after.rsplit("\n\n").next().unwrap_or_default();

@@ -1,17 +1,17 @@
-//! How the daemons log: the options, and setting it up.
+//! Logging of the daemons: the options and the setup.
 
 use super::print;
 use clap::ValueEnum;
 use std::io::{IsTerminal, stderr};
 use tracing_subscriber::EnvFilter;
 
-/// Options of every daemon.
+/// Logging options of every daemon.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogArgs {
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, value_enum, default_value = "human")]
     log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a filter like `guideway_control=debug`; default: RUST_LOG, else info
+    /// Levels to log: error, warn, info, debug, trace, or a filter such as `guideway_control=debug`; default: RUST_LOG, otherwise info
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -22,17 +22,17 @@ enum LogFormat {
     Json,
 }
 
-/// The filter that `text` asks for. A word that is no level is one mistyped, not the name of a part of the program: as that it would silence all others.
+/// Parses a filter. A word that is not a level is a mistyped level, not a module name: as such it would hide all other messages.
 fn filter(text: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let known = |part: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
     if let Some(part) = text.split(',').find(|part| !part.contains(['=', '[']) && !known(part.trim())) {
-        return Err(format!("{part:?} is no level"));
+        return Err(format!("{part:?} is not a level"));
     }
     EnvFilter::try_new(text).map_err(|e| e.to_string())
 }
 
-/// Sets logging up; says why not and gives the exit code when the options are wrong.
+/// Sets up logging; reports invalid options and returns the exit code.
 pub fn start(args: &LogArgs) -> Result<(), u8> {
     let set = || -> Result<(), String> {
         let filter = match &args.log_level {

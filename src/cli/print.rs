@@ -1,5 +1,7 @@
 //! Printing that survives a reader who has gone (`guideway status | head -1`).
 
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
@@ -7,7 +9,7 @@ use std::io::{ErrorKind, Write};
 pub fn line(text: impl Display) -> bool {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
-    written.is_ok_or_gone()
+    written.is_ok_or_broken_pipe()
 }
 
 /// Prints a line to stderr. When that fails there is nobody left to tell.
@@ -15,12 +17,59 @@ pub fn error(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-trait OkOrGone {
-    fn is_ok_or_gone(&self) -> bool;
+/// Returns a document as indented JSON.
+pub fn json(document: &impl Serialize) -> String {
+    // Our documents have only strings as keys, so this cannot fail.
+    serde_json::to_string_pretty(document).unwrap_or_default()
 }
 
-impl OkOrGone for std::io::Result<()> {
-    fn is_ok_or_gone(&self) -> bool {
+/// Returns a document as JSON on one line.
+pub fn compact_json(document: &impl Serialize) -> String {
+    serde_json::to_string(document).unwrap_or_default()
+}
+
+/// Returns rows as columns with two spaces between them, a line for each row. Columns whose number is in `right` end at the same place.
+pub fn columns<R: IntoIterator<Item = impl Display>>(rows: impl IntoIterator<Item = R>, right: &[usize]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for row in rows {
+        table.add_row(row.into_iter().map(|cell| cell.to_string()));
+    }
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((0, 2));
+    });
+    for index in right {
+        if let Some(column) = table.column_mut(*index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    if table.is_empty() { String::new() } else { format!("{}\n", table.trim_fmt()) }
+}
+
+/// Returns a text with two spaces before each line.
+pub fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+trait IgnoreBrokenPipe {
+    fn is_ok_or_broken_pipe(&self) -> bool;
+}
+
+impl IgnoreBrokenPipe for std::io::Result<()> {
+    fn is_ok_or_broken_pipe(&self) -> bool {
         self.as_ref().err().is_none_or(|e| e.kind() == ErrorKind::BrokenPipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_longest_cell() {
+        let rows = [["backend", "weight", "state"], ["täst", "7", "up"], ["a-long-name", "1000", ""]];
+        assert_eq!(columns(rows, &[1]), "backend      weight  state\ntäst              7  up\na-long-name    1000\n");
+        assert_eq!(columns([[""; 0]; 0], &[]), "");
+        assert_eq!(indented("a\nb\n"), "  a\n  b\n");
     }
 }

@@ -1,11 +1,12 @@
 //! `guideway set`: change a backend, or anything else that is wanted, in one transaction.
 
-use super::common::{bad, failed, part};
-use super::plan::carry_out;
-use super::running::DirectorArgs;
+use super::common::{encode_component, failed, usage_error};
+use super::plan::plan_and_apply;
+use super::target::DirectorArgs;
 use super::{DONE, backends};
+use guideway_api::intent::{BackendChange, PortRange};
+use guideway_api::plan::Plan;
 use guideway_config::read_intent;
-use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 /// Change what a running director serves: a backend's weight, address or range; a new backend or one less; or all, from a file
@@ -15,11 +16,11 @@ use std::path::PathBuf;
     guideway set backend t1 --remove --dry-run\n  guideway set intent pools.toml")]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    command: SetCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum What {
+enum SetCommand {
     Backend(BackendArgs),
     Intent(IntentArgs),
 }
@@ -46,7 +47,7 @@ struct BackendArgs {
     #[arg(long, conflicts_with_all = ["weight", "address", "tid_range"])]
     remove: bool,
     #[command(flatten)]
-    how: How,
+    change: ChangeArgs,
 }
 
 /// Replace all VIPs and pools by those of a file
@@ -57,12 +58,12 @@ struct IntentArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
-    how: How,
+    change: ChangeArgs,
 }
 
-/// How a change is made.
+/// Options of every change.
 #[derive(Debug, clap::Args)]
-pub(super) struct How {
+pub(super) struct ChangeArgs {
     /// Say what would happen, and change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -75,36 +76,38 @@ pub(super) struct How {
 
 /// Runs the command.
 pub fn run(args: &Args) -> u8 {
-    let outcome = match &args.what {
-        What::Backend(args) => backend(args),
-        What::Intent(args) => intent(args),
+    let outcome = match &args.command {
+        SetCommand::Backend(args) => backend(args),
+        SetCommand::Intent(args) => intent(args),
     };
     outcome.err().unwrap_or(DONE)
 }
 
-fn backend(args: &BackendArgs) -> Result<Value, u8> {
-    let given = [("address", args.address.as_deref().map(Value::from)), ("weight", args.weight.map(Value::from))];
-    let given = given.into_iter().chain([("tid_range", args.tid_range.as_deref().map(Value::from))]);
-    let body: Map<String, Value> = given.filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
-    if body.is_empty() && !args.remove {
-        return Err(bad("nothing to change: give --weight, --address, --tid-range or --remove"));
+fn backend(args: &BackendArgs) -> Result<Plan, u8> {
+    let tid_range = args.tid_range.clone().map(PortRange::Range);
+    let change = BackendChange { address: args.address.clone(), weight: args.weight, tid_range, ..BackendChange::default() };
+    if change == BackendChange::default() && !args.remove {
+        return Err(usage_error("nothing to change: give --weight, --address, --tid-range or --remove"));
     }
-    let client = args.how.director.client()?;
+    let client = args.change.director.client()?;
     let there = backends::path(&client, &args.name, args.pool.as_deref());
     let (method, path) = match (there, &args.pool) {
         (Ok(path), _) => (if args.remove { "DELETE" } else { "PATCH" }, path),
         // With a pool and an address it is a new one.
-        (Err(_), Some(pool)) if args.address.is_some() => ("PUT", format!("/v1/pools/{}/backends/{}", part(pool), part(&args.name))),
+        (Err(_), Some(pool)) if args.address.is_some() => {
+            ("PUT", format!("/v1/pools/{}/backends/{}", encode_component(pool), encode_component(&args.name)))
+        }
         (Err(why), _) => return Err(failed(&why)),
     };
-    carry_out(&client, method, &path, (!args.remove).then(|| json!(body)).as_ref(), args.how.dry_run, args.how.json)
+    let body = serde_json::to_value(change).ok().filter(|_| !args.remove);
+    plan_and_apply(&client, method, &path, body.as_ref(), args.change.dry_run, args.change.json)
 }
 
-fn intent(args: &IntentArgs) -> Result<Value, u8> {
-    let text = std::fs::read_to_string(&args.file).map_err(|e| bad(&format!("cannot read {}: {e}", args.file.display())))?;
+fn intent(args: &IntentArgs) -> Result<Plan, u8> {
+    let text = std::fs::read_to_string(&args.file).map_err(|e| usage_error(&format!("cannot read {}: {e}", args.file.display())))?;
     let checked = read_intent(&text);
     checked.problems.iter().for_each(|problem| super::print::error(problem.in_file(&args.file)));
     let intent = checked.config.ok_or(super::BAD_USAGE)?;
-    let client = args.how.director.client()?;
-    carry_out(&client, "PUT", "/v1/intent", Some(&intent.to_json()), args.how.dry_run, args.how.json)
+    let client = args.change.director.client()?;
+    plan_and_apply(&client, "PUT", "/v1/intent", Some(&intent.to_json()), args.change.dry_run, args.change.json)
 }

@@ -1,15 +1,20 @@
-//! `guideway status`: what a running director, TFTP server or health controller does.
+//! `guideway status`: the status of a running director, TFTP server or health controller.
 
+mod format;
 mod health;
 mod tftpd;
 
-use super::common::{failed, load, result};
-use super::running::{DIRECTORY, only_one};
-use guideway_config::Kind;
+use super::common::{failed, load, print_result};
+use super::print;
+use super::target::{DIRECTORY, single_socket};
+use format::{line, numbers, rows, uptime};
+use guideway_api::Status;
+use guideway_api::counters::Counters;
+use guideway_api::status::DirectorStatus;
+use guideway_config::FileKind;
 use guideway_daemon::client as control_client;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// Show what a running director, TFTP server or health controller does: backends, drops and their reasons; transfers, failures, caches; checks
@@ -36,144 +41,111 @@ pub fn run(args: &Args) -> u8 {
         Ok(socket) => socket,
         Err(code) => return code,
     };
+    if args.json {
+        return match control_client::get::<Value>(&socket, "/v1/status") {
+            Ok(status) => print_result(&print::json(&status)),
+            Err(error) => failed(&error.to_string()),
+        };
+    }
     match control_client::get(&socket, "/v1/status") {
-        Ok(status) if args.json => result(&format!("{status:#}")),
-        Ok(status) if status["kind"] == "tftpd" => result(&tftpd::table(&status)),
-        Ok(status) if status["kind"] == "health" => result(&health::table(&status)),
-        Ok(status) => result(&table(&status)),
+        Ok(Status::Tftpd(status)) => print_result(&tftpd::table(&status)),
+        Ok(Status::Health(status)) => print_result(&health::table(&status)),
+        Ok(Status::Director(status)) => print_result(&table(&status)),
         Err(error) => failed(&error.to_string()),
     }
 }
 
-/// The control socket that is meant, or the exit code when that cannot be said.
+/// Returns the control socket of the requested daemon, or the exit code.
 fn socket(args: &Args) -> Result<PathBuf, u8> {
     match (&args.socket, &args.config, &args.name) {
         (Some(socket), _, _) => Ok(socket.clone()),
-        // A file that cannot be read is told of by any reader.
-        (_, Some(file), _) => match Kind::of_text(&std::fs::read_to_string(file).unwrap_or_default()) {
-            Some(Kind::Health) => health::socket(file),
-            Some(Kind::Server) => tftpd::socket(file),
-            Some(Kind::Director) | None => Ok(load(file)?.director.socket),
+        // Each reader reports an unreadable file.
+        (_, Some(file), _) => match FileKind::of_text(&std::fs::read_to_string(file).unwrap_or_default()) {
+            Some(FileKind::Health) => health::socket(file),
+            Some(FileKind::Server) => tftpd::socket(file),
+            Some(FileKind::Director) | None => Ok(load(file)?.director.socket),
         },
         (_, _, Some(name)) => Ok(Path::new(DIRECTORY).join(format!("{name}.sock"))),
-        _ => only_one(Path::new(DIRECTORY), |_| true).map_err(|why| failed(&why)),
+        _ => single_socket(Path::new(DIRECTORY), |_| true).map_err(|why| failed(&why)),
     }
 }
 
-/// The status for people.
-fn table(status: &Value) -> String {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+/// Formats the status.
+fn table(status: &DirectorStatus) -> String {
+    let mut out = head(status);
+    let announces = status.vips.first().is_some_and(|vip| vip.announced.is_some());
+    let mut titles = vec!["VIP", "SERVICE", "POOL", "TABLE"];
+    titles.extend(announces.then_some("ANNOUNCED"));
+    let vips = status.vips.iter().map(|vip| {
+        let cells = [vip.vip.to_string(), vip.service.clone(), vip.pool.clone(), vip.fingerprint.clone()];
+        cells.into_iter().chain(vip.announced.map(|announced| announced.to_string())).collect()
+    });
+    rows(&mut out, &titles, vips);
+    let mut reported = BTreeSet::new();
+    for vip in &status.vips {
+        if let Some(why) = vip.not_announced_because.as_ref().filter(|_| reported.insert(vip.vip)) {
+            line(&mut out, format_args!("{} is not announced: {why}", vip.vip));
+        }
+    }
+    let backends = status.backends.iter().map(|backend| {
+        let (address, weight, state) = (backend.address.to_string(), backend.weight.to_string(), backend.state.to_string());
+        vec![backend.name.clone(), backend.pool.clone(), address, weight, state, backend.neighbour.clone()]
+    });
+    rows(&mut out, &["BACKEND", "POOL", "ADDRESS", "WEIGHT", "STATE", "NEIGHBOUR"], backends);
+    for backend in &status.backends {
+        if let Some(why) = &backend.unresolved_because {
+            line(&mut out, format_args!("{} is unresolved: {why}", backend.name));
+        }
+        if let Some(why) = &backend.suspected_because {
+            line(&mut out, format_args!("{} is suspected: {why}", backend.name));
+        }
+    }
+    for director in &status.remote_site {
+        match &director.unresolved_because {
+            Some(why) => line(&mut out, format_args!("remote site: {} is unresolved: {why}", director.address)),
+            None => line(&mut out, format_args!("remote site: {} by {}", director.address, director.neighbour)),
+        }
+    }
+    for (name, running) in &status.draining {
+        line(&mut out, format_args!("{name} gets nothing new; still running there: {running}"));
+    }
+    out.push('\n');
+    out.push_str(&numbers(counters(&status.counters)));
+    out
+}
+
+/// Formats the lines about the process: name, keys, store, last reload.
+fn head(status: &DirectorStatus) -> String {
     let mut out = String::new();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        out,
-        "{} (guideway {}), generation {}, up {}, {} on {} ({}), {} worker(s)",
-        text(&status["name"]),
-        text(&status["version"]),
-        status["generation"],
-        uptime(status["uptime_seconds"].as_u64().unwrap_or(0)),
-        text(&status["io"]["kind"]),
-        text(&status["io"]["interface"]),
-        text(&status["io"]["mode"]),
-        status["workers"],
-    );
-    let known: Vec<&str> = status["key"]["known"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let active = status["key"]["active"].as_str().unwrap_or_default();
-    let others: Vec<&str> = known.into_iter().filter(|id| *id != active).collect();
-    let also = if others.is_empty() { String::new() } else { format!(" (also known: {})", others.join(", ")) };
-    let _ = writeln!(out, "key id {active}{also}");
-    let store = &status["store"];
-    if let Some(why) = store["stale"]["why"].as_str() {
-        let _ = writeln!(
-            out,
-            "the {} store is away since {:.0} s, the last set stands: {why}",
-            text(&store["kind"]),
-            store["stale"]["seconds"].as_f64().unwrap_or(0.0)
-        );
-    }
-    if let Some(why) = store["refused"].as_str() {
-        let _ = writeln!(out, "the set of generation {} was refused: {why}", store["generation"]);
-    }
-    let reload = &status["reload"];
-    if reload["last_error"].is_string() {
-        let _ = writeln!(out, "the last reload was refused:");
-        text(&reload["last_error"]).lines().for_each(|line| {
-            let _ = writeln!(out, "  {line}");
-        });
-    }
-    let (mut titles, mut keys) = (vec!["VIP", "SERVICE", "POOL", "TABLE"], vec!["vip", "service", "pool", "fingerprint"]);
-    if status["vips"][0]["announced"].is_boolean() {
-        titles.push("ANNOUNCED");
-        keys.push("announced");
-    }
-    rows(&mut out, &titles, &status["vips"], &keys);
-    let mut told = BTreeSet::new();
-    for vip in status["vips"].as_array().into_iter().flatten() {
-        if let Some(why) = vip["not_announced_because"].as_str()
-            && told.insert(vip["vip"].as_str())
-        {
-            let _ = writeln!(out, "{} is not announced: {why}", text(&vip["vip"]));
-        }
-    }
-    rows(
+    let (io, uptime) = (&status.io, uptime(status.uptime_seconds));
+    line(
         &mut out,
-        &["BACKEND", "POOL", "ADDRESS", "WEIGHT", "STATE", "NEIGHBOUR"],
-        &status["backends"],
-        &["name", "pool", "address", "weight", "state", "neighbour"],
+        format_args!(
+            "{} (guideway {}), generation {}, up {uptime}, {} on {} ({}), {} worker(s)",
+            status.name, status.version, status.generation, io.kind, io.interface, io.mode, status.workers,
+        ),
     );
-    for backend in status["backends"].as_array().into_iter().flatten() {
-        if let Some(why) = backend["unresolved_because"].as_str() {
-            let _ = writeln!(out, "{} is unresolved: {why}", text(&backend["name"]));
-        }
-        if let Some(why) = backend["suspected_because"].as_str() {
-            let _ = writeln!(out, "{} is suspected: {why}", text(&backend["name"]));
-        }
+    let (active, others) = status.key.as_ref().map(|key| (key.active.as_deref().unwrap_or_default(), key.others())).unwrap_or_default();
+    let also = if others.is_empty() { String::new() } else { format!(" (also known: {})", others.join(", ")) };
+    line(&mut out, format_args!("key id {active}{also}"));
+    if let Some(stale) = &status.store.stale {
+        let (kind, seconds) = (&status.store.kind, stale.seconds);
+        line(&mut out, format_args!("the {kind} store is unavailable for {seconds:.0} s, the last cluster state stands: {}", stale.why));
     }
-    for director in status["other_site"].as_array().into_iter().flatten() {
-        let _ = match director["unresolved_because"].as_str() {
-            Some(why) => writeln!(out, "other site: {} is unresolved: {why}", text(&director["address"])),
-            None => writeln!(out, "other site: {} by {}", text(&director["address"]), text(&director["neighbour"])),
-        };
+    if let Some(why) = &status.store.refused {
+        line(&mut out, format_args!("the cluster state of generation {} was refused: {why}", status.store.generation));
     }
-    for (name, running) in status["draining"].as_object().into_iter().flatten() {
-        let _ = writeln!(out, "{name} gets nothing new; still running there: {running}");
-    }
-    let _ = writeln!(out);
-    for (name, value) in status["counters"].as_object().into_iter().flatten() {
-        match value.as_object() {
-            None => {
-                let _ = writeln!(out, "{name:<28} {value:>14}");
-            }
-            Some(reasons) => reasons.iter().for_each(|(reason, count)| {
-                let _ = writeln!(out, "{:<28} {count:>14}", format!("{name}: {reason}"));
-            }),
-        }
+    if let Some(error) = &status.reload.last_error {
+        line(&mut out, "the last reload was refused:");
+        out.push_str(&print::indented(error));
     }
     out
 }
 
-/// One line for each entry of a list, in columns.
-fn rows(out: &mut String, titles: &[&str], list: &Value, keys: &[&str]) {
-    let cell = |entry: &Value, key: &&str| entry[*key].as_str().map_or_else(|| entry[*key].to_string(), str::to_owned);
-    let mut lines: Vec<Vec<String>> = vec![titles.iter().map(ToString::to_string).collect()];
-    lines.extend(list.as_array().into_iter().flatten().map(|entry| keys.iter().map(|key| cell(entry, key)).collect()));
-    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
-    let _ = writeln!(out);
-    for line in &lines {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
-    }
-}
-
-/// `3 d 4 h`, `5 min 6 s`
-fn uptime(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
-    }
+/// Returns each counter and each reason of dropped packets.
+fn counters(counters: &Counters) -> Vec<(String, u64)> {
+    let dropped = counters.dropped.iter().map(|(reason, count)| (format!("dropped: {reason}"), *count));
+    counters.each().into_iter().map(|(name, count)| (name.to_owned(), count)).chain(dropped).collect()
 }
 
 #[cfg(test)]
@@ -181,22 +153,36 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    #[test]
-    fn the_table_shows_backends_drops_and_the_last_refusal() {
+    fn status(vips: Value) -> DirectorStatus {
         let status = json!({
-            "name": "d1", "version": "0.1.0", "generation": 3, "uptime_seconds": 3725, "workers": 2,
-            "io": {"kind": "af_packet", "interface": "eth0", "mode": "ring"},
-            "vips": [{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "fingerprint": "00000000000000ff"}],
-            "backends": [{"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21",
-                    "suspected_because": "three clients repeat"},
-                {"name": "t2", "neighbour": "unresolved", "unresolved_because": "the kernel has no route to it"}],
+            "kind": "director", "name": "d1", "version": "0.1.0", "generation": 3, "published": 3, "tables_built": 1, "ready": true,
+            "store": {"kind": "memory", "generation": 3}, "uptime_seconds": 3725, "workers": 2, "per_worker": [], "remote_site": [],
+            "io": {"kind": "af_packet", "interface": "eth0", "mode": "ring", "counts": {}},
+            "key": {"active": "00ff", "known": ["00ff", "11ee"]},
+            "vips": vips,
+            "backends": [
+                {"name": "t1", "pool": "boot", "address": "10.0.2.21", "weight": 100, "state": "active", "neighbour": "02:00:00:00:02:21",
+                 "suspected_because": "three clients repeat"},
+                {"name": "t2", "pool": "boot", "address": "10.0.2.22", "weight": 100, "state": "down", "neighbour": "unresolved",
+                 "unresolved_because": "the kernel has no route to it"},
+            ],
             "draining": {"boot/t2": 3},
-            "counters": {"received": 10, "dropped": {"not_tftp": 4}},
+            "counters": Counters { received: 10, dropped: [("not_tftp".to_owned(), 4)].into(), ..Counters::default() },
+            "flows": {"used": 1, "capacity": 2},
             "reload": {"accepted": 1, "refused": 1, "last_error": "boot.toml:3: no"},
         });
-        let shown = table(&status);
+        match serde_json::from_value(status).unwrap() {
+            Status::Director(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_table_shows_backends_drops_and_the_last_refusal() {
+        let shown = table(&status(json!([{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "fingerprint": "00000000000000ff"}])));
         for part in [
             "d1 (guideway 0.1.0), generation 3, up 1 h 2 min",
+            "key id 00ff (also known: 11ee)",
             "refused:\n  boot.toml:3: no",
             "dropped: not_tftp",
             "t1       boot",
@@ -212,9 +198,8 @@ mod tests {
     fn a_director_that_announces_says_what_and_why_not() {
         let row = |vip: &str, service: &str, why: Option<&str>| json!({"vip": vip, "service": service, "pool": "p", "fingerprint": "00ff", "announced": why.is_none(), "not_announced_because": why});
         let why = Some("its service is paused");
-        let mut status = json!({
-            "vips": [row("192.0.2.53", "udp/53", why), row("192.0.2.53", "tcp/53", why), row("192.0.2.69", "tftp", None)]
-        });
+        let mut status =
+            status(json!([row("192.0.2.53", "udp/53", why), row("192.0.2.53", "tcp/53", why), row("192.0.2.69", "tftp", None)]));
         let shown = table(&status);
         let columns: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
         for line in [
@@ -225,8 +210,8 @@ mod tests {
             assert!(columns.iter().any(|columns| columns == &line), "{line:?} in\n{shown}");
         }
         assert_eq!(shown.matches("192.0.2.53 is not announced: its service is paused\n").count(), 1, "once for its two services:\n{shown}");
-        for row in status["vips"].as_array_mut().unwrap() {
-            (row["announced"], row["not_announced_because"]) = (Value::Null, Value::Null);
+        for vip in &mut status.vips {
+            (vip.announced, vip.not_announced_because) = (None, None);
         }
         assert!(!table(&status).to_lowercase().contains("announced"), "nothing of it where nothing is announced");
     }

@@ -1,11 +1,12 @@
-//! `guideway table`: the Maglev tables of a configuration, and what it would cost to lose a backend.
+//! `guideway table`: the Maglev tables of a configuration, and the rows that move when a backend is lost.
 
-use super::common::{bad, load_with_vips, result};
+use super::common::{load_with_vips, print_result, usage_error};
+use super::print;
 use guideway_config::{Config, Pool};
 use guideway_dataplane::maglev::Table;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::collections::HashMap;
-use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Show the Maglev table of every VIP: fingerprint, entries and share of each backend.
@@ -25,7 +26,7 @@ pub struct Args {
     json: bool,
 }
 
-/// A pool's table, and the one without a backend.
+/// The table of a pool, and the table without one backend.
 struct Tables {
     table: Table,
     without: Option<(String, Table)>,
@@ -41,22 +42,22 @@ pub fn run(args: &Args) -> u8 {
     for pool in &config.pools {
         match build(pool, &config, args.without.as_deref()) {
             Ok(built) => tables.push(built),
-            Err(message) => return bad(&message),
+            Err(message) => return usage_error(&message),
         }
     }
     if let Some(name) = &args.without
         && tables.iter().all(|tables| tables.without.is_none())
     {
         let known: Vec<_> = config.pools.iter().flat_map(|p| p.backends.iter().map(move |b| format!("{}/{}", p.name, b.name))).collect();
-        return bad(&format!("--without {name}: no pool has a backend of this name; there are {}", known.join(", ")));
+        return usage_error(&format!("--without {name}: no pool has a backend of this name; there are {}", known.join(", ")));
     }
     let of = |vip: &guideway_config::Vip| config.pools.iter().position(|pool| pool.name == vip.pool).map(|at| &tables[at]);
     if args.json {
-        let vips: Vec<Value> = config.vips.iter().filter_map(|vip| Some(document(vip, of(vip)?))).collect();
-        return result(&format!("{:#}\n", Value::Array(vips)));
+        let vips: Vec<VipTable> = config.vips.iter().filter_map(|vip| Some(document(vip, of(vip)?))).collect();
+        return print_result(&print::json(&vips));
     }
     let text: Vec<String> = config.vips.iter().filter_map(|vip| Some(lines(vip, of(vip)?))).collect();
-    result(&text.join("\n"))
+    print_result(&text.join("\n"))
 }
 
 fn build(pool: &Pool, config: &Config, without: Option<&str>) -> Result<Tables, String> {
@@ -75,52 +76,87 @@ fn backends(table: &Table) -> impl Iterator<Item = (&str, u16, u32, f64)> {
     table.members().iter().zip(entries).map(|(m, entries)| (&*m.name, m.weight, entries, f64::from(entries) / f64::from(table.size())))
 }
 
-fn document(vip: &guideway_config::Vip, tables: &Tables) -> Value {
-    let list = |table: &Table| -> Vec<Value> {
-        backends(table)
-            .map(|(name, weight, entries, share)| json!({ "name": name, "weight": weight, "entries": entries, "share": share }))
-            .collect()
-    };
-    let mut document = json!({
-        "vip": vip.address.to_string(),
-        "service": vip.service.label(),
-        "pool": vip.pool,
-        "size": tables.table.size(),
-        "fingerprint": format!("{:016x}", tables.table.fingerprint()),
-        "backends": list(&tables.table),
-    });
-    if let Some((name, after)) = &tables.without {
-        document["without"] = json!(name);
-        document["moved"] = json!(tables.table.moved(after));
-        document["after"] = json!({ "fingerprint": format!("{:016x}", after.fingerprint()), "backends": list(after) });
+/// The JSON of a VIP.
+#[derive(Serialize)]
+struct VipTable<'t> {
+    vip: IpAddr,
+    service: String,
+    pool: &'t str,
+    size: u32,
+    #[serde(flatten)]
+    table: TableDocument<'t>,
+    #[serde(flatten)]
+    without: Option<Without<'t>>,
+}
+
+/// A Maglev table.
+#[derive(Serialize)]
+struct TableDocument<'t> {
+    fingerprint: String,
+    backends: Vec<MemberDocument<'t>>,
+}
+
+/// A backend of a Maglev table.
+#[derive(Serialize)]
+struct MemberDocument<'t> {
+    name: &'t str,
+    weight: u16,
+    entries: u32,
+    share: f64,
+}
+
+/// The loss of a backend.
+#[derive(Serialize)]
+struct Without<'t> {
+    without: &'t str,
+    moved: Option<u32>,
+    after: TableDocument<'t>,
+}
+
+impl<'t> TableDocument<'t> {
+    fn new(table: &'t Table) -> Self {
+        let backends = backends(table).map(|(name, weight, entries, share)| MemberDocument { name, weight, entries, share });
+        TableDocument { fingerprint: format!("{:016x}", table.fingerprint()), backends: backends.collect() }
     }
-    document
+}
+
+fn document<'t>(vip: &'t guideway_config::Vip, tables: &'t Tables) -> VipTable<'t> {
+    let without =
+        |(name, after): &'t (String, Table)| Without { without: name, moved: tables.table.moved(after), after: TableDocument::new(after) };
+    VipTable {
+        vip: vip.address,
+        service: vip.service.label(),
+        pool: &vip.pool,
+        size: tables.table.size(),
+        table: TableDocument::new(&tables.table),
+        without: tables.without.as_ref().map(without),
+    }
 }
 
 fn lines(vip: &guideway_config::Vip, tables: &Tables) -> String {
-    let mut text = String::new();
     let (size, fingerprint) = (tables.table.size(), tables.table.fingerprint());
-    // Writing into a String cannot fail.
-    let _ = writeln!(text, "{} {} → pool {}: {size} rows, fingerprint {fingerprint:016x}", vip.address, vip.service.label(), vip.pool);
-    let title = tables.without.as_ref().map(|(gone, _)| format!("without {gone}")).unwrap_or_default();
-    let width = title.len().max(8);
+    let mut text = format!("{} {} → pool {}: {size} rows, fingerprint {fingerprint:016x}\n", vip.address, vip.service.label(), vip.pool);
+    let percent = |share: f64| format!("{:.3}%", share * 100.0);
+    let mut rows = vec![["backend", "weight", "entries", "share"].map(str::to_owned).to_vec()];
+    if let Some((gone, _)) = &tables.without {
+        rows[0].extend([format!("without {gone}"), "share".to_owned(), "gains".to_owned()]);
+    }
     let after: HashMap<_, _> = tables.without.iter().flat_map(|(_, after)| backends(after)).map(|later| (later.0, later)).collect();
-    let titles = if title.is_empty() { title } else { format!("   {title:>width$} {:>8} {:>8}", "share", "gains") };
-    let _ = writeln!(text, "  {:<24} {:>6} {:>8} {:>8}{titles}", "backend", "weight", "entries", "share");
     for (name, weight, entries, share) in backends(&tables.table) {
-        let _ = write!(text, "  {name:<24} {weight:>6} {entries:>8} {:>7.3}%", share * 100.0);
+        let mut row = vec![name.to_owned(), weight.to_string(), entries.to_string(), percent(share)];
         if let Some((_, _, later, share)) = after.get(name) {
             let gains = i64::from(*later) - i64::from(entries);
-            let _ = write!(text, "   {later:>width$} {:>7.3}% {gains:>+8}", share * 100.0);
+            row.extend([later.to_string(), percent(*share), format!("{gains:+}")]);
         }
-        text.push('\n');
+        rows.push(row);
     }
+    text.push_str(&print::indented(&print::columns(rows, &[1, 2, 3, 4, 5, 6])));
     if let Some((name, after)) = &tables.without
         && let Some(moved) = tables.table.moved(after)
     {
         let others: u32 = backends(&tables.table).filter(|b| b.0 != name).map(|b| b.2).sum();
         let share = 100.0 * f64::from(moved) / f64::from(others.max(1));
-        let _ = writeln!(text, "  without {name}: {moved} entries of the others move ({share:.3}% of theirs)");
+        text.push_str(&format!("  without {name}: {moved} entries of the others move ({share:.3}% of theirs)\n"));
     }
     text
 }
@@ -128,7 +164,7 @@ fn lines(vip: &guideway_config::Vip, tables: &Tables) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::FLEET;
+    use crate::fixture::FLEET;
 
     #[test]
     fn the_share_of_one_that_is_gone_is_shown_where_it_goes() {

@@ -1,4 +1,4 @@
-//! `guideway tftpd`: the server.
+//! `guideway tftpd`: the TFTP server.
 
 use super::{BAD_USAGE, DONE, FAILED, common, logging, print};
 use guideway_config::duration;
@@ -11,65 +11,64 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Serve files by TFTP: a directory, or what the handlers and rules of a file choose
+/// Serve files by TFTP: a directory, or the handlers and rules of a file
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    group = clap::ArgGroup::new("what is served").required(true).args(["root", "config"]),
-    after_help = "SIGUSR1 prints the counters, SIGHUP reads the pool of [takeover] again; `guideway status` shows them, too, when there is a control socket. SIGTERM and SIGINT end the server; running transfers are told nothing, so that another \
-    server may go on.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
+    group = clap::ArgGroup::new("source").required(true).args(["root", "config"]),
+    after_help = "SIGUSR1 prints the counters; `guideway status` shows them, too, if there is a control socket. SIGHUP reloads the pool of [takeover]. SIGTERM and SIGINT end the server without an ERROR to running transfers, so that another server can continue them.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
     guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n  \
     guideway tftpd --root /srv/tftp --writable /srv/backups --writable-limit 4MiB --user nobody\n  \
     guideway tftpd --config /etc/guideway/tftpd.toml"
 )]
 pub struct Args {
-    /// The directory; nothing outside of it is ever served
+    /// Directory to serve; nothing outside of it is ever served
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Handlers, rules and limits, instead of a directory, and under [server] what flags say; a flag wins. `guideway check` knows the file
+    /// Configuration file with handlers, rules, limits and [server], instead of a directory; flags override it. `guideway check` checks it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Take new files of clients into this directory, for backups of switches; nothing there is ever overwritten. May be that of --root.
+    /// Accept new files from clients in this directory, for backups of switches; never overwrite a file there. May be that of --root.
     /// Without it, write requests are refused
     #[arg(long, value_name = "DIR")]
     writable: Option<PathBuf>,
-    /// With --writable: size of a file at most, such as 64KiB, 2GiB. Default: 1MiB
+    /// With --writable: maximum size of a file, such as 64KiB, 2GiB. Default: 1MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     writable_limit: Option<u64>,
-    /// With --writable: files in that directory at most, those that were there before included. Default: 10000
+    /// With --writable: maximum number of files in that directory, including existing ones. Default: 10000
     #[arg(long, value_name = "COUNT", value_parser = files)]
     writable_files: Option<usize>,
-    /// With --writable: bytes of them at most. Default: no other limit than those of their number and size
+    /// With --writable: maximum total size of these files. Default: limited only by their number and size
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     writable_total: Option<u64>,
-    /// Address and port to take requests at; may be repeated. Default: the sockets that systemd passes, or [::]:69, which
-    /// includes IPv4, unless --gre is given
+    /// Address and port for requests; may be repeated. Default: the sockets that systemd passes, or [::]:69, which includes IPv4, unless
+    /// --gre is given
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Vec<SocketAddr>,
-    /// Take GRE from directors at this address of the host; needs no tunnel device. At most one IPv4 and one IPv6
+    /// Receive GRE from directors at this address of the host; needs no tunnel device. At most one IPv4 and one IPv6
     #[arg(long, value_name = "ADDRESS")]
     gre: Vec<IpAddr>,
-    /// With --gre: an address that clients ask. It need not, and should not, be set up on this host
+    /// With --gre: a VIP that clients use. It need not, and should not, be configured on this host
     #[arg(long, value_name = "ADDRESS")]
     vip: Vec<IpAddr>,
-    /// The port that answers come from (of the first loop; the next ones take the next ports). Default: the kernel chooses
+    /// Source port of answers (of the first loop; the next loops use the next ports). Default: the kernel chooses
     #[arg(long, value_name = "PORT", conflicts_with = "single_port", value_parser = clap::value_parser!(u16).range(1024..))]
     tid_port: Option<u16>,
     /// Answer from the listening port itself
     #[arg(long)]
     single_port: bool,
-    /// Event loops, each a thread. Default: 1
+    /// Number of event loops, one thread each. Default: 1
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
     loops: Option<u16>,
-    /// Steps of nice, 0 to 19, by which event loops let others on the same CPU go first. Default: 2
+    /// Niceness of the event loops, 0 to 19, so that other processes on the same CPU run first. Default: 2
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u8).range(0..=19), help_heading = "Limits")]
     nice: Option<u8>,
-    /// Become this user once the sockets are bound
+    /// Switch to this user after the sockets are bound
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Look for names that do not exist as they are written in any case of ASCII letters
+    /// Look up names that do not exist as written in any case of ASCII letters
     #[arg(long)]
     ignore_case: bool,
-    /// Refuse symbolic links even when they stay below the directory
+    /// Refuse symbolic links even when they stay within the directory
     #[arg(long)]
     no_symlinks: bool,
     /// Largest block size in bytes. Default: 65464
@@ -84,63 +83,66 @@ pub struct Args {
     /// Largest window in bytes, 512B to 1GiB. Default: 1MiB
     #[arg(long, value_name = "SIZE", value_parser = window_bytes)]
     max_window_bytes: Option<u32>,
-    /// The number of the block after block 65535, when the client does not ask: 0 or 1. Default: 0
+    /// Block number after block 65535 when the client does not choose: 0 or 1. Default: 0
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(..=1))]
     rollover: Option<u8>,
-    /// Most transfers at once in each loop; a request beyond takes the place of one whose client never answered, or is not answered.
-    /// Default: 100000
+    /// Maximum number of concurrent transfers per loop. A further request replaces a transfer whose client never answered, or gets no
+    /// answer. Default: 100000
     #[arg(long, value_name = "COUNT")]
     max_transfers: Option<usize>,
-    /// Most transfers at once with one client address; requests beyond are not answered. Default: 1000
+    /// Maximum number of concurrent transfers per client address; further requests get no answer. Default: 1000
     #[arg(long, value_name = "COUNT")]
     max_per_client: Option<usize>,
-    /// Time-out before a round-trip was measured, 1ms to 60s. Default: 300ms
+    /// Time-out before the first round-trip measurement, 1ms to 60s. Default: 300ms
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     timeout: Option<Duration>,
-    /// Repetitions without an answer before a client is given up. Default: 5
+    /// Number of retransmissions without an answer before a transfer is aborted. Default: 5
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(..=100))]
     retries: Option<u8>,
-    /// Answer `guideway status` at this Unix socket. Default: none, or with [server] in the file /run/guideway/NAME.sock
+    /// Unix socket for `guideway status`. Default: none, or with [server] in the file /run/guideway/NAME.sock
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Serve metrics to Prometheus here, at /metrics. Default: nowhere
+    /// Address for Prometheus metrics at /metrics. Default: none
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
-    /// Print the counters as JSON at the end, too
+    /// Also print the counters as JSON at the end
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     logging: logging::LogArgs,
 }
 
-/// A time-out of 1 ms to 60 s.
+/// Parses a time-out of 1 ms to 60 s.
 fn timeout(text: &str) -> Result<Duration, String> {
     let time = duration::parse(text).map_err(|error| error.to_string())?;
     let allowed = Duration::from_millis(1)..=Duration::from_secs(60);
-    allowed.contains(&time).then_some(time).ok_or_else(|| "is outside of what is allowed: 1ms to 60s".to_owned())
+    allowed.contains(&time).then_some(time).ok_or_else(|| "is out of range; allowed: 1ms to 60s".to_owned())
 }
 
-/// A size of 512 bytes to 1 GiB.
+/// Parses a size of 512 bytes to 1 GiB.
 fn window_bytes(text: &str) -> Result<u32, String> {
     let bytes = u32::try_from(parse_size(text)?).ok().filter(|bytes| (512..=1 << 30).contains(bytes));
-    bytes.ok_or_else(|| "is outside of what is allowed: 512B to 1GiB".to_owned())
+    bytes.ok_or_else(|| "is out of range; allowed: 512B to 1GiB".to_owned())
 }
 
-/// A number of files, at least one.
+/// Parses a number of files, at least one.
 fn files(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| (1..=10_000_000).contains(count)).ok_or_else(|| "is no number of files, 1 to 10000000".to_owned())
+    text.parse()
+        .ok()
+        .filter(|count| (1..=10_000_000).contains(count))
+        .ok_or_else(|| "is not a number of files; allowed: 1 to 10000000".to_owned())
 }
 
 impl Args {
-    /// What the flags say of the server.
+    /// Returns the server settings of the flags.
     fn server(&self) -> Server {
-        let said = |list: &[IpAddr]| (!list.is_empty()).then(|| list.to_vec());
+        let non_empty = |list: &[IpAddr]| (!list.is_empty()).then(|| list.to_vec());
         Server {
             socket: self.socket.clone(),
             metrics: self.metrics,
             listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
-            gre: said(&self.gre),
-            vip: said(&self.vip),
+            gre: non_empty(&self.gre),
+            vip: non_empty(&self.vip),
             tid: if self.single_port { Some(Tid::Single) } else { self.tid_port.map(Tid::Port) },
             loops: self.loops,
             nice: self.nice,
@@ -162,7 +164,7 @@ impl Args {
         }
     }
 
-    /// Where files come from, and what the file says of the server; every error of a configuration is on standard error.
+    /// Returns the source of files and the server settings of the file; prints every error of a configuration.
     fn files(&self) -> Result<(Files, Option<Server>), u8> {
         let Some(path) = &self.config else {
             let options = DirectoryOptions { symlinks: !self.no_symlinks, ignore_case: self.ignore_case };
@@ -170,7 +172,7 @@ impl Args {
         };
         let checked = match guideway_tftpd::config::load(path) {
             Ok(checked) => checked,
-            Err(error) => return Err(common::bad(&error.to_string())),
+            Err(error) => return Err(common::usage_error(&error.to_string())),
         };
         for problem in checked.errors() {
             print::error(problem.in_file(path));
@@ -183,15 +185,15 @@ impl Args {
         let (files, file) = self.files()?;
         let has_section = file.is_some();
         let server = self.server().or(file.unwrap_or_default());
-        // Without [server] there is none unless it is asked for: several servers may run by hand.
+        // Without [server] there is no control socket unless a flag sets it: several servers may run by hand.
         let socket = if has_section { Some(server.control_socket()) } else { server.socket.clone() };
-        let mut engine = server.engine().map_err(|why| common::bad(&why))?;
-        let writable = server.writable().map_err(|why| common::bad(&why))?;
+        let mut engine = server.engine().map_err(|why| common::usage_error(&why))?;
+        let writable = server.writable().map_err(|why| common::usage_error(&why))?;
         let takeover = if let Files::Rules(config) = &files { config.takeover.clone() } else { None };
         let settings = takeover.as_ref().map(|takeover| takeover.settings(server.name(), &engine));
-        engine.takeover = settings.transpose().map_err(|why| common::bad(&why))?;
-        let (addresses_said, name) = (server.listen.is_some(), server.name().to_owned());
-        Ok(Options { files, writable, engine, addresses_said, name, user: server.user, socket, metrics: server.metrics, takeover })
+        engine.takeover = settings.transpose().map_err(|why| common::usage_error(&why))?;
+        let (addresses_given, name) = (server.listen.is_some(), server.name().to_owned());
+        Ok(Options { files, writable, engine, addresses_given, name, user: server.user, socket, metrics: server.metrics, takeover })
     }
 }
 
@@ -200,17 +202,17 @@ pub fn run(args: &Args) -> u8 {
     if let Err(code) = logging::start(&args.logging) {
         return code;
     }
-    let counters = |json: &serde_json::Value| {
-        print::line(json);
+    let print_counters = |counters: &_| {
+        print::line(print::compact_json(counters));
     };
     let options = match args.options() {
         Ok(options) => options,
         Err(code) => return code,
     };
-    match daemon::run(options, counters) {
-        Ok(json) => {
+    match daemon::run(options, print_counters) {
+        Ok(counters) => {
             if args.json {
-                print::line(json);
+                print_counters(&counters);
             }
             DONE
         }

@@ -1,69 +1,61 @@
 //! The status of a TFTP server.
 
 use super::super::{BAD_USAGE, common, print};
-use super::{rows, uptime};
+use super::format::{line, numbers, rows, uptime};
+use guideway_api::server::ServerStatus;
 use guideway_tftp::report::Counter;
 use guideway_tftpd::config;
-use serde_json::Value;
-use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// The control socket of the server with this file.
+/// Returns the control socket of the server with this file.
 pub(super) fn socket(file: &Path) -> Result<PathBuf, u8> {
-    let checked = config::load(file).map_err(|error| common::bad(&error.to_string()))?;
+    let checked = config::load(file).map_err(|error| common::usage_error(&error.to_string()))?;
     for problem in checked.errors() {
         print::error(problem.in_file(file));
     }
     let (_, server) = checked.config.ok_or(BAD_USAGE)?;
-    let missing = || common::bad(&format!("{}: without [server] the server has no control socket; name it by --socket", file.display()));
+    let missing =
+        || common::usage_error(&format!("{}: without [server] the server has no control socket; name it by --socket", file.display()));
     server.map(|server| server.control_socket()).ok_or_else(missing)
 }
 
-/// The status for people.
-pub(super) fn table(status: &Value) -> String {
-    let list = |key: &str| {
-        let all: Vec<&str> = status[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        all.join(", ")
-    };
-    let text = |key: &str| status[key].as_str().unwrap_or_default();
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let (counters, places) = (&status["counters"], &status["places"]);
+/// Formats the status.
+pub(super) fn table(status: &ServerStatus) -> String {
+    let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let count = |name: &str| status.counters.get(name).copied().unwrap_or(0);
+    let (capacity, uptime) = (&status.capacity, uptime(status.uptime_seconds));
     let mut out = String::new();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        out,
-        "{} (guideway {}), up {}, {} loop(s), {} of {} places taken",
-        text("name"),
-        text("version"),
-        uptime(number(&status["uptime_seconds"])),
-        status["loops"],
-        places["taken"],
-        places["limit"],
+    line(
+        &mut out,
+        format_args!(
+            "{} (guideway {}), up {uptime}, {} loop(s), {} of {} places taken",
+            status.name, status.version, status.loops, capacity.used, capacity.limit,
+        ),
     );
-    let _ = writeln!(out, "requests at {}\nanswers from {}\n", list("listen"), list("tids"));
-    let _ = writeln!(out, "{:<28} {:>14}", "open", number(&counters["open"]));
-    // How requests ended first, then the rest; what never happened is of no interest there.
+    line(&mut out, format_args!("requests at {}\nanswers from {}\n", list(&status.listen), list(&status.tids)));
+    // First the ways in which requests ended, then other counters that are not 0.
     let (ends, others): (Vec<&Counter>, Vec<&Counter>) = Counter::ALL.iter().partition(|counter| counter.is_end());
-    for counter in ends {
-        let _ = writeln!(out, "{:<28} {:>14}", counter.name(), number(&counters[counter.name()]));
-    }
-    let _ = writeln!(out);
-    for counter in others.into_iter().filter(|counter| number(&counters[counter.name()]) > 0) {
-        let _ = writeln!(out, "{:<28} {:>14}", counter.name(), number(&counters[counter.name()]));
-    }
-    let notes = &status["notes"];
-    if notes.is_object() {
-        let (transfers, limit, peers) = (&notes["transfers"], &notes["transfers_limit"], &notes["peers"]);
-        let _ = writeln!(out, "\n{transfers} of {limit} notes of other servers' transfers kept; {peers} other server(s) answer");
-        let known: Vec<&str> = notes["key"]["known"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        if let Some((active, also)) = known.split_first() {
-            let also = if also.is_empty() { String::new() } else { format!(" (also believed: {})", also.join(", ")) };
-            let _ = writeln!(out, "key id {active}{also}");
+    let ends = std::iter::once("open").chain(ends.into_iter().map(|counter| counter.name()));
+    out.push_str(&numbers(ends.map(|name| (name, count(name)))));
+    out.push('\n');
+    let others = others.into_iter().map(|counter| (counter.name(), count(counter.name())));
+    out.push_str(&numbers(others.filter(|(_, count)| *count > 0)));
+    if let Some(checkpoints) = &status.checkpoints {
+        let (transfers, limit, peers) = (checkpoints.transfers, checkpoints.transfers_limit, checkpoints.peers);
+        line(&mut out, format_args!("\n{transfers} of {limit} notes of other servers' transfers kept; {peers} other server(s) answer"));
+        if let Some(active) = &checkpoints.key.active {
+            let others = checkpoints.key.others();
+            let also = if others.is_empty() { String::new() } else { format!(" (also believed: {})", others.join(", ")) };
+            line(&mut out, format_args!("key id {active}{also}"));
         }
     }
-    if status["caches"].as_array().is_some_and(|caches| !caches.is_empty()) {
-        let keys = ["handler", "hits", "misses", "joined", "absent", "files", "bytes", "limit"];
-        rows(&mut out, &["CACHE OF", "HITS", "MISSES", "JOINED", "ABSENT", "FILES", "BYTES", "LIMIT"], &status["caches"], &keys);
+    if !status.caches.is_empty() {
+        let caches = status.caches.iter().map(|cache| {
+            let numbers = [cache.hits, cache.misses, cache.coalesced, cache.negative_hits, cache.files, cache.bytes, cache.limit];
+            std::iter::once(cache.handler.clone()).chain(numbers.map(|number| number.to_string())).collect()
+        });
+        rows(&mut out, &["CACHE OF", "HITS", "MISSES", "JOINED", "ABSENT", "FILES", "BYTES", "LIMIT"], caches);
     }
     out
 }
@@ -77,11 +69,11 @@ mod tests {
     fn the_table_shows_ends_places_and_caches() {
         let status = json!({
             "kind": "tftpd", "name": "t1", "version": "0.1.0", "uptime_seconds": 61, "loops": 1, "listen": ["127.0.0.1:69"], "tids": ["127.0.0.1:20001"],
-            "places": {"taken": 3, "limit": 100}, "counters": {"open": 3, "done": 7, "repeated": 2, "writes": 0},
-            "notes": {"transfers": 2, "transfers_limit": 9, "peers": 1, "key": {"active": "00ff", "known": ["00ff", "11ee"]}},
-            "caches": [{"handler": "images", "hits": 5, "misses": 1, "joined": 0, "absent": 0, "files": 1, "bytes": 4096, "limit": 8192}],
+            "capacity": {"used": 3, "limit": 100}, "counters": {"open": 3, "done": 7, "retransmitted": 2, "writes": 0},
+            "checkpoints": {"transfers": 2, "transfers_limit": 9, "bytes": 0, "bytes_limit": 9, "peers": 1, "key": {"active": "00ff", "known": ["00ff", "11ee"]}},
+            "caches": [{"handler": "images", "hits": 5, "misses": 1, "coalesced": 0, "negative_hits": 0, "files": 1, "bytes": 4096, "limit": 8192}],
         });
-        let shown = table(&status);
+        let shown = table(&serde_json::from_value(status).unwrap());
         for part in [
             "t1 (guideway 0.1.0), up 1 min 1 s, 1 loop(s), 3 of 100 places taken",
             "answers from 127.0.0.1:20001",
@@ -91,7 +83,7 @@ mod tests {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
         let number = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned());
-        assert_eq!((number("done"), number("timed_out"), number("repeated")), (Some("7".into()), Some("0".into()), Some("2".into())));
+        assert_eq!((number("done"), number("timed_out"), number("retransmitted")), (Some("7".into()), Some("0".into()), Some("2".into())));
         assert_eq!(number("writes"), None, "what never happened");
     }
 }

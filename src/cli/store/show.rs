@@ -1,9 +1,12 @@
-//! `guideway store show`: the generation, who leads over health, which directors are there and how far they are.
+//! `guideway store show`: generation, leading health controller, and directors with their generations.
 
-use super::super::common::result;
-use super::{Place, with_set};
-use guideway_store::{Observation, ReadError, Seen, Store};
-use serde_json::{Value, json};
+use super::super::common::print_result;
+use super::super::print;
+use super::open::{StoreArgs, with_state};
+use guideway_api::presence::Presence;
+use guideway_store::{Observation, ReadError, Store, StoreView};
+use serde::Serialize;
+use serde_json::Value;
 use std::fmt::Write;
 
 /// Show the generation of the store's set, who leads over health, and which directors have it
@@ -11,7 +14,7 @@ use std::fmt::Write;
 #[command(after_help = "Example:\n  guideway store show --config /etc/guideway/director.toml --json")]
 pub(super) struct Show {
     #[command(flatten)]
-    place: Place,
+    store_args: StoreArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -19,68 +22,88 @@ pub(super) struct Show {
 
 /// Runs the command.
 pub(super) fn run(args: &Show) -> u8 {
-    with_set(&args.place, async |store| {
+    with_state(&args.store_args, async |store| {
         let (leader, directors) = tokio::join!(store.leader(), store.directors());
-        let seen = store.watch().borrow().clone();
+        let view = store.watch().borrow().clone();
         let leader = leader.unwrap_or_else(|ReadError(why)| Some(format!("unknown: {why}")));
         let directors = directors.unwrap_or_default();
-        result(&if args.json {
-            format!("{:#}", document(&store, &seen, leader, directors))
+        print_result(&if args.json {
+            print::json(&document(&store, &view, leader, directors))
         } else {
-            text(&store, &seen, leader, &directors)
+            text(&store, &view, leader, &directors)
         })
     })
 }
 
-/// How long the set may have been old, in seconds.
-fn stale(seen: &Seen) -> Option<f64> {
-    seen.trouble.as_ref().map(|trouble| trouble.since.elapsed().as_secs_f64())
+/// Returns for how long the store could not be read, in seconds.
+fn stale(view: &StoreView) -> Option<f64> {
+    view.stale.as_ref().map(|stale| stale.since.elapsed().as_secs_f64())
 }
 
-fn backends_down(seen: &Seen) -> usize {
-    seen.set.health.values().flat_map(|pool| pool.backends.values()).filter(|backend| backend.state == Observation::Down).count()
+fn backends_down(view: &StoreView) -> usize {
+    view.cluster.health.values().flat_map(|pool| pool.backends.values()).filter(|backend| backend.state == Observation::Down).count()
 }
 
-fn document(store: &Store, seen: &Seen, leader: Option<String>, directors: Vec<(String, Value)>) -> Value {
-    json!({
-        "kind": store.kind(),
-        "generation": seen.set.generation,
-        "intent_generation": seen.set.intent_generation,
-        "vips": seen.set.intent.vips.len(),
-        "pools": seen.set.intent.pools.len(),
-        "backends": seen.set.intent.pools.iter().map(|pool| pool.backends.len()).sum::<usize>(),
-        "backends_down": backends_down(seen),
-        "leader": leader,
-        "stale_seconds": stale(seen),
-        "trouble": seen.trouble.as_ref().map(|trouble| &trouble.why),
-        "directors": directors.into_iter().map(|(name, word)| json!({"name": name, "says": word})).collect::<Vec<_>>(),
-    })
+/// The JSON of the store.
+#[derive(Serialize)]
+struct StoreDocument {
+    kind: &'static str,
+    generation: u64,
+    intent_generation: u64,
+    vips: usize,
+    pools: usize,
+    backends: usize,
+    backends_down: usize,
+    leader: Option<String>,
+    stale_seconds: Option<f64>,
+    stale_because: Option<String>,
+    directors: Vec<DirectorRecord>,
 }
 
-fn text(store: &Store, seen: &Seen, leader: Option<String>, directors: &[(String, Value)]) -> String {
-    let (set, intent) = (&seen.set, &seen.set.intent);
+/// A director with its record as the store has it.
+#[derive(Serialize)]
+struct DirectorRecord {
+    name: String,
+    presence: Value,
+}
+
+fn document(store: &Store, view: &StoreView, leader: Option<String>, directors: Vec<(String, Value)>) -> StoreDocument {
+    let intent = &view.cluster.intent;
+    StoreDocument {
+        kind: store.kind(),
+        generation: view.cluster.generation,
+        intent_generation: view.cluster.intent_generation,
+        vips: intent.vips.len(),
+        pools: intent.pools.len(),
+        backends: intent.pools.iter().map(|pool| pool.backends.len()).sum(),
+        backends_down: backends_down(view),
+        leader,
+        stale_seconds: stale(view),
+        stale_because: view.stale.as_ref().map(|stale| stale.why.clone()),
+        directors: directors.into_iter().map(|(name, presence)| DirectorRecord { name, presence }).collect(),
+    }
+}
+
+fn text(store: &Store, view: &StoreView, leader: Option<String>, directors: &[(String, Value)]) -> String {
+    let (cluster, intent) = (&view.cluster, &view.cluster.intent);
     let backends: usize = intent.pools.iter().map(|pool| pool.backends.len()).sum();
     let mut text = String::new();
     // Writing into a String cannot fail.
-    let _ = writeln!(text, "{}, generation {} (its intent: {})", store.kind(), set.generation, set.intent_generation);
+    let _ = writeln!(text, "{}, generation {} (its intent: {})", store.kind(), cluster.generation, cluster.intent_generation);
     let _ = writeln!(text, "  VIPs      {}", intent.vips.len());
-    let _ = writeln!(text, "  pools     {} with {backends} backends, {} down", intent.pools.len(), backends_down(seen));
+    let _ = writeln!(text, "  pools     {} with {backends} backends, {} down", intent.pools.len(), backends_down(view));
     let _ = writeln!(text, "  health    {}", leader.map_or("nobody leads".to_owned(), |name| format!("{name} leads")));
-    if let Some(trouble) = &seen.trouble {
-        let _ = writeln!(
-            text,
-            "  trouble   for {:.1} s: {}",
-            trouble.since.elapsed().as_secs_f64(),
-            trouble.why.replace('\n', "\n            ")
-        );
+    if let Some(stale) = &view.stale {
+        let _ =
+            writeln!(text, "  stale     for {:.1} s: {}", stale.since.elapsed().as_secs_f64(), stale.why.replace('\n', "\n            "));
     }
     let names: Vec<&str> = directors.iter().map(|(name, _)| name.as_str()).collect();
     let _ = writeln!(text, "  directors {}", if names.is_empty() { "none".to_owned() } else { names.len().to_string() });
-    for (name, word) in directors {
-        let generation = word.get("generation").and_then(Value::as_u64);
-        let behind = match generation {
-            Some(own) if own == set.generation => format!("generation {own}"),
-            Some(own) => format!("generation {own}, not {}", set.generation),
+    for (name, record) in directors {
+        let presence: Presence = serde_json::from_value(record.clone()).unwrap_or_default();
+        let behind = match presence.tables.map(|tables| tables.generation) {
+            Some(own) if own == cluster.generation => format!("generation {own}"),
+            Some(own) => format!("generation {own}, not {}", cluster.generation),
             None => "says no generation".to_owned(),
         };
         let _ = writeln!(text, "    {name}  {behind}");

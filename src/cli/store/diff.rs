@@ -1,10 +1,10 @@
-//! What is different between two intents, for people.
+//! Differences between two intents.
 
 use guideway_config::{Backend, Intent, Pool, Vip};
 use std::collections::BTreeMap;
 
-/// A line for each VIP, pool and backend that comes, goes or changes.
-pub(super) fn between(old: &Intent, new: &Intent) -> Vec<String> {
+/// Returns a line for each VIP, pool and backend that is added, removed or changed.
+pub(super) fn diff(old: &Intent, new: &Intent) -> Vec<String> {
     let vips = |intent: &Intent| -> BTreeMap<String, Vip> {
         intent.vips.iter().map(|vip| (format!("VIP {} {}", vip.address, vip.service.label()), vip.clone())).collect()
     };
@@ -57,10 +57,10 @@ mod tests {
             read_intent(&text).config.unwrap()
         };
         let old = intent("192.0.2.69", 60, 1009, &[("t1", 100), ("t2", 100)]);
-        assert_eq!(between(&old, &old), [""; 0]);
+        assert_eq!(diff(&old, &old), [""; 0]);
         let new = intent("192.0.2.70", 60, 503, &[("t1", 7), ("t3", 100)]);
         assert_eq!(
-            between(&old, &new),
+            diff(&old, &new),
             [
                 "- VIP 192.0.2.69 tftp",
                 "+ VIP 192.0.2.70 tftp",
@@ -70,7 +70,7 @@ mod tests {
                 "+ backend boot/t3"
             ]
         );
-        assert_eq!(between(&old, &intent("192.0.2.69", 61, 1009, &[("t1", 100), ("t2", 100)])), ["~ VIP 192.0.2.69 tftp"]);
-        assert_eq!(between(&Intent::default(), &old).len(), 4);
+        assert_eq!(diff(&old, &intent("192.0.2.69", 61, 1009, &[("t1", 100), ("t2", 100)])), ["~ VIP 192.0.2.69 tftp"]);
+        assert_eq!(diff(&Intent::default(), &old).len(), 4);
     }
 }

@@ -1,6 +1,6 @@
-//! What tests of commands ask about.
+//! A configuration for tests of commands.
 
-/// A director of a pool of three with TID ranges.
+/// A director with a pool of three backends with TID ranges.
 pub(super) const FLEET: &str = "[director]\nname = \"d1\"\naddress = \"10.0.1.11\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
     io = { kind = \"af_xdp\", interface = \"eth0\" }\n\
     [[vip]]\naddress = \"192.0.2.69\"\nservice = \"tftp\"\npool = \"boot\"\n\
