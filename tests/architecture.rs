@@ -1,39 +1,55 @@
-//! The shape of the code, held: modules depend one way, unsafe stays behind its fences, files stay short.
+//! Holds the shape of the code: files and crates depend one way, unsafe code stays in its fences, files stay short.
+//!
+//! All tests read the code as `syn` parses it. `ARCHITECTURE_ROOT` names another workspace to try them on.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
+#[path = "architecture/cycles.rs"]
+mod cycles;
+#[path = "architecture/dependencies.rs"]
+mod dependencies;
+#[path = "architecture/examples.rs"]
+mod examples;
+#[path = "architecture/items.rs"]
+mod items;
+#[path = "architecture/modules.rs"]
+mod modules;
+#[path = "architecture/unsafety.rs"]
+mod unsafety;
+#[path = "architecture/uses.rs"]
+mod uses;
+
+use cargo_metadata::{Metadata, MetadataCommand, TargetKind};
+use cycles::Graph;
+use dependencies::Row;
+use modules::Crate;
 use std::fs;
 use std::path::{Path, PathBuf};
+use syn::AttrStyle;
 
-/// The modules of the library, each above those that may use it. `src/lib.rs` tells the same to readers.
-const ORDER: &[&str] = &[
-    "verdict",
-    "time",
-    "frame",
-    "wire",
-    "hash",
-    "maglev",
-    "heirs",
-    "flow",
-    "config",
-    "tables",
-    "counters",
-    "io",
-    "path",
-    "turn",
-    "steer",
-    "metrics",
-    "systemd",
-    "tls",
-    "store",
-    "control",
-    "announce",
-    "director",
-    "control_client",
-    "tftp",
-    "health",
-    "lab",
-    "cli",
+/// The crates of the workspace, lowest first, without `guideway-` before their names. Each may use only the crates that its row lists,
+/// and these stand above it.
+const CRATES: &[Row] = &[
+    ("netmap-rings", ""),
+    ("packet", ""),
+    ("hash", ""),
+    ("sys", "packet"),
+    ("tls", ""),
+    ("host", ""),
+    ("testbed", "host"),
+    ("dataplane", "packet hash"),
+    ("io", "netmap-rings packet sys"),
+    ("api", ""),
+    ("tftp", "packet hash sys tls"),
+    ("daemon", "sys tls api"),
+    ("config", "netmap-rings hash dataplane"),
+    ("store", "tls config"),
+    ("control", "packet hash dataplane api daemon config store"),
+    ("director", "packet host dataplane io daemon config store control"),
+    ("tftpd", "hash api tftp daemon config store"),
+    ("health", "packet sys api tftp daemon config store"),
+    ("lab", "netmap-rings packet host testbed api tftp daemon config store"),
+    ("guideway", "packet host dataplane io api tftp daemon config store control director tftpd health"),
+    ("tools", "netmap-rings packet host testbed io api tftp daemon config lab"),
 ];
 
 /// The only files that may hold unsafe code.
@@ -45,16 +61,16 @@ const FENCES: &[&str] = &[
     "netmap/src/raw.rs",
     "netmap/src/simulated.rs",
     "netmap/src/simulated/state.rs",
-    "src/flow/fence.rs",
+    "src/dataplane/flow/intrinsics.rs",
     "src/io/af_packet/ring.rs",
     "src/io/af_packet/send.rs",
     "src/io/af_xdp/bpf.rs",
     "src/io/af_xdp/ring.rs",
     "src/io/af_xdp/umem.rs",
     "src/io/interface.rs",
-    "src/io/sys.rs",
     "src/io/testing.rs",
     "src/lab/sys.rs",
+    "src/sys/lib.rs",
     "src/tftp/engine/sys.rs",
     "tests/no_allocation.rs",
     "tools/src/bin/tftp-bench/batch.rs",
@@ -63,115 +79,114 @@ const FENCES: &[&str] = &[
 /// About 400 lines of code is a file that one can read at a sitting.
 const LONGEST: usize = 450;
 
-fn sources(directory: &str) -> Vec<PathBuf> {
+/// The directories whose Rust files belong to the project.
+const SOURCES: &[&str] = &["src", "netmap", "tests", "tools", "benches"];
+
+/// One Rust file of the workspace. `name` is its path from the workspace's root.
+struct Source {
+    name: String,
+    text: String,
+    parsed: syn::File,
+}
+
+fn root() -> PathBuf {
+    std::env::var_os("ARCHITECTURE_ROOT").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+}
+
+fn metadata() -> Metadata {
+    MetadataCommand::new().manifest_path(root().join("Cargo.toml")).no_deps().exec().unwrap()
+}
+
+/// Returns every Rust file below a directory. What Cargo builds is no source.
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)];
-    while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()) {
-            if entry.is_dir() {
-                open.push(entry);
-            } else if entry.extension().is_some_and(|extension| extension == "rs") {
-                found.push(entry);
-            }
+    for entry in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() && !entry.ends_with("target") {
+            found.extend(rust_files(&entry));
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            found.push(entry);
         }
     }
     found.sort();
     found
 }
 
-fn all_sources() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let directories = ["src", "netmap", "tests", "tools", "benches"].into_iter().filter(|directory| root.join(directory).is_dir());
-    let files = directories.flat_map(sources);
-    files.map(|file| (file.strip_prefix(root).unwrap().display().to_string(), fs::read_to_string(&file).unwrap())).collect()
+fn sources() -> Vec<Source> {
+    let root = root();
+    let directories = SOURCES.iter().map(|directory| root.join(directory)).filter(|directory| directory.is_dir());
+    let files = directories.flat_map(|directory| rust_files(&directory));
+    files.map(|file| source(&file, &root)).collect()
 }
 
-/// The module of the library that a file belongs to.
-fn module(file: &str) -> Option<&str> {
-    let rest = file.strip_prefix("src/")?;
-    let module = rest.split(['/', '.']).next()?;
-    (!matches!(module, "lib" | "main")).then_some(module)
+fn source(file: &Path, root: &Path) -> Source {
+    let name = file.strip_prefix(root).unwrap().display().to_string();
+    let text = fs::read_to_string(file).unwrap();
+    let parsed = syn::parse_file(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    Source { name, text, parsed }
 }
 
-/// A file is for tests only when its name says so; what follows `#[cfg(test)]` is too.
-fn shipped<'s>(file: &str, text: &'s str) -> Option<&'s str> {
-    let for_tests = file.contains("/tests") || file.ends_with("conformance.rs") || file.ends_with("testing.rs");
-    (!for_tests).then(|| text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text))
+/// Returns the root files of all libraries and programs, as paths from the workspace's root.
+fn crate_roots(metadata: &Metadata) -> Vec<PathBuf> {
+    let shipped = |kinds: &[TargetKind]| kinds.iter().any(|kind| matches!(kind, TargetKind::Lib | TargetKind::Bin));
+    let packages = metadata.workspace_packages();
+    let targets = packages.iter().flat_map(|package| &package.targets).filter(|target| shipped(&target.kind));
+    targets.map(|target| target.src_path.strip_prefix(&metadata.workspace_root).unwrap().into()).collect()
 }
 
-/// The modules that code names by `crate::module` or `crate::{module, module::…}`.
-fn named(text: &str) -> Vec<&str> {
-    let mut modules = Vec::new();
-    for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
-        for (at, found) in line.match_indices("crate::") {
-            let rest = &line[at + found.len()..];
-            match rest.strip_prefix('{') {
-                Some(group) => modules.extend(group.split([',', '}']).map(|item| first_word(item.trim_start()))),
-                None => modules.push(first_word(rest)),
+#[test]
+fn files_of_a_crate_use_each_other_one_way() {
+    let root = root();
+    let read = |file: &Path| fs::read_to_string(root.join(file)).ok();
+    let mut wrong = Vec::new();
+    for crate_root in crate_roots(&metadata()) {
+        let graph = Graph::of(&Crate::read(&crate_root, &read));
+        wrong.extend(graph.cycles().iter().map(|cycle| graph.describe(cycle)));
+    }
+    assert!(wrong.is_empty(), "{} cycles:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn crates_use_each_other_as_the_table_says() {
+    let wrong = dependencies::differences(CRATES, &dependencies::declared(&metadata()));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_code_stays_in_its_fences_and_every_fence_is_needed() {
+    let sources = sources();
+    let mut wrong = Vec::new();
+    for Source { name, parsed, .. } in &sources {
+        let found = unsafety::of(parsed);
+        if FENCES.contains(&name.as_str()) {
+            if !found.is_allowed || !found.is_present {
+                wrong.push(format!("{name} is a fence without unsafe code: remove it from the list, and its attribute"));
             }
+        } else if found.is_allowed || found.is_present {
+            wrong.push(format!("{name} has unsafe code and is no fence"));
         }
     }
-    modules
-}
-
-fn first_word(text: &str) -> &str {
-    &text[..text.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(text.len())]
-}
-
-#[test]
-fn every_way_of_naming_a_module_is_seen() {
-    assert_eq!(named("use crate::tables::Snapshot;\n// crate::lab\nlet x = crate::time::Time(0);"), ["tables", "time"]);
-    assert_eq!(named("use crate::{config, control_client, io::Io};"), ["config", "control_client", "io", ""]);
+    let missing = FENCES.iter().filter(|fence| !sources.iter().any(|source| source.name == **fence));
+    wrong.extend(missing.map(|fence| format!("{fence} is a fence and no file")));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn modules_depend_one_way() {
-    let rank: BTreeMap<&str, usize> = ORDER.iter().enumerate().map(|(rank, module)| (*module, rank)).collect();
+fn files_are_short_and_say_what_they_are_for() {
     let mut wrong = Vec::new();
-    for (file, text) in all_sources() {
-        let (Some(module), Some(text)) = (module(&file), shipped(&file, &text)) else { continue };
-        let own = *rank.get(module).unwrap_or_else(|| panic!("{file}: the module `{module}` has no place in the order"));
-        for other in named(text).into_iter().filter(|other| *other != module) {
-            match rank.get(other) {
-                Some(rank) if *rank > own => wrong.push(format!("{file} uses {other}, which stands above {module}")),
-                _ => {}
-            }
+    for Source { name, text, parsed } in sources() {
+        let lines = text.lines().count();
+        if lines > LONGEST {
+            wrong.push(format!("{name} has {lines} lines; {LONGEST} is the limit"));
+        }
+        // The module above says what its tests are for.
+        if !begins_with_its_purpose(&parsed) && !name.ends_with("/tests.rs") && !name.contains("/tests/") {
+            wrong.push(format!("{name} does not say in its first line what it is for"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-#[test]
-fn readers_are_told_every_module() {
-    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
-    for module in ORDER {
-        assert!(lib.contains(&format!("[`{module}`]")), "src/lib.rs does not tell what `{module}` is");
-        assert!(lib.contains(&format!("pub mod {module};")), "`{module}` is no module");
-    }
-}
-
-#[test]
-fn unsafe_stays_behind_its_fences_and_every_fence_is_needed() {
-    for (file, text) in all_sources() {
-        let opened = text.contains("allow(unsafe_code)") && file != "tests/architecture.rs";
-        assert_eq!(opened, FENCES.contains(&file.as_str()), "{file}: unsafe is allowed in the fences only, and a fence has some");
-        if opened {
-            let blocks = text.matches("unsafe {").count() + text.matches("unsafe impl").count();
-            let reasons = text.matches("SAFETY:").count();
-            assert!(blocks > 0 && reasons > 0, "{file}: {blocks} blocks of unsafe code, {reasons} reasons");
-        }
-    }
-}
-
-#[test]
-fn files_are_short_and_say_what_they_are_for() {
-    for (file, text) in all_sources() {
-        let lines = text.lines().count();
-        assert!(lines <= LONGEST, "{file} has {lines} lines; {LONGEST} is the limit");
-        // Tests beside a module are told by that module.
-        assert!(
-            text.starts_with("//!") || file.ends_with("/tests.rs") || file.contains("/tests/"),
-            "{file} does not say in its first line what it is for"
-        );
-    }
+/// Whether `//!` comes before everything else in a file.
+fn begins_with_its_purpose(file: &syn::File) -> bool {
+    file.attrs.first().is_some_and(|first| matches!(first.style, AttrStyle::Inner(_)) && first.path().is_ident("doc"))
 }
