@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A repository to write into, removed at the end.
-struct Place(PathBuf);
+struct Fixture(PathBuf);
 
-impl Place {
-    fn new(name: &str) -> Place {
+impl Fixture {
+    fn new(name: &str) -> Fixture {
         let directory = std::env::temp_dir().join(format!("bench-report-test-{name}-{}", std::process::id()));
         fs::create_dir_all(directory.join("tools/plots")).unwrap();
         fs::write(directory.join("README.md"), "# Top\n<!-- bench-report: begin -->\nold\n<!-- bench-report: end -->\nrest\n").unwrap();
-        Place(directory)
+        Fixture(directory)
     }
 
     fn report(&self, recorded: &Path, arguments: &[&str]) -> Output {
@@ -33,7 +33,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Fixture {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -49,10 +49,10 @@ fn row<'r>(rows: &'r [Value], name: &str) -> &'r Value {
 
 #[test]
 fn a_recording_becomes_rows_page_pictures_and_the_part_of_the_readme() {
-    let place = Place::new("whole");
-    let output = place.report(&recorded(), &["--readme"]);
+    let fixture = Fixture::new("whole");
+    let output = fixture.report(&recorded(), &["--readme"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let rows = place.rows();
+    let rows = fixture.rows();
     for row in rows.iter().filter(|row| !["steer_2", "path_hot_instructions"].iter().any(|name| row["name"] == *name)) {
         let [least, most] = [0, 1].map(|end| row["spread"][end].as_f64().unwrap_or_else(|| panic!("not measured: {row}")));
         let ratio = row["ratio"].as_f64().unwrap();
@@ -64,7 +64,7 @@ fn a_recording_becomes_rows_page_pictures_and_the_part_of_the_readme() {
     assert!(row(&rows, "path_hot_instructions")["value"].as_f64().unwrap() > 0.0);
     assert_eq!(row(&rows, "af_xdp")["unit"], "Mpps");
 
-    let (page, readme) = (place.read("out/report.md"), place.read("README.md"));
+    let (page, readme) = (fixture.read("out/report.md"), fixture.read("README.md"));
     for name in ["`path_hot`", "`flow_bytes_10m`", "`maglev_655373_paper`", "3 rounds", "Linux "] {
         assert!(page.contains(name) && readme.contains(name), "{name} is missing in {page}");
     }
@@ -75,29 +75,29 @@ fn a_recording_becomes_rows_page_pictures_and_the_part_of_the_readme() {
     );
     assert!(!readme.contains("old") && readme.contains("(tools/plots/flows.svg)"), "{readme}");
     for picture in ["out/flows.svg", "out/batch.svg", "out/frame.svg", "tools/plots/flows.svg"] {
-        assert!(place.read(picture).starts_with("<svg "), "{picture}");
+        assert!(fixture.read(picture).starts_with("<svg "), "{picture}");
     }
 }
 
 #[test]
 fn a_goal_that_is_missed_or_not_measured_is_no_error_unless_it_shall_be() {
-    let (place, one) = (Place::new("strict"), Place::new("strict-recording"));
-    let said = "bench path\nbeside {\"name\":\"path_hot\",\"unit\":\"ns/packet\",\"value\":33,\"reference\":10}\nbench af_xdp\nSKIPPED: needs root\n";
+    let (fixture, one) = (Fixture::new("strict"), Fixture::new("strict-recording"));
+    let said = "bench path\npaired {\"name\":\"path_hot\",\"unit\":\"ns/packet\",\"value\":33,\"reference\":10}\nbench af_xdp\nSKIPPED: needs root\n";
     fs::write(one.0.join("round-1.txt"), said).unwrap();
-    assert_eq!(place.report(&one.0, &[]).status.code(), Some(0));
-    let page = place.read("out/report.md");
+    assert_eq!(fixture.report(&one.0, &[]).status.code(), Some(0));
+    let page = fixture.read("out/report.md");
     assert!(page.contains("| 3.30 | ≤ 3 | **no**, by 10 % |") && page.contains("Not measured: af_xdp: needs root."), "{page}");
-    assert_eq!(place.report(&one.0, &["--strict"]).status.code(), Some(3));
+    assert_eq!(fixture.report(&one.0, &["--strict"]).status.code(), Some(3));
 }
 
 #[test]
 fn what_cannot_be_read_is_an_error_that_names_it() {
-    let (place, one) = (Place::new("damaged"), Place::new("damaged-recording"));
-    let output = place.report(&one.0, &[]);
+    let (fixture, one) = (Fixture::new("damaged"), Fixture::new("damaged-recording"));
+    let output = fixture.report(&one.0, &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no files round-*.txt"));
-    fs::write(one.0.join("round-1.txt"), "bench flow\nbeside {\"name\":\"x\"}\n").unwrap();
-    let output = place.report(&one.0, &[]);
+    fs::write(one.0.join("round-1.txt"), "bench flow\npaired {\"name\":\"x\"}\n").unwrap();
+    let output = fixture.report(&one.0, &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("flow printed a line that cannot be read"));
 }

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 /// A directory with a file that looks like a kernel of version `6.1.0-test`; removed at the end.
-struct Place(PathBuf);
+struct Fixture(PathBuf);
 
-impl Place {
-    fn new(name: &str) -> Place {
+impl Fixture {
+    fn new(name: &str) -> Fixture {
         let directory = std::env::temp_dir().join(format!("netmap-vm-test-{name}-{}", std::process::id()));
         fs::create_dir(&directory).unwrap();
         let mut kernel = vec![0u8; 1024];
@@ -20,7 +20,7 @@ impl Place {
         let version = b"6.1.0-test (someone@somewhere) #1 SMP\0";
         kernel[576..576 + version.len()].copy_from_slice(version);
         fs::write(directory.join("bzImage"), kernel).unwrap();
-        Place(directory)
+        Fixture(directory)
     }
 
     fn module(&self, path: &str, version: &str, depends: &str) {
@@ -36,7 +36,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Fixture {
     fn drop(&mut self) {
         let _left = fs::remove_dir_all(&self.0);
     }
@@ -55,7 +55,7 @@ fn help_ends_with_examples() {
 
 #[test]
 fn bad_usage_is_2_and_names_the_option() {
-    let place = Place::new("usage");
+    let fixture = Fixture::new("usage");
     for (arguments, said) in [
         (&[][..], "--kernel is missing"),
         (&["--kernel", "bzImage"], "--modules is missing"),
@@ -65,7 +65,7 @@ fn bad_usage_is_2_and_names_the_option() {
         (&["--kernel", "bzImage", "--modules", ".", "--timeout", "0"], "--timeout 0: a number of seconds from 1"),
         (&["--kernel", "bzImage", "--modules", ".", "--memory", "lots"], "--memory lots: a number with M or G"),
     ] {
-        let (code, text) = place.run(arguments);
+        let (code, text) = fixture.run(arguments);
         assert_eq!(code, 2, "{arguments:?}: {text}");
         assert!(text.contains(said) && text.lines().count() == 1, "{arguments:?}: {text}");
     }
@@ -73,23 +73,23 @@ fn bad_usage_is_2_and_names_the_option() {
 
 #[test]
 fn what_cannot_boot_is_said_in_a_line() {
-    let place = Place::new("modules");
-    fs::write(place.0.join("text"), "no kernel").unwrap();
+    let fixture = Fixture::new("modules");
+    fs::write(fixture.0.join("text"), "no kernel").unwrap();
     let refuses = |kernel: &str, modules: &str, said: &str| {
-        let (code, text) = place.run(&["--kernel", kernel, "--modules", modules]);
+        let (code, text) = fixture.run(&["--kernel", kernel, "--modules", modules]);
         assert_eq!(code, 1, "{text}");
         assert!(text.contains(said) && text.lines().count() == 1, "{text}");
     };
-    place.module("none/veth.ko", "6.1.0-test", "");
+    fixture.module("none/veth.ko", "6.1.0-test", "");
     refuses("missing", "none", "--kernel missing: there is no such file");
     refuses("text", "none", "--kernel text is no Linux kernel for x86");
     refuses("bzImage", "missing", "--modules missing: there is no such directory");
     refuses("bzImage", "none", "there is no netmap.ko in none: build netmap for the kernel 6.1.0-test");
-    place.module("other/netmap.ko", "6.1.0-other", "");
+    fixture.module("other/netmap.ko", "6.1.0-other", "");
     refuses("bzImage", "other", "other/netmap.ko is built for the kernel 6.1.0-other, and bzImage is 6.1.0-test");
-    place.module("lacks/extra/netmap.ko", "6.1.0-test", "vhost,some-thing");
-    place.module("lacks/vhost.ko", "6.1.0-test", "");
+    fixture.module("lacks/extra/netmap.ko", "6.1.0-test", "vhost,some-thing");
+    fixture.module("lacks/vhost.ko", "6.1.0-test", "");
     refuses("bzImage", "lacks", "lacks/extra/netmap.ko needs the module some-thing, and there is none in lacks");
-    place.module("lacks/some_thing.ko", "6.1.0-other", "");
+    fixture.module("lacks/some_thing.ko", "6.1.0-other", "");
     refuses("bzImage", "lacks", "lacks/some_thing.ko is built for the kernel 6.1.0-other");
 }

@@ -67,9 +67,9 @@ impl Wire {
             ["all", "default"].iter().for_each(|which| namespace.sysctl(&format!("ipv6/conf/{which}/disable_ipv6"), "1").unwrap());
         }
         let b = wire.b.clone();
-        Netlink::within(&wire.a, |n| n.add_veth("a0", "b0").and_then(|()| n.hand_over("b0", &b, "b0"))).unwrap();
+        Netlink::in_namespace(&wire.a, |n| n.add_veth("a0", "b0").and_then(|()| n.move_to_namespace("b0", &b, "b0"))).unwrap();
         for (namespace, name, last) in [(&wire.a, "a0", 0x0a), (&wire.b, "b0", 0x0b)] {
-            Netlink::within(namespace, |n| n.mac(name, [2, 0, 0, 0, 0, last]).and_then(|()| n.up(name, true))).unwrap();
+            Netlink::in_namespace(namespace, |n| n.set_mac(name, [2, 0, 0, 0, 0, last]).and_then(|()| n.set_up(name, true))).unwrap();
         }
         wire
     }
@@ -133,7 +133,7 @@ fn what_one_end_of_a_veth_pair_sends_the_other_receives_numbered_and_complete() 
         assert!((0.2..1.5).contains(&sent["sent"]["seconds"].as_f64().unwrap()), "20,000 a second: {sent}");
         let received = &receiver.result()["received"];
         assert_eq!(
-            (&received["frames"], &received["lost"], &received["twice"], &received["late"]),
+            (&received["frames"], &received["lost"], &received["duplicates"], &received["reordered"]),
             (&5000.into(), &0.into(), &0.into(), &0.into())
         );
         let latency = received["latency_ns"]["p50"].as_u64().unwrap();
@@ -169,9 +169,9 @@ fn captures_are_written_read_and_replayed() {
     let sent = run(&format!("-i pcap:{again} -f tx -P {made} --rounds 2 --number --gre 10.0.0.2,10.0.1.12"));
     assert_eq!(sent["sent"]["frames"], 600);
     let received = &run(&format!("-i pcap:{again} -f rx"))["received"];
-    assert_eq!((&received["frames"], &received["twice"], &received["lost"]), (&600.into(), &0.into(), &0.into()));
+    assert_eq!((&received["frames"], &received["duplicates"], &received["lost"]), (&600.into(), &0.into(), &0.into()));
     run(&format!("-i pcap:{again} -f tx -P {made} --rounds 2"));
-    assert_eq!(run(&format!("-i pcap:{again} -f rx"))["received"]["twice"], 300);
+    assert_eq!(run(&format!("-i pcap:{again} -f rx"))["received"]["duplicates"], 300);
     // At its own times: 300 frames at 10,000 a second last 30 ms; at a tenth of the speed 0.3 s.
     let slow = run(&format!("-i pcap:{again} -f tx -P {made} --speed 0.1"));
     assert!((0.25..2.0).contains(&slow["sent"]["seconds"].as_f64().unwrap()), "{slow}");
@@ -179,7 +179,7 @@ fn captures_are_written_read_and_replayed() {
 
 #[test]
 fn the_search_ends_at_the_highest_rate_when_nothing_is_lost() {
-    let found = result(&pkt_gen("-i memory -f bisect --start 1k --most 4k --trial 0.2 --tries 20").output().unwrap());
+    let found = result(&pkt_gen("-i memory -f bisect --start 1k --max-rate 4k --trial 0.2 --tries 20").output().unwrap());
     assert_eq!(found["limit"], "allowed", "{found}");
     assert!(found["trials"].as_array().unwrap().len() >= 3, "1, 2 and 4 thousand: {found}");
     assert!((3500.0..4500.0).contains(&found["loss_free_pps"].as_f64().unwrap()), "{found}");
@@ -220,7 +220,7 @@ fn a_loss_free_rate_through_a_director_is_found_and_its_books_agree() {
     let made = format!("-i pcap:{capture} -f tx -n 500 --shape tftp --flows 50 --tids 20000-23999 --gre 10.0.0.1,10.0.1.11");
     result(&pkt_gen(&made).output().unwrap());
     for more in ["--shape tftp --flows 100".to_owned(), "--steering 2 --shape udp --flows 100".to_owned(), format!("-P {capture}")] {
-        let run = format!("--lab-bisect --start 2k --most 4k --trial 0.3 --tries 10 --loss 0.01 {more}");
+        let run = format!("--lab-bisect --start 2k --max-rate 4k --trial 0.3 --tries 10 --loss 0.01 {more}");
         let found = result(&pkt_gen(&run).arg("--guideway").arg(director()).output().unwrap());
         assert!(found["loss_free_pps"].as_f64().unwrap() > 1500.0, "{found:#}");
         let sum = |key: &str| found["trials"].as_array().unwrap().iter().map(|trial| trial[key].as_u64().unwrap()).sum::<u64>();

@@ -1,7 +1,7 @@
 //! The lab's test router as a program of its own: ECMP and GRE in userspace, directors from the routes of its network namespace.
 
 use clap::Parser;
-use guideway_lab::router::{self, Ecmp, MAIN_TABLE, Settings};
+use guideway_lab::router::{self, Ecmp, MAIN_TABLE, RouterConfig};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -39,16 +39,16 @@ struct Args {
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args = Args::parse();
-    let settings = Settings {
+    let config = RouterConfig {
         ingress: args.ingress,
         vips: args.vip,
         ecmp: args.ecmp,
         sources: args.source,
         directors_table: args.table,
         tun: args.tun,
-        ..Settings::default()
+        ..RouterConfig::default()
     };
-    match router::run(settings) {
+    match router::run(config) {
         Ok(counters) => {
             for (director, packets) in counters.directors() {
                 println!("{director} {packets}");

@@ -94,7 +94,7 @@ fn report(args: &Args) -> Result<ExitCode, String> {
     }
     if args.readme {
         let readme = Path::new("README.md");
-        write(readme, &page::rewritten(&read(readme)?, &report.section(PICTURE))?)?;
+        write(readme, &page::replace_section(&read(readme)?, &report.section(PICTURE))?)?;
     }
     println!("{page}");
     let (missed, unmeasured) = (report.missed(), report.unmeasured());
@@ -112,19 +112,19 @@ fn measured(args: &Args) -> Result<Vec<String>, String> {
     for old in files(&args.write)? {
         fs::remove_file(&old).map_err(|error| format!("{} cannot be removed: {error}", old.display()))?;
     }
-    let mut said = Vec::new();
+    let mut outputs = Vec::new();
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
-        let mut text = format!("machine {}\n", machine::here());
+        let mut text = format!("machine {}\n", machine::detect());
         text += &run::round(&built, times, &args.write)?;
         if round == 1 {
             eprintln!("  instructions");
             text += &run::instructions(&built, &args.write)?;
         }
         write(&args.write.join(format!("round-{round:02}.txt")), &text)?;
-        said.push(text);
+        outputs.push(text);
     }
-    Ok(said)
+    Ok(outputs)
 }
 
 fn recorded(directory: &Path) -> Result<Vec<String>, String> {

@@ -28,7 +28,7 @@ pub type Pictures = Vec<(&'static str, String)>;
 impl Report {
     /// The report of a recording.
     pub fn new(recording: Recording) -> Report {
-        Report { rows: rows::rows(&recording.said), recording }
+        Report { rows: rows::rows(&recording.measurements), recording }
     }
 
     /// Goals that are missed.
@@ -43,18 +43,17 @@ impl Report {
 
     /// The curves.
     pub fn pictures(&self) -> Pictures {
-        let points = |curve: &str| rows::points(curve, &self.recording.said);
-        let to_rate = |(place, cost): (u64, Spread)| {
-            (place, Spread { least: 1000.0 / cost.most, median: 1000.0 / cost.median, most: 1000.0 / cost.least })
-        };
+        let points = |curve: &str| rows::points(curve, &self.recording.measurements);
+        let to_rate =
+            |(place, cost): (u64, Spread)| (place, Spread { min: 1000.0 / cost.max, median: 1000.0 / cost.median, max: 1000.0 / cost.min });
         let plots = [
-            ("flows", Plot { title: "ns for each packet, by the number of flows", across: "established flows", points: points("flows") }),
-            ("batch", Plot { title: "ns for each packet, by the size of the batch", across: "packets", points: points("batch") }),
+            ("flows", Plot { title: "ns for each packet, by the number of flows", x_label: "established flows", points: points("flows") }),
+            ("batch", Plot { title: "ns for each packet, by the size of the batch", x_label: "packets", points: points("batch") }),
             (
                 "frame",
                 Plot {
                     title: "Millions of packets a second, by their size",
-                    across: "bytes of a frame",
+                    x_label: "bytes of a frame",
                     points: points("frame").into_iter().map(to_rate).collect(),
                 },
             ),
@@ -65,9 +64,8 @@ impl Report {
     /// For programs.
     pub fn to_json(&self) -> Value {
         let curve = |name: &'static str| {
-            let points = rows::points(name, &self.recording.said);
-            let points: Vec<Value> =
-                points.iter().map(|(at, s)| json!({ "at": at, "ns": s.median, "spread": [s.least, s.most] })).collect();
+            let points = rows::points(name, &self.recording.measurements);
+            let points: Vec<Value> = points.iter().map(|(at, s)| json!({ "at": at, "ns": s.median, "spread": [s.min, s.max] })).collect();
             (name.to_owned(), Value::from(points))
         };
         json!({
@@ -75,14 +73,14 @@ impl Report {
             "rounds": self.recording.rounds,
             "rows": self.rows.iter().map(Row::to_json).collect::<Vec<_>>(),
             "curves": rows::CURVES.map(curve).into_iter().collect::<serde_json::Map<_, _>>(),
-            "notes": self.recording.notes,
+            "notes": self.recording.skipped,
         })
     }
 
     /// The page.
     pub fn page(&self) -> String {
         let mut text = format!("# What Guideway costs\n\n{}\n\n{}", self.origin(), self.table());
-        for note in &self.recording.notes {
+        for note in &self.recording.skipped {
             let _infallible = write!(text, "\nNot measured: {note}.\n");
         }
         for (name, _) in self.pictures() {
@@ -101,7 +99,7 @@ impl Report {
     }
 
     fn origin(&self) -> String {
-        let machine = self.recording.machine.as_ref().map_or("an unknown machine".to_owned(), machine::words);
+        let machine = self.recording.machine.as_ref().map_or("an unknown machine".to_owned(), machine::describe);
         let rounds = match self.recording.rounds {
             1 => "One round".to_owned(),
             rounds => format!("{rounds} rounds"),
@@ -139,7 +137,7 @@ impl Report {
 ///
 /// # Errors
 /// When it has no such part.
-pub fn rewritten(readme: &str, section: &str) -> Result<String, String> {
+pub fn replace_section(readme: &str, section: &str) -> Result<String, String> {
     let missing = || format!("the README has no lines `{BEGIN}` and `{END}` to write between");
     let (before, rest) = readme.split_once(BEGIN).ok_or_else(missing)?;
     let (_, after) = rest.split_once(END).ok_or_else(missing)?;
@@ -147,8 +145,8 @@ pub fn rewritten(readme: &str, section: &str) -> Result<String, String> {
 }
 
 fn spread(ratio: Spread) -> String {
-    let [least, median, most] = [ratio.least, ratio.median, ratio.most].map(number);
-    if least == most { median } else { format!("{median} ({least}–{most})") }
+    let [min, median, max] = [ratio.min, ratio.median, ratio.max].map(number);
+    if min == max { median } else { format!("{median} ({min}–{max})") }
 }
 
 /// With three digits that count, or all before the point.
@@ -169,14 +167,14 @@ mod tests {
     #[test]
     fn a_readme_is_rewritten_between_its_marks_only() {
         let readme = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        let text = rewritten(&readme, &format!("{BEGIN}\nnew\n{END}")).unwrap();
+        let text = replace_section(&readme, &format!("{BEGIN}\nnew\n{END}")).unwrap();
         assert_eq!(text, format!("before\n{BEGIN}\nnew\n{END}\nafter\n"));
-        assert!(rewritten("nothing", "new").unwrap_err().contains(BEGIN));
+        assert!(replace_section("nothing", "new").unwrap_err().contains(BEGIN));
     }
 
     #[test]
     fn numbers_have_the_digits_that_count() {
         assert_eq!([23.94, 6.58, 0.0029, 1234.5, 0.5].map(number), ["23.9", "6.58", "0.0029", "1234", "0.50"]);
-        assert_eq!(spread(Spread { least: 2.0, median: 2.5, most: 3.0 }), "2.50 (2.00–3.00)");
+        assert_eq!(spread(Spread { min: 2.0, median: 2.5, max: 3.0 }), "2.50 (2.00–3.00)");
     }
 }

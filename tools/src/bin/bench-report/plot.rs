@@ -8,7 +8,7 @@ pub struct Plot {
     /// What it shows, with the unit.
     pub title: &'static str,
     /// What the horizontal axis is; it is logarithmic.
-    pub across: &'static str,
+    pub x_label: &'static str,
     /// Its points, from left to right.
     pub points: Vec<(u64, Spread)>,
 }
@@ -26,7 +26,7 @@ impl Plot {
     /// The picture; nothing when there are fewer than two points.
     pub fn svg(&self) -> Option<String> {
         let [(first, _), .., (last, _)] = self.points[..] else { return None };
-        let most = self.points.iter().map(|(_, spread)| spread.most).fold(0.0, f64::max);
+        let most = self.points.iter().map(|(_, spread)| spread.max).fold(0.0, f64::max);
         let step = step(most / LINES);
         let top = (most / step).ceil() * step;
         let (low, high) = ((first as f64).ln(), (last as f64).ln());
@@ -50,14 +50,19 @@ impl Plot {
         let line: Vec<String> = self.points.iter().map(|(place, spread)| format!("{:.1},{:.1}", x(*place), y(spread.median))).collect();
         put(format_args!("<polyline points=\"{}\" fill=\"none\" stroke=\"#4878a8\" stroke-width=\"2\"/>", line.join(" ")));
         for (place, spread) in &self.points {
-            let (x, y1, y2, at) = (x(*place), y(spread.least), y(spread.most), y(spread.median));
+            let (x, y1, y2, at) = (x(*place), y(spread.min), y(spread.max), y(spread.median));
             put(format_args!("<line x1=\"{x:.1}\" y1=\"{y1:.1}\" x2=\"{x:.1}\" y2=\"{y2:.1}\" stroke=\"#4878a8\"/>"));
             put(format_args!("<circle cx=\"{x:.1}\" cy=\"{at:.1}\" r=\"3\" fill=\"#4878a8\"/>"));
             put(format_args!("<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", y2 - 7.0, trimmed(spread.median)));
             let below = HEIGHT - BOTTOM + 16.0;
-            put(format_args!("<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\" fill=\"#555\">{}</text>", grouped(*place)));
+            put(format_args!("<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\" fill=\"#555\">{}</text>", with_thousands(*place)));
         }
-        put(format_args!("<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#555\">{}</text>", WIDTH - RIGHT, HEIGHT - 12.0, self.across));
+        put(format_args!(
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#555\">{}</text>",
+            WIDTH - RIGHT,
+            HEIGHT - 12.0,
+            self.x_label
+        ));
         out.push_str("</svg>\n");
         Some(out)
     }
@@ -75,7 +80,7 @@ fn trimmed(number: f64) -> String {
 }
 
 /// A number with commas between thousands.
-pub fn grouped(number: u64) -> String {
+pub fn with_thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -92,12 +97,12 @@ mod tests {
     use super::*;
 
     fn flat(n: f64) -> Spread {
-        Spread { least: n, median: n, most: n }
+        Spread { min: n, median: n, max: n }
     }
 
     #[test]
     fn the_curve_goes_from_edge_to_edge_and_stays_inside() {
-        let plot = Plot { title: "t", across: "flows", points: vec![(1, flat(20.0)), (1024, flat(25.5)), (1 << 20, flat(41.0))] };
+        let plot = Plot { title: "t", x_label: "flows", points: vec![(1, flat(20.0)), (1024, flat(25.5)), (1 << 20, flat(41.0))] };
         let text = plot.svg().unwrap();
         assert!(text.contains("<polyline points=\"50.0,") && text.contains(" 530.0,"), "{text}");
         assert!(text.contains(">25.5<") && text.contains(">1,048,576<") && text.contains(">41<"), "{text}");
@@ -107,6 +112,6 @@ mod tests {
     #[test]
     fn steps_are_round_and_thousands_grouped() {
         assert_eq!([0.3, 1.0, 3.0, 7.0, 60.0].map(step), [0.5, 1.0, 5.0, 10.0, 100.0]);
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 999, 1000, 1_234_567].map(with_thousands), ["0", "999", "1,000", "1,234,567"]);
     }
 }

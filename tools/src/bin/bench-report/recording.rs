@@ -1,14 +1,14 @@
 //! What benchmarks print, a round in each file, so that a report can be made again from what was measured before.
 //!
 //! A recording is the output of the programs as it was, with a line `bench NAME` before each. Of it all, these lines count:
-//! `beside {…}`, the medians of a row and its reference (`benches/beside/mod.rs`), `SKIPPED: why`, and `machine {…}`, which stands first.
+//! `paired {…}`, the medians of a row and its reference (`benches/paired/mod.rs`), `SKIPPED: why`, and `machine {…}`, which stands first.
 
 use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// One row of one round.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Said {
+pub struct Measurement {
     /// Its name.
     pub name: String,
     /// Of both numbers.
@@ -23,9 +23,9 @@ pub struct Said {
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
     /// What was measured, in the order in which it was.
-    pub said: Vec<Said>,
+    pub measurements: Vec<Measurement>,
     /// What was not measured, and why.
-    pub notes: BTreeSet<String>,
+    pub skipped: BTreeSet<String>,
     /// On which machine: that of the first round.
     pub machine: Option<Value>,
     /// How many rounds.
@@ -42,10 +42,11 @@ impl Recording {
         for line in round.lines() {
             if let Some(name) = line.strip_prefix("bench ") {
                 bench = name;
-            } else if let Some(json) = line.strip_prefix("beside ") {
-                self.said.push(said(json).ok_or_else(|| format!("benchmark {bench} printed a line that cannot be read: {line}"))?);
+            } else if let Some(json) = line.strip_prefix("paired ") {
+                self.measurements
+                    .push(parse_measurement(json).ok_or_else(|| format!("benchmark {bench} printed a line that cannot be read: {line}"))?);
             } else if let Some(why) = line.strip_prefix("SKIPPED: ") {
-                self.notes.insert(format!("{bench}: {why}"));
+                self.skipped.insert(format!("{bench}: {why}"));
             } else if let Some(json) = line.strip_prefix("machine ")
                 && self.machine.is_none()
             {
@@ -58,7 +59,7 @@ impl Recording {
     }
 }
 
-fn said(json: &str) -> Option<Said> {
+fn parse_measurement(json: &str) -> Option<Measurement> {
     let value: Value = serde_json::from_str(json).ok()?;
     let text = |key: &str| Some(value[key].as_str()?.to_owned());
     let positive = |number: &f64| number.is_finite() && *number > 0.0;
@@ -66,7 +67,7 @@ fn said(json: &str) -> Option<Said> {
         Value::Null => None,
         number => Some(number.as_f64().filter(positive)?),
     };
-    Some(Said { name: text("name")?, unit: text("unit")?, value: value["value"].as_f64().filter(positive)?, reference })
+    Some(Measurement { name: text("name")?, unit: text("unit")?, value: value["value"].as_f64().filter(positive)?, reference })
 }
 
 #[cfg(test)]
@@ -77,14 +78,14 @@ mod tests {
     fn of_the_output_only_the_lines_that_count_are_read() {
         let mut recording = Recording::default();
         let round = "machine {\"cpus\":2}\nbench path\nrunning 0 tests\npath/path_hot  time:   [1.3 µs 1.3 µs 1.4 µs]\n\
-                     beside {\"name\":\"path_hot\",\"unit\":\"ns/packet\",\"value\":20.5,\"reference\":6.5}\n\
-                     beside {\"name\":\"flows_1\",\"unit\":\"ns/packet\",\"value\":20}\nbench af_xdp\nSKIPPED: needs root\n";
+                     paired {\"name\":\"path_hot\",\"unit\":\"ns/packet\",\"value\":20.5,\"reference\":6.5}\n\
+                     paired {\"name\":\"flows_1\",\"unit\":\"ns/packet\",\"value\":20}\nbench af_xdp\nSKIPPED: needs root\n";
         recording.add(round).unwrap();
         recording.add("machine {\"cpus\":4}\n").unwrap();
-        assert_eq!((recording.said.len(), recording.rounds), (2, 2));
-        assert_eq!(recording.said[0].reference, Some(6.5));
-        assert_eq!(recording.said[1].reference, None);
-        assert_eq!(recording.notes.first().map(String::as_str), Some("af_xdp: needs root"));
+        assert_eq!((recording.measurements.len(), recording.rounds), (2, 2));
+        assert_eq!(recording.measurements[0].reference, Some(6.5));
+        assert_eq!(recording.measurements[1].reference, None);
+        assert_eq!(recording.skipped.first().map(String::as_str), Some("af_xdp: needs root"));
         assert_eq!(recording.machine.unwrap()["cpus"], 2);
     }
 
@@ -93,7 +94,7 @@ mod tests {
         for line in
             ["{}", "{\"name\":\"a\",\"unit\":\"b\",\"value\":0}", "{\"name\":\"a\",\"unit\":\"b\",\"value\":1,\"reference\":\"x\"}", "x"]
         {
-            let error = Recording::default().add(&format!("bench flow\nbeside {line}\n")).unwrap_err();
+            let error = Recording::default().add(&format!("bench flow\npaired {line}\n")).unwrap_err();
             assert!(error.contains("flow") && error.contains(line), "{error}");
         }
     }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The benchmark that does a fixed amount of work; it is counted, not timed.
-const FIXED: &str = "fixed";
+const FIXED: &str = "instructions";
 /// The function in it whose instructions are counted.
-const COUNTED: &str = "fixed::counted";
+const COUNTED: &str = "instructions::counted";
 /// Two amounts of work, in batches. Only what lies between them counts, so that whatever happens once cancels out.
-const FEW: u32 = 50;
-const MANY: u32 = 250;
+const SMALL_RUN: u32 = 50;
+const LARGE_RUN: u32 = 250;
 /// Packets of a batch.
 const BATCH: u32 = 64;
 
@@ -26,13 +26,13 @@ pub struct Times {
 
 /// A benchmark that was built.
 #[derive(Clone, Debug)]
-pub struct Built {
+pub struct BenchBinary {
     name: String,
     program: PathBuf,
 }
 
 /// Builds all benchmarks of the package, whatever they are.
-pub fn build() -> Result<Vec<Built>, String> {
+pub fn build() -> Result<Vec<BenchBinary>, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["bench", "--locked", "--package", "guideway", "--bench", "*", "--no-run", "--message-format", "json-render-diagnostics"]);
@@ -40,21 +40,21 @@ pub fn build() -> Result<Vec<Built>, String> {
     if !output.status.success() {
         return Err("the benchmarks cannot be built".to_owned());
     }
-    let built: Vec<Built> = String::from_utf8_lossy(&output.stdout).lines().filter_map(artifact).collect();
+    let built: Vec<BenchBinary> = String::from_utf8_lossy(&output.stdout).lines().filter_map(artifact).collect();
     if built.is_empty() { Err("cargo has built no benchmarks".to_owned()) } else { Ok(built) }
 }
 
 /// The benchmark in a line of `cargo --message-format json`, if it is about one.
-fn artifact(line: &str) -> Option<Built> {
+fn artifact(line: &str) -> Option<BenchBinary> {
     let message: Value = serde_json::from_str(line).ok()?;
     let target = &message["target"];
     let is_bench = target["kind"].as_array()?.iter().any(|kind| kind == "bench");
     let program = message["executable"].as_str().filter(|_| is_bench)?;
-    Some(Built { name: target["name"].as_str()?.to_owned(), program: program.into() })
+    Some(BenchBinary { name: target["name"].as_str()?.to_owned(), program: program.into() })
 }
 
 /// Runs every benchmark once, and gives what they printed.
-pub fn round(built: &[Built], times: Times, directory: &Path) -> Result<String, String> {
+pub fn round(built: &[BenchBinary], times: Times, directory: &Path) -> Result<String, String> {
     let mut said = String::new();
     for bench in built.iter().filter(|bench| bench.name != FIXED) {
         eprintln!("  {}", bench.name);
@@ -68,7 +68,7 @@ pub fn round(built: &[Built], times: Times, directory: &Path) -> Result<String, 
 }
 
 /// Instructions for each packet of the hot row, as a line like those of the others; or why not.
-pub fn instructions(built: &[Built], directory: &Path) -> Result<String, String> {
+pub fn instructions(built: &[BenchBinary], directory: &Path) -> Result<String, String> {
     let Some(fixed) = built.iter().find(|bench| bench.name == FIXED) else { return Err("there is no benchmark of fixed work".to_owned()) };
     if Command::new("valgrind").arg("--version").output().is_err() {
         return Ok(format!("bench {FIXED}\nSKIPPED: valgrind is not installed\n"));
@@ -80,10 +80,10 @@ pub fn instructions(built: &[Built], directory: &Path) -> Result<String, String>
         command.arg(&fixed.program).args(["path_hot", &batches.to_string()]);
         collected(&printed(&mut command, "valgrind")?.1).ok_or_else(|| format!("valgrind counted nothing of `{COUNTED}`"))
     };
-    let (few, many) = (count(FEW)?, count(MANY)?);
-    let packets = f64::from((MANY - FEW) * BATCH);
+    let (few, many) = (count(SMALL_RUN)?, count(LARGE_RUN)?);
+    let packets = f64::from((LARGE_RUN - SMALL_RUN) * BATCH);
     let line = json!({ "name": INSTRUCTIONS, "unit": "instructions/packet", "value": many.saturating_sub(few) as f64 / packets });
-    Ok(format!("bench {FIXED}\nbeside {line}\n"))
+    Ok(format!("bench {FIXED}\npaired {line}\n"))
 }
 
 /// The number in callgrind's line `==1== Collected : 123`; nothing when it is 0.

@@ -44,10 +44,10 @@ struct Args {
     seeds: Option<u64>,
     /// How many of these seeds for the comparison too, 1–100 (default: 1, of hopeless transfers every one takes its time-out)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
-    peer_seeds: u64,
+    baseline_seeds: u64,
     /// Leave the comparison out
     #[arg(long)]
-    no_peers: bool,
+    no_baseline: bool,
     /// Random chaos for so long instead of the rows, such as 10m or 1h, and a look at the memory of directors and servers
     #[arg(long, value_name = "TIME", value_parser = soak::parse_time)]
     soak: Option<Duration>,
@@ -60,8 +60,8 @@ struct Args {
 }
 
 /// Longest time that one lab may take.
-const LONGEST: Duration = Duration::from_secs(15 * 60);
-const LONGEST_FULL: Duration = Duration::from_secs(60 * 60);
+const MAX_RUNTIME: Duration = Duration::from_secs(15 * 60);
+const MAX_RUNTIME_FULL: Duration = Duration::from_secs(60 * 60);
 
 /// The lab that runs, if one does, and whether somebody wants it to end.
 struct Running {
@@ -88,26 +88,27 @@ fn run(args: &Args) -> Result<u8, String> {
     }
     let rows = rows::find(&args.scripts, &args.row)?;
     let seeds = args.seed..args.seed + args.seeds.unwrap_or(if args.full { 5 } else { 1 });
-    let (mut ours, mut peers) = (Vec::new(), Vec::new());
+    let (mut ours, mut baseline) = (Vec::new(), Vec::new());
     let since = Instant::now();
-    let labs = rows.len() as u64 * (seeds.end - seeds.start + if args.no_peers { 0 } else { args.peer_seeds.min(seeds.end - seeds.start) });
+    let labs =
+        rows.len() as u64 * (seeds.end - seeds.start + if args.no_baseline { 0 } else { args.baseline_seeds.min(seeds.end - seeds.start) });
     for row in &rows {
         for seed in seeds.clone() {
-            let compared = !args.no_peers && seed - args.seed < args.peer_seeds;
+            let compared = !args.no_baseline && seed - args.seed < args.baseline_seeds;
             for direct in [false, true].into_iter().take(1 + usize::from(compared)) {
                 if running.stop.load(Ordering::Acquire) {
                     return Ok(130);
                 }
                 let result = lab(args, &running, row, seed, direct)?;
-                let done = ours.len() + peers.len() + 1;
+                let done = ours.len() + baseline.len() + 1;
                 eprintln!("[{done} of {labs}, {:.0} min] {}", since.elapsed().as_secs_f64() / 60.0, rows::line(&result));
                 if direct {
-                    peers.push(result)
+                    baseline.push(result)
                 } else {
                     ours.push(result)
                 }
                 // Hours may have gone into it: what is done is there whatever comes.
-                write(args, &ours, &peers)?;
+                write(args, &ours, &baseline)?;
             }
         }
     }
@@ -123,13 +124,13 @@ fn soak(args: &Args, running: &Running, script: &Path) -> Result<u8, String> {
     Ok(if result["interrupted"] == true { 130 } else { u8::from(result["ok"] != true) })
 }
 
-fn write(args: &Args, rows: &[Value], peers: &[Value]) -> Result<(), String> {
+fn write(args: &Args, rows: &[Value], baseline: &[Value]) -> Result<(), String> {
     let save = |path: &Path, text: String| std::fs::write(path, text).map_err(|e| format!("writing {}: {e}", path.display()));
     if let Some(path) = &args.json {
-        save(path, format!("{:#}\n", json!({ "rows": rows, "peers": peers })))?;
+        save(path, format!("{:#}\n", json!({ "rows": rows, "baseline": baseline })))?;
     }
     let markdown = args.markdown.clone().or_else(|| args.full.then(|| PathBuf::from("chaos.md")));
-    markdown.map_or(Ok(()), |path| save(&path, page::table(rows, peers)))
+    markdown.map_or(Ok(()), |path| save(&path, page::table(rows, baseline)))
 }
 
 /// Ctrl-C and SIGTERM end the lab that runs, which takes everything of its own away, and then us.
@@ -138,11 +139,11 @@ fn listen() -> Result<Arc<Running>, String> {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
     signals.thread_block().map_err(|e| format!("blocking signals: {e}"))?;
     let running = Arc::new(Running { pid: AtomicI32::new(0), stop: AtomicBool::new(false) });
-    let told = Arc::clone(&running);
+    let handler_state = Arc::clone(&running);
     let body = move || {
         while signals.wait().is_ok() {
-            told.stop.store(true, Ordering::Release);
-            let pid = told.pid.load(Ordering::Acquire);
+            handler_state.stop.store(true, Ordering::Release);
+            let pid = handler_state.pid.load(Ordering::Acquire);
             if pid > 0 {
                 // It may have ended in this moment.
                 let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -165,11 +166,11 @@ fn lab(args: &Args, running: &Running, script: &Path, seed: u64, direct: bool) -
     let report = std::thread::spawn(move || pipes.0.map(std::io::read_to_string));
     let said = std::thread::spawn(move || pipes.1.map(std::io::read_to_string));
     let since = Instant::now();
-    let longest = args.soak.map_or(if args.full { LONGEST_FULL } else { LONGEST }, |time| time + LONGEST);
-    let mut late = false;
+    let longest = args.soak.map_or(if args.full { MAX_RUNTIME_FULL } else { MAX_RUNTIME }, |time| time + MAX_RUNTIME);
+    let mut timed_out = false;
     while child.try_wait().map_err(|e| format!("waiting for the lab: {e}"))?.is_none() {
-        if !late && since.elapsed() > longest {
-            late = true;
+        if !timed_out && since.elapsed() > longest {
+            timed_out = true;
             let _gone = kill(Pid::from_raw(running.pid.load(Ordering::Acquire)), Signal::SIGTERM);
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -182,7 +183,7 @@ fn lab(args: &Args, running: &Running, script: &Path, seed: u64, direct: bool) -
     Ok(match serde_json::from_str::<Value>(&report) {
         Ok(mut row) => {
             if args.soak.is_none() {
-                rows::shorten(&mut row);
+                rows::truncate_failures(&mut row);
             }
             row
         }

@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::fmt::Write;
 
 /// The table.
-pub fn table(rows: &[Value], peers: &[Value]) -> String {
+pub fn table(rows: &[Value], baseline: &[Value]) -> String {
     let mut out = String::from(
         "| event in mid-transfer | transfers | failed (allowed) | wrong bytes | pause: median, longest | plain ECMP to in.tftpd: failed |\n",
     );
@@ -16,7 +16,7 @@ pub fn table(rows: &[Value], peers: &[Value]) -> String {
         }
         seen.push(&row["event"]);
         let of = |all: &'_ [Value]| all.iter().filter(|other| other["event"] == row["event"]).cloned().collect::<Vec<Value>>();
-        let (ours, theirs) = (of(rows), of(peers));
+        let (ours, theirs) = (of(rows), of(baseline));
         let sum = |all: &[Value], key: &str| all.iter().filter_map(|row| row[key].as_u64()).sum::<u64>();
         let longest = |key: &str| ours.iter().filter_map(|row| row[key].as_f64()).fold(0.0, f64::max);
         let compared = if theirs.is_empty() {

@@ -3,42 +3,42 @@
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// The order of the table: from what is asked of any balancer to what is asked of ours alone. Scripts that are not named here come last.
+/// The order of the table: from what any balancer must do to what only ours must do. Scripts that are not named here come last.
 const ORDER: &[&str] = &[
     "kill-director",
     "change-pool",
     "kill-backend",
     "restart-backend",
     "partition-backend",
-    "deaf-backend",
+    "one-way-partition",
     "kill-director-and-backend",
     "wrap-window-1",
     "wrap-window-4",
     "wrap-window-64",
-    "kill-owner-and-heir",
-    "heir-cut-off",
+    "kill-owner-and-successor",
+    "partition-successor",
     "kill-in-tftpd",
-    "without-ranges",
+    "no-tid-ranges",
     "change-file",
-    "roll-all",
+    "rolling-restart",
     "bad-link",
     "boot-storm",
 ];
 /// Failures of one row that are kept.
-const KEPT: usize = 5;
+const MAX_FAILURES: usize = 5;
 
-/// The scripts in `directory`, all or those asked for.
-pub fn find(directory: &Path, asked: &[String]) -> Result<Vec<PathBuf>, String> {
+/// The scripts in `directory`, all or those requested.
+pub fn find(directory: &Path, requested: &[String]) -> Result<Vec<PathBuf>, String> {
     let entries = std::fs::read_dir(directory).map_err(|e| format!("--scripts {}: {e}", directory.display()))?;
     let mut found: Vec<PathBuf> =
         entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "chaos")).collect();
     let place = |path: &PathBuf| (ORDER.iter().position(|row| *row == name(path)).unwrap_or(ORDER.len()), path.clone());
     found.sort_by_key(place);
-    if let Some(unknown) = asked.iter().find(|row| !found.iter().any(|path| name(path) == **row)) {
+    if let Some(unknown) = requested.iter().find(|row| !found.iter().any(|path| name(path) == **row)) {
         let all: Vec<String> = found.iter().map(|path| name(path)).collect();
         return Err(format!("--row {unknown}: there is no such script; there are {}", all.join(", ")));
     }
-    found.retain(|path| asked.is_empty() || asked.contains(&name(path)));
+    found.retain(|path| requested.is_empty() || requested.contains(&name(path)));
     Ok(found)
 }
 
@@ -54,19 +54,19 @@ pub fn failed(script: &Path, seed: u64, direct: bool, why: &str) -> Value {
 }
 
 /// Leaves out all but a few failures.
-pub fn shorten(row: &mut Value) {
+pub fn truncate_failures(row: &mut Value) {
     if let Some(failures) = row["failures"].as_array_mut() {
-        failures.truncate(KEPT);
+        failures.truncate(MAX_FAILURES);
     }
 }
 
-/// A line for people.
+/// A human-readable line.
 pub fn line(row: &Value) -> String {
     let number = |key: &str| row[key].as_u64().unwrap_or(0);
     let verdict = match (row["balancer"] == "guideway", row["ok"] == true) {
         (true, true) => "ok    ",
         (true, false) => "NOT OK",
-        (false, _) => "(peer)",
+        (false, _) => "(base)",
     };
     let pauses =
         format!("pause {:.2} s, at most {:.2} s", row["pause_p50"].as_f64().unwrap_or(0.0), row["pause_max"].as_f64().unwrap_or(0.0));
@@ -100,15 +100,15 @@ mod tests {
 
     #[test]
     fn rows_are_chosen_by_name() {
-        let found = find(&scripts(), &["roll-all".to_owned(), "change-pool".to_owned()]).unwrap();
-        assert_eq!(found.iter().map(|path| name(path)).collect::<Vec<_>>(), ["change-pool", "roll-all"]);
+        let found = find(&scripts(), &["rolling-restart".to_owned(), "change-pool".to_owned()]).unwrap();
+        assert_eq!(found.iter().map(|path| name(path)).collect::<Vec<_>>(), ["change-pool", "rolling-restart"]);
         let said = find(&scripts(), &["kill-all".to_owned()]).unwrap_err();
         assert!(said.contains("--row kill-all") && said.contains("boot-storm"), "{said}");
     }
 
     #[test]
     fn a_lab_without_a_report_is_a_row_that_is_not_ok() {
-        let row = failed(Path::new("x/roll-all.chaos"), 3, false, "no root");
-        assert!(line(&row).starts_with("NOT OK roll-all") && line(&row).ends_with("; no root"), "{}", line(&row));
+        let row = failed(Path::new("x/rolling-restart.chaos"), 3, false, "no root");
+        assert!(line(&row).starts_with("NOT OK rolling-restart") && line(&row).ends_with("; no root"), "{}", line(&row));
     }
 }

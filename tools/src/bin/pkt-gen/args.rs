@@ -1,6 +1,6 @@
 //! The flags.
 
-use crate::port::Name;
+use crate::port::PortSpec;
 use crate::traffic::Shape;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub struct Args {
         required_unless_present = "lab_bisect",
         default_value_if("lab_bisect", "true", "memory")
     )]
-    pub interface: Option<Name>,
+    pub interface: Option<PortSpec>,
     /// What to do
     #[arg(short, long, value_enum, default_value_t = Function::Rx)]
     pub function: Function,
@@ -54,7 +54,7 @@ pub struct Args {
     pub wait: u8,
     /// Receiving: end when nothing has come for a second after the first frame
     #[arg(short = 'W')]
-    pub until_silence: bool,
+    pub exit_when_idle: bool,
     /// CPU to run on
     #[arg(short = 'a', value_name = "CPU")]
     pub cpu: Option<usize>,
@@ -127,7 +127,7 @@ pub struct SearchArgs {
     pub start: f64,
     /// bisect: the highest rate
     #[arg(long, value_name = "RATE", default_value = "20M", value_parser = rate)]
-    pub most: f64,
+    pub max_rate: f64,
     /// bisect: share of frames that may be lost
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     pub loss: f64,
@@ -140,8 +140,8 @@ pub struct SearchArgs {
     /// bisect: a rate counts as losing, or as too much for the sender, after so many trials of it
     #[arg(long, value_name = "TIMES", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=20))]
     pub tries: u8,
-    /// bisect through a director on a veth pair, in namespaces that are gone afterwards; needs root. Addresses are those of `guideway
-    /// lab`, whose captures can be replayed with -P
+    /// bisect through a director on a veth pair, in namespaces that are gone afterwards; needs root. Addresses are those of
+    /// `guideway-lab`, whose captures can be replayed with -P
     #[arg(long)]
     pub lab_bisect: bool,
     /// The director of --lab-bisect
@@ -241,7 +241,7 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     #[test]
-    fn the_flags_are_well_formed_and_read_as_people_write_them() {
+    fn the_flags_are_well_formed_and_accept_human_readable_values() {
         Args::command().debug_assert();
         let args = Args::try_parse_from(
             "pkt-gen -i eth0 -f tx -n 2M -R 1.5k -d [2001:db8::1]:69 -D 02:00:00:00:01:11 --gre 10.0.0.1,10.0.0.2".split(' '),

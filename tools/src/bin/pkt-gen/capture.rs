@@ -1,7 +1,7 @@
 //! A capture as a source of frames: as it is, or numbered and wrapped anew.
 
 use crate::tag::{self, Tag};
-use crate::traffic::{Source, write_tag};
+use crate::traffic::{FrameSource, write_tag};
 use guideway_io::pcap::{Error, Pcap};
 use guideway_packet::io::Io;
 use guideway_packet::verdict::Verdict;
@@ -19,7 +19,7 @@ const MOST: usize = 1 << 30;
 
 /// Why a capture cannot be replayed.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum CaptureError {
     /// It cannot be read.
     #[error(transparent)]
     Read(#[from] Error),
@@ -66,21 +66,21 @@ pub struct Capture {
     /// UDP packets in one piece, as the others cannot be numbered.
     pub numbered: usize,
     /// Frames left out: fragments and others that cannot be wrapped anew.
-    pub left_out: usize,
+    pub skipped: usize,
 }
 
 impl Capture {
     /// Reads `file`, to be sent `rounds` times (0: without end). With a speed, frames are due at their times, so many times faster.
-    pub fn read(file: &Path, rewrite: Rewrite, rounds: u32, speed: Option<f64>) -> Result<Capture, Refused> {
-        let (mut bytes, mut entries, mut left_out, mut long) = (Vec::new(), Vec::new(), 0, false);
+    pub fn read(file: &Path, rewrite: Rewrite, rounds: u32, speed: Option<f64>) -> Result<Capture, CaptureError> {
+        let (mut bytes, mut entries, mut skipped, mut long) = (Vec::new(), Vec::new(), 0, false);
         let (mut pcap, mut first) = (Pcap::open(file, Path::new("/dev/null"))?, None);
         loop {
-            let turn = pcap.turn(Duration::ZERO, &mut |now, frames| {
+            let poll = pcap.poll(Duration::ZERO, &mut |now, frames| {
                 let at = now - *first.get_or_insert(now);
                 for frame in frames {
                     frame.verdict = Verdict::ToHost;
-                    let Some((frame, numbered)) = rewritten(frame.bytes(), rewrite) else {
-                        left_out += 1;
+                    let Some((frame, numbered)) = rewrite_frame(frame.bytes(), rewrite) else {
+                        skipped += 1;
                         continue;
                     };
                     long |= bytes.len() + frame.len() > MOST;
@@ -91,17 +91,17 @@ impl Capture {
                 }
             })?;
             if long {
-                return Err(Refused::Long(file.into()));
+                return Err(CaptureError::Long(file.into()));
             }
-            if turn.end {
+            if poll.end {
                 break;
             }
         }
         if entries.is_empty() {
-            return Err(Refused::Empty(file.into()));
+            return Err(CaptureError::Empty(file.into()));
         }
         let numbered = entries.iter().filter(|entry| entry.numbered).count();
-        Ok(Capture { bytes, entries, next: 0, round: 0, rounds, speed, frame: Vec::new(), numbered, left_out })
+        Ok(Capture { bytes, entries, next: 0, round: 0, rounds, speed, frame: Vec::new(), numbered, skipped })
     }
 
     /// Frames of one round.
@@ -110,13 +110,13 @@ impl Capture {
     }
 
     /// Time from the first frame to the last.
-    pub fn lasts(&self) -> Duration {
+    pub fn duration(&self) -> Duration {
         self.entries.last().map_or(Duration::ZERO, |entry| entry.at)
     }
 }
 
-impl Source for Capture {
-    fn make(&mut self, seq: u64, now: u64) -> Option<&[u8]> {
+impl FrameSource for Capture {
+    fn next_frame(&mut self, seq: u64, now: u64) -> Option<&[u8]> {
         if self.next == self.entries.len() {
             self.next = 0;
             self.round += 1;
@@ -142,12 +142,12 @@ impl Source for Capture {
         let speed = self.speed?;
         // One more round begins when the last frame is out, without a pause.
         let (round, next) = if self.next == self.entries.len() { (self.round + 1, 0) } else { (self.round, self.next) };
-        Some((self.lasts() * round + self.entries[next].at).div_f64(speed))
+        Some((self.duration() * round + self.entries[next].at).div_f64(speed))
     }
 }
 
 /// A frame with what `rewrite` asks for, and whether it has a tag at its end. `None` for one that cannot be had so.
-fn rewritten(frame: &[u8], rewrite: Rewrite) -> Option<(Vec<u8>, bool)> {
+fn rewrite_frame(frame: &[u8], rewrite: Rewrite) -> Option<(Vec<u8>, bool)> {
     let Rewrite { number, macs: [from, to], gre: wanted } = rewrite;
     let ethernet = Ethernet::parse(frame).ok()?;
     let source = <[u8; 6]>::try_from(frame.get(6..12)?).ok()?;
@@ -205,7 +205,7 @@ mod tests {
         let path = file("rewrite", &frames);
         let mut same = Capture::read(&path, Rewrite::default(), 2, Some(2.0)).unwrap();
         let mut seen = Vec::new();
-        while let Some(frame) = same.make(9, 9).map(<[u8]>::to_vec) {
+        while let Some(frame) = same.next_frame(9, 9).map(<[u8]>::to_vec) {
             seen.push((same.due().unwrap().as_micros(), frame));
             same.sent();
         }
@@ -215,9 +215,9 @@ mod tests {
         let to = ["10.0.0.9".parse().unwrap(), "10.0.1.99".parse().unwrap()];
         let rewrite = Rewrite { number: true, macs: [None, Some([6; 6])], gre: Some(to) };
         let mut numbered = Capture::read(&path, rewrite, 1, None).unwrap();
-        assert_eq!((numbered.len(), numbered.numbered, numbered.left_out), (2, 2, 1), "a fragment cannot be numbered");
+        assert_eq!((numbered.len(), numbered.numbered, numbered.skipped), (2, 2, 1), "a fragment cannot be numbered");
         for n in 1..=2u16 {
-            let frame = numbered.make(u64::from(n) + 40, 5).unwrap().to_vec();
+            let frame = numbered.next_frame(u64::from(n) + 40, 5).unwrap().to_vec();
             assert_eq!(Tag::in_frame(&frame), Some(Tag { seq: u32::from(n) + 40, sent: 5 }));
             let outer = packet::flow(&frame[14..]).unwrap();
             assert_eq!((frame[..6].to_vec(), [outer.source, outer.destination]), (vec![6; 6], to));
@@ -225,15 +225,15 @@ mod tests {
             assert_eq!(inner[28..32], acknowledgement(n).bytes()[28..32]);
             numbered.sent();
         }
-        assert!(numbered.make(0, 0).is_none());
+        assert!(numbered.next_frame(0, 0).is_none());
         std::fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn a_capture_without_frames_is_refused() {
         let path = file("empty", &[]);
-        assert!(matches!(Capture::read(&path, Rewrite::default(), 1, None), Err(Refused::Empty(_))));
+        assert!(matches!(Capture::read(&path, Rewrite::default(), 1, None), Err(CaptureError::Empty(_))));
         std::fs::remove_file(path).unwrap();
-        assert!(matches!(Capture::read(Path::new("/nonexistent"), Rewrite::default(), 1, None), Err(Refused::Read(_))));
+        assert!(matches!(Capture::read(Path::new("/nonexistent"), Rewrite::default(), 1, None), Err(CaptureError::Read(_))));
     }
 }

@@ -3,21 +3,25 @@
 //! A director has one interface in and out, so the generator's end of the veth pair is the receiver's, too.
 
 use crate::args::{Args, Function, Pair};
-use crate::port::{Name, Port};
+use crate::port::{Port, PortSpec};
 use crate::run;
+use guideway_api::counters::Counters;
+use guideway_api::status::DirectorStatus;
 use guideway_daemon::client as control_client;
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use guideway_host::netlink::Netlink;
 use guideway_host::netns::Namespace;
-use guideway_lab::sandbox::{self, Role};
+use guideway_lab::sandbox::{self, ProcessRole};
+use guideway_testbed::wait::wait_for;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -32,7 +36,7 @@ const BACKENDS: u8 = 4;
 const TIDS: u16 = 1000;
 const FIRST_TID: u16 = 20_000;
 /// How long the director may take to start and to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn backend(n: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, 2, 21 + n))
@@ -41,34 +45,34 @@ fn backend(n: u8) -> IpAddr {
 /// The whole of it, in whichever of the three processes of a sandbox this is. `None` when another process has done the work.
 pub fn run(args: &Args) -> Result<Result<(Value, String, bool), u8>, Error> {
     match sandbox::role() {
-        Role::Outer => {
-            args.pcap.as_deref().map_or(Ok(()), run::readable)?;
-            run::readable(&args.search.guideway)?;
-            sandbox::outer().map(Err)
+        ProcessRole::Launcher => {
+            args.pcap.as_deref().map_or(Ok(()), run::check_readable)?;
+            run::check_readable(&args.search.guideway)?;
+            sandbox::launch().map(Err)
         }
-        Role::Init => sandbox::init().map(Err),
-        Role::Lab => inside(args, &sandbox::lab()?.directory).map(Ok),
+        ProcessRole::Init => sandbox::init().map(Err),
+        ProcessRole::Lab => run_in_sandbox(args, &sandbox::enter()?.directory).map(Ok),
     }
 }
 
-fn inside(args: &Args, directory: &Path) -> Result<(Value, String, bool), Error> {
+fn run_in_sandbox(args: &Args, directory: &Path) -> Result<(Value, String, bool), Error> {
     let (generator, host) = (Namespace::new("generator")?, Namespace::new("director")?);
     for namespace in [&generator, &host] {
         // Router solicitations and the like are no part of the measurement.
         ["all", "default"].iter().try_for_each(|which| namespace.sysctl(&format!("ipv6/conf/{which}/disable_ipv6"), "1"))?;
     }
-    let workshop = Netlink::open()?;
-    workshop.add_veth("a", "b")?;
-    workshop.hand_over("a", &generator, GENERATOR)?;
-    workshop.hand_over("b", &host, DUT)?;
+    let staging = Netlink::open()?;
+    staging.add_veth("a", "b")?;
+    staging.move_to_namespace("a", &generator, GENERATOR)?;
+    staging.move_to_namespace("b", &host, DUT)?;
     for (namespace, name, mac) in [(&generator, GENERATOR, ROUTER_MAC), (&host, DUT, DIRECTOR_MAC)] {
-        Netlink::within(namespace, |n| {
-            n.mtu(name, MTU)?;
-            n.mac(name, mac)?;
-            n.up(name, true)
+        Netlink::in_namespace(namespace, |n| {
+            n.set_mtu(name, MTU)?;
+            n.set_mac(name, mac)?;
+            n.set_up(name, true)
         })?;
     }
-    Netlink::within(&host, |n| n.add_address(DUT, DIRECTOR, 16))?;
+    Netlink::in_namespace(&host, |n| n.add_address(DUT, DIRECTOR, 16))?;
     let mut director = Director::start(args, &host, directory)?;
     director.wait_ready()?;
     let args = Args {
@@ -82,7 +86,8 @@ fn inside(args: &Args, directory: &Path) -> Result<(Value, String, bool), Error>
     let before = director.counters()?;
     let (mut json, mut text, good) = generator.run(|| {
         let take: Vec<IpAddr> = (0..BACKENDS).map(backend).collect();
-        let mut port = Port::open(&Name::AfXdp(GENERATOR.to_owned()), &take, false).doing(|| "opening the generator's end".to_owned())?;
+        let mut port =
+            Port::open(&PortSpec::AfXdp(GENERATOR.to_owned()), &take, false).with_context(|| "opening the generator's end".to_owned())?;
         run::run(&args, &mut port)
     })?;
     let after = director.counters()?;
@@ -90,13 +95,13 @@ fn inside(args: &Args, directory: &Path) -> Result<(Value, String, bool), Error>
     if !status {
         return Err(Error::failed("ending the director", "it ended with an error"));
     }
-    let passed = |key: &str| after[key].as_u64().unwrap_or(0).saturating_sub(before[key].as_u64().unwrap_or(0));
+    let passed = |of: fn(&Counters) -> u64| of(&after).saturating_sub(of(&before));
+    let (received, transmitted) = (passed(|counters| counters.received), passed(|counters| counters.transmitted));
     json["director"] = json!({
-        "io": args.search.director_io, "steering": args.search.steering, "received": passed("received"), "transmitted": passed("transmitted"),
-        "dropped": after["dropped"],
+        "io": args.search.director_io, "steering": args.search.steering, "received": received, "transmitted": transmitted,
+        "dropped": after.dropped,
     });
-    let _infallible =
-        write!(text, "\ndirector: received {}, transmitted {}, dropped {}", passed("received"), passed("transmitted"), after["dropped"]);
+    let _infallible = write!(text, "\ndirector: received {received}, transmitted {transmitted}, dropped {}", json!(after.dropped));
     Ok((json, text, good))
 }
 
@@ -111,37 +116,38 @@ impl Director {
     fn start(args: &Args, host: &Namespace, directory: &Path) -> Result<Director, Error> {
         let at = |name: &str| directory.join(name);
         let (config, socket, log) = (at("d1.toml"), at("d1.sock"), at("d1.log"));
-        std::fs::write(&config, configuration(args, &socket)).doing(|| "writing the director's configuration".to_owned())?;
-        let output = std::fs::File::create(&log).doing(|| "making the director's log".to_owned())?;
+        std::fs::write(&config, configuration(args, &socket)).with_context(|| "writing the director's configuration".to_owned())?;
+        let output = std::fs::File::create(&log).with_context(|| "making the director's log".to_owned())?;
         let mut command = Command::new(&args.search.guideway);
         command.args(["director", "--config"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
         Ok(Director { child: host.spawn(&mut command)?, socket, log })
     }
 
     fn wait_ready(&mut self) -> Result<(), Error> {
-        let since = Instant::now();
-        while !control_client::get(&self.socket, "/v1/status").is_ok_and(|status| status["ready"] == json!(true)) {
-            let ended = self.child.try_wait().doing(|| "starting the director".to_owned())?;
-            if ended.is_some() || since.elapsed() > PATIENCE {
-                let said = std::fs::read_to_string(&self.log).unwrap_or_default();
-                return Err(Error::failed("starting the director", said.trim()));
+        let what = "starting the director";
+        // It opens its socket whenever it is so far; there is nothing else to wait for.
+        wait_for(what, TIMEOUT, || {
+            if control_client::get::<DirectorStatus>(&self.socket, "/v1/status").is_ok_and(|status| status.ready) {
+                return Ok(ControlFlow::Break(()));
             }
-            // It opens its socket whenever it is so far; there is nothing else to wait for.
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default().trim().to_owned();
+            match self.child.try_wait().with_context(|| what.to_owned())? {
+                Some(_) => Err(Error::failed(what, log)),
+                None => Ok(ControlFlow::Continue(log)),
+            }
+        })
     }
 
-    fn counters(&self) -> Result<Value, Error> {
-        let status = control_client::get(&self.socket, "/v1/status").doing(|| "asking the director".to_owned())?;
-        Ok(status["counters"].clone())
+    fn counters(&self) -> Result<Counters, Error> {
+        let status: DirectorStatus = control_client::get(&self.socket, "/v1/status").with_context(|| "asking the director".to_owned())?;
+        Ok(status.counters)
     }
 
     /// Whether it ended as it has to. Nothing of it outlives the sandbox in any case.
     fn stop(&mut self) -> Result<bool, Error> {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
-        kill(pid, Signal::SIGTERM).doing(|| "ending the director".to_owned())?;
-        Ok(self.child.wait().doing(|| "ending the director".to_owned())?.success())
+        kill(pid, Signal::SIGTERM).with_context(|| "ending the director".to_owned())?;
+        Ok(self.child.wait().with_context(|| "ending the director".to_owned())?.success())
     }
 }
 

@@ -1,13 +1,13 @@
 //! What `-i` names: an interface by one of the kinds of io, a file, or memory.
 
 use guideway_io::af_packet::{self, AfPacket};
-use guideway_io::af_xdp::{self, AfXdp, Filter};
+use guideway_io::af_xdp::{self, AfXdp, FilterHandle};
 use guideway_io::interface::{self, Interface};
 use guideway_io::memory::Memory;
 use guideway_io::netmap::{self, Netmap};
 use guideway_io::pcap::{self, Pcap};
 use guideway_packet::frame::Frame;
-use guideway_packet::io::{Io, Turn, Work};
+use guideway_packet::io::{BatchHandler, Io, PollResult};
 use guideway_packet::time::Time;
 use guideway_packet::verdict::{Reason, Verdict};
 use netmap_rings::{NameError, PortName};
@@ -28,7 +28,7 @@ const MEMORY: usize = 1024;
 
 /// `-i`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Name {
+pub enum PortSpec {
     /// AF_XDP on an interface.
     AfXdp(String),
     /// AF_PACKET on an interface.
@@ -41,19 +41,19 @@ pub enum Name {
     Memory,
 }
 
-impl FromStr for Name {
+impl FromStr for PortSpec {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Name, String> {
+    fn from_str(text: &str) -> Result<PortSpec, String> {
         match text.split_once(':') {
-            Some(("af_xdp", name)) => Ok(Name::AfXdp(name.to_owned())),
-            Some(("af_packet", name)) => Ok(Name::AfPacket(name.to_owned())),
-            Some(("pcap", file)) if !file.is_empty() => Ok(Name::Pcap(file.into())),
+            Some(("af_xdp", name)) => Ok(PortSpec::AfXdp(name.to_owned())),
+            Some(("af_packet", name)) => Ok(PortSpec::AfPacket(name.to_owned())),
+            Some(("pcap", file)) if !file.is_empty() => Ok(PortSpec::Pcap(file.into())),
             Some((kind, _)) if kind == "netmap" || kind.starts_with("vale") => {
-                text.parse().map(Name::Netmap).map_err(|e: NameError| e.to_string())
+                text.parse().map(PortSpec::Netmap).map_err(|e: NameError| e.to_string())
             }
-            None if text == "memory" => Ok(Name::Memory),
-            None if !text.is_empty() => Ok(Name::AfXdp(text.to_owned())),
+            None if text == "memory" => Ok(PortSpec::Memory),
+            None if !text.is_empty() => Ok(PortSpec::AfXdp(text.to_owned())),
             _ => Err("is none of af_xdp:IF, af_packet:IF, netmap:IF, valeN:PORT, pcap:FILE and memory".to_owned()),
         }
     }
@@ -91,15 +91,15 @@ pub struct Port {
     pub io: Box<dyn Io>,
     /// The link-layer address, if it has one.
     pub mac: Option<[u8; 6]>,
-    _filter: Option<Filter>,
+    _filter: Option<FilterHandle>,
 }
 
 impl Port {
     /// Opens `name` to send. What af_xdp receives is what goes to `take`; all other kinds receive everything.
-    pub fn open(name: &Name, take: &[IpAddr], reads: bool) -> Result<Port, Error> {
-        let plain = |io: Box<dyn Io>, mac| Port { io, mac, _filter: None };
+    pub fn open(name: &PortSpec, take: &[IpAddr], reads: bool) -> Result<Port, Error> {
+        let wrap = |io: Box<dyn Io>, mac| Port { io, mac, _filter: None };
         match name {
-            Name::AfXdp(name) => {
+            PortSpec::AfXdp(name) => {
                 let found = Interface::by_name(name)?;
                 let (filter, mut sockets) = AfXdp::open(name, af_xdp::Options::default())?;
                 filter.set_vips(take)?;
@@ -108,28 +108,28 @@ impl Port {
                     _ => Err(Error::Queues(name.clone(), sockets.len() + 1)),
                 }
             }
-            Name::AfPacket(name) => {
+            PortSpec::AfPacket(name) => {
                 let found = Interface::by_name(name)?;
                 let io = AfPacket::open(name, 1)?.pop().ok_or(af_packet::Error::Workers(0))?;
-                Ok(plain(Box::new(io), Some(found.mac)))
+                Ok(wrap(Box::new(io), Some(found.mac)))
             }
-            Name::Netmap(name) => {
+            PortSpec::Netmap(name) => {
                 let port = netmap_rings::Port::open_with(name, netmap_rings::Options::default()).map_err(netmap::Error::from)?;
-                let found = Interface::by_name(base(&name.to_string())).ok();
+                let found = Interface::by_name(base_interface(&name.to_string())).ok();
                 let mac = found.as_ref().map(|found| found.mac);
                 // What is no interface of the kernel has no MTU; buffers are made for Ethernet's.
                 let other = Interface { name: name.to_string(), index: 0, mac: [0; 6], mtu: 1500, rx_queues: 1 };
-                Ok(plain(Box::new(Netmap::new(port, None, &found.unwrap_or(other))?), mac))
+                Ok(wrap(Box::new(Netmap::new(port, None, &found.unwrap_or(other))?), mac))
             }
-            Name::Pcap(file) if reads => Ok(plain(Box::new(Pcap::open(file, Path::new("/dev/null"))?), None)),
-            Name::Pcap(file) => Ok(plain(Box::new(PcapSink::new(file).map_err(|e| Error::File(file.clone(), e))?), None)),
-            Name::Memory => Ok(plain(Box::new(Loop::new()), None)),
+            PortSpec::Pcap(file) if reads => Ok(wrap(Box::new(Pcap::open(file, Path::new("/dev/null"))?), None)),
+            PortSpec::Pcap(file) => Ok(wrap(Box::new(PcapSink::new(file).map_err(|e| Error::File(file.clone(), e))?), None)),
+            PortSpec::Memory => Ok(wrap(Box::new(Loopback::new()), None)),
         }
     }
 }
 
 /// The interface in the name of a netmap port: `netmap:eth0-2` is a ring of `eth0`.
-fn base(name: &str) -> &str {
+fn base_interface(name: &str) -> &str {
     let name = name.strip_prefix("netmap:").unwrap_or(name);
     name.split(['-', '^', '*', '{', '}', '/', '@']).next().unwrap_or(name)
 }
@@ -140,28 +140,28 @@ pub fn now() -> u64 {
 }
 
 /// Memory whose two ends are joined.
-struct Loop {
+struct Loopback {
     memory: Memory,
 }
 
-impl Loop {
-    fn new() -> Loop {
-        Loop { memory: Memory::new(LONGEST) }
+impl Loopback {
+    fn new() -> Loopback {
+        Loopback { memory: Memory::new(LONGEST) }
     }
 }
 
-impl Io for Loop {
-    fn turn(&mut self, wait: Duration, work: &mut Work<'_>) -> std::io::Result<Turn> {
+impl Io for Loopback {
+    fn poll(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
         if self.memory.waiting() == 0 {
             // Nobody else can send here: nothing will come before the caller does something.
             std::thread::sleep(wait);
         }
-        let turn = self.memory.turn(Duration::ZERO, work)?;
+        let poll = self.memory.poll(Duration::ZERO, work)?;
         while let Some(frame) = self.memory.pop() {
             self.memory.push(&frame);
         }
         self.memory.clear();
-        Ok(turn)
+        Ok(poll)
     }
 
     fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
@@ -205,8 +205,8 @@ impl PcapSink {
 }
 
 impl Io for PcapSink {
-    fn turn(&mut self, _: Duration, _: &mut Work<'_>) -> std::io::Result<Turn> {
-        Ok(Turn::default())
+    fn poll(&mut self, _: Duration, _: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
+        Ok(PollResult::default())
     }
 
     fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
@@ -233,19 +233,19 @@ mod tests {
     #[test]
     fn names_are_read_as_they_are_written() {
         for (text, name) in [
-            ("af_xdp:eth0", Name::AfXdp("eth0".into())),
-            ("eth0", Name::AfXdp("eth0".into())),
-            ("af_packet:eth0", Name::AfPacket("eth0".into())),
-            ("pcap:a:b.pcap", Name::Pcap("a:b.pcap".into())),
-            ("memory", Name::Memory),
-            ("netmap:eth0-2", Name::Netmap("netmap:eth0-2".parse().unwrap())),
-            ("vale0:1", Name::Netmap("vale0:1".parse().unwrap())),
+            ("af_xdp:eth0", PortSpec::AfXdp("eth0".into())),
+            ("eth0", PortSpec::AfXdp("eth0".into())),
+            ("af_packet:eth0", PortSpec::AfPacket("eth0".into())),
+            ("pcap:a:b.pcap", PortSpec::Pcap("a:b.pcap".into())),
+            ("memory", PortSpec::Memory),
+            ("netmap:eth0-2", PortSpec::Netmap("netmap:eth0-2".parse().unwrap())),
+            ("vale0:1", PortSpec::Netmap("vale0:1".parse().unwrap())),
         ] {
             assert_eq!(text.parse(), Ok(name));
         }
         for bad in ["", "pcap:", "netmap:x{", "dpdk:0"] {
-            assert!(bad.parse::<Name>().is_err(), "{bad}");
+            assert!(bad.parse::<PortSpec>().is_err(), "{bad}");
         }
-        assert_eq!(["netmap:eth0-2", "netmap:eth0^", "vale0:1"].map(base), ["eth0", "eth0", "vale0:1"]);
+        assert_eq!(["netmap:eth0-2", "netmap:eth0^", "vale0:1"].map(base_interface), ["eth0", "eth0", "vale0:1"]);
     }
 }

@@ -3,8 +3,8 @@
 /// What one trial came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Trial {
-    /// Frames a second that were asked for.
-    pub asked: f64,
+    /// Requested frames a second.
+    pub requested: f64,
     /// Frames a second that were really sent.
     pub offered: f64,
     /// Frames sent.
@@ -19,9 +19,9 @@ impl Trial {
         if self.sent == 0 { 1.0 } else { self.sent.saturating_sub(self.received) as f64 / self.sent as f64 }
     }
 
-    /// Whether the sender could not keep up with what was asked of it.
-    pub fn fell_short(&self) -> bool {
-        self.offered < self.asked * 0.97
+    /// Whether the sender could not keep up with the requested rate.
+    pub fn is_sender_limited(&self) -> bool {
+        self.offered < self.requested * 0.97
     }
 }
 
@@ -52,11 +52,11 @@ impl Limit {
 
 /// What to look for.
 #[derive(Clone, Copy, Debug)]
-pub struct Search {
+pub struct SearchConfig {
     /// The first rate, in frames a second.
     pub start: f64,
     /// The highest rate to try.
-    pub most: f64,
+    pub max_rate: f64,
     /// Share of the frames that may be lost.
     pub loss: f64,
     /// The result is within this share of the rate that loses.
@@ -64,28 +64,28 @@ pub struct Search {
 }
 
 /// Runs trials until the rate is known; the fastest good trial, and what limits it. `None` from `trial` gives up.
-pub fn search(wanted: Search, mut trial: impl FnMut(f64) -> Option<Trial>) -> (Option<Trial>, Limit) {
-    let (mut best, mut rate, mut bad): (Option<Trial>, f64, Option<f64>) = (None, wanted.start.min(wanted.most), None);
+pub fn search(config: SearchConfig, mut trial: impl FnMut(f64) -> Option<Trial>) -> (Option<Trial>, Limit) {
+    let (mut best, mut rate, mut bad): (Option<Trial>, f64, Option<f64>) = (None, config.start.min(config.max_rate), None);
     let mut limit = Limit::Start;
     while let Some(done) = trial(rate) {
-        if done.loss() > wanted.loss {
+        if done.loss() > config.loss {
             limit = if best.is_some() { Limit::Loss } else { Limit::Start };
             bad = Some(rate);
         } else {
             best = Some(best.filter(|best| best.offered >= done.offered).unwrap_or(done));
-            if done.fell_short() {
+            if done.is_sender_limited() {
                 // Whether more would be lost at a higher rate cannot be known from here.
                 return (best, Limit::Sender);
             }
-            if rate >= wanted.most {
+            if rate >= config.max_rate {
                 return (best, Limit::Allowed);
             }
             limit = Limit::Loss;
         }
-        let good = best.map_or(0.0, |best| best.asked);
+        let good = best.map_or(0.0, |best| best.requested);
         rate = match bad {
-            None => (rate * 2.0).min(wanted.most),
-            Some(bad) if bad - good <= bad * wanted.precision || bad < 1.0 => return (best, limit),
+            None => (rate * 2.0).min(config.max_rate),
+            Some(bad) if bad - good <= bad * config.precision || bad < 1.0 => return (best, limit),
             Some(bad) => (good + bad) / 2.0,
         };
     }
@@ -96,15 +96,15 @@ pub fn search(wanted: Search, mut trial: impl FnMut(f64) -> Option<Trial>) -> (O
 mod tests {
     use super::*;
 
-    const WANTED: Search = Search { start: 1000.0, most: 10e6, loss: 0.0, precision: 0.02 };
+    const WANTED: SearchConfig = SearchConfig { start: 1000.0, max_rate: 10e6, loss: 0.0, precision: 0.02 };
 
     /// Something that loses what comes beyond `capacity`, and a sender that sends at most `sender`.
-    fn run(wanted: Search, capacity: f64, sender: f64) -> (f64, Limit, usize) {
+    fn run(config: SearchConfig, capacity: f64, sender: f64) -> (f64, Limit, usize) {
         let mut trials = 0;
-        let (best, limit) = search(wanted, |asked| {
+        let (best, limit) = search(config, |requested| {
             trials += 1;
-            let offered = asked.min(sender);
-            Some(Trial { asked, offered, sent: offered as u64, received: offered.min(capacity) as u64 })
+            let offered = requested.min(sender);
+            Some(Trial { requested, offered, sent: offered as u64, received: offered.min(capacity) as u64 })
         });
         (best.map_or(0.0, |best| best.offered), limit, trials)
     }
@@ -126,7 +126,7 @@ mod tests {
         let (below, limit, _) = run(WANTED, 100.0, 1e9);
         assert!((98.0..=100.0).contains(&below) && limit == Limit::Loss, "{below} {limit:?}");
         assert_eq!(run(WANTED, 0.0, 1e9).1, Limit::Start);
-        assert!(run(Search { loss: 0.5, ..WANTED }, 50_000.0, 1e9).0 > 90_000.0);
+        assert!(run(SearchConfig { loss: 0.5, ..WANTED }, 50_000.0, 1e9).0 > 90_000.0);
         assert_eq!(search(WANTED, |_| None).1, Limit::Start);
     }
 }

@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What frames come from.
-pub trait Source {
+pub trait FrameSource {
     /// Makes the frame with this number. It is sent, or made again. `None` at the end.
-    fn make(&mut self, seq: u64, now: u64) -> Option<&[u8]>;
+    fn next_frame(&mut self, seq: u64, now: u64) -> Option<&[u8]>;
 
     /// The frame that was made last was sent.
     fn sent(&mut self) {}
@@ -34,9 +34,9 @@ pub enum Shape {
     Tftp,
 }
 
-/// What is asked for.
+/// The requested traffic.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct TrafficConfig {
     /// Link-layer source and destination.
     pub macs: [[u8; 6]; 2],
     /// Source of the first flow.
@@ -69,7 +69,7 @@ pub enum Error {
     /// The frame does not hold its headers.
     #[error("-l {len}: a frame of this kind has at least {least} bytes (headers, and {} bytes of sequence number and time)", tag::LEN)]
     Short {
-        /// As asked for.
+        /// The requested length.
         len: usize,
         /// What it takes.
         least: usize,
@@ -96,7 +96,7 @@ struct Template {
 pub struct Traffic {
     request: Template,
     ack: Template,
-    wanted: Wanted,
+    config: TrafficConfig,
     zipf: Zipf,
     random: fastrand::Rng,
     frame: Vec<u8>,
@@ -112,40 +112,40 @@ const PORTS: u32 = 64_000;
 
 impl Traffic {
     /// Traffic as `wanted`.
-    pub fn new(wanted: Wanted) -> Result<Traffic, Error> {
-        let families = [(wanted.from.ip(), wanted.to.ip())].into_iter().chain(wanted.gre.map(|[a, b]| (a, b)));
+    pub fn new(config: TrafficConfig) -> Result<Traffic, Error> {
+        let families = [(config.from.ip(), config.to.ip())].into_iter().chain(config.gre.map(|[a, b]| (a, b)));
         for (a, b) in families {
             if a.is_ipv4() != b.is_ipv4() {
                 return Err(Error::Families(a, b));
             }
         }
-        let (request, ack) = match wanted.shape {
+        let (request, ack) = match config.shape {
             Shape::Udp => (&[][..], &[][..]),
             Shape::Request => (READ_REQUEST, READ_REQUEST),
             Shape::Ack => (ACK, ACK),
             Shape::Tftp => (READ_REQUEST, ACK),
         };
-        let (request, ack) = (Template::new(&wanted, request)?, Template::new(&wanted, ack)?);
-        let (zipf, random) = (Zipf::new(wanted.flows, wanted.skew), fastrand::Rng::with_seed(wanted.seed));
-        Ok(Traffic { request, ack, wanted, zipf, random, frame: Vec::new() })
+        let (request, ack) = (Template::new(&config, request)?, Template::new(&config, ack)?);
+        let (zipf, random) = (Zipf::new(config.flows, config.skew), fastrand::Rng::with_seed(config.seed));
+        Ok(Traffic { request, ack, config, zipf, random, frame: Vec::new() })
     }
 }
 
 impl Template {
-    fn new(wanted: &Wanted, head: &[u8]) -> Result<Template, Error> {
+    fn new(config: &TrafficConfig, head: &[u8]) -> Result<Template, Error> {
         let tag = Tag { seq: 0, sent: 0 }.bytes();
         let build = |padding: usize| {
-            let packet = build::udp(wanted.from, wanted.to, &[head, &vec![0; padding], &tag].concat());
+            let packet = build::udp(config.from, config.to, &[head, &vec![0; padding], &tag].concat());
             let inner = packet.bytes().len();
-            let outer = |packet: Packet| wanted.gre.map_or(packet.clone(), |[from, to]| packet.gre(from, to));
-            (outer(packet).frame(wanted.macs[0], wanted.macs[1]), inner)
+            let outer = |packet: Packet| config.gre.map_or(packet.clone(), |[from, to]| packet.gre(from, to));
+            (outer(packet).frame(config.macs[0], config.macs[1]), inner)
         };
         let least = build(0).0.len();
-        let len = if wanted.len == 0 { least.max(SHORTEST) } else { wanted.len };
-        let padding = len.checked_sub(least).ok_or(Error::Short { len: wanted.len, least })?;
+        let len = if config.len == 0 { least.max(SHORTEST) } else { config.len };
+        let padding = len.checked_sub(least).ok_or(Error::Short { len: config.len, least })?;
         let (frame, inner) = build(padding);
         let at = frame.len() - inner;
-        let v4 = wanted.from.is_ipv4();
+        let v4 = config.from.is_ipv4();
         let ports = at + if v4 { 20 } else { 40 };
         let addresses = if v4 { [at + 12, at + 16] } else { [at + 20, at + 36] };
         Ok(Template { frame, addresses, ports, header_check: v4.then_some(at + 10) })
@@ -164,29 +164,29 @@ impl Template {
     }
 }
 
-impl Source for Traffic {
-    fn make(&mut self, seq: u64, now: u64) -> Option<&[u8]> {
-        let Traffic { request, ack, wanted, zipf, random, frame } = self;
-        let flow = if wanted.flows > 1 { zipf.draw(random) } else { 0 };
-        let is_request = match wanted.shape {
+impl FrameSource for Traffic {
+    fn next_frame(&mut self, seq: u64, now: u64) -> Option<&[u8]> {
+        let Traffic { request, ack, config, zipf, random, frame } = self;
+        let flow = if config.flows > 1 { zipf.draw(random) } else { 0 };
+        let is_request = match config.shape {
             Shape::Udp | Shape::Ack => false,
             Shape::Request => true,
-            Shape::Tftp => random.u8(..100) < wanted.requests,
+            Shape::Tftp => random.u8(..100) < config.requests,
         };
         let template = if is_request { request } else { ack };
         frame.clear();
         frame.extend_from_slice(&template.frame);
         let (udp_check, ports) = (template.ports + 6, template.ports);
-        for (at, further) in template.addresses.into_iter().zip([flow / PORTS, flow % wanted.destinations]) {
+        for (at, further) in template.addresses.into_iter().zip([flow / PORTS, flow % config.destinations]) {
             if let Some(last) = frame.get(at..).and_then(|f| f.first_chunk::<4>()).filter(|_| further > 0) {
                 let address = u32::from_be_bytes(*last).wrapping_add(further);
                 Template::replace(frame, at, &address.to_be_bytes(), [udp_check].into_iter().chain(template.header_check));
             }
         }
-        let client = 1024 + ((u32::from(wanted.from.port().max(1024)) - 1024 + flow) % PORTS) as u16;
-        let (first, last) = wanted.tids;
-        let server = match (wanted.shape, is_request) {
-            (Shape::Udp, _) => wanted.to.port(),
+        let client = 1024 + ((u32::from(config.from.port().max(1024)) - 1024 + flow) % PORTS) as u16;
+        let (first, last) = config.tids;
+        let server = match (config.shape, is_request) {
+            (Shape::Udp, _) => config.to.port(),
             (_, true) => TFTP,
             (_, false) => first + (flow % (u32::from(last - first) + 1)) as u16,
         };
@@ -212,8 +212,8 @@ mod tests {
     use guideway_packet::wire::l4::UDP;
     use std::collections::HashSet;
 
-    fn wanted(shape: Shape) -> Wanted {
-        Wanted {
+    fn config(shape: Shape) -> TrafficConfig {
+        TrafficConfig {
             macs: [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 1, 0x11]],
             from: "198.51.100.10:65000".parse().unwrap(),
             to: "192.0.2.69:53".parse().unwrap(),
@@ -246,16 +246,16 @@ mod tests {
         for (v6, gre) in [(false, true), (true, true), (false, false)] {
             let (mut clients, mut tids, mut vips) = (HashSet::new(), HashSet::new(), HashSet::new());
             for len in [142, 143, 1514] {
-                let mut wanted = Wanted { len, ..wanted(Shape::Ack) };
+                let mut config = TrafficConfig { len, ..config(Shape::Ack) };
                 if v6 {
-                    (wanted.from, wanted.to) = ("[2001:db8::10]:65000".parse().unwrap(), "[2001:db8:69::1]:53".parse().unwrap());
-                    wanted.gre = Some(["2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap()]);
+                    (config.from, config.to) = ("[2001:db8::10]:65000".parse().unwrap(), "[2001:db8:69::1]:53".parse().unwrap());
+                    config.gre = Some(["2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap()]);
                 }
-                wanted.gre = wanted.gre.filter(|_| gre);
-                let to = wanted.to.ip();
-                let mut traffic = Traffic::new(wanted).unwrap();
+                config.gre = config.gre.filter(|_| gre);
+                let to = config.to.ip();
+                let mut traffic = Traffic::new(config).unwrap();
                 for seq in 0..200 {
-                    let frame = traffic.make(seq, 77 * seq).unwrap().to_vec();
+                    let frame = traffic.next_frame(seq, 77 * seq).unwrap().to_vec();
                     assert_eq!((frame.len(), Tag::in_frame(&frame)), (len, Some(Tag { seq: seq as u32, sent: 77 * seq })));
                     let (flow, payload) = checked(&frame, gre);
                     assert_eq!(payload[..4], [0, 4, 0, 1]);
@@ -276,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn requests_and_acknowledgements_are_mixed_as_asked() {
-        let mut traffic = Traffic::new(wanted(Shape::Tftp)).unwrap();
+    fn requests_and_acknowledgements_are_mixed_as_configured() {
+        let mut traffic = Traffic::new(config(Shape::Tftp)).unwrap();
         let requests = (0..10_000)
             .filter(|seq| {
-                let (flow, payload) = checked(traffic.make(*seq, 0).unwrap(), true);
+                let (flow, payload) = checked(traffic.next_frame(*seq, 0).unwrap(), true);
                 let request = payload.starts_with(READ_REQUEST);
                 assert_eq!(request, flow.ports.unwrap().1 == 69);
                 request
@@ -292,10 +292,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_said() {
-        let error = |change: fn(&mut Wanted)| {
-            let mut wanted = wanted(Shape::Request);
-            change(&mut wanted);
-            Traffic::new(wanted).unwrap_err().to_string()
+        let error = |change: fn(&mut TrafficConfig)| {
+            let mut config = config(Shape::Request);
+            change(&mut config);
+            Traffic::new(config).unwrap_err().to_string()
         };
         assert!(error(|w| w.len = 60).contains("at least 94 bytes"), "{}", error(|w| w.len = 60));
         assert!(error(|w| w.to = "[2001:db8::1]:53".parse().unwrap()).contains("families"));

@@ -56,7 +56,7 @@ pub struct Inbox(Slots, usize);
 pub struct Datagram<'a> {
     /// Its sender.
     pub from: SocketAddrV4,
-    /// The address it was sent to; unspecified when the socket was not told to say.
+    /// Its destination address; unspecified unless the socket was set to report it.
     pub to: Ipv4Addr,
     /// Its bytes.
     pub bytes: &'a [u8],
@@ -88,8 +88,8 @@ impl Inbox {
         let slots = &self.0;
         let (header, name, control) = (&slots.headers[index], &slots.names[index], &slots.controls[index]);
         let len = (header.msg_len as usize).min(slots.size);
-        let told = header.msg_hdr.msg_controllen >= CONTROL_LEN && control.header.cmsg_type == libc::IP_PKTINFO;
-        let to = if told { Ipv4Addr::from(u32::from_be(control.info.ipi_addr.s_addr)) } else { Ipv4Addr::UNSPECIFIED };
+        let reported = header.msg_hdr.msg_controllen >= CONTROL_LEN && control.header.cmsg_type == libc::IP_PKTINFO;
+        let to = if reported { Ipv4Addr::from(u32::from_be(control.info.ipi_addr.s_addr)) } else { Ipv4Addr::UNSPECIFIED };
         let from = SocketAddrV4::new(Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr)), u16::from_be(name.sin_port));
         Datagram { from, to, bytes: &slots.bytes[index * slots.size..][..len] }
     }
@@ -125,7 +125,7 @@ impl Blocks {
             count += 1;
         }
         // SAFETY: each of the first `count` headers points to two vectors of its own, which point to four bytes of its own and to a part of
-        // `to` of its own; neither names nor control messages are asked for.
+        // `to` of its own; neither names nor control messages are requested.
         let got = unsafe {
             libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, libc::MSG_WAITFORONE as _, std::ptr::null_mut())
         };
@@ -140,7 +140,7 @@ impl Blocks {
 }
 
 /// Room for datagrams that the kernel did not cut apart because the socket takes them together (UDP_GRO).
-pub struct Together {
+pub struct Gro {
     bytes: Vec<u8>,
     controls: Vec<[u64; 4]>,
     vectors: Vec<iovec>,
@@ -148,21 +148,21 @@ pub struct Together {
 }
 
 /// The most bytes that come together.
-const TOGETHER: usize = 65535;
+const MAX_GRO: usize = 65535;
 
-impl Together {
+impl Gro {
     /// Room for this many.
-    pub fn new(count: usize) -> Together {
+    pub fn new(count: usize) -> Gro {
         let nothing = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         // SAFETY: a plain C structure for which zeroes are valid.
         let header: mmsghdr = unsafe { std::mem::zeroed() };
         let (vectors, headers) = (vec![nothing; count], vec![header; count]);
-        Together { bytes: vec![0; count * TOGETHER], controls: vec![[0; 4]; count], vectors, headers }
+        Gro { bytes: vec![0; count * MAX_GRO], controls: vec![[0; 4]; count], vectors, headers }
     }
 
     /// Waits for one on a connected socket, as long as its time-out allows, and takes what else is there; how many.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        let slots = self.headers.iter_mut().zip(&mut self.vectors).zip(&mut self.controls).zip(self.bytes.chunks_exact_mut(TOGETHER));
+        let slots = self.headers.iter_mut().zip(&mut self.vectors).zip(&mut self.controls).zip(self.bytes.chunks_exact_mut(MAX_GRO));
         for (((header, vector), control), bytes) in slots {
             *vector = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
             header.msg_hdr.msg_iov = vector;
@@ -179,10 +179,10 @@ impl Together {
     /// The datagrams of one of the last call's slots.
     pub fn get(&self, index: usize) -> impl Iterator<Item = &[u8]> {
         let (header, control) = (&self.headers[index], &self.controls[index]);
-        let len = (header.msg_len as usize).min(TOGETHER);
-        // The only control message that the socket was told to give: the length, level and type, and the size of a segment.
+        let len = (header.msg_len as usize).min(MAX_GRO);
+        // The only control message that the socket was set to give: the length, level and type, and the size of a segment.
         let size = if header.msg_hdr.msg_controllen > size_of::<cmsghdr>() { control[2] as u32 as usize } else { len };
-        self.bytes[index * TOGETHER..][..len].chunks(size.max(1))
+        self.bytes[index * MAX_GRO..][..len].chunks(size.max(1))
     }
 }
 
@@ -268,17 +268,17 @@ mod tests {
     }
 
     #[test]
-    fn segments_that_come_together_are_told_apart() {
+    fn segments_that_come_together_are_split() {
         let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         a.connect(b.local_addr().unwrap()).unwrap();
         setsockopt(&b, sockopt::UdpGroSegment, &true).unwrap();
         a.send(b"alone").unwrap();
         setsockopt(&a, sockopt::UdpGsoSegment, &3).unwrap();
         a.send(b"onetwoend!").unwrap();
-        let (mut together, mut seen) = (Together::new(2), Vec::new());
+        let (mut gro, mut seen) = (Gro::new(2), Vec::new());
         while seen.len() < 5 {
-            let got = together.receive(b.as_fd()).unwrap();
-            seen.extend((0..got).flat_map(|i| together.get(i)).map(<[u8]>::to_vec));
+            let got = gro.receive(b.as_fd()).unwrap();
+            seen.extend((0..got).flat_map(|i| gro.get(i)).map(<[u8]>::to_vec));
         }
         assert_eq!(seen, [&b"alone"[..], b"one", b"two", b"end", b"!"]);
     }

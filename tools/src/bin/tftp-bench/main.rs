@@ -3,14 +3,14 @@
 //! | module | is |
 //! |---|---|
 //! | [`servers`] | who is compared |
-//! | [`works`], [`metrics`] | what is measured |
-//! | [`single`], [`crowd`], [`transfer`], [`batch`] | clients |
-//! | [`account`] | CPU time and memory of a server |
+//! | [`workloads`], [`metrics`] | what is measured |
+//! | [`single`], [`concurrent`], [`transfer`], [`batch`] | clients |
+//! | [`accounting`] | CPU time and memory of a server |
 //! | [`results`], [`report`], [`plot`] | what came of it |
 
-mod account;
+mod accounting;
 mod batch;
-mod crowd;
+mod concurrent;
 mod metrics;
 mod plot;
 mod report;
@@ -18,25 +18,25 @@ mod results;
 mod servers;
 mod single;
 mod transfer;
-mod works;
+mod workloads;
 
-use account::Account;
+use accounting::CpuAccounting;
 use clap::Parser;
-use guideway_host::error::{Doing, Error};
+use guideway_host::error::{Context, Error};
 use guideway_host::netlink::Netlink;
-use guideway_lab::sandbox::{self, Role};
+use guideway_lab::sandbox::{self, ProcessRole};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use results::Results;
 use serde_json::json;
-use servers::{Kind, Place};
+use servers::{BenchPaths, Kind};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use works::{Bench, ETHERNET, Group, Sizes, WINDOW, Work};
+use workloads::{Bench, ETHERNET_BLKSIZE, Group, Sizes, WINDOW, Workload};
 
 /// Where every server listens.
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, 1), 69);
@@ -58,7 +58,7 @@ struct Args {
     #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',')]
     servers: Vec<Kind>,
     /// What to measure (default: everything)
-    #[arg(long, value_enum, value_name = "WORK", value_delimiter = ',')]
+    #[arg(long, value_enum, value_name = "WORKLOAD", value_delimiter = ',')]
     only: Vec<Group>,
     /// Measurements of each kind, whose median counts (default: 3, or 1 with --quick)
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=99))]
@@ -105,25 +105,25 @@ impl Args {
         let limit = Duration::from_secs(self.limit.unwrap_or(if self.quick { 4 } else { 60 }));
         if self.quick {
             // Longer than the time after which clients repeat themselves, so that what was lost is counted.
-            let patience = self.limit.map_or(Duration::from_millis(1_200), Duration::from_secs);
-            Sizes { single: 16 << 20, crowd: 100, short: 1_000, loss: 10, burst: 2_000, limit, patience, threads }
+            let loss_limit = self.limit.map_or(Duration::from_millis(1_200), Duration::from_secs);
+            Sizes { single: 16 << 20, concurrent: 100, short: 1_000, loss: 10, burst: 2_000, limit, loss_limit, threads }
         } else {
-            Sizes { single: 64 << 20, crowd: 200, short: 5_000, loss: 20, burst: 2_000, limit, patience: limit, threads }
+            Sizes { single: 64 << 20, concurrent: 200, short: 5_000, loss: 20, burst: 2_000, limit, loss_limit: limit, threads }
         }
     }
 
-    fn works(&self) -> Vec<Work> {
+    fn workloads(&self) -> Vec<Workload> {
         let mut all = Vec::new();
         for window in [1, WINDOW] {
-            let blksizes: &[u16] = if self.quick { &[ETHERNET, 8192] } else { &[512, ETHERNET, 8192] };
-            all.extend(blksizes.iter().map(|&blksize| Work::Single { blksize, window }));
+            let blksizes: &[u16] = if self.quick { &[ETHERNET_BLKSIZE, 8192] } else { &[512, ETHERNET_BLKSIZE, 8192] };
+            all.extend(blksizes.iter().map(|&blksize| Workload::Single { blksize, window }));
         }
-        all.extend([ETHERNET, 8192].map(|blksize| Work::Together { blksize, window: WINDOW }));
-        all.extend([1, WINDOW].map(|window| Work::Crowd { window }));
-        all.push(Work::Short);
-        all.extend([200, OPEN].map(|transfers| Work::Open { transfers }));
-        all.extend([1, WINDOW].map(|window| Work::Loss { window }));
-        all.push(Work::Burst);
+        all.extend([ETHERNET_BLKSIZE, 8192].map(|blksize| Workload::Gro { blksize, window: WINDOW }));
+        all.extend([1, WINDOW].map(|window| Workload::Concurrent { window }));
+        all.push(Workload::Short);
+        all.extend([200, OPEN].map(|transfers| Workload::Open { transfers }));
+        all.extend([1, WINDOW].map(|window| Workload::Loss { window }));
+        all.push(Workload::Burst);
         all.retain(|work| self.only.is_empty() || self.only.contains(&work.group()));
         all
     }
@@ -135,14 +135,14 @@ const OPEN: usize = 10_000;
 fn main() -> ExitCode {
     let args = Args::parse();
     let done = match sandbox::role() {
-        Role::Outer => {
-            Account::sweep();
-            let done = sandbox::outer();
-            Account::sweep();
+        ProcessRole::Launcher => {
+            CpuAccounting::sweep();
+            let done = sandbox::launch();
+            CpuAccounting::sweep();
             done
         }
-        Role::Init => sandbox::init(),
-        Role::Lab => run(&args),
+        ProcessRole::Init => sandbox::init(),
+        ProcessRole::Lab => run(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -154,20 +154,20 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<u8, Error> {
-    let inside = sandbox::lab()?;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing(|| "reading the limit of open files".to_owned())?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).doing(|| "raising the limit of open files".to_owned())?;
+    let inside = sandbox::enter()?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).with_context(|| "reading the limit of open files".to_owned())?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).with_context(|| "raising the limit of open files".to_owned())?;
     let netlink = Netlink::open()?;
-    netlink.up("lo", true)?;
+    netlink.set_up("lo", true)?;
     // in.tftpd wants an address that is not 127.0.0.1; a prefix on loopback makes all its addresses this host's.
     netlink.add_address("lo", (*SERVER.ip()).into(), 32)?;
-    netlink.add_address("lo", crowd::CLIENTS.into(), crowd::CLIENTS_PREFIX)?;
+    netlink.add_address("lo", concurrent::CLIENTS.into(), concurrent::CLIENTS_PREFIX)?;
     let [root, scratch] = ["root", "scratch"].map(|name| inside.directory.join(name));
     for directory in [&root, &scratch] {
-        fs::create_dir(directory).doing(|| format!("making {}", directory.display()))?;
+        fs::create_dir(directory).with_context(|| format!("making {}", directory.display()))?;
     }
-    let absolute = |path: &PathBuf| std::path::absolute(path).doing(|| format!("looking for {}", path.display()));
-    let place = Place {
+    let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| format!("looking for {}", path.display()));
+    let place = BenchPaths {
         peers: absolute(&args.peers)?,
         guideway: absolute(&args.guideway)?,
         guideway_args: args.guideway_arg.clone(),
@@ -175,18 +175,18 @@ fn run(args: &Args) -> Result<u8, Error> {
         root,
         scratch,
     };
-    let account = Account::open(&inside.outside_pid);
-    let done = compare(args, place, &account);
-    account.close();
+    let accounting = CpuAccounting::open(&inside.host_pid);
+    let done = compare(args, place, &accounting);
+    accounting.close();
     done
 }
 
-fn compare(args: &Args, place: Place, account: &Account) -> Result<u8, Error> {
-    let (begun, load) = (Instant::now(), works::load());
-    let allowed = sched_getaffinity(Pid::from_raw(0)).doing(|| "reading which CPUs may be used".to_owned())?;
+fn compare(args: &Args, place: BenchPaths, accounting: &CpuAccounting) -> Result<u8, Error> {
+    let (begun, load) = (Instant::now(), workloads::load());
+    let allowed = sched_getaffinity(Pid::from_raw(0)).with_context(|| "reading which CPUs may be used".to_owned())?;
     let cpus: Vec<usize> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
     let cpu = args.cpu.or(cpus.last().copied()).unwrap_or(0);
-    let bench = Bench::new(place, account.clone(), args.sizes(cpus.len()), cpu)?;
+    let bench = Bench::new(place, accounting.clone(), args.sizes(cpus.len()), cpu)?;
     let (mut results, mut missing, mut windows) = (Results::default(), Vec::new(), Vec::new());
     for kind in Kind::ALL.into_iter().filter(|kind| args.servers.is_empty() || args.servers.contains(kind)) {
         let found = kind.find(&bench.place).and_then(|s| bench.abilities(&s).map(|a| (s, a)).map_err(|e| e.to_string()));
@@ -208,8 +208,8 @@ fn compare(args: &Args, place: Place, account: &Account) -> Result<u8, Error> {
         "{} CPUs, Linux {}; load average {load} before, {} after; server CPU time by {}; {} × each; client threads: {}; {:.0} s in all",
         cpus.len(),
         kernel.trim(),
-        works::load(),
-        account.describe(),
+        workloads::load(),
+        accounting.describe(),
         args.repeat(),
         bench.sizes.threads,
         begun.elapsed().as_secs_f64()
@@ -217,45 +217,45 @@ fn compare(args: &Args, place: Place, account: &Account) -> Result<u8, Error> {
     publish(args, &bench.sizes, &results, &missing, &conditions)
 }
 
-/// Prints what was measured, and writes the files that were asked for.
+/// Prints the results and writes the requested files.
 fn publish(args: &Args, sizes: &Sizes, results: &Results, missing: &[(Kind, String)], conditions: &str) -> Result<u8, Error> {
-    let (works, goals) = (args.works(), results.goals(sizes.burst, OPEN));
+    let (workloads, goals) = (args.workloads(), results.goals(sizes.burst, OPEN));
     let work = format!(
         "One transfer of {} MiB; many: {} × 1 MiB at once; short: {} × 2 KiB, 32 at a time; loss: {} × 1 MiB at once; burst: {} requests. \
          Block size 1428 but for single transfers",
         sizes.single >> 20,
-        sizes.crowd,
+        sizes.concurrent,
         sizes.short,
         sizes.loss,
         sizes.burst
     );
     println!("## TFTP servers side by side\n\n{conditions}. {work}; {}\n", report::window_note());
-    for table in report::tables(&works) {
+    for table in report::tables(&workloads) {
         println!("{}", report::markdown(&table, results));
     }
-    println!("{}\n{}", report::goals(&goals), report::notes(results, &works, missing));
+    println!("{}\n{}", report::goals(&goals), report::notes(results, &workloads, missing));
     if let Some(file) = &args.json {
         let missing: Vec<_> = missing.iter().map(|(kind, why)| json!({ "server": kind.name(), "why": why })).collect();
         let about = json!({ "conditions": conditions, "work": work, "quick": args.quick, "missing": missing });
-        let text = serde_json::to_string_pretty(&results.json(&goals, about)).doing(|| "writing JSON".to_owned())?;
-        fs::write(file, text + "\n").doing(|| format!("writing {}", file.display()))?;
+        let text = serde_json::to_string_pretty(&results.json(&goals, about)).with_context(|| "writing JSON".to_owned())?;
+        fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
     }
     if let Some(directory) = &args.plots {
-        fs::create_dir_all(directory).doing(|| format!("making {}", directory.display()))?;
+        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
         for chart in plot::charts(OPEN) {
             if let Some(svg) = plot::svg(&chart, results) {
                 let file = directory.join(chart.name).with_extension("svg");
-                fs::write(&file, svg).doing(|| format!("writing {}", file.display()))?;
+                fs::write(&file, svg).with_context(|| format!("writing {}", file.display()))?;
             }
         }
     }
     Ok(if args.check && goals.iter().any(|row| row.ok == Some(false)) { 3 } else { 0 })
 }
 
-/// Work by work, round by round, server by server: what disturbs the machine for a while disturbs all servers alike.
+/// Workload by workload, round by round, server by server: what disturbs the machine for a while disturbs all servers alike.
 fn measure(args: &Args, bench: &Bench, windows: &[Kind], results: &mut Results, begun: Instant) -> Result<(), Error> {
     let servers = results.servers.clone();
-    for work in &args.works() {
+    for work in &args.workloads() {
         for round in 1..=args.repeat() {
             for server in servers.iter().filter(|s| work.is_for(s.kind)) {
                 if results.refused(*work, server.kind).is_some() {

@@ -3,7 +3,7 @@
 use crate::metrics::{self, Metric};
 use crate::results::Results;
 use crate::servers::Kind;
-use crate::works::{self, WINDOW, Work};
+use crate::workloads::{self, WINDOW, Workload};
 use std::fmt::Write;
 
 /// A chart: bars of one length scale in groups, one group for each server.
@@ -13,21 +13,21 @@ pub struct Chart {
     /// What it shows, with the unit, and which way is better.
     pub title: &'static str,
     /// The bars of a group: what each is, and where its number comes from.
-    pub series: Vec<(String, Work, Metric)>,
+    pub series: Vec<(String, Workload, Metric)>,
     /// Whether each tenfold is as long as the next, for numbers that differ by orders of magnitude.
     pub logarithmic: bool,
 }
 
 /// All charts.
 pub fn charts(open: usize) -> Vec<Chart> {
-    let windows = |f: fn(u16) -> (Work, Metric)| {
+    let windows = |f: fn(u16) -> (Workload, Metric)| {
         let bar = |window| (format!("windowsize {window}"), f(window).0, f(window).1);
         vec![bar(1), bar(WINDOW)]
     };
     let single = |window| {
         let bar =
-            move |blksize| (format!("blksize {blksize}, windowsize {window}"), Work::Single { blksize, window }, metrics::MB_PER_CPU_S);
-        [512, works::ETHERNET, 8192].map(bar)
+            move |blksize| (format!("blksize {blksize}, windowsize {window}"), Workload::Single { blksize, window }, metrics::MB_PER_CPU_S);
+        [512, workloads::ETHERNET_BLKSIZE, 8192].map(bar)
     };
     vec![
         Chart {
@@ -39,25 +39,25 @@ pub fn charts(open: usize) -> Vec<Chart> {
         Chart {
             name: "crowd",
             title: "200 × 1 MiB: server CPU s for each GiB (less is better)",
-            series: windows(|window| (Work::Crowd { window }, metrics::CPU_PER_GIB)),
+            series: windows(|window| (Workload::Concurrent { window }, metrics::CPU_PER_GIB)),
             logarithmic: false,
         },
         Chart {
             name: "short",
             title: "Short transfers a second (more is better)",
-            series: vec![("2 KiB, 32 at a time".to_owned(), Work::Short, metrics::PER_SECOND)],
+            series: vec![("2 KiB, 32 at a time".to_owned(), Workload::Short, metrics::PER_SECOND)],
             logarithmic: true,
         },
         Chart {
             name: "memory",
             title: "Memory with open transfers, MiB (less is better)",
-            series: [200, open].map(|transfers| (format!("{transfers} transfers"), Work::Open { transfers }, metrics::PSS)).into(),
+            series: [200, open].map(|transfers| (format!("{transfers} transfers"), Workload::Open { transfers }, metrics::PSS)).into(),
             logarithmic: true,
         },
         Chart {
             name: "loss",
             title: "1 MiB at 1 % loss: median s (less is better)",
-            series: windows(|window| (Work::Loss { window }, metrics::MEDIAN)),
+            series: windows(|window| (Workload::Loss { window }, metrics::MEDIAN)),
             logarithmic: true,
         },
     ]
@@ -71,7 +71,7 @@ const COLOUR_OF_OURS: &str = "#d8efd3";
 
 /// The chart as SVG; nothing when none of its numbers were measured.
 pub fn svg(chart: &Chart, results: &Results) -> Option<String> {
-    let number = |kind: Kind, (_, work, metric): &(String, Work, Metric)| results.spread(*work, kind, *metric).map(|s| s.median);
+    let number = |kind: Kind, (_, work, metric): &(String, Workload, Metric)| results.spread(*work, kind, *metric).map(|s| s.median);
     let servers: Vec<_> = results.servers.iter().filter(|s| chart.series.iter().any(|bar| number(s.kind, bar).is_some())).collect();
     let all: Vec<f64> =
         servers.iter().flat_map(|s| chart.series.iter().filter_map(|bar| number(s.kind, bar))).filter(|n| *n > 0.0).collect();
@@ -137,7 +137,7 @@ mod tests {
         let mut results = Results::default();
         for (kind, name, n) in [(Kind::Guideway, "guideway tftpd", 80_000.0), (Kind::Fbtftp, "fb<tftp", 570.0)] {
             results.servers.push(Server::named(kind, name));
-            results.cell(Work::Short, kind).samples.push(vec![(metrics::PER_SECOND, n)]);
+            results.cell(Workload::Short, kind).samples.push(vec![(metrics::PER_SECOND, n)]);
         }
         let chart = charts(10_000).into_iter().find(|c| c.name == "short").unwrap();
         let text = svg(&chart, &results).unwrap();

@@ -1,13 +1,13 @@
-//! Tables for people, in Markdown.
+//! Tables in Markdown.
 
 use crate::metrics::{self, Metric};
 use crate::results::{Results, Row, Spread};
 use crate::servers::{Kind, Server};
-use crate::works::{WINDOW, Work};
+use crate::workloads::{WINDOW, Workload};
 use std::fmt::Write;
 
 /// A column: its head, what it shows, with how many decimals.
-type Column = (String, Work, Metric, usize);
+type Column = (String, Workload, Metric, usize);
 
 /// A table.
 #[derive(Clone, Debug)]
@@ -19,16 +19,16 @@ pub struct Table {
 }
 
 /// All tables of these works.
-pub fn tables(all: &[Work]) -> Vec<Table> {
+pub fn tables(all: &[Workload]) -> Vec<Table> {
     use metrics::{
         CLIENT_BUSY, CPU, CPU_PER_GIB, FAILED, MB_PER_CPU_S, MB_PER_S, MEDIAN, OPENED, PER_SECOND, PROCESSES, PSS, PSS_BEFORE, REPEATED,
         RESENDS, UNFINISHED, US_PER_BLOCK, US_PER_TRANSFER, WALL,
     };
     let mut tables = Vec::new();
-    let singles: Vec<Work> = all.iter().copied().filter(|w| matches!(w, Work::Single { .. } | Work::Together { .. })).collect();
-    let head = |work: &Work| match work {
-        Work::Single { blksize, window } => format!("{blksize} w{window}"),
-        Work::Together { blksize, window } => format!("{blksize} w{window} GRO"),
+    let singles: Vec<Workload> = all.iter().copied().filter(|w| matches!(w, Workload::Single { .. } | Workload::Gro { .. })).collect();
+    let head = |work: &Workload| match work {
+        Workload::Single { blksize, window } => format!("{blksize} w{window}"),
+        Workload::Gro { blksize, window } => format!("{blksize} w{window} GRO"),
         other => other.to_string(),
     };
     for (title, metric, decimals) in [
@@ -41,8 +41,8 @@ pub fn tables(all: &[Work]) -> Vec<Table> {
     }
     for work in all.iter().filter(|w| !singles.contains(w)) {
         let columns: &[(&str, Metric, usize)] = match work {
-            Work::Single { .. } | Work::Together { .. } => &[],
-            Work::Crowd { .. } => &[
+            Workload::Single { .. } | Workload::Gro { .. } => &[],
+            Workload::Concurrent { .. } => &[
                 ("wall s", WALL, 2),
                 ("server CPU s", CPU, 2),
                 ("CPU s/GiB", CPU_PER_GIB, 2),
@@ -51,7 +51,7 @@ pub fn tables(all: &[Work]) -> Vec<Table> {
                 ("client resends", RESENDS, 0),
                 ("client busy %", CLIENT_BUSY, 0),
             ],
-            Work::Short => &[
+            Workload::Short => &[
                 ("transfers/s", PER_SECOND, 0),
                 ("server CPU µs each", US_PER_TRANSFER, 1),
                 ("failed", FAILED, 0),
@@ -59,21 +59,21 @@ pub fn tables(all: &[Work]) -> Vec<Table> {
                 ("client resends", RESENDS, 0),
                 ("client busy %", CLIENT_BUSY, 0),
             ],
-            Work::Open { .. } => &[
+            Workload::Open { .. } => &[
                 ("PSS MiB", PSS, 1),
                 ("before MiB", PSS_BEFORE, 1),
                 ("processes", PROCESSES, 0),
                 ("opened", OPENED, 0),
-                ("repeated", REPEATED, 0),
+                ("retransmitted", REPEATED, 0),
             ],
-            Work::Loss { .. } => &[
+            Workload::Loss { .. } => &[
                 ("median s", MEDIAN, 2),
                 ("wall s", WALL, 2),
                 ("failed", FAILED, 0),
                 ("unfinished", UNFINISHED, 0),
                 ("client resends", RESENDS, 0),
             ],
-            Work::Burst => &[("had to repeat", REPEATED, 0), ("failed", FAILED, 0), ("unfinished", UNFINISHED, 0), ("wall s", WALL, 2)],
+            Workload::Burst => &[("had to repeat", REPEATED, 0), ("failed", FAILED, 0), ("unfinished", UNFINISHED, 0), ("wall s", WALL, 2)],
         };
         let columns = columns.iter().map(|(head, metric, decimals)| ((*head).to_owned(), *work, *metric, *decimals)).collect();
         tables.push(Table { title: work.to_string(), columns });
@@ -103,13 +103,15 @@ pub fn markdown(table: &Table, results: &Results) -> String {
     text
 }
 
-fn cell(results: &Results, server: &Server, work: Work, metric: Metric, decimals: usize) -> String {
+fn cell(results: &Results, server: &Server, work: Workload, metric: Metric, decimals: usize) -> String {
     let Some(spread) = results.spread(work, server.kind, metric) else {
         return results.refused(work, server.kind).unwrap_or("–").replace('|', "/");
     };
     let blksize = results.spread(work, server.kind, metrics::BLKSIZE).map(|s| s.median);
     let cut = match (work, blksize) {
-        (Work::Single { blksize: asked, .. } | Work::Together { blksize: asked, .. }, Some(granted)) if granted < f64::from(asked) => {
+        (Workload::Single { blksize: requested, .. } | Workload::Gro { blksize: requested, .. }, Some(granted))
+            if granted < f64::from(requested) =>
+        {
             format!(" [{granted}]")
         }
         _ => String::new(),
@@ -139,13 +141,13 @@ pub fn goals(rows: &[Row]) -> String {
 }
 
 /// Notes: what did not work, in sentences.
-pub fn notes(results: &Results, works: &[Work], missing: &[(Kind, String)]) -> String {
+pub fn notes(results: &Results, workloads: &[Workload], missing: &[(Kind, String)]) -> String {
     let mut text = String::new();
     for (kind, why) in missing {
         let _infallible = writeln!(text, "- {} is missing: {why}", kind.name());
     }
     for server in &results.servers {
-        for work in works {
+        for work in workloads {
             if let Some(why) = results.refused(*work, server.kind)
                 && why != NO_WINDOWS
             {
@@ -175,16 +177,16 @@ mod tests {
     #[test]
     fn a_cell_shows_what_is_known() {
         let mut results = Results::default();
-        let work = Work::Single { blksize: 8192, window: 1 };
+        let work = Workload::Single { blksize: 8192, window: 1 };
         results.servers.push(Server::named(Kind::Dnsmasq, "dnsmasq 2.90"));
         results.cell(work, Kind::Dnsmasq).samples.push(vec![(metrics::MB_PER_S, 230.4), (metrics::BLKSIZE, 2263.0)]);
         results.cell(work, Kind::Dnsmasq).samples.push(vec![(metrics::MB_PER_S, 240.0), (metrics::BLKSIZE, 2263.0)]);
-        results.cell(Work::Burst, Kind::Dnsmasq).refused = Some("it ended".to_owned());
-        let text = markdown(&tables(&[work, Work::Burst])[0], &results);
+        results.cell(Workload::Burst, Kind::Dnsmasq).refused = Some("it ended".to_owned());
+        let text = markdown(&tables(&[work, Workload::Burst])[0], &results);
         assert!(text.contains("| dnsmasq 2.90 | 235 (230–240) [2263] |"), "{text}");
-        let text = markdown(&tables(&[Work::Burst])[0], &results);
+        let text = markdown(&tables(&[Workload::Burst])[0], &results);
         assert!(text.contains("| dnsmasq 2.90 | it ended | it ended | it ended |"), "{text}");
-        assert!(notes(&results, &[Work::Burst], &[]).contains("burst of requests: it ended"));
+        assert!(notes(&results, &[Workload::Burst], &[]).contains("burst of requests: it ended"));
         assert!(goals(&results.goals(1, 1)).contains("not measured"));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::metrics::{self, Metric, Sample, median};
 use crate::servers::{Kind, Server};
-use crate::works::{self, WINDOW, Work};
+use crate::workloads::{self, WINDOW, Workload};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub struct Cell {
     /// What was done.
-    pub work: Work,
+    pub work: Workload,
     /// Which server.
     pub kind: Kind,
     /// The measurements that succeeded.
@@ -37,7 +37,7 @@ pub struct Spread {
 pub struct Results {
     /// The servers, in the order of the tables.
     pub servers: Vec<Server>,
-    cells: BTreeMap<(Work, Kind), Cell>,
+    cells: BTreeMap<(Workload, Kind), Cell>,
 }
 
 /// One goal.
@@ -77,17 +77,17 @@ impl Bound {
 
 impl Results {
     /// The cell of a work and a server, made when it is missing.
-    pub fn cell(&mut self, work: Work, kind: Kind) -> &mut Cell {
+    pub fn cell(&mut self, work: Workload, kind: Kind) -> &mut Cell {
         self.cells.entry((work, kind)).or_insert_with(|| Cell { work, kind, samples: Vec::new(), refused: None })
     }
 
     /// Why a cell is not as full as it should be.
-    pub fn refused(&self, work: Work, kind: Kind) -> Option<&str> {
+    pub fn refused(&self, work: Workload, kind: Kind) -> Option<&str> {
         self.cells.get(&(work, kind))?.refused.as_deref()
     }
 
     /// What was measured of one metric.
-    pub fn spread(&self, work: Work, kind: Kind, metric: Metric) -> Option<Spread> {
+    pub fn spread(&self, work: Workload, kind: Kind, metric: Metric) -> Option<Spread> {
         let samples = &self.cells.get(&(work, kind))?.samples;
         let mut numbers: Vec<f64> = samples.iter().filter_map(|s| s.iter().find(|(m, _)| *m == metric).map(|(_, n)| *n)).collect();
         numbers.sort_by(f64::total_cmp);
@@ -95,18 +95,18 @@ impl Results {
         Some(Spread { median: median(&numbers), least, most, count: numbers.len() })
     }
 
-    fn median(&self, work: Work, kind: Kind, metric: Metric) -> Option<f64> {
+    fn median(&self, work: Workload, kind: Kind, metric: Metric) -> Option<f64> {
         self.spread(work, kind, metric).map(|s| s.median)
     }
 
     /// The best of the peers, by `better`.
-    fn best(&self, work: Work, metric: Metric, better: fn(f64, f64) -> bool) -> Option<(f64, String)> {
+    fn best(&self, work: Workload, metric: Metric, better: fn(f64, f64) -> bool) -> Option<(f64, String)> {
         let peers = self.servers.iter().filter(|s| s.kind != Kind::Guideway);
         let all = peers.filter_map(|s| Some((self.median(work, s.kind, metric)?, s.name.clone())));
         all.reduce(|a, b| if better(b.0, a.0) { b } else { a })
     }
 
-    fn of(&self, kind: Kind, work: Work, metric: Metric) -> Option<(f64, String)> {
+    fn of(&self, kind: Kind, work: Workload, metric: Metric) -> Option<(f64, String)> {
         let server = self.servers.iter().find(|s| s.kind == kind)?;
         self.median(work, kind, metric).map(|n| (n, server.name.clone()))
     }
@@ -114,8 +114,8 @@ impl Results {
     /// The goals. `burst` is how many requests are a burst, `open` how many transfers are held open.
     pub fn goals(&self, burst: usize, open: usize) -> Vec<Row> {
         use metrics::{CPU, FAILED, MB_PER_CPU_S, MB_PER_S, MEDIAN, PER_SECOND, PSS, REPEATED, UNFINISHED, US_PER_BLOCK};
-        let single = |blksize, window| Work::Single { blksize, window };
-        let crowd = |window| Work::Crowd { window };
+        let single = |blksize, window| Workload::Single { blksize, window };
+        let concurrent = |window| Workload::Concurrent { window };
         let more = |a: f64, b: f64| a > b;
         let less = |a: f64, b: f64| a < b;
         let ours = |work, metric| self.median(work, Kind::Guideway, metric);
@@ -128,10 +128,10 @@ impl Results {
             };
             rows.push(Row { name, value, unit, reference, ratio, goal, ok: ratio.map(|r| bound.holds(r)) });
         };
-        let lockstep = single(works::ETHERNET, 1);
+        let lockstep = single(workloads::ETHERNET_BLKSIZE, 1);
         let name = "single, blksize 1428, windowsize 1: server CPU per block".to_owned();
         ratio(name, "µs", ours(lockstep, US_PER_BLOCK), self.best(lockstep, US_PER_BLOCK, less), Bound::Most(0.75));
-        for (blksize, least) in [(works::ETHERNET, 2.0), (8192, 1.5)] {
+        for (blksize, least) in [(workloads::ETHERNET_BLKSIZE, 2.0), (8192, 1.5)] {
             let work = single(blksize, WINDOW);
             for (metric, unit) in [(MB_PER_S, "MB/s"), (MB_PER_CPU_S, "MB per CPU s of both ends")] {
                 // The reference of the goal is in.tftpd 7; where that is missing, the best that is here.
@@ -139,33 +139,33 @@ impl Results {
                 let name = format!("single, blksize {blksize}, windowsize {WINDOW}, both ends on one CPU");
                 ratio(name, unit, ours(work, metric), reference, Bound::Least(least));
             }
-            let work = Work::Together { blksize, window: WINDOW };
+            let work = Workload::Gro { blksize, window: WINDOW };
             let reference = self.of(Kind::InTftpdSid, work, MB_PER_CPU_S).or_else(|| self.best(work, MB_PER_CPU_S, more));
             let name = format!("the same, and the client's socket takes segments together (UDP_GRO), blksize {blksize}");
             ratio(name, "MB per CPU s of both ends", ours(work, MB_PER_CPU_S), reference, Bound::Least(least));
         }
-        let dnsmasq = || self.of(Kind::Dnsmasq, crowd(1), CPU);
-        ratio("many × 1 MiB, windowsize 1: server CPU".to_owned(), "s", ours(crowd(1), CPU), dnsmasq(), Bound::Most(0.6));
+        let dnsmasq = || self.of(Kind::Dnsmasq, concurrent(1), CPU);
+        ratio("many × 1 MiB, windowsize 1: server CPU".to_owned(), "s", ours(concurrent(1), CPU), dnsmasq(), Bound::Most(0.6));
         let name = format!("many × 1 MiB, windowsize {WINDOW}: server CPU (against windowsize 1)");
-        ratio(name, "s", ours(crowd(WINDOW), CPU), dnsmasq(), Bound::Most(0.25));
-        let reference = self.of(Kind::Dnsmasq, Work::Short, PER_SECOND);
-        ratio("short transfers".to_owned(), "1/s", ours(Work::Short, PER_SECOND), reference, Bound::Least(1.5));
+        ratio(name, "s", ours(concurrent(WINDOW), CPU), dnsmasq(), Bound::Most(0.25));
+        let reference = self.of(Kind::Dnsmasq, Workload::Short, PER_SECOND);
+        ratio("short transfers".to_owned(), "1/s", ours(Workload::Short, PER_SECOND), reference, Bound::Least(1.5));
         let mut fixed = |name: String, unit, value: Option<f64>, most: f64, reference| {
             let goal = if most == 0.0 { "none".to_owned() } else { format!("≤ {most} {unit}") };
             rows.push(Row { name, value, unit, reference, ratio: None, goal, ok: value.map(|v| v <= most) });
         };
-        let reference = self.best(Work::Open { transfers: 200 }, PSS, less).map(|(n, who)| (n, format!("{who} with 200")));
-        fixed(format!("{open} open transfers: PSS"), "MiB", ours(Work::Open { transfers: open }, PSS), 24.0, reference);
+        let reference = self.best(Workload::Open { transfers: 200 }, PSS, less).map(|(n, who)| (n, format!("{who} with 200")));
+        fixed(format!("{open} open transfers: PSS"), "MiB", ours(Workload::Open { transfers: open }, PSS), 24.0, reference);
         for (window, most) in [(WINDOW, 0.5), (1, 2.0)] {
-            let work = Work::Loss { window };
+            let work = Workload::Loss { window };
             fixed(format!("1 MiB at 1 % loss, windowsize {window}: median"), "s", ours(work, MEDIAN), most, self.best(work, MEDIAN, less));
         }
         let lost = [REPEATED, FAILED, UNFINISHED]
             .into_iter()
-            .map(|metric| ours(Work::Burst, metric))
+            .map(|metric| ours(Workload::Burst, metric))
             .reduce(|a, b| a.zip(b).map(|(a, b)| f64::max(a, b)))
             .flatten();
-        fixed(format!("burst of {burst} requests: lost"), "", lost, 0.0, self.best(Work::Burst, REPEATED, less));
+        fixed(format!("burst of {burst} requests: lost"), "", lost, 0.0, self.best(Workload::Burst, REPEATED, less));
         rows
     }
 
@@ -205,7 +205,7 @@ mod tests {
         }
         for (kind, numbers) in [(Kind::Guideway, [0.3, 0.1, 0.2]), (Kind::Dnsmasq, [0.5, 0.4, 0.6])] {
             for n in numbers {
-                results.cell(Work::Crowd { window: 1 }, kind).samples.push(vec![(metrics::CPU, n)]);
+                results.cell(Workload::Concurrent { window: 1 }, kind).samples.push(vec![(metrics::CPU, n)]);
             }
         }
         let goals = results.goals(2_000, 10_000);
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!((row.value, row.ratio, row.ok), (Some(0.2), Some(0.4), Some(true)));
         assert_eq!(row.reference, Some((0.5, "dnsmasq 2.90".to_owned())));
         assert!(goals.iter().all(|r| r.ok.is_none() || r.name == row.name), "nothing else was measured");
-        let spread = results.spread(Work::Crowd { window: 1 }, Kind::Dnsmasq, metrics::CPU).unwrap();
+        let spread = results.spread(Workload::Concurrent { window: 1 }, Kind::Dnsmasq, metrics::CPU).unwrap();
         assert_eq!(spread, Spread { median: 0.5, least: 0.4, most: 0.6, count: 3 });
         let json = results.json(&goals, json!({}));
         assert_eq!(json["rows"].as_array().map(Vec::len), Some(goals.len()));

@@ -1,7 +1,7 @@
 //! The servers that are compared: where they are, how they are started fresh, how they end. A new one is one more variant here.
 
-use crate::account::Account;
-use guideway_host::error::{Doing, Error};
+use crate::accounting::CpuAccounting;
+use guideway_host::error::{Context, Error};
 use guideway_testbed::servers::last_line;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill, killpg};
@@ -36,12 +36,12 @@ pub enum Kind {
     RsTftpd,
 }
 
-/// Transfers that every server is allowed at once: more than are ever asked for.
+/// Limit of concurrent transfers of every server: more than are ever requested.
 const MANY: &str = "12000";
 
-/// Where programs were put by the set-up, and what the servers are given.
+/// Paths of programs and of the servers' files.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct BenchPaths {
     /// The set-up's directory.
     pub peers: PathBuf,
     /// `guideway`.
@@ -88,7 +88,7 @@ impl Kind {
     ///
     /// # Errors
     /// What is not there.
-    pub fn find(self, place: &Place) -> Result<Server, String> {
+    pub fn find(self, place: &BenchPaths) -> Result<Server, String> {
         let peers = &place.peers;
         let (program, version): (Vec<PathBuf>, &[&str]) = match self {
             Kind::Guideway => (vec![place.guideway.clone()], &["tftpd", "--help"]),
@@ -108,9 +108,9 @@ impl Kind {
         let mut command: Vec<OsString> = program.into_iter().map(PathBuf::into_os_string).collect();
         let environment = (self == Kind::Fbtftp).then(|| ("PYTHONPATH".into(), peers.join("fbtftp").into_os_string()));
         let [first, rest @ ..] = command.as_slice() else { return Err("no program".to_owned()) };
-        let mut asked = Command::new(first);
-        asked.args(rest).args(version).stdin(Stdio::null()).envs(environment.iter().map(|(k, v)| (k, v)));
-        let said = asked.output().map_err(|e| format!("{}: {e}", first.to_string_lossy()))?;
+        let mut probe = Command::new(first);
+        probe.args(rest).args(version).stdin(Stdio::null()).envs(environment.iter().map(|(k, v)| (k, v)));
+        let said = probe.output().map_err(|e| format!("{}: {e}", first.to_string_lossy()))?;
         if !said.status.success() {
             return Err(format!("{} says: {}", first.to_string_lossy(), last_line(&String::from_utf8_lossy(&said.stderr))));
         }
@@ -141,8 +141,8 @@ impl Server {
         Server { kind, name: name.to_owned(), command: Vec::new(), environment: None }
     }
 
-    fn arguments(&self, place: &Place) -> Vec<OsString> {
-        let Place { address, root, .. } = place;
+    fn arguments(&self, place: &BenchPaths) -> Vec<OsString> {
+        let BenchPaths { address, root, .. } = place;
         let (ip, port) = (address.ip().to_string(), address.port().to_string());
         let words = |text: &str| text.split_whitespace().map(OsString::from).collect::<Vec<_>>();
         let mut all = match self.kind {
@@ -173,28 +173,28 @@ impl Server {
     ///
     /// # Errors
     /// When it ends at once, or does not listen within 10 s; with what it said.
-    pub fn start(&self, place: &Place, account: &Account, pin: Option<usize>) -> Result<Running, Error> {
-        let doing = || format!("starting {}", self.name);
+    pub fn start(&self, place: &BenchPaths, accounting: &CpuAccounting, pin: Option<usize>) -> Result<Running, Error> {
+        let context = || format!("starting {}", self.name);
         let log = place.scratch.join("server.log");
-        let file = fs::File::create(&log).doing(doing)?;
-        let both = file.try_clone().doing(doing)?;
+        let file = fs::File::create(&log).with_context(context)?;
+        let both = file.try_clone().with_context(context)?;
         let mut command = Command::new("/bin/sh");
         // The shell counts itself and becomes the server, so that nothing of it escapes the account.
         command.args(["-c", r#"if [ -n "$1" ]; then echo 0 >"$1"; fi; shift; exec "$@""#, "sh"]);
-        command.arg(account.entry().unwrap_or_default()).args(&self.command).args(self.arguments(place));
+        command.arg(accounting.entry().unwrap_or_default()).args(&self.command).args(self.arguments(place));
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(file).stderr(both).process_group(0);
-        let child = pinned(pin, || command.spawn().doing(doing))??;
-        let pid = Pid::from_raw(i32::try_from(child.id()).doing(doing)?);
-        let mut running = Running { child, pid, account: account.clone() };
+        let child = pinned(pin, || command.spawn().with_context(context))??;
+        let pid = Pid::from_raw(i32::try_from(child.id()).with_context(context)?);
+        let mut running = Running { child, pid, accounting: accounting.clone() };
         let since = Instant::now();
         while !listens(*place.address.ip(), place.address.port()) {
-            if let Some(status) = running.child.try_wait().doing(doing)? {
+            if let Some(status) = running.child.try_wait().with_context(context)? {
                 let said = fs::read_to_string(&log).unwrap_or_default();
-                return Err(Error::failed(doing(), format!("it ended with {status}: {}", last_line(&said))));
+                return Err(Error::failed(context(), format!("it ended with {status}: {}", last_line(&said))));
             }
             if since.elapsed() > Duration::from_secs(10) {
-                return Err(Error::failed(doing(), "it does not listen after 10 s"));
+                return Err(Error::failed(context(), "it does not listen after 10 s"));
             }
             // The kernel has no event for "a socket was bound".
             std::thread::sleep(Duration::from_millis(2));
@@ -208,7 +208,7 @@ pub struct Running {
     child: Child,
     /// Its first process.
     pub pid: Pid,
-    account: Account,
+    accounting: CpuAccounting,
 }
 
 impl Running {
@@ -217,7 +217,7 @@ impl Running {
     /// # Errors
     /// When it cannot be read.
     pub fn cpu(&self) -> Result<Duration, Error> {
-        self.account.cpu(self.pid).doing(|| "reading the server's CPU time".to_owned())
+        self.accounting.cpu(self.pid).with_context(|| "reading the server's CPU time".to_owned())
     }
 
     /// CPU time that it has spent once it rests: processes of transfers that are over still have to end.
@@ -242,7 +242,7 @@ impl Running {
     /// # Errors
     /// When it has ended.
     pub fn memory(&self) -> Result<(u64, usize), Error> {
-        self.account.memory(self.pid).doing(|| "reading the server's memory".to_owned())
+        self.accounting.memory(self.pid).with_context(|| "reading the server's memory".to_owned())
     }
 }
 
@@ -252,7 +252,7 @@ impl Drop for Running {
         loop {
             // What cannot be killed is gone already.
             let _gone = killpg(self.pid, Signal::SIGKILL);
-            let left = self.account.processes(self.pid);
+            let left = self.accounting.processes(self.pid);
             for pid in &left {
                 let _gone = kill(*pid, Signal::SIGKILL);
             }
@@ -273,13 +273,13 @@ impl Drop for Running {
 /// When the CPU may not be used.
 pub fn pinned<T>(pin: Option<usize>, body: impl FnOnce() -> T) -> Result<T, Error> {
     let Some(cpu) = pin else { return Ok(body()) };
-    let doing = || format!("moving to CPU {cpu}");
-    let all = sched_getaffinity(Pid::from_raw(0)).doing(doing)?;
+    let context = || format!("moving to CPU {cpu}");
+    let all = sched_getaffinity(Pid::from_raw(0)).with_context(context)?;
     let mut one = CpuSet::new();
-    one.set(cpu).doing(doing)?;
-    sched_setaffinity(Pid::from_raw(0), &one).doing(doing)?;
+    one.set(cpu).with_context(context)?;
+    sched_setaffinity(Pid::from_raw(0), &one).with_context(context)?;
     let done = body();
-    sched_setaffinity(Pid::from_raw(0), &all).doing(doing)?;
+    sched_setaffinity(Pid::from_raw(0), &all).with_context(context)?;
     Ok(done)
 }
 

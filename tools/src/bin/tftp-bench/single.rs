@@ -1,6 +1,6 @@
 //! One transfer by a blocking loop, as lean as a client can be: what is measured is the server.
 
-use crate::batch::{Blocks, Together};
+use crate::batch::{Blocks, Gro};
 use guideway_tftp::packet::{Options, Packet, put_request};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// What to fetch, and how.
 #[derive(Clone, Debug)]
-pub struct Want<'a> {
+pub struct FetchSpec<'a> {
     /// The server.
     pub server: SocketAddr,
     /// The file.
@@ -22,7 +22,7 @@ pub struct Want<'a> {
     /// Window to ask for; 1 does not ask.
     pub window: u16,
     /// Whether the client takes the segments of a window together (UDP_GRO).
-    pub together: bool,
+    pub gro: bool,
     /// When to give up.
     pub limit: Duration,
 }
@@ -69,15 +69,15 @@ pub fn granted(options: Options<'_>) -> (u16, u16) {
 ///
 /// # Errors
 /// Those of sockets, an ERROR of the server, a file that is too large, and the time limit.
-pub fn fetch(want: &Want<'_>, content: &mut [u8]) -> io::Result<Fetched> {
+pub fn fetch(spec: &FetchSpec<'_>, content: &mut [u8]) -> io::Result<Fetched> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.set_read_timeout(Some(TIMEOUT))?;
-    roomy(&socket)?;
+    set_receive_buffer(&socket)?;
     let (since, before) = (Instant::now(), thread_cpu());
-    let mut fetched = ask(want, &socket, content, since)?;
-    if want.together {
+    let mut fetched = ask(spec, &socket, content, since)?;
+    if spec.gro {
         setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
-        take_together(want, &socket, content, since, &mut fetched)?;
+        receive_gro(spec, &socket, content, since, &mut fetched)?;
         (fetched.took, fetched.cpu) = (since.elapsed(), thread_cpu().saturating_sub(before));
         return Ok(fetched);
     }
@@ -92,7 +92,7 @@ pub fn fetch(want: &Want<'_>, content: &mut [u8]) -> io::Result<Fetched> {
             Ok(0) => return Err(io::Error::other("the file is larger than it should be")),
             Ok(got) => got,
             Err(e) if !is_timeout(&e) => return Err(e),
-            Err(_) if since.elapsed() > want.limit => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) if since.elapsed() > spec.limit => return Err(io::ErrorKind::TimedOut.into()),
             Err(_) => {
                 fetched.resends += 1;
                 in_window = 0;
@@ -132,24 +132,24 @@ pub fn fetch(want: &Want<'_>, content: &mut [u8]) -> io::Result<Fetched> {
 }
 
 /// Receives what follows the first answer, on a socket that takes segments together.
-fn take_together(want: &Want<'_>, socket: &UdpSocket, content: &mut [u8], since: Instant, fetched: &mut Fetched) -> io::Result<()> {
+fn receive_gro(spec: &FetchSpec<'_>, socket: &UdpSocket, content: &mut [u8], since: Instant, fetched: &mut Fetched) -> io::Result<()> {
     let send = |block: u64| socket.send(&[0, 4, (block >> 8) as u8, block as u8]).map(drop);
     send(fetched.blocks)?;
     let size = usize::from(fetched.blksize);
-    let mut together = Together::new(usize::from(fetched.window));
+    let mut gro = Gro::new(usize::from(fetched.window));
     let mut in_window = 0;
     while fetched.bytes as u64 == fetched.blocks * size as u64 {
-        let got = match together.receive(socket.as_fd()) {
+        let got = match gro.receive(socket.as_fd()) {
             Ok(got) => got,
             Err(e) if !is_timeout(&e) => return Err(e),
-            Err(_) if since.elapsed() > want.limit => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) if since.elapsed() > spec.limit => return Err(io::ErrorKind::TimedOut.into()),
             Err(_) => {
                 (fetched.resends, in_window) = (fetched.resends + 1, 0);
                 send(fetched.blocks)?;
                 0
             }
         };
-        for datagram in (0..got).flat_map(|index| together.get(index)) {
+        for datagram in (0..got).flat_map(|index| gro.get(index)) {
             let (high, low, data) = match datagram {
                 [0, 3, high, low, data @ ..] => (*high, *low, data),
                 [0, 5, ..] => return Err(io::Error::other("it ended the transfer with an ERROR")),
@@ -177,16 +177,16 @@ fn take_together(want: &Want<'_>, socket: &UdpSocket, content: &mut [u8], since:
 
 /// Sends the request until it is answered, and connects the socket to the port that answers: from then on the kernel checks the TID, and
 /// looks up no route for each packet.
-fn ask(want: &Want<'_>, socket: &UdpSocket, content: &mut [u8], since: Instant) -> io::Result<Fetched> {
+fn ask(spec: &FetchSpec<'_>, socket: &UdpSocket, content: &mut [u8], since: Instant) -> io::Result<Fetched> {
     let mut buffer = [0; 1024];
-    let request = request(want.file, want.blksize, want.window);
+    let request = request(spec.file, spec.blksize, spec.window);
     let mut fetched = Fetched { blksize: 512, window: 1, ..Fetched::default() };
     let (length, from) = loop {
-        socket.send_to(&request, want.server)?;
+        socket.send_to(&request, spec.server)?;
         match socket.recv_from(&mut buffer) {
-            Ok((length, from)) if from.ip() == want.server.ip() => break (length, from),
+            Ok((length, from)) if from.ip() == spec.server.ip() => break (length, from),
             Err(e) if !is_timeout(&e) => return Err(e),
-            _ if since.elapsed() > want.limit => return Err(io::ErrorKind::TimedOut.into()),
+            _ if since.elapsed() > spec.limit => return Err(io::ErrorKind::TimedOut.into()),
             _ => fetched.resends += 1,
         }
     };
@@ -204,7 +204,7 @@ fn ask(want: &Want<'_>, socket: &UdpSocket, content: &mut [u8], since: Instant) 
 }
 
 /// Makes a socket's buffer so large that nothing is lost in it, beyond the machine's limit if that is permitted.
-pub fn roomy(socket: &UdpSocket) -> io::Result<()> {
+pub fn set_receive_buffer(socket: &UdpSocket) -> io::Result<()> {
     const BYTES: usize = 256 << 20;
     setsockopt(socket, sockopt::RcvBufForce, &BYTES).or_else(|_| setsockopt(socket, sockopt::RcvBuf, &BYTES)).map_err(Into::into)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum Action {
     /// Nothing.
     Nothing,
     /// Nothing; the transfer got its first block, which it acknowledges later.
@@ -27,17 +27,17 @@ pub enum Act {
     },
 }
 
-impl Act {
+impl Action {
     /// Whether the client repeats itself because nothing came.
     pub fn is_repeat(self) -> bool {
-        matches!(self, Act::Request { again: true } | Act::Ack { again: true, .. })
+        matches!(self, Action::Request { again: true } | Action::Ack { again: true, .. })
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Waiting,
-    Asked,
+    Requested,
     Receiving { tid: u16 },
     Over,
 }
@@ -46,25 +46,25 @@ enum State {
 #[derive(Debug)]
 pub struct Transfer {
     state: State,
-    asked_window: u16,
+    requested_window: u16,
     blksize: u16,
     window: u16,
     /// Blocks that came in order.
     last: u64,
     in_window: u16,
-    /// The latest block beyond a gap that the server was told of.
+    /// The latest block beyond a gap that was reported to the server.
     beyond: Option<u64>,
     keep: bool,
     loss: f64,
     chance: fastrand::Rng,
-    think: Option<Duration>,
+    think_time: Option<Duration>,
     /// When an ACK that was thought about is due.
     due: Option<Instant>,
-    heard: Option<Instant>,
+    last_received: Option<Instant>,
     started: Option<Instant>,
     tries: u32,
     /// Whether the request had to be repeated.
-    pub repeated: bool,
+    pub retransmitted: bool,
     /// What was received.
     pub content: Vec<u8>,
     /// How long it took, when it ended as it should.
@@ -73,14 +73,14 @@ pub struct Transfer {
 
 impl Transfer {
     /// A transfer of a file of `keep` bytes, or one that keeps nothing.
-    pub fn new(keep: Option<usize>, window: u16, loss: f64, seed: u64, think: Option<Duration>) -> Transfer {
+    pub fn new(keep: Option<usize>, window: u16, loss: f64, seed: u64, think_time: Option<Duration>) -> Transfer {
         let mut content = Vec::new();
         // Touched now: page faults are not to be measured.
         content.resize(keep.map_or(0, |size| size + 1), 0xaa);
         content.clear();
         Transfer {
             state: State::Waiting,
-            asked_window: window,
+            requested_window: window,
             blksize: 512,
             window: 1,
             last: 0,
@@ -89,12 +89,12 @@ impl Transfer {
             keep: keep.is_some(),
             loss,
             chance: fastrand::Rng::with_seed(seed),
-            think,
+            think_time,
             due: None,
-            heard: None,
+            last_received: None,
             started: None,
             tries: 0,
-            repeated: false,
+            retransmitted: false,
             content,
             took: None,
         }
@@ -111,21 +111,21 @@ impl Transfer {
     }
 
     /// Begins.
-    pub fn start(&mut self, now: Instant) -> Act {
-        self.state = State::Asked;
-        (self.started, self.heard) = (Some(now), Some(now));
-        Act::Request { again: false }
+    pub fn start(&mut self, now: Instant) -> Action {
+        self.state = State::Requested;
+        (self.started, self.last_received) = (Some(now), Some(now));
+        Action::Request { again: false }
     }
 
     /// Takes a datagram from the server's `port`.
-    pub fn receive(&mut self, now: Instant, port: u16, bytes: &[u8]) -> Act {
+    pub fn receive(&mut self, now: Instant, port: u16, bytes: &[u8]) -> Action {
         if self.loss > 0.0 && self.chance.f64() < self.loss {
-            return Act::Nothing;
+            return Action::Nothing;
         }
         match self.state {
-            State::Waiting | State::Over => return Act::Nothing,
-            State::Receiving { tid } if tid != port => return Act::Nothing,
-            State::Asked | State::Receiving { .. } => {}
+            State::Waiting | State::Over => return Action::Nothing,
+            State::Receiving { tid } if tid != port => return Action::Nothing,
+            State::Requested | State::Receiving { .. } => {}
         }
         if let Some((&[0, 3, high, low], data)) = bytes.split_first_chunk() {
             self.state = State::Receiving { tid: port };
@@ -133,22 +133,22 @@ impl Transfer {
         }
         match Packet::parse(bytes) {
             Ok(Packet::Oack(options)) if self.last == 0 => {
-                let again = self.state != State::Asked;
+                let again = self.state != State::Requested;
                 self.state = State::Receiving { tid: port };
                 (self.blksize, self.window) = granted(options);
-                self.window = self.window.min(self.asked_window);
-                self.heard(now);
-                if again && self.think.is_some() { Act::Nothing } else { self.ack(false) }
+                self.window = self.window.min(self.requested_window);
+                self.received(now);
+                if again && self.think_time.is_some() { Action::Nothing } else { self.ack(false) }
             }
             Ok(Packet::Error { .. }) => {
                 self.state = State::Over;
-                Act::Nothing
+                Action::Nothing
             }
-            _ => Act::Nothing,
+            _ => Action::Nothing,
         }
     }
 
-    fn data(&mut self, now: Instant, block: u16, data: &[u8]) -> Act {
+    fn data(&mut self, now: Instant, block: u16, data: &[u8]) -> Action {
         let ahead = block.wrapping_sub((self.last + 1) as u16);
         if ahead == 0 {
             if self.keep {
@@ -157,21 +157,21 @@ impl Transfer {
             self.last += 1;
             self.in_window += 1;
             self.beyond = None;
-            self.heard(now);
+            self.received(now);
             let over = data.len() < usize::from(self.blksize);
-            if let Some(think) = self.think {
-                self.due = Some(now + think);
-                return if self.last == 1 { Act::Opened } else { Act::Nothing };
+            if let Some(think_time) = self.think_time {
+                self.due = Some(now + think_time);
+                return if self.last == 1 { Action::Opened } else { Action::Nothing };
             }
             if !over && self.in_window < self.window {
-                return Act::Nothing;
+                return Action::Nothing;
             }
-            let act = self.ack(false);
+            let action = self.ack(false);
             if over {
                 self.state = State::Over;
                 self.took = self.started.map(|then| now - then);
             }
-            return act;
+            return action;
         }
         let number = self.last + 1 + u64::from(ahead);
         if ahead < self.window && self.beyond.is_none_or(|before| number <= before) {
@@ -181,50 +181,50 @@ impl Transfer {
         }
         if ahead < self.window {
             self.beyond = Some(number);
-        } else if ahead == u16::MAX && self.in_window == 0 && self.think.is_none() {
+        } else if ahead == u16::MAX && self.in_window == 0 && self.think_time.is_none() {
             // The last block of the last window again: the server did not get its ACK.
             return self.ack(false);
         }
-        Act::Nothing
+        Action::Nothing
     }
 
     /// Acts on time.
-    pub fn expire(&mut self, now: Instant, timeout: Duration, tries: u32) -> Act {
+    pub fn expire(&mut self, now: Instant, timeout: Duration, tries: u32) -> Action {
         if let Some(due) = self.due {
             if due > now {
-                return Act::Nothing;
+                return Action::Nothing;
             }
             self.due = None;
-            self.heard(now);
+            self.received(now);
             return self.ack(false);
         }
-        let silent = self.heard.is_some_and(|then| now - then >= timeout) && !self.is_over();
-        if !silent {
-            return Act::Nothing;
+        let unresponsive = self.last_received.is_some_and(|then| now - then >= timeout) && !self.is_over();
+        if !unresponsive {
+            return Action::Nothing;
         }
-        self.heard = Some(now);
+        self.last_received = Some(now);
         self.tries += 1;
         if self.tries > tries {
             self.state = State::Over;
-            return Act::Nothing;
+            return Action::Nothing;
         }
-        if self.state == State::Asked {
-            self.repeated = true;
-            return Act::Request { again: true };
+        if self.state == State::Requested {
+            self.retransmitted = true;
+            return Action::Request { again: true };
         }
         self.ack(true)
     }
 
-    fn heard(&mut self, now: Instant) {
-        self.heard = Some(now);
+    fn received(&mut self, now: Instant) {
+        self.last_received = Some(now);
         self.tries = 0;
     }
 
-    fn ack(&mut self, again: bool) -> Act {
+    fn ack(&mut self, again: bool) -> Action {
         self.in_window = 0;
         match self.state {
-            State::Receiving { tid } => Act::Ack { tid, block: self.last as u16, again },
-            _ => Act::Nothing,
+            State::Receiving { tid } => Action::Ack { tid, block: self.last as u16, again },
+            _ => Action::Nothing,
         }
     }
 }
@@ -239,26 +239,26 @@ mod tests {
         bytes
     }
 
-    fn ack(block: u16) -> Act {
-        Act::Ack { tid: 9, block, again: false }
+    fn ack(block: u16) -> Action {
+        Action::Ack { tid: 9, block, again: false }
     }
 
     #[test]
-    fn a_window_with_two_gaps_is_told_of_each_once() {
+    fn each_of_two_gaps_in_a_window_is_reported_once() {
         let now = Instant::now();
         let mut t = Transfer::new(Some(4096), 4, 0.0, 1, None);
-        assert_eq!(t.start(now), Act::Request { again: false });
+        assert_eq!(t.start(now), Action::Request { again: false });
         assert_eq!(t.receive(now, 9, b"\0\x06blksize\x00512\0windowsize\x004\0"), ack(0));
-        assert_eq!(t.receive(now, 9, &data(1, 512)), Act::Nothing);
+        assert_eq!(t.receive(now, 9, &data(1, 512)), Action::Nothing);
         assert_eq!(t.receive(now, 9, &data(3, 512)), ack(1));
-        assert_eq!(t.receive(now, 9, &data(4, 512)), Act::Nothing);
+        assert_eq!(t.receive(now, 9, &data(4, 512)), Action::Nothing);
         // The window again from block 2 on, and block 2 is lost again.
         assert_eq!(t.receive(now, 9, &data(3, 512)), ack(1));
-        assert_eq!(t.receive(now, 9, &data(4, 512)), Act::Nothing);
+        assert_eq!(t.receive(now, 9, &data(4, 512)), Action::Nothing);
         for block in 2..5 {
-            assert_eq!(t.receive(now, 9, &data(block, 512)), Act::Nothing);
+            assert_eq!(t.receive(now, 9, &data(block, 512)), Action::Nothing);
         }
-        assert_eq!(t.receive(now, 8, &data(5, 0)), Act::Nothing, "a stranger's");
+        assert_eq!(t.receive(now, 8, &data(5, 0)), Action::Nothing, "from an unknown TID");
         assert_eq!(t.receive(now, 9, &data(5, 0)), ack(5));
         assert!(t.is_over() && t.took.is_some());
         assert_eq!(t.content.len(), 2048);
@@ -270,13 +270,13 @@ mod tests {
         let mut t = Transfer::new(Some(4096), 1, 0.0, 1, None);
         t.start(now);
         for _ in 0..10 {
-            assert_eq!(t.expire(now, TICK, 10), Act::Nothing);
+            assert_eq!(t.expire(now, TICK, 10), Action::Nothing);
             now += TICK;
             assert!(t.expire(now, TICK, 10).is_repeat());
         }
-        assert!(t.repeated && !t.is_over());
+        assert!(t.retransmitted && !t.is_over());
         now += TICK;
-        assert_eq!(t.expire(now, TICK, 10), Act::Nothing);
+        assert_eq!(t.expire(now, TICK, 10), Action::Nothing);
         assert!(t.is_over() && t.took.is_none());
     }
 
@@ -286,10 +286,10 @@ mod tests {
         let mut t = Transfer::new(None, 1, 0.0, 1, Some(TICK));
         t.start(now);
         assert_eq!(t.receive(now, 9, b"\0\x06blksize\x00512\0"), ack(0));
-        assert_eq!(t.receive(now, 9, &data(1, 512)), Act::Opened);
-        assert_eq!(t.receive(now, 9, &data(1, 512)), Act::Nothing, "again");
+        assert_eq!(t.receive(now, 9, &data(1, 512)), Action::Opened);
+        assert_eq!(t.receive(now, 9, &data(1, 512)), Action::Nothing, "again");
         assert_eq!(t.expire(now + TICK, TICK * 9, 10), ack(1));
-        assert_eq!(t.receive(now, 9, &data(2, 512)), Act::Nothing);
+        assert_eq!(t.receive(now, 9, &data(2, 512)), Action::Nothing);
         assert_eq!(t.content.len(), 0);
     }
 

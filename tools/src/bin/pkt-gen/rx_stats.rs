@@ -10,35 +10,45 @@ const PARTS: u64 = 16;
 
 /// Counts of received frames.
 #[derive(Debug)]
-pub struct Tally {
+pub struct RxStats {
     /// Frames with a tag.
     pub frames: u64,
     /// Bytes of them.
     pub bytes: u64,
     /// Frames without a tag.
-    pub others: u64,
+    pub untagged: u64,
     /// Frames with a tag that came again.
-    pub twice: u64,
+    pub duplicates: u64,
     /// Frames that came after a later one.
-    pub late: u64,
+    pub reordered: u64,
     first: Option<u64>,
     highest: u64,
     seen: Vec<u64>,
     latency: Latency,
 }
 
-impl Default for Tally {
-    fn default() -> Tally {
+impl Default for RxStats {
+    fn default() -> RxStats {
         let seen = vec![0; (WINDOW / 64) as usize];
-        Tally { frames: 0, bytes: 0, others: 0, twice: 0, late: 0, first: None, highest: 0, seen, latency: Latency::default() }
+        RxStats {
+            frames: 0,
+            bytes: 0,
+            untagged: 0,
+            duplicates: 0,
+            reordered: 0,
+            first: None,
+            highest: 0,
+            seen,
+            latency: Latency::default(),
+        }
     }
 }
 
-impl Tally {
+impl RxStats {
     /// Counts a frame that was received at `now`, in nanoseconds of the monotonic clock; its tag, if it has one.
     pub fn count(&mut self, frame: &[u8], now: u64) -> Option<Tag> {
         let Some(tag) = Tag::in_frame(frame) else {
-            self.others += 1;
+            self.untagged += 1;
             return None;
         };
         self.frames += 1;
@@ -61,9 +71,9 @@ impl Tally {
             self.clear(number);
             self.mark(number);
         } else if self.highest - number < WINDOW && self.mark(number) {
-            self.twice += 1;
+            self.duplicates += 1;
         } else {
-            self.late += 1;
+            self.reordered += 1;
             self.first = Some(first.min(number));
         }
         Some(tag)
@@ -85,7 +95,7 @@ impl Tally {
 
     /// Different frames that came.
     pub fn unique(&self) -> u64 {
-        self.frames - self.twice
+        self.frames - self.duplicates
     }
 
     /// Numbers between the first and the last frame that never came. What was lost after the last one only the sender knows.
@@ -96,15 +106,19 @@ impl Tally {
     /// For `--json`.
     pub fn json(&self) -> Value {
         json!({
-            "frames": self.frames, "bytes": self.bytes, "lost": self.lost(), "twice": self.twice, "late": self.late, "others": self.others,
+            "frames": self.frames, "bytes": self.bytes, "lost": self.lost(), "duplicates": self.duplicates, "reordered": self.reordered, "untagged": self.untagged,
             "latency_ns": self.latency.json(),
         })
     }
 
-    /// For people.
+    /// Human-readable text.
     pub fn text(&self) -> String {
-        let Tally { frames, twice, late, others, .. } = self;
-        format!("received {frames}, lost {}, late {late}, twice {twice}, others {others}; latency {}", self.lost(), self.latency.text())
+        let RxStats { frames, duplicates, reordered, untagged, .. } = self;
+        format!(
+            "received {frames}, lost {}, reordered {reordered}, duplicates {duplicates}, untagged {untagged}; latency {}",
+            self.lost(),
+            self.latency.text()
+        )
     }
 }
 
@@ -113,13 +127,13 @@ impl Tally {
 pub struct Latency {
     buckets: Vec<u64>,
     total: u64,
-    least: u64,
-    most: u64,
+    min: u64,
+    max: u64,
 }
 
 impl Default for Latency {
     fn default() -> Latency {
-        Latency { buckets: vec![0; bucket(u64::MAX) + 1], total: 0, least: u64::MAX, most: 0 }
+        Latency { buckets: vec![0; bucket(u64::MAX) + 1], total: 0, min: u64::MAX, max: 0 }
     }
 }
 
@@ -139,7 +153,7 @@ impl Latency {
     pub fn add(&mut self, ns: u64) {
         self.buckets[bucket(ns)] += 1;
         self.total += 1;
-        (self.least, self.most) = (self.least.min(ns), self.most.max(ns));
+        (self.min, self.max) = (self.min.min(ns), self.max.max(ns));
     }
 
     /// What this share (0 to 1) does not exceed.
@@ -150,14 +164,14 @@ impl Latency {
             seen += count;
             seen >= rank
         });
-        found.map_or(self.most, |bucket| top(bucket).clamp(self.least.min(self.most), self.most))
+        found.map_or(self.max, |bucket| top(bucket).clamp(self.min.min(self.max), self.max))
     }
 
     fn json(&self) -> Value {
         if self.total == 0 {
             return Value::Null;
         }
-        json!({"min": self.least, "p50": self.quantile(0.5), "p99": self.quantile(0.99), "p999": self.quantile(0.999), "max": self.most})
+        json!({"min": self.min, "p50": self.quantile(0.5), "p99": self.quantile(0.99), "p999": self.quantile(0.999), "max": self.max})
     }
 
     fn text(&self) -> String {
@@ -166,7 +180,7 @@ impl Latency {
         }
         let us = |ns: u64| ns as f64 / 1000.0;
         let (p50, p99) = (self.quantile(0.5), self.quantile(0.99));
-        format!("min {:.1} p50 {:.1} p99 {:.1} max {:.1} µs", us(self.least), us(p50), us(p99), us(self.most))
+        format!("min {:.1} p50 {:.1} p99 {:.1} max {:.1} µs", us(self.min), us(p50), us(p99), us(self.max))
     }
 }
 
@@ -180,21 +194,21 @@ mod tests {
         build::udp("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:53".parse().unwrap(), &tag.bytes()).frame([2; 6], [4; 6])
     }
 
-    fn after(numbers: impl IntoIterator<Item = u32>) -> Tally {
-        let mut tally = Tally::default();
+    fn after(numbers: impl IntoIterator<Item = u32>) -> RxStats {
+        let mut rx_stats = RxStats::default();
         for seq in numbers {
-            assert!(tally.count(&frame(seq), 3000).is_some());
+            assert!(rx_stats.count(&frame(seq), 3000).is_some());
         }
-        tally
+        rx_stats
     }
 
     fn sums(numbers: impl IntoIterator<Item = u32>) -> (u64, u64, u64, u64) {
-        let tally = after(numbers);
-        (tally.unique(), tally.lost(), tally.late, tally.twice)
+        let rx_stats = after(numbers);
+        (rx_stats.unique(), rx_stats.lost(), rx_stats.reordered, rx_stats.duplicates)
     }
 
     #[test]
-    fn losses_late_ones_and_doubles_are_told_apart() {
+    fn losses_reordering_and_duplicates_are_distinguished() {
         assert_eq!(sums(0..100), (100, 0, 0, 0));
         assert_eq!(sums((0..100).filter(|n| n % 10 != 3)), (90, 10, 0, 0));
         assert_eq!(sums([0, 1, 3, 2, 4]), (5, 0, 1, 0));
@@ -208,11 +222,11 @@ mod tests {
 
     #[test]
     fn others_are_counted_apart_and_latency_is_measured() {
-        let mut tally = after(0..3);
-        assert_eq!(tally.count(&[0; 60], 0), None);
-        assert_eq!((tally.others, tally.frames, tally.bytes), (1, 3, 3 * 56));
-        assert_eq!(tally.json()["latency_ns"]["p50"], 2000);
-        assert_eq!(Tally::default().json()["latency_ns"], Value::Null);
+        let mut rx_stats = after(0..3);
+        assert_eq!(rx_stats.count(&[0; 60], 0), None);
+        assert_eq!((rx_stats.untagged, rx_stats.frames, rx_stats.bytes), (1, 3, 3 * 56));
+        assert_eq!(rx_stats.json()["latency_ns"]["p50"], 2000);
+        assert_eq!(RxStats::default().json()["latency_ns"], Value::Null);
     }
 
     #[test]

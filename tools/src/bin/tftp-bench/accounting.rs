@@ -17,26 +17,26 @@ const PLACES: [(&str, &str); 3] =
 
 /// Where the numbers come from.
 #[derive(Clone, Debug)]
-pub enum Account {
+pub enum CpuAccounting {
     /// A control group: its directory, and the file with the CPU time.
     Group(PathBuf, &'static str),
     /// /proc.
     Proc,
 }
 
-impl Account {
+impl CpuAccounting {
     /// Makes a control group if that is possible here. `number`: this process as seen from outside.
-    pub fn open(number: &str) -> Account {
+    pub fn open(number: &str) -> CpuAccounting {
         for (place, file) in PLACES {
             let directory = Path::new(place).join(format!("{PREFIX}{number}"));
             if fs::create_dir(&directory).is_ok() {
                 if directory.join(file).exists() {
-                    return Account::Group(directory, file);
+                    return CpuAccounting::Group(directory, file);
                 }
                 let _nothing_lost = fs::remove_dir(&directory);
             }
         }
-        Account::Proc
+        CpuAccounting::Proc
     }
 
     /// Removes control groups of runs that are over. They are empty; what was in them went with its PID namespace.
@@ -50,19 +50,21 @@ impl Account {
         }
     }
 
-    /// For people.
+    /// Human-readable text.
     pub fn describe(&self) -> String {
         match self {
-            Account::Group(directory, file) => format!("control group ({})", directory.parent().unwrap_or(directory).join(file).display()),
-            Account::Proc => "/proc/PID/stat of the tree (10 ms ticks; misses processes that nobody waited for)".to_owned(),
+            CpuAccounting::Group(directory, file) => {
+                format!("control group ({})", directory.parent().unwrap_or(directory).join(file).display())
+            }
+            CpuAccounting::Proc => "/proc/PID/stat of the tree (10 ms ticks; misses processes that nobody waited for)".to_owned(),
         }
     }
 
     /// The file that a process writes `0` to in order to be counted.
     pub fn entry(&self) -> Option<PathBuf> {
         match self {
-            Account::Group(directory, _) => Some(directory.join("cgroup.procs")),
-            Account::Proc => None,
+            CpuAccounting::Group(directory, _) => Some(directory.join("cgroup.procs")),
+            CpuAccounting::Proc => None,
         }
     }
 
@@ -81,13 +83,13 @@ impl Account {
     /// When it cannot be read.
     pub fn cpu(&self, root: Pid) -> io::Result<Duration> {
         match self {
-            Account::Group(directory, file) => {
+            CpuAccounting::Group(directory, file) => {
                 let text = fs::read_to_string(directory.join(file))?;
                 let usec = text.lines().find_map(|l| l.strip_prefix("usage_usec ")).and_then(|n| n.parse().ok()).map(Duration::from_micros);
                 let time = usec.or_else(|| text.trim().parse().ok().map(Duration::from_nanos));
                 time.ok_or_else(|| io::Error::other(format!("{file} of the control group holds no time")))
             }
-            Account::Proc => {
+            CpuAccounting::Proc => {
                 Ok(tree(root).into_iter().filter_map(stat).map(|s| s.ticks).sum::<u64>()).map(|t| Duration::from_millis(t * 10))
             }
         }
@@ -109,7 +111,7 @@ impl Account {
 
     /// Removes the control group.
     pub fn close(&self) {
-        if let Account::Group(directory, _) = self {
+        if let CpuAccounting::Group(directory, _) = self {
             let _swept_later = fs::remove_dir(directory);
         }
     }
@@ -169,11 +171,11 @@ mod tests {
     fn a_tree_is_found_by_proc() {
         let mut child = Command::new("sh").args(["-c", "sleep 60 & read line; kill $!"]).stdin(Stdio::piped()).spawn().unwrap();
         let root = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        while Account::Proc.processes(root).len() < 2 {
+        while CpuAccounting::Proc.processes(root).len() < 2 {
             std::thread::yield_now();
         }
-        assert!(Account::Proc.memory(root).unwrap().0 > 0);
-        Account::Proc.cpu(root).unwrap();
+        assert!(CpuAccounting::Proc.memory(root).unwrap().0 > 0);
+        CpuAccounting::Proc.cpu(root).unwrap();
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(machine_busy() > Duration::ZERO);

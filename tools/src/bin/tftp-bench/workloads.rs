@@ -1,14 +1,14 @@
 //! What is measured, and one measurement of each kind with a fresh server.
 
-use crate::account::{Account, machine_busy};
-use crate::crowd::{self, Order, Outcome, Watch};
+use crate::accounting::{CpuAccounting, machine_busy};
+use crate::concurrent::{self, LoadControl, LoadSpec, Outcome};
 use crate::metrics::{
     BLKSIZE, CLIENT_BUSY, CLIENT_CPU, CPU, CPU_PER_GIB, FAILED, MB_PER_CPU_S, MB_PER_S, MEDIAN, OPENED, OTHERS, PER_SECOND, PROCESSES, PSS,
     PSS_BEFORE, REPEATED, RESENDS, Sample, UNFINISHED, US_PER_BLOCK, US_PER_TRANSFER, WALL, median,
 };
-use crate::servers::{Kind, Place, Running, Server, pinned};
-use crate::single::{Fetched, Want, fetch};
-use guideway_host::error::{Doing, Error};
+use crate::servers::{BenchPaths, Kind, Running, Server, pinned};
+use crate::single::{FetchSpec, Fetched, fetch};
+use guideway_host::error::{Context, Error};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use sha2::{Digest, Sha256};
@@ -19,23 +19,23 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The block size of an Ethernet frame, which all works with many transfers use.
-pub const ETHERNET: u16 = 1428;
+pub const ETHERNET_BLKSIZE: u16 = 1428;
 /// The window of all works with windows.
 pub const WINDOW: u16 = 16;
 /// Short transfers at once.
 const SHORT_AT_ONCE: usize = 32;
 /// Clients that only keep a transfer open acknowledge after this long.
-const THINK: Duration = Duration::from_secs(1);
+const THINK_TIME: Duration = Duration::from_secs(1);
 
 /// A kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Work {
+pub enum Workload {
     /// One transfer, both ends on one CPU.
     Single { blksize: u16, window: u16 },
     /// The same, but the client takes a window's segments together, as a network card would cut them apart on a wire.
-    Together { blksize: u16, window: u16 },
+    Gro { blksize: u16, window: u16 },
     /// Many transfers of a file of medium size.
-    Crowd { window: u16 },
+    Concurrent { window: u16 },
     /// Very many short ones.
     Short,
     /// This many transfers that are open and do almost nothing.
@@ -52,7 +52,7 @@ pub enum Group {
     /// One transfer
     Single,
     /// Many transfers of 1 MiB
-    Crowd,
+    Concurrent,
     /// Short transfers
     Short,
     /// Memory with open transfers
@@ -63,24 +63,27 @@ pub enum Group {
     Burst,
 }
 
-impl Work {
+impl Workload {
     /// Its group.
     pub fn group(self) -> Group {
         match self {
-            Work::Single { .. } | Work::Together { .. } => Group::Single,
-            Work::Crowd { .. } => Group::Crowd,
-            Work::Short => Group::Short,
-            Work::Open { .. } => Group::Memory,
-            Work::Loss { .. } => Group::Loss,
-            Work::Burst => Group::Burst,
+            Workload::Single { .. } | Workload::Gro { .. } => Group::Single,
+            Workload::Concurrent { .. } => Group::Concurrent,
+            Workload::Short => Group::Short,
+            Workload::Open { .. } => Group::Memory,
+            Workload::Loss { .. } => Group::Loss,
+            Workload::Burst => Group::Burst,
         }
     }
 
     /// The window that it asks for.
     pub fn window(self) -> u16 {
         match self {
-            Work::Single { window, .. } | Work::Together { window, .. } | Work::Crowd { window } | Work::Loss { window } => window,
-            Work::Short | Work::Open { .. } | Work::Burst => 1,
+            Workload::Single { window, .. }
+            | Workload::Gro { window, .. }
+            | Workload::Concurrent { window }
+            | Workload::Loss { window } => window,
+            Workload::Short | Workload::Open { .. } | Workload::Burst => 1,
         }
     }
 
@@ -88,22 +91,22 @@ impl Work {
     pub fn is_for(self, kind: Kind) -> bool {
         match self {
             // Peers have a thread, a process or at least a socket for each transfer: 200 of them say enough.
-            Work::Open { transfers } => transfers <= 1_000 || kind == Kind::Guideway,
+            Workload::Open { transfers } => transfers <= 1_000 || kind == Kind::Guideway,
             _ => true,
         }
     }
 }
 
-impl std::fmt::Display for Work {
+impl std::fmt::Display for Workload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Work::Single { blksize, window } => write!(f, "single, blksize {blksize}, windowsize {window}"),
-            Work::Together { blksize, window } => write!(f, "single, blksize {blksize}, windowsize {window}, UDP_GRO"),
-            Work::Crowd { window } => write!(f, "many × 1 MiB, windowsize {window}"),
-            Work::Short => write!(f, "short transfers"),
-            Work::Open { transfers } => write!(f, "{transfers} open transfers"),
-            Work::Loss { window } => write!(f, "1 % loss, windowsize {window}"),
-            Work::Burst => write!(f, "burst of requests"),
+            Workload::Single { blksize, window } => write!(f, "single, blksize {blksize}, windowsize {window}"),
+            Workload::Gro { blksize, window } => write!(f, "single, blksize {blksize}, windowsize {window}, UDP_GRO"),
+            Workload::Concurrent { window } => write!(f, "many × 1 MiB, windowsize {window}"),
+            Workload::Short => write!(f, "short transfers"),
+            Workload::Open { transfers } => write!(f, "{transfers} open transfers"),
+            Workload::Loss { window } => write!(f, "1 % loss, windowsize {window}"),
+            Workload::Burst => write!(f, "burst of requests"),
         }
     }
 }
@@ -114,7 +117,7 @@ pub struct Sizes {
     /// Bytes of the single transfer.
     pub single: usize,
     /// Transfers of a crowd.
-    pub crowd: usize,
+    pub concurrent: usize,
     /// Short transfers.
     pub short: usize,
     /// Transfers at 1 % loss.
@@ -124,7 +127,7 @@ pub struct Sizes {
     /// Longest time of one measurement.
     pub limit: Duration,
     /// The same where packets are lost, which takes most servers very long.
-    pub patience: Duration,
+    pub loss_limit: Duration,
     /// Threads that play clients.
     pub threads: usize,
 }
@@ -139,14 +142,14 @@ pub struct Abilities {
 /// Everything a measurement needs.
 pub struct Bench {
     /// Where things are.
-    pub place: Place,
+    pub place: BenchPaths,
     /// How CPU time is counted.
-    pub account: Account,
+    pub accounting: CpuAccounting,
     /// How much.
     pub sizes: Sizes,
     /// The CPU of single transfers.
     pub cpu: usize,
-    sums: [[u8; 32]; 3],
+    digests: [[u8; 32]; 3],
 }
 
 const SINGLE: &str = "single.bin";
@@ -161,16 +164,16 @@ impl Bench {
     ///
     /// # Errors
     /// When they cannot be written.
-    pub fn new(place: Place, account: Account, sizes: Sizes, cpu: usize) -> Result<Bench, Error> {
+    pub fn new(place: BenchPaths, accounting: CpuAccounting, sizes: Sizes, cpu: usize) -> Result<Bench, Error> {
         let make = |(name, size): (&str, usize)| {
             let mut content = vec![0; size];
             fastrand::Rng::with_seed(size as u64).fill(&mut content);
             let file = place.root.join(name);
-            fs::write(&file, &content).doing(|| format!("writing {}", file.display()))?;
+            fs::write(&file, &content).with_context(|| format!("writing {}", file.display()))?;
             Ok(Sha256::digest(&content).into())
         };
-        let sums = [make((SINGLE, sizes.single))?, make((MEDIUM, MEDIUM_SIZE))?, make((SHORT, SHORT_SIZE))?];
-        Ok(Bench { place, account, sizes, cpu, sums })
+        let digests = [make((SINGLE, sizes.single))?, make((MEDIUM, MEDIUM_SIZE))?, make((SHORT, SHORT_SIZE))?];
+        Ok(Bench { place, accounting, sizes, cpu, digests })
     }
 
     /// Asks a fresh server for the short file.
@@ -178,23 +181,23 @@ impl Bench {
     /// # Errors
     /// When it does not serve it.
     pub fn abilities(&self, server: &Server) -> Result<Abilities, Error> {
-        let running = server.start(&self.place, &self.account, None)?;
-        let fetched = self.fetch(&running, (SHORT, 1024, WINDOW, false), self.sums[2], Duration::from_secs(5))?;
+        let running = server.start(&self.place, &self.accounting, None)?;
+        let fetched = self.fetch(&running, (SHORT, 1024, WINDOW, false), self.digests[2], Duration::from_secs(5))?;
         Ok(Abilities { windows: fetched.window == WINDOW })
     }
 
-    fn fetch(&self, _serving: &Running, asked: (&str, u16, u16, bool), sum: [u8; 32], limit: Duration) -> Result<Fetched, Error> {
-        let (file, blksize, window, together) = asked;
-        let doing = || format!("fetching {file}");
+    fn fetch(&self, _serving: &Running, requested: (&str, u16, u16, bool), sum: [u8; 32], limit: Duration) -> Result<Fetched, Error> {
+        let (file, blksize, window, gro) = requested;
+        let context = || format!("fetching {file}");
         let size = if file == SINGLE { self.sizes.single } else { SHORT_SIZE };
         // Touched now: page faults are not to be measured.
         let mut content = vec![0xaa; size + usize::from(blksize) * (usize::from(window) + 1)];
-        let want = Want { server: SocketAddr::V4(self.place.address), file, blksize, window, together, limit };
-        let fetched = fetch(&want, &mut content).doing(doing)?;
+        let spec = FetchSpec { server: SocketAddr::V4(self.place.address), file, blksize, window, gro, limit };
+        let fetched = fetch(&spec, &mut content).with_context(context)?;
         if <[u8; 32]>::from(Sha256::digest(&content[..fetched.bytes])) == sum {
             Ok(fetched)
         } else {
-            Err(Error::failed(doing(), "the content is wrong"))
+            Err(Error::failed(context(), "the content is wrong"))
         }
     }
 
@@ -202,24 +205,24 @@ impl Bench {
     ///
     /// # Errors
     /// What prevented it.
-    pub fn measure(&self, work: Work, server: &Server) -> Result<Sample, Error> {
+    pub fn measure(&self, work: Workload, server: &Server) -> Result<Sample, Error> {
         match work {
-            Work::Single { blksize, window } => pinned(Some(self.cpu), || self.single(server, blksize, window, false))?,
-            Work::Together { blksize, window } => pinned(Some(self.cpu), || self.single(server, blksize, window, true))?,
+            Workload::Single { blksize, window } => pinned(Some(self.cpu), || self.single(server, blksize, window, false))?,
+            Workload::Gro { blksize, window } => pinned(Some(self.cpu), || self.single(server, blksize, window, true))?,
             _ => self.many(work, server),
         }
     }
 
-    fn warmed_up(&self, server: &Server, pin: Option<usize>) -> Result<Running, Error> {
-        let running = server.start(&self.place, &self.account, pin)?;
-        self.fetch(&running, (SHORT, 512, 1, false), self.sums[2], Duration::from_secs(5))?;
+    fn start_warm(&self, server: &Server, pin: Option<usize>) -> Result<Running, Error> {
+        let running = server.start(&self.place, &self.accounting, pin)?;
+        self.fetch(&running, (SHORT, 512, 1, false), self.digests[2], Duration::from_secs(5))?;
         Ok(running)
     }
 
-    fn single(&self, server: &Server, blksize: u16, window: u16, together: bool) -> Result<Sample, Error> {
-        let running = self.warmed_up(server, Some(self.cpu))?;
-        let meter = Meter::start(&running)?;
-        let fetched = self.fetch(&running, (SINGLE, blksize, window, together), self.sums[0], self.sizes.limit)?;
+    fn single(&self, server: &Server, blksize: u16, window: u16, gro: bool) -> Result<Sample, Error> {
+        let running = self.start_warm(server, Some(self.cpu))?;
+        let meter = CpuMeter::start(&running)?;
+        let fetched = self.fetch(&running, (SINGLE, blksize, window, gro), self.digests[0], self.sizes.limit)?;
         let spent = meter.stop(&running)?;
         let (bytes, took) = (self.sizes.single as f64, fetched.took.as_secs_f64());
         let server_cpu = spent.server.as_secs_f64();
@@ -235,60 +238,60 @@ impl Bench {
         ])
     }
 
-    fn many(&self, work: Work, server: &Server) -> Result<Sample, Error> {
-        let running = self.warmed_up(server, None)?;
+    fn many(&self, work: Workload, server: &Server) -> Result<Sample, Error> {
+        let running = self.start_warm(server, None)?;
         let sizes = &self.sizes;
-        let (file, size, sum) = match work {
-            Work::Short | Work::Burst => (SHORT, SHORT_SIZE, self.sums[2]),
-            _ => (MEDIUM, MEDIUM_SIZE, self.sums[1]),
+        let (file, size, digest) = match work {
+            Workload::Short | Workload::Burst => (SHORT, SHORT_SIZE, self.digests[2]),
+            _ => (MEDIUM, MEDIUM_SIZE, self.digests[1]),
         };
         let (transfers, at_once) = match work {
-            Work::Short => (sizes.short, SHORT_AT_ONCE),
-            Work::Crowd { .. } | Work::Single { .. } | Work::Together { .. } => (sizes.crowd, sizes.crowd),
-            Work::Open { transfers } => (transfers, transfers),
-            Work::Loss { .. } => (sizes.loss, sizes.loss),
-            Work::Burst => (sizes.burst, sizes.burst),
+            Workload::Short => (sizes.short, SHORT_AT_ONCE),
+            Workload::Concurrent { .. } | Workload::Single { .. } | Workload::Gro { .. } => (sizes.concurrent, sizes.concurrent),
+            Workload::Open { transfers } => (transfers, transfers),
+            Workload::Loss { .. } => (sizes.loss, sizes.loss),
+            Workload::Burst => (sizes.burst, sizes.burst),
         };
-        let order = Order {
+        let spec = LoadSpec {
             server: self.place.address,
             file,
             size,
-            sum,
+            digest,
             transfers,
             at_once,
-            blksize: ETHERNET,
+            blksize: ETHERNET_BLKSIZE,
             window: work.window(),
-            loss: if matches!(work, Work::Loss { .. }) { 0.01 } else { 0.0 },
+            loss: if matches!(work, Workload::Loss { .. }) { 0.01 } else { 0.0 },
             seed: 1,
-            think: matches!(work, Work::Open { .. }).then_some(THINK),
-            limit: if matches!(work, Work::Loss { .. } | Work::Burst) { sizes.patience } else { sizes.limit },
-            threads: if work == Work::Burst { 1 } else { sizes.threads },
+            think_time: matches!(work, Workload::Open { .. }).then_some(THINK_TIME),
+            limit: if matches!(work, Workload::Loss { .. } | Workload::Burst) { sizes.loss_limit } else { sizes.limit },
+            threads: if work == Workload::Burst { 1 } else { sizes.threads },
         };
-        if let Work::Open { transfers } = work {
-            return open(&running, &order, transfers);
+        if let Workload::Open { transfers } = work {
+            return open(&running, &spec, transfers);
         }
-        let meter = Meter::start(&running)?;
-        let outcome = crowd::run(&order, &Watch::default())?;
+        let meter = CpuMeter::start(&running)?;
+        let outcome = concurrent::run(&spec, &LoadControl::default())?;
         let spent = meter.stop(&running)?;
-        Ok(sample(work, &order, &outcome, &spent))
+        Ok(sample(work, &spec, &outcome, &spent))
     }
 }
 
 /// Opens the transfers and reads the memory when all are open and a second has passed.
-fn open(running: &Running, order: &Order<'_>, transfers: usize) -> Result<Sample, Error> {
-    let watch = Watch::default();
+fn open(running: &Running, spec: &LoadSpec<'_>, transfers: usize) -> Result<Sample, Error> {
+    let watch = LoadControl::default();
     let before = running.memory()?.0;
     std::thread::scope(|scope| {
-        let crowd = scope.spawn(|| crowd::run(order, &watch));
+        let concurrent = scope.spawn(|| concurrent::run(spec, &watch));
         let since = Instant::now();
-        while watch.open.load(Ordering::Relaxed) < transfers && since.elapsed() < order.limit / 2 && !crowd.is_finished() {
+        while watch.open.load(Ordering::Relaxed) < transfers && since.elapsed() < spec.limit / 2 && !concurrent.is_finished() {
             std::thread::sleep(Duration::from_millis(20));
         }
         std::thread::sleep(Duration::from_secs(1));
         let memory = running.memory();
         let opened = watch.open.load(Ordering::Relaxed);
         watch.stop.store(true, Ordering::Relaxed);
-        let outcome = crowd.join().unwrap_or_else(|_| Err(Error::failed("playing clients", "a thread panicked")))?;
+        let outcome = concurrent.join().unwrap_or_else(|_| Err(Error::failed("playing clients", "a thread panicked")))?;
         let (pss, processes) = memory?;
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         Ok(vec![
@@ -296,38 +299,38 @@ fn open(running: &Running, order: &Order<'_>, transfers: usize) -> Result<Sample
             (PSS_BEFORE, mib(before)),
             (PROCESSES, processes as f64),
             (OPENED, opened as f64),
-            (REPEATED, outcome.repeated as f64),
+            (REPEATED, outcome.retransmitted as f64),
         ])
     })
 }
 
-fn sample(work: Work, order: &Order<'_>, outcome: &Outcome, spent: &Spent) -> Sample {
+fn sample(work: Workload, spec: &LoadSpec<'_>, outcome: &Outcome, spent: &CpuUsage) -> Sample {
     let (wall, cpu, client) = (outcome.wall.as_secs_f64().max(1e-6), spent.server.as_secs_f64(), outcome.cpu.as_secs_f64());
     let failed = outcome.failed + outcome.wrong;
-    let gib = (outcome.right * order.size) as f64 / (1u64 << 30) as f64;
+    let gib = (outcome.right * spec.size) as f64 / (1u64 << 30) as f64;
     let mut all = vec![
         (WALL, wall),
         (CPU, cpu),
         (CLIENT_CPU, client),
-        (CLIENT_BUSY, 100.0 * client / wall / order.threads as f64),
+        (CLIENT_BUSY, 100.0 * client / wall / spec.threads as f64),
         (FAILED, failed as f64),
         (UNFINISHED, outcome.unfinished as f64),
         (RESENDS, outcome.resends as f64),
-        (REPEATED, outcome.repeated as f64),
+        (REPEATED, outcome.retransmitted as f64),
         (OTHERS, spent.others),
     ];
     if outcome.right > 0 {
         all.push((CPU_PER_GIB, cpu / gib));
     }
     match work {
-        Work::Short => {
+        Workload::Short => {
             all.push((PER_SECOND, outcome.right as f64 / wall));
             all.push((US_PER_TRANSFER, cpu * 1e6 / outcome.right.max(1) as f64));
         }
-        Work::Loss { .. } => {
+        Workload::Loss { .. } => {
             let mut took: Vec<f64> = outcome.took.iter().map(Duration::as_secs_f64).collect();
-            took.resize(order.transfers, f64::INFINITY);
-            all.push((MEDIAN, median(&took).min(order.limit.as_secs_f64())));
+            took.resize(spec.transfers, f64::INFINITY);
+            all.push((MEDIAN, median(&took).min(spec.limit.as_secs_f64())));
         }
         _ => {}
     }
@@ -335,31 +338,31 @@ fn sample(work: Work, order: &Order<'_>, outcome: &Outcome, spent: &Spent) -> Sa
 }
 
 /// Counts from one moment to another.
-struct Meter {
+struct CpuMeter {
     since: Instant,
     server: Duration,
     own: Duration,
     machine: Duration,
 }
 
-struct Spent {
+struct CpuUsage {
     server: Duration,
     /// CPUs that neither server nor clients used.
     others: f64,
 }
 
-impl Meter {
-    fn start(running: &Running) -> Result<Meter, Error> {
+impl CpuMeter {
+    fn start(running: &Running) -> Result<CpuMeter, Error> {
         let server = running.cpu_at_rest()?;
-        Ok(Meter { since: Instant::now(), server, own: own_cpu(), machine: machine_busy() })
+        Ok(CpuMeter { since: Instant::now(), server, own: own_cpu(), machine: machine_busy() })
     }
 
-    fn stop(self, running: &Running) -> Result<Spent, Error> {
+    fn stop(self, running: &Running) -> Result<CpuUsage, Error> {
         let (wall, own, machine) = (self.since.elapsed(), own_cpu(), machine_busy());
         let now = running.cpu()?;
         let others = (machine - self.machine).as_secs_f64() - (own - self.own).as_secs_f64() - (now - self.server).as_secs_f64();
         let server = running.cpu_at_rest()?.saturating_sub(self.server);
-        Ok(Spent { server, others: (others / wall.as_secs_f64().max(0.01)).max(0.0) })
+        Ok(CpuUsage { server, others: (others / wall.as_secs_f64().max(0.01)).max(0.0) })
     }
 }
 

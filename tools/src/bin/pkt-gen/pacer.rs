@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-/// Frames that a sender who was held up may send at once; what it owes beyond that is forgotten, or it would send in bursts that nobody asked for.
-const DEBT_BURSTS: u64 = 4;
+/// Maximum number of bursts that a delayed sender may catch up at once. More would be bursts that were not requested.
+const MAX_DEBT_BURSTS: u64 = 4;
 
 /// A rate, or none.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct Pacer {
     rate: Option<f64>,
     burst: u64,
     since: Instant,
@@ -15,10 +15,10 @@ pub struct Pace {
     done: u64,
 }
 
-impl Pace {
+impl Pacer {
     /// `rate` in frames a second; without one, a burst is always due.
-    pub fn new(rate: Option<f64>, burst: u64, now: Instant) -> Pace {
-        Pace { rate, burst, since: now, done: 0 }
+    pub fn new(rate: Option<f64>, burst: u64, now: Instant) -> Pacer {
+        Pacer { rate, burst, since: now, done: 0 }
     }
 
     /// How many frames are due, at most a burst.
@@ -26,7 +26,7 @@ impl Pace {
         let Some(rate) = self.rate else { return self.burst };
         let owed = ((now - self.since).as_secs_f64() * rate) as u64 + 1;
         let debt = owed.saturating_sub(self.done);
-        self.done += debt.saturating_sub(self.burst * DEBT_BURSTS);
+        self.done += debt.saturating_sub(self.burst * MAX_DEBT_BURSTS);
         debt.min(self.burst)
     }
 
@@ -50,21 +50,21 @@ mod tests {
     fn frames_are_due_at_their_rate_and_debts_are_forgiven() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut pace = Pace::new(Some(1000.0), 8, start);
-        assert_eq!(pace.due(start), 1, "the first one at once");
-        pace.sent(1);
-        assert_eq!((pace.due(start), pace.wait(start)), (0, Duration::from_millis(1)));
-        assert_eq!(pace.due(at(5)), 5);
-        pace.sent(5);
-        assert_eq!(pace.due(at(1000)), 8, "a burst at most");
+        let mut pacer = Pacer::new(Some(1000.0), 8, start);
+        assert_eq!(pacer.due(start), 1, "the first one at once");
+        pacer.sent(1);
+        assert_eq!((pacer.due(start), pacer.wait(start)), (0, Duration::from_millis(1)));
+        assert_eq!(pacer.due(at(5)), 5);
+        pacer.sent(5);
+        assert_eq!(pacer.due(at(1000)), 8, "a burst at most");
         let late: u64 = std::iter::repeat_with(|| {
-            let due = pace.due(at(1000));
-            pace.sent(due);
+            let due = pacer.due(at(1000));
+            pacer.sent(due);
             due
         })
         .take_while(|due| *due > 0)
         .sum();
         assert_eq!(late, 32, "four bursts of what was missed");
-        assert_eq!(Pace::new(None, 8, start).due(start), 8);
+        assert_eq!(Pacer::new(None, 8, start).due(start), 8);
     }
 }

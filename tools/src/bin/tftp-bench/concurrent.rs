@@ -2,9 +2,9 @@
 //! small part of what even the fastest server does; content is hashed after the clock has stopped.
 
 use crate::batch::{Inbox, Outbox};
-use crate::single::{TIMEOUT, is_timeout, request, roomy, thread_cpu};
-use crate::transfer::{Act, Transfer};
-use guideway_host::error::{Doing, Error};
+use crate::single::{TIMEOUT, is_timeout, request, set_receive_buffer, thread_cpu};
+use crate::transfer::{Action, Transfer};
+use guideway_host::error::{Context, Error};
 use nix::sys::socket::{setsockopt, sockopt};
 use sha2::{Digest, Sha256};
 use std::io;
@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// What all clients do.
 #[derive(Clone, Debug)]
-pub struct Order<'a> {
+pub struct LoadSpec<'a> {
     /// The server.
     pub server: SocketAddrV4,
     /// The file.
@@ -33,7 +33,7 @@ pub struct Order<'a> {
     /// Its bytes.
     pub size: usize,
     /// Its SHA-256.
-    pub sum: [u8; 32],
+    pub digest: [u8; 32],
     /// Transfers in all.
     pub transfers: usize,
     /// Most of them at once.
@@ -47,7 +47,7 @@ pub struct Order<'a> {
     /// What chance is made from.
     pub seed: u64,
     /// Clients take this long before they acknowledge anything, and keep nothing of what they get.
-    pub think: Option<Duration>,
+    pub think_time: Option<Duration>,
     /// When to give up.
     pub limit: Duration,
     /// Threads.
@@ -70,7 +70,7 @@ pub struct Outcome {
     /// Packets that clients had to send again, requests included.
     pub resends: u64,
     /// Clients that had to repeat their request.
-    pub repeated: usize,
+    pub retransmitted: usize,
     /// Transfers for which the window was granted.
     pub windowed: usize,
     /// CPU time of the clients until the clock stopped.
@@ -81,7 +81,7 @@ pub struct Outcome {
 
 /// What others see of a crowd while it works.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct LoadControl {
     /// Transfers that got their first block.
     pub open: AtomicUsize,
     /// Set by whoever wants it to end.
@@ -92,15 +92,15 @@ pub struct Watch {
 ///
 /// # Errors
 /// Those of sockets.
-pub fn run(order: &Order<'_>, watch: &Watch) -> Result<Outcome, Error> {
-    let threads = order.threads.clamp(1, order.transfers.max(1));
+pub fn run(spec: &LoadSpec<'_>, control: &LoadControl) -> Result<Outcome, Error> {
+    let threads = spec.threads.clamp(1, spec.transfers.max(1));
     let barrier = Barrier::new(threads);
     let done: Vec<Result<Outcome, Error>> = std::thread::scope(|scope| {
         let hands: Vec<_> = (0..threads)
             .map(|n| {
                 scope.spawn({
                     let barrier = &barrier;
-                    move || work(order, watch, n, threads, barrier)
+                    move || work(spec, control, n, threads, barrier)
                 })
             })
             .collect();
@@ -115,7 +115,7 @@ pub fn run(order: &Order<'_>, watch: &Watch) -> Result<Outcome, Error> {
         all.failed += one.failed;
         all.unfinished += one.unfinished;
         all.resends += one.resends;
-        all.repeated += one.repeated;
+        all.retransmitted += one.retransmitted;
         all.windowed += one.windowed;
         all.cpu += one.cpu;
         all.took.extend(one.took);
@@ -124,20 +124,20 @@ pub fn run(order: &Order<'_>, watch: &Watch) -> Result<Outcome, Error> {
     Ok(all)
 }
 
-fn work(order: &Order<'_>, watch: &Watch, number: usize, threads: usize, barrier: &Barrier) -> Result<Outcome, Error> {
-    let prepared = Crowd::new(order, watch, number, threads).doing(|| "preparing clients".to_owned());
+fn work(spec: &LoadSpec<'_>, control: &LoadControl, number: usize, threads: usize, barrier: &Barrier) -> Result<Outcome, Error> {
+    let prepared = Concurrent::new(spec, control, number, threads).with_context(|| "preparing clients".to_owned());
     // Waits in any case, or the other threads would wait for this one for ever.
     barrier.wait();
-    let mut crowd = prepared?;
+    let mut concurrent = prepared?;
     let (since, before) = (Instant::now(), thread_cpu());
-    let wall = crowd.play(since).doing(|| "playing clients".to_owned())?;
+    let wall = concurrent.run_clients(since).with_context(|| "playing clients".to_owned())?;
     let spent = thread_cpu().saturating_sub(before);
-    let mut outcome = Outcome { wall, cpu: spent, ..crowd.outcome };
-    for transfer in crowd.transfers {
-        outcome.windowed += usize::from(order.window > 1 && transfer.window() == order.window);
-        outcome.repeated += usize::from(transfer.repeated);
+    let mut outcome = Outcome { wall, cpu: spent, ..concurrent.outcome };
+    for transfer in concurrent.transfers {
+        outcome.windowed += usize::from(spec.window > 1 && transfer.window() == spec.window);
+        outcome.retransmitted += usize::from(transfer.retransmitted);
         match transfer.took {
-            Some(took) if <[u8; 32]>::from(Sha256::digest(&transfer.content)) == order.sum => {
+            Some(took) if <[u8; 32]>::from(Sha256::digest(&transfer.content)) == spec.digest => {
                 outcome.right += 1;
                 outcome.took.push(took);
             }
@@ -149,9 +149,9 @@ fn work(order: &Order<'_>, watch: &Watch, number: usize, threads: usize, barrier
     Ok(outcome)
 }
 
-struct Crowd<'a> {
-    order: &'a Order<'a>,
-    watch: &'a Watch,
+struct Concurrent<'a> {
+    spec: &'a LoadSpec<'a>,
+    control: &'a LoadControl,
     socket: UdpSocket,
     inbox: Inbox,
     outbox: Outbox,
@@ -166,29 +166,29 @@ struct Crowd<'a> {
     outcome: Outcome,
 }
 
-impl<'a> Crowd<'a> {
-    fn new(order: &'a Order<'a>, watch: &'a Watch, number: usize, threads: usize) -> io::Result<Self> {
+impl<'a> Concurrent<'a> {
+    fn new(spec: &'a LoadSpec<'a>, control: &'a LoadControl, number: usize, threads: usize) -> io::Result<Self> {
         let share = |all: usize| all / threads + usize::from(number < all % threads);
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-        roomy(&socket)?;
+        set_receive_buffer(&socket)?;
         socket.set_read_timeout(Some(TICK))?;
-        let keep = order.think.is_none().then_some(order.size);
-        let seed = |index: usize| order.seed ^ ((index * threads + number) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let transfers = (0..share(order.transfers)).map(|i| Transfer::new(keep, order.window, order.loss, seed(i), order.think)).collect();
-        Ok(Crowd {
-            order,
-            watch,
+        let keep = spec.think_time.is_none().then_some(spec.size);
+        let seed = |index: usize| spec.seed ^ ((index * threads + number) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let transfers = (0..share(spec.transfers)).map(|i| Transfer::new(keep, spec.window, spec.loss, seed(i), spec.think_time)).collect();
+        Ok(Concurrent {
+            spec,
+            control,
             socket,
-            inbox: Inbox::new(64, usize::from(order.blksize.max(512)) + 4),
+            inbox: Inbox::new(64, usize::from(spec.blksize.max(512)) + 4),
             outbox: Outbox::new(64, 128),
-            request: request(order.file, order.blksize, order.window),
+            request: request(spec.file, spec.blksize, spec.window),
             number,
             threads,
             transfers,
             active: Vec::new(),
             next: 0,
-            at_once: share(order.at_once).max(1),
+            at_once: share(spec.at_once).max(1),
             outcome: Outcome::default(),
         })
     }
@@ -203,15 +203,15 @@ impl<'a> Crowd<'a> {
     }
 
     /// Works until all transfers ended; when the last one did.
-    fn play(&mut self, since: Instant) -> io::Result<Duration> {
+    fn run_clients(&mut self, since: Instant) -> io::Result<Duration> {
         let (mut ended, mut tick) = (Duration::ZERO, since);
         loop {
             while self.active.len() < self.at_once && self.next < self.transfers.len() {
                 let index = self.next;
                 self.next += 1;
                 self.active.push(index);
-                let act = self.transfers[index].start(Instant::now());
-                self.act(index, act)?;
+                let action = self.transfers[index].start(Instant::now());
+                self.run_action(index, action)?;
             }
             self.outbox.flush(self.socket.as_fd())?;
             let before = self.active.len();
@@ -222,21 +222,21 @@ impl<'a> Crowd<'a> {
             let now = Instant::now();
             for slot in 0..got {
                 let datagram = self.inbox.get(slot);
-                if datagram.from.ip() == self.order.server.ip()
+                if datagram.from.ip() == self.spec.server.ip()
                     && let Some(index) = self.index(datagram.to)
                     && let Some(transfer) = self.transfers.get_mut(index)
                 {
-                    let act = transfer.receive(now, datagram.from.port(), datagram.bytes);
-                    self.act(index, act)?;
+                    let action = transfer.receive(now, datagram.from.port(), datagram.bytes);
+                    self.run_action(index, action)?;
                 }
             }
             if now - tick >= TICK {
                 tick = now;
                 for at in 0..self.active.len() {
                     let index = self.active[at];
-                    let act = self.transfers[index].expire(now, TIMEOUT, TRIES);
-                    self.outcome.resends += u64::from(act.is_repeat());
-                    self.act(index, act)?;
+                    let action = self.transfers[index].expire(now, TIMEOUT, TRIES);
+                    self.outcome.resends += u64::from(action.is_repeat());
+                    self.run_action(index, action)?;
                 }
             }
             let transfers = &self.transfers;
@@ -247,30 +247,30 @@ impl<'a> Crowd<'a> {
                 ended = since.elapsed();
             }
             let all = self.active.is_empty() && self.next == self.transfers.len();
-            if all || since.elapsed() > self.order.limit || self.watch.stop.load(Ordering::Relaxed) {
+            if all || since.elapsed() > self.spec.limit || self.control.stop.load(Ordering::Relaxed) {
                 self.outbox.flush(self.socket.as_fd())?;
                 return Ok(if all { ended } else { since.elapsed() });
             }
         }
     }
 
-    fn act(&mut self, index: usize, act: Act) -> io::Result<()> {
-        let (from, server) = (self.address(index), self.order.server);
+    fn run_action(&mut self, index: usize, action: Action) -> io::Result<()> {
+        let (from, server) = (self.address(index), self.spec.server);
         let socket = self.socket.as_fd();
-        match act {
-            Act::Nothing => Ok(()),
-            Act::Opened => {
-                self.watch.open.fetch_add(1, Ordering::Relaxed);
+        match action {
+            Action::Nothing => Ok(()),
+            Action::Opened => {
+                self.control.open.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            Act::Request { .. } => {
+            Action::Request { .. } => {
                 let request = &self.request;
                 self.outbox.push(socket, from, server, |to| {
                     to[..request.len()].copy_from_slice(request);
                     request.len()
                 })
             }
-            Act::Ack { tid, block, .. } => self.outbox.push(socket, from, SocketAddrV4::new(*server.ip(), tid), |to| {
+            Action::Ack { tid, block, .. } => self.outbox.push(socket, from, SocketAddrV4::new(*server.ip(), tid), |to| {
                 to[..4].copy_from_slice(&[0, 4, (block >> 8) as u8, block as u8]);
                 4
             }),
