@@ -16,7 +16,7 @@ fn what_is_here_is_measured_and_what_is_not_is_named() {
     fs::create_dir(&directory).unwrap();
     let (json, plots) = (directory.join("results.json"), directory.join("plots"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_tftp-bench"));
-    command.args(["--quick", "--only", "short,crowd", "--servers", "guideway,in.tftpd", "--guideway", "/nonexistent"]);
+    command.args(["--quick", "--only", "short,concurrent", "--servers", "guideway,in.tftpd", "--guideway", "/nonexistent"]);
     let output = command.arg("--json").arg(&json).arg("--plots").arg(&plots).output().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{errors}");
