@@ -1,7 +1,7 @@
 //! The report as one page of Markdown with pictures, and the part of it that a README shows.
 
 use crate::machine;
-use crate::plot::Plot;
+use crate::plot::{Curve, Plot};
 use crate::recording::Recording;
 use crate::rows::{self, Row, Spread};
 use serde_json::{Value, json};
@@ -20,6 +20,20 @@ pub struct Report {
     pub recording: Recording,
     /// Its rows.
     pub rows: Vec<Row>,
+}
+
+/// What others cost by the number of flows. `benches/README.md` says how they were measured.
+const PEERS: [(&str, &[(u64, f64)]); 2] = [
+    (
+        "katran, the XDP program alone (measured separately on a like machine)",
+        &[(1, 112.0), (1000, 126.0), (10_000, 173.0), (100_000, 267.0), (1_000_000, 456.0), (3_000_000, 564.0)],
+    ),
+    ("VPP lb, whole path (measured separately on a like machine)", &[(1, 66.0), (100_000, 95.0), (1_000_000, 109.0)]),
+];
+
+fn peers() -> impl Iterator<Item = Curve> {
+    let once = |&(place, ns): &(u64, f64)| (place, Spread { min: ns, median: ns, max: ns });
+    PEERS.into_iter().map(move |(name, points)| Curve { name, points: points.iter().map(once).collect() })
 }
 
 /// Name and content of each picture.
@@ -46,15 +60,23 @@ impl Report {
         let points = |curve: &str| rows::points(curve, &self.recording.measurements);
         let to_rate =
             |(place, cost): (u64, Spread)| (place, Spread { min: 1000.0 / cost.max, median: 1000.0 / cost.median, max: 1000.0 / cost.min });
+        let ours = |points: Vec<(u64, Spread)>| vec![Curve { name: "Guideway: median and extremes of the rounds", points }];
         let plots = [
-            ("flows", Plot { title: "ns for each packet, by the number of flows", x_label: "established flows", points: points("flows") }),
-            ("batch", Plot { title: "ns for each packet, by the size of the batch", x_label: "packets", points: points("batch") }),
+            (
+                PICTURE,
+                Plot {
+                    title: "ns for each packet, by the number of flows",
+                    x_label: "established flows",
+                    curves: ours(points("flows")).into_iter().chain(peers()).collect(),
+                },
+            ),
+            ("batch", Plot { title: "ns for each packet, by the size of the batch", x_label: "packets", curves: ours(points("batch")) }),
             (
                 "frame",
                 Plot {
                     title: "Millions of packets a second, by their size",
                     x_label: "bytes of a frame",
-                    points: points("frame").into_iter().map(to_rate).collect(),
+                    curves: ours(points("frame").into_iter().map(to_rate).collect()),
                 },
             ),
         ];

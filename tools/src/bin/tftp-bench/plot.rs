@@ -1,10 +1,12 @@
-//! Bar charts as SVG, small enough to be written by hand.
+//! Bar charts as SVG.
 
 use crate::metrics::{self, Metric};
 use crate::results::Results;
-use crate::servers::Kind;
+use crate::servers::{Kind, Server};
 use crate::workloads::{self, WINDOW, Workload};
-use std::fmt::Write;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// A chart: bars of one length scale in groups, one group for each server.
 pub struct Chart {
@@ -37,7 +39,7 @@ pub fn charts(open: usize) -> Vec<Chart> {
             logarithmic: false,
         },
         Chart {
-            name: "crowd",
+            name: "concurrent",
             title: "200 × 1 MiB: server CPU s for each GiB (less is better)",
             series: windows(|window| (Workload::Concurrent { window }, metrics::CPU_PER_GIB)),
             logarithmic: false,
@@ -63,85 +65,163 @@ pub fn charts(open: usize) -> Vec<Chart> {
     ]
 }
 
-const LABELS: f64 = 170.0;
-const BARS: f64 = 520.0;
-const BAR: f64 = 14.0;
-const COLOURS: [&str; 6] = ["#4878a8", "#6fa0cc", "#a3c4e0", "#b5651d", "#d98f4e", "#ecc094"];
-const COLOUR_OF_OURS: &str = "#d8efd3";
+const WIDTH: i32 = 770;
+/// Room for the servers' names.
+const NAMES: i32 = 150;
+/// Room for the number of the longest bar.
+const NUMBER: i32 = 60;
+/// Room for the axis.
+const AXIS: i32 = 44;
+/// At most so many numbers at the axis. From ten on, a logarithmic one would label 80000 and 90000, which touch.
+const AXIS_LABELS: usize = 6;
+const BAR: i32 = 15;
+const GAP: i32 = 9;
+const FONT: (&str, i32) = ("sans-serif", 15);
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0x2f, 0x5f, 0x8f),
+    RGBColor(0x6f, 0xa0, 0xcc),
+    RGBColor(0xa3, 0xc4, 0xe0),
+    RGBColor(0xb5, 0x65, 0x1d),
+    RGBColor(0xd9, 0x8f, 0x4e),
+    RGBColor(0xec, 0xc0, 0x94),
+];
+const COLOUR_OF_OURS: RGBColor = RGBColor(0xd8, 0xef, 0xd3);
+const GREY: RGBColor = RGBColor(0x55, 0x55, 0x55);
+
+/// What a chart draws of a server: its name, whether it is ours, and its numbers in the order of the series.
+struct Group<'r> {
+    name: &'r str,
+    ours: bool,
+    bars: Vec<Option<f64>>,
+}
 
 /// The chart as SVG; nothing when none of its numbers were measured.
 pub fn svg(chart: &Chart, results: &Results) -> Option<String> {
     let number = |kind: Kind, (_, work, metric): &(String, Workload, Metric)| results.spread(*work, kind, *metric).map(|s| s.median);
-    let servers: Vec<_> = results.servers.iter().filter(|s| chart.series.iter().any(|bar| number(s.kind, bar).is_some())).collect();
-    let all: Vec<f64> =
-        servers.iter().flat_map(|s| chart.series.iter().filter_map(|bar| number(s.kind, bar))).filter(|n| *n > 0.0).collect();
-    let (least, most) = (all.iter().copied().reduce(f64::min)?, all.iter().copied().reduce(f64::max)?);
-    // A logarithmic axis begins at the power of ten below the smallest number.
-    let floor = 10f64.powf((least * 0.999).log10().floor());
-    let length = |n: f64| {
-        if chart.logarithmic { BARS * (n.max(floor) / floor).log10() / (most / floor).log10().max(0.1) } else { BARS * n / most }
+    let group = |server: &'_ Server| chart.series.iter().map(|bar| number(server.kind, bar)).collect::<Vec<_>>();
+    let groups = results.servers.iter().map(|s| Group { name: &s.name, ours: s.kind == Kind::Guideway, bars: group(s) });
+    let groups: Vec<Group> = groups.filter(|group| group.bars.iter().any(Option::is_some)).collect();
+    let all = || groups.iter().flat_map(|group| group.bars.iter().copied().flatten()).filter(|n| *n > 0.0);
+    let (least, most) = (all().reduce(f64::min)?, all().reduce(f64::max)?);
+    let mut out = String::new();
+    let drawn = if chart.logarithmic {
+        // The axis begins at the power of ten below the smallest number.
+        let floor = 10f64.powf((least * 0.999).log10().floor());
+        draw(&mut out, chart, &groups, (floor..most).log_scale(), floor, "logarithmic")
+    } else {
+        draw(&mut out, chart, &groups, 0.0..most, 0.0, "")
     };
-    let group = BAR * chart.series.len() as f64 + 8.0;
-    let top = 34.0 + 16.0 * chart.series.len() as f64;
-    let (width, height) = (LABELS + BARS + 80.0, top + group * servers.len() as f64 + 24.0);
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
-         font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"10\" y=\"20\" font-size=\"14\" font-weight=\"bold\">{}</text>\n",
-        escaped(chart.title)
-    );
-    let mut put = |text: std::fmt::Arguments<'_>| {
-        let _infallible = writeln!(out, "{text}");
-    };
-    for (i, (name, ..)) in chart.series.iter().enumerate() {
-        let y = 32.0 + 16.0 * i as f64;
-        put(format_args!("<rect x=\"{LABELS}\" y=\"{y}\" width=\"10\" height=\"10\" fill=\"{}\"/>", COLOURS[i % COLOURS.len()]));
-        put(format_args!("<text x=\"{}\" y=\"{}\">{}</text>", LABELS + 16.0, y + 9.0, escaped(name)));
+    // Into a string, nothing can fail.
+    drawn.ok().map(|()| out)
+}
+
+fn draw<X>(
+    out: &mut String,
+    chart: &Chart,
+    groups: &[Group<'_>],
+    axis: X,
+    floor: f64,
+    about: &str,
+) -> Result<(), DrawingAreaErrorKind<std::io::Error>>
+where
+    X: AsRangedCoord<Value = f64>,
+    X::CoordDescType: ValueFormatter<f64>,
+{
+    let (count, rows) = (chart.series.len() as i32, groups.len() as i32);
+    let (top, tall) = (40 + 18 * count, BAR * count + GAP);
+    let height = top + tall * rows + AXIS;
+    let root = SVGBackend::with_string(out, (WIDTH as u32, height as u32)).into_drawing_area();
+    // White, so that it can be read on a dark page, too.
+    root.fill(&WHITE)?;
+    let text = |h, v| FONT.into_font().color(&BLACK).pos(Pos::new(h, v));
+    root.draw(&Text::new(chart.title, (10, 10), ("sans-serif", 18, FontStyle::Bold).into_font()))?;
+    for (i, ((name, ..), colour)) in (0..).zip(chart.series.iter().zip(COLOURS.iter().cycle())) {
+        let y = 36 + 18 * i;
+        root.draw(&Rectangle::new([(NAMES, y), (NAMES + 11, y + 11)], colour.filled()))?;
+        root.draw(&Text::new(name.as_str(), (NAMES + 18, y + 6), text(HPos::Left, VPos::Center)))?;
     }
-    for (row, server) in servers.iter().enumerate() {
-        let y = top + group * row as f64;
-        if server.kind == Kind::Guideway {
-            put(format_args!("<rect x=\"0\" y=\"{}\" width=\"{width}\" height=\"{group}\" fill=\"{COLOUR_OF_OURS}\"/>", y - 4.0));
+    for (row, group) in (0..).zip(groups) {
+        let (from, to) = (top + tall * row, top + tall * (row + 1));
+        if group.ours {
+            root.draw(&Rectangle::new([(0, from), (WIDTH, to)], COLOUR_OF_OURS.filled()))?;
         }
-        let middle = y + (group - 8.0) / 2.0 + 4.0;
-        put(format_args!("<text x=\"{}\" y=\"{middle}\" text-anchor=\"end\">{}</text>", LABELS - 8.0, escaped(&server.name)));
-        for (i, bar) in chart.series.iter().enumerate() {
-            let y = y + BAR * i as f64;
-            let Some(n) = number(server.kind, bar) else { continue };
-            let (long, colour) = (length(n), COLOURS[i % COLOURS.len()]);
-            put(format_args!("<rect x=\"{LABELS}\" y=\"{y}\" width=\"{long:.1}\" height=\"{}\" fill=\"{colour}\"/>", BAR - 2.0));
-            put(format_args!("<text x=\"{:.1}\" y=\"{}\">{}</text>", LABELS + long + 5.0, y + 10.0, short(n)));
+        root.draw(&Text::new(group.name, (NAMES - 8, i32::midpoint(from, to)), text(HPos::Right, VPos::Center)))?;
+    }
+    // Downwards one for each server.
+    let mut bars = ChartBuilder::on(&root)
+        .margin_top(top)
+        .margin_right(NUMBER)
+        .margin_left(NAMES)
+        .x_label_area_size(AXIS)
+        .build_cartesian_2d(axis, f64::from(rows)..0.0)?;
+    bars.configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .x_labels(AXIS_LABELS)
+        .x_max_light_lines(0)
+        .bold_line_style(RGBColor(0xcc, 0xcc, 0xcc))
+        .label_style(FONT.into_font().color(&BLACK))
+        .x_label_formatter(&|n| ((n * 1e6).round() / 1e6).to_string())
+        .x_desc(about)
+        .axis_desc_style(FONT.into_font().color(&GREY))
+        .draw()?;
+    let place = |row: i32, pixels: i32| f64::from(row) + f64::from(pixels) / f64::from(tall);
+    for (row, group) in (0..).zip(groups) {
+        for (i, (bar, colour)) in (0..).zip(group.bars.iter().zip(COLOURS.iter().cycle())) {
+            let Some(n) = *bar else { continue };
+            let (from, end) = (GAP / 2 + BAR * i, n.max(floor));
+            bars.draw_series([Rectangle::new([(floor, place(row, from)), (end, place(row, from + BAR - 2))], colour.filled())])?;
+            let number = Text::new(short(n), (5, 1), text(HPos::Left, VPos::Center));
+            bars.draw_series([EmptyElement::at((end, place(row, from + BAR / 2 - 1))) + number])?;
         }
     }
-    let axis = if chart.logarithmic { format!("logarithmic, from {floor}") } else { "from 0".to_owned() };
-    put(format_args!("<text x=\"{LABELS}\" y=\"{}\" fill=\"#777\">{axis}</text>", height - 8.0));
-    out.push_str("</svg>\n");
-    Some(out)
+    root.present()
 }
 
 fn short(n: f64) -> String {
     if n >= 100.0 { format!("{n:.0}") } else { format!("{n:.2}") }
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::servers::Server;
+
+    /// Width of each bar of this colour, but not of the legend's square.
+    fn widths(svg: &str, colour: &str) -> Vec<i32> {
+        let bars = svg.lines().filter(|line| line.contains("<rect") && line.contains(colour));
+        bars.map(|bar| bar.split_once("width=\"").unwrap().1.split_once('"').unwrap().0.parse().unwrap()).skip(1).collect()
+    }
+
+    fn chart(name: &str) -> Chart {
+        charts(10_000).into_iter().find(|c| c.name == name).unwrap()
+    }
 
     #[test]
-    fn the_longest_bar_fills_the_chart() {
+    fn the_longest_bar_fills_the_chart_and_each_has_its_number() {
         let mut results = Results::default();
-        for (kind, name, n) in [(Kind::Guideway, "guideway tftpd", 80_000.0), (Kind::Fbtftp, "fb<tftp", 570.0)] {
+        for (kind, name, n) in [(Kind::Guideway, "guideway tftpd", 2.0), (Kind::Fbtftp, "fb<tftp", 32.0)] {
             results.servers.push(Server::named(kind, name));
+            results.cell(Workload::Concurrent { window: 1 }, kind).samples.push(vec![(metrics::CPU_PER_GIB, n)]);
+        }
+        results.servers.push(Server::named(Kind::Atftpd, "not measured"));
+        let text = svg(&chart("concurrent"), &results).unwrap();
+        let [ours, theirs] = widths(&text, "#2F5F8F")[..] else { panic!("{text}") };
+        assert_eq!((theirs, (theirs - 16 * ours).abs() < 16), (WIDTH - NAMES - NUMBER - 1, true), "{text}");
+        for label in ["2.00", "32.00", "fb&lt;tftp", "guideway tftpd", "windowsize 16"] {
+            assert!(text.lines().any(|line| line == label), "{label} is missing: {text}");
+        }
+        assert!(!text.contains("not measured") && svg(&chart("single"), &results).is_none(), "{text}");
+    }
+
+    #[test]
+    fn each_tenfold_of_a_logarithmic_chart_is_as_long_as_the_next() {
+        let mut results = Results::default();
+        for (kind, n) in [(Kind::Guideway, 100_000.0), (Kind::Atftpd, 10_000.0), (Kind::Fbtftp, 1000.0)] {
+            results.servers.push(Server::named(kind, kind.name()));
             results.cell(Workload::Short, kind).samples.push(vec![(metrics::PER_SECOND, n)]);
         }
-        let chart = charts(10_000).into_iter().find(|c| c.name == "short").unwrap();
-        let text = svg(&chart, &results).unwrap();
-        assert!(text.contains("width=\"520.0\"") && text.contains("80000") && text.contains("fb&lt;tftp"), "{text}");
-        assert!(svg(&charts(10_000)[0], &results).is_none(), "nothing was measured of it");
+        let text = svg(&chart("short"), &results).unwrap();
+        let [long, middle, brief] = widths(&text, "#2F5F8F")[..] else { panic!("{text}") };
+        assert!((long - middle - (middle - brief)).abs() <= 1 && long > middle && text.contains("logarithmic"), "{text}");
     }
 }
