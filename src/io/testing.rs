@@ -116,10 +116,13 @@ impl PacketSocket {
     /// The next frame; `None` when none comes within `wait`.
     pub fn receive(&mut self, wait: Duration) -> Option<Vec<u8>> {
         self.socket.set_read_timeout(Some(wait.max(Duration::from_micros(1)))).expect("a timeout");
-        match self.socket.read(&mut self.buffer) {
-            Ok(len) => Some(self.buffer[..len].to_vec()),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
-            Err(error) => panic!("{error}"),
+        loop {
+            match self.socket.read(&mut self.buffer) {
+                Ok(len) => return Some(self.buffer[..len].to_vec()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => (),
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 }

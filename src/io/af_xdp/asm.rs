@@ -108,6 +108,11 @@ impl Assembler {
         self.code.push(encode(0x0f | op as u8, dst, src, 0, 0));
     }
 
+    /// `dst = the low 16 bits of dst`, which are in network byte order, as a number.
+    pub fn big_endian16(&mut self, dst: Register) {
+        self.code.push(encode(0xdc, dst, 0, 0, 16));
+    }
+
     /// Jumps when the low 32 bits of `dst` compare so with `value`.
     pub fn jump_if(&mut self, test: Condition, dst: Register, value: u32, to: &'static str) {
         self.jumps.push((self.code.len(), to));
@@ -180,6 +185,7 @@ mod tests {
         asm.alu_imm(Op::Right, 4, 4);
         asm.alu_reg(Op::Move, 6, 1);
         asm.load_imm64(5, 0x0123_4567_89ab_cdef);
+        asm.big_endian16(3);
         asm.jump_if(Condition::NotEqual, 2, 0xffff_ffff, "end");
         asm.jump_if_register(Condition::Greater, 1, 8, "start");
         asm.label("end");
@@ -195,8 +201,9 @@ mod tests {
                 [0xbf, 0x16, 0, 0, 0, 0, 0, 0],
                 [0x18, 0x05, 0, 0, 0xef, 0xcd, 0xab, 0x89],
                 [0, 0, 0, 0, 0x67, 0x45, 0x23, 0x01],
+                [0xdc, 0x03, 0, 0, 16, 0, 0, 0],
                 [0x56, 0x02, 1, 0, 0xff, 0xff, 0xff, 0xff],
-                [0x2d, 0x81, 0xf7, 0xff, 0, 0, 0, 0],
+                [0x2d, 0x81, 0xf6, 0xff, 0, 0, 0, 0],
                 [0x95, 0, 0, 0, 0, 0, 0, 0],
             ]
         );

@@ -10,13 +10,15 @@ const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE: libc::c_long = 2;
 const MAP_DELETE: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
-#[cfg(test)]
 const PROG_TEST_RUN: libc::c_long = 10;
 const LINK_CREATE: libc::c_long = 28;
 const TYPE_HASH: u32 = 1;
 const TYPE_XSKMAP: u32 = 17;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
+
+/// What a program returns to give a frame to a socket.
+pub const XDP_REDIRECT: u32 = 4;
 
 /// Attached to the driver.
 pub const NATIVE: u32 = 1 << 2;
@@ -195,7 +197,6 @@ impl Program {
     }
 
     /// Runs it once over a frame; what it returned.
-    #[cfg(test)]
     pub fn test_run(&self, frame: &[u8]) -> Result<u32> {
         #[repr(C)]
         struct TestRun {

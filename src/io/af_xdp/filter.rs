@@ -3,6 +3,8 @@
 //! It runs in the kernel on every received frame. A frame that it does not understand goes to the host, whose stack reports the error. Offsets, lengths and
 //! masks are those of [`guideway_packet::wire::layout`], by which the packet path reads the same headers.
 
+mod extensions;
+
 use super::asm::{Assembler, Condition, Error, Op, Width};
 use guideway_packet::wire::layout::{ethernet, gre, icmp, ipv4, ipv6, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,6 +24,8 @@ pub struct Program {
     pub v6: Option<Ipv6Addr>,
     /// Take every GRE packet to our addresses, whatever is inside.
     pub take_all_gre: bool,
+    /// Walk IPv6 extension headers. Needs the helper `bpf_xdp_load_bytes` of Linux 5.18; without, a packet with any is judged by its destination alone.
+    pub extensions: bool,
     /// File descriptor of the hash map of VIPs, whose keys [`vip_key`] makes.
     pub vips: i32,
     /// File descriptor of the map from receive queue to socket.
@@ -42,6 +46,8 @@ const CONTEXT: u8 = 6;
 const AT: u8 = 7;
 /// The first byte behind the frame.
 const END: u8 = 8;
+/// Bytes of the Ethernet header.
+const LINK: u8 = 9;
 const STACK: u8 = 10;
 /// Offset on the stack where the key for the map of VIPs is built.
 const KEY: i16 = -16;
@@ -74,6 +80,9 @@ impl Program {
         if !self.take_all_gre && (self.v4.is_some() || self.v6.is_some()) {
             gre(&mut asm);
         }
+        if self.extensions {
+            self.walk_extensions(&mut asm);
+        }
 
         asm.label("look up");
         asm.load_map_fd(1, self.vips);
@@ -103,8 +112,12 @@ impl Program {
         asm.jump_if(Condition::NotEqual, 1, wire32([a, b, c, d]), "pass");
         asm.load(Width::Half, 1, AT, at(ethernet::DESTINATION + 4));
         asm.jump_if(Condition::NotEqual, 1, u32::from(u16::from_ne_bytes([e, f])), "pass");
+        asm.alu_imm(Op::Move, LINK, ethernet::LEN as i32);
         asm.load(Width::Half, 2, AT, at(ethernet::ETHERTYPE));
-        asm.jump_if(Condition::NotEqual, 2, wire16(ethernet::VLAN), "untagged");
+        asm.jump_if(Condition::Equal, 2, wire16(ethernet::VLAN), "tagged");
+        asm.jump_if(Condition::NotEqual, 2, wire16(ethernet::VLAN_SERVICE), "untagged");
+        asm.label("tagged");
+        asm.alu_imm(Op::Move, LINK, ethernet::TAGGED_LEN as i32);
         // Behind the tag the header ends as if it began 4 bytes later.
         advance(asm, ethernet::TAG_LEN);
         require_bytes(asm, ethernet::LEN);
@@ -123,12 +136,12 @@ impl Program {
         asm.alu_imm(Op::And, 3, i32::from(ipv4::IHL_MASK));
         asm.alu_imm(Op::Left, 3, 2);
         asm.jump_if(Condition::Less, 3, ipv4::LEN as u32, "pass");
-        key_v4(asm);
+        key_v4(asm, AT, 0);
         let Some(ours) = self.v4 else { return asm.jump("look up") };
-        asm.load(Width::Byte, 4, AT, at(ipv4::PROTOCOL));
-        asm.jump_if(Condition::NotEqual, 4, protocol::GRE.into(), "look up");
         asm.load(Width::Word, 1, AT, at(ipv4::DESTINATION));
         asm.jump_if(Condition::NotEqual, 1, wire32(ours.octets()), "look up");
+        asm.load(Width::Byte, 4, AT, at(ipv4::PROTOCOL));
+        asm.jump_if(Condition::NotEqual, 4, protocol::GRE.into(), "pass");
         if self.take_all_gre {
             return asm.jump("take");
         }
@@ -144,28 +157,50 @@ impl Program {
     fn outer_v6(&self, asm: &mut Assembler) {
         asm.label("outer v6");
         require_v6(asm);
-        key_v6(asm);
+        key_v6(asm, AT, 0);
         asm.load(Width::Byte, 4, AT, at(ipv6::NEXT_HEADER));
-        asm.jump_if(Condition::NotEqual, 4, protocol::ICMPV6.into(), "not icmp");
-        // Neighbour discovery is the kernel's, also for a VIP.
-        require_bytes(asm, ipv6::LEN + 1);
+        if self.extensions {
+            for kind in ipv6::extension::KINDS {
+                asm.jump_if(Condition::Equal, 4, kind.into(), "extensions");
+            }
+        }
+        if let Some(ours) = self.v6 {
+            require_key(asm, ours, "plain v6");
+            asm.jump_if(Condition::NotEqual, 4, protocol::GRE.into(), "pass");
+            if self.take_all_gre {
+                asm.jump("take");
+            } else {
+                advance(asm, ipv6::LEN);
+                asm.jump("gre");
+            }
+        }
+
+        asm.label("plain v6");
+        asm.jump_if(Condition::NotEqual, 4, protocol::ICMPV6.into(), "look up");
+        // Neighbour discovery is the kernel's, also for a VIP. What is too short for a message is none.
+        asm.load(Width::Half, 1, AT, at(ipv6::PAYLOAD_LEN));
+        asm.big_endian16(1);
+        asm.jump_if(Condition::Less, 1, icmp::LEN as u32, "look up");
+        require_bytes(asm, ipv6::LEN + icmp::LEN);
         asm.load(Width::Byte, 1, AT, at(ipv6::LEN + icmp::TYPE));
-        asm.jump_if(Condition::Less, 1, (*icmp::V6_NEIGHBOUR_DISCOVERY.start()).into(), "look up");
-        asm.jump_if(Condition::Greater, 1, (*icmp::V6_NEIGHBOUR_DISCOVERY.end()).into(), "look up");
-        asm.jump("pass");
-        asm.label("not icmp");
-        let Some(ours) = self.v6 else { return asm.jump("look up") };
-        asm.jump_if(Condition::NotEqual, 4, protocol::GRE.into(), "look up");
-        for (index, word) in ours.octets().chunks_exact(4).enumerate() {
-            asm.load(Width::Word, 1, AT, at(ipv6::DESTINATION + 4 * index));
-            asm.jump_if(Condition::NotEqual, 1, wire32([word[0], word[1], word[2], word[3]]), "look up");
-        }
-        if self.take_all_gre {
-            return asm.jump("take");
-        }
-        advance(asm, ipv6::LEN);
-        asm.jump("gre");
+        pass_neighbour_discovery(asm);
     }
+}
+
+/// Goes on to `other` unless the key for the map of VIPs is this address.
+fn require_key(asm: &mut Assembler, address: Ipv6Addr, other: &'static str) {
+    for (index, half) in address.octets().as_chunks::<8>().0.iter().enumerate() {
+        asm.load(Width::Double, 1, STACK, KEY + 8 * index as i16);
+        asm.load_imm64(5, u64::from_ne_bytes(*half));
+        asm.jump_if_register(Condition::NotEqual, 1, 5, other);
+    }
+}
+
+/// Passes a message of the type in register 1 if neighbours on the link ask by it. The destination decides about others.
+fn pass_neighbour_discovery(asm: &mut Assembler) {
+    asm.jump_if(Condition::Less, 1, (*icmp::V6_NEIGHBOUR_DISCOVERY.start()).into(), "look up");
+    asm.jump_if(Condition::Greater, 1, (*icmp::V6_NEIGHBOUR_DISCOVERY.end()).into(), "look up");
+    asm.jump("pass");
 }
 
 /// Skips the GRE header with its optional fields. The packet inside decides.
@@ -175,8 +210,7 @@ fn gre(asm: &mut Assembler) {
     asm.load(Width::Byte, 2, AT, at(gre::FLAGS));
     asm.load(Width::Byte, 3, AT, at(gre::VERSION));
     asm.load(Width::Half, 4, AT, at(gre::PROTOCOL));
-    asm.jump_if(Condition::AnyBit, 2, gre::MUST_BE_ZERO.into(), "pass");
-    asm.jump_if(Condition::AnyBit, 3, gre::VERSION_MASK.into(), "pass");
+    require_gre_version(asm);
     advance(asm, gre::LEN);
     for (flag, skip) in [(gre::HAS_CHECKSUM, "no checksum"), (gre::HAS_KEY, "no key"), (gre::HAS_SEQUENCE, "no sequence number")] {
         advance_if(asm, 2, flag, gre::FIELD_LEN, skip);
@@ -187,12 +221,12 @@ fn gre(asm: &mut Assembler) {
 
     asm.label("inner v4");
     require_v4(asm);
-    key_v4(asm);
+    key_v4(asm, AT, 0);
     asm.jump("look up");
 
     asm.label("inner v6");
     require_v6(asm);
-    key_v6(asm);
+    key_v6(asm, AT, 0);
     asm.jump("look up");
 }
 
@@ -218,18 +252,24 @@ fn require_bytes(asm: &mut Assembler, len: usize) {
     asm.jump_if_register(Condition::Greater, 1, END, "pass");
 }
 
+/// Passes GRE of other versions; flags and version are in registers 2 and 3.
+fn require_gre_version(asm: &mut Assembler) {
+    asm.jump_if(Condition::AnyBit, 2, gre::MUST_BE_ZERO.into(), "pass");
+    asm.jump_if(Condition::AnyBit, 3, gre::VERSION_MASK.into(), "pass");
+}
+
 fn require_v4(asm: &mut Assembler) {
     require_bytes(asm, ipv4::LEN);
-    require_version(asm, ipv4::VERSION_IHL, ipv4::VERSION);
+    require_version(asm, AT, at(ipv4::VERSION_IHL), ipv4::VERSION);
 }
 
 fn require_v6(asm: &mut Assembler) {
     require_bytes(asm, ipv6::LEN);
-    require_version(asm, ipv6::VERSION_CLASS_LABEL, ipv6::VERSION);
+    require_version(asm, AT, at(ipv6::VERSION_CLASS_LABEL), ipv6::VERSION);
 }
 
-fn require_version(asm: &mut Assembler, offset: usize, version: u8) {
-    asm.load(Width::Byte, 1, AT, at(offset));
+fn require_version(asm: &mut Assembler, base: u8, offset: i16, version: u8) {
+    asm.load(Width::Byte, 1, base, offset);
     asm.alu_imm(Op::Right, 1, 4);
     asm.jump_if(Condition::NotEqual, 1, version.into(), "pass");
 }
@@ -237,9 +277,10 @@ fn require_version(asm: &mut Assembler, offset: usize, version: u8) {
 // Keys are written in halves of 8 bytes, because the verifier of Linux 6.1 refuses smaller writes over values on the stack ("attempt to corrupt spilled
 // pointer") to programs of processes without CAP_PERFMON.
 
-fn key_v4(asm: &mut Assembler) {
+/// Writes the destination of the IPv4 header at `base + offset` as the key.
+fn key_v4(asm: &mut Assembler, base: u8, offset: i16) {
     asm.store_value(Width::Double, STACK, KEY, 0);
-    asm.load(Width::Word, 1, AT, at(ipv4::DESTINATION));
+    asm.load(Width::Word, 1, base, offset + at(ipv4::DESTINATION));
     if cfg!(target_endian = "little") {
         asm.alu_imm(Op::Left, 1, 32);
     }
@@ -248,9 +289,10 @@ fn key_v4(asm: &mut Assembler) {
     asm.store(Width::Double, STACK, KEY + 8, 1);
 }
 
-fn key_v6(asm: &mut Assembler) {
+/// Writes the destination of the IPv6 header at `base + offset` as the key.
+fn key_v6(asm: &mut Assembler, base: u8, offset: i16) {
     for half in [0, 8] {
-        asm.load(Width::Double, 1, AT, at(ipv6::DESTINATION + half));
+        asm.load(Width::Double, 1, base, offset + at(ipv6::DESTINATION + half));
         asm.store(Width::Double, STACK, KEY + half as i16, 1);
     }
 }

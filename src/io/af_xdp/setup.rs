@@ -44,8 +44,9 @@ pub struct Options {
 
 /// A handle of the filter in the kernel. The filter stays attached to the interface until the handle is dropped.
 ///
-/// The filter takes frames to the interface's own MAC address, with at most one 802.1Q tag. They must contain an IPv4 or IPv6 packet to a VIP, either plain or in
-/// GRE version 0 to one of the director's addresses (IPv4 with options, IPv6 without extension headers). All other frames go to the host.
+/// The filter takes frames to the interface's own MAC address, with at most one VLAN tag (802.1Q or 802.1ad). They must contain an IPv4 or IPv6 packet to a VIP,
+/// either plain or in GRE version 0 to one of the director's addresses, with options or extension headers. All other frames go to the host. What the packet path
+/// accepts, the filter takes; what the path leaves to the host, the filter leaves to it, too.
 #[derive(Debug)]
 pub struct FilterHandle {
     vips: VipMap,
@@ -53,6 +54,7 @@ pub struct FilterHandle {
     max_vips: u32,
     interface: String,
     generic: bool,
+    program: Program,
     // Closing the link detaches the program.
     _link: OwnedFd,
 }
@@ -79,6 +81,11 @@ impl FilterHandle {
         Ok(())
     }
 
+    /// Returns whether the filter would take this frame (at least 14 bytes) if it came by the first receive queue. The kernel runs it without an interface.
+    pub fn takes(&self, frame: &[u8]) -> std::io::Result<bool> {
+        self.program.test_run(frame).map(|verdict| verdict == bpf::XDP_REDIRECT)
+    }
+
     /// Returns whether the filter runs behind the driver instead of in it.
     pub fn generic(&self) -> bool {
         self.generic
@@ -102,11 +109,11 @@ impl AfXdp {
             v4: options.v4,
             v6: options.v6,
             take_all_gre: options.take_all_gre,
+            extensions: true,
             vips: vips.fd(),
             sockets: sockets.fd(),
         };
-        let code = code.assemble().map_err(|error| Error::Filter(error.to_string()))?;
-        let program = Program::load(&code).map_err(Error::kernel(&name, "load the filter"))?;
+        let program = load(&code, &name)?;
         let (link, generic) = attach(&program, &interface)?;
 
         let mut opened = Vec::with_capacity(interface.rx_queues as usize);
@@ -117,9 +124,26 @@ impl AfXdp {
         }
         let mode = if opened.iter().all(|io| io.zero_copy) { "zero copy" } else { "copy" };
         tracing::info!(interface = %name, queues = interface.rx_queues, mode, generic, chunk_size, "AF_XDP sockets are open");
-        let filter = FilterHandle { vips, known: Mutex::default(), max_vips, interface: name, generic, _link: link };
+        let filter = FilterHandle { vips, known: Mutex::default(), max_vips, interface: name, generic, program, _link: link };
         Ok((filter, opened))
     }
+}
+
+/// Loads the filter. A kernel before Linux 5.18 gets one that walks no extension headers.
+fn load(code: &filter::Program, interface: &str) -> Result<Program, Error> {
+    let load = |code: &filter::Program| {
+        let code = code.assemble().map_err(|error| Error::Filter(error.to_string()))?;
+        Program::load(&code).map_err(Error::kernel(interface, "load the filter"))
+    };
+    load(code).or_else(|why| {
+        let program = load(&filter::Program { extensions: false, ..*code }).map_err(|_| why)?;
+        tracing::warn!(
+            interface,
+            "GRE behind IPv6 extension headers goes to the host: the XDP filter can follow these since Linux 5.18; let routers send none \
+             (`ip link change … type ip6gre encaplimit none`), or use io `af_packet`"
+        );
+        Ok(program)
+    })
 }
 
 /// Frame memory counts against RLIMIT_MEMLOCK without CAP_IPC_LOCK, and before Linux 5.11 maps do too. Raises the limit as far as allowed. If that is too

@@ -2,7 +2,7 @@
 
 use super::checksum;
 use super::layout::ethernet::{IPV4, IPV6};
-use super::layout::protocol::{AUTHENTICATION, DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING};
+use super::layout::protocol::{AUTHENTICATION, FRAGMENT};
 use super::layout::{ipv4, ipv6};
 use super::view::{ExtensionView, Ipv4View, Ipv6View};
 use super::write::ip_header_len;
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 pub use super::layout::protocol::{ICMP, ICMPV6};
 
 /// Most IPv6 extension headers that are walked.
-const MAX_EXTENSIONS: usize = 8;
+pub const MAX_EXTENSIONS: usize = 8;
 
 /// An IP header whose lengths fit the bytes it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,9 +161,11 @@ impl Ip {
 fn walk(packet: &[u8], mut protocol: u8) -> Result<(u8, u16, Option<Fragment>), Reason> {
     let mut at = ipv6::LEN;
     let mut fragment = None;
-    for _ in 0..=MAX_EXTENSIONS {
-        if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
-            return Ok((protocol, at as u16, fragment));
+    let mut count = 0;
+    while ipv6::extension::KINDS.contains(&protocol) {
+        count += 1;
+        if count > MAX_EXTENSIONS {
+            return Err(Reason::ExtensionHeaders);
         }
         let header = packet.get(at..).and_then(ExtensionView::new).ok_or(Reason::Truncated)?;
         at += match protocol {
@@ -184,8 +186,8 @@ fn walk(packet: &[u8], mut protocol: u8) -> Result<(u8, u16, Option<Fragment>), 
         protocol = header.next_header();
         // In a later fragment the next bytes are payload, whatever they look like.
         if fragment.is_some_and(|f| f.offset != 0) {
-            return Ok((protocol, at as u16, fragment));
+            break;
         }
     }
-    Err(Reason::ExtensionHeaders)
+    Ok((protocol, at as u16, fragment))
 }

@@ -63,6 +63,10 @@ pub mod ipv6 {
 
     /// Offsets in an extension header.
     pub mod extension {
+        use super::super::protocol::{AUTHENTICATION, DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING};
+
+        /// The protocol numbers that are extension headers which everybody can walk (RFC 8200 section 4.1, RFC 4302).
+        pub const KINDS: [u8; 5] = [HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION_OPTIONS];
         pub const NEXT_HEADER: usize = 0;
         /// In units of 8 bytes without the first 8; of an authentication header in units of 4 bytes without the first 8 (RFC 4302 section 2.2).
         pub const HEADER_LEN: usize = 1;

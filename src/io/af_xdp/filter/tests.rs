@@ -16,7 +16,7 @@ const OTHER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 70);
 const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x70);
 
 const PASS: u32 = 2;
-const REDIRECT: u32 = 4;
+const REDIRECT: u32 = bpf::XDP_REDIRECT;
 
 struct Loaded {
     program: bpf::Program,
@@ -29,8 +29,11 @@ fn load(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>, take_all_gre: bool) -> Loade
     let sockets = XskMap::new(1).unwrap();
     let socket = Socket::new(Domain::from(libc::AF_XDP), Type::RAW, None).unwrap();
     sockets.set(0, socket.as_fd()).unwrap();
-    let code = Program { mac: MAC, v4, v6, take_all_gre, vips: vips.fd(), sockets: sockets.fd() }.assemble().unwrap();
-    let program = bpf::Program::load(&code).unwrap();
+    let mut code = Program { mac: MAC, v4, v6, take_all_gre, extensions: false, vips: vips.fd(), sockets: sockets.fd() };
+    // Kernels before Linux 5.18 load this one.
+    bpf::Program::load(&code.assemble().unwrap()).unwrap();
+    code.extensions = true;
+    let program = bpf::Program::load(&code.assemble().unwrap()).unwrap();
     Loaded { program, vips, _sockets: (sockets, socket) }
 }
 
@@ -71,7 +74,8 @@ fn v4(to: Ipv4Addr, protocol: u8, options: usize, payload: &[u8]) -> Vec<u8> {
 }
 
 fn v6(to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
-    let head = [0x60, 0, 0, 0, 0, 0, next, 64];
+    let [high, low] = (payload.len() as u16).to_be_bytes();
+    let head = [0x60, 0, 0, 0, high, low, next, 64];
     [&head[..], &Ipv6Addr::LOCALHOST.octets(), &to.octets(), payload].concat()
 }
 
@@ -91,6 +95,9 @@ fn inner6(to: Ipv6Addr) -> Vec<u8> {
     v6(to, 17, UDP)
 }
 
+/// The destination option that Linux puts before GRE over IPv6: the tunnel encapsulation limit (RFC 2473 section 5.1), padded.
+const ENCAPSULATION_LIMIT: [u8; 8] = [47, 0, 4, 1, 4, 1, 1, 0];
+
 /// Everything for the VIPs, by family outside and inside, with the GRE header in all its sizes.
 fn every_gre(to4: Ipv4Addr, to6: Ipv6Addr) -> Vec<(String, Vec<u8>)> {
     let mut all = Vec::new();
@@ -101,6 +108,9 @@ fn every_gre(to4: Ipv4Addr, to6: Ipv6Addr) -> Vec<(String, Vec<u8>)> {
                 all.push((format!("IPv{inside} in GRE {flags:#x} in IPv4 with {options} option words"), frame));
             }
             all.push((format!("IPv{inside} in GRE {flags:#x} in IPv6"), ethernet(0x86dd, v6(LOCAL_V6, 47, &inner))));
+            let limited = [&ENCAPSULATION_LIMIT[..], &inner].concat();
+            let what = format!("IPv{inside} in GRE {flags:#x} in IPv6 with an encapsulation limit");
+            all.push((what, ethernet(0x86dd, v6(LOCAL_V6, 60, &limited))));
         }
     }
     all
@@ -110,9 +120,12 @@ fn every_gre(to4: Ipv4Addr, to6: Ipv6Addr) -> Vec<(String, Vec<u8>)> {
 fn neighbour_discovery_for_a_vip_is_the_hosts_and_other_icmp_is_taken() {
     let ours = ours();
     for kind in 0..=255u8 {
-        let frame = ethernet(0x86dd, v6(VIP6, 58, &[kind, 0, 0, 0]));
+        let frame = ethernet(0x86dd, v6(VIP6, 58, &[kind, 0, 0, 0, 0, 0, 0, 0]));
         if (133..=137).contains(&kind) {
             ours.passes(&format!("ICMPv6 type {kind}"), &frame);
+            let options = v6(VIP6, 0, &[&[58, 0, 1, 4, 0, 0, 0, 0], &frame[54..]].concat());
+            ours.passes(&format!("ICMPv6 type {kind} behind hop-by-hop options"), &ethernet(0x86dd, options));
+            ours.takes("what is too short for a message", &ethernet(0x86dd, v6(VIP6, 58, &[kind, 0, 0, 0])));
         } else {
             ours.takes(&format!("ICMPv6 type {kind}"), &frame);
         }
@@ -126,6 +139,7 @@ fn gre_around_packets_to_a_vip_is_taken_in_every_combination() {
         for (what, frame) in every_gre(VIP4, VIP6) {
             filter.takes(&what, &frame);
             filter.takes(&format!("tagged {what}"), &tag(&frame, 0x8100));
+            filter.takes(&format!("{what} with a service tag"), &tag(&frame, 0x88a8));
         }
         for (what, frame) in every_gre(OTHER4, OTHER6) {
             filter.passes(&what, &frame);
@@ -175,7 +189,7 @@ fn what_makes_no_sense_is_left_to_the_host() {
         other[..6].fill(0xff);
         filter.passes("a broadcast", &other);
         filter.passes("two tags", &tag(&tag(&good, 0x8100), 0x8100));
-        filter.passes("a service tag", &tag(&good, 0x88a8));
+        filter.passes("a customer tag in a service tag", &tag(&tag(&good, 0x8100), 0x88a8));
         let mut elsewhere = good.clone();
         elsewhere[33] ^= 1;
         filter.passes("GRE to another address", &elsewhere);
