@@ -4,7 +4,8 @@
 //! concurrent rename leads out of the directory.
 
 use super::content::{Borrowed, Content, Pages, Version};
-use super::handler::{Handler, Opened, Opening, Refusal, Request, without_garbage};
+use super::handler::{Handler, Opened, Opening, Refusal, Request};
+use super::name::normalize;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::collections::HashMap;
@@ -66,7 +67,10 @@ impl Directory {
 
 impl Handler for Directory {
     fn open(&self, request: &Request<'_>) -> Opening {
-        let Some(path) = path(request.file) else { return Opening::refuse(Refusal::not_found()) };
+        let path = match path(request.file) {
+            Ok(path) => path,
+            Err(refusal) => return Opening::refuse(refusal),
+        };
         match self.0.open(&path) {
             Err(refusal) if self.0.options.ignore_case && refusal == Refusal::not_found() => {
                 // Reading directories may be slow.
@@ -78,12 +82,9 @@ impl Handler for Directory {
     }
 }
 
-/// Returns the path below the root for a client's name. Backslashes become slashes, leading slashes are dropped. `None` if it is empty.
-pub(super) fn path(file: &[u8]) -> Option<PathBuf> {
-    let mut name: Vec<u8> = without_garbage(file).iter().map(|&b| if b == b'\\' { b'/' } else { b }).collect();
-    let start = name.iter().position(|&b| b != b'/')?;
-    name.drain(..start);
-    Some(OsString::from_vec(name).into())
+/// Returns the path below the root for a client's name.
+fn path(file: &[u8]) -> Result<PathBuf, Refusal> {
+    Ok(OsString::from_vec(normalize(file)?).into())
 }
 
 impl Inner {

@@ -76,6 +76,7 @@
 //! | [`netascii`] | | the translation of text |
 //! | [`rto`] | `server` or `client` | the retransmission time-out of the receiving side |
 //! | [`content`] | `server` | bytes to send |
+//! | [`name`] | `server` | normalized file names of clients |
 //! | [`handler`], [`directory`] | `server` | the interface that opens content; the handler that serves files |
 //! | [`transfer`], [`upload`] | `server` | one read and one write as state machines without I/O |
 //! | [`writable`] | `server` | the directory that clients may write to |
@@ -100,6 +101,8 @@ pub mod fuzz;
 pub mod handler;
 #[cfg(feature = "handlers")]
 pub mod handlers;
+#[cfg(feature = "server")]
+pub mod name;
 pub mod netascii;
 pub mod options;
 pub mod packet;

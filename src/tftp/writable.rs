@@ -7,8 +7,8 @@ mod quota;
 
 pub use quota::Settings;
 
-use super::directory::path;
 use super::handler::Refusal;
+use super::name::{NameError, normalize};
 use super::packet::ErrorCode;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -19,8 +19,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -131,14 +131,14 @@ impl Inner {
 
     /// Returns the directory and name for a file.
     fn place(&self, file: &[u8]) -> Result<(OwnedFd, OsString), Refusal> {
-        let path: PathBuf = path(file).ok_or_else(invalid_name)?;
+        let path = match normalize(file) {
+            Ok(name) => PathBuf::from(OsString::from_vec(name)),
+            Err(NameError::ParentDirectory) => return Err(Refusal::access()),
+            Err(_) => return Err(invalid_name()),
+        };
         // No hidden names: they may be our temporary files, or configuration of programs.
-        let plain = |part: Component<'_>| matches!(part, Component::Normal(name) if name.as_bytes()[0] != b'.');
-        if !path.components().all(plain) {
+        if path.components().any(|part| part.as_os_str().as_bytes().starts_with(b".")) {
             return Err(Refusal::access());
-        }
-        if path.as_os_str().as_bytes().ends_with(b"/") {
-            return Err(invalid_name());
         }
         let name = path.file_name().ok_or_else(invalid_name)?;
         let parent = self.parent(path.parent().unwrap_or(Path::new(""))).map_err(refusal)?;

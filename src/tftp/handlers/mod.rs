@@ -9,7 +9,6 @@
 //! | [`rules`] | choice of the handler by file, client and VIP; renaming, access |
 //! | [`limits`] | rate and concurrency of each client |
 //! | [`chain`] | handlers tried in order |
-//! | [`name`] | normalized file names of clients |
 //! | [`background`] | threads for blocking and asynchronous work |
 
 pub mod background;
@@ -20,7 +19,6 @@ pub mod exec;
 pub mod hook;
 pub mod http;
 pub mod limits;
-pub mod name;
 mod owned;
 pub mod rules;
 pub mod template;
@@ -28,3 +26,4 @@ pub mod template;
 pub mod testing;
 #[cfg(test)]
 mod testing_origin;
+mod url_path;

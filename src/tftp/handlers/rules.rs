@@ -1,7 +1,7 @@
 //! Rules that choose the handler of a request.
 
-use super::name::normalize;
 use crate::handler::{Handler, Opening, Refusal, Request};
+use crate::name::normalize;
 use globset::{Candidate, GlobSet};
 use ipnet::IpNet;
 use regex::bytes::Regex;
@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 /// Ordered rules. The first one that matches and has a decision wins. Without a decision, the file is not found.
 ///
-/// Rules and their handlers see [normalized](normalize) names, so that the matched name is the opened one. A name with `..` is refused
-/// before any rule.
+/// Rules and their handlers see [normalized](normalize) names, so that the matched name is the opened one. A name that leads out is
+/// refused before any rule.
 pub struct Rules(Vec<Rule>);
 
 /// One rule. It matches when all its conditions match; an empty condition always matches.

@@ -78,7 +78,6 @@ fn no_name_leads_out_or_hides() {
         (b"..", ErrorCode::ACCESS),
         (b"nowhere/f", ErrorCode::NOT_FOUND),
         (b"there/f", ErrorCode::NOT_FOUND),
-        (b"new/", ErrorCode::ILLEGAL),
         (b"", ErrorCode::ILLEGAL),
         (b"//", ErrorCode::ILLEGAL),
         (b"\xff", ErrorCode::ILLEGAL),

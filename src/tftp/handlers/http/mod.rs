@@ -24,8 +24,8 @@ mod tests;
 
 use super::background::Background;
 use super::client::Client;
-use super::name::normalize;
 use crate::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::name::normalize;
 use fetch::{FetchError, Stream, fill, hash_file};
 use futures_util::FutureExt;
 use hyper::Uri;

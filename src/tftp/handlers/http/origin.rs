@@ -2,7 +2,7 @@
 
 use super::meta::Meta;
 use crate::handlers::client::{Client, HttpError, get};
-use crate::handlers::name::url_path;
+use crate::handlers::url_path::url_path;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH,
@@ -63,7 +63,7 @@ impl Origin {
         Origin { prefix, client }
     }
 
-    /// Returns the URL of a file with a [normalized](super::super::name::normalize) name.
+    /// Returns the URL of a file with a [normalized](crate::name::normalize) name.
     pub(super) fn url(&self, name: &[u8]) -> String {
         format!("{}{}", self.prefix, url_path(name))
     }

@@ -3,7 +3,7 @@
 use super::watched::Watched;
 use crate::handlers::background::ConcurrencyLimit;
 use crate::handlers::client::{Client, get};
-use crate::handlers::name::url_path;
+use crate::handlers::url_path::url_path;
 use hyper::{StatusCode, Uri};
 use serde_json::{Map, Value};
 use std::collections::HashMap;

@@ -20,9 +20,9 @@ mod watched;
 pub use inventory::Source;
 
 use super::background::Background;
-use super::name::normalize;
 use crate::content::Bytes;
 use crate::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::name::normalize;
 use inventory::{Inventory, canonical};
 use regex::Regex;
 use render::Templates;

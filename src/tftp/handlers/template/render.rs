@@ -1,7 +1,7 @@
 //! Templates of a directory, compiled once, and again when one of their files has changed.
 
 use super::watched::Stamp;
-use crate::handlers::name::normalize;
+use crate::name::normalize;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
 use std::collections::HashMap;
