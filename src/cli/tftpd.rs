@@ -5,7 +5,7 @@ use guideway_config::duration;
 use guideway_config::size::parse_size;
 use guideway_tftp::directory::DirectoryOptions;
 use guideway_tftp::engine::Tid;
-use guideway_tftpd::config::{Server, rollover};
+use guideway_tftpd::config::{Server, WINDOW_BYTES, WRITABLE_LIMIT, WRITABLE_TOTAL, rollover};
 use guideway_tftpd::daemon::{self, Files, Options};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -32,13 +32,13 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     writable: Option<PathBuf>,
     /// With --writable: maximum size of a file, such as 64KiB, 2GiB. Default: 1MiB
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| parse_size(text, &WRITABLE_LIMIT))]
     writable_limit: Option<u64>,
     /// With --writable: maximum number of files in that directory, including existing ones. Default: 10000
     #[arg(long, value_name = "COUNT", value_parser = files)]
     writable_files: Option<usize>,
     /// With --writable: maximum total size of these files. Default: limited only by their number and size
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| parse_size(text, &WRITABLE_TOTAL))]
     writable_total: Option<u64>,
     /// Address and port for requests; may be repeated. Default: the sockets that systemd passes, or [::]:69, which includes IPv4, unless
     /// --gre is given
@@ -93,7 +93,7 @@ pub struct Args {
     /// Maximum number of concurrent transfers per client address; further requests get no answer. Default: 1000
     #[arg(long, value_name = "COUNT")]
     max_per_client: Option<usize>,
-    /// Time-out before the first round-trip measurement, 1ms to 60s. Default: 300ms
+    /// Time-out before the first round-trip measurement, 1ms to 60s. Default: 1s
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     timeout: Option<Duration>,
     /// Number of retransmissions without an answer before a transfer is aborted. Default: 5
@@ -121,8 +121,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
 
 /// Parses a size of 512 bytes to 1 GiB.
 fn window_bytes(text: &str) -> Result<u32, String> {
-    let bytes = u32::try_from(parse_size(text)?).ok().filter(|bytes| (512..=1 << 30).contains(bytes));
-    bytes.ok_or_else(|| "is out of range; allowed: 512B to 1GiB".to_owned())
+    parse_size(text, &WINDOW_BYTES).and_then(|bytes| u32::try_from(bytes).map_err(|error| error.to_string()))
 }
 
 /// Parses a number of files, at least one.

@@ -37,7 +37,7 @@ pub struct LabArgs {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
     pub concurrency: u32,
     /// Size of each file: bytes, or with KiB, MiB, GiB; at most 4GiB
-    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = |text: &str| parse_size(text, &(0..=4 << 30)))]
     pub size: u64,
     /// Bytes in a block that the client asks for, 8–65464 (default 1428; 512 where the client cannot ask)
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(8..=65464))]

@@ -98,7 +98,7 @@ fn parse_config_line(config: &mut ScriptConfig, key: &str, rest: &[&str]) -> Res
         ("concurrency", [n]) => config.concurrency = parse_integer(n, 1..=500, "transfers at a time")?,
         ("blksize", [n]) => config.blksize = parse_integer(n, 8..=65464, "bytes of a block")?,
         ("windowsize", [n]) => config.windowsize = parse_integer(n, 1..=65535, "blocks of a window")?,
-        ("size", [size]) => config.size = parse_size(size)?,
+        ("size", [size]) => config.size = parse_size(size, &(0..=4 << 30))?,
         ("for", [time]) => (config.duration, config.transfers) = (Some(parse_time(time)?), 1_000_000),
         ("timeout", [time]) => config.timeout = parse_time(time)?,
         ("takeover", ["on"]) => config.takeover = true,

@@ -22,7 +22,7 @@ pub use check::check_command;
 pub use handler::{Handler, Kind};
 pub use reload::check_replacement;
 pub use rule::{Action, Rule};
-pub use server::{Server, rollover};
+pub use server::{Server, WINDOW_BYTES, WRITABLE_LIMIT, WRITABLE_TOTAL, rollover};
 pub use takeover::Takeover;
 
 use guideway_config::reader::Reader;

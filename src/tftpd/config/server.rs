@@ -74,6 +74,12 @@ pub struct Server {
 
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 const LONG_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+/// Limits of `writable_limit`, `writable_total` and `max_window_bytes`, in bytes, in the file and as flags.
+pub const WRITABLE_LIMIT: RangeInclusive<u64> = 1..=1 << 40;
+/// See [`WRITABLE_LIMIT`].
+pub const WRITABLE_TOTAL: RangeInclusive<u64> = 1..=1 << 60;
+/// See [`WRITABLE_LIMIT`].
+pub const WINDOW_BYTES: RangeInclusive<u64> = 512..=1 << 30;
 const ADDRESSES: &str = "addresses with ports in quotes, such as \"127.0.0.1:6969\"";
 
 /// Reads the optional section `[server]`. The table's reader gets the errors.
@@ -103,13 +109,13 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
     let writable = key(t, "writable", |f| Some(f.parse("a path in quotes", path)?.value));
     let limits = ["writable_limit", "writable_files", "writable_total"].map(|name| t.optional(name));
     let [limit, files, total] = limits.clone();
-    let writable_limit = transpose(limit.map(|f| size(f, 1..=1 << 40)));
+    let writable_limit = transpose(limit.map(|f| size(f, WRITABLE_LIMIT)));
     let writable_files = transpose(files.map(|f| f.integer("a number of files", 1..=10_000_000)));
-    let writable_total = transpose(total.map(|f| size(f, 1..=1 << 60)));
+    let writable_total = transpose(total.map(|f| size(f, WRITABLE_TOTAL)));
     let max_blksize = key(t, "max_blksize", |f| f.integer("bytes of a block", 8..=65464));
     let fragments = key(t, "fragments", |f| f.boolean());
     let max_window = key(t, "max_window", |f| f.integer("blocks of a window", 1..=32767));
-    let max_window_bytes = key(t, "max_window_bytes", |f| u32::try_from(size(f, 512..=1 << 30)?).ok());
+    let max_window_bytes = key(t, "max_window_bytes", |f| u32::try_from(size(f, WINDOW_BYTES)?).ok());
     let rollover = key(t, "rollover", |f| f.integer::<u8>("the number after 65535", 0..=1).map(rollover));
     let max_transfers = key(t, "max_transfers", |f| f.integer("transfers at once", 1..=4_000_000));
     let max_per_client = key(t, "max_per_client", |f| f.integer("transfers at once", 1..=4_000_000));

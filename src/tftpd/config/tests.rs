@@ -67,7 +67,7 @@ name = "h"
 kind = "http"
 url = "ftp://h/"
 cache = "/c"
-cache_size = "10GB"
+cache_size = "10 gigs"
 max_age = "2d"
 [[handler]]
 name = "h2"
@@ -115,7 +115,7 @@ burst = 0
             "line 5: handler[1].name = \"files\": is also the name of the handler in line 2; a name is unique",
             "line 7: handler.files.root = \"srv/tftp\": is not an absolute path; write it like \"/srv/tftp\"",
             "line 11: handler.h.url = \"ftp://h/\": is not an http or https URL; write it like http://10.0.0.5:8080/images/",
-            "line 13: handler.h.cache_size = \"10GB\": is not a size; write a whole number with a unit (B, KiB, MiB, GiB, TiB), such as \"10GiB\"",
+            "line 13: handler.h.cache_size = \"10 gigs\": is not a size; write a whole number with a unit (B, KiB, MiB, GiB, TiB), such as \"10GiB\"",
             "line 14: handler.h.max_age = \"2d\": lacks a known unit; write ms, s, m or h after every number, such as \"60s\"",
             "line 19: handler.h2.cache = \"/c\": is also the cache in line 12; each handler needs its own directory",
             "line 20: handler.h2.cache_size = \"1KiB\": is out of range; allowed: 1MiB to 1024TiB",

@@ -2,32 +2,15 @@
 
 use guideway_config::duration_within;
 use guideway_config::reader::{Field, Table};
+use guideway_config::size::parse_size;
 use regex::Regex;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
-
 /// Reads a number of bytes with a unit, within limits.
 pub(super) fn size(field: Field<'_, '_>, limits: RangeInclusive<u64>) -> Option<u64> {
-    let within = |text: &str| {
-        let wrong = || "is not a size; write a whole number with a unit (B, KiB, MiB, GiB, TiB), such as \"10GiB\"".to_owned();
-        let (number, shift) = UNITS.iter().find_map(|(unit, shift)| Some((text.trim().strip_suffix(unit)?, shift))).ok_or_else(wrong)?;
-        let number = number.trim_end();
-        if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(wrong());
-        }
-        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).filter(|bytes| limits.contains(bytes));
-        bytes.ok_or_else(|| format!("is out of range; allowed: {} to {}", human(*limits.start()), human(*limits.end())))
-    };
-    field.parse("a size in quotes, such as \"10GiB\"", within).map(|s| s.value)
-}
-
-/// Formats a size as [`size`] reads it.
-fn human(bytes: u64) -> String {
-    let fits = |(_, shift): &&(&str, u32)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift);
-    UNITS.iter().find(fits).map_or_else(|| format!("{bytes}B"), |(unit, shift)| format!("{}{unit}", bytes >> shift))
+    field.parse("a size in quotes, such as \"10GiB\"", |text| parse_size(text, &limits)).map(|s| s.value)
 }
 
 /// Reads an absolute path, so that the working directory of the server does not matter.
@@ -93,16 +76,4 @@ pub(super) fn one_or_more<'r, 't, T>(field: &Field<'r, 't>, wanted: &str, read: 
     }
     let read: Vec<Option<T>> = items.into_iter().map(read).collect();
     read.into_iter().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_formatted_as_they_are_read() {
-        for (bytes, text) in [(1, "1B"), (4096, "4KiB"), (4097, "4097B"), (10 << 30, "10GiB"), (1 << 40, "1TiB")] {
-            assert_eq!(human(bytes), text);
-        }
-    }
 }
