@@ -120,7 +120,7 @@ impl Server {
             Server::Guideway | Server::GuidewayTunnel => {
                 // Many clients start at once on few processors, and atftp 0.8 aborts when it gets an OACK twice: so the first
                 // retransmission comes late.
-                command.args(["tftpd", "--log-level", "warn", "--timeout", "1s", "--root"]).arg(config.root);
+                command.args(["tftpd", "--log-level", "warn", "--root"]).arg(config.root);
                 if self.decapsulates() {
                     command.args(["--gre", &config.address.to_string(), "--vip", &config.vip.to_string()]);
                 } else {

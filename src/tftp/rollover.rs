@@ -45,7 +45,23 @@ impl Rollover {
         };
         Some((at + ring - from) % ring)
     }
+
+    /// Returns how many blocks after `acked` the block comes that an ACK of this number acknowledges. Block 0 is acknowledged once, after an OACK.
+    pub fn ahead_of_ack(self, acked: u64, wire: u16) -> Option<u64> {
+        if acked == 0 { Some(wire.into()) } else { self.ahead(acked, wire) }
+    }
+
+    /// Returns the block that a client acknowledges by `number`, for a server that only knows the earlier position `checkpointed`: the first block
+    /// with this number from a window before that position on. `None` if there is none up to `last`, or if it is so far ahead that the number may be
+    /// an old one.
+    pub fn acknowledged(self, checkpointed: u64, window: u16, number: u16, last: u64) -> Option<u64> {
+        let base = checkpointed.saturating_sub(u64::from(window));
+        self.ahead_of_ack(base, number).filter(|ahead| *ahead <= MAX_AHEAD).map(|ahead| base + ahead).filter(|block| *block <= last)
+    }
 }
+
+/// Largest distance in blocks at which an ACK still identifies the position of another server: three quarters of the numbers. The rest is for old ACKs.
+pub const MAX_AHEAD: u64 = 49_152;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,34 @@
-//! The retransmission time-out: it follows the measured round trip, doubles without an answer, and ends after a number of retries.
+//! Retransmission time-outs of both sides: they follow the measured round trip, double without an answer, and end after a number of retries.
 
 use std::time::Duration;
+
+/// Time-outs and limits of retransmissions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetransmissionPolicy {
+    /// Time-out before the first measurement. RFC 6298 section 2 begins with 1 s: clients such as atftp give up when a second OACK arrives.
+    pub initial_rto: Duration,
+    /// Shortest measured time-out.
+    pub min_rto: Duration,
+    /// Longest time-out, back-off included.
+    pub max_rto: Duration,
+    /// Retransmissions without an answer before the client is given up.
+    pub retries: u8,
+    /// Shortest time without progress before a client that has answered is given up: it may be erasing its flash.
+    pub min_give_up: Duration,
+}
+
+impl Default for RetransmissionPolicy {
+    fn default() -> Self {
+        RetransmissionPolicy {
+            initial_rto: Duration::from_secs(1),
+            min_rto: Duration::from_millis(40),
+            // atftp 0.8 acknowledges a retransmitted block once, then only after its own 5 s, which every retransmission restarts.
+            max_rto: Duration::from_secs(6),
+            retries: 5,
+            min_give_up: Duration::from_secs(20),
+        }
+    }
+}
 
 /// The retransmission policy of a transfer. With equal `min_rto`, `initial` and `max_rto` the time-out is fixed, as in most firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +77,43 @@ impl Timing {
     }
 }
 
+/// Smoothed round-trip time (RFC 6298 section 2), in microseconds. Servers and clients measure with it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RoundTrip {
+    /// 0 before the first measurement.
+    mean: u32,
+    deviation: u32,
+}
+
+impl RoundTrip {
+    /// Records the round trip of a packet that was sent once (Karn's rule: never of a retransmitted one).
+    pub fn measure(&mut self, trip: Duration) {
+        let trip = u32::try_from(trip.as_micros()).unwrap_or(u32::MAX).max(1);
+        if self.mean == 0 {
+            (self.mean, self.deviation) = (trip, trip / 2);
+        } else {
+            self.deviation = self.deviation - self.deviation / 4 + self.mean.abs_diff(trip) / 4;
+            self.mean = (self.mean - self.mean / 8).saturating_add(trip / 8).max(1);
+        }
+    }
+
+    /// Returns the smoothed round trip; zero before the first measurement.
+    pub fn mean(&self) -> Duration {
+        Duration::from_micros(self.mean.into())
+    }
+
+    /// Returns the time-out: the round trip and four deviations, which count as `slack` at least. `None` before the first measurement.
+    pub fn timeout(&self, slack: Duration) -> Option<Duration> {
+        let margin = Duration::from_micros(4 * u64::from(self.deviation)).max(slack);
+        (self.mean != 0).then(|| self.mean() + margin)
+    }
+}
+
 /// The time-out of one transfer: RFC 6298 with a smaller minimum, because a server answers from memory or a local disk.
 #[derive(Clone, Debug)]
 pub struct Rto {
     timing: Timing,
-    smoothed: Option<(Duration, Duration)>,
+    round_trip: RoundTrip,
     unanswered: u32,
     total_waited: Duration,
 }
@@ -64,21 +124,17 @@ const SLACK: Duration = Duration::from_millis(20);
 impl Rto {
     /// Returns a time-out without a measurement.
     pub fn new(timing: Timing) -> Self {
-        Rto { timing, smoothed: None, unanswered: 0, total_waited: Duration::ZERO }
+        Rto { timing, round_trip: RoundTrip::default(), unanswered: 0, total_waited: Duration::ZERO }
     }
 
-    /// Records the round trip of a packet that was sent once (Karn's rule: never of a retransmitted one).
+    /// Records the round trip of a packet that was sent once.
     pub fn measured(&mut self, trip: Duration) {
-        self.smoothed = Some(match self.smoothed {
-            None => (trip, trip / 2),
-            Some((mean, deviation)) => ((mean * 7 + trip) / 8, (deviation * 3 + mean.abs_diff(trip)) / 4),
-        });
+        self.round_trip.measure(trip);
     }
 
     /// Returns the current time-out.
     pub fn current(&self) -> Duration {
-        let first = self.smoothed.map_or(self.timing.initial, |(mean, deviation)| mean + (deviation * 4).max(SLACK));
-        let first = first.max(self.timing.min_rto);
+        let first = self.round_trip.timeout(SLACK).unwrap_or(self.timing.initial).max(self.timing.min_rto);
         first.checked_mul(1 << self.unanswered.min(16)).unwrap_or(Duration::MAX).min(self.timing.max_rto.max(self.timing.min_rto))
     }
 

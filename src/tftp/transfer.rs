@@ -8,37 +8,12 @@
 //! at most once in a retransmission time-out, and never before an answer can have arrived.
 
 use super::options::Terms;
+use super::rollover::MAX_AHEAD;
+pub use super::rto::RetransmissionPolicy;
+use super::rto::RoundTrip;
 use guideway_packet::time::Time;
 use std::ops::RangeInclusive;
 use std::time::Duration;
-
-/// Time-outs and limits of retransmissions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetransmissionPolicy {
-    /// Time-out before the first measurement.
-    pub initial_rto: Duration,
-    /// Shortest measured time-out.
-    pub min_rto: Duration,
-    /// Longest time-out, back-off included.
-    pub max_rto: Duration,
-    /// Retransmissions without an answer before the client is given up.
-    pub retries: u8,
-    /// Shortest time without progress before a client that has answered is given up: it may be erasing its flash.
-    pub min_give_up: Duration,
-}
-
-impl Default for RetransmissionPolicy {
-    fn default() -> Self {
-        RetransmissionPolicy {
-            initial_rto: Duration::from_millis(300),
-            min_rto: Duration::from_millis(40),
-            // atftp 0.8 acknowledges a retransmitted block once, then only after its own 5 s, which every retransmission restarts.
-            max_rto: Duration::from_secs(6),
-            retries: 5,
-            min_give_up: Duration::from_secs(20),
-        }
-    }
-}
 
 /// The next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,14 +79,15 @@ pub struct Transfer {
     /// The block whose answer is timed, and when it was sent; `None` after a retransmission (Karn's algorithm, RFC 6298 section 3).
     timed: Option<(u64, Time)>,
     sent_at: Time,
-    repeated_at: Option<Time>,
+    /// When it last went back to the block after the last acknowledged one.
+    went_back_at: Option<Time>,
+    /// ACKs in a row that acknowledged one block from within the window.
+    single_steps: u8,
     progress_at: Time,
     /// When it was last certain that no other server had continued it.
     confirmed_at: Time,
     deadline: Time,
-    /// Smoothed round-trip time in microseconds, followed by its deviation; 0 before the first measurement.
-    srtt: u32,
-    rttvar: u32,
+    round_trip: RoundTrip,
     /// The current time-out in microseconds, back-off included.
     rto: u32,
 }
@@ -134,12 +110,12 @@ impl Transfer {
             flight: terms.window,
             timed: oack.then_some((0, now)),
             sent_at: now,
-            repeated_at: None,
+            went_back_at: None,
+            single_steps: 0,
             progress_at: now,
             confirmed_at: now,
             deadline: now,
-            srtt: 0,
-            rttvar: 0,
+            round_trip: RoundTrip::default(),
             rto: 0,
         };
         transfer.rto = transfer.base_rto(retransmission);
@@ -248,31 +224,39 @@ impl Transfer {
                 (Ack::Repeated, self.repeated_ack(retransmission, now))
             }
             Some(block) => {
-                self.acked = block;
+                let before = std::mem::replace(&mut self.acked, block);
                 self.highest = self.highest.max(block);
                 self.progress(block, retransmission, now);
-                // "The sender … SHOULD continue from the block following the last one acknowledged" (RFC 7440 section 4): an ACK from
-                // within the window reports a gap.
-                if self.next != block + 1 {
-                    self.next = block + 1;
-                    self.timed = None;
+                self.next = self.next.max(block + 1);
+                if self.next == block + 1 {
+                    (self.went_back_at, self.single_steps) = (None, 0);
+                } else if self.reports_gap(block - before, now) {
+                    self.went_back_at = Some(now);
+                    self.rewind();
                 }
-                self.repeated_at = None;
                 (Ack::New, if self.last == Some(block) { Step::Done } else { Step::Blocks })
             }
         }
     }
 
+    /// Returns whether an ACK from within the window, `step` blocks after the last one, reports a gap. "The sender … SHOULD continue from the block
+    /// following the last one acknowledged" (RFC 7440 section 4), but at most once in a round trip: ACKs that were on their way report the same gap.
+    /// Some clients acknowledge every block. After two such steps in a row, only repeated ACKs and time-outs show their losses.
+    fn reports_gap(&mut self, step: u64, now: Time) -> bool {
+        self.single_steps = if step == 1 { self.single_steps.saturating_add(1) } else { 0 };
+        self.single_steps < 2 && self.went_back_at.is_none_or(|at| now - at >= self.round_trip.mean() / 2)
+    }
+
     fn repeated_ack(&mut self, retransmission: &RetransmissionPolicy, now: Time) -> Step {
         let outstanding = self.next > self.acked + 1;
-        let an_answer = now - self.sent_at >= Duration::from_micros(u64::from(self.srtt / 2));
-        let waited = self.repeated_at.is_none_or(|at| now - at >= self.measured_rto(retransmission));
-        if self.terms.window == 1 || self.srtt == 0 || !outstanding || !an_answer || !waited {
+        let an_answer = now - self.sent_at >= self.round_trip.mean() / 2;
+        let waited = self.went_back_at.is_none_or(|at| now - at >= self.measured_rto(retransmission));
+        if self.terms.window == 1 || self.round_trip.mean().is_zero() || !outstanding || !an_answer || !waited {
             return Step::Wait;
         }
         self.established = true;
         self.flight = self.terms.window;
-        self.repeated_at = Some(now);
+        self.went_back_at = Some(now);
         self.rewind();
         Step::Blocks
     }
@@ -300,7 +284,7 @@ impl Transfer {
         if self.terms.timeout.is_none() {
             self.rto = self.rto.saturating_mul(2).min(micros(retransmission.max_rto));
         }
-        self.repeated_at = Some(now);
+        (self.went_back_at, self.single_steps) = (Some(now), 0);
         self.rewind();
         self.arm(now);
         if self.oack { Step::Oack } else { Step::Blocks }
@@ -314,6 +298,11 @@ impl Transfer {
     /// Returns whether sent blocks are unacknowledged.
     pub fn outstanding(&self) -> bool {
         self.oack || self.next > self.acked + 1
+    }
+
+    /// Returns whether the client has not answered the OACK.
+    pub fn is_oack_unanswered(&self) -> bool {
+        self.oack
     }
 
     /// Returns whether the last block was sent, so that the client may have the whole file.
@@ -333,7 +322,7 @@ impl Transfer {
 
     /// Returns the smoothed round-trip time; zero before the first measurement.
     pub fn round_trip(&self) -> Duration {
-        Duration::from_micros(u64::from(self.srtt))
+        self.round_trip.mean()
     }
 
     /// Returns the block that `number` acknowledges, among the last acknowledged one and the sent blocks after it.
@@ -341,7 +330,7 @@ impl Transfer {
     /// If another server may have continued meanwhile, it may also be a block that was never sent here. That is accepted only after a time-out, so that
     /// a delayed old ACK does not look like one that is far ahead.
     fn absolute(&self, number: u16) -> Option<u64> {
-        let ahead = ahead(&self.terms, self.acked, number)?;
+        let ahead = self.terms.rollover.ahead_of_ack(self.acked, number)?;
         let block = self.acked + ahead;
         let elsewhere = || self.shared && self.tries > 0 && ahead <= MAX_AHEAD && self.last.is_some_and(|last| block <= last);
         (block <= self.highest || elsewhere()).then_some(block)
@@ -351,7 +340,7 @@ impl Transfer {
         if let Some((timed, at)) = self.timed
             && block >= timed
         {
-            self.measure(micros(now - at));
+            self.round_trip.measure(now - at);
             self.timed = None;
         }
         self.established = true;
@@ -362,24 +351,10 @@ impl Transfer {
         self.arm(now);
     }
 
-    /// RFC 6298 section 2.
-    fn measure(&mut self, sample: u32) {
-        let sample = sample.max(1);
-        if self.srtt == 0 {
-            self.srtt = sample;
-            self.rttvar = sample / 2;
-        } else {
-            self.rttvar = self.rttvar - self.rttvar / 4 + self.srtt.abs_diff(sample) / 4;
-            self.srtt = (self.srtt - self.srtt / 8).saturating_add(sample / 8).max(1);
-        }
-    }
-
     fn measured_rto(&self, retransmission: &RetransmissionPolicy) -> Duration {
-        if self.srtt == 0 {
-            return retransmission.initial_rto;
-        }
-        let rto = u64::from(self.srtt) + 4 * u64::from(self.rttvar);
-        Duration::from_micros(rto).clamp(retransmission.min_rto, retransmission.max_rto.max(retransmission.min_rto))
+        self.round_trip
+            .timeout(Duration::ZERO)
+            .map_or(retransmission.initial_rto, |rto| rto.clamp(retransmission.min_rto, retransmission.max_rto.max(retransmission.min_rto)))
     }
 
     /// Returns the time-out without back-off: the one requested by the client (RFC 2349), else the measured one.
@@ -395,21 +370,6 @@ impl Transfer {
     fn arm(&mut self, now: Time) {
         self.deadline = now.plus(Duration::from_micros(u64::from(self.rto)));
     }
-}
-
-/// Largest distance in blocks at which an ACK still identifies the position of another server: three quarters of the numbers. The rest is for old ACKs.
-pub const MAX_AHEAD: u64 = 49_152;
-
-/// Returns the distance from `base` to the first later block with this number; `None` if there is none.
-fn ahead(terms: &Terms, base: u64, number: u16) -> Option<u64> {
-    if base == 0 { Some(number.into()) } else { terms.rollover.ahead(base, number) }
-}
-
-/// Returns the block that a client acknowledges by `number`, for a server that only knows the earlier position `checkpointed`: the first block with
-/// this number from a window before that position on. `None` if there is none up to `last`, or if it is so far ahead that the number may be an old one.
-pub fn acknowledged(terms: &Terms, checkpointed: u64, number: u16, last: u64) -> Option<u64> {
-    let base = checkpointed.saturating_sub(u64::from(terms.window));
-    ahead(terms, base, number).filter(|ahead| *ahead <= MAX_AHEAD).map(|ahead| base + ahead).filter(|block| *block <= last)
 }
 
 fn micros(duration: Duration) -> u32 {

@@ -3,6 +3,7 @@
 use super::connected_socket::{CONNECTED_SOCKET, ConnectedSocket};
 use super::event_loop::EventLoop;
 use super::key::Key;
+use super::peer::Port;
 use super::session::Stage;
 use super::sockets::scope;
 use super::sys::{Received, Receiver};
@@ -50,11 +51,13 @@ impl EventLoop {
     pub(super) fn receive_connected(&mut self, receiver: &mut Receiver) -> Option<u16> {
         let connected_socket = self.connected_socket.as_ref()?;
         let (bytes, truncated) = receiver.receive_connected(connected_socket.as_fd()).ok()?;
-        let (reply_socket, received) =
-            (connected_socket.peer.socket, Received { from: connected_socket.peer.client, local: connected_socket.from, bytes, truncated });
+        let (reply_socket, received) = (
+            connected_socket.peer.socket,
+            Received { from: connected_socket.peer.client, local: connected_socket.from, bytes, truncated, broadcast: false },
+        );
         self.now = monotonic();
         self.count_packets(CONNECTED_SOCKET, 1);
-        self.deliver(reply_socket, false, &received);
+        self.deliver(reply_socket, Port::Transfers, &received);
         self.connected_socket.as_ref().is_some_and(|connected_socket| !connected_socket.closing).then_some(CONNECTED_SOCKET)
     }
 

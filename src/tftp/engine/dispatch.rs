@@ -2,7 +2,7 @@
 
 use super::connected_socket::CONNECTED_SOCKET;
 use super::event_loop::{EventLoop, MAX_BATCHES, MAX_REQUEST};
-use super::peer::{Peer, Route};
+use super::peer::{Peer, Port, Route};
 use super::sockets::scope;
 use super::sys::{Local, Received, Receiver};
 use super::tunnel::Target;
@@ -19,7 +19,7 @@ impl EventLoop {
             for at in 0..count {
                 let unwrapped = receiver.get(at).and_then(|outer| self.tunnel.as_ref()?.unwrap(index, outer.bytes));
                 match unwrapped {
-                    Some((Target::Socket(socket, listens), received)) => self.deliver(socket, listens, &received),
+                    Some((Target::Socket(socket, port), received)) => self.deliver(socket, port, &received),
                     Some((Target::UnboundPort(address), received)) => self.deliver_foreign(address, &received),
                     None => self.counters.add(Counter::Malformed, 1),
                 }
@@ -40,7 +40,7 @@ impl EventLoop {
         match (socket, &mut self.tunnel) {
             (Some(socket), Some(tunnel)) => {
                 tunnel.add_socket(address, socket);
-                self.deliver(socket, false, received);
+                self.deliver(socket, Port::Transfers, received);
             }
             _ => self.counters.add(Counter::Malformed, 1),
         }
@@ -51,18 +51,24 @@ impl EventLoop {
         match &self.connected_socket {
             // It is bound to an address, so the kernel does not report the address of each packet.
             Some(connected_socket) if index == CONNECTED_SOCKET => {
-                self.deliver(connected_socket.peer.socket, false, &Received { local: connected_socket.from, ..*received })
+                self.deliver(connected_socket.peer.socket, Port::Transfers, &Received { local: connected_socket.from, ..*received })
             }
             _ => {
                 let socket = &self.sockets[usize::from(index)];
-                self.deliver(socket.reply_socket, socket.listens, received);
+                let port = Port::of(socket.listens, socket.reply_socket == index);
+                self.deliver(socket.reply_socket, port, received);
             }
         }
     }
 
     /// Dispatches a datagram whose answer is sent from the socket `reply_socket`.
-    pub(super) fn deliver(&mut self, reply_socket: u16, listens: bool, received: &Received<'_>) {
+    pub(super) fn deliver(&mut self, reply_socket: u16, port: Port, received: &Received<'_>) {
         self.counters.add(Counter::Datagrams, 1);
+        if received.broadcast {
+            // RFC 1123 section 4.2.3.5. An answer would make this server an amplifier.
+            return self.counters.add(Counter::Broadcasts, 1);
+        }
+        let listens = port != Port::Transfers;
         let (client, bytes) = (received.from, received.bytes);
         let bound = self.sockets[usize::from(reply_socket)].local.ip();
         let from = received.local.filter(|_| bound.is_unspecified()).map(|local| Local { interface: scope(client), ..local });
@@ -71,6 +77,9 @@ impl EventLoop {
         match Packet::parse(bytes) {
             Ok(Packet::Request(request)) if listens && !received.truncated && bytes.len() <= MAX_REQUEST => {
                 self.request(peer, route, bytes, &request)
+            }
+            Ok(Packet::Ack { .. } | Packet::Error { .. } | Packet::Data { .. }) if port == Port::Requests => {
+                self.counters.add(Counter::Malformed, 1);
             }
             Ok(Packet::Ack { block }) => self.ack(peer, route, block),
             Ok(Packet::Error { code, text }) => {

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `config`, `error` | configuration of a server, and errors at its start |
 //! | `key`, `peer` | identifiers of a transfer: within the loop, and in packets |
-//! | `sockets` | the sockets |
+//! | `sockets`, `path_mtu` | the sockets; the largest packets that reach clients |
 //! | `connected_socket`, `connect` | a socket for the busiest client, and when it is opened and closed |
 //! | `event_loop`, `dispatch` | waits, receives, dispatches datagrams, handles timers |
 //! | `requests` | from a request to the first answer |
@@ -33,6 +33,7 @@ mod finished;
 pub(crate) mod index_list;
 mod key;
 mod outbox;
+mod path_mtu;
 mod peer;
 mod read_ahead;
 mod requests;

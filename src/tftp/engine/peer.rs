@@ -24,6 +24,28 @@ impl Hash for Peer {
     }
 }
 
+/// The port to which a packet was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The port of requests. Packets of transfers belong to their TID (RFC 1350 section 4), and are ignored here.
+    Requests,
+    /// A TID.
+    Transfers,
+    /// The port of requests, which is also the TID.
+    Both,
+}
+
+impl Port {
+    /// Returns the kind of a port.
+    pub fn of(requests: bool, transfers: bool) -> Port {
+        match (requests, transfers) {
+            (true, true) => Port::Both,
+            (true, false) => Port::Requests,
+            (false, _) => Port::Transfers,
+        }
+    }
+}
+
 /// Route of a transfer's packets.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {

@@ -101,8 +101,7 @@ impl EventLoop {
         self.with_session(key, |_, session| {
             let probe = match &session.stage {
                 Stage::Running(running) => {
-                    let untouched = !running.oack.is_empty() && running.transfer.acked() == 0;
-                    untouched && (code == ErrorCode::OPTIONS || code == ErrorCode::NOT_DEFINED)
+                    running.transfer.is_oack_unanswered() && (code == ErrorCode::OPTIONS || code == ErrorCode::NOT_DEFINED)
                 }
                 Stage::Receiving(receiving) => !receiving.upload.established() && code == ErrorCode::OPTIONS,
                 _ => false,

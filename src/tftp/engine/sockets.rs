@@ -2,7 +2,7 @@
 
 use super::config::{Config, PassedSocket, Tid};
 use super::error::Error;
-use guideway_sys::{get_option, set_option};
+use guideway_sys::set_option;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -219,46 +219,5 @@ pub fn scope(client: SocketAddr) -> u32 {
     match client {
         SocketAddr::V6(client) => client.scope_id(),
         SocketAddr::V4(_) => 0,
-    }
-}
-
-/// Cache of path MTUs to clients, which the kernel reports.
-pub struct PathMtu {
-    probes: [Option<Socket>; 2],
-    known: Vec<Option<(IpAddr, u32, u64)>>,
-}
-
-/// Size of the cache, and lifetime of its entries in seconds.
-const MTU_CACHE_SIZE: usize = 256;
-const MTU_TTL: u64 = 10;
-
-impl PathMtu {
-    /// Creates an empty cache.
-    pub fn new() -> PathMtu {
-        let probe = |domain| Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).ok();
-        PathMtu { probes: [probe(Domain::IPV4), probe(Domain::IPV6)], known: vec![None; MTU_CACHE_SIZE] }
-    }
-
-    /// Returns the MTU of the path to `client`; 1500 when the kernel does not know it.
-    pub fn to(&mut self, client: SocketAddr, second: u64) -> u32 {
-        let last = match client.ip() {
-            IpAddr::V4(ip) => ip.octets()[3],
-            IpAddr::V6(ip) => ip.octets()[15],
-        };
-        let place = &mut self.known[usize::from(last) % MTU_CACHE_SIZE];
-        if let Some((address, mtu, until)) = *place
-            && address == client.ip()
-            && second < until
-        {
-            return mtu;
-        }
-        let v6 = client.is_ipv6();
-        let Some(probe) = &self.probes[usize::from(v6)] else { return 1500 };
-        let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
-        // Connecting a UDP socket sends no packet; it looks up the route.
-        let requested = probe.connect(&client.into()).and_then(|()| get_option::<i32>(probe.as_fd(), level, name));
-        let mtu = requested.ok().and_then(|mtu| u32::try_from(mtu).ok()).unwrap_or(1500);
-        *place = Some((client.ip(), mtu, second + MTU_TTL));
-        mtu
     }
 }

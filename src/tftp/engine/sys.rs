@@ -33,6 +33,8 @@ pub struct Received<'a> {
     pub bytes: &'a [u8],
     /// Whether it was longer than the buffer.
     pub truncated: bool,
+    /// Whether it was sent to a broadcast or multicast address.
+    pub broadcast: bool,
 }
 
 /// Raises the nice value of this thread by `by` steps. It needs no privilege, and failures are ignored.
@@ -150,8 +152,9 @@ impl Receiver {
         let from = address_of(&self.names[index])?;
         let bytes = &self.buffers[index * self.size..][..len];
         let used = header.msg_hdr.msg_controllen.min(size_of::<Control>());
-        let local = local_of(&self.controls[index], used);
-        Some(Received { from, local, bytes, truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 })
+        let (local, broadcast) = local_of(&self.controls[index], used).unzip();
+        let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+        Some(Received { from, local, bytes, truncated, broadcast: broadcast.unwrap_or(false) })
     }
 }
 
@@ -175,8 +178,8 @@ fn address_of(name: &sockaddr_storage) -> Option<SocketAddr> {
 /// Size of a control message's header, which precedes its data; both are multiples of 8 on Linux.
 const HEADER: usize = size_of::<cmsghdr>();
 
-/// Finds the packet information in the first `used` bytes of control messages.
-fn local_of(control: &Control, used: usize) -> Option<Local> {
+/// Finds the packet information in the first `used` bytes of control messages, and whether the packet was sent to a broadcast or multicast address.
+fn local_of(control: &Control, used: usize) -> Option<(Local, bool)> {
     if used == 0 {
         return None;
     }
@@ -194,13 +197,13 @@ fn local_of(control: &Control, used: usize) -> Option<Local> {
         match (word(size_of::<usize>()), word(size_of::<usize>() + 4)) {
             // struct in_pktinfo: interface, source address for answers, destination address of the header.
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                let address = Ipv4Addr::from(u32::from_be(number(4)?));
-                return Some(Local { address: address.into(), interface: number(0)? });
+                let [address, destination] = [number(4)?, number(8)?].map(|address| Ipv4Addr::from(u32::from_be(address)));
+                return Some((Local { address: address.into(), interface: number(0)? }, address != destination));
             }
             // struct in6_pktinfo: address, interface.
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                let address: [u8; 16] = data.get(..16)?.try_into().ok()?;
-                return Some(Local { address: Ipv6Addr::from(address).into(), interface: number(16)? });
+                let address = Ipv6Addr::from(<[u8; 16]>::try_from(data.get(..16)?).ok()?);
+                return Some((Local { address: address.into(), interface: number(16)? }, address.is_multicast()));
             }
             _ => left = left.get(len.next_multiple_of(8)..)?,
         }
@@ -367,11 +370,12 @@ mod tests {
         for address in ["192.0.2.69", "2001:db8::69"] {
             let local = Local { address: address.parse().unwrap(), interface: 7 };
             let (bytes, used) = control(Some(local), Some(1432));
-            assert_eq!(local_of(&bytes, used), Some(local));
-            assert_eq!(local_of(&bytes, 0), None);
+            let local_of = |used| local_of(&bytes, used).map(|(local, _)| local);
+            assert_eq!(local_of(used), Some(local));
+            assert_eq!(local_of(0), None);
         }
         let (bytes, used) = control(None, Some(1432));
-        assert_eq!((local_of(&bytes, used), used), (None, 24));
+        assert_eq!((local_of(&bytes, used).is_none(), used), (true, 24));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod hostile;
 #[cfg(feature = "handlers")]
 mod limits;
 mod loops;
+mod ports;
 mod takeover;
 mod uploads;
 

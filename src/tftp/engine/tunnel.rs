@@ -2,6 +2,7 @@
 
 use super::config::{Config, TunnelConfig};
 use super::error::Error;
+use super::peer::Port;
 use super::sockets::ServerSocket;
 use super::sys::{ReceiveMode, Received, Receiver};
 use guideway_packet::wire::build::transport_checksum;
@@ -27,8 +28,8 @@ pub struct Tunnel {
 /// Destination of a datagram for a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Index of the socket that answers it, and whether it was sent to the port of requests.
-    Socket(u16, bool),
+    /// Index of the socket that answers it, and the port to which it was sent.
+    Socket(u16, Port),
     /// A port without a bound socket.
     UnboundPort(SocketAddr),
 }
@@ -92,12 +93,12 @@ impl Tunnel {
         let (from, to, bytes) = datagram(&inner, payload)?;
         let vip = self.vips.iter().find(|vip| vip.address == inner.destination)?;
         let target = if vip.ports.contains(&to) {
-            Target::Socket(vip.reply_socket, to == vip.ports[0])
+            Target::Socket(vip.reply_socket, Port::of(to == vip.ports[0], to == vip.ports[1]))
         } else {
             let address = SocketAddr::new(vip.address, to);
-            self.others.get(&address).map_or(Target::UnboundPort(address), |socket| Target::Socket(*socket, false))
+            self.others.get(&address).map_or(Target::UnboundPort(address), |socket| Target::Socket(*socket, Port::Transfers))
         };
-        let received = Received { from: SocketAddr::new(inner.source, from), local: None, bytes, truncated: false };
+        let received = Received { from: SocketAddr::new(inner.source, from), local: None, bytes, truncated: false, broadcast: false };
         Some((target, received))
     }
 }
@@ -144,21 +145,21 @@ mod tests {
     #[test]
     fn datagrams_for_a_vip_and_its_ports_are_decapsulated() {
         let t = tunnel();
-        for (from, to, reply_socket, listens) in [
-            ("198.51.100.7:2000", "192.0.2.69:69", 3, true),
-            ("198.51.100.7:2000", "192.0.2.69:20001", 3, false),
-            ("[2001:db8:1::7]:2000", "[2001:db8::69]:20001", 5, false),
+        for (from, to, reply_socket, port) in [
+            ("198.51.100.7:2000", "192.0.2.69:69", 3, Port::Requests),
+            ("198.51.100.7:2000", "192.0.2.69:20001", 3, Port::Transfers),
+            ("[2001:db8:1::7]:2000", "[2001:db8::69]:20001", 5, Port::Transfers),
         ] {
             let packet = packet(from, to);
             let (got, received) = t.inner(&packet).unwrap();
-            let expected = (Target::Socket(reply_socket, listens), from.parse().unwrap(), &b"\0\x04\0\x01"[..]);
+            let expected = (Target::Socket(reply_socket, port), from.parse().unwrap(), &b"\0\x04\0\x01"[..]);
             assert_eq!((got, received.from, received.bytes), expected);
         }
         let (other, mut t) = (packet("198.51.100.7:2000", "192.0.2.69:70"), t);
         let address = "192.0.2.69:70".parse().unwrap();
         assert_eq!(t.inner(&other).unwrap().0, Target::UnboundPort(address));
         t.add_socket(address, 9);
-        assert_eq!(t.inner(&other).unwrap().0, Target::Socket(9, false));
+        assert_eq!(t.inner(&other).unwrap().0, Target::Socket(9, Port::Transfers));
         assert!(t.inner(&packet("198.51.100.7:2000", "192.0.2.70:69")).is_none(), "another address");
     }
 

@@ -92,6 +92,11 @@ impl Checkpoint {
         sane.then(|| Checkpoint { id, serial, oack, established, terms, size, version: Version(version), acked, request: request.into() })
     }
 
+    /// Returns the block that an ACK of this number acknowledges; `None` if the number may be an old one.
+    pub fn acknowledged(&self, number: u16) -> Option<u64> {
+        self.terms.rollover.acknowledged(self.acked, self.terms.window, number, self.last())
+    }
+
     /// Returns the number of the last block.
     pub fn last(&self) -> u64 {
         self.size / u64::from(self.terms.blksize.max(1)) + 1

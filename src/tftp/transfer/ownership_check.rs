@@ -1,6 +1,7 @@
 //! Conditions for an ownership check: another server may have continued the transfer.
 
-use super::{MAX_AHEAD, Transfer};
+use super::Transfer;
+use crate::rollover::MAX_AHEAD;
 use guideway_packet::time::Time;
 use std::time::Duration;
 

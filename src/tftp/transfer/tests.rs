@@ -60,12 +60,12 @@ fn an_oack_is_repeated_until_it_is_answered_and_only_by_ack_0() {
     let mut t = Transfer::new(terms(4), true, &retransmission(), at(0));
     assert_eq!(t.start(), Step::Oack);
     assert!(t.wanted().is_empty());
-    assert_eq!(t.on_timer(&retransmission(), at(299)), Step::Wait);
-    assert_eq!(t.on_timer(&retransmission(), at(300)), Step::Oack);
-    assert_eq!(t.deadline(), at(900), "doubled");
-    assert_eq!(ack(&mut t, 1, 301), (Ack::Unexpected, Step::Wait));
-    assert_eq!(ack(&mut t, 0, 302), (Ack::New, Step::Blocks));
-    assert_eq!(send(&mut t, 302), [1, 2, 3, 4]);
+    assert_eq!(t.on_timer(&retransmission(), at(999)), Step::Wait);
+    assert_eq!(t.on_timer(&retransmission(), at(1000)), Step::Oack);
+    assert_eq!(t.deadline(), at(3000), "doubled");
+    assert_eq!(ack(&mut t, 1, 1001), (Ack::Unexpected, Step::Wait));
+    assert_eq!(ack(&mut t, 0, 1002), (Ack::New, Step::Blocks));
+    assert_eq!(send(&mut t, 1002), [1, 2, 3, 4]);
     assert_eq!(t.round_trip(), Duration::ZERO, "an answer to a retransmission is not measured");
 }
 
@@ -94,6 +94,44 @@ fn a_gap_in_the_window_is_filled_from_the_gap_on() {
     assert_eq!(ack(&mut t, 6, 9), (Ack::New, Step::Blocks));
     assert_eq!(send(&mut t, 9), [7, 8, 9]);
     assert_eq!(ack(&mut t, 9, 10), (Ack::New, Step::Done));
+}
+
+#[test]
+fn an_ack_of_every_block_draws_one_repetition_at_most() {
+    let started = || {
+        let mut t = Transfer::new(terms(16), true, &retransmission(), at(0));
+        t.ends_with(101);
+        ack(&mut t, 0, 4);
+        assert_eq!(send(&mut t, 4).len(), 16);
+        t
+    };
+    let (mut t, mut sent) = (started(), 16);
+    for number in 1..=100 {
+        assert_eq!(ack(&mut t, number, 8 + u64::from(number / 16)), (Ack::New, Step::Blocks), "{number}");
+        sent += send(&mut t, 8 + u64::from(number / 16)).len();
+    }
+    assert!(sent <= 101 + 16, "{sent} packets for 101 blocks");
+    // A lost block shows itself by a repeated ACK.
+    let mut t = started();
+    for number in 1..=2 {
+        ack(&mut t, number, 8);
+        send(&mut t, 8);
+    }
+    assert_eq!(ack(&mut t, 2, 60), (Ack::Repeated, Step::Blocks));
+    assert_eq!(send(&mut t, 60), (3..=18).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_client_that_reports_gaps_is_answered_once_in_a_round_trip() {
+    let mut t = started(terms(8), 101);
+    ack(&mut t, 8, 10);
+    assert_eq!(send(&mut t, 10), (9..=16).collect::<Vec<_>>());
+    ack(&mut t, 11, 20);
+    assert_eq!(send(&mut t, 20), (12..=19).collect::<Vec<_>>(), "blocks after the gap are sent again");
+    ack(&mut t, 13, 21);
+    assert_eq!(send(&mut t, 21), [20, 21], "this ACK was sent before the repetition arrived");
+    ack(&mut t, 17, 31);
+    assert_eq!(send(&mut t, 31), (18..=25).collect::<Vec<_>>(), "a second gap");
 }
 
 #[test]
@@ -214,9 +252,9 @@ fn a_client_that_answers_again_is_sent_whole_windows() {
 #[test]
 fn an_ack_of_a_block_sent_before_a_rewind_counts() {
     let mut t = started(terms(4), 99);
-    assert_eq!(t.on_timer(&retransmission(), at(300)), Step::Blocks);
-    assert_eq!(ack(&mut t, 4, 301), (Ack::New, Step::Blocks), "before any retransmission");
-    assert_eq!(send(&mut t, 301), [5, 6, 7, 8]);
+    assert_eq!(t.on_timer(&retransmission(), at(1000)), Step::Blocks);
+    assert_eq!(ack(&mut t, 4, 1001), (Ack::New, Step::Blocks), "before any retransmission");
+    assert_eq!(send(&mut t, 1001), [5, 6, 7, 8]);
 }
 
 #[test]
@@ -341,8 +379,8 @@ fn an_oack_answered_to_another_server_is_done() {
     assert_eq!(ack(&mut t, 300, 1).0, Ack::Unexpected);
     let deadline = t.deadline();
     assert_eq!(t.on_timer(&retransmission(), deadline), Step::Oack);
-    assert_eq!(ack(&mut t, 300, 1000), (Ack::New, Step::Blocks));
-    assert_eq!(send(&mut t, 1000), [301, 302]);
+    assert_eq!(ack(&mut t, 300, 1500), (Ack::New, Step::Blocks));
+    assert_eq!(send(&mut t, 1500), [301, 302]);
 }
 
 #[test]
@@ -368,15 +406,14 @@ proptest! {
         old in 1u64..16_000,
     ) {
         let rollover = if one { Rollover::One } else { Rollover::Zero };
-        let terms = Terms { rollover, ..terms(window) };
         let (acked, last) = (checkpointed + further, checkpointed + 1_000_000);
-        prop_assert_eq!(acknowledged(&terms, checkpointed, rollover.wire(acked), last), Some(acked));
-        prop_assert_eq!(acknowledged(&terms, checkpointed, rollover.wire(checkpointed), last), Some(checkpointed));
+        prop_assert_eq!(rollover.acknowledged(checkpointed, window, rollover.wire(acked), last), Some(acked));
+        prop_assert_eq!(rollover.acknowledged(checkpointed, window, rollover.wire(checkpointed), last), Some(checkpointed));
         let back = checkpointed.saturating_sub(u64::from(window));
-        prop_assert_eq!(acknowledged(&terms, checkpointed, rollover.wire(back), last), Some(back));
+        prop_assert_eq!(rollover.acknowledged(checkpointed, window, rollover.wire(back), last), Some(back));
         if let Some(stale) = back.checked_sub(old).filter(|stale| *stale > 0) {
-            prop_assert_eq!(acknowledged(&terms, checkpointed, rollover.wire(stale), last), None);
+            prop_assert_eq!(rollover.acknowledged(checkpointed, window, rollover.wire(stale), last), None);
         }
-        prop_assert_eq!(acknowledged(&terms, checkpointed, rollover.wire(checkpointed + 1), checkpointed), None, "after the last block");
+        prop_assert_eq!(rollover.acknowledged(checkpointed, window, rollover.wire(checkpointed + 1), checkpointed), None, "after the last block");
     }
 }

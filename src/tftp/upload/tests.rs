@@ -71,7 +71,7 @@ fn an_unresponsive_client_is_answered_again_and_given_up() {
             }
         };
         assert!((5..12).contains(&retransmitted), "{retransmitted}");
-        assert!((10..20).contains(&(end - at(0)).as_secs()), "{:?}", end - at(0));
+        assert!((20..30).contains(&(end - at(0)).as_secs()), "{:?}", end - at(0));
     }
 }
 

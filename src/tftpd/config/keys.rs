@@ -51,7 +51,7 @@ const TRANSFERS: &[Key] = &[
     key("rollover", "0", "number of the block after 65535, when the client does not ask: 0 or 1"),
     key("max_transfers", "100000", "transfers at once in each loop, 1–4000000"),
     key("max_per_client", "1000", "transfers at once with one client address, 1–4000000"),
-    key("timeout", "`\"300ms\"`", "retransmission time-out before a round trip was measured, 1ms–60s"),
+    key("timeout", "`\"1s\"`", "retransmission time-out before a round trip was measured, 1ms–60s"),
     key("timeout_min", "`\"40ms\"`", "shortest measured time-out, 1ms–60s"),
     key("timeout_max", "`\"6s\"`", "longest time-out, doubled ones included, 1ms–60s"),
     key("retries", "5", "retransmissions before giving up, 0–100"),

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Blocks between two checkpoints of a transfer. A successor may be this far behind, or twice if a checkpoint was lost, and the number of the client's
-/// ACK still identifies the block (`transfer::MAX_AHEAD`).
+/// ACK still identifies the block (`rollover::MAX_AHEAD`).
 pub const CHECKPOINT_INTERVAL: u64 = 16_384;
 /// Largest lead of a transfer over the confirmed position of a successor, in blocks: two checkpoints.
 const MAX_LAG: u64 = 2 * CHECKPOINT_INTERVAL;

@@ -17,7 +17,7 @@ use crate::content::Version;
 use crate::packet::{ErrorCode, Packet};
 use crate::report::{Counter, Outcome};
 use crate::takeover::Checkpoint;
-use crate::transfer::{Step, Transfer, acknowledged};
+use crate::transfer::{Step, Transfer};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -107,7 +107,7 @@ impl EventLoop {
     /// Resumes the transfer of this checkpoint, whose client has acknowledged this number.
     pub(super) fn resume(&mut self, peer: Peer, route: Route, checkpoint: Checkpoint, block: u16) {
         let Ok(Packet::Request(request)) = Packet::parse(&checkpoint.request) else { return };
-        if acknowledged(&checkpoint.terms, checkpoint.acked, block, checkpoint.last()).is_none() || request.write {
+        if checkpoint.acknowledged(block).is_none() || request.write {
             return self.counters.add(Counter::AcksIgnored, 1);
         }
         if !self.ensure_capacity() {
@@ -126,7 +126,7 @@ impl EventLoop {
     pub(in super::super) fn finish_resume(&mut self, key: Key, session: &mut Session) -> Disposition {
         let (Stage::Prefetching(content), Some(resume)) = (&session.stage, &session.resume) else { return Disposition::Keep };
         let (content, checkpoint) = (Arc::clone(content), resume.checkpoint.clone());
-        let Some(acked) = acknowledged(&checkpoint.terms, checkpoint.acked, resume.block, checkpoint.last()) else {
+        let Some(acked) = checkpoint.acknowledged(resume.block) else {
             return Disposition::Close(Outcome::HandedOver);
         };
         if acked < checkpoint.last() {

@@ -103,7 +103,7 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
         };
         let from = SocketAddr::from(([127, 0, 0, 2 + client / 4], 9 + u16::from(*client)));
         for index in [0, 1] {
-            event_loop.datagram(index, &Received { from, local: None, bytes: &bytes, truncated: false });
+            event_loop.datagram(index, &Received { from, local: None, bytes: &bytes, truncated: false, broadcast: false });
         }
         event_loop.drain_channel();
         prop_assert!(event_loop.session_count() <= 4);
