@@ -102,6 +102,11 @@ pub struct IoStatus {
     pub interface: String,
     /// Mode of the io there, such as `native, copy`.
     pub mode: String,
+    /// Why it does not receive what it should, and the VIPs are withdrawn.
+    #[schema(required)]
+    pub trouble: Option<String>,
+    /// Frames lost before a worker received them, by reason. They are not in `counters`.
+    pub lost: IndexMap<String, u64>,
     /// Counters of the io, by name.
     pub counts: IndexMap<String, u64>,
 }

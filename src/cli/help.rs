@@ -6,6 +6,7 @@ use super::reference::{Entry, GROUPS, plain};
 use clap::Command;
 use guideway_api::event_kinds::event_kinds;
 use guideway_config::text::did_you_mean;
+use guideway_packet::loss::Loss;
 use guideway_packet::verdict::Reason;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -103,19 +104,25 @@ fn key_json(group: &str, entry: &Entry) -> Value {
     })
 }
 
-/// Returns the drop reason `wanted`; all of them without it.
+/// Returns (name, stage, explanation) of every drop reason, and before them of every reason for which an io loses a frame.
+fn every_reason() -> impl Iterator<Item = [&'static str; 3]> {
+    let losses = Loss::ALL.iter().map(|loss| [loss.name(), "lost before", loss.explain()]);
+    losses.chain(Reason::ALL.iter().map(|reason| [reason.name(), reason.stage(), reason.explain()]))
+}
+
+/// Returns the reason `wanted`; all of them without it.
 fn reasons(wanted: Option<&str>, json: bool) -> Result<String, String> {
-    let found: Vec<Reason> = Reason::ALL.iter().copied().filter(|reason| wanted.is_none_or(|name| reason.name() == name)).collect();
+    let found: Vec<[&str; 3]> = every_reason().filter(|[name, ..]| wanted.is_none_or(|wanted| *name == wanted)).collect();
     if found.is_empty() {
         let name = wanted.unwrap_or_default();
-        let known = Reason::ALL.iter().map(|reason| reason.name());
+        let known = every_reason().map(|[name, ..]| name);
         return Err(format!("{name} is no drop reason{}; guideway help reasons shows all", did_you_mean(name, known)));
     }
     if json {
-        let row = |reason: &Reason| json!({"reason": reason.name(), "stage": reason.stage(), "description": plain(reason.explain())});
+        let row = |[name, stage, explain]: &[&str; 3]| json!({"reason": name, "stage": stage, "description": plain(explain)});
         return Ok(format!("{:#}", found.iter().map(row).collect::<Value>()));
     }
-    let row = |reason: &Reason| [reason.name().to_owned(), reason.stage().to_owned(), plain(reason.explain())];
+    let row = |[name, stage, explain]: &[&str; 3]| [(*name).to_owned(), (*stage).to_owned(), plain(explain)];
     let heading = ["REASON", "STAGE", "DESCRIPTION"].map(str::to_owned);
     Ok(print::columns(std::iter::once(heading).chain(found.iter().map(row)), &[]))
 }
@@ -176,7 +183,7 @@ mod tests {
     fn reasons_and_events_are_explained() {
         assert_eq!(reasons(Some("shed"), false).unwrap().lines().count(), 2);
         assert!(reasons(Some("sched"), false).unwrap_err().contains("did you mean \"shed\"?"));
-        assert_eq!(reasons(None, false).unwrap().lines().count(), Reason::COUNT + 1);
+        assert_eq!(reasons(None, false).unwrap().lines().count(), Reason::COUNT + Loss::ALL.len() + 1);
         assert!(events(false).contains("\nreload\n    ") && events(true).contains("backend_down"));
     }
 

@@ -110,7 +110,8 @@ fn table(status: &DirectorStatus) -> String {
         line(&mut out, format_args!("{name} gets nothing new; still running there: {running}"));
     }
     out.push('\n');
-    out.push_str(&numbers(counters(&status.counters)));
+    let lost = status.io.lost.iter().map(|(reason, count)| (format!("lost before: {reason}"), *count));
+    out.push_str(&numbers(counters(&status.counters).into_iter().chain(lost).collect::<Vec<_>>()));
     out
 }
 
@@ -128,6 +129,9 @@ fn head(status: &DirectorStatus) -> String {
     let (active, others) = status.key.as_ref().map(|key| (key.active.as_deref().unwrap_or_default(), key.others())).unwrap_or_default();
     let also = if others.is_empty() { String::new() } else { format!(" (also known: {})", others.join(", ")) };
     line(&mut out, format_args!("key id {active}{also}"));
+    if let Some(why) = &io.trouble {
+        line(&mut out, format_args!("the io does not receive all packets, so all VIPs are withdrawn: {why}"));
+    }
     if let Some(stale) = &status.store.stale {
         let (kind, seconds) = (&status.store.kind, stale.seconds);
         line(&mut out, format_args!("the {kind} store is unavailable for {seconds:.0} s, the last cluster state stands: {}", stale.why));
@@ -157,7 +161,7 @@ mod tests {
         let status = json!({
             "kind": "director", "name": "d1", "version": "0.1.0", "generation": 3, "published": 3, "tables_built": 1, "ready": true,
             "store": {"kind": "memory", "generation": 3}, "uptime_seconds": 3725, "workers": 2, "per_worker": [], "remote_site": [],
-            "io": {"kind": "af_packet", "interface": "eth0", "mode": "ring", "counts": {}},
+            "io": {"kind": "af_packet", "interface": "eth0", "mode": "ring", "lost": {"ring_full": 12}, "counts": {}},
             "key": {"active": "00ff", "known": ["00ff", "11ee"]},
             "vips": vips,
             "backends": [

@@ -4,6 +4,7 @@ use super::status::Status;
 use guideway_api::backend::BackendSummary;
 use guideway_daemon::metrics::{Exposition, MetricKind};
 use guideway_dataplane::counters::PacketCounter;
+use guideway_packet::loss::Loss;
 use guideway_packet::verdict::Reason;
 use std::collections::BTreeMap;
 
@@ -69,6 +70,17 @@ pub fn exposition(status: &Status) -> Exposition {
     let labels: Vec<[(&str, &str); 1]> = Reason::ALL.iter().map(|reason| [("reason", reason.name())]).collect();
     let dropped: Vec<_> = labels.iter().zip(Reason::ALL).map(|(labels, reason)| (labels.as_slice(), counters.dropped(*reason))).collect();
     put("packets_dropped_total", MetricKind::Counter, "Received packets dropped, by the one reason of each.", &dropped);
+    let losses = status.losses();
+    let labels: Vec<[(&str, &str); 1]> = Loss::ALL.iter().map(|loss| [("reason", loss.name())]).collect();
+    let lost: Vec<_> = labels.iter().zip(Loss::ALL).map(|(labels, loss)| (labels.as_slice(), losses.get(*loss))).collect();
+    put(
+        "packets_lost_total",
+        MetricKind::Counter,
+        "Packets that the kernel or the io lost before a worker received them, by reason.",
+        &lost,
+    );
+    let trouble = u64::from(document.io.trouble.is_some());
+    put("io_trouble", MetricKind::Gauge, "1 while the io does not receive what it should and all VIPs are withdrawn.", &[(&[], trouble)]);
     let originated = counters.get(PacketCounter::Originated);
     put(
         "packets_originated_total",

@@ -12,6 +12,7 @@ use guideway_api::status::{DirectorKind, DirectorStatus, IoStatus, Reloads, Stal
 use guideway_dataplane::counters::{Counters, PacketCounter};
 use guideway_dataplane::path::draining::DrainingFlow;
 use guideway_dataplane::tables::BackendId;
+use guideway_packet::loss::{Loss, Losses};
 use guideway_packet::verdict::Reason;
 use guideway_store::Stale;
 use indexmap::IndexMap;
@@ -79,6 +80,7 @@ pub struct Status {
     steering: Option<Arc<WorkerStatus>>,
     view: ArcSwapOption<View>,
     reloads: Mutex<Reloads>,
+    io_trouble: Mutex<Option<String>>,
     store_status: Mutex<StoreStatus>,
     /// Empty where the director announces nothing.
     announced: ArcSwapOption<Announced>,
@@ -108,6 +110,7 @@ impl Status {
             steering,
             view: ArcSwapOption::empty(),
             reloads: Mutex::default(),
+            io_trouble: Mutex::default(),
             store_status: Mutex::default(),
             announced: ArcSwapOption::empty(),
             events: Events::default(),
@@ -299,6 +302,19 @@ impl Status {
         sums
     }
 
+    /// Returns the frames that the io lost before a worker saw them.
+    pub fn losses(&self) -> Losses {
+        let mut sum = Losses::default();
+        self.workers.iter().chain(&self.steering).for_each(|worker_status| sum.merge(&worker_status.losses()));
+        sum
+    }
+
+    /// Records why the io does not receive what it should; `None` when it does again.
+    pub fn set_io_trouble(&self, trouble: Option<String>) {
+        *self.io_trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        self.changed.send_replace(());
+    }
+
     /// Returns the record of this director in its store, by which operators see whether directors agree.
     pub fn presence(&self) -> Value {
         let view = self.view.load();
@@ -343,6 +359,8 @@ impl Status {
                 kind: self.info.kind.to_owned(),
                 interface: self.info.interface.clone(),
                 mode: self.info.mode.clone(),
+                trouble: self.io_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                lost: losses_document(&self.losses()),
                 counts: self.io_counts(),
             },
             workers: self.workers.len(),
@@ -359,6 +377,12 @@ impl Status {
             reload,
         }
     }
+}
+
+/// Returns the reasons for which frames were lost, as documents show them.
+fn losses_document(losses: &Losses) -> IndexMap<String, u64> {
+    let lost = Loss::ALL.iter().filter(|loss| losses.get(**loss) > 0);
+    lost.map(|loss| (loss.name().to_owned(), losses.get(*loss))).collect()
 }
 
 /// Returns counters as documents show them.

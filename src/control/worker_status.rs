@@ -3,6 +3,7 @@
 use guideway_dataplane::counters::{Counters, SharedCounters};
 use guideway_dataplane::path::draining::DrainingFlows;
 use guideway_packet::io::Io;
+use guideway_packet::loss::{Loss, Losses};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
@@ -14,6 +15,7 @@ pub struct WorkerStatus {
     pub(super) flows: AtomicUsize,
     pub(super) flow_capacity: AtomicUsize,
     pub(super) io: OnceLock<Vec<(&'static str, AtomicU64)>>,
+    losses: [AtomicU64; Loss::ALL.len()],
     pub(super) draining_flows: OnceLock<Arc<DrainingFlows>>,
 }
 
@@ -43,6 +45,17 @@ impl WorkerStatus {
                 shown.store(count, Relaxed);
             }
         });
+        let losses = io.losses();
+        for (loss, shown) in Loss::ALL.iter().zip(&self.losses) {
+            shown.store(losses.get(*loss), Relaxed);
+        }
+    }
+
+    /// Returns the frames that its io lost.
+    pub fn losses(&self) -> Losses {
+        let mut losses = Losses::default();
+        Loss::ALL.iter().zip(&self.losses).for_each(|(loss, frames)| losses.add(*loss, frames.load(Relaxed)));
+        losses
     }
 
     /// Attaches the flows that still run on backends without new flows. The worker calls it once.

@@ -25,6 +25,8 @@ use tokio::time::MissedTickBehavior;
 
 /// Interval at which control reads the backends that workers report as unresolved. Neighbours are also resolved without this.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Interval at which the interface is examined. The kernel sends a message about a changed MAC address, but none about a changed number of queues.
+const FACTS_INTERVAL: Duration = Duration::from_secs(1);
 /// A time that never comes.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -63,6 +65,8 @@ pub(super) struct Control<'f> {
     pub(super) old_snapshots: Vec<Arc<Snapshot>>,
     pub(super) interface: Interface,
     pub(super) filter: Filter,
+    /// Why the io does not receive what it should.
+    pub(super) io_trouble: Option<String>,
     pub(super) status: Arc<Status>,
     pub(super) started: Instant,
     /// `None`: the file has no `[announce]`, or all VIPs are withdrawn permanently.
@@ -81,6 +85,8 @@ impl Control<'_> {
     ) -> Result<(), Error> {
         let mut tick = tokio::time::interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut facts = tokio::time::interval(FACTS_INTERVAL);
+        facts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut due = None;
         let mut end = None;
         loop {
@@ -115,6 +121,7 @@ impl Control<'_> {
                     self.update_suspects(&worker_reports.suspected);
                     self.free_snapshots();
                 }
+                _ = facts.tick() => self.renew_io(),
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),
             }
         }
@@ -145,6 +152,9 @@ impl Control<'_> {
     fn neighbours_changed(&mut self) {
         let published = self.tables.load_full();
         let hops = self.neighbours.hops.borrow_and_update().clone();
+        if published.mac != hops.link.mac {
+            self.renew_io();
+        }
         let same = published.mac == hops.link.mac
             && published.mtu == hops.link.mtu
             && published.backends.iter().flatten().all(|backend| backend.next_hop() == hops.get(backend.address));
@@ -223,7 +233,7 @@ impl Control<'_> {
             hops,
         };
         if let Some(announcer) = &self.announcer {
-            announcer.update(&view);
+            announcer.update(&view, self.io_trouble.as_deref());
         }
         self.status.set_view(view);
         let presence = self.status.presence();

@@ -8,6 +8,7 @@ pub mod announce;
 mod apply;
 mod control;
 mod error;
+mod facts;
 mod idle;
 mod load;
 mod open;

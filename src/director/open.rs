@@ -78,6 +78,17 @@ impl Filter {
         }
     }
 
+    /// Brings the filter in step with its interface (see [`af_xdp::FilterHandle::renew`]). Returns what has changed, if anything has.
+    pub fn renew(&self) -> Result<Option<String>, af_xdp::Error> {
+        match self {
+            Filter::All => Ok(None),
+            Filter::Xdp(filter) => {
+                let renewed = filter.renew()?;
+                Ok((renewed != af_xdp::Renewed::default()).then(|| renewed.to_string()))
+            }
+        }
+    }
+
     /// Returns an error for a change that this filter cannot apply on a reload.
     pub fn restart_reason(&self, before: &config::Director, after: &config::Director) -> Option<&'static str> {
         let refused = matches!(self, Filter::Xdp(_)) && before.unmatched != after.unmatched;

@@ -160,6 +160,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         old_snapshots: Vec::new(),
         interface,
         filter,
+        io_trouble: None,
         status: status.clone(),
         started,
         announcer,

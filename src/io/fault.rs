@@ -2,6 +2,7 @@
 
 use super::{BATCH, BatchHandler, Io, PollResult};
 use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::loss::Losses;
 use guideway_packet::time::Time;
 use guideway_packet::verdict::Verdict;
 use std::collections::VecDeque;
@@ -146,6 +147,10 @@ impl<I: Io> Io for Fault<I> {
 
     fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
         self.inner.send(frame)
+    }
+
+    fn losses(&self) -> Losses {
+        self.inner.losses()
     }
 
     fn now(&self) -> Time {

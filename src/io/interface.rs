@@ -21,6 +21,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Receive queues in use, at least 1.
     pub rx_queues: u32,
+    /// Most receive queues that `ethtool -L` can give it, at least `rx_queues`.
+    pub max_rx_queues: u32,
 }
 
 /// Why an interface cannot be used.
@@ -77,8 +79,22 @@ impl Interface {
         ioctl(&fd, libc::SIOCGIFMTU as libc::c_ulong, &mut request).map_err(fail)?;
         // SAFETY: as above.
         let mtu = u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).unwrap_or(0);
-        let rx_queues = rx_queues(&fd, name).max(1);
-        Ok(Interface { name: name.to_owned(), index, mac, mtu, rx_queues })
+        let (rx_queues, max_rx_queues) = rx_queues(&fd, name);
+        Ok(Interface { name: name.to_owned(), index, mac, mtu, rx_queues, max_rx_queues })
+    }
+
+    /// Returns the interfaces that its frames come by: the slaves of a bond, or itself.
+    pub fn members(&self) -> Result<Vec<Interface>, Error> {
+        match std::fs::read_to_string(format!("/proc/thread-self/net/bonding/{}", self.name)) {
+            Ok(bond) => bond.lines().filter_map(|line| line.strip_prefix("Slave Interface: ")).map(Interface::by_name).collect(),
+            Err(_) => Ok(vec![self.clone()]),
+        }
+    }
+
+    /// Looks the interface with this index up, whatever its name is now.
+    pub fn by_index(index: u32) -> Result<Interface, Error> {
+        let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+        if name.is_empty() { Err(Error::NotFound(format!("index {index}"))) } else { Interface::by_name(&name) }
     }
 }
 
@@ -97,15 +113,16 @@ fn ioctl(fd: &OwnedFd, what: libc::c_ulong, request: &mut libc::ifreq) -> std::i
     if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Queues by ethtool; drivers that do not know the question have one queue for what we do with them.
-fn rx_queues(fd: &OwnedFd, name: &str) -> u32 {
+/// Queues by ethtool, now and at most; drivers that do not know the question have one queue for what we do with them.
+fn rx_queues(fd: &OwnedFd, name: &str) -> (u32, u32) {
     let mut channels = Channels { cmd: ETHTOOL_GCHANNELS, ..Default::default() };
     let mut request = request(name);
     request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut channels).cast();
-    match ioctl(fd, libc::SIOCETHTOOL as libc::c_ulong, &mut request) {
-        Ok(()) => channels.rx_count.saturating_add(channels.combined_count),
-        Err(_) => 1,
+    if ioctl(fd, libc::SIOCETHTOOL as libc::c_ulong, &mut request).is_err() {
+        return (1, 1);
     }
+    let now = channels.rx_count.saturating_add(channels.combined_count).max(1);
+    (now, channels.max_rx.max(channels.max_combined).max(now))
 }
 
 #[cfg(test)]
@@ -126,7 +143,10 @@ mod tests {
         testing::in_namespace(|| {
             testing::ip("link add a0 numrxqueues 3 numtxqueues 3 address 02:00:00:00:00:0a mtu 1400 type veth peer name a1");
             let found = Interface::by_name("a0").unwrap();
-            assert_eq!((found.mac, found.mtu, found.rx_queues), ([2, 0, 0, 0, 0, 0x0a], 1400, 3));
+            assert_eq!((found.mac, found.mtu, found.rx_queues, found.max_rx_queues), ([2, 0, 0, 0, 0, 0x0a], 1400, 3, 3));
+            testing::ip("link set a0 name b0");
+            assert_eq!(Interface::by_index(found.index).unwrap(), Interface { name: "b0".into(), ..found });
+            assert!(Interface::by_index(9999).unwrap_err().to_string().contains("9999"));
         });
     }
 }

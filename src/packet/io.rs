@@ -5,6 +5,7 @@
 //! behind safe code.
 
 use crate::frame::Frame;
+use crate::loss::Losses;
 use crate::time::Time;
 use std::time::Duration;
 
@@ -36,6 +37,11 @@ pub trait Io: Send {
 
     /// The time now, on the clock that `work` is given.
     fn now(&self) -> Time;
+
+    /// Returns the frames that were lost before `work` saw them, as known at one of the last polls; they only grow. An idle poll is up to date.
+    fn losses(&self) -> Losses {
+        Losses::default()
+    }
 
     /// Reports the counters of this io by human-readable names in snake_case; always the same names in the same order.
     fn for_each_counter(&self, _show: &mut dyn FnMut(&'static str, u64)) {}

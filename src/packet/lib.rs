@@ -3,6 +3,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`verdict`] | what becomes of a packet, and the one list of drop reasons |
+//! | [`loss`] | what an io lost before the path saw it |
 //! | [`time`] | time that is passed in |
 //! | [`frame`] | bytes with headroom |
 //! | [`io`] | the trait of everything that receives and sends frames |
@@ -10,6 +11,7 @@
 
 pub mod frame;
 pub mod io;
+pub mod loss;
 pub mod time;
 pub mod verdict;
 pub mod wire;

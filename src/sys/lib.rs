@@ -33,6 +33,10 @@ unsafe impl Pod for libc::xdp_mmap_offsets {}
 unsafe impl Pod for libc::xdp_umem_reg {}
 // SAFETY: as above.
 unsafe impl Pod for libc::xdp_options {}
+// SAFETY: as above.
+unsafe impl Pod for libc::xdp_statistics {}
+// SAFETY: as above.
+unsafe impl Pod for libc::tpacket_stats {}
 
 /// Sets a socket option.
 pub fn set_option<T: Pod>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> Result<()> {
@@ -167,6 +171,25 @@ pub fn wait_readable(fd: BorrowedFd<'_>, wait: Duration) -> Result<PollFlags> {
         Err(error) => Err(error.into()),
     }
 }
+
+/// Waits until one of at most [`MAX_WAIT`] descriptors is readable or has an error, at most `wait`. An interrupting signal ends the wait too.
+pub fn wait_any_readable<'f>(fds: impl Iterator<Item = BorrowedFd<'f>>, wait: Duration) -> Result<()> {
+    let mut polled = [const { libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 } }; MAX_WAIT];
+    for (polled, fd) in polled.iter_mut().zip(fds) {
+        polled.fd = fd.as_raw_fd();
+    }
+    let wait = wait.min(Duration::from_secs(3600));
+    let wait = libc::timespec { tv_sec: wait.as_secs() as _, tv_nsec: wait.subsec_nanos() as _ };
+    // SAFETY: an array of so many entries, and a time; both live until it returns. Negative descriptors are skipped.
+    let rc = unsafe { libc::ppoll(polled.as_mut_ptr(), MAX_WAIT as libc::nfds_t, &raw const wait, std::ptr::null()) };
+    match Error::last_os_error() {
+        error if rc < 0 && error.kind() != std::io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Most descriptors that are waited for at once.
+pub const MAX_WAIT: usize = 64;
 
 /// Takes the pending error of a socket. `Err` when its interface is gone permanently; an interface that is only down may come back.
 pub fn socket_error(fd: BorrowedFd<'_>, interface: u32) -> Result<()> {

@@ -9,6 +9,7 @@ use guideway_config::keys::{DIRECTOR, HEALTH, STORE, Section};
 use guideway_control::{DirectorInfo, Status as DirectorStatus};
 use guideway_daemon::metrics::MetricKind;
 use guideway_health::controller::Controller;
+use guideway_packet::loss::Loss;
 use guideway_packet::verdict::Reason;
 use guideway_tftp::report::Statistics;
 use guideway_tftp::takeover::checkpoint_store::Limits;
@@ -54,12 +55,14 @@ fn keys(sections: &[Section]) -> String {
 
 fn reasons() -> String {
     let mut last = "";
-    let row = |reason: &Reason| {
-        let stage = if reason.stage() == last { "" } else { reason.stage() };
-        last = reason.stage();
-        [stage.to_owned(), format!("`{}`", reason.name()), reason.explain().to_owned()]
+    let losses = Loss::ALL.iter().map(|loss| ["lost before", loss.name(), loss.explain()]);
+    let reasons = losses.chain(Reason::ALL.iter().map(|reason| [reason.stage(), reason.name(), reason.explain()]));
+    let row = |[stage, name, explain]: [&'static str; 3]| {
+        let shown = if stage == last { "" } else { stage };
+        last = stage;
+        [shown.to_owned(), format!("`{name}`"), explain.to_owned()]
     };
-    table(["Stage", "Reason", "Description"], Reason::ALL.iter().map(row))
+    table(["Stage", "Reason", "Description"], reasons.map(row))
 }
 
 fn events() -> String {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 pub const GUIDEWAY: &str = env!("CARGO_BIN_EXE_guideway");
 pub const TIMEOUT: Duration = Duration::from_secs(20);
-const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0x11];
+pub const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0x11];
 /// Router and backends are addresses of the far end of the veth.
 pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 
@@ -140,7 +140,7 @@ impl Director {
     }
 
     /// Waits for a status; every question is a round trip through the director.
-    pub fn until(&self, condition: impl Fn(&Value) -> bool) -> Value {
+    pub fn until(&self, mut condition: impl FnMut(&Value) -> bool) -> Value {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let status = self.status();
@@ -219,10 +219,20 @@ pub fn backend_for(wire: &mut AfPacket, inner: &build::Packet) -> u8 {
     frame_for(wire, inner, |frame| frame[38..].starts_with(inner.bytes()))[33]
 }
 
+/// The frame in which the router sends `inner` to a director with this MAC address.
+pub fn from_router(inner: &build::Packet, director_mac: [u8; 6]) -> Vec<u8> {
+    let (router, director): (IpAddr, IpAddr) = ("10.0.1.1".parse().unwrap(), "10.0.1.11".parse().unwrap());
+    inner.gre(router, director).frame(PEER_MAC, director_mac)
+}
+
 /// Sends `inner` in GRE as the router, and gives the first frame in GRE from the director that is `wanted`.
 pub fn frame_for(wire: &mut AfPacket, inner: &build::Packet, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
-    let (router, director): (IpAddr, IpAddr) = ("10.0.1.1".parse().unwrap(), "10.0.1.11".parse().unwrap());
-    assert!(wire.send(&inner.gre(router, director).frame(PEER_MAC, DIRECTOR_MAC)).unwrap());
+    frame_by(wire, inner, DIRECTOR_MAC, wanted)
+}
+
+/// The same for a director with another MAC address.
+pub fn frame_by(wire: &mut AfPacket, inner: &build::Packet, director_mac: [u8; 6], wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    assert!(wire.send(&from_router(inner, director_mac)).unwrap());
     let deadline = Instant::now() + TIMEOUT;
     let mut found = None;
     while found.is_none() {
@@ -232,7 +242,7 @@ pub fn frame_for(wire: &mut AfPacket, inner: &build::Packet, wanted: impl Fn(&[u
                 frame.verdict = Verdict::ToHost;
                 let bytes = frame.bytes();
                 // Not ARP, and not what the host itself sends.
-                let in_gre = bytes.len() > 38 && bytes[6..12] == DIRECTOR_MAC && bytes[12..14] == [8, 0] && bytes[23] == 47;
+                let in_gre = bytes.len() > 38 && bytes[6..12] == director_mac && bytes[12..14] == [8, 0] && bytes[23] == 47;
                 if in_gre && wanted(bytes) {
                     found = Some(bytes.to_vec());
                 }

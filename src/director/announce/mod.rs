@@ -61,9 +61,13 @@ impl Announcer {
         Announcer { verdicts, withdraw: Some(withdraw), task: tokio::spawn(task.run(changes, withdraw_requested)) }
     }
 
-    /// Takes the newest view. Must be called whenever tables or neighbours change. Does not wait for the kernel.
-    pub fn update(&self, view: &View) {
-        let now = reachability::verdicts(view);
+    /// Takes the newest view, and why the io does not receive what it should, if so. Must be called whenever tables, neighbours or this change. Does not wait for
+    /// the kernel.
+    pub fn update(&self, view: &View, io_trouble: Option<&str>) {
+        let mut now = reachability::verdicts(view);
+        if let Some(why) = io_trouble {
+            now.values_mut().for_each(|verdict| *verdict = Err(WithdrawReason::Io(why.to_owned())));
+        }
         self.verdicts.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;

@@ -20,6 +20,9 @@ pub enum WithdrawReason {
     /// No backend and no remote site can be reached.
     #[error("{0}")]
     NoBackend(String),
+    /// The io does not receive what it should.
+    #[error("{0}")]
+    Io(String),
     /// The workers do not forward.
     #[error("{0}")]
     Stuck(String),

@@ -162,7 +162,7 @@ fn a_stuck_worker_withdraws_all_vips_until_it_polls_again() {
         let view = view();
         let announcer = Announcer::start(Routes::create(&announce()).unwrap(), status.clone());
         status.set_view(view.clone());
-        announcer.update(&view);
+        announcer.update(&view, None);
         // Polls as a worker, or not, until the VIP has the expected state.
         let until = async |turning: bool, expected: Result<(), &str>| {
             let since = Instant::now();

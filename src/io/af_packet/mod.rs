@@ -21,6 +21,7 @@ use super::interface::{self, Interface};
 use super::{BATCH, BatchHandler, Io, PollResult};
 use gre_sink::GreSink;
 use guideway_packet::frame::Frame;
+use guideway_packet::loss::{Loss, Losses};
 use guideway_packet::time::Time;
 use guideway_sys as sys;
 use nix::poll::PollFlags;
@@ -33,6 +34,9 @@ use std::time::Duration;
 /// Requested send buffer in bytes: some thousand frames in flight.
 const SEND_BUFFER: libc::c_int = 8 << 20;
 
+/// Busy polls between two looks at the kernel's statistics. An idle poll looks at them anyway.
+const STATISTICS_INTERVAL: u32 = 1024;
+
 /// One worker's share of an interface.
 ///
 /// `ToHost` and drops only release the frame: the host has its own copy.
@@ -43,6 +47,8 @@ pub struct AfPacket {
     interface: u32,
     /// The kernel said that the interface is down, and nothing has come since.
     down: bool,
+    losses: Losses,
+    polls: u32,
     _gre_sink: Arc<GreSink>,
 }
 
@@ -102,15 +108,37 @@ impl AfPacket {
             if workers > 1 {
                 group = Some(join_fanout(&socket, group).map_err(fail("share the packets among the workers (PACKET_FANOUT)"))?);
             }
-            opened.push(AfPacket { ring, socket, interface: interface.index, down: false, _gre_sink: gre_sink.clone() });
+            opened.push(AfPacket {
+                ring,
+                socket,
+                interface: interface.index,
+                down: false,
+                losses: Losses::default(),
+                polls: 0,
+                _gre_sink: gre_sink.clone(),
+            });
         }
         Ok(opened)
+    }
+}
+
+impl AfPacket {
+    /// Adds what the kernel says it lost since the last time, if it is time to ask.
+    fn update_losses(&mut self, idle: bool) -> std::io::Result<()> {
+        self.polls = self.polls.wrapping_add(1);
+        if idle || self.polls.is_multiple_of(STATISTICS_INTERVAL) {
+            // The kernel starts to count anew with each question.
+            let now = sys::get_option::<libc::tpacket_stats>(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
+            self.losses.add(Loss::RingFull, now.tp_drops.into());
+        }
+        Ok(())
     }
 }
 
 impl Io for AfPacket {
     fn poll(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
         let mut wait = Some(wait).filter(|w| !w.is_zero());
+        self.update_losses(false)?;
         loop {
             let mut frames: [Frame<'_>; BATCH] = std::array::from_fn(|_| Frame::new(&mut [], 0, 0));
             let received = self.ring.receive(&mut frames);
@@ -127,6 +155,7 @@ impl Io for AfPacket {
                 return Ok(PollResult { received, transmit_full, end: false });
             }
             let Some(wait) = wait.take() else { return Ok(PollResult::default()) };
+            self.update_losses(true)?;
             let events = sys::wait_readable(self.socket.as_fd(), wait)?;
             if events.contains(PollFlags::POLLERR) {
                 self.down = true;
@@ -152,6 +181,10 @@ impl Io for AfPacket {
 
     fn now(&self) -> Time {
         sys::monotonic()
+    }
+
+    fn losses(&self) -> Losses {
+        self.losses
     }
 }
 

@@ -208,6 +208,26 @@ fn a_frame_longer_than_the_link_allows_does_not_stop_the_others() {
 }
 
 #[test]
+fn what_the_ring_lost_is_known() {
+    const SENT: u64 = 20_010;
+    testing::in_namespace(|| {
+        veth(1, 1500);
+        let mut io = AfPacket::open("guide0", 1).unwrap().remove(0);
+        let mut wire = PacketSocket::open("guide1");
+        let frame = conformance::frame(1, 0, 60);
+        for _ in 0..SENT {
+            wire.send(&frame);
+        }
+        let mut seen = 0;
+        while let more @ 1.. = received(&mut io, SHORT).len() {
+            seen += more as u64;
+        }
+        assert_eq!(seen + io.losses().get(Loss::RingFull), SENT);
+        assert!(seen >= 1000 && io.losses().total() > 1000, "{seen} received, {:?}", io.losses());
+    });
+}
+
+#[test]
 fn errors_say_what_to_do() {
     assert!(AfPacket::open("no-such-if", 1).unwrap_err().to_string().contains("no-such-if"));
     testing::in_namespace(|| {

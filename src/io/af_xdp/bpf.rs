@@ -12,6 +12,7 @@ const MAP_DELETE: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
 const PROG_TEST_RUN: libc::c_long = 10;
 const LINK_CREATE: libc::c_long = 28;
+const LINK_UPDATE: libc::c_long = 29;
 const TYPE_HASH: u32 = 1;
 const TYPE_XSKMAP: u32 = 17;
 const PROG_TYPE_XDP: u32 = 6;
@@ -64,6 +65,14 @@ struct LinkCreate {
     target_ifindex: u32,
     attach_type: u32,
     flags: u32,
+}
+
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
 }
 
 /// # Safety
@@ -149,6 +158,19 @@ impl XskMap {
     }
 }
 
+/// A program attached to an interface; dropping this detaches it.
+#[derive(Debug)]
+pub struct Link(OwnedFd);
+
+impl Link {
+    /// Puts another program in its place; no frame passes between the two.
+    pub fn replace(&self, program: &Program) -> Result<()> {
+        let mut attr = LinkUpdate { link_fd: raw(self.0.as_fd()), new_prog_fd: raw(program.0.as_fd()), flags: 0, old_prog_fd: 0 };
+        // SAFETY: holds no pointers.
+        unsafe { bpf(LINK_UPDATE, &mut attr) }.map(drop)
+    }
+}
+
 /// An XDP program that the kernel has verified.
 #[derive(Debug)]
 pub struct Program(OwnedFd);
@@ -190,10 +212,10 @@ impl Program {
     }
 
     /// Attaches it to an interface until the link is closed; `mode` is `NATIVE` or `GENERIC`.
-    pub fn attach(&self, interface: u32, mode: u32) -> Result<OwnedFd> {
+    pub fn attach(&self, interface: u32, mode: u32) -> Result<Link> {
         let mut attr = LinkCreate { prog_fd: raw(self.0.as_fd()), target_ifindex: interface, attach_type: ATTACH_XDP, flags: mode };
         // SAFETY: holds no pointers.
-        owned(unsafe { bpf(LINK_CREATE, &mut attr) }?)
+        owned(unsafe { bpf(LINK_CREATE, &mut attr) }?).map(Link)
     }
 
     /// Runs it once over a frame; what it returned.

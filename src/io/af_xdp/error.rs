@@ -37,6 +37,12 @@ pub enum Error {
         /// Name of the interface.
         interface: String,
     },
+    /// Nothing to receive by.
+    #[error("bond `{bond}` has no slaves: add some (`ip link set eth0 master {bond}`) before the director starts")]
+    NoSlaves {
+        /// Name of the bond.
+        bond: String,
+    },
     /// Somebody else's socket.
     #[error("receive queue {queue} of `{interface}` is in use by another AF_XDP socket: is another director running on this interface?")]
     Busy {

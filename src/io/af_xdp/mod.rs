@@ -7,209 +7,122 @@
 //! * The filter takes only what is ours (see [`FilterHandle`]). A frame that it took cannot be given back: `ToHost` only releases it, counted in [`Counts`].
 //! * The filter and its maps go away with the process, however it ends.
 //! * A VLAN tag that the card takes off is lost to XDP: switch `rxvlan` off (`ethtool -K`) where tags are used.
+//! * A worker has a socket for one receive queue, or for several: of a bond one for each slave, and those of queues that were added later.
 //! * Frames whose L4 checksum a local sender left to its card are forwarded as they are, and so wrong (see `af_packet`).
 
 mod asm;
 mod bpf;
 mod error;
 mod filter;
+mod handle;
 mod ring;
 mod setup;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod umem;
 
 pub use error::Error;
-pub use setup::{FilterHandle, Options};
+pub use handle::{FilterHandle, Renewed};
+pub use setup::Options;
+pub use socket::Counts;
 
-use super::{BATCH, BatchHandler, Io, PollResult};
-use guideway_packet::frame::Frame;
+use super::{BatchHandler, Io, PollResult};
+use guideway_packet::loss::Losses;
 use guideway_packet::time::Time;
-use guideway_packet::verdict::Verdict;
 use guideway_sys as sys;
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, send};
-use ring::{Consumer, Producer};
-use socket2::Socket;
-use std::os::fd::{AsFd, AsRawFd};
+use socket::QueueSocket;
+use std::os::fd::AsFd;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
-use umem::{FrameLocation, Umem};
 
-/// Chunks kept back from the fill ring, for frames of our own.
-const RESERVED_CHUNKS: usize = 256;
-/// System calls in one poll to send a batch: the kernel sends 32 frames or more for each.
-const MAX_KICKS: usize = 4;
-
-/// Counters of one socket beside those of a poll.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Frames that the filter took and the path wanted to leave to the host: lost to the host.
-    pub lost_to_host: u64,
-}
-
-/// The socket of one receive queue.
+/// The sockets of one worker.
 #[derive(Debug)]
 pub struct AfXdp {
-    // The rings stand before the socket and the memory: the kernel releases the queue only if their mappings are gone when the socket is closed.
-    fill: Producer<u64>,
-    completion: Consumer<u64>,
-    receive: Consumer<libc::xdp_desc>,
-    transmit: Producer<libc::xdp_desc>,
-    socket: Socket,
-    umem: Umem,
-    interface: u32,
-    counts: Counts,
-    zero_copy: bool,
+    sockets: Vec<QueueSocket>,
+    /// Sockets of queues that were added.
+    added: Receiver<QueueSocket>,
+    /// The socket that received last, by which own frames leave.
+    last: usize,
 }
 
 impl AfXdp {
-    /// Returns the counters of this socket.
+    fn new(added: Receiver<QueueSocket>) -> AfXdp {
+        let mut io = AfXdp { sockets: Vec::new(), added, last: 0 };
+        io.adopt();
+        io
+    }
+
+    /// Returns the counters of this worker.
     pub fn counts(&self) -> Counts {
-        self.counts
+        self.sockets.iter().fold(Counts::default(), |sum, socket| Counts {
+            lost_to_host: sum.lost_to_host + socket.counts.lost_to_host,
+            fill_ring_empty: sum.fill_ring_empty + socket.counts.fill_ring_empty,
+            invalid_descriptors: sum.invalid_descriptors + socket.counts.invalid_descriptors,
+        })
     }
 
     /// Returns whether the card reads and writes our memory itself.
     pub fn zero_copy(&self) -> bool {
-        self.zero_copy
+        self.sockets.iter().all(|socket| socket.zero_copy)
     }
 
-    /// Takes back the chunks of sent frames and gives the kernel empty chunks to fill.
-    fn recycle(&mut self) -> std::io::Result<()> {
-        let sent = self.completion.ready()?;
-        for _ in 0..sent {
-            let address = self.completion.pop();
-            self.umem.complete(address)?;
+    /// Takes over the sockets of queues that were added.
+    fn adopt(&mut self) {
+        while let Ok(socket) = self.added.try_recv() {
+            self.sockets.push(socket);
         }
-        if sent > 0 {
-            self.completion.release();
-        }
-        // Few at a time would cost a barrier each time; the fill ring has room for every chunk there is.
-        let more = self.umem.free().saturating_sub(RESERVED_CHUNKS).min(self.fill.room()? as usize);
-        if more >= BATCH {
-            for _ in 0..more {
-                if let Some(address) = self.umem.submit_free() {
-                    self.fill.push(address);
-                }
-            }
-            self.fill.publish();
-        }
-        Ok(())
     }
 
-    /// Makes the kernel send the frames in the transmit ring.
-    fn kick(&mut self) -> std::io::Result<()> {
-        for _ in 0..MAX_KICKS {
-            if self.transmit.pending()? == 0 || !self.transmit.needs_wakeup() {
-                break;
-            }
-            match send(self.socket.as_raw_fd(), &[], MsgFlags::MSG_DONTWAIT) {
-                // `EAGAIN`: it has sent as many as it sends at a time, and there are more.
-                Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => (),
-                // The queue of the card is full, or the link is down: what remains in the ring is sent with a later poll.
-                Err(Errno::ENOBUFS | Errno::EBUSY) => break,
-                Err(error) => {
-                    sys::interface_error(error.into(), self.interface)?;
-                    break;
-                }
+    /// Polls the sockets without waiting, from the one after the last that received on.
+    fn poll_all(&mut self, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
+        let count = self.sockets.len();
+        for ahead in 1..=count {
+            let at = (self.last + ahead) % count;
+            let poll = self.sockets[at].poll(Duration::ZERO, work)?;
+            if poll.received > 0 {
+                self.last = at;
+                return Ok(poll);
             }
         }
-        Ok(())
-    }
-
-    /// Reads the received frames, at most a batch.
-    fn receive(&mut self, locations: &mut [FrameLocation; BATCH]) -> std::io::Result<usize> {
-        let count = (self.receive.ready()? as usize).min(BATCH);
-        for place in &mut locations[..count] {
-            *place = self.umem.receive(self.receive.pop())?;
-        }
-        if count > 0 {
-            self.receive.release();
-        }
-        Ok(count)
-    }
-
-    /// Shows the frames to `work`; afterwards `places` says where they stand.
-    fn process(&mut self, locations: &mut [FrameLocation], verdicts: &mut [Verdict; BATCH], work: &mut BatchHandler<'_>) {
-        let mut frames: [Frame<'_>; BATCH] = std::array::from_fn(|_| Frame::new(&mut [], 0, 0));
-        let count = self.umem.frames(locations, &mut frames);
-        work(sys::monotonic(), &mut frames[..count]);
-        let mut after = [(0, 0); BATCH];
-        for ((after, verdict), frame) in after.iter_mut().zip(verdicts.iter_mut()).zip(&frames[..count]) {
-            *after = (frame.start() as u32, frame.len() as u32);
-            *verdict = frame.verdict;
-        }
-        self.umem.frames_done(locations);
-        for (place, after) in locations.iter_mut().zip(after) {
-            (place.start, place.len) = after;
-        }
+        Ok(PollResult::default())
     }
 }
 
 impl Io for AfXdp {
     fn poll(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
-        let mut locations = [FrameLocation::default(); BATCH];
-        self.recycle()?;
-        let mut received = self.receive(&mut locations)?;
-        if received == 0 {
-            self.kick()?;
-            if wait.is_zero() {
-                // A driver that has run out of empty chunks may wait for a wakeup.
-                if self.fill.needs_wakeup() {
-                    let _ = nix::sys::socket::recv(self.socket.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
-                }
-                return Ok(PollResult::default());
-            }
-            sys::wait_readable(self.socket.as_fd(), wait)?;
-            self.recycle()?;
-            received = self.receive(&mut locations)?;
-            if received == 0 {
-                // `poll` does not report an AF_XDP socket whose interface is gone.
-                sys::socket_error(self.socket.as_fd(), self.interface)?;
-                return Ok(PollResult::default());
-            }
+        self.adopt();
+        if let [only] = &mut *self.sockets {
+            return only.poll(wait, work);
         }
-        let mut verdicts = [Verdict::ToHost; BATCH];
-        self.process(&mut locations[..received], &mut verdicts, work);
-
-        let mut poll = PollResult { received, ..PollResult::default() };
-        let mut room = self.transmit.room()?;
-        for (place, verdict) in locations[..received].iter().zip(verdicts) {
-            match verdict {
-                Verdict::Transmit if room > 0 => match self.umem.submit(*place) {
-                    Some(desc) => {
-                        self.transmit.push(desc);
-                        room -= 1;
-                    }
-                    None => poll.transmit_full += 1,
-                },
-                other => {
-                    poll.transmit_full += usize::from(other == Verdict::Transmit);
-                    self.counts.lost_to_host += u64::from(other == Verdict::ToHost);
-                    self.umem.release(place.chunk);
-                }
-            }
+        let poll = self.poll_all(work)?;
+        if poll.received > 0 || wait.is_zero() {
+            return Ok(poll);
         }
-        self.transmit.publish();
-        self.kick()?;
-        Ok(poll)
+        self.sockets.iter_mut().try_for_each(QueueSocket::rest)?;
+        sys::wait_any_readable(self.sockets.iter().map(|socket| socket.socket.as_fd()), wait)?;
+        self.poll_all(work)
     }
 
     /// Queues the frame; the next poll sends it.
     fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
-        if self.transmit.room()? == 0 {
-            return Ok(false);
-        }
-        let Some(desc) = self.umem.submit_copy(frame) else { return Ok(false) };
-        self.transmit.push(desc);
-        self.transmit.publish();
-        Ok(true)
+        self.sockets.get_mut(self.last).map_or(Ok(false), |socket| socket.send(frame))
     }
 
     fn now(&self) -> Time {
         sys::monotonic()
     }
 
+    fn losses(&self) -> Losses {
+        let mut losses = Losses::default();
+        self.sockets.iter().for_each(|socket| losses.merge(&socket.losses));
+        losses
+    }
+
     fn for_each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
-        show("lost_to_host", self.counts.lost_to_host);
+        let Counts { lost_to_host, fill_ring_empty, invalid_descriptors } = self.counts();
+        show("lost_to_host", lost_to_host);
+        show("fill_ring_empty", fill_ring_empty);
+        show("invalid_descriptors", invalid_descriptors);
     }
 }

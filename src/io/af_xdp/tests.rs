@@ -1,7 +1,10 @@
 use super::*;
+use crate::BATCH;
 use crate::conformance::{self, IoFixture, VIP};
 use crate::interface::Interface;
-use crate::testing::{self, PacketSocket, ip, veth};
+use crate::testing::{self, PacketSocket, ip, run, veth};
+use guideway_packet::loss::Loss;
+use guideway_packet::verdict::Verdict;
 use std::net::{IpAddr, Ipv4Addr};
 
 const LONG: Duration = Duration::from_secs(2);
@@ -25,12 +28,13 @@ impl IoFixture for Veth {
     }
     /// Asserts that every chunk is free or the kernel's, that each of the kernel's is in the fill ring or in flight, and that nothing is left to be sent.
     fn check(&mut self) {
-        self.io.recycle().unwrap();
-        let (free, kernel_owned) = (self.io.umem.free(), self.io.umem.kernel_owned());
+        let socket = &mut self.io.sockets[0];
+        socket.recycle().unwrap();
+        let (free, kernel_owned) = (socket.umem.free(), socket.umem.kernel_owned());
         assert_eq!(free + kernel_owned, setup::CHUNKS as usize);
-        assert_eq!((self.io.transmit.pending().unwrap(), self.io.completion.ready().unwrap()), (0, 0));
+        assert_eq!((socket.transmit.pending().unwrap(), socket.completion.ready().unwrap()), (0, 0));
         // The kernel keeps some empty chunks out of the fill ring for the next packets.
-        let filling = self.io.fill.pending().unwrap() as usize;
+        let filling = socket.fill.pending().unwrap() as usize;
         assert!(
             filling <= kernel_owned && kernel_owned - filling <= BATCH,
             "the kernel owns {kernel_owned}, {filling} of them in the fill ring"
@@ -144,6 +148,78 @@ fn every_queue_has_its_socket_and_each_frame_comes_to_one() {
     });
 }
 
+/// Frames of so many flows, and how many of them `io` receives.
+fn flows_received(io: &mut AfXdp, wire: &mut PacketSocket, flows: u8) -> usize {
+    for flow in 0..flows {
+        let mut frame = conformance::frame(1, 0, 60);
+        frame[29] = flow;
+        wire.send(&frame);
+    }
+    std::iter::from_fn(|| Some(received(io, SHORT).len()).filter(|more| *more > 0)).sum()
+}
+
+#[test]
+fn a_changed_mac_address_gets_into_the_filter() {
+    testing::in_namespace(|| {
+        let mut bench = bench(1500);
+        assert_eq!(bench._filter.renew().unwrap(), Renewed::default());
+        ip("link set guide0 address 02:00:00:00:0b:0b");
+        let old = conformance::frame(1, 0, 60);
+        let mut new = old.clone();
+        new[..6].copy_from_slice(&[2, 0, 0, 0, 0x0b, 0x0b]);
+        bench.wire.send(&new);
+        assert!(received(&mut bench.io, SHORT).is_empty(), "for the old address still");
+        assert_eq!(bench._filter.renew().unwrap(), Renewed { mac: Some([2, 0, 0, 0, 0x0b, 0x0b]), ..Renewed::default() });
+        bench.wire.send(&old);
+        bench.wire.send(&new);
+        assert_eq!(received(&mut bench.io, LONG), [new]);
+        assert_eq!(bench._filter.renew().unwrap(), Renewed::default());
+        ip("link del guide0");
+        assert!(bench._filter.renew().is_err());
+    });
+}
+
+#[test]
+fn queues_that_are_added_get_sockets_and_their_frames_come_to_the_worker() {
+    testing::in_namespace(|| {
+        veth(3, 1500);
+        run("ethtool", "-L guide1 tx 1");
+        run("ethtool", "-L guide0 rx 1");
+        let (filter, mut workers) = AfXdp::open("guide0", options()).unwrap();
+        filter.set_vips(&[vip()]).unwrap();
+        let [io] = &mut workers[..] else { panic!("{} workers for one queue", workers.len()) };
+        let mut wire = PacketSocket::open("guide1");
+        assert_eq!(flows_received(io, &mut wire, 60), 60);
+        run("ethtool", "-L guide0 rx 3");
+        run("ethtool", "-L guide1 tx 3");
+        let some = flows_received(io, &mut wire, 60);
+        assert!((1..60).contains(&some), "{some} of 60: those of the new queues go to the kernel");
+        assert_eq!(filter.renew().unwrap(), Renewed { queues: 2, ..Renewed::default() });
+        assert_eq!(flows_received(io, &mut wire, 60), 60);
+        assert_eq!(io.sockets.len(), 3);
+        assert!(io.send(&conformance::frame(1, 0, 60)).unwrap());
+    });
+}
+
+#[test]
+fn what_the_rings_lost_is_known() {
+    const SENT: u64 = 20_010;
+    testing::in_namespace(|| {
+        let mut bench = bench(1500);
+        let frame = conformance::frame(1, 0, 60);
+        for _ in 0..SENT {
+            bench.wire.send(&frame);
+        }
+        let mut seen = 0;
+        while let more @ 1.. = received(&mut bench.io, SHORT).len() {
+            seen += more as u64;
+        }
+        let losses = bench.io.losses();
+        assert_eq!(seen + losses.total(), SENT, "{losses:?}");
+        assert!(seen >= 1000 && losses.get(Loss::RingFull) > 1000, "{seen} received, {losses:?}");
+    });
+}
+
 #[test]
 fn a_queue_is_free_again_at_once_and_the_filter_gone() {
     testing::in_namespace(|| {
@@ -210,11 +286,11 @@ fn what_finds_no_room_while_the_link_is_down_is_counted_and_the_rest_goes_out_la
         ip("link set guide0 down");
         let own = conformance::frame(7, 0, 60);
         let mut sent = 0;
-        while bench.io.transmit.room().unwrap() > 0 && bench.io.send(&own).unwrap() {
+        while bench.io.sockets[0].transmit.room().unwrap() > 0 && bench.io.send(&own).unwrap() {
             sent += 1;
-            bench.io.kick().unwrap();
+            bench.io.sockets[0].kick().unwrap();
         }
-        assert!(sent >= RESERVED_CHUNKS, "{sent} of our own");
+        assert!(sent >= socket::RESERVED_CHUNKS, "{sent} of our own");
         let mut sum = PollResult::default();
         while sum.received < 1000 {
             let poll = bench.io.poll(SHORT, &mut |_, frames| frames.iter_mut().for_each(|f| f.verdict = Verdict::Transmit)).unwrap();
