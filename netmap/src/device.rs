@@ -151,7 +151,7 @@ impl Device {
 /// Refuses an interface that would leave work to its card.
 fn refuse_offloads(interface: &str) -> std::result::Result<(), OpenError> {
     // What ethtool does not know of has none.
-    let on = offload::switched_on(interface).unwrap_or_default();
+    let on = offload::offloads_on(interface).unwrap_or_default();
     if on.is_empty() {
         return Ok(());
     }

@@ -81,6 +81,7 @@ pub use device::{Events, Ready};
 pub use error::{OpenError, RingError};
 pub use memory::Region;
 pub use name::{Kind, MAX_NAME_LEN, MAX_RING, NameError, PortName, Rings};
+pub use offload::offloads_on;
 pub use port::{Options, Port, PortRings};
 pub use rx::{BATCH, Batch, Dropped, RxRing};
 pub use tx::TxRing;

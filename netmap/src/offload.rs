@@ -6,18 +6,23 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// `SIOCETHTOOL` of linux/sockios.h.
 const SIOCETHTOOL: u64 = 0x8946;
-/// `ETHTOOL_GFLAGS` of linux/ethtool.h, and the bit of large receive offload in it.
+/// `ETHTOOL_GFLAGS` of linux/ethtool.h, and the bits of large receive offload and of VLAN tags in it.
 const GET_FLAGS: u32 = 0x25;
 const FLAG_LRO: u32 = 1 << 15;
+const FLAG_RXVLAN: u32 = 1 << 8;
+const FLAG_TXVLAN: u32 = 1 << 7;
 
 /// Name as `ethtool -K` takes it, command that asks for it, bits of the answer.
-const OFFLOADS: [(&str, u32, u32); 6] = [
+const OFFLOADS: [(&str, u32, u32); 8] = [
     ("tx", 0x16, u32::MAX),
     ("sg", 0x18, u32::MAX),
     ("tso", 0x1e, u32::MAX),
     ("gso", 0x23, u32::MAX),
     ("gro", 0x2b, u32::MAX),
     ("lro", GET_FLAGS, FLAG_LRO),
+    // A tag that the card has taken off is not in the frame, and one that it shall put on is lost.
+    ("rxvlan", GET_FLAGS, FLAG_RXVLAN),
+    ("txvlan", GET_FLAGS, FLAG_TXVLAN),
 ];
 
 /// `struct ethtool_value` of linux/ethtool.h.
@@ -27,12 +32,12 @@ struct Value {
     data: u32,
 }
 
-/// The offloads of an interface that are on and harm netmap, by the names that `ethtool -K` takes. Checksums of received frames are not among
+/// Returns the offloads of an interface that are on and harm netmap, by the names that `ethtool -K` takes. Checksums of received frames are not among
 /// them: a card that checks these changes nothing in the frame.
 ///
 /// # Errors
 /// Those of the kernel; `ENODEV` when there is no such interface.
-pub(crate) fn switched_on(interface: &str) -> Result<Vec<&'static str>> {
+pub fn offloads_on(interface: &str) -> Result<Vec<&'static str>> {
     // SAFETY: makes a descriptor and touches no memory.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -77,9 +82,9 @@ mod tests {
 
     #[test]
     fn the_loopback_has_offloads_and_a_missing_interface_is_none() {
-        let on = switched_on("lo").unwrap();
+        let on = offloads_on("lo").unwrap();
         assert!(on.contains(&"tx") && on.contains(&"sg"), "{on:?}");
-        assert_eq!(switched_on("no-such-if").unwrap_err().raw_os_error(), Some(libc::ENODEV));
-        assert!(switched_on("a-name-that-is-too-long").is_err());
+        assert_eq!(offloads_on("no-such-if").unwrap_err().raw_os_error(), Some(libc::ENODEV));
+        assert!(offloads_on("a-name-that-is-too-long").is_err());
     }
 }

@@ -94,13 +94,19 @@ impl RxRing {
             let slot = batch.ring.slot(at);
             batch.taken += 1;
             let more = slot.flags & NS_MOREFRAG != 0;
+            let fits = usize::from(slot.len) <= batch.ring.buffer_size();
             if more || *mid_frame {
-                dropped.fragmented += u64::from(!*mid_frame);
-                *mid_frame = more;
+                // An empty piece before a frame is none of it: native e1000 shows one where its card had no buffer.
+                if *mid_frame || (slot.len > 0 && fits) {
+                    dropped.fragmented += u64::from(!*mid_frame);
+                    *mid_frame = more;
+                }
+                batch.give_back(at, slot);
                 continue;
             }
-            if usize::from(slot.len) > batch.ring.buffer_size() {
+            if !fits {
                 dropped.too_long += 1;
+                batch.give_back(at, slot);
                 continue;
             }
             let Some(buffer_guard) = region.acquire(slot.buffer) else {
@@ -134,6 +140,13 @@ pub struct Batch<'r> {
 }
 
 impl Batch<'_> {
+    /// Gives the slot of what was not shown back with its buffer, as if the buffer were new: some drivers tell the card only of new ones.
+    fn give_back(&mut self, at: u32, slot: Slot) {
+        if self.region.has_buffer(slot.buffer) {
+            self.ring.set_slot(at, Slot { buffer: slot.buffer, len: 0, flags: NS_BUF_CHANGED });
+        }
+    }
+
     /// Frames that it had when taken.
     pub fn len(&self) -> usize {
         self.frames

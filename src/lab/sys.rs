@@ -10,6 +10,9 @@ use std::os::fd::AsRawFd;
 const ETHTOOL_STXCSUM: u32 = 0x17;
 /// `ETHTOOL_SSG`, `STSO`, `SGSO` and `SGRO` of linux/ethtool.h.
 const ETHTOOL_SEGMENTS: [u32; 4] = [0x19, 0x1f, 0x24, 0x2c];
+/// `ETHTOOL_GFLAGS` and `ETHTOOL_SFLAGS`, and the bits for VLAN tags that the card puts on and takes off.
+const ETHTOOL_FLAGS: [u32; 2] = [0x25, 0x26];
+const VLAN_FLAGS: u32 = 1 << 7 | 1 << 8;
 /// `SIOCETHTOOL` of linux/sockios.h.
 const SIOCETHTOOL: u64 = 0x8946;
 
@@ -23,17 +26,21 @@ struct EthtoolValue {
 /// Makes the kernel finish L4 checksums before a frame leaves by `interface` of the current namespace. Without it a frame from a local
 /// stack crosses a veth with an unfinished checksum, which AF_XDP and AF_PACKET see.
 pub fn transmit_checksums_off(interface: &str) -> io::Result<()> {
-    switch_off(interface, ETHTOOL_STXCSUM)
+    ethtool(interface, ETHTOOL_STXCSUM, 0).map(drop)
 }
 
-/// Switches off all that makes frames larger than the link: scattered, segmented and merged ones. netmap does none of that work.
+/// Switches off all that makes frames larger than the link (scattered, segmented and merged ones) or keeps their VLAN tags apart. netmap does none of that work.
 pub fn segments_off(interface: &str) -> io::Result<()> {
-    ETHTOOL_SEGMENTS.into_iter().try_for_each(|command| switch_off(interface, command))
+    ETHTOOL_SEGMENTS.into_iter().try_for_each(|command| ethtool(interface, command, 0).map(drop))?;
+    let [get, set] = ETHTOOL_FLAGS;
+    let flags = ethtool(interface, get, 0)?;
+    ethtool(interface, set, flags & !VLAN_FLAGS).map(drop)
 }
 
-fn switch_off(interface: &str, command: u32) -> io::Result<()> {
+/// One command with a value; returns the value that the kernel leaves there.
+fn ethtool(interface: &str, command: u32, data: u32) -> io::Result<u32> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    let mut value = EthtoolValue { cmd: command, data: 0 };
+    let mut value = EthtoolValue { cmd: command, data };
     // SAFETY: `ifreq` is plain old data for which all zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {
@@ -45,7 +52,7 @@ fn switch_off(interface: &str, command: u32) -> io::Result<()> {
     request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
     // SAFETY: SIOCETHTOOL takes an `ifreq` whose data points to an `ethtool_value` for this command; both live until the call returns.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(value.data) }
 }
 
 /// A raw AF_PACKET socket that sees what enters and leaves the interface with this index, and nothing else.

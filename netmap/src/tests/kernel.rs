@@ -75,7 +75,7 @@ fn switch_ports() {
 fn veth() {
     ip("link add nm0 type veth peer name nm1");
     for end in ["nm0", "nm1"] {
-        run("ethtool", &format!("-K {end} tx off rx off sg off tso off gso off gro off"));
+        run("ethtool", &format!("-K {end} tx off rx off sg off tso off gso off gro off rxvlan off txvlan off"));
         ip(&format!("link set {end} up"));
     }
 }
@@ -175,7 +175,7 @@ fn each_failure_to_open_has_its_own_error() {
             assert!(error.contains("ethtool -K nm0 tx off"), "{error}");
             let ignored = PortName::interface("nm0", Rings::All).unwrap();
             assert!(Port::open_with(&ignored, Options { ignore_offloads: true }).is_ok());
-            run("ethtool", "-K nm0 tx off rx off sg off tso off gso off gro off");
+            run("ethtool", "-K nm0 tx off rx off sg off tso off gso off gro off rxvlan off txvlan off");
             assert!(matches!(Port::open("netmap:nm0-7"), Err(OpenError::NoRing { ring: 7, .. })));
             let first = Port::open("netmap:nm0").unwrap();
             assert!(matches!(Port::open("netmap:nm0"), Err(OpenError::Busy { .. })));
