@@ -5,6 +5,11 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Longest time that the kernel needs to end a killed daemon with its frame memory, and interval of the question whether it has.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(2);
+const DEATH_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the control socket cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +48,13 @@ impl ControlSocket {
         match path.symlink_metadata() {
             Ok(found) if !found.file_type().is_socket() => return Err(Error::NoSocket(path.to_owned())),
             Ok(_) => {
-                if UnixStream::connect(path).is_ok() {
-                    return Err(Error::InUse(path.to_owned()));
+                // A daemon that was killed a moment ago may still listen: the kernel takes its memory away before its sockets.
+                let deadline = Instant::now() + DEATH_TIMEOUT;
+                while UnixStream::connect(path).is_ok() {
+                    if Instant::now() > deadline {
+                        return Err(Error::InUse(path.to_owned()));
+                    }
+                    std::thread::sleep(DEATH_PAUSE);
                 }
                 std::fs::remove_file(path).map_err(failed)?;
             }
@@ -101,6 +111,14 @@ mod tests {
         let again = ControlSocket::claim(&path).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(again);
+        // What a killed daemon leaves listening for a moment.
+        let dying = UnixListener::bind(&path).unwrap();
+        let end = std::thread::spawn(move || {
+            std::thread::sleep(DEATH_PAUSE * 10);
+            drop(dying);
+        });
+        drop(ControlSocket::claim(&path).unwrap());
+        end.join().unwrap();
         std::fs::write(&path, "precious").unwrap();
         assert!(matches!(ControlSocket::claim(&path), Err(Error::NoSocket(_))));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
