@@ -2,6 +2,7 @@
 
 use guideway_config::{self as config, Unmatched};
 use guideway_io::interface::{self, Interface};
+use guideway_io::offloads;
 use guideway_io::{af_packet, af_xdp, netmap};
 use guideway_packet::io::Io;
 use std::collections::BTreeSet;
@@ -135,8 +136,13 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
                 v6: director.address.v6,
                 take_all_gre: director.unmatched == Unmatched::Drop,
                 max_vips: u32::try_from(vips.saturating_mul(2)).unwrap_or(u32::MAX / 4).max(MIN_VIPS),
+                max_workers: u32::from(director.steering > 0),
             };
             let (filter, workers) = af_xdp::AfXdp::open(interface, options)?;
+            warn_offloads(&interface_info, offloads::Kind::AfXdp { generic: filter.generic() });
+            if director.steering == 0 {
+                warn_unused_queues(&interface_info, director, workers.len());
+            }
             let driver = if filter.generic() { "generic" } else { "native" };
             let copy = if workers.iter().all(af_xdp::AfXdp::zero_copy) { "zero copy" } else { "copy" };
             let mode = format!("{driver}, {copy}");
@@ -161,6 +167,7 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
         }
         config::Io::AfPacket { interface, workers, cpus } => {
             let workers = boxed(af_packet::AfPacket::open(interface, *workers)?);
+            warn_offloads(&interface_info, offloads::Kind::AfPacket);
             Ok(Opened {
                 interface: interface_info,
                 kind: "af_packet",
@@ -170,6 +177,27 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
                 filter: Filter::All,
             })
         }
+    }
+}
+
+/// Logs the offloads that harm the io.
+fn warn_offloads(interface: &Interface, kind: offloads::Kind) {
+    for finding in offloads::examine(&interface.name, kind) {
+        let fix = offloads::fix(&interface.name, &[finding]);
+        tracing::warn!(interface = %interface.name, offload = finding.offload, effect = finding.effect, %fix, "an offload changes packets");
+    }
+}
+
+/// Logs that GRE cannot reach all queues: cards hash it by the outer addresses alone. Prefixes may hold any number of routers.
+fn warn_unused_queues(interface: &Interface, director: &config::Director, queues: usize) {
+    let routers = &director.routers;
+    let single = routers.iter().all(|router| router.prefix_len() == router.max_prefix_len());
+    if queues > 1 && single && !routers.is_empty() && routers.len() < queues {
+        tracing::warn!(
+            interface = %interface.name, queues, routers = routers.len(),
+            "GRE from so few routers comes by as few receive queues, for cards hash it by its outer addresses: the other workers get none of it; \
+             `[director] steering = {queues}` spreads it over workers"
+        );
     }
 }
 

@@ -85,10 +85,20 @@ impl Interface {
 
     /// Returns the interfaces that its frames come by: the slaves of a bond, or itself.
     pub fn members(&self) -> Result<Vec<Interface>, Error> {
-        match std::fs::read_to_string(format!("/proc/thread-self/net/bonding/{}", self.name)) {
-            Ok(bond) => bond.lines().filter_map(|line| line.strip_prefix("Slave Interface: ")).map(Interface::by_name).collect(),
-            Err(_) => Ok(vec![self.clone()]),
+        match self.bond() {
+            Some(bond) => bond.lines().filter_map(|line| line.strip_prefix("Slave Interface: ")).map(Interface::by_name).collect(),
+            None => Ok(vec![self.clone()]),
         }
+    }
+
+    /// Whether it is a bond: other interfaces receive for it.
+    pub fn is_bond(&self) -> bool {
+        self.bond().is_some()
+    }
+
+    /// What the kernel says of a bond.
+    fn bond(&self) -> Option<String> {
+        std::fs::read_to_string(format!("/proc/thread-self/net/bonding/{}", self.name)).ok()
     }
 
     /// Looks the interface with this index up, whatever its name is now.

@@ -6,12 +6,14 @@
 
 pub mod af_packet;
 pub mod af_xdp;
+mod checksum;
 #[cfg(test)]
 pub mod conformance;
 pub mod fault;
 pub mod interface;
 pub mod memory;
 pub mod netmap;
+pub mod offloads;
 pub mod pcap;
 #[cfg(test)]
 mod testing;

@@ -95,6 +95,25 @@ pub fn up() {
     assert!((0..1000).any(|_| carries("guide0") && carries("guide1")), "the pair does not come up");
 }
 
+/// A UDP socket whose datagrams to the VIP leave by `guide1`, as those of a container do: with what the interface promises left to it.
+pub fn client() -> std::net::UdpSocket {
+    ip("address add 10.0.0.2/24 dev guide1");
+    ip("route add 192.0.2.69 dev guide1");
+    let mac = LOCAL_MAC.map(|b| format!("{b:02x}")).join(":");
+    ip(&format!("neighbour add 192.0.2.69 lladdr {mac} dev guide1"));
+    let socket = std::net::UdpSocket::bind("10.0.0.2:4000").expect("bound");
+    socket.connect("192.0.2.69:69").expect("connected");
+    socket
+}
+
+/// Whether the UDP checksum of a plain IPv4 frame is right.
+pub fn checksum_is_right(frame: &[u8]) -> bool {
+    use guideway_packet::wire::build::transport_checksum;
+    let (from, to): ([u8; 4], [u8; 4]) = (frame[26..30].try_into().expect("4 bytes"), frame[30..34].try_into().expect("4 bytes"));
+    let len = usize::from(u16::from_be_bytes([frame[38], frame[39]]));
+    transport_checksum(from.into(), to.into(), 17, &frame[34..34 + len]) == 0
+}
+
 /// A plain packet socket on an interface: what the wire carries, without our own kinds.
 pub struct PacketSocket {
     socket: Socket,

@@ -7,9 +7,9 @@
 //!
 //! * TPACKET_V2, not V3: V3 hands over whole blocks, and a block that is not full only when a timer of at least 1 ms runs out. TFTP waits for
 //!   each acknowledgement, so that this time would be added to every block of every transfer. V2 hands over every frame at once.
-//! * Frames whose L4 checksum is unfinished (TP_STATUS_CSUMNOTREADY: from a local sender that left it to the card) are forwarded as they are, and
-//!   so wrong. They come from containers and virtual machines of this host only; switch tx checksum offload off there.
-//! * A frame longer than the MTU (put together by GRO) is cut, and dropped by the path as truncated: switch GRO off.
+//! * A UDP or TCP checksum that is unfinished (TP_STATUS_CSUMNOTREADY: a container or virtual machine of this host left it to the card) is finished here. A frame
+//!   with another unfinished checksum is lost, counted as [`Loss::UnfinishedChecksum`].
+//! * A frame longer than the MTU (put together by GRO) does not fit its slot. It is lost, counted as [`Loss::SuperFrame`]: switch GRO off.
 
 pub mod gre_sink;
 mod ring;
@@ -141,11 +141,13 @@ impl Io for AfPacket {
         self.update_losses(false)?;
         loop {
             let mut frames: [Frame<'_>; BATCH] = std::array::from_fn(|_| Frame::new(&mut [], 0, 0));
-            let received = self.ring.receive(&mut frames);
-            if received > 0 {
+            let (taken, received) = self.ring.receive(&mut frames);
+            if taken > 0 {
                 let frames = &mut frames[..received];
                 self.down = false;
-                work(sys::monotonic(), frames);
+                if !frames.is_empty() {
+                    work(sys::monotonic(), frames);
+                }
                 let (transmit_full, outcome) = send::transmit(self.socket.as_fd(), frames);
                 self.ring.release();
                 outcome.or_else(|error| {
@@ -184,7 +186,13 @@ impl Io for AfPacket {
     }
 
     fn losses(&self) -> Losses {
-        self.losses
+        let mut losses = self.ring.losses();
+        losses.merge(&self.losses);
+        losses
+    }
+
+    fn for_each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
+        show("checksums_finished", self.ring.finished_checksums());
     }
 }
 

@@ -4,8 +4,10 @@
 //! borrow of the ring keeps it ours for as long as they live.
 #![allow(unsafe_code)]
 
+use crate::checksum::{self, Checksum};
 use guideway_packet::frame::{Frame, HEADROOM};
 use guideway_packet::io::BATCH;
+use guideway_packet::loss::{Loss, Losses};
 use guideway_packet::wire::layout::ethernet;
 use guideway_packet::wire::write::put16;
 use guideway_sys::{self as sys, Mapping};
@@ -32,6 +34,9 @@ pub struct Ring {
     slots: usize,
     next: usize,
     held: usize,
+    /// What was in the ring and cannot be shown.
+    losses: Losses,
+    finished: u64,
 }
 
 impl Ring {
@@ -50,7 +55,7 @@ impl Ring {
         sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_RESERVE, &(RESERVE as u32))?;
         sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &req)?;
         let map = Mapping::shared(fd, RING, 0)?;
-        Ok(Ring { map, slot, slots: RING / slot, next: 0, held: 0 })
+        Ok(Ring { map, slot, slots: RING / slot, next: 0, held: 0, losses: Losses::default(), finished: 0 })
     }
 
     fn slot(&self, ahead: usize) -> *mut u8 {
@@ -66,14 +71,27 @@ impl Ring {
         unsafe { AtomicU32::from_ptr(self.slot(ahead).add(at).cast()) }
     }
 
-    /// Takes the frames that are there, at most a batch, into the front of `frames`; returns how many. They stay ours until `release`.
-    pub fn receive<'r>(&'r mut self, frames: &mut [Frame<'r>; BATCH]) -> usize {
+    /// What was in the ring and could not be shown.
+    pub fn losses(&self) -> Losses {
+        self.losses
+    }
+
+    /// How many checksums were finished that a local sender had left to its card.
+    pub fn finished_checksums(&self) -> u64 {
+        self.finished
+    }
+
+    /// Takes the frames that are there, at most a batch, into the front of `frames`; returns how many slots were taken, and how many frames are shown. They stay
+    /// ours until `release`.
+    pub fn receive<'r>(&'r mut self, frames: &mut [Frame<'r>; BATCH]) -> (usize, usize) {
         let mut count = 0;
         while count < BATCH.min(self.slots) && self.status(count).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0 {
             count += 1;
         }
         self.held = count;
-        for (ahead, frame) in frames.iter_mut().enumerate().take(count) {
+        let mut shown = 0;
+        let (mut losses, mut finished) = (self.losses, self.finished);
+        for ahead in 0..count {
             let slot = self.slot(ahead);
             // SAFETY: the status word said that the slot is ours, so the kernel writes none of it until `release`. The header and the buffer
             // behind it do not overlap, the slots of one batch are distinct, and `self` stays mutably borrowed for as long as the frame lives.
@@ -81,9 +99,27 @@ impl Ring {
                 let buffer = std::slice::from_raw_parts_mut(slot.add(BUFFER), self.slot - BUFFER);
                 (slot.cast::<libc::tpacket2_hdr>().read(), buffer)
             };
-            *frame = place(&header, buffer);
+            let mut frame = place(&header, buffer);
+            // The rest of a longer frame is lost: only GRO and the like make frames longer than the MTU for which the ring is made.
+            if header.tp_snaplen < header.tp_len {
+                losses.add(Loss::SuperFrame, 1);
+                continue;
+            }
+            if header.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0 {
+                match checksum::finish(frame.bytes_mut()) {
+                    Checksum::Finished => finished += 1,
+                    Checksum::Right => (),
+                    Checksum::Other => {
+                        losses.add(Loss::UnfinishedChecksum, 1);
+                        continue;
+                    }
+                }
+            }
+            frames[shown] = frame;
+            shown += 1;
         }
-        count
+        (self.losses, self.finished) = (losses, finished);
+        (count, shown)
     }
 
     /// Gives the slots of the last `receive` back to the kernel.

@@ -208,6 +208,35 @@ fn a_frame_longer_than_the_link_allows_does_not_stop_the_others() {
 }
 
 #[test]
+fn a_checksum_that_was_left_to_the_card_is_finished() {
+    testing::in_namespace(|| {
+        veth(1, 1500);
+        let mut io = AfPacket::open("guide0", 1).unwrap().remove(0);
+        testing::client().send(b"a request").unwrap();
+        let frames = received(&mut io, LONG);
+        assert!(testing::checksum_is_right(&frames[0]), "{frames:02x?}");
+        let mut counters = Vec::new();
+        io.for_each_counter(&mut |name, count| counters.push((name, count)));
+        assert_eq!(counters, [("checksums_finished", 1)]);
+    });
+}
+
+#[test]
+fn a_super_frame_is_lost_for_a_reason_that_says_so() {
+    const UDP_SEGMENT: libc::c_int = 103;
+    testing::in_namespace(|| {
+        veth(1, 1500);
+        let mut io = AfPacket::open("guide0", 1).unwrap().remove(0);
+        let client = testing::client();
+        sys::set_option(client.as_fd(), libc::SOL_UDP, UDP_SEGMENT, &1400).unwrap();
+        client.send(&[0; 7000]).unwrap();
+        client.send(b"a request").unwrap();
+        assert_eq!(received(&mut io, LONG).len(), 1);
+        assert_eq!((io.losses().get(Loss::SuperFrame), io.losses().total()), (1, 1));
+    });
+}
+
+#[test]
 fn what_the_ring_lost_is_known() {
     const SENT: u64 = 20_010;
     testing::in_namespace(|| {

@@ -13,6 +13,10 @@ const PROG_LOAD: libc::c_long = 5;
 const PROG_TEST_RUN: libc::c_long = 10;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+#[cfg(test)]
+const LINK_GET_FD_BY_ID: libc::c_long = 30;
+#[cfg(test)]
+const LINK_DETACH: libc::c_long = 34;
 const TYPE_HASH: u32 = 1;
 const TYPE_XSKMAP: u32 = 17;
 const PROG_TYPE_XDP: u32 = 6;
@@ -163,6 +167,16 @@ impl XskMap {
 pub struct Link(OwnedFd);
 
 impl Link {
+    /// Detaches the link with this id, as `bpftool link detach` does.
+    #[cfg(test)]
+    pub fn detach_by_id(id: u32) -> Result<()> {
+        // The leading fields of both commands: an id, and a descriptor.
+        // SAFETY: holds no pointers.
+        let link = owned(unsafe { bpf(LINK_GET_FD_BY_ID, &mut [id, 0, 0]) }?)?;
+        // SAFETY: as above.
+        unsafe { bpf(LINK_DETACH, &mut [raw(link.as_fd())]) }.map(drop)
+    }
+
     /// Puts another program in its place; no frame passes between the two.
     pub fn replace(&self, program: &Program) -> Result<()> {
         let mut attr = LinkUpdate { link_fd: raw(self.0.as_fd()), new_prog_fd: raw(program.0.as_fd()), flags: 0, old_prog_fd: 0 };

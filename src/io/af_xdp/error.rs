@@ -1,5 +1,6 @@
 //! Why AF_XDP cannot be opened, and what to do about it.
 
+use super::holder::Holder;
 use crate::interface;
 
 /// Why an interface cannot be opened, or the filter cannot be changed.
@@ -30,12 +31,12 @@ pub enum Error {
         most: u32,
     },
     /// Somebody else's program.
-    #[error(
-        "interface `{interface}` has another XDP program already: see `ip link show {interface}`, and stop what attached it or `ip link set {interface} xdp off`"
-    )]
+    #[error("interface `{interface}` has another XDP program already: {}", detach(interface, holder.as_ref()))]
     Attached {
         /// Name of the interface.
         interface: String,
+        /// The process that holds it, if that can be seen.
+        holder: Option<Holder>,
     },
     /// Nothing to receive by.
     #[error("bond `{bond}` has no slaves: add some (`ip link set eth0 master {bond}`) before the director starts")]
@@ -86,6 +87,21 @@ pub enum Error {
         /// What the kernel said.
         error: std::io::Error,
     },
+}
+
+/// What to do about a program that is attached.
+fn detach(interface: &str, holder: Option<&Holder>) -> String {
+    match holder {
+        Some(Holder { link, pid, program }) => {
+            format!(
+                "process {pid} ({program}) holds it by BPF link {link}; stop that process, or detach the program by `bpftool link detach id {link}`"
+            )
+        }
+        None => format!(
+            "detach it by `ip link set dev {interface} xdpdrv off && ip link set dev {interface} xdpgeneric off`; if that says \"active BPF XDP link\", \
+             find the link by `bpftool link show` and use `bpftool link detach id N`"
+        ),
+    }
 }
 
 impl Error {

@@ -185,7 +185,7 @@ impl FilterHandle {
 }
 
 impl AfXdp {
-    /// Opens every receive queue of `interface`, one worker for each; of a bond, those of its slaves. No frame is taken before [`FilterHandle::set_vips`] (but
+    /// Opens every receive queue of `interface`, one worker for each unless `options` limit them; of a bond, those of its slaves. No frame is taken before [`FilterHandle::set_vips`] (but
     /// with `take_all_gre` GRE is).
     pub fn open(interface: &str, options: Options) -> Result<(FilterHandle, Vec<AfXdp>), Error> {
         let interface = Interface::by_name(interface)?;
@@ -197,7 +197,8 @@ impl AfXdp {
             return Err(Error::NoSlaves { bond: interface.name });
         }
         let queues = members.iter().map(|member| member.rx_queues).max().unwrap_or(1);
-        let (workers, added): (Vec<_>, Vec<_>) = (0..queues).map(|_| channel()).unzip();
+        let count = if options.max_workers == 0 { queues } else { queues.min(options.max_workers) };
+        let (workers, added): (Vec<_>, Vec<_>) = (0..count).map(|_| channel()).unzip();
         let max_vips = if options.max_vips == 0 { 16_384 } else { options.max_vips };
         // Two entries for every VIP: during a change the map holds old and new ones.
         let vips = VipMap::new(max_vips.saturating_mul(2)).map_err(Error::kernel(&interface.name, "make the map of VIPs"))?;

@@ -6,15 +6,17 @@
 //! * The rings are our own, over `libc`: the crates that were tried panic when a counter wraps after 2^32 frames, or lose frames on a short fill.
 //! * The filter takes only what is ours (see [`FilterHandle`]). A frame that it took cannot be given back: `ToHost` only releases it, counted in [`Counts`].
 //! * The filter and its maps go away with the process, however it ends.
-//! * A VLAN tag that the card takes off is lost to XDP: switch `rxvlan` off (`ethtool -K`) where tags are used.
+//! * A VLAN tag that the card takes off is lost to XDP: `rxvlan` must be off (`ethtool -K`) where tags are used, see [`crate::offloads`].
 //! * A worker has a socket for one receive queue, or for several: of a bond one for each slave, and those of queues that were added later.
-//! * Frames whose L4 checksum a local sender left to its card are forwarded as they are, and so wrong (see `af_packet`).
+//! * A UDP or TCP checksum that a container or virtual machine of this host left to its card is finished here. The kernel does not say which these are: the field
+//!   holds the sum over the pseudo-header alone.
 
 mod asm;
 mod bpf;
 mod error;
 mod filter;
 mod handle;
+mod holder;
 mod ring;
 mod setup;
 mod socket;
@@ -24,6 +26,7 @@ mod umem;
 
 pub use error::Error;
 pub use handle::{FilterHandle, Renewed};
+pub use holder::Holder;
 pub use setup::Options;
 pub use socket::Counts;
 
@@ -57,6 +60,7 @@ impl AfXdp {
     pub fn counts(&self) -> Counts {
         self.sockets.iter().fold(Counts::default(), |sum, socket| Counts {
             lost_to_host: sum.lost_to_host + socket.counts.lost_to_host,
+            checksums_finished: sum.checksums_finished + socket.counts.checksums_finished,
             fill_ring_empty: sum.fill_ring_empty + socket.counts.fill_ring_empty,
             invalid_descriptors: sum.invalid_descriptors + socket.counts.invalid_descriptors,
         })
@@ -120,9 +124,10 @@ impl Io for AfXdp {
     }
 
     fn for_each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
-        let Counts { lost_to_host, fill_ring_empty, invalid_descriptors } = self.counts();
+        let Counts { lost_to_host, fill_ring_empty, checksums_finished, invalid_descriptors } = self.counts();
         show("lost_to_host", lost_to_host);
         show("fill_ring_empty", fill_ring_empty);
+        show("checksums_finished", checksums_finished);
         show("invalid_descriptors", invalid_descriptors);
     }
 }

@@ -2,10 +2,10 @@
 
 use super::bpf::{self, Link, Program};
 use super::error::Error;
-use super::filter;
 use super::ring::{Consumer, Entry, Layout, Producer};
 use super::socket::{Counts, QueueSocket};
 use super::umem::Umem;
+use super::{filter, holder};
 use crate::interface::Interface;
 use guideway_packet::loss::Losses;
 use guideway_sys::{self as sys, Mapping};
@@ -41,6 +41,8 @@ pub struct Options {
     pub take_all_gre: bool,
     /// Maximum number of VIPs; 0 means 16,384.
     pub max_vips: u32,
+    /// Maximum number of workers, which share the receive queues; 0 means one for each queue.
+    pub max_workers: u32,
 }
 
 /// Loads the filter. A kernel before Linux 5.18 gets one that walks no extension headers.
@@ -85,7 +87,7 @@ pub(super) fn attach(program: &Program, interface: &Interface) -> Result<(Link, 
     // A link that was closed a moment ago may still exist.
     let attach = |mode| retry_while_busy(|| program.attach(interface.index, mode));
     let refused = |error: std::io::Error| match error.raw_os_error() {
-        Some(libc::EBUSY | libc::EEXIST) => Error::Attached { interface: interface.name.clone() },
+        Some(libc::EBUSY | libc::EEXIST) => Error::Attached { interface: interface.name.clone(), holder: holder::find(interface.index) },
         _ => Error::kernel(&interface.name, "attach the filter")(error),
     };
     let native = match attach(bpf::NATIVE) {

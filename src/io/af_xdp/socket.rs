@@ -2,6 +2,7 @@
 
 use super::ring::{Consumer, Producer};
 use super::umem::{FrameLocation, Umem};
+use crate::checksum::{self, Checksum};
 use crate::{BATCH, BatchHandler, PollResult};
 use guideway_packet::frame::Frame;
 use guideway_packet::loss::{Loss, Losses};
@@ -27,6 +28,8 @@ pub struct Counts {
     pub lost_to_host: u64,
     /// Times that the kernel found no empty buffer; with zero copy the card may have lost frames.
     pub fill_ring_empty: u64,
+    /// Checksums that a local sender had left to its card, and that were finished here.
+    pub checksums_finished: u64,
     /// Descriptors that the kernel refused.
     pub invalid_descriptors: u64,
 }
@@ -108,6 +111,9 @@ impl QueueSocket {
     fn process(&mut self, locations: &mut [FrameLocation], verdicts: &mut [Verdict; BATCH], work: &mut BatchHandler<'_>) {
         let mut frames: [Frame<'_>; BATCH] = std::array::from_fn(|_| Frame::new(&mut [], 0, 0));
         let count = self.umem.frames(locations, &mut frames);
+        for frame in &mut frames[..count] {
+            self.counts.checksums_finished += u64::from(checksum::finish(frame.bytes_mut()) == Checksum::Finished);
+        }
         work(sys::monotonic(), &mut frames[..count]);
         let mut after = [(0, 0); BATCH];
         for ((after, verdict), frame) in after.iter_mut().zip(verdicts.iter_mut()).zip(&frames[..count]) {

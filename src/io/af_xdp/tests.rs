@@ -202,6 +202,28 @@ fn queues_that_are_added_get_sockets_and_their_frames_come_to_the_worker() {
 }
 
 #[test]
+fn a_checksum_that_was_left_to_the_card_is_finished() {
+    testing::in_namespace(|| {
+        let mut bench = bench(1500);
+        testing::client().send(b"a request").unwrap();
+        let frames = received(&mut bench.io, LONG);
+        assert!(testing::checksum_is_right(&frames[0]), "{frames:02x?}");
+        assert_eq!(bench.io.counts().checksums_finished, 1);
+    });
+}
+
+#[test]
+fn workers_share_queues_where_there_are_more_of_these() {
+    testing::in_namespace(|| {
+        veth(2, 1500);
+        let (filter, mut workers) = AfXdp::open("guide0", Options { max_workers: 1, ..options() }).unwrap();
+        filter.set_vips(&[vip()]).unwrap();
+        assert_eq!(workers.len(), 1);
+        assert_eq!(flows_received(&mut workers[0], &mut PacketSocket::open("guide1"), 60), 60);
+    });
+}
+
+#[test]
 fn what_the_rings_lost_is_known() {
     const SENT: u64 = 20_010;
     testing::in_namespace(|| {
@@ -232,6 +254,25 @@ fn a_queue_is_free_again_at_once_and_the_filter_gone() {
         }
         // A child that another test is just starting may hold the descriptors for a moment longer.
         assert!((0..200).any(|_| !ip("link show guide0").contains("xdp")), "the filter is still there");
+    });
+}
+
+#[test]
+fn a_program_in_the_way_is_named_with_what_detaches_it() {
+    testing::in_namespace(|| {
+        veth(1, 1500);
+        let _first = AfXdp::open("guide0", options()).unwrap();
+        let error = AfXdp::open("guide0", options()).unwrap_err();
+        let Error::Attached { holder: Some(Holder { link, pid, .. }), .. } = error else { panic!("{error}") };
+        assert_eq!(pid, std::process::id());
+        assert!(error.to_string().contains(&format!("bpftool link detach id {link}")), "{error}");
+        bpf::Link::detach_by_id(link).unwrap();
+        AfXdp::open("guide0", options()).unwrap_err();
+        let error = Error::Attached { interface: "guide0".into(), holder: None }.to_string();
+        let commands = error.split('`').nth(3).unwrap();
+        for command in commands.split(" && ") {
+            ip(command.strip_prefix("ip ").unwrap());
+        }
     });
 }
 

@@ -15,6 +15,12 @@ pub enum Error {
     /// Its name is none that netmap takes.
     #[error("io `netmap`: {0}")]
     Name(#[from] netmap_rings::NameError),
+    /// Other interfaces receive for it.
+    #[error("io `netmap`: `{bond}` is a bond, whose packets come by its slaves: use io `af_xdp`, which opens these, or `af_packet`")]
+    Bond {
+        /// Name of the bond.
+        bond: String,
+    },
     /// Frames do not fit a buffer.
     #[error(
         "interface `{interface}` has MTU {mtu}: with netmap's buffers of {buffer} bytes io `netmap` can do at most {most}; lower it \

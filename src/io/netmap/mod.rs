@@ -19,8 +19,9 @@ mod tests;
 pub use error::Error;
 
 use super::interface::Interface;
-use super::{BATCH, BatchHandler, Io, PollResult};
+use super::{BATCH, BatchHandler, Io, PollResult, checksum};
 use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::loss::{Loss, Losses};
 use guideway_packet::time::Time;
 use guideway_packet::verdict::Verdict;
 use guideway_sys as sys;
@@ -70,6 +71,9 @@ impl Netmap {
     /// # Errors
     /// Say what to do about it.
     pub fn open(interface: &Interface) -> Result<Vec<Netmap>, Error> {
+        if interface.is_bond() {
+            return Err(Error::Bond { bond: interface.name.clone() });
+        }
         let name = |rings| PortName::interface(&interface.name, rings);
         let first = Port::open_with(&name(Rings::One(0))?, netmap_rings::Options::default())?;
         let (_, rings) = first.ring_counts();
@@ -261,6 +265,7 @@ fn process(batch: &mut Batch<'_>, after: &mut [(usize, usize, Verdict); BATCH], 
     let mut count = 0;
     for (frame, (_, buffer, len)) in frames.iter_mut().zip(batch.iter_mut()) {
         *frame = Frame::new(buffer, 0, len);
+        checksum::finish(frame.bytes_mut());
         count += 1;
     }
     work(sys::monotonic(), &mut frames[..count]);
@@ -308,6 +313,12 @@ impl Io for Netmap {
 
     fn now(&self) -> Time {
         sys::monotonic()
+    }
+
+    fn losses(&self) -> Losses {
+        let mut losses = Losses::default();
+        losses.add(Loss::Unreadable, self.counts.bad_frames - self.too_long);
+        losses
     }
 
     fn for_each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
