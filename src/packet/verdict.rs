@@ -68,8 +68,7 @@ reasons! {
         IcmpAnswered "icmp_answered" "An echo request that the director answered itself (the answer counts as originated).",
     }
     fragment {
-        FragmentTableFull "fragment_table_full" "No room to remember a first fragment; its packet cannot be completed.",
-        FragmentHoldFull "fragment_hold_full" "No room to hold an early fragment.",
+        FragmentHoldFull "fragment_hold_full" "A held early fragment that left its place to a newer one, or one that is too long for a place.",
         FragmentHoldExpired "fragment_hold_expired" "A held fragment whose first fragment never came.",
         FragmentTiny "fragment_tiny" "A first fragment too short to show its ports (RFC 1858).",
     }

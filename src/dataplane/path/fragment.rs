@@ -1,42 +1,30 @@
-//! Fourth stage: the first fragment of a packet shows its ports, and its backend is remembered. Later fragments follow it, early ones are held.
+//! Fourth stage: the first fragment of a datagram shows its ports, and its backend is remembered. Later fragments follow it, early ones are held.
 //!
-//! Both are bounded: `ENTRIES` first fragments for `FRAGMENT_TIMEOUT`, `MAX_HELD` held frames for `HOLD_TIMEOUT`.
+//! Both are bounded and forget the oldest: see [`super::first_fragments`], and [`MAX_HELD`] frames that each worker holds for [`HOLD_TIMEOUT`].
 
+use super::first_fragments::FirstFragments;
 use super::parse::Packet;
 use crate::tables::BackendId;
 use guideway_packet::frame::{Frame, HEADROOM};
 use guideway_packet::time::Time;
-use guideway_packet::verdict::Reason;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// First fragments remembered at once.
-const ENTRIES: usize = 4096;
-/// Places where one of them may stand.
-const WAYS: usize = 8;
-/// Early fragments held at once.
-pub const MAX_HELD: usize = 128;
-/// How long a first fragment is remembered. RFC 791 section 3.2 lets a receiver reassemble for 15 seconds.
-pub const FRAGMENT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Early fragments held at once: some ten datagrams of 64 KiB whose fragments come in reverse order.
+pub const MAX_HELD: usize = 512;
 /// How long an early fragment is held. Reordering on the way is a matter of milliseconds.
 pub const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// First fragments, and early ones that are held.
 #[derive(Debug)]
 pub struct FragmentTable {
-    first_fragments: Box<[FirstFragment]>,
+    first_fragments: Arc<FirstFragments>,
     held: Box<[HeldFragment]>,
     bytes: Box<[u8]>,
     slot: usize,
     /// Held frames in order of arrival: index of the oldest, and how many.
     oldest: usize,
     count: usize,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct FirstFragment {
-    key: u64,
-    until: Time,
-    backend: BackendId,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,12 +36,23 @@ struct HeldFragment {
     packet: Option<Packet>,
 }
 
+/// What became of a fragment that came before its first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It is held.
+    Held,
+    /// It is held, and the oldest one was dropped for it.
+    Replaced,
+    /// It is longer than a place.
+    TooLong,
+}
+
 impl FragmentTable {
     /// Room for frames of up to `frame` bytes.
     pub fn new(frame: usize) -> FragmentTable {
         let slot = HEADROOM + frame;
         FragmentTable {
-            first_fragments: vec![FirstFragment::default(); ENTRIES].into_boxed_slice(),
+            first_fragments: Arc::default(),
             held: vec![HeldFragment { key: 0, until: Time(0), len: 0, packet: None }; MAX_HELD].into_boxed_slice(),
             bytes: vec![0; MAX_HELD * slot].into_boxed_slice(),
             slot,
@@ -62,33 +61,36 @@ impl FragmentTable {
         }
     }
 
-    /// The backend that the first fragment of `key` went to.
-    pub fn find(&self, key: u64, now: Time) -> Option<BackendId> {
-        self.first_fragments[set(key)].iter().find(|k| k.key == key && k.until > now).map(|k| k.backend)
+    /// The backend of the datagram `key`, of which the later fragment in `packet` now passes.
+    pub fn find(&self, key: u64, packet: &Packet, now: Time) -> Option<BackendId> {
+        self.first_fragments.find(key, packet, now)
     }
 
-    /// Remembers that the first fragment of `key` goes to `backend`.
-    pub fn learn(&mut self, key: u64, backend: BackendId, now: Time) -> Result<(), Reason> {
-        let ways = &mut self.first_fragments[set(key)];
-        let at = ways.iter().position(|k| k.key == key).or_else(|| ways.iter().position(|k| k.until <= now));
-        ways[at.ok_or(Reason::FragmentTableFull)?] = FirstFragment { key, until: now.plus(FRAGMENT_TIMEOUT), backend };
-        Ok(())
+    /// Remembers that the datagram `key`, of which `packet` is the first fragment, goes to `backend`.
+    pub fn learn(&self, key: u64, backend: BackendId, packet: &Packet, now: Time) {
+        self.first_fragments.learn(key, backend, packet, now);
     }
 
-    /// Keeps an early fragment.
-    pub fn hold(&mut self, key: u64, packet: &Packet, frame: &[u8], now: Time) -> Result<(), Reason> {
-        if self.count == MAX_HELD || HEADROOM + frame.len() > self.slot {
-            return Err(Reason::FragmentHoldFull);
+    /// Keeps an early fragment. Without a free place, the oldest one leaves.
+    pub fn hold(&mut self, key: u64, packet: &Packet, frame: &[u8], now: Time) -> Hold {
+        if HEADROOM + frame.len() > self.slot {
+            return Hold::TooLong;
+        }
+        let full = self.count == MAX_HELD;
+        if full {
+            // `trim` never leaves a released one behind as the oldest.
+            self.held[self.oldest].packet = None;
+            self.trim(|_| false);
         }
         let at = (self.oldest + self.count) % MAX_HELD;
         self.held[at] = HeldFragment { key, until: now.plus(HOLD_TIMEOUT), len: frame.len(), packet: Some(*packet) };
         self.bytes[at * self.slot + HEADROOM..][..frame.len()].copy_from_slice(frame);
         self.count += 1;
-        Ok(())
+        if full { Hold::Replaced } else { Hold::Held }
     }
 
     /// Hands the held fragments of `key` to `release`, in order of arrival, and forgets them.
-    pub fn release(&mut self, key: u64, mut release: impl FnMut(&Packet, &mut Frame<'_>)) {
+    pub fn release(&mut self, key: u64, now: Time, mut release: impl FnMut(&Packet, &mut Frame<'_>)) {
         for n in 0..self.count {
             let at = (self.oldest + n) % MAX_HELD;
             let held = &mut self.held[at];
@@ -96,6 +98,7 @@ impl FragmentTable {
                 && let Some(packet) = held.packet.take()
             {
                 let place = &mut self.bytes[at * self.slot..][..self.slot];
+                self.first_fragments.find(key, &packet, now);
                 release(&packet, &mut Frame::new(place, HEADROOM, held.len));
             }
         }
@@ -126,11 +129,6 @@ impl FragmentTable {
     }
 }
 
-fn set(key: u64) -> std::ops::Range<usize> {
-    let set = key as usize % (ENTRIES / WAYS) * WAYS;
-    set..set + WAYS
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,42 +141,33 @@ mod tests {
     }
 
     #[test]
-    fn a_lesson_is_remembered_for_its_time_and_overwritten_by_a_newer_one() {
-        let mut fragments = FragmentTable::new(100);
-        fragments.learn(9, 3, Time(0)).unwrap();
-        assert_eq!(fragments.find(9, Time(0).plus(FRAGMENT_TIMEOUT - Duration::from_nanos(1))), Some(3));
-        assert_eq!(fragments.find(9, Time(0).plus(FRAGMENT_TIMEOUT)), None);
-        fragments.learn(9, 4, Time(5)).unwrap();
-        assert_eq!(fragments.find(9, Time(6)), Some(4));
-        assert_eq!(fragments.find(8, Time(6)), None);
-    }
-
-    #[test]
-    fn a_full_set_refuses_until_something_in_it_expires() {
-        let mut fragments = FragmentTable::new(100);
-        let key = |n: usize| (n * (ENTRIES / WAYS) + 1) as u64;
-        for n in 0..WAYS {
-            fragments.learn(key(n), 1, Time(n as u64)).unwrap();
-        }
-        assert_eq!(fragments.learn(key(WAYS), 1, Time(100)), Err(Reason::FragmentTableFull));
-        fragments.learn(key(WAYS), 1, Time(0).plus(FRAGMENT_TIMEOUT)).unwrap();
-        assert_eq!(fragments.find(key(0), Time(0).plus(FRAGMENT_TIMEOUT)), None);
-    }
-
-    #[test]
     fn held_fragments_leave_in_order_of_arrival_and_places_are_used_again() {
         let mut fragments = FragmentTable::new(8);
         for round in 0..3u8 {
             for n in 0..MAX_HELD {
-                fragments.hold((n % 2) as u64, &packet(), &[round, n as u8], Time(n as u64)).unwrap();
+                assert_eq!(fragments.hold((n % 2) as u64, &packet(), &[round, n as u8], Time(n as u64)), Hold::Held);
             }
-            assert_eq!(fragments.hold(7, &packet(), &[0], Time(0)), Err(Reason::FragmentHoldFull));
             let mut seen = Vec::new();
-            fragments.release(1, |_, frame| seen.push(frame.bytes().to_vec()));
-            assert_eq!(seen, (0..MAX_HELD as u8).filter(|n| n % 2 == 1).map(|n| vec![round, n]).collect::<Vec<_>>());
+            fragments.release(1, Time(0), |_, frame| seen.push(frame.bytes().to_vec()));
+            assert_eq!(seen, (0..MAX_HELD).filter(|n| n % 2 == 1).map(|n| vec![round, n as u8]).collect::<Vec<_>>());
             assert_eq!(fragments.expire(Time(0).plus(HOLD_TIMEOUT)), 1, "only the oldest is over");
             assert_eq!(fragments.expire(Time(MAX_HELD as u64).plus(HOLD_TIMEOUT)), MAX_HELD / 2 - 1);
         }
-        assert_eq!(fragments.hold(1, &packet(), &[0; 9], Time(0)), Err(Reason::FragmentHoldFull), "longer than a place");
+        assert_eq!(fragments.hold(1, &packet(), &[0; 9], Time(0)), Hold::TooLong);
+    }
+
+    #[test]
+    fn without_a_free_place_the_oldest_leaves() {
+        let mut fragments = FragmentTable::new(8);
+        for n in 0..=MAX_HELD {
+            let hold = fragments.hold(n as u64, &packet(), &[0], Time(0));
+            assert_eq!(hold, if n == MAX_HELD { Hold::Replaced } else { Hold::Held });
+        }
+        for (key, expected) in [(0, 0), (1, 1), (MAX_HELD as u64, 1)] {
+            let mut released = 0;
+            fragments.release(key, Time(0), |_, _| released += 1);
+            assert_eq!(released, expected, "{key}");
+        }
+        assert_eq!(fragments.hold(7, &packet(), &[0], Time(0)), Hold::Held, "the second oldest left a place");
     }
 }

@@ -12,6 +12,7 @@ pub mod draining;
 mod encap;
 pub mod explain;
 mod fast_path;
+mod first_fragments;
 mod flow;
 mod fragment;
 mod icmp;
@@ -37,6 +38,7 @@ use crate::counters::{Counters, PacketCounter};
 use crate::tables::{BackendId, Snapshot};
 use fast_path::FastPathPacket;
 use flow::Flow;
+use fragment::Hold;
 use guideway_packet::frame::Frame;
 use guideway_packet::io::BATCH;
 use guideway_packet::time::Time;
@@ -189,9 +191,7 @@ fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tabl
     }
     if packet.ip.fragment.is_some() {
         let key = packet.fragment_key(tables);
-        if let Err(reason) = state.fragments.learn(key, choice.backend, now) {
-            return Verdict::Drop(reason);
-        }
+        state.fragments.learn(key, choice.backend, packet, now);
         release(key, choice.backend, tables, state, now);
     }
     send(frame, packet, choice.backend, tables, &mut state.out, &mut state.counters, now)
@@ -200,19 +200,23 @@ fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tabl
 /// A fragment without ports follows its first fragment, or waits for it.
 fn forward_fragment(frame: &mut Frame<'_>, packet: &Packet, tables: &Snapshot, state: &mut State, now: Time) -> Verdict {
     let key = packet.fragment_key(tables);
-    match state.fragments.find(key, now) {
-        Some(backend) => send(frame, packet, backend, tables, &mut state.out, &mut state.counters, now),
-        None => match state.fragments.hold(key, packet, frame.bytes(), now) {
-            Ok(()) => Verdict::Hold,
-            Err(reason) => Verdict::Drop(reason),
-        },
+    if let Some(backend) = state.fragments.find(key, packet, now) {
+        return send(frame, packet, backend, tables, &mut state.out, &mut state.counters, now);
+    }
+    match state.fragments.hold(key, packet, frame.bytes(), now) {
+        Hold::Held => Verdict::Hold,
+        Hold::Replaced => {
+            state.counters.release_held(Verdict::Drop(Reason::FragmentHoldFull));
+            Verdict::Hold
+        }
+        Hold::TooLong => Verdict::Drop(Reason::FragmentHoldFull),
     }
 }
 
 /// The fragments that waited leave after their first one.
 fn release(key: u64, backend: BackendId, tables: &Snapshot, state: &mut State, now: Time) {
     let State { fragments, out, counters, .. } = state;
-    fragments.release(key, |packet, frame| {
+    fragments.release(key, now, |packet, frame| {
         let mut verdict = send(frame, packet, backend, tables, out, counters, now);
         if verdict == Verdict::Transmit && !out.outbox.release(frame.bytes()) {
             verdict = Verdict::Drop(Reason::OutboxFull);

@@ -2,7 +2,7 @@
 
 use super::fixture::*;
 use crate::counters::PacketCounter;
-use crate::path::fragment::FRAGMENT_TIMEOUT;
+use crate::path::first_fragments::FRAGMENT_TIMEOUT;
 use crate::tables::Echo;
 use guideway_packet::verdict::{Reason, Verdict};
 use guideway_packet::wire::build;
