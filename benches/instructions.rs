@@ -4,7 +4,7 @@
 #[allow(dead_code)] // What only the timed benchmarks of the path need.
 mod fixture;
 
-use fixture::{Batch, Kind};
+use fixture::{Batch, Kind, MILLION};
 use guideway_dataplane::path::{self, State};
 use guideway_dataplane::tables::Snapshot;
 use guideway_packet::frame::Frame;
@@ -24,12 +24,14 @@ fn counted(frames: &mut [Frame<'_>], tables: &Snapshot, state: &mut State) {
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let (row, batches) = (arguments.next(), arguments.next().map_or(Ok(100), |text| text.parse::<usize>()));
-    let kind = match row.as_deref() {
-        None | Some("path_hot") => Kind::V4,
-        Some("path_v6") => Kind::V6,
-        Some("path_tid") => Kind::Tid,
+    let (kind, flows) = match row.as_deref() {
+        None | Some("path_hot") => (Kind::V4, 1),
+        Some("path_v6") => (Kind::V6, 1),
+        Some("path_tid") => (Kind::Tid, 1),
+        Some("path_1m") => (Kind::V4, MILLION),
+        Some("path_tid_1m") => (Kind::Tid, MILLION),
         Some(other) => {
-            eprintln!("no row is called {other}: path_hot, path_v6 or path_tid");
+            eprintln!("no row is called {other}: path_hot, path_v6, path_tid, path_1m or path_tid_1m");
             return ExitCode::from(2);
         }
     };
@@ -38,8 +40,13 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let tables = fixture::tables();
-    let mut state = State::new(1 << 10, fixture::MTU);
-    let mut batch = Batch::new(kind, 1, 18);
+    // As in the timed rows, every flow is known when counting begins.
+    let mut state = State::new(flows.max(1 << 10) as usize, fixture::MTU);
+    let mut batch = Batch::new(kind, flows, 18);
+    for _ in 0..flows / BATCH as u64 {
+        batch.fill();
+        path::run(&mut batch.frames(), &tables, &mut state, Time(1_000_000_000));
+    }
     for _ in 0..WARM_UP + batches {
         batch.fill();
         counted(&mut batch.frames(), &tables, &mut state);
