@@ -27,6 +27,8 @@ pub struct Counters {
     pub by_successor: u64,
     /// Packets that went to a director of the remote site.
     pub by_remote_site: u64,
+    /// Fragments that went to the director of the fleet that owns their datagram.
+    pub handed_on: u64,
     /// Requests that went to another backend, as the first left them unanswered.
     pub redispatched: u64,
     /// Requests shed by the limit of their VIP.
@@ -41,7 +43,7 @@ pub struct Counters {
 
 impl Counters {
     /// Returns every counter but those of dropped packets, by its name in JSON.
-    pub fn each(&self) -> [(&'static str, u64); 14] {
+    pub fn each(&self) -> [(&'static str, u64); 15] {
         [
             ("received", self.received),
             ("transmitted", self.transmitted),
@@ -53,6 +55,7 @@ impl Counters {
             ("by_maglev", self.by_maglev),
             ("by_successor", self.by_successor),
             ("by_remote_site", self.by_remote_site),
+            ("handed_on", self.handed_on),
             ("redispatched", self.redispatched),
             ("shed_by_vip", self.shed_by_vip),
             ("shed_by_backend", self.shed_by_backend),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use utoipa::ToSchema;
 
 /// The record of a director in the store.
@@ -11,6 +12,10 @@ pub struct Presence {
     #[serde(default)]
     #[schema(required)]
     pub ready: bool,
+    /// Its addresses, once it is ready: other directors hand fragments on to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
     /// Its tables, once it is ready.
     #[serde(flatten)]
     pub tables: Option<PresentTables>,

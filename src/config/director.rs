@@ -29,6 +29,8 @@ pub struct Director {
     pub routers: Vec<IpNet>,
     /// Directors of the remote site, at most 256. They get packets that no local backend can take, and may send us such packets.
     pub remote_site: Vec<IpAddr>,
+    /// All directors of the fleet, this one among them, at most 256; empty when they are not configured. They divide datagrams in fragments among them.
+    pub fleet: Vec<IpAddr>,
     /// The control socket.
     pub socket: PathBuf,
     /// Address that serves metrics to Prometheus; none by default.
@@ -112,8 +114,8 @@ pub struct NetmapPorts {
 const FLOWS: usize = 1 << 20;
 const RETIRE: Duration = Duration::from_secs(600);
 const RETIRE_LIMITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
-/// Maximum number of directors in `remote_site`.
-const MAX_REMOTE_DIRECTORS: usize = 256;
+/// Maximum number of directors in `remote_site` and in `fleet`.
+const MAX_DIRECTORS: usize = 256;
 /// Highest CPU number in an affinity mask of the usual size.
 const MAX_CPU: i64 = 1023;
 
@@ -128,6 +130,8 @@ pub(super) struct RawDirector<'r, 't> {
     pub(super) routers: Vec<Located<'r, 't, IpNet>>,
     /// Valid elements of `remote_site`.
     pub(super) remote_site: Vec<Located<'r, 't, IpAddr>>,
+    /// The field `fleet` and its elements, if it is given and all are valid.
+    pub(super) fleet: Option<(Field<'r, 't>, Vec<Located<'r, 't, IpAddr>>)>,
     /// The io, if it is valid.
     pub(super) io: Option<Io>,
 }
@@ -140,7 +144,8 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawDirector<'r, 't> {
     let next_key = table.optional("next_key").map_or(Some(None), |f| self::key(f).map(Some));
     let io = table.required("io", "io = { kind = \"af_xdp\", interface = \"eth0\" }").and_then(|f| io(&f));
     let routers = table.optional("routers").map_or(Some(Vec::new()), |f| routers(&f));
-    let remote_site = table.optional("remote_site").map_or(Some(Vec::new()), |f| remote_site(&f));
+    let remote_site = table.optional("remote_site").map_or(Some(Vec::new()), |f| directors(&f, "[\"10.9.1.11\"]"));
+    let fleet = table.optional("fleet").map_or(Some(None), |f| directors(&f, "[\"10.0.1.11\", \"10.0.1.12\"]").map(|all| Some((f, all))));
     let socket = match table.optional("socket") {
         Some(field) => field.parse("a path in quotes", text::socket_path).map(|s| s.value),
         None => name.as_ref().map(|name| text::default_socket(name)),
@@ -162,6 +167,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawDirector<'r, 't> {
 
     let prefixes = routers.as_ref().map(|r| r.iter().map(|s| s.value.trunc()).collect());
     let remote_sites = remote_site.as_ref().map(|remote_sites| remote_sites.iter().map(|located| located.value).collect());
+    let fleet_addresses = fleet.as_ref().map(|fleet| fleet.iter().flat_map(|(_, all)| all).map(|located| located.value).collect());
     let director = || {
         Some(Director {
             name: name?,
@@ -171,6 +177,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawDirector<'r, 't> {
             io: io.clone()?,
             routers: prefixes?,
             remote_site: remote_sites?,
+            fleet: fleet_addresses?,
             socket: socket?,
             metrics: metrics?,
             unmatched: unmatched?,
@@ -181,7 +188,14 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawDirector<'r, 't> {
         })
     };
     let remote_site = remote_site.clone().unwrap_or_default();
-    RawDirector { director: director(), addresses, routers: routers.unwrap_or_default(), remote_site, io: io.clone() }
+    RawDirector {
+        director: director(),
+        addresses,
+        routers: routers.unwrap_or_default(),
+        remote_site,
+        fleet: fleet.clone().flatten(),
+        io: io.clone(),
+    }
 }
 
 /// Reads a duration within limits.
@@ -334,11 +348,11 @@ fn routers<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Located<'r, 't, IpNet>>>
     read.into_iter().collect()
 }
 
-/// Reads addresses of directors of the remote site, each once.
-fn remote_site<'r, 't>(field: &Field<'r, 't>) -> Option<Vec<Located<'r, 't, IpAddr>>> {
-    let items = field.items("a list of addresses, such as [\"10.9.1.11\"]")?;
-    if items.len() > MAX_REMOTE_DIRECTORS {
-        field.error(format!("names {} addresses; at most {MAX_REMOTE_DIRECTORS} are allowed", items.len()));
+/// Reads addresses of directors, each once.
+fn directors<'r, 't>(field: &Field<'r, 't>, example: &str) -> Option<Vec<Located<'r, 't, IpAddr>>> {
+    let items = field.items(&format!("a list of addresses, such as {example}"))?;
+    if items.len() > MAX_DIRECTORS {
+        field.error(format!("names {} addresses; at most {MAX_DIRECTORS} are allowed", items.len()));
         return None;
     }
     let read: Option<Vec<_>> = items.into_iter().map(|f| f.parse("an address in quotes", text::unicast)).collect();

@@ -71,6 +71,8 @@ impl Config {
         }));
         let remote_sites =
             remote_sites.map(|(place, address)| format!("{place}: {address} is an address of a director of the remote site"));
+        let fleet = self.vips.iter().filter(|vip| self.director.fleet.contains(&vip.address));
+        let fleet = fleet.map(|vip| format!("vip {0}: {0} is an address of a director of the fleet", vip.address));
         let vips = self.vips.iter().filter(|vip| own(vip.address));
         let vips =
             vips.map(|vip| format!("vip {}: is the director's own address; a VIP must not be the address of a machine", vip.address));
@@ -85,7 +87,7 @@ impl Config {
             let known: Vec<String> = self.director.keys().map(|key| key.id().to_string()).collect();
             format!("active_key: this director has no key {id}; it has {}. Add it as `next_key` and reload", known.join(" and "))
         });
-        vips.chain(backends).chain(remote_sites).chain(key).collect()
+        vips.chain(backends).chain(remote_sites).chain(fleet).chain(key).collect()
     }
 
     /// Returns the same director with another intent.

@@ -7,7 +7,7 @@ use super::{Announce, Config, Director};
 impl Config {
     /// Returns an error for each key of `new` that needs a restart. Empty: a reload may apply `new`.
     ///
-    /// VIPs, pools, routers, the remote site, neighbours, timeouts, `unmatched` and `icmp_echo` may change at any time.
+    /// VIPs, pools, routers, the remote site, the fleet, neighbours, timeouts, `unmatched` and `icmp_echo` may change at any time.
     pub fn changes_needing_restart(&self, new: &Config) -> Vec<Problem> {
         let switched = new.active_key.is_some() || self.active_key() == new.active_key();
         let announce_change = announce_change(self.announce.as_ref(), new.announce.as_ref());

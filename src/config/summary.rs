@@ -26,6 +26,10 @@ pub(super) fn write(config: &Config, out: &mut dyn Write) -> io::Result<()> {
             abbreviate_list(&remote_sites.iter().map(String::as_str).collect::<Vec<_>>())
         )?;
     }
+    if !director.fleet.is_empty() {
+        let fleet: Vec<String> = director.fleet.iter().map(ToString::to_string).collect();
+        writeln!(out, "  fleet     {}", abbreviate_list(&fleet.iter().map(String::as_str).collect::<Vec<_>>()))?;
+    }
     let ids: Vec<String> = director.keys().map(|key| key.id().to_string()).collect();
     let active = config.active_key().map_or_else(String::new, |key| key.id().to_string());
     let others: Vec<&str> = ids.iter().map(String::as_str).filter(|id| *id != active).collect();

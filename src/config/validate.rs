@@ -24,6 +24,7 @@ pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
     backend_addresses(sections);
     vip_addresses(sections);
     remote_site(sections);
+    fleet(sections);
     pools_exist(sections, &pools);
     checks_have_vips(sections);
     let mut by_address: BTreeMap<IpAddr, Vec<&vip::RawVip<'_, '_>>> = BTreeMap::new();
@@ -125,6 +126,35 @@ fn remote_site(sections: &Sections<'_, '_>) {
         }
         if let Some(vip) = sections.vips.iter().filter_map(|vip| vip.address.as_ref()).find(|vip| vip.value == address) {
             site.field.error(format!("is a VIP (line {}); name the directors' own addresses", vip.field.line()));
+        }
+    }
+}
+
+/// Reports a `fleet` without this director, and addresses in it that this director cannot reach or that belong to somebody else.
+fn fleet(sections: &Sections<'_, '_>) {
+    let (ours, Some((field, fleet))) = (&sections.director.addresses, &sections.director.fleet) else { return };
+    let own: Vec<_> = fleet.iter().filter(|located| ours.iter().any(|own| own.value == located.value)).collect();
+    match own[..] {
+        [] if !fleet.is_empty() => {
+            let line = ours.first().map_or(0, |own| own.field.line());
+            field.error(format!(
+                "lacks this director (director.address, line {line}); name one address of every director, the same list on all"
+            ));
+        }
+        [_, second, ..] => second.field.error("is a second address of this director; name one address of every director"),
+        _ => {}
+    }
+    for located in fleet {
+        let address = located.value;
+        if sections.director.director.is_some() && !ours.iter().any(|own| own.value.is_ipv4() == address.is_ipv4()) {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            located.field.error(format!("is an {family} address, but director.address has no {family} address to send from; add one"));
+        }
+        if let Some(site) = sections.director.remote_site.iter().find(|site| site.value == address) {
+            located.field.error(format!("is also in remote_site (line {}); the directors there are another fleet", site.field.line()));
+        }
+        if let Some(vip) = sections.vips.iter().filter_map(|vip| vip.address.as_ref()).find(|vip| vip.value == address) {
+            located.field.error(format!("is a VIP (line {}); name the directors' own addresses", vip.field.line()));
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod api;
 pub mod changes;
 pub mod events;
 pub mod explain;
+pub mod fleet;
 pub mod metrics;
 pub mod neighbour;
 pub mod next_hops;

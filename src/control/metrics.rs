@@ -111,6 +111,14 @@ pub fn exposition(status: &Status) -> Exposition {
         &[(&[], chances)],
     );
 
+    let handed_on = counters.get(PacketCounter::HandedOn);
+    put(
+        "fragments_handed_on_total",
+        MetricKind::Counter,
+        "Fragments that went to the director of the fleet that owns their datagram.",
+        &[(&[], handed_on)],
+    );
+
     put("flow_table_entries", MetricKind::Gauge, "Entries of the flow tables in use.", &[(&[], document.flows.used as u64)]);
     put("flow_table_capacity", MetricKind::Gauge, "Entries that the flow tables have room for.", &[(&[], document.flows.capacity as u64)]);
     let reloads: [(&[(&str, &str)], u64); 2] =

@@ -325,8 +325,10 @@ impl Status {
             tables: view.fingerprints(),
             draining: self.draining(),
         });
+        let own = view.as_ref().map(|view| view.snapshot.address);
+        let addresses = own.into_iter().flat_map(|own| [own.v4.map(Into::into), own.v6.map(Into::into)]).flatten().collect();
         // A struct of strings, numbers and lists always becomes JSON.
-        serde_json::to_value(Presence { ready: view.is_some(), tables }).unwrap_or_default()
+        serde_json::to_value(Presence { ready: view.is_some(), addresses, tables }).unwrap_or_default()
     }
 
     /// Returns the document of `GET /v1/status`.
@@ -400,6 +402,7 @@ pub fn counters_document(counters: &Counters) -> api::counters::Counters {
         by_maglev: of(PacketCounter::ByMaglev),
         by_successor: of(PacketCounter::BySuccessor),
         by_remote_site: of(PacketCounter::ByRemoteSite),
+        handed_on: of(PacketCounter::HandedOn),
         redispatched: of(PacketCounter::Redispatched),
         shed_by_vip: of(PacketCounter::ShedByVip),
         shed_by_backend: of(PacketCounter::ShedByBackend),

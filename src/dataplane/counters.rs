@@ -34,6 +34,7 @@ packet_counters! {
     ByMaglev "by_maglev" "Packets whose backend was chosen from the Maglev table.",
     BySuccessor "by_successor" "Packets that went to a successor, because their backend is down or leaves the request unanswered.",
     ByRemoteSite "by_remote_site" "Packets that went to a director of the remote site, because no backend here takes them or their server port belongs to none.",
+    HandedOn "handed_on" "Fragments that went to the director of the fleet that owns their datagram.",
     Redispatched "redispatched" "Requests that went to another backend, as the first leaves them unanswered.",
     ShedByVip "shed_by_vip" "Requests shed by the limit of their VIP.",
     ShedByBackend "shed_by_backend" "Requests shed by the limit of a backend.",

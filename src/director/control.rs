@@ -16,6 +16,7 @@ use guideway_io::interface::Interface;
 use guideway_packet::time::Time;
 use guideway_store::{Health, Store, StoreView, SuspectedBackend};
 use serde_json::Value;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub(super) struct Control<'f> {
     pub(super) store: Store,
     pub(super) store_view: watch::Receiver<StoreView>,
     pub(super) store_status: StoreStatus,
+    /// Directors that share the store.
+    pub(super) fleet: watch::Receiver<Vec<IpAddr>>,
     /// The director's presence record in the store.
     pub(super) presence: watch::Sender<Value>,
     /// The director's suspicions in the store.
@@ -110,6 +113,7 @@ impl Control<'_> {
                     due = None;
                     self.apply_latest().await;
                 }
+                Ok(()) = self.fleet.changed() => self.fleet_changed(),
                 Some(dry_run) = dry_runs.recv() => self.dry_run(dry_run),
                 changed = self.neighbours.hops.changed() => match changed {
                     Ok(()) => self.neighbours_changed(),
@@ -161,7 +165,16 @@ impl Control<'_> {
         if same { self.update_status() } else { self.publish_again("neighbours changed") }
     }
 
-    /// Publishes the same configuration with changed neighbours or retirements.
+    fn fleet_changed(&mut self) {
+        let present = self.fleet.borrow_and_update().clone();
+        let count = present.len();
+        if self.writer.set_present(present, &self.config) {
+            tracing::info!(directors = count, "directors of the fleet changed");
+            self.publish_again("directors of the fleet changed");
+        }
+    }
+
+    /// Publishes the same configuration with changed neighbours, directors or retirements.
     pub(super) fn publish_again(&mut self, why: &str) {
         let hops = self.neighbours.hops.borrow_and_update().clone();
         let now = self.now();

@@ -15,11 +15,12 @@ pub(super) fn vips(config: &Config) -> BTreeSet<IpAddr> {
     config.vips.iter().map(|vip| vip.address).collect()
 }
 
-/// Returns the addresses that need next hops: backends and remote site of `config`, and the `also` addresses.
+/// Returns the addresses that need next hops: backends, remote site and fleet of `config`, and the `also` addresses.
 pub(super) fn targets(config: &Config, also: BTreeSet<IpAddr>) -> NextHopTargets {
     let mut addresses = also;
     addresses.extend(config.pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.address));
     addresses.extend(&config.director.remote_site);
+    addresses.extend(config.director.fleet.iter().filter(|address| !config.director.address.contains(**address)));
     NextHopTargets { addresses, static_entries: config.neighbours.iter().map(|n| (n.address, n.mac)).collect() }
 }
 

@@ -8,7 +8,7 @@ use super::{Error, open, steering};
 use crate::announce::{Announcer, Routes};
 use arc_swap::ArcSwap;
 use guideway_config::Config;
-use guideway_control::neighbour;
+use guideway_control::{fleet, neighbour};
 use guideway_control::{self as control, Api, DirectorInfo, Status, StoreStatus, WorkerStatus, Writer, api};
 use guideway_daemon::metrics;
 use guideway_daemon::socket::ControlSocket;
@@ -149,6 +149,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         generation: cluster.generation,
         store: store.clone(),
         store_view,
+        fleet: fleet::watch(store.clone()),
         store_status,
         presence,
         suspects,

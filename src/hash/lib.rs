@@ -8,6 +8,7 @@
 //! | 2 flow, IPv6 | SipHash-1-3 | the same with 16-byte addresses |
 //! | 3 client | SipHash-1-3 | client address as 16 bytes (IPv4 mapped), destination (the VIP) as 16 bytes |
 //! | 4 fragment | SipHash-1-3 | protocol (IPv6: 44), source as 16 bytes, destination as 16 bytes, identification (4 bytes) |
+//! | 5 hosts | SipHash-1-3 | protocol (fragments of IPv6: 44), source as 16 bytes, destination as 16 bytes |
 //! | 16 offset | SipHash-2-4 | name of the backend |
 //! | 17 skip | SipHash-2-4 | name of the backend |
 //! | 18 fingerprint | SipHash-2-4 | see `guideway_dataplane::maglev` |
@@ -25,6 +26,7 @@ const FLOW_V4: u8 = 1;
 const FLOW_V6: u8 = 2;
 const CLIENT: u8 = 3;
 const FRAGMENT: u8 = 4;
+const HOSTS: u8 = 5;
 
 /// Uses of SipHash-2-4, outside the packet path.
 #[derive(Clone, Copy, Debug)]
@@ -231,6 +233,17 @@ impl PacketHasher {
         m[34..38].copy_from_slice(&identification.to_be_bytes());
         self.hasher.hash(&m)
     }
+
+    /// Hash of what all fragments between two hosts have in common, whatever their datagram: it names the director that owns them.
+    #[inline]
+    pub fn hosts(&self, protocol: u8, source: IpAddr, destination: IpAddr) -> u64 {
+        let mut m = [0u8; 34];
+        m[0] = HOSTS;
+        m[1] = protocol;
+        m[2..18].copy_from_slice(&mapped(source));
+        m[18..34].copy_from_slice(&mapped(destination));
+        self.hasher.hash(&m)
+    }
 }
 
 /// An address as 16 bytes; IPv4 as IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2).
@@ -299,6 +312,13 @@ mod tests {
         let hash = key().packet_hasher();
         assert_eq!(hash.fragment(17, v4("198.51.100.7").into(), v4("192.0.2.69").into(), 0x1234), 0xc741_a745_5551_f186);
         assert_eq!(hash.fragment(17, v6("2001:db8::7").into(), v6("2001:db8:69::1").into(), 0x1234_5678), 0xbcff_e207_f9bb_7f6e);
+    }
+
+    #[test]
+    fn hosts() {
+        let hash = key().packet_hasher();
+        assert_eq!(hash.hosts(17, v4("198.51.100.7").into(), v4("192.0.2.69").into()), 0x20ee_fa5e_1985_df1a);
+        assert_eq!(hash.hosts(44, v6("2001:db8::7").into(), v6("2001:db8:69::1").into()), 0x28d0_e393_ed56_806d);
     }
 
     proptest::proptest! {

@@ -64,6 +64,11 @@ const SECTION: &[Key] = &[
     key("io", "required", "how packets enter and leave, a table"),
     key("routers", "none", "prefixes that may send GRE"),
     key("remote_site", "none", "addresses of the directors of the remote site, at most 256"),
+    key(
+        "fleet",
+        "those in the store",
+        "one address of each director of the fleet, this one's too, the same list on all, at most 256; they divide datagrams in fragments among them",
+    ),
     key("socket", "`/run/guideway/<name>.sock`", "control socket; needs a restart to change"),
     key("metrics", "none", "`\"127.0.0.1:9068\"`: serves Prometheus at `/metrics`, 16 connections at a time; needs a restart to change"),
     key("unmatched", "`\"host\"`", "GRE for an address that is no VIP: `\"host\"` or `\"drop\"`; with `af_xdp` a change needs a restart"),

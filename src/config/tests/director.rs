@@ -226,6 +226,38 @@ fn remote_site() {
 }
 
 #[test]
+fn fleet() {
+    assert_eq!(good(&with_director("fleet = [\"10.0.1.11\", \"10.0.1.12\"]")).director.fleet.len(), 2);
+    assert!(good(&with_director("fleet = []")).director.fleet.is_empty());
+    for (list, at, error) in [
+        ("\"10.0.1.11\"", "", " = \"10.0.1.11\": expected a list of addresses, such as [\"10.0.1.11\", \"10.0.1.12\"], found a string"),
+        (
+            "[\"10.0.1.12\"]",
+            "",
+            ": lacks this director (director.address, line 3); name one address of every director, the same list on all",
+        ),
+        ("[\"10.0.1.11\", \"192.0.2.69\"]", "[1]", " = \"192.0.2.69\": is a VIP (line 9); name the directors' own addresses"),
+        (
+            "[\"10.0.1.11\", \"2001:db8::9\"]",
+            "[1]",
+            " = \"2001:db8::9\": is an IPv6 address, but director.address has no IPv6 address to send from; add one",
+        ),
+    ] {
+        director(&format!("fleet = {list}"), &format!("line 7: director.fleet{at}{error}"));
+    }
+    director(
+        "remote_site = [\"10.9.1.11\"]\nfleet = [\"10.0.1.11\", \"10.9.1.11\"]",
+        "line 8: director.fleet[1] = \"10.9.1.11\": is also in remote_site (line 7); the directors there are another fleet",
+    );
+    let both = "fleet = [\"10.0.1.11\", \"2001:db8:1::11\"]";
+    let two = with_director(both).replace("address = \"10.0.1.11\"", "address = [\"10.0.1.11\", \"2001:db8:1::11\"]");
+    errors(
+        &two,
+        &["line 7: director.fleet[1] = \"2001:db8:1::11\": is a second address of this director; name one address of every director"],
+    );
+}
+
+#[test]
 fn other_keys() {
     director(
         "socket = \"d1.sock\"",
@@ -263,7 +295,7 @@ fn other_keys() {
     }
     director(
         "cluster = \"x\"",
-        "line 7: director.cluster: unknown key. Known: name, address, key, next_key, io, routers, remote_site, socket, metrics, unmatched, icmp_echo, flows, retire, steering",
+        "line 7: director.cluster: unknown key. Known: name, address, key, next_key, io, routers, remote_site, fleet, socket, metrics, unmatched, icmp_echo, flows, retire, steering",
     );
     let config =
         good(&with_director("socket = \"/tmp/d.sock\"\nunmatched = \"drop\"\nicmp_echo = \"answer\"\nflows = 1_024\nretire = \"0s\""))

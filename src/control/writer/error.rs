@@ -56,6 +56,12 @@ pub enum ApplyError {
         /// The name that it gives.
         pool: String,
     },
+    /// The Maglev table over the directors of the fleet cannot be built.
+    #[error("director.fleet: {reason}")]
+    Fleet {
+        /// Why.
+        reason: String,
+    },
     /// The Maglev table cannot be built.
     #[error("pool.{pool}: {reason}")]
     Table {

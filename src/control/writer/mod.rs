@@ -17,7 +17,7 @@ use super::next_hops::NextHops;
 use guideway_config::{Config, Service as Kinds, Vip};
 use guideway_dataplane::maglev::Table;
 use guideway_dataplane::tables::{
-    Backend, BackendId, Member, Pool, PrefixSet, RequestPolicy, Service, ServiceKind, Snapshot, Successors, TidMap, VipTable,
+    Backend, BackendId, Fleet, Member, Pool, PrefixSet, RequestPolicy, Service, ServiceKind, Snapshot, Successors, TidMap, VipTable,
 };
 use guideway_hash::FleetKey;
 use guideway_packet::time::Time;
@@ -36,6 +36,17 @@ pub struct Writer {
     registry: Registry,
     pools: HashMap<String, BuiltPool>,
     tables_built: u64,
+    /// Addresses of directors that the store knows.
+    present: Vec<IpAddr>,
+    owners: Option<BuiltOwners>,
+}
+
+/// The Maglev table over directors, and what it was built from.
+#[derive(Clone, Debug)]
+struct BuiltOwners {
+    key: FleetKey,
+    directors: Vec<IpAddr>,
+    table: Arc<Table>,
 }
 
 /// A pool and what it was built from.
@@ -80,7 +91,10 @@ impl Writer {
     ) -> Result<Snapshot, ApplyError> {
         let key = config.active_key().unwrap_or(config.director.key);
         let mut registry = self.registry.clone();
-        registry.update(config, health, now)?;
+        let directors = self.directors(config);
+        let own = |address: &IpAddr| config.director.address.contains(*address);
+        let others: Vec<IpAddr> = directors.iter().copied().filter(|address| !own(address)).collect();
+        registry.update(config, &others, health, now)?;
         let backends = backends(&registry, config, hops)?;
         let mut pools = HashMap::with_capacity(config.pools.len());
         let members = registry.by_pool();
@@ -108,6 +122,7 @@ impl Writer {
         };
         self.tables_built += pools.iter().filter(|pool| !kept(pool)).count() as u64;
         let remote_site_directors = registry.remote_site_directors();
+        let fleet = self.fleet(key, directors, &registry)?;
         self.registry = registry;
         self.pools = pools;
         self.generation = generation;
@@ -117,7 +132,10 @@ impl Writer {
             mac: hops.link.mac,
             mtu: hops.link.mtu,
             address: config.director.address,
-            routers: PrefixSet::new(&[&config.director.routers[..], &remote_site_addresses].concat()),
+            routers: PrefixSet::new(
+                &[&config.director.routers[..], &remote_site_addresses, &others.iter().copied().map(IpNet::from).collect::<Vec<_>>()]
+                    .concat(),
+            ),
             unmatched: config.director.unmatched,
             icmp_echo: config.director.icmp_echo,
             vips,
@@ -125,12 +143,49 @@ impl Writer {
             internal_addresses: internal_addresses(config, &backends),
             remote_site_directors,
             remote_site_addresses: PrefixSet::new(&remote_site_addresses),
+            fleet,
             backends,
             hash: key.packet_hasher(),
         })
     }
 
-    /// Addresses whose next hops are needed: those of all backends, retired ones too, and of directors of the remote site.
+    /// Sets the addresses of the directors that the store knows, one of each, this one's among them. They count unless the file names the fleet.
+    /// Returns whether that changes anything for this director with `config`.
+    pub fn set_present(&mut self, present: Vec<IpAddr>, config: &Config) -> bool {
+        let before = self.directors(config);
+        self.present = present;
+        self.directors(config) != before
+    }
+
+    /// The directors of the fleet, sorted; empty when this one is alone.
+    fn directors(&self, config: &Config) -> Vec<IpAddr> {
+        let named = &config.director.fleet;
+        let mut directors = if named.is_empty() { self.present.clone() } else { named.clone() };
+        directors.retain(|address| config.director.address.same_family(*address).is_some());
+        directors.sort_unstable();
+        directors.dedup();
+        let own = directors.iter().any(|address| config.director.address.contains(*address));
+        if own && directors.len() > 1 { directors } else { Vec::new() }
+    }
+
+    fn fleet(&mut self, key: FleetKey, directors: Vec<IpAddr>, registry: &Registry) -> Result<Fleet, ApplyError> {
+        if directors.is_empty() {
+            self.owners = None;
+            return Ok(Fleet::default());
+        }
+        let ids: Vec<_> = directors.iter().map(|address| (*address, registry.fleet_director(*address))).collect();
+        let table = match &self.owners {
+            Some(built) if built.key == key && built.directors == directors => built.table.clone(),
+            _ => {
+                let refused = |e: guideway_dataplane::maglev::Error| ApplyError::Fleet { reason: e.to_string() };
+                Arc::new(Fleet::build_table(&key, &directors).map_err(refused)?)
+            }
+        };
+        self.owners = Some(BuiltOwners { key, directors, table: table.clone() });
+        Ok(Fleet::new(table, &ids))
+    }
+
+    /// Addresses whose next hops are needed: those of all backends, retired ones too, and of directors of the remote site and the fleet.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.registry.entries.keys().map(|identity| identity.address).collect()
     }
@@ -147,7 +202,7 @@ impl Writer {
 
     /// Every backend that has a number, by pool and name.
     pub fn backends(&self) -> impl Iterator<Item = BackendEntry> {
-        self.registry.entries.iter().filter(|(identity, _)| !identity.is_remote_site()).map(|(identity, entry)| BackendEntry {
+        self.registry.entries.iter().filter(|(identity, _)| !identity.is_director()).map(|(identity, entry)| BackendEntry {
             id: entry.id,
             name: identity.name.clone(),
             pool: identity.pool.clone(),
@@ -168,7 +223,7 @@ fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec
             backend.draining = !matches!(entry.state(), BackendState::Active | BackendState::Slow);
             Some(backend)
         });
-        if backend.is_none() && entry.retired.is_none() && !identity.is_remote_site() {
+        if backend.is_none() && entry.retired.is_none() && !identity.is_director() {
             return Err(ApplyError::Family { backend: identity.name.to_string(), address: identity.address });
         }
         backends[usize::from(entry.id)] = backend;

@@ -17,6 +17,9 @@ pub(super) const ID_QUARANTINE: Duration = Duration::from_secs(12 * 3600);
 /// The pool name of directors of the remote site. No pool can have this name.
 const REMOTE_SITE: &str = "remote site";
 
+/// The pool name of the other directors of the fleet. No pool can have this name, either.
+const FLEET: &str = "this fleet";
+
 /// The key of a backend: entries of two files with the same key are the same backend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity {
@@ -26,9 +29,9 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Returns whether it is a director of the remote site, which is no backend but has an id like one.
-    pub(super) fn is_remote_site(&self) -> bool {
-        &*self.pool == REMOTE_SITE
+    /// Returns whether it is a director, of the remote site or of the fleet, which is no backend but has an id like one.
+    pub(super) fn is_director(&self) -> bool {
+        matches!(&*self.pool, REMOTE_SITE | FLEET)
     }
 }
 
@@ -116,8 +119,8 @@ impl RegistryEntry {
 }
 
 impl Registry {
-    /// Updates the registry from a file. After an error the registry is inconsistent: call this on a copy.
-    pub(super) fn update(&mut self, config: &Config, health: &Health, now: Time) -> Result<(), ApplyError> {
+    /// Updates the registry from a file and the other directors of the fleet. After an error the registry is inconsistent: call this on a copy.
+    pub(super) fn update(&mut self, config: &Config, fleet: &[IpAddr], health: &Health, now: Time) -> Result<(), ApplyError> {
         self.retire = config.director.retire;
         self.expire(now);
         let mut seen = BTreeSet::new();
@@ -145,8 +148,9 @@ impl Registry {
                 seen.insert(identity);
             }
         }
-        for address in &config.director.remote_site {
-            let identity = Identity { pool: REMOTE_SITE.into(), name: address.to_string().into(), address: *address };
+        let remote_site = config.director.remote_site.iter().map(|address| (REMOTE_SITE, address));
+        for (pool, address) in remote_site.chain(fleet.iter().map(|address| (FLEET, address))) {
+            let identity = Identity { pool: pool.into(), name: address.to_string().into(), address: *address };
             let entry = self.entry(&identity, now)?;
             (entry.weight, entry.retired) = (1, None);
             seen.insert(identity);
@@ -174,8 +178,14 @@ impl Registry {
 
     /// Returns the directors of the remote site in the file, ordered by the text of their addresses.
     pub(super) fn remote_site_directors(&self) -> Vec<BackendId> {
-        let there = self.entries.iter().filter(|(identity, entry)| identity.is_remote_site() && entry.retired.is_none());
+        let there = self.entries.iter().filter(|(identity, entry)| &*identity.pool == REMOTE_SITE && entry.retired.is_none());
         there.map(|(_, entry)| entry.id).collect()
+    }
+
+    /// Returns the id of another director of the fleet.
+    pub(super) fn fleet_director(&self, address: IpAddr) -> Option<BackendId> {
+        let mut fleet = self.entries.iter().filter(|(identity, entry)| &*identity.pool == FLEET && entry.retired.is_none());
+        fleet.find(|(identity, _)| identity.address == address).map(|(_, entry)| entry.id)
     }
 
     /// Returns one more than the highest id in use.

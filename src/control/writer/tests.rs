@@ -37,6 +37,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
             io: Io::Pcap { mac: [2; 6], mtu: 1500 },
             routers: vec!["10.0.0.0/24".parse().unwrap()],
             remote_site: Vec::new(),
+            fleet: Vec::new(),
             socket: "/nowhere".into(),
             metrics: None,
             unmatched: Unmatched::Host,
@@ -326,4 +327,28 @@ fn directors_of_other_site_have_numbers_and_are_no_backends() {
         snapshot.remote_site_directors[..1],
         "it has its number again"
     );
+}
+
+#[test]
+fn directors_of_the_fleet_come_from_the_file_or_the_store() {
+    let directors = |addresses: &[&str]| addresses.iter().map(|a| a.parse().unwrap()).collect::<Vec<IpAddr>>();
+    let mut writer = Writer::new();
+    let mut config = config(&[T1]);
+    let others = |snapshot: &Snapshot| snapshot.fleet.others().map(|(address, _)| address).collect::<Vec<_>>();
+    assert!(others(&writer.apply(&config, &hops(&[]), at(0)).unwrap()).is_empty());
+    assert!(writer.set_present(directors(&["10.0.1.13", "10.0.1.11", "10.0.1.12", "2001:db8::9"]), &config));
+    let snapshot = writer.apply(&config, &hops(&["10.0.1.12"]), at(0)).unwrap();
+    assert_eq!(others(&snapshot), directors(&["10.0.1.12", "10.0.1.13"]), "those that it can reach");
+    for (address, id) in snapshot.fleet.others() {
+        assert_eq!(snapshot.backend(id).unwrap().address, address);
+        assert!(snapshot.routers.contains(address) && writer.addresses().contains(&address));
+    }
+    assert_eq!(writer.backends().count(), 1, "they are no backends");
+    assert!((0..64u64).any(|n| snapshot.fleet.owner(n << 58).is_some()) && (0..64u64).any(|n| snapshot.fleet.owner(n << 58).is_none()));
+    assert!(!writer.set_present(directors(&["10.0.1.11", "10.0.1.12", "10.0.1.13"]), &config), "the same ones");
+    config.director.fleet = directors(&["10.0.1.11", "10.0.1.14"]);
+    assert_eq!(others(&writer.apply(&config, &hops(&[]), at(1)).unwrap()), directors(&["10.0.1.14"]), "the file wins");
+    config.director.fleet.clear();
+    assert!(writer.set_present(directors(&["10.0.1.12", "10.0.1.13"]), &config));
+    assert!(others(&writer.apply(&config, &hops(&[]), at(2)).unwrap()).is_empty(), "a fleet without this director is not its own");
 }

@@ -128,6 +128,7 @@ impl FirstFragments {
     }
 
     /// How many first fragments were ever learned.
+    #[cfg(test)]
     pub fn learned(&self) -> u64 {
         self.learned.load(Relaxed)
     }
@@ -148,7 +149,9 @@ mod tests {
     fn fragments() -> Vec<Packet> {
         let datagram = build::udp("198.51.100.7:2000".parse().unwrap(), "192.0.2.69:69".parse().unwrap(), &[7; 100]);
         let parsed = datagram.fragments(9, 40).into_iter().map(|fragment| Ip::parse(fragment.ethertype(), fragment.bytes()).unwrap());
-        parsed.map(|ip| Packet { l2: 14, inner: 14, in_gre: false, from_remote_site: false, ttl: 64, tos: 0, ip }).collect()
+        parsed
+            .map(|ip| Packet { l2: 14, inner: 14, in_gre: false, from_remote_site: false, from_fleet: false, ttl: 64, tos: 0, ip })
+            .collect()
     }
 
     /// Keys of one set.

@@ -13,6 +13,7 @@ mod encap;
 pub mod explain;
 mod fast_path;
 mod first_fragments;
+mod fleet;
 mod flow;
 mod fragment;
 mod icmp;
@@ -55,6 +56,7 @@ enum SlowPathAction {
     Forward(Packet, Flow, Plan),
     LaterFragment(Packet),
     EchoReply(Packet),
+    HandOn(Packet, BackendId),
 }
 
 /// Decides over a batch, rewrites the packets to be transmitted in place, and counts every verdict once.
@@ -135,6 +137,10 @@ fn run_slow_path(frame: &mut Frame<'_>, tables: &Snapshot, state: &mut State, no
         Ok(SlowPathAction::Forward(packet, flow, plan)) => forward(frame, &packet, &flow, plan, tables, state, now),
         Ok(SlowPathAction::LaterFragment(packet)) => forward_fragment(frame, &packet, tables, state, now),
         Ok(SlowPathAction::EchoReply(packet)) => reply_to_echo(frame.bytes(), &packet, tables, state),
+        Ok(SlowPathAction::HandOn(packet, owner)) => {
+            state.counters.add(PacketCounter::HandedOn, 1);
+            send(frame, &packet, owner, tables, &mut state.out, &mut state.counters, now)
+        }
         Err(verdict) => verdict,
     }
 }
@@ -143,7 +149,11 @@ fn run_slow_path(frame: &mut Frame<'_>, tables: &Snapshot, state: &mut State, no
 #[inline]
 fn classify(frame: &[u8], tables: &Snapshot) -> Result<SlowPathAction, Verdict> {
     let packet = parse::parse(frame, tables)?;
-    let flow = match vip::find(&packet, frame, tables)? {
+    let kind = vip::find(&packet, frame, tables)?;
+    if let Some(owner) = fleet::owner(&packet, tables) {
+        return Ok(SlowPathAction::HandOn(packet, owner));
+    }
+    let flow = match kind {
         vip::PacketKind::Flow(flow) => flow,
         vip::PacketKind::LaterFragment => return Ok(SlowPathAction::LaterFragment(packet)),
         vip::PacketKind::Icmp(vip) => match icmp::decide(&packet, vip, frame, tables).map_err(Verdict::Drop)? {

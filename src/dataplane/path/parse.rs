@@ -17,6 +17,8 @@ pub struct Packet {
     pub in_gre: bool,
     /// A director of the remote site sent it. It must not go back there.
     pub from_remote_site: bool,
+    /// Another director of the fleet sent it. It must not hop again.
+    pub from_fleet: bool,
     /// TTL of the outermost header.
     pub ttl: u8,
     /// DSCP and ECN of the outermost header.
@@ -92,7 +94,8 @@ fn in_gre(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packe
     }
     let inner = ethernet.len + usize::from(outer.header_len) + gre.len;
     let from_remote_site = tables.remote_site_addresses.contains(outer.source);
-    Ok(Packet { l2: ethernet.len, inner, in_gre: true, from_remote_site, ttl: outer.ttl, tos: outer.tos, ip })
+    let from_fleet = tables.fleet.contains(outer.source);
+    Ok(Packet { l2: ethernet.len, inner, in_gre: true, from_remote_site, from_fleet, ttl: outer.ttl, tos: outer.tos, ip })
 }
 
 /// A packet that a router sent to a VIP without GRE.
@@ -105,5 +108,14 @@ fn plain(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packet
     if !ip.checksum_ok(packet) {
         return Err(Verdict::Drop(Reason::BadInnerChecksum));
     }
-    Ok(Packet { l2: ethernet.len, inner: ethernet.len, in_gre: false, from_remote_site: false, ttl: ip.ttl, tos: ip.tos, ip })
+    Ok(Packet {
+        l2: ethernet.len,
+        inner: ethernet.len,
+        in_gre: false,
+        from_remote_site: false,
+        from_fleet: false,
+        ttl: ip.ttl,
+        tos: ip.tos,
+        ip,
+    })
 }

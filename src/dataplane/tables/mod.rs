@@ -1,6 +1,7 @@
 //! The tables that workers read: VIPs, services, pools and backends of one generation. Built by the one writer, immutable, swapped whole.
 
 mod backend;
+mod fleet;
 mod policy;
 mod prefix_set;
 mod request_policy;
@@ -11,6 +12,7 @@ mod vips;
 pub use backend::{
     Backend, BackendId, ENCAP_LEN_V4, ENCAP_LEN_V6, EncapFields, EncapHeader, EncapHeaderV4, EncapHeaderV6, NO_BACKEND, NextHop,
 };
+pub use fleet::{FLEET_TABLE_SIZE, Fleet, MAX_DIRECTORS};
 pub use policy::{Addresses, Admission, Echo, HashKey, Unmatched, Writes};
 pub use prefix_set::PrefixSet;
 pub use request_policy::{RequestPolicy, is_bogus_source};
@@ -49,7 +51,9 @@ pub struct Snapshot {
     pub remote_site_directors: Vec<BackendId>,
     /// Their addresses. Packets from there are not sent to a remote site again.
     pub remote_site_addresses: PrefixSet,
-    /// By [`BackendId`]; directors of the remote site are among them. An unused id is `None`.
+    /// The directors of this fleet, among which datagrams in fragments are divided.
+    pub fleet: Fleet,
+    /// By [`BackendId`]; directors of the remote site and of the fleet are among them. An unused id is `None`.
     pub backends: Vec<Option<Backend>>,
     /// The keyed hashes of flows and fragments.
     pub hash: PacketHasher,

@@ -3,7 +3,7 @@
 use crate::counters::{Counters, PacketCounter};
 use crate::maglev::Table;
 use crate::path::{State, run};
-use crate::tables::{Addresses, Echo, HashKey, Unmatched};
+use crate::tables::{Addresses, Echo, Fleet, HashKey, Unmatched};
 use crate::tables::{
     Backend, BackendId, Member, NextHop, Pool, PrefixSet, RequestPolicy, Service, ServiceKind, Snapshot, Successors, TidMap, VipTable,
 };
@@ -127,6 +127,7 @@ impl Fixture {
             internal_addresses: PrefixSet::new(&[DIRECTOR[0], DIRECTOR[1], "10.0.2.21", "2001:db8:2::22"].map(|a| ip(a).into())),
             remote_site_directors: Vec::new(),
             remote_site_addresses: PrefixSet::default(),
+            fleet: Fleet::default(),
             backends,
             hash: key.packet_hasher(),
         };

@@ -4,6 +4,7 @@ mod balance;
 mod draining;
 mod equivalence;
 pub(crate) mod fixture;
+mod fleet;
 mod forward;
 mod fragments;
 mod hostile;
