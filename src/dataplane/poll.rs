@@ -35,6 +35,7 @@ pub fn poll(io: &mut dyn Io, state: &mut State, wait: Duration, tables: &mut imp
     state.counters.transmit_full(poll.transmit_full as u64);
     if poll.received == 0 {
         state.tick(io.now());
+        path::release_known(tables.current(), state, io.now());
     }
     let (mut sent, mut failure) = (false, None);
     state.drain_outbox(|frame| {

@@ -8,11 +8,12 @@ use super::{Error, open, steering};
 use crate::announce::{Announcer, Routes};
 use arc_swap::ArcSwap;
 use guideway_config::Config;
-use guideway_control::{fleet, neighbour};
 use guideway_control::{self as control, Api, DirectorInfo, Status, StoreStatus, WorkerStatus, Writer, api};
+use guideway_control::{fleet, neighbour};
 use guideway_daemon::metrics;
 use guideway_daemon::socket::ControlSocket;
 use guideway_daemon::systemd;
+use guideway_dataplane::path::Shared;
 use guideway_dataplane::steer;
 use guideway_host::cpus;
 use guideway_packet::io::Io;
@@ -98,10 +99,12 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let mut workers = Workers { stop: Arc::new(AtomicBool::new(false)), threads: Vec::with_capacity(cpus.len()) };
     let steering_cpu = cpus.get(opened.workers.len()).copied();
     let count = opened.workers.len();
+    let shared = Shared::new(count);
     for (index, ((io, cpu), worker_status)) in opened.workers.into_iter().zip(cpus).zip(worker_status).enumerate() {
         let worker = Worker {
             index,
             workers: count,
+            shared: shared.clone(),
             cpu,
             io,
             flows: config.director.flows,

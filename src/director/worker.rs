@@ -5,8 +5,8 @@ use super::idle::IdleBackoff;
 use arc_swap::{ArcSwap, Cache};
 use crossbeam_channel::Sender;
 use guideway_control::WorkerStatus;
-use guideway_dataplane::path::State;
 use guideway_dataplane::path::requests::suspicion::Suspicion;
+use guideway_dataplane::path::{Shared, State};
 use guideway_dataplane::poll::poll;
 use guideway_dataplane::tables::{BackendId, Snapshot};
 use guideway_host::cpus;
@@ -14,7 +14,11 @@ use guideway_packet::io::Io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
+
+/// How long a worker sleeps at most while it holds early fragments, whose first ones may come to another worker.
+const HOLDING_WAIT: Duration = Duration::from_millis(1);
 
 /// A report of a worker to control.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct Worker {
     pub index: usize,
     /// Number of workers; each one enforces its part of the request limits.
     pub workers: usize,
+    /// What the workers share.
+    pub shared: Shared,
     /// The CPU that it is pinned to.
     pub cpu: usize,
     /// Its io.
@@ -74,6 +80,9 @@ impl Worker {
         cpus::pin(self.cpu).map_err(|e| e.to_string())?;
         let mut state = State::new(self.flows, self.mtu);
         state.divide_limits(self.workers);
+        if self.workers > 1 {
+            state.share(self.index, &self.shared);
+        }
         self.worker_status.set_flow_capacity(state.flows.capacity());
         self.worker_status.set_draining_flows(state.draining_flows.clone());
         self.worker_status.set_io(&*self.io);
@@ -95,7 +104,8 @@ impl Worker {
         tables: &mut Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
         idle: &IdleBackoff,
     ) -> std::io::Result<bool> {
-        let (poll, sent) = poll(&mut *self.io, state, idle.wait(), tables)?;
+        let wait = if state.holds_fragments() { idle.wait().min(HOLDING_WAIT) } else { idle.wait() };
+        let (poll, sent) = poll(&mut *self.io, state, wait, tables)?;
         if poll.end {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
@@ -118,7 +128,6 @@ mod tests {
     use guideway_control::{NextHops, Writer};
     use guideway_packet::io::{BatchHandler, PollResult};
     use guideway_packet::time::Time;
-    use std::time::Duration;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
     /// Fails as configured, or stays empty.
@@ -162,6 +171,7 @@ mod tests {
         let worker = Worker {
             index: 3,
             workers: 4,
+            shared: Shared::new(4),
             cpu: cpus::allowed()[0],
             io: Box::new(io),
             flows: 1024,

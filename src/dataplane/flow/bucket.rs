@@ -1,6 +1,10 @@
 //! One bucket of the flow table: six entries in one cache line.
+//!
+//! One thread writes: the owner of the table. Other workers may read a bucket with [`Bucket::find_shared`] meanwhile, so every field is atomic. Nothing is ordered: on
+//! common machines each access is an ordinary one.
 
 use super::intrinsics;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed};
 
 /// Entries in a bucket.
 pub(super) const WAYS: usize = 6;
@@ -11,21 +15,21 @@ const MAX_SPILLED: u8 = 31;
 pub(super) const MAX_IDLE: u16 = 43_200;
 
 /// Six entries and what is known of each. An entry's deadline is the last second in which it is alive, on a clock that wraps.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(super) struct Bucket {
-    tag_low: [u32; WAYS],
+    tag_low: [AtomicU32; WAYS],
     /// The upper bits of the tags, the backends, the deadlines, six each. In one array, so that the first six, and the last, can be read at once with two
     /// of their neighbours.
-    words: [u16; 3 * WAYS],
+    words: [AtomicU16; 3 * WAYS],
     /// Bit set of the entries that are in use.
-    used: u8,
+    used: AtomicU8,
     /// Bit set of the entries seen once.
-    probation: u8,
+    probation: AtomicU8,
     /// Bit set of the entries whose home is another bucket.
-    away: u8,
+    away: AtomicU8,
     /// Low 5 bits: how many entries whose home is here are away. High 3 bits: whose turn it is to leave when newcomers replace newcomers.
-    spilled_and_hand: u8,
+    spilled_and_hand: AtomicU8,
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64 && align_of::<Bucket>() == 64);
@@ -53,13 +57,15 @@ pub(super) fn alive(deadline: u16, now: u16) -> bool {
 }
 
 impl Bucket {
-    /// The way that holds `tag`, dead or alive. All ways are compared at once by the upper bits, as which one it is cannot be predicted; the lower bits
-    /// then only confirm it.
+    /// The way that holds the tag of `hash`, dead or alive; only for the owner. All ways are compared at once by the upper bits, as which one it is cannot be
+    /// predicted; the lower bits then only confirm it.
     #[inline]
-    pub fn find(&self, tag: u64) -> Option<usize> {
-        let mut hits = intrinsics::equal(self.words.first_chunk()?, (tag >> 32) as u16) & self.used & ALL;
+    pub fn find(&self, hash: u64) -> Option<usize> {
+        let mut hits =
+            intrinsics::equal(&intrinsics::owned(self.words.first_chunk()?), (hash >> 32) as u16) & intrinsics::owned(&self.used) & ALL;
+        let tag_low = intrinsics::owned(&self.tag_low);
         while let Some(way) = first(hits) {
-            if self.tag_low[way] == tag as u32 {
+            if tag_low[way] == hash as u32 {
                 return Some(way);
             }
             hits &= hits - 1;
@@ -67,59 +73,64 @@ impl Bucket {
         None
     }
 
+    /// The same for a thread that is not the owner.
+    pub fn find_shared(&self, tag: u64) -> Option<usize> {
+        self.used().find(|way| self.tag(*way) == tag)
+    }
+
     /// A way that is free, or whose entry is dead.
     #[inline]
     pub fn vacant(&self, now: u16) -> Option<usize> {
-        let spent = intrinsics::beyond(self.words.last_chunk()?, now, MAX_IDLE) >> (intrinsics::WIDTH - WAYS);
-        first(!self.used & ALL).or(first(spent))
+        let spent = intrinsics::beyond(&intrinsics::owned(self.words.last_chunk()?), now, MAX_IDLE) >> (intrinsics::WIDTH - WAYS);
+        first(!self.used.load(Relaxed) & ALL).or(first(spent))
     }
 
     #[inline]
     pub fn is_used(&self, way: usize) -> bool {
-        self.used >> way & 1 == 1
+        self.used.load(Relaxed) >> way & 1 == 1
     }
 
     #[inline]
     pub fn backend(&self, way: usize) -> u16 {
-        self.words[WAYS + way]
+        self.words[WAYS + way].load(Relaxed)
     }
 
     #[inline]
     pub fn deadline(&self, way: usize) -> u16 {
-        self.words[2 * WAYS + way]
+        self.words[2 * WAYS + way].load(Relaxed)
     }
 
     #[inline]
     pub fn is_away(&self, way: usize) -> bool {
-        self.away >> way & 1 == 1
+        self.away.load(Relaxed) >> way & 1 == 1
     }
 
     #[inline]
     pub fn on_probation(&self, way: usize) -> bool {
-        self.probation >> way & 1 == 1
+        self.probation.load(Relaxed) >> way & 1 == 1
     }
 
     /// The flow was seen again. Writes nothing that does not change, so that a busy bucket stays clean for most of each second.
     #[inline]
-    pub fn refresh(&mut self, way: usize, deadline: u16) {
+    pub fn refresh(&self, way: usize, deadline: u16) {
         if self.deadline(way) != deadline {
-            self.words[2 * WAYS + way] = deadline;
+            self.words[2 * WAYS + way].store(deadline, Relaxed);
         }
         if self.on_probation(way) {
-            self.probation &= !(1 << way);
+            change(&self.probation, |probation| probation & !(1 << way));
         }
     }
 
     /// A packet of the flow in this way, in `second`: its backend, if the flow is still alive.
     #[inline(always)]
-    pub fn touch(&mut self, way: usize, second: u16, idle: u16) -> Option<u16> {
+    pub fn touch(&self, way: usize, second: u16, idle: u16) -> Option<u16> {
         let until = deadline(second, idle);
         // Of a busy flow nearly every packet finds the deadline that it would set.
         if self.deadline(way) != until {
             if !alive(self.deadline(way), second) {
                 return None;
             }
-            self.words[2 * WAYS + way] = until;
+            self.words[2 * WAYS + way].store(until, Relaxed);
         }
         if self.on_probation(way) {
             self.establish(way);
@@ -130,17 +141,17 @@ impl Bucket {
     /// Once for each flow: out of the way of all its other packets.
     #[cold]
     #[inline(never)]
-    fn establish(&mut self, way: usize) {
-        self.probation &= !(1 << way);
+    fn establish(&self, way: usize) {
+        change(&self.probation, |probation| probation & !(1 << way));
     }
 
-    pub fn set_backend(&mut self, way: usize, backend: u16) {
-        self.words[WAYS + way] = backend;
+    pub fn set_backend(&self, way: usize, backend: u16) {
+        self.words[WAYS + way].store(backend, Relaxed);
     }
 
     pub fn entry(&self, way: usize) -> Entry {
         Entry {
-            tag: u64::from(self.tag_low[way]) | u64::from(self.words[way]) << 32,
+            tag: self.tag(way),
             backend: self.backend(way),
             deadline: self.deadline(way),
             probation: self.on_probation(way),
@@ -148,31 +159,33 @@ impl Bucket {
         }
     }
 
+    fn tag(&self, way: usize) -> u64 {
+        u64::from(self.tag_low[way].load(Relaxed)) | u64::from(self.words[way].load(Relaxed)) << 32
+    }
+
     /// Fills a way that is free.
-    pub fn put(&mut self, way: usize, entry: Entry) {
-        self.tag_low[way] = entry.tag as u32;
-        self.words[way] = (entry.tag >> 32) as u16;
+    pub fn put(&self, way: usize, entry: Entry) {
+        self.tag_low[way].store(entry.tag as u32, Relaxed);
+        self.words[way].store((entry.tag >> 32) as u16, Relaxed);
         self.set_backend(way, entry.backend);
-        self.words[2 * WAYS + way] = entry.deadline;
-        self.used |= 1 << way;
-        self.probation = self.probation & !(1 << way) | u8::from(entry.probation) << way;
-        self.away = self.away & !(1 << way) | u8::from(entry.away) << way;
+        self.words[2 * WAYS + way].store(entry.deadline, Relaxed);
+        change(&self.used, |used| used | 1 << way);
+        change(&self.probation, |probation| probation & !(1 << way) | u8::from(entry.probation) << way);
+        change(&self.away, |away| away & !(1 << way) | u8::from(entry.away) << way);
     }
 
     /// Frees a way.
-    pub fn clear(&mut self, way: usize) {
+    pub fn clear(&self, way: usize) {
         let keep = !(1 << way);
-        self.used &= keep;
-        self.probation &= keep;
-        self.away &= keep;
+        [&self.used, &self.probation, &self.away].into_iter().for_each(|bits| change(bits, |bits| bits & keep));
     }
 
     /// The entry on probation whose turn it is to leave. The turn goes round the bucket, so newcomers leave in the order in which they came, whatever
     /// their idle timeouts: by deadline, a flood at a service that remembers for hours would push out all newcomers of one that remembers for seconds.
-    pub fn victim(&mut self) -> Option<usize> {
-        let hand = usize::from(self.spilled_and_hand >> 5);
+    pub fn victim(&self) -> Option<usize> {
+        let hand = usize::from(self.spilled_and_hand.load(Relaxed) >> 5);
         let way = (hand..WAYS).chain(0..hand).find(|&way| self.on_probation(way))?;
-        self.spilled_and_hand = self.spilled_and_hand & MAX_SPILLED | (((way + 1) % WAYS) as u8) << 5;
+        change(&self.spilled_and_hand, |both| both & MAX_SPILLED | (((way + 1) % WAYS) as u8) << 5);
         Some(way)
     }
 
@@ -185,7 +198,7 @@ impl Bucket {
     /// How many entries whose home is here live elsewhere.
     #[inline]
     pub fn spilled(&self) -> u8 {
-        self.spilled_and_hand & MAX_SPILLED
+        self.spilled_and_hand.load(Relaxed) & MAX_SPILLED
     }
 
     /// Whether one more may.
@@ -194,20 +207,20 @@ impl Bucket {
     }
 
     /// One more entry whose home is here lives elsewhere; only after [`Bucket::may_spill`].
-    pub fn spill(&mut self) {
-        self.spilled_and_hand += 1;
+    pub fn spill(&self) {
+        change(&self.spilled_and_hand, |both| both + 1);
     }
 
     /// One fewer.
-    pub fn unspill(&mut self) {
+    pub fn unspill(&self) {
         if self.has_spilled() {
-            self.spilled_and_hand -= 1;
+            change(&self.spilled_and_hand, |both| both - 1);
         }
     }
 
     /// The ways in use.
     pub fn used(&self) -> impl Iterator<Item = usize> + use<> {
-        let used = self.used;
+        let used = self.used.load(Relaxed);
         (0..WAYS).filter(move |way| used >> way & 1 == 1)
     }
 }
@@ -215,4 +228,10 @@ impl Bucket {
 #[inline]
 fn first(bits: u8) -> Option<usize> {
     if bits == 0 { None } else { Some(bits.trailing_zeros() as usize) }
+}
+
+/// Only the owner writes, so that reading and writing need not be one step.
+#[inline(always)]
+fn change(byte: &AtomicU8, to: impl FnOnce(u8) -> u8) {
+    byte.store(to(byte.load(Relaxed)), Relaxed);
 }

@@ -20,12 +20,18 @@
 mod bucket;
 mod clock;
 mod intrinsics;
+mod peers;
+mod place;
 #[cfg(test)]
 mod tests;
 
 use bucket::{Bucket, Entry, WAYS, alive, deadline};
 use clock::Clock;
 use guideway_packet::time::Time;
+use place::{TAG, other, scale};
+use std::sync::Arc;
+
+pub use peers::Peers;
 
 /// The longest idle timeout, in seconds: 12 hours. Longer ones are taken for this one.
 pub const MAX_IDLE: u16 = bucket::MAX_IDLE;
@@ -37,7 +43,6 @@ const LOAD: usize = 85;
 const CROWDED: usize = 95;
 /// The table's own sweep visits every bucket once in this many seconds.
 const SWEEP_PERIOD: u64 = 2048;
-const TAG: u64 = (1 << 48) - 1;
 
 /// What [`FlowTable::insert`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,12 +96,14 @@ pub struct Statistics {
 
 /// The table. See the module.
 pub struct FlowTable {
-    buckets: Vec<Bucket>,
+    buckets: Arc<[Bucket]>,
     clock: Clock,
     /// The bucket that the sweep visits next.
     sweep: usize,
     used: usize,
     statistics: Statistics,
+    /// Which of its director's workers has it, and the tables of all.
+    peers: Option<(usize, Arc<Peers>)>,
 }
 
 impl std::fmt::Debug for FlowTable {
@@ -110,10 +117,20 @@ impl FlowTable {
     pub fn new(flows: usize) -> FlowTable {
         let entries = flows.clamp(8 * WAYS, MAX_FLOWS).saturating_mul(100).div_ceil(LOAD);
         let count = entries.div_ceil(WAYS);
-        let mut buckets = Vec::with_capacity(count);
-        intrinsics::advise_huge_pages(&mut buckets);
-        buckets.resize(count, Bucket::default());
-        FlowTable { buckets, clock: Clock::default(), sweep: 0, used: 0, statistics: Statistics::default() }
+        FlowTable {
+            buckets: intrinsics::shared_slice(count),
+            clock: Clock::default(),
+            sweep: 0,
+            used: 0,
+            statistics: Statistics::default(),
+            peers: None,
+        }
+    }
+
+    /// Makes it the table of `worker`, and lets the others of `peers` read it. Once, before the first flow.
+    pub fn join(&mut self, worker: usize, peers: &Arc<Peers>) {
+        peers.join(worker, &self.buckets);
+        self.peers = Some((worker, peers.clone()));
     }
 
     /// Asks for the memory in which `hash` would be found. Worth it when some ten other hashes are handled before the lookup.
@@ -133,17 +150,19 @@ impl FlowTable {
     pub fn lookup(&mut self, hash: u64, now: Time, idle: u16) -> Option<u16> {
         self.advance(now);
         let second = self.clock.wrapped();
-        let (home, tag) = (self.home(hash), hash & TAG);
-        let bucket = &mut self.buckets[home];
-        match bucket.find(tag) {
+        let home = self.home(hash);
+        let bucket = &self.buckets[home];
+        match bucket.find(hash) {
             Some(way) => bucket.touch(way, second, idle),
-            None if bucket.has_spilled() => {
-                let other = self.other(home, tag);
-                let bucket = &mut self.buckets[other];
-                bucket.touch(bucket.find(tag)?, second, idle)
-            }
+            None if bucket.has_spilled() => self.lookup_other(home, hash, second, idle),
             None => None,
         }
+    }
+
+    #[inline(always)]
+    fn lookup_other(&self, home: usize, hash: u64, second: u16, idle: u16) -> Option<u16> {
+        let bucket = &self.buckets[self.other(home, hash & TAG)];
+        bucket.touch(bucket.find(hash)?, second, idle)
     }
 
     /// Remembers that the flow with `hash` goes to `backend`, for `idle` seconds. A flow that is known is seen again, and takes the new backend.
@@ -175,6 +194,30 @@ impl FlowTable {
         Some(FlowRecord { backend: bucket.backend(way), remaining: left, probation: bucket.on_probation(way) })
     }
 
+    /// Takes over what other workers remember of the flow with `hash`, for the time that it has left there, unless this table's own record is as fresh. For packets
+    /// that may come to another worker than their flow.
+    #[cold]
+    pub fn adopt(&mut self, hash: u64, now: Time) {
+        let own = self.peek(hash, now);
+        let found = self.peers.as_ref().and_then(|(worker, peers)| peers.find(*worker, hash, now));
+        if let Some(found) = found.filter(|found| own.is_none_or(|own| own.remaining < found.remaining)) {
+            self.insert(hash, found.backend, now, found.remaining);
+        }
+    }
+
+    /// Whether a flow that is not known here may have been opened by a fragment at another worker. Then [`FlowTable::adopt`] finds it.
+    #[inline]
+    pub fn may_be_elsewhere(&self, now: Time) -> bool {
+        self.peers.as_ref().is_some_and(|(_, peers)| peers.fragments_alive(now))
+    }
+
+    /// A fragment opened a flow here, which lives for another `idle` seconds.
+    pub fn fragment_opened(&self, now: Time, idle: u16) {
+        if let Some((_, peers)) = &self.peers {
+            peers.fragment_opened(now, idle);
+        }
+    }
+
     /// Visits the next `buckets` buckets and frees the entries that have expired. The table does this by itself as well, slowly, once a second; call it
     /// with a few buckets per batch to give backend numbers free, and lookups short, sooner.
     pub fn sweep(&mut self, now: Time, buckets: usize) {
@@ -196,7 +239,7 @@ impl FlowTable {
     pub fn occupancy(&self, now: Time) -> Occupancy {
         let clock = self.clock.at(now);
         let mut seen = Occupancy::default();
-        for bucket in &self.buckets {
+        for bucket in &*self.buckets {
             for entry in bucket.used().map(|way| bucket.entry(way)) {
                 let lives = self.left(entry.deadline, clock).is_some();
                 seen.expired += usize::from(!lives);
@@ -215,7 +258,7 @@ impl FlowTable {
 
     /// All memory of the table, in bytes.
     pub fn memory(&self) -> usize {
-        self.buckets.capacity() * size_of::<Bucket>()
+        self.buckets.len() * size_of::<Bucket>()
     }
 
     /// What the table did since it was made.
@@ -231,9 +274,7 @@ impl FlowTable {
     /// The other bucket of a flow with `tag` of which one bucket is `at`; the other one's other one is `at` again.
     #[inline]
     fn other(&self, at: usize, tag: u64) -> usize {
-        // The multiplier (2^64 divided by the golden ratio) spreads the tag over the upper bits, which `scale` reads.
-        let sum = scale(tag.wrapping_mul(0x9e37_79b9_7f4a_7c15), self.buckets.len());
-        if sum >= at { sum - at } else { sum + self.buckets.len() - at }
+        other(at, tag, self.buckets.len())
     }
 
     /// Bucket and way of the flow with `hash`, dead or alive.
@@ -253,7 +294,7 @@ impl FlowTable {
 
     /// A known flow was seen again, and goes to `entry.backend` now.
     fn update(&mut self, at: usize, way: usize, entry: Entry) -> Inserted {
-        let bucket = &mut self.buckets[at];
+        let bucket = &self.buckets[at];
         bucket.refresh(way, entry.deadline);
         let was = bucket.backend(way);
         if was == entry.backend {
@@ -356,6 +397,9 @@ impl FlowTable {
         let due = if passed >= SWEEP_PERIOD { count } else { (count * passed).div_ceil(SWEEP_PERIOD) };
         self.visit(due as usize, passed);
         self.clock = next;
+        if let Some((worker, peers)) = &self.peers {
+            peers.set_epoch(*worker, now.seconds().wrapping_sub(next.second()));
+        }
     }
 
     /// Frees what has expired in the next `count` buckets, as of `passed` seconds after the table's clock.
@@ -380,10 +424,4 @@ impl FlowTable {
         let left = alive(deadline, now).then(|| deadline.wrapping_sub(now))?;
         u64::from(left).checked_sub(at.second() - self.clock.second()).and_then(|left| u16::try_from(left).ok())
     }
-}
-
-/// ⌊hash · count / 2^64⌋.
-#[inline]
-fn scale(hash: u64, count: usize) -> usize {
-    ((u128::from(hash) * count as u128) >> 64) as usize
 }

@@ -102,14 +102,22 @@ impl Default for FirstFragments {
 impl FirstFragments {
     /// The backend of the datagram `key`, of which the fragment in `packet` now passes.
     pub fn find(&self, key: u64, packet: &Packet, now: Time) -> Option<BackendId> {
-        let entry = self.set(key).iter().find(|entry| entry.owner.load(Relaxed) >> 16 == tag(key))?;
-        let progress = Progress::read(entry.progress.load(Relaxed));
-        let backend = entry.owner.load(Relaxed) as BackendId;
-        if progress.expired(ticks(now)) || backend == NO_BACKEND {
-            return None;
-        }
+        let (entry, progress, backend) = self.entry(key, now)?;
         entry.progress.store(progress.after(packet).word(), Relaxed);
         Some(backend)
+    }
+
+    /// The same when nothing of it passes.
+    pub fn peek(&self, key: u64, now: Time) -> Option<BackendId> {
+        self.entry(key, now).map(|(_, _, backend)| backend)
+    }
+
+    fn entry(&self, key: u64, now: Time) -> Option<(&Entry, Progress, BackendId)> {
+        let entry = self.set(key).iter().find(|entry| entry.owner.load(Relaxed) >> 16 == tag(key))?;
+        let (owner, progress) = (entry.owner.load(Relaxed), Progress::read(entry.progress.load(Relaxed)));
+        let backend = owner as BackendId;
+        // Another worker may have given the entry to another datagram meanwhile.
+        (owner >> 16 == tag(key) && backend != NO_BACKEND && !progress.expired(ticks(now))).then_some((entry, progress, backend))
     }
 
     /// Remembers that the datagram `key`, of which `packet` is the first fragment, goes to `backend`.
@@ -128,7 +136,6 @@ impl FirstFragments {
     }
 
     /// How many first fragments were ever learned.
-    #[cfg(test)]
     pub fn learned(&self) -> u64 {
         self.learned.load(Relaxed)
     }

@@ -19,6 +19,10 @@ pub const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct FragmentTable {
     first_fragments: Arc<FirstFragments>,
+    /// Other workers learn first fragments, too.
+    shared: bool,
+    /// What [`FirstFragments::learned`] said when no held fragment was known.
+    checked: u64,
     held: Box<[HeldFragment]>,
     bytes: Box<[u8]>,
     slot: usize,
@@ -53,12 +57,38 @@ impl FragmentTable {
         let slot = HEADROOM + frame;
         FragmentTable {
             first_fragments: Arc::default(),
+            shared: false,
+            checked: 0,
             held: vec![HeldFragment { key: 0, until: Time(0), len: 0, packet: None }; MAX_HELD].into_boxed_slice(),
             bytes: vec![0; MAX_HELD * slot].into_boxed_slice(),
             slot,
             oldest: 0,
             count: 0,
         }
+    }
+
+    /// Learns together with other workers from now on.
+    pub fn share(&mut self, first_fragments: &Arc<FirstFragments>) {
+        (self.first_fragments, self.shared) = (first_fragments.clone(), true);
+    }
+
+    /// Whether any fragment is held.
+    pub fn holds(&self) -> bool {
+        self.count > 0
+    }
+
+    /// A datagram of which fragments are held here and whose first fragment came to another worker, and its backend.
+    pub fn next_known(&mut self, now: Time) -> Option<(u64, BackendId)> {
+        let learned = self.first_fragments.learned();
+        if !self.shared || self.count == 0 || learned == self.checked {
+            return None;
+        }
+        let held = (0..self.count).map(|n| &self.held[(self.oldest + n) % MAX_HELD]).filter(|held| held.packet.is_some());
+        let known = held.map(|held| held.key).find_map(|key| Some((key, self.first_fragments.peek(key, now)?)));
+        if known.is_none() {
+            self.checked = learned;
+        }
+        known
     }
 
     /// The backend of the datagram `key`, of which the later fragment in `packet` now passes.

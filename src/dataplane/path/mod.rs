@@ -33,7 +33,7 @@ mod too_big;
 mod vip;
 
 pub use choice::{Choice, SelectedBy};
-pub use state::State;
+pub use state::{Shared, State};
 
 use crate::counters::{Counters, PacketCounter};
 use crate::tables::{BackendId, Snapshot};
@@ -62,6 +62,7 @@ enum SlowPathAction {
 /// Decides over a batch, rewrites the packets to be transmitted in place, and counts every verdict once.
 pub fn run(frames: &mut [Frame<'_>], tables: &Snapshot, state: &mut State, now: Time) {
     state.tick(now);
+    release_known(tables, state, now);
     for frames in frames.chunks_mut(BATCH) {
         let mut classified = [None; BATCH];
         classify_batch(&mut classified, frames, tables, state);
@@ -177,6 +178,11 @@ fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tabl
         }
         _ => {
             state.requests.observe_ack(flow, tables);
+            if let Plan::Tables { hash, read: true, .. } = plan
+                && (flow.related || packet.ip.fragment.is_some())
+            {
+                state.flows.adopt(hash, now);
+            }
             let row_hash = |hash| flow.row_hash(hash, tables);
             select::finish(&plan, service, flow.related, row_hash, tables, &mut state.flows, now).map(|(choice, _)| choice)
         }
@@ -202,6 +208,9 @@ fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tabl
     if packet.ip.fragment.is_some() {
         let key = packet.fragment_key(tables);
         state.fragments.learn(key, choice.backend, packet, now);
+        if matches!(plan, Plan::Tables { learn: true, .. }) {
+            state.flows.fragment_opened(now, service.idle);
+        }
         release(key, choice.backend, tables, state, now);
     }
     send(frame, packet, choice.backend, tables, &mut state.out, &mut state.counters, now)
@@ -233,6 +242,14 @@ fn release(key: u64, backend: BackendId, tables: &Snapshot, state: &mut State, n
         }
         counters.release_held(verdict);
     });
+}
+
+/// Releases fragments that are held here and whose first one came to another worker. Part of every batch; without packets the caller calls it.
+#[inline]
+pub fn release_known(tables: &Snapshot, state: &mut State, now: Time) {
+    while let Some((key, backend)) = state.fragments.next_known(now) {
+        release(key, backend, tables, state, now);
+    }
 }
 
 /// An echo request that we answer ourselves.

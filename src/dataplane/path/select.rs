@@ -115,6 +115,12 @@ pub fn finish<'t>(
     if *read && let Some((id, backend)) = lookup_flow_table(hash, service, related, tables, flows, now) {
         return Ok((Choice { backend: id, by: SelectedBy::Flow }, Some(backend)));
     }
+    if *read
+        && flows.may_be_elsewhere(now)
+        && let Some((id, backend)) = lookup_elsewhere(hash, service, related, tables, flows, now)
+    {
+        return Ok((Choice { backend: id, by: SelectedBy::Flow }, Some(backend)));
+    }
     let id = maglev(row_hash(hash), service).ok_or(Reason::NoBackend)?;
     if *learn {
         flows.insert(hash, id, now, service.idle);
@@ -137,6 +143,21 @@ fn lookup_flow_table<'t>(
     let backend = tables.backend(id)?;
     let serves = Arc::ptr_eq(&backend.pool, &service.pool.name) || backend.pool == service.pool.name;
     (serves && !(backend.down && service.kind == ServiceKind::Flow)).then_some((id, backend))
+}
+
+/// The same for a flow that a fragment opened at another worker.
+#[cold]
+#[inline(never)]
+fn lookup_elsewhere<'t>(
+    hash: u64,
+    service: &Service,
+    related: bool,
+    tables: &'t Snapshot,
+    flows: &mut FlowTable,
+    now: Time,
+) -> Option<(BackendId, &'t Backend)> {
+    flows.adopt(hash, now);
+    lookup_flow_table(hash, service, related, tables, flows, now)
 }
 
 /// The backend in the row of the service's Maglev table that `hash` falls on.

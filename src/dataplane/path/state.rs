@@ -1,13 +1,14 @@
 //! The state of one worker: flows, fragments, counters. Fixed memory, made once.
 
 use super::draining::DrainingFlows;
+use super::first_fragments::FirstFragments;
 use super::fragment::FragmentTable;
 use super::outbox::Outbox;
 use super::requests::Requests;
 use super::requests::suspicion::Suspicion;
 use super::too_big::Limiter;
 use crate::counters::{Counters, PacketCounter};
-use crate::flow::FlowTable;
+use crate::flow::{FlowTable, Peers};
 use crate::tables::BackendId;
 use guideway_packet::time::Time;
 use guideway_packet::verdict::{Reason, Verdict};
@@ -34,6 +35,21 @@ pub struct State {
     pub(super) fragments: FragmentTable,
     pub(super) requests: Requests,
     pub(super) out: Out,
+}
+
+/// The state that the workers of a director share, so that a flow stays one flow by whatever receive queues its packets, its fragments and the ICMP errors about it
+/// come. Nobody waits for anybody.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    first_fragments: Arc<FirstFragments>,
+    flows: Arc<Peers>,
+}
+
+impl Shared {
+    /// For this number of workers.
+    pub fn new(workers: usize) -> Shared {
+        Shared { first_fragments: Arc::default(), flows: Arc::new(Peers::new(workers)) }
+    }
 }
 
 /// Frames that leave besides the received ones, and neighbours to be resolved.
@@ -68,6 +84,17 @@ impl State {
         self.flows.sweep(now, SWEEP);
         self.draining_flows.tick(now);
         self.requests.tick(now);
+    }
+
+    /// Makes it the state of `worker`, from 0, among those that have `shared`. Once, before the first packet.
+    pub fn share(&mut self, worker: usize, shared: &Shared) {
+        self.fragments.share(&shared.first_fragments);
+        self.flows.join(worker, &shared.flows);
+    }
+
+    /// Whether early fragments are held, which another worker may release: then the next call of [`super::run`] or [`super::release_known`] should come soon.
+    pub fn holds_fragments(&self) -> bool {
+        self.fragments.holds()
     }
 
     /// Divides the limits on requests by the number of workers that share them.

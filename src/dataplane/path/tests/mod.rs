@@ -15,3 +15,4 @@ mod remote_site;
 mod steering;
 mod steering_hash;
 mod successors;
+mod workers;
