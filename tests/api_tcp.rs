@@ -6,11 +6,14 @@ mod dut;
 use dut::{Director, GUIDEWAY, TIMEOUT, in_namespaces};
 use guideway_daemon::client::{Client, Credentials, Error, Remote};
 use nix::sys::signal::Signal;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const INTENT: &str = r#"
@@ -127,6 +130,52 @@ fn without_the_token_nothing_is_answered() {
             "the right token opens all the same"
         );
         director.get("/v1/status");
+    });
+}
+
+/// Holds 64 connections to `address` until `stop`: each sends `bytes` four times a second, and comes back when it is closed.
+fn strangers(address: &'static str, bytes: &'static [u8], stop: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
+    let stranger = move |number: u64, stop: Arc<AtomicBool>| {
+        std::thread::sleep(Duration::from_millis(number * 2));
+        let mut stream: Option<TcpStream> = None;
+        while !stop.load(Relaxed) {
+            let mut connected = stream.take().unwrap_or_else(|| TcpStream::connect(address).unwrap());
+            let _ = connected.set_read_timeout(Some(Duration::from_millis(250)));
+            let kept = match connected.write_all(bytes).and_then(|()| connected.read(&mut [0; 4096])) {
+                Ok(length) => length > 0,
+                Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            };
+            stream = kept.then_some(connected);
+        }
+    };
+    (0..64).map(|number| (number, stop.clone())).map(|(number, stop)| std::thread::spawn(move || stranger(number, stop))).collect()
+}
+
+#[test]
+fn strangers_do_not_lock_out_who_has_the_token() {
+    in_namespaces(|_wire| {
+        let director = start("metrics = \"127.0.0.1:9100\"\n[api]\nlisten = \"127.0.0.1:9443\"\ntoken_file = \"DIRECTORY/token\"\n");
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = strangers("127.0.0.1:9443", b"GET /v1/status HTTP/1.1\r\nhost: d1\r\n\r\n", &stop);
+        threads.extend(strangers("127.0.0.1:9443", b"G", &stop));
+        threads.extend(strangers("127.0.0.1:9100", b"G", &stop));
+        let idle: Vec<TcpStream> =
+            ["127.0.0.1:9443", "127.0.0.1:9100"].iter().flat_map(|to| (0..100).map(move |_| TcpStream::connect(to).unwrap())).collect();
+        let with_token = client(&director, "http://127.0.0.1:9443", Some("token"), None);
+        for attempt in 0..8 {
+            let began = Instant::now();
+            assert_eq!(status(with_token.get::<serde_json::Value>("/v1/status")), 200, "attempt {attempt}");
+            let mut scrape = TcpStream::connect("127.0.0.1:9100").unwrap();
+            scrape.set_read_timeout(Some(TIMEOUT)).unwrap();
+            scrape.write_all(b"GET /metrics HTTP/1.1\r\nhost: d1\r\nconnection: close\r\n\r\n").unwrap();
+            let mut text = String::new();
+            scrape.read_to_string(&mut text).unwrap();
+            assert!(text.contains("guideway_director_ready 1"), "{text}");
+            assert!(began.elapsed() < Duration::from_secs(2), "attempt {attempt} took {:?}", began.elapsed());
+        }
+        stop.store(true, Relaxed);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        drop(idle);
     });
 }
 

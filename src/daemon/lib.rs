@@ -1,6 +1,7 @@
 //! Parts that every daemon has: a control socket and its client, metrics, and the systemd protocols.
 
 pub mod client;
+pub mod connections;
 pub mod metrics;
 pub mod socket;
 pub mod systemd;

@@ -1,6 +1,8 @@
 //! Metrics for Prometheus: the text exposition format 0.0.4, and a small HTTP server for it.
 
+use crate::connections::{Connections, Limits, Place};
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::{StatusCode, header};
 use axum::routing::get;
 use axum::serve::Listener;
@@ -10,12 +12,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// The media type of the format.
@@ -23,9 +24,20 @@ pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
 /// Maximum number of connections. Any peer that reaches the address may connect, and its connections must not use up the daemon's
 /// descriptors.
-const MAX_CONNECTIONS: usize = 16;
-/// Time without a sent response after which a connection is closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_CONNECTIONS: usize = 64;
+/// Time until the first response, and then between two, after which a connection is closed. Prometheus keeps its connection from scrape to
+/// scrape.
+const TIMEOUTS: Timeouts = Timeouts { first: Duration::from_secs(10), idle: Duration::from_secs(60) };
+/// A document is given to all who ask within this time,
+const MIN_RENDER_INTERVAL: Duration = Duration::from_millis(50);
+/// and for so many times as long as it took: scrapes never cost the daemon more than a tenth of a CPU.
+const RENDER_COST_FACTOR: u32 = 10;
+
+#[derive(Clone, Copy)]
+struct Timeouts {
+    first: Duration,
+    idle: Duration,
+}
 
 /// Type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,35 +167,66 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     bind().map_err(|source| Error { address, source })
 }
 
-/// Serves `GET /metrics` with the result of `render` until the runtime ends.
+/// Serves `GET /metrics` with the result of `render` until the process ends, on a thread of its own: scrapes delay nothing else.
 ///
 /// # Errors
-/// Returns an error when the listener cannot be used.
-pub async fn serve(listener: TcpListener, render: impl Fn() -> String + Clone + Send + Sync + 'static) -> std::io::Result<()> {
-    serve_with_limits(listener, render, MAX_CONNECTIONS, IDLE_TIMEOUT).await
+/// Returns an error when there is no thread for it.
+pub fn start(listener: TcpListener, render: impl Fn() -> String + Send + Sync + 'static) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+        let _ = nix::sys::signal::SigSet::all().thread_block();
+        if let Err(error) = runtime.block_on(serve(listener, render, MAX_CONNECTIONS, TIMEOUTS)) {
+            tracing::error!(%error, "metrics end");
+        }
+    })?;
+    Ok(())
 }
 
-async fn serve_with_limits(
+async fn serve(
     listener: TcpListener,
-    render: impl Fn() -> String + Clone + Send + Sync + 'static,
+    render: impl Fn() -> String + Send + Sync + 'static,
     max_connections: usize,
-    idle_timeout: Duration,
+    timeouts: Timeouts,
 ) -> std::io::Result<()> {
+    let document = Arc::new(Document { render, last: Mutex::default() });
     let metrics = move || {
-        let text = render();
+        let text = document.get();
         async move { ([(header::CONTENT_TYPE, CONTENT_TYPE)], text) }
     };
     let router = Router::new().route("/metrics", get(metrics));
     let router = router.fallback(|| async { (StatusCode::NOT_FOUND, "see /metrics\n") });
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    axum::serve(LimitedListener { listener, permits: Arc::new(Semaphore::new(max_connections)), idle_timeout }, router).await
+    let limits = Limits { strangers: max_connections, authenticated: 0, authenticate_within: None };
+    axum::serve(LimitedListener { listener, connections: Connections::new(limits), timeouts }, router).await
 }
 
-/// Accepts a connection only when there is a permit for it; the others wait in the kernel.
+/// The newest document, made at a bounded rate.
+struct Document<R> {
+    render: R,
+    last: Mutex<Option<(Bytes, Instant)>>,
+}
+
+impl<R: Fn() -> String> Document<R> {
+    fn get(&self) -> Bytes {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        if let Some((text, until)) = &*last
+            && began < *until
+        {
+            return text.clone();
+        }
+        let text = Bytes::from((self.render)());
+        let until = began + (began.elapsed() * RENDER_COST_FACTOR).max(MIN_RENDER_INTERVAL);
+        *last = Some((text.clone(), until));
+        text
+    }
+}
+
+/// Accepts every connection; when there are too many, others end.
 struct LimitedListener {
     listener: tokio::net::TcpListener,
-    permits: Arc<Semaphore>,
-    idle_timeout: Duration,
+    connections: Arc<Connections>,
+    timeouts: Timeouts,
 }
 
 impl Listener for LimitedListener {
@@ -191,10 +234,9 @@ impl Listener for LimitedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // The semaphore is never closed, so there is always a permit.
-        let permit = self.permits.clone().acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Connection { stream, deadline: Box::pin(sleep(self.idle_timeout)), idle_timeout: self.idle_timeout, _permit: permit }, address)
+        let place = self.connections.admit(address.ip());
+        (Connection { stream, deadline: Box::pin(sleep(self.timeouts.first)), idle_timeout: self.timeouts.idle, place }, address)
     }
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
@@ -202,19 +244,19 @@ impl Listener for LimitedListener {
     }
 }
 
-/// A connection that ends when nothing was sent on it for a while: its peer sends no request, is too slow, or does not read.
+/// A connection that ends when nothing was sent on it for a while, because its peer sends no request, is too slow, or does not read; and
+/// when another connection needs its place.
 struct Connection {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
     idle_timeout: Duration,
-    _permit: Option<OwnedSemaphorePermit>,
+    place: Place,
 }
 
 impl Connection {
     /// The result of waiting for the peer.
     fn check_deadline<T>(&mut self, context: &mut Context<'_>, outcome: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
-        if outcome.is_pending() {
-            ready!(self.deadline.as_mut().poll(context));
+        if outcome.is_pending() && (self.deadline.as_mut().poll(context).is_ready() || Pin::new(&mut self.place).poll(context).is_ready()) {
             return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
         }
         outcome
@@ -252,30 +294,68 @@ mod tests {
     use super::*;
     use std::io::{Read, Write as _};
 
-    #[test]
-    fn idle_connections_make_room_for_requests() {
+    /// A server with two places; it closes a connection after `first` without a request.
+    fn server(first: Duration) -> (SocketAddr, tokio::runtime::Runtime) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        runtime.spawn(serve_with_limits(listener, || "a 1\n".to_owned(), 2, Duration::from_millis(200)));
-        let connect = || {
-            let stream = std::net::TcpStream::connect(address).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            stream
-        };
-        // One client sends nothing, the other half a request. Each takes a place, and the third client gets none.
-        let mut idle = [connect(), connect()];
-        idle[1].write_all(b"GET /metrics HT").unwrap();
-        let mut active = connect();
-        active.write_all(b"GET /metrics HTTP/1.1\r\nHost: d1\r\nConnection: close\r\n\r\n").unwrap();
+        let timeouts = Timeouts { first, idle: Duration::from_secs(60) };
+        runtime.spawn(serve(listener, || "a 1\n".to_owned(), 2, timeouts));
+        (address, runtime)
+    }
+
+    fn connect(address: SocketAddr) -> std::net::TcpStream {
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    fn scrape(mut stream: std::net::TcpStream) -> String {
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: d1\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
-        active.read_to_string(&mut answer).unwrap();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn is_closed(stream: &mut std::net::TcpStream) -> bool {
+        let ended = stream.read(&mut [0; 16]);
+        matches!(&ended, Ok(0)) || ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
+    }
+
+    #[test]
+    fn idle_connections_delay_nobody() {
+        let (address, _runtime) = server(Duration::from_secs(60));
+        // One client sends nothing, the other half a request. They have all places, and keep them for a minute if nobody else comes.
+        let mut idle = [connect(address), connect(address)];
+        idle[1].write_all(b"GET /metrics HT").unwrap();
+        let began = Instant::now();
+        let answer = scrape(connect(address));
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\na 1\n"), "{answer}");
-        for stream in &mut idle {
-            let ended = stream.read(&mut [0; 16]);
-            assert!(matches!(&ended, Ok(0)) || ended.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset), "{ended:?}");
-        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(is_closed(&mut idle[0]), "the oldest makes room");
+    }
+
+    #[test]
+    fn slow_connections_are_closed() {
+        let (address, _runtime) = server(Duration::from_millis(200));
+        let mut slow = [connect(address), connect(address)];
+        slow[1].write_all(b"GET /metrics HT").unwrap();
+        assert!(slow.iter_mut().all(is_closed));
+    }
+
+    #[test]
+    fn a_document_is_made_at_a_bounded_rate() {
+        let made = std::sync::atomic::AtomicU32::new(0);
+        let render = || {
+            std::thread::sleep(Duration::from_millis(20));
+            made.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string()
+        };
+        let document = Document { render, last: Mutex::default() };
+        let began = Instant::now();
+        (0..1000).for_each(|_| drop(document.get()));
+        let most = 1 + began.elapsed().as_millis() / 200;
+        assert!(u128::from(made.load(std::sync::atomic::Ordering::Relaxed)) <= most, "{made:?} in {:?}", began.elapsed());
     }
 
     #[test]

@@ -178,8 +178,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let server = tokio::spawn(api::serve(listener, api));
     if let Some(listener) = metrics_listener {
         let status = status.clone();
-        // The director forwards without metrics, too.
-        tokio::spawn(metrics::serve(listener, move || control::metrics::render(&status)));
+        metrics::start(listener, move || control::metrics::render(&status)).map_err(system("cannot start a thread for the metrics"))?;
     }
     systemd::notify_ready();
     let end = control.run(signals, worker_events, WorkerReports { unresolved, suspected }, dry_runs, server).await;

@@ -155,7 +155,8 @@ async fn serve(file: &Path, health: HealthSection, from: LoadedIntent, control: 
     let listener = control.listener().map_err(|error| Error::System { what: "cannot listen on the control socket", error })?;
     let mut server = tokio::spawn(answer(listener, status.clone()));
     if let Some(address) = health.metrics {
-        tokio::spawn(metrics::serve(metrics::listen(address)?, move || status.metrics()));
+        let started = metrics::start(metrics::listen(address)?, move || status.metrics());
+        started.map_err(|error| Error::System { what: "cannot start a thread for the metrics", error })?;
     }
     let prober = Prober::new(health.source, health.exec_dirs.clone());
     let engine = engine::run(shared.clone(), prober, store.clone(), leadership.watch());

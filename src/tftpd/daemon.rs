@@ -185,7 +185,8 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         background.spawn(async move { status::serve(tokio::net::UnixListener::from_std(listener)?, status).await });
     }
     if let Some(listener) = scraped {
-        background.spawn(metrics::serve(listener, move || status.metrics()));
+        metrics::start(listener, move || status.metrics())
+            .map_err(|source| Error::System { doing: "starting a thread for the metrics".to_owned(), source })?;
     }
     let running = server.start()?;
     systemd::notify_ready();

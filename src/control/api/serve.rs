@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 
 /// How long the head of a request may take, from the first byte of the connection or from the last answer on.
-pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after the kernel had no file descriptor for a connection.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 

@@ -2,14 +2,15 @@
 
 use super::error::ApiError;
 use super::router::router;
-use super::serve::{HEADER_TIMEOUT, connection};
+use super::serve::connection;
 use super::state::Api;
 use super::write_timeout::WriteTimeout;
 use axum::extract::{Extension, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use guideway_config::{ApiListen, Tls};
+use guideway_daemon::connections::{Connections, Limits, Ticket};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -21,11 +22,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-/// Connections at the same time; more wait in the kernel.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections at the same time. Clients authenticate with their first request, and at once.
+const LIMITS: Limits = Limits { strangers: 128, authenticated: 64, authenticate_within: Some(Duration::from_secs(10)) };
 /// Wrong tokens that one address may show within [`WINDOW`]; after that only the right one is answered with more than 429.
 const MAX_WRONG_TOKENS: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -114,10 +114,10 @@ impl Tcp {
 
     async fn accept(self, router: axum::Router) -> std::io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let connections = Connections::new(LIMITS);
+        // A token is shown with each request; without tokens, the handshake is all there is.
+        let certificate_suffices = self.authenticator.token.is_none();
         loop {
-            // Nobody closes the semaphore, so that there is always a permit.
-            let permit = permits.clone().acquire_owned().await.ok();
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -126,37 +126,58 @@ impl Tcp {
                     continue;
                 }
             };
-            let (tls, router) = (self.tls.clone(), router.clone().layer(Extension(peer)));
-            tokio::spawn(async move {
+            let place = connections.admit(peer.ip());
+            let client = Client { peer, ticket: place.ticket() };
+            let (tls, router) = (self.tls.clone(), router.clone().layer(Extension(client.clone())));
+            tokio::spawn(place.run(async move {
                 let stream = WriteTimeout::new(stream);
                 match tls {
                     None => connection(stream, router).await,
-                    Some(tls) => match tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => connection(stream, router).await,
-                        Ok(Err(error)) => tracing::info!(%peer, "no TLS with a client of the API: {error}"),
-                        Err(_) => {}
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => {
+                            if certificate_suffices {
+                                client.ticket.authenticate();
+                            }
+                            connection(stream, router).await;
+                        }
+                        Err(error) => tracing::info!(%peer, "no TLS with a client of the API: {error}"),
                     },
                 }
-                drop(permit);
-            });
+            }));
         }
     }
+}
+
+/// The client of a connection.
+#[derive(Clone)]
+struct Client {
+    peer: SocketAddr,
+    ticket: Ticket,
 }
 
 /// Lets those pass who show the token, if there is one. Without one, TLS has seen a certificate already.
 async fn require_token(
     State(authenticator): State<Arc<Authenticator>>,
-    Extension(peer): Extension<SocketAddr>,
+    Extension(client): Extension<Client>,
     request: Request,
     next: Next,
 ) -> Response {
-    match authenticator.authenticate(peer.ip(), request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes())) {
-        Ok(()) => next.run(request).await,
-        Err(api_error) if api_error.status == StatusCode::UNAUTHORIZED => {
-            ([(header::WWW_AUTHENTICATE, "Bearer")], api_error).into_response()
+    let shown = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    let api_error = match authenticator.authenticate(client.peer.ip(), shown) {
+        Ok(()) => {
+            client.ticket.authenticate();
+            return next.run(request).await;
         }
-        Err(api_error) => api_error.into_response(),
+        Err(api_error) => api_error,
+    };
+    let unauthorized = api_error.status == StatusCode::UNAUTHORIZED;
+    let mut response = api_error.into_response();
+    // Who has not authenticated keeps no connection.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if unauthorized {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
+    response
 }
 
 impl Authenticator {
