@@ -16,6 +16,7 @@ mod explain;
 mod fixture;
 mod health;
 mod help;
+mod log_limit;
 mod logging;
 mod man;
 mod plan;

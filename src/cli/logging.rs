@@ -1,9 +1,12 @@
 //! Logging of the daemons: the options and the setup.
 
+use super::log_limit::LogLimit;
 use super::print;
 use clap::ValueEnum;
 use std::io::{IsTerminal, stderr};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Logging options of every daemon.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,8 +44,8 @@ pub fn start(args: &LogArgs) -> Result<(), u8> {
         };
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
         let set = match args.log_format {
-            LogFormat::Human => builder.with_target(false).try_init(),
-            LogFormat::Json => builder.json().flatten_event(true).try_init(),
+            LogFormat::Human => builder.with_target(false).finish().with(LogLimit::default()).try_init(),
+            LogFormat::Json => builder.json().flatten_event(true).finish().with(LogLimit::default()).try_init(),
         };
         set.map_err(|e| e.to_string())
     };

@@ -1,5 +1,6 @@
 //! Next hops of the backends, from the kernel's routes and neighbours. The kernel resolves; we watch, and ask it to. Never our own ARP.
 
+mod log;
 mod netlink;
 mod table;
 #[cfg(test)]
@@ -218,29 +219,12 @@ impl Watcher {
         }
         let now = self.table.next_hops();
         self.hops.send_if_modified(|before| {
-            for (address, hop) in &now.hops {
-                log_change(*address, before.hops.get(address), hop);
-            }
+            log::changes(before, &now);
             let changed = *before != now;
             *before = now;
             changed
         });
         Ok(())
-    }
-}
-
-/// Says in the log what a person should know.
-fn log_change(
-    address: IpAddr,
-    before: Option<&Result<guideway_dataplane::tables::NextHop, super::Unresolved>>,
-    now: &Result<guideway_dataplane::tables::NextHop, super::Unresolved>,
-) {
-    use super::Unresolved::{NotLookedUp, Pending};
-    match (before, now) {
-        (Some(before), now) if before == now => {}
-        (_, Ok(hop)) => tracing::info!(backend = %address, mac = %mac(hop.mac), mtu = hop.mtu, "backend resolved"),
-        (_, Err(Pending(_) | NotLookedUp)) => tracing::debug!(backend = %address, "backend not resolved yet"),
-        (_, Err(why)) => tracing::warn!(backend = %address, "backend {address} cannot be reached: {why}"),
     }
 }
 
