@@ -145,7 +145,7 @@ fn frames(round: u16) -> Vec<Vec<u8>> {
 #[test]
 fn a_poll_allocates_nothing() {
     let config = config::read(CONFIG).config.unwrap();
-    let down = Observed { state: Observation::Down, since: 0, why: "test".into() };
+    let down = Observed { state: Observation::Down, since: 0, why: "test".into(), unknown: false };
     let health = Health::from([("boot".into(), Arc::new(PoolHealth { backends: [("t1".into(), down)].into() }))]);
     let tables = Writer::new().apply_state(&config, 1, &health, &NextHops::from_config(&config), Time(0)).unwrap();
     let mut state = State::new(config.director.flows, tables.mtu);

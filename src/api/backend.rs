@@ -65,6 +65,9 @@ pub struct BackendSummary {
     /// Why workers suspect that it does not answer.
     #[schema(required)]
     pub suspected_because: Option<String>,
+    /// Why it is not known whether it works, although its pool has a check.
+    #[schema(required)]
+    pub unknown_because: Option<String>,
 }
 
 /// Backends.
@@ -119,8 +122,9 @@ pub struct BackendHealth {
     /// Part of its weight in per cent, during a slow start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<u8>,
-    /// When the state began, in seconds since 1970-01-01 UTC.
-    pub since: u64,
+    /// When the state began, in seconds since 1970-01-01 UTC; null where there was no check yet.
+    #[schema(required)]
+    pub since: Option<u64>,
     /// The last failure, or what was checked.
     pub why: String,
 }
@@ -135,6 +139,8 @@ pub enum HealthState {
     Slow,
     /// Its checks fail.
     Down,
+    /// No check could be made: it keeps its last state, and gets new flows if it had none.
+    Unknown,
 }
 
 impl fmt::Display for HealthState {
@@ -143,6 +149,7 @@ impl fmt::Display for HealthState {
             HealthState::Up => "up",
             HealthState::Slow => "slow",
             HealthState::Down => "down",
+            HealthState::Unknown => "unknown",
         })
     }
 }

@@ -112,6 +112,8 @@ pub enum CheckOutcome {
     WrongContent,
     /// It began to answer and stopped.
     Stalled,
+    /// It answered from a port outside its `tid_range`.
+    WrongPort,
     /// It failed in another way.
     Other,
     /// The check could not be made, for a reason on the controller's host.
@@ -120,12 +122,13 @@ pub enum CheckOutcome {
 
 impl CheckOutcome {
     /// All outcomes.
-    pub const ALL: [CheckOutcome; 7] = [
+    pub const ALL: [CheckOutcome; 8] = [
         CheckOutcome::Passed,
         CheckOutcome::Timeout,
         CheckOutcome::Refused,
         CheckOutcome::WrongContent,
         CheckOutcome::Stalled,
+        CheckOutcome::WrongPort,
         CheckOutcome::Other,
         CheckOutcome::NotRun,
     ];
@@ -138,6 +141,7 @@ impl CheckOutcome {
             CheckOutcome::Refused => "refused",
             CheckOutcome::WrongContent => "wrong_content",
             CheckOutcome::Stalled => "stalled",
+            CheckOutcome::WrongPort => "wrong_port",
             CheckOutcome::Other => "other",
             CheckOutcome::NotRun => "not_run",
         }
@@ -184,6 +188,8 @@ pub struct CheckedPool {
     pub floor: bool,
     /// Backends that `min_healthy` holds up.
     pub held_up: usize,
+    /// Backends of which it is not known whether they work, because no check could be made.
+    pub unknown: usize,
 }
 
 /// A backend that is checked.

@@ -60,6 +60,7 @@ pub fn run(file: &Path, which: &CheckFilter) -> Result<Vec<CheckResult>, Error> 
             pool: name.clone(),
             backend: backend.name.as_str().into(),
             address: backend.address,
+            tid_range: backend.tid_range,
             vip,
             check: check.clone(),
         }));

@@ -24,13 +24,15 @@ pub enum Failure {
     WrongContent(String),
     /// It started to answer, and then stopped.
     Stalled(String),
+    /// It answers from a port that is not its own: acknowledgements would reach another backend.
+    WrongPort(String),
     /// Any other failure.
     Other(String),
 }
 
 impl Outcome {
     /// All names of [`Outcome::name`].
-    pub const NAMES: [&str; 7] = ["passed", "timeout", "refused", "wrong_content", "stalled", "other", "not_run"];
+    pub const NAMES: [&str; 8] = ["passed", "timeout", "refused", "wrong_content", "stalled", "wrong_port", "other", "not_run"];
 
     /// Returns its name in status and metrics.
     pub fn name(&self) -> &'static str {
@@ -45,8 +47,9 @@ impl Outcome {
             Outcome::Failed(Failure::Refused(_)) => 2,
             Outcome::Failed(Failure::WrongContent(_)) => 3,
             Outcome::Failed(Failure::Stalled(_)) => 4,
-            Outcome::Failed(Failure::Other(_)) => 5,
-            Outcome::NotRun(_) => 6,
+            Outcome::Failed(Failure::WrongPort(_)) => 5,
+            Outcome::Failed(Failure::Other(_)) => 6,
+            Outcome::NotRun(_) => 7,
         }
     }
 
@@ -77,6 +80,7 @@ impl fmt::Display for Failure {
             Failure::Refused(why) => write!(f, "refused: {why}"),
             Failure::WrongContent(why) => write!(f, "wrong content: {why}"),
             Failure::Stalled(why) => write!(f, "stalled: {why}"),
+            Failure::WrongPort(why) => write!(f, "wrong port: {why}"),
             Failure::Other(why) => f.write_str(why),
         }
     }

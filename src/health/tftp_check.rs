@@ -23,6 +23,8 @@ const RETRANSMISSIONS: u32 = 4;
 pub struct TftpCheck {
     read: client::Read,
     digest: Option<(Sha256, [u8; 32])>,
+    /// Ports that the server may answer from.
+    tid_range: Option<(u16, u16)>,
     size: Option<u64>,
     bytes: u64,
     end: Time,
@@ -41,12 +43,18 @@ impl TftpCheck {
         TftpCheck {
             read: client::Read::new(plan, now),
             digest: probe.sha256.map(|wanted| (Sha256::new(), wanted)),
+            tid_range: None,
             size: probe.size,
             bytes: 0,
             end: now.plus(timeout),
             timeout,
             outcome: None,
         }
+    }
+
+    /// Also requires that the server answers from a port of its `tid_range`, if it has one: directors send packets to other ports elsewhere.
+    pub fn with_tid_range(self, tid_range: Option<(u16, u16)>) -> Self {
+        TftpCheck { tid_range, ..self }
     }
 
     /// Takes a datagram.
@@ -101,6 +109,16 @@ impl TftpCheck {
         let wrong_content = |why: String| Outcome::Failed(Failure::WrongContent(why));
         if let Some(size) = self.size.filter(|size| *size != self.bytes) {
             return wrong_content(format!("received {} bytes, expected {size}", self.bytes));
+        }
+        if let (Some((first, last)), Some(tid)) = (self.tid_range, self.read.tid())
+            && !(first..=last).contains(&tid.port())
+        {
+            let why = format!(
+                "answers from port {}, which is not in its tid_range {first}-{last}: limit the server to these ports (in.tftpd --port-range \
+                 {first}:{last}, dnsmasq --tftp-port-range={first},{last})",
+                tid.port()
+            );
+            return Outcome::Failed(Failure::WrongPort(why));
         }
         let other = self.digest.take().is_some_and(|(digest, wanted)| digest.finalize()[..] != wanted);
         if other { wrong_content(format!("the {} received bytes have an unexpected SHA-256", self.bytes)) } else { Outcome::Passed }

@@ -49,7 +49,7 @@ impl ClusterStore {
         let intent = checked.config.ok_or_else(|| Error::failed(context(), wrong.join("; ")))?;
         let observed = |backend: &Backend| {
             let state = if down.contains(&backend.name) { Observation::Down } else { Observation::Up };
-            (backend.name.clone(), Observed { state, since: 0, why: "the script says so".to_owned() })
+            (backend.name.clone(), Observed { state, since: 0, why: "the script says so".to_owned(), unknown: false })
         };
         let health = PoolHealth { backends: members.iter().map(observed).collect() };
         self.runtime.block_on(async {

@@ -24,6 +24,9 @@ pub struct Observed {
     pub since: u64,
     /// The reason, for operators: the last failure, or the check.
     pub why: String,
+    /// Whether checks cannot be made: `state` is that of the last check, or `up` if there was none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
 }
 
 /// Whether a backend gets new flows.

@@ -88,7 +88,7 @@ mod tests {
     async fn a_commit_with_an_old_base_changes_nothing() {
         let store = Store::memory(Intent::default());
         let mut watch = store.watch();
-        let down = Observed { state: Observation::Down, since: 1, why: "no answer".into() };
+        let down = Observed { state: Observation::Down, since: 1, why: "no answer".into(), unknown: false };
         let health = PoolHealth { backends: [("t1".to_owned(), down)].into() };
         assert_eq!(store.publish("boot", health.clone()).await, Ok(2));
         assert_eq!(store.commit(1, Intent::default()).await, Ok(3), "health does not conflict with an intent");

@@ -125,7 +125,9 @@ pub fn intent(weight: u16, pools: usize) -> Intent {
 }
 
 pub fn down(backend: &str) -> PoolHealth {
-    PoolHealth { backends: [(backend.to_owned(), Observed { state: Observation::Down, since: 1, why: "silent".into() })].into() }
+    PoolHealth {
+        backends: [(backend.to_owned(), Observed { state: Observation::Down, since: 1, why: "silent".into(), unknown: false })].into(),
+    }
 }
 
 /// Passes bytes on to etcd, or, while silent, none: what is sent meanwhile is lost as in a partition, and connections are not closed.

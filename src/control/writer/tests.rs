@@ -113,7 +113,7 @@ fn a_configuration_becomes_a_snapshot() {
 #[test]
 fn health_and_drain_leave_the_intent_its_weights() {
     let mut writer = Writer::new();
-    let observed = |state| Observed { state, since: 1, why: "test".into() };
+    let observed = |state| Observed { state, since: 1, why: "test".into(), unknown: false };
     let health = |t1, t2| {
         Health::from([(
             "boot".into(),

@@ -92,6 +92,8 @@ struct CheckedBackend {
     last: Option<LastCheck>,
     /// The last failure.
     failure: String,
+    /// Checks in a row that could not be made.
+    not_run: u32,
     shown: Observed,
     /// Down, but published as up because of the pool's floor.
     held_up: bool,
@@ -185,8 +187,10 @@ impl Controller {
         let check = checked_backend.target.check.clone();
         checked_backend.due = next(&mut self.random, &check, checked_backend.due, now.at);
         self.due.push(Reverse((checked_backend.due, id)));
+        let was_unknown = checked_backend.is_unknown();
         let change = match outcome.passed() {
             None => {
+                checked_backend.not_run = checked_backend.not_run.saturating_add(1);
                 // A failure on this host affects thousands of checks.
                 if now.at >= self.counts.next_log {
                     self.counts.next_log = now.at.plus(LOG_INTERVAL);
@@ -195,6 +199,7 @@ impl Controller {
                 None
             }
             Some(passed) => {
+                checked_backend.not_run = 0;
                 if !passed {
                     checked_backend.failed += 1;
                     checked_backend.failure = outcome.to_string();
@@ -211,6 +216,7 @@ impl Controller {
         };
         checked_backend.last = Some(LastCheck { outcome, took, unix: now.unix });
         let pool = checked_backend.target.pool.clone();
+        let unknown_changed = self.leading && was_unknown != checked_backend.is_unknown();
         if let Some(change) = change {
             checked_backend.log_change(change);
             match change {
@@ -218,6 +224,8 @@ impl Controller {
                 Change::CameUp => self.counts.came_up += 1,
                 Change::FirstGood | Change::WeightStep => {}
             }
+        }
+        if change.is_some() || unknown_changed {
             self.refresh(now, &pool);
         }
     }
@@ -287,7 +295,7 @@ impl Controller {
         let mut changed = false;
         for (index, id) in ids.iter().enumerate() {
             if let Some(checked_backend) = self.backends.get_mut(id) {
-                changed |= checked_backend.update_shown(now, held_up.contains(&index), percent);
+                changed |= checked_backend.update_shown(now, held_up.contains(&index), percent, self.leading);
             }
         }
         self.schedule_publish(now, name, changed);
@@ -325,15 +333,33 @@ impl CheckedBackend {
         }
     }
 
+    /// Returns whether so many checks in a row could not be made that nobody knows whether the backend works.
+    fn is_unknown(&self) -> bool {
+        self.not_run >= u32::from(self.target.check.fall)
+    }
+
+    /// Returns why no check could be made, and the state that stands meanwhile.
+    fn unknown_because(&self) -> String {
+        let why = self.last.as_ref().map_or_else(|| "not checked yet".to_owned(), |last| last.outcome.to_string());
+        match self.machine.phase() {
+            Phase::Unknown => why,
+            Phase::Up | Phase::Slow(_) => format!("{why}; up when it was last checked"),
+            Phase::Down(_) => format!("{why}; down when it was last checked: {}", self.failure),
+        }
+    }
+
     /// Updates the published state; returns whether directors would see a difference.
-    fn update_shown(&mut self, now: Moment, held_up: bool, percent: u8) -> bool {
+    fn update_shown(&mut self, now: Moment, held_up: bool, percent: u8, leading: bool) -> bool {
         let state = if held_up { Observation::Up } else { self.machine.observation(now.at, &self.target.check) };
         let (before, was_held_up) = (self.shown.state, std::mem::replace(&mut self.held_up, held_up));
+        let unknown = if leading { self.is_unknown() } else { self.shown.unknown };
+        let unknown_changed = std::mem::replace(&mut self.shown.unknown, unknown) != unknown;
         let stepped = matches!((before, state), (Observation::Slow { .. }, Observation::Slow { .. }));
-        if (state != before && !stepped) || held_up != was_held_up || self.shown.why.is_empty() {
+        if (state != before && !stepped) || held_up != was_held_up || unknown_changed || self.shown.why.is_empty() {
             let label = self.target.check.probe.label();
             self.shown.since = now.unix;
             self.shown.why = match state {
+                _ if unknown => self.unknown_because(),
                 _ if held_up => format!("held up by min_healthy = {percent}, although it fails: {}", self.failure),
                 Observation::Down => self.failure.clone(),
                 Observation::Slow { .. } => format!("recovered, in slow start: {label} passes"),

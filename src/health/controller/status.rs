@@ -22,6 +22,7 @@ impl Controller {
                 min_healthy: pool.check.min_healthy,
                 floor: pool.held_up > 0,
                 held_up: pool.held_up,
+                unknown: checked_backend().filter(|backend| backend.is_shown_unknown()).count(),
             }
         });
         let backends = self.pools.values().flat_map(|pool| pool.backends.values()).filter_map(|id| self.backends.get(id));
@@ -106,8 +107,11 @@ impl Controller {
                 Observation::Down => 0.0,
             }
         });
-        each("check_passed", "1 when the last check of a backend was good.", |checked_backend| {
-            f64::from(u8::from(checked_backend.last.as_ref().is_none_or(|last| last.outcome == Outcome::Passed)))
+        each("check_passed", "1 when the last check of a backend was good; 0 also before the first one.", |checked_backend| {
+            f64::from(u8::from(checked_backend.last.as_ref().is_some_and(|last| last.outcome == Outcome::Passed)))
+        });
+        each("unknown", "1 while it is not known whether a backend works, because no check could be made.", |checked_backend| {
+            f64::from(u8::from(checked_backend.is_shown_unknown()))
         });
         each("check_seconds", "How long the last check of a backend took.", |checked_backend| {
             checked_backend.last.as_ref().map_or(0.0, |last| last.took.as_secs_f64())
@@ -116,12 +120,18 @@ impl Controller {
 }
 
 impl CheckedBackend {
+    /// Returns whether nobody knows if it works: no check could be made yet, or for long.
+    fn is_shown_unknown(&self) -> bool {
+        self.shown.unknown || self.shown.why.is_empty()
+    }
+
     fn document(&self) -> health::CheckedBackend {
         let (state, percent) = match self.shown.state {
             Observation::Up => (HealthState::Up, 100),
             Observation::Slow { percent } => (HealthState::Slow, percent),
             Observation::Down => (HealthState::Down, 0),
         };
+        let state = if self.is_shown_unknown() { HealthState::Unknown } else { state };
         let last = self.last.as_ref().map(|last| health::LastCheck {
             outcome: CheckOutcome::ALL[last.outcome.index()],
             text: last.outcome.to_string(),
@@ -136,7 +146,7 @@ impl CheckedBackend {
             percent,
             held_up: self.held_up,
             since: self.shown.since,
-            why: self.shown.why.clone(),
+            why: if self.is_shown_unknown() { self.unknown_because() } else { self.shown.why.clone() },
             good_in_a_row: self.machine.passes(),
             failed_in_a_row: self.machine.fails(),
             checks: self.checks,

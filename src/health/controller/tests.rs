@@ -15,6 +15,8 @@ pub(super) struct Fixture {
     /// The written health, with times in milliseconds.
     written: Vec<(u64, String, PoolHealth)>,
     store_is_away: bool,
+    /// Whether this host has no way to the backends.
+    unreachable: bool,
     pub(super) checked: BTreeMap<String, u64>,
 }
 
@@ -41,6 +43,7 @@ impl Fixture {
             bad: Vec::new(),
             written: Vec::new(),
             store_is_away: false,
+            unreachable: false,
             checked: BTreeMap::new(),
         };
         fixture.controller.update_state(fixture.now, &fixture.view);
@@ -76,6 +79,7 @@ impl Fixture {
         while let Some(job) = self.controller.due(self.now) {
             *self.checked.entry(job.target.backend.to_string()).or_default() += 1;
             let outcome = match self.bad.iter().any(|bad| *bad == &*job.target.backend) {
+                _ if self.unreachable => Outcome::NotRun("Network is unreachable".into()),
                 true => Outcome::Failed(Failure::Timeout("no answer".into())),
                 false => Outcome::Passed,
             };
@@ -385,4 +389,49 @@ proptest! {
         prop_assert_eq!(&fixture.view.cluster.health, &fixture.controller.health());
         prop_assert_eq!(fixture.controller.in_flight, 0);
     }
+}
+
+#[test]
+fn what_is_not_known_is_not_up() {
+    let mut fixture = Fixture::new(intent(CHECK, &["t1", "t2"]), true);
+    fixture.unreachable = true;
+    let metric = |fixture: &Fixture, name: &str| {
+        let mut out = guideway_daemon::metrics::Exposition::default();
+        fixture.controller.metrics(&mut out);
+        parse(&out.finish())[&format!("guideway_health_backend_{name}{{pool=\"boot\",backend=\"t1\"}}")]
+    };
+    let shown = |fixture: &Fixture| (fixture.status("t1")["state"].clone(), fixture.status("t1")["why"].clone());
+    assert_eq!(shown(&fixture), ("unknown".into(), "not checked yet".into()));
+    fixture.pass(9000);
+    assert_eq!(shown(&fixture), ("unknown".into(), "not checked: Network is unreachable".into()));
+    assert_eq!((metric(&fixture, "unknown"), metric(&fixture, "check_passed")), (1.0, 0.0));
+    let stored = fixture.stored("t1").unwrap();
+    assert_eq!((stored.state, stored.unknown), (Observation::Up, true), "directors learn it, and give it new flows all the same");
+    // The first check that can be made decides alone.
+    (fixture.unreachable, fixture.bad) = (false, vec!["t1"]);
+    fixture.pass(4000);
+    assert_eq!((shown(&fixture).0, fixture.stored("t1").unwrap().unknown), ("down".into(), false));
+    assert_eq!((fixture.status("t2")["state"].clone(), fixture.stored("t2").unwrap().unknown), ("up".into(), false));
+    assert_eq!(metric(&fixture, "unknown"), 0.0);
+    // The way is lost again: the last state stands, and is not called known.
+    fixture.unreachable = true;
+    fixture.pass(9000);
+    assert_eq!(shown(&fixture).0, "unknown");
+    assert_eq!((fixture.state("t1"), fixture.state("t2")), (Observation::Down, Observation::Up));
+    let status = serde_json::to_value(fixture.controller.document()).unwrap();
+    assert_eq!(status["pools"][0]["unknown"], 2);
+}
+
+#[test]
+fn another_range_of_ports_is_checked_anew() {
+    let ranged = |range: &str| {
+        let backend = format!("t1 address = \"10.0.2.1\", tid_range = \"{range}\"");
+        intent("check = { kind = \"tcp\", port = 80, interval = \"1s\" }", &[&*backend.leak()])
+    };
+    let mut fixture = Fixture::new(ranged("20000-20999"), true);
+    let id = |fixture: &Fixture| fixture.controller.pools["boot"].backends["t1"];
+    let before = id(&fixture);
+    fixture.intend(ranged("21000-21999"));
+    assert_ne!(id(&fixture), before);
+    assert_eq!(fixture.controller.backends[&id(&fixture)].target.tid_range, Some((21000, 21999)));
 }

@@ -2,7 +2,7 @@
 
 use super::{CheckedBackend, Controller, Moment, Pool};
 use crate::probe::Target;
-use crate::state_machine::BackendMachine;
+use crate::state_machine::{BackendMachine, Phase};
 use guideway_config::{Backend, Check, Intent};
 use guideway_packet::time::Time;
 use guideway_store::{Health, Observation, Observed, PoolHealth, StoreView};
@@ -91,12 +91,13 @@ impl Controller {
             let takes_new_flows = backend.weight > 0 && !backend.drain;
             // Another address is another machine: the old backend stays in `before` and is dropped.
             let stays = before.get(backend.name.as_str()).is_some_and(|id| self.has_address(*id, backend.address));
+            let same = same && stays && self.has_tid_range(&before, backend);
             let existing = if stays { before.remove_entry(backend.name.as_str()) } else { None };
             let (backend_name, id) = match existing {
                 Some((backend_name, id)) if same => (backend_name, id),
                 Some((backend_name, id)) => {
                     changed = true;
-                    (backend_name, self.replace_check(now, id, &check, vip))
+                    (backend_name, self.replace_check(now, id, backend, &check, vip))
                 }
                 None => {
                     changed = true;
@@ -125,10 +126,16 @@ impl Controller {
         self.backends.get(&id).is_some_and(|checked_backend| checked_backend.target.address == address)
     }
 
+    fn has_tid_range(&self, ids: &BTreeMap<Arc<str>, u64>, backend: &Backend) -> bool {
+        let known = ids.get(backend.name.as_str()).and_then(|id| self.backends.get(id));
+        known.is_some_and(|checked_backend| checked_backend.target.tid_range == backend.tid_range)
+    }
+
     /// Creates a backend that is new to this controller, with its published state.
     fn add_backend(&mut self, now: Moment, pool: &Arc<str>, backend: &Backend, check: &Arc<Check>, vip: Option<IpAddr>) -> u64 {
         let name: Arc<str> = Arc::from(backend.name.as_str());
-        let target = Target { pool: pool.clone(), backend: name, address: backend.address, vip, check: check.clone() };
+        let (address, tid_range) = (backend.address, backend.tid_range);
+        let target = Target { pool: pool.clone(), backend: name, address, tid_range, vip, check: check.clone() };
         let mut checked_backend = CheckedBackend {
             target,
             takes_new_flows: false,
@@ -138,7 +145,8 @@ impl Controller {
             expedited: None,
             last: None,
             failure: String::new(),
-            shown: Observed { state: Observation::Up, since: now.unix, why: String::new() },
+            not_run: 0,
+            shown: Observed { state: Observation::Up, since: now.unix, why: String::new(), unknown: false },
             held_up: false,
             checks: 0,
             failed: 0,
@@ -150,8 +158,9 @@ impl Controller {
     }
 
     /// Restarts a backend whose check has changed.
-    fn replace_check(&mut self, now: Moment, id: u64, check: &Arc<Check>, vip: Option<IpAddr>) -> u64 {
+    fn replace_check(&mut self, now: Moment, id: u64, backend: &Backend, check: &Arc<Check>, vip: Option<IpAddr>) -> u64 {
         let Some(mut checked_backend) = self.backends.remove(&id) else { return id };
+        checked_backend.target.tid_range = backend.tid_range;
         checked_backend.target.check = check.clone();
         checked_backend.target.vip = vip;
         checked_backend.machine.restart();
@@ -193,7 +202,10 @@ impl Controller {
 
 impl CheckedBackend {
     fn adopt_published(&mut self, now: Moment, published: &Observed) {
-        self.machine.adopt(now.at, &self.target.check, published.state);
+        // The first check of a backend that nobody could check decides alone.
+        if !(published.unknown && self.machine.phase() == Phase::Unknown && published.state == Observation::Up) {
+            self.machine.adopt(now.at, &self.target.check, published.state);
+        }
         if published.state == Observation::Down && self.failure.is_empty() {
             self.failure.clone_from(&published.why);
         }

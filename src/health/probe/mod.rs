@@ -27,6 +27,8 @@ pub struct Target {
     pub backend: Arc<str>,
     /// Its address.
     pub address: IpAddr,
+    /// Server ports of its own, if its pool has TID ranges.
+    pub tid_range: Option<(u16, u16)>,
     /// VIP that a tftp check reads from.
     pub vip: Option<IpAddr>,
     /// The check.

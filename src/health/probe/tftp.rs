@@ -23,7 +23,7 @@ impl Prober {
         let socket = socket::udp(source)?;
         let local = SocketAddr::new(source, socket.local_addr().map_err(not_run("cannot read the local port"))?.port());
         let socket = UdpSocket::from_std(socket).map_err(not_run("cannot use a socket"))?;
-        let mut check = TftpCheck::new(probe, vip, target.check.timeout, self.now());
+        let mut check = TftpCheck::new(probe, vip, target.check.timeout, self.now()).with_tid_range(target.tid_range);
         let mut out = Vec::with_capacity(128);
         let mut datagram = vec![0; usize::from(probe.blksize).max(512) + 64];
         loop {

@@ -163,3 +163,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_server_that_answers_from_a_port_of_another_backend_fails() {
+    let outcome = |tid_range| {
+        let mut check = check(&probe()).with_tid_range(tid_range);
+        transfer(&mut check, CANARY);
+        assert_eq!(sent(&mut check), [(20001, vec![0, 4, 0, 3])], "the transfer ends cleanly in any case");
+        check.outcome().unwrap().clone()
+    };
+    assert_eq!(outcome(Some((20000, 20999))), Outcome::Passed);
+    assert_eq!(outcome(None), Outcome::Passed);
+    let wrong = outcome(Some((21000, 21999)));
+    assert!(wrong.name() == "wrong_port" && wrong.to_string().contains("port 20001, which is not in its tid_range 21000-21999"), "{wrong}");
+}

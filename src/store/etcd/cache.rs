@@ -75,7 +75,7 @@ mod tests {
     fn a_cluster_state_survives_the_cache() {
         let text = "[[pool]]\nname = \"boot\"\nbackends = [{ name = \"t1\", address = \"10.0.2.21\", tid_range = \"20000-20999\" }]\n";
         let intent = guideway_config::read_intent(text).config.unwrap();
-        let slow = Observed { state: Observation::Slow { percent: 20 }, since: 5, why: "came back".to_owned() };
+        let slow = Observed { state: Observation::Slow { percent: 20 }, since: 5, why: "came back".to_owned(), unknown: false };
         let pool = PoolHealth { backends: [("t1".to_owned(), slow)].into() };
         let cluster = ClusterState {
             generation: 9,

@@ -22,7 +22,9 @@ fn intent(weight: u16) -> Intent {
 }
 
 fn down() -> PoolHealth {
-    PoolHealth { backends: [("t1".to_owned(), Observed { state: Observation::Down, since: 1, why: "no answer".into() })].into() }
+    PoolHealth {
+        backends: [("t1".to_owned(), Observed { state: Observation::Down, since: 1, why: "no answer".into(), unknown: false })].into(),
+    }
 }
 
 async fn open(directory: &Path) -> Store {

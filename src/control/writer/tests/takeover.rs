@@ -11,7 +11,7 @@ const T4: (&str, &str, u16, u16) = ("t4", "10.0.2.24", 23_000, 100);
 const NAMES: [&str; 4] = ["t1", "t2", "t3", "t4"];
 
 fn down(names: &[&str]) -> Health {
-    let observed = |name: &&str| ((*name).to_owned(), Observed { state: Observation::Down, since: 1, why: "test".into() });
+    let observed = |name: &&str| ((*name).to_owned(), Observed { state: Observation::Down, since: 1, why: "test".into(), unknown: false });
     Health::from([("boot".into(), Arc::new(PoolHealth { backends: names.iter().map(observed).collect() }))])
 }
 

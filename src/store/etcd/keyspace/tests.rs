@@ -47,7 +47,7 @@ fn a_cluster_state_follows_from_its_keys_and_its_generation_is_the_newest_change
     put(&mut keyspace, HEALTH_GENERATION, "{}", 9);
     let with_health = keyspace.cluster_state(&cluster).unwrap();
     assert_eq!((with_health.generation, with_health.intent_generation), (9, 7));
-    let observed = Observed { state: Observation::Down, since: 2, why: "no answer".to_owned() };
+    let observed = Observed { state: Observation::Down, since: 2, why: "no answer".to_owned(), unknown: false };
     assert_eq!(with_health.health["boot"].backends["t1"], observed);
     assert!(Arc::ptr_eq(&with_health.intent, &cluster.intent), "what has not changed is not read again");
     let later = keyspace.cluster_state(&with_health).unwrap();
