@@ -28,6 +28,8 @@ pub struct DirectorStatus {
     pub tables_built: u64,
     /// Its store.
     pub store: StoreStatus,
+    /// Where the health of its backends comes from.
+    pub health: HealthSource,
     /// Whether packets are forwarded.
     pub ready: bool,
     /// Its interface.
@@ -82,6 +84,17 @@ pub struct StoreStatus {
     /// Why this director cannot use its newest cluster state.
     #[schema(required)]
     pub refused: Option<String>,
+}
+
+/// Where the health of backends comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HealthSource {
+    /// Name of the health controller that publishes; null where none does.
+    #[schema(required)]
+    pub leader: Option<String>,
+    /// For how long none was seen to publish: so old may the health be. 0 while one does; null where no pool has a check.
+    #[schema(required)]
+    pub age_seconds: Option<f64>,
 }
 
 /// A store that cannot be read.

@@ -1,7 +1,7 @@
 //! The metrics of a director.
 
 use super::status::Status;
-use guideway_api::backend::BackendSummary;
+use guideway_api::backend::{BackendState, BackendSummary};
 use guideway_daemon::metrics::{Exposition, MetricKind};
 use guideway_dataplane::counters::PacketCounter;
 use guideway_packet::loss::Loss;
@@ -125,30 +125,59 @@ pub fn exposition(status: &Status) -> Exposition {
         [(&[("outcome", "accepted")], document.reload.accepted), (&[("outcome", "refused")], document.reload.refused)];
     put("reloads_total", MetricKind::Counter, "Files accepted or refused since the start.", &reloads);
 
-    // Nothing where nothing is announced; several services of a VIP are one series.
-    let vips = document.vips.iter().filter_map(|vip| Some((vip.vip.to_string(), u64::from(vip.announced?))));
-    let vips: BTreeMap<String, u64> = vips.collect();
+    // Nothing where nothing is announced. A VIP that was announced and is gone is 0 for an hour, so that an alert sees it.
+    let vips: BTreeMap<String, u64> =
+        status.announced_vips().into_iter().map(|(vip, announced)| (vip.to_string(), u64::from(announced))).collect();
     let labels: Vec<[(&str, &str); 1]> = vips.keys().map(|vip| [("vip", vip.as_str())]).collect();
     let announced: Vec<_> = labels.iter().zip(vips.values()).map(|(labels, value)| (labels.as_slice(), *value)).collect();
     put("vip_announced", MetricKind::Gauge, "1 when the VIP's route is in the kernel table that a BGP daemon exports.", &announced);
 
-    // A map, for a series that stood twice would make Prometheus refuse the whole document.
+    // A map, for a series that stood twice would make Prometheus refuse the whole document. Labels are what a backend is, never its state:
+    // a series lives as long as its backend.
     let backend = |backend: &BackendSummary| {
-        let labels = (backend.pool.clone(), backend.name.clone(), backend.address.to_string(), backend.state);
-        let (unresolved, suspected) = (backend.unresolved_because.is_some(), backend.suspected_because.is_some());
-        (labels, [u64::from(backend.weight), u64::from(unresolved), u64::from(suspected)])
+        let labels = (backend.pool.clone(), backend.name.clone(), backend.address.to_string());
+        let active = matches!(backend.state, BackendState::Active | BackendState::Slow);
+        let flags = [
+            active,
+            backend.state == BackendState::Down,
+            backend.unknown_because.is_some(),
+            backend.unresolved_because.is_some(),
+            backend.suspected_because.is_some(),
+        ];
+        let values: Vec<u64> = std::iter::once(u64::from(backend.weight)).chain(flags.map(u64::from)).collect();
+        (labels, values)
     };
-    let backends: BTreeMap<_, [u64; 3]> = document.backends.iter().map(backend).collect();
-    let labels: Vec<[(&str, &str); 4]> = backends
-        .keys()
-        .map(|(pool, name, address, state)| [("pool", pool.as_str()), ("backend", name), ("address", address), ("state", state.name())])
-        .collect();
-    let each = |at: usize| labels.iter().zip(backends.values()).map(|(labels, values)| (labels.as_slice(), values[at])).collect::<Vec<_>>();
-    put("backend_weight", MetricKind::Gauge, "Weight of a backend.", &each(0));
-    put("backend_unresolved", MetricKind::Gauge, "1 when the next hop towards a backend is not known.", &each(1));
-    put("backend_suspected", MetricKind::Gauge, "1 while several clients of a backend repeat their requests and hear nothing.", &each(2));
+    let backends: BTreeMap<_, Vec<u64>> = document.backends.iter().map(backend).collect();
+    let labels: Vec<[(&str, &str); 3]> =
+        backends.keys().map(|(pool, name, address)| [("pool", pool.as_str()), ("backend", name), ("address", address)]).collect();
+    let metrics = [
+        ("weight", "Weight of a backend, as configured."),
+        ("active", "1 while a backend gets new flows."),
+        ("down", "1 while the health controller sees a backend fail."),
+        ("unknown", "1 while nobody knows whether a backend of a checked pool works; it keeps its last state."),
+        ("unresolved", "1 when the next hop towards a backend is not known."),
+        ("suspected", "1 while several clients of a backend repeat their requests and hear nothing."),
+    ];
+    for (at, (name, help)) in metrics.into_iter().enumerate() {
+        let each: Vec<_> = labels.iter().zip(backends.values()).map(|(labels, values)| (labels.as_slice(), values[at])).collect();
+        put(&format!("backend_{name}"), MetricKind::Gauge, help, &each);
+    }
+    let health = document.health;
+    put(
+        "health_leader",
+        MetricKind::Gauge,
+        "1 while a health controller publishes what it sees.",
+        &[(&[], u64::from(health.leader.is_some()))],
+    );
+    let age = health.age_seconds.map_or(0, |seconds| seconds.ceil() as u64);
+    put(
+        "health_age_seconds",
+        MetricKind::Gauge,
+        "For how long no health controller was seen to publish; 0 while one does, and where no pool has a check.",
+        &[(&[], age)],
+    );
     put("suspicions_total", MetricKind::Counter, "How often a backend became suspected.", &[(&[], status.suspicions())]);
-    let all = backends.values().map(|values| values[1]).sum();
+    let all = backends.values().map(|values| values[4]).sum();
     put("neighbours_unresolved", MetricKind::Gauge, "Backends whose next hop is not known.", &[(&[], all)]);
     let site: Vec<_> = document
         .remote_site
@@ -166,6 +195,8 @@ mod tests {
     use super::*;
     use crate::{DirectorInfo, NextHops, View, WorkerStatus, Writer};
     use guideway_dataplane::counters::Counters;
+    use crate::CheckedHealth;
+    use guideway_store::{Health, Observation, Observed, PoolHealth};
     use guideway_testbed::exposition::parse;
     use std::sync::Arc;
 
@@ -201,6 +232,59 @@ mod tests {
     }
 
     #[test]
+    fn a_series_lives_as_long_as_its_backend_whatever_its_state() {
+        let text = |more: &str| {
+            format!(
+                r#"
+                vip = [{{ address = "192.0.2.69", service = "tftp", pool = "p" }}]
+                pool = [{{ name = "p", check = {{ kind = "icmp" }}, backends = [{{ name = "t1", address = "10.0.2.21"{more} }}] }}]
+                director = {{ name = "d1", address = "10.0.1.11", key = "000102030405060708090a0b0c0d0e0f", io = {{ kind = "af_xdp", interface = "e" }} }}
+                "#
+            )
+        };
+        let status = Status::new(info(), Vec::new(), None);
+        let mut writer = Writer::new();
+        let mut samples = |more: &str, observed: Option<(Observation, bool)>| {
+            let config = guideway_config::read(&text(more)).config.unwrap();
+            let hops = NextHops::from_config(&config);
+            let observed = observed.map(|(state, unknown)| Observed { state, since: 1, why: "test".into(), unknown });
+            let pool = PoolHealth { backends: observed.map(|observed| ("t1".to_owned(), observed)).into_iter().collect() };
+            let health: Health = [("p".to_owned(), Arc::new(pool))].into();
+            let now = guideway_packet::time::Time::default();
+            let snapshot = Arc::new(writer.apply_state(&config, 1, &health, &hops, now).unwrap());
+            let checked = CheckedHealth::of(&config.pools, &health);
+            let backends = writer.backends().collect();
+            status.set_view(View { snapshot, vips: Vec::new(), keys: Default::default(), backends, hops, checked });
+            let samples = parse(&render(&status)).into_iter().filter(|(name, _)| name.contains("_director_backend_"));
+            let each: BTreeMap<String, f64> = samples.collect();
+            let of = |name: &str| each[&format!("guideway_director_backend_{name}{{pool=\"p\",backend=\"t1\",address=\"10.0.2.21\"}}")];
+            let values = ["weight", "active", "down", "unknown"].map(|name| of(name) as u64);
+            (each.into_keys().collect::<Vec<_>>(), values)
+        };
+        let up = samples("", Some((Observation::Up, false)));
+        assert_eq!(up.1, [100, 1, 0, 0]);
+        for (more, observed, values) in [
+            ("", None, [100, 1, 0, 1]),
+            ("", Some((Observation::Slow { percent: 10 }, false)), [100, 1, 0, 0]),
+            ("", Some((Observation::Down, false)), [100, 0, 1, 0]),
+            ("", Some((Observation::Up, true)), [100, 1, 0, 1]),
+            (", drain = true", Some((Observation::Up, false)), [100, 0, 0, 0]),
+        ] {
+            assert_eq!(samples(more, observed), (up.0.clone(), values), "{more} {observed:?}");
+        }
+        let unknown = samples("", None);
+        assert_eq!(unknown.0, up.0);
+        assert!(status.document().backends[0].unknown_because.is_some());
+        let age = |status: &Status| parse(&render(status))["guideway_director_health_age_seconds"];
+        assert!(age(&status) >= 1.0, "nobody was ever seen to lead");
+        status.health_leader().set(Some("h1".to_owned()));
+        assert_eq!((age(&status), status.document().health.leader.as_deref()), (0.0, Some("h1")));
+        assert_eq!(parse(&render(&status))["guideway_director_health_leader"], 1.0);
+        status.health_leader().set(None);
+        assert!(age(&status) >= 1.0 && parse(&render(&status))["guideway_director_health_leader"] == 0.0);
+    }
+
+    #[test]
     fn each_vip_is_announced_or_not_where_any_is() {
         let checked = guideway_config::read(
             r#"
@@ -223,6 +307,7 @@ mod tests {
             keys: Default::default(),
             backends: writer.backends().collect(),
             hops,
+            checked: Default::default(),
         });
         assert!(!render(&status).contains("vip_announced{"), "this director announces nothing");
         assert_eq!(status.document().vips[0].announced, None);
@@ -231,6 +316,11 @@ mod tests {
         let samples = parse(&render(&status));
         assert_eq!(samples["guideway_director_vip_announced{vip=\"192.0.2.69\"}"], 1.0);
         assert_eq!(samples["guideway_director_vip_announced{vip=\"192.0.2.53\"}"], 0.0);
+        // A store that was emptied: no VIP is left, and the alert must not end with it.
+        status.announce(Default::default());
+        let samples = parse(&render(&status));
+        assert_eq!(samples["guideway_director_vip_announced{vip=\"192.0.2.69\"}"], 0.0);
+        status.announce([("192.0.2.69".parse().unwrap(), Ok(())), ("192.0.2.53".parse().unwrap(), Err(why.to_owned()))].into());
         let vips = status.document().vips;
         assert_eq!((vips[0].announced, &vips[0].not_announced_because), (Some(true), &None));
         assert_eq!((vips[2].announced, vips[2].not_announced_because.as_deref()), (Some(false), Some(why)));

@@ -1,6 +1,8 @@
 //! The status that the control socket shows. Control writes it, requests read it, and neither ever blocks a worker.
 
 use super::events::Events;
+use super::health_source::HealthLeader;
+use super::known_vips::KnownVips;
 use super::view::Announced;
 use super::worker_status::WorkerStatus;
 use super::{BackendState, Suspect, SuspectedBackends, View, changes};
@@ -18,6 +20,7 @@ use guideway_store::Stale;
 use indexmap::IndexMap;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -84,6 +87,8 @@ pub struct Status {
     store_status: Mutex<StoreStatus>,
     /// Empty where the director announces nothing.
     announced: ArcSwapOption<Announced>,
+    known_vips: Mutex<KnownVips>,
+    health_leader: HealthLeader,
     events: Events,
     /// When each backend without new flows got its last one.
     since: Mutex<HashMap<BackendId, Instant>>,
@@ -113,6 +118,8 @@ impl Status {
             io_trouble: Mutex::default(),
             store_status: Mutex::default(),
             announced: ArcSwapOption::empty(),
+            known_vips: Mutex::default(),
+            health_leader: HealthLeader::default(),
             events: Events::default(),
             since: Mutex::default(),
             changed: watch::Sender::new(()),
@@ -246,7 +253,23 @@ impl Status {
 
     /// Replaces the announced VIPs.
     pub fn announce(&self, announced: Announced) {
+        self.known_vips.lock().unwrap_or_else(PoisonError::into_inner).update(&announced, Instant::now());
         self.announced.store(Some(Arc::new(announced)));
+    }
+
+    /// Returns the VIPs that it announces or should, and those that are gone since a short time; empty where it announces nothing.
+    pub fn announced_vips(&self) -> BTreeMap<IpAddr, bool> {
+        let announced = self.announced.load();
+        let Some(announced) = announced.as_deref() else { return BTreeMap::new() };
+        let view = self.view.load();
+        let served = view.iter().flat_map(|view| &view.vips).copied();
+        let known = self.known_vips.lock().unwrap_or_else(PoisonError::into_inner);
+        served.chain(known.iter()).map(|vip| (vip, announced.get(&vip).is_some_and(Result::is_ok))).collect()
+    }
+
+    /// Returns the health controller that leads, for who follows it.
+    pub fn health_leader(&self) -> &HealthLeader {
+        &self.health_leader
     }
 
     /// Records that workers suspect a backend. Returns whether they did not suspect it before.
@@ -356,6 +379,7 @@ impl Status {
             published: store_status.published,
             tables_built: store_status.tables_built,
             store: store_status.document(),
+            health: self.health_leader.document(view.as_ref().is_some_and(|view| view.checked.any)),
             ready: view.is_some(),
             io: IoStatus {
                 kind: self.info.kind.to_owned(),

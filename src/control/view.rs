@@ -1,12 +1,14 @@
 //! The current tables, and their documents: VIPs, backends, next hops.
 
-use super::{BackendEntry, NextHops, Suspect, neighbour::mac};
+use super::{BackendEntry, BackendState, NextHops, Suspect, neighbour::mac};
 use guideway_api::backend::BackendSummary;
 use guideway_api::status::{KeyIds, RemoteDirector};
 use guideway_api::vip::AnnouncedVip;
+use guideway_config::Pool;
 use guideway_dataplane::maglev::Table;
 use guideway_dataplane::tables::{Service, Snapshot};
 use guideway_hash::KeyId;
+use guideway_store::{Health, Observed};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +29,41 @@ pub struct View {
     pub backends: Vec<BackendEntry>,
     /// Their next hops.
     pub hops: NextHops,
+    /// Health of the pools that have a check.
+    pub checked: CheckedHealth,
+}
+
+/// What is known of the backends of checked pools.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckedHealth {
+    /// Whether a pool has a check.
+    pub any: bool,
+    /// By pool and name of the backend: why nobody knows whether it works.
+    pub unknown: BTreeMap<(String, String), String>,
+}
+
+impl CheckedHealth {
+    /// Returns it for these pools.
+    pub fn of(pools: &[Pool], health: &Health) -> CheckedHealth {
+        let mut checked = CheckedHealth::default();
+        for pool in pools.iter().filter(|pool| pool.check.is_some()) {
+            checked.any = true;
+            for backend in &pool.backends {
+                if let Some(why) = unknown_because(health.get(&pool.name).and_then(|health| health.backends.get(&backend.name))) {
+                    checked.unknown.insert((pool.name.clone(), backend.name.clone()), why);
+                }
+            }
+        }
+        checked
+    }
+}
+
+/// Returns why it is not known whether a backend of a checked pool works.
+pub(super) fn unknown_because(observed: Option<&Observed>) -> Option<String> {
+    match observed {
+        None => Some("no health controller has checked it yet".to_owned()),
+        Some(observed) => observed.unknown.then(|| observed.why.clone()),
+    }
 }
 
 impl View {
@@ -80,6 +117,10 @@ impl View {
             neighbour,
             unresolved_because,
             suspected_because: suspect.map(|suspect| suspect.reason.clone()),
+            unknown_because: match backend.state {
+                BackendState::Retired => None,
+                _ => self.checked.unknown.get(&(backend.pool.to_string(), backend.name.to_string())).cloned(),
+            },
         }
     }
 

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::Receiver;
 use guideway_config::{Config, duration};
 use guideway_control::neighbour::Neighbours;
-use guideway_control::{DryRun, Status, StoreStatus, View, Writer};
+use guideway_control::{CheckedHealth, DryRun, Status, StoreStatus, View, Writer};
 use guideway_dataplane::path::requests::suspicion::Suspicion;
 use guideway_dataplane::tables::{BackendId, Snapshot};
 use guideway_io::interface::Interface;
@@ -244,6 +244,7 @@ impl Control<'_> {
             vips: self.config.vips.iter().map(|vip| vip.address).collect(),
             backends: self.writer.backends().collect(),
             hops,
+            checked: CheckedHealth::of(&self.config.pools, &self.health),
         };
         if let Some(announcer) = &self.announcer {
             announcer.update(&view, self.io_trouble.as_deref());

@@ -9,6 +9,7 @@ mod apply;
 mod control;
 mod error;
 mod facts;
+mod health_leader;
 mod idle;
 mod load;
 mod open;

@@ -4,7 +4,7 @@ use super::control::{Control, WorkerReports};
 use super::resolve::{START_RESOLVE_TIMEOUT, targets, vips, wait_resolved};
 use super::signals::Signals;
 use super::worker::{self, Worker, WorkerEvent};
-use super::{Error, open, steering};
+use super::{Error, health_leader, open, steering};
 use crate::announce::{Announcer, Routes};
 use arc_swap::ArcSwap;
 use guideway_config::Config;
@@ -171,6 +171,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     };
     control.update_status();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
+    tokio::spawn(health_leader::follow(store.clone(), status.clone()));
     let api = Arc::new(Api::new(status.clone(), store, dry_run_sender));
     if let Some(remote) = remote {
         remote.serve(api.clone())?;

@@ -6,7 +6,7 @@ use super::state::Api;
 use crate::explain::{self, Destination, ExplainQuery};
 use crate::neighbour::mac;
 use crate::status::IDLE_TIMEOUT;
-use crate::view::fingerprint;
+use crate::view::{fingerprint, unknown_because};
 use crate::{BackendEntry, BackendState, Unresolved, View};
 use axum::extract::State as AxumState;
 use axum::http::{StatusCode, header};
@@ -219,7 +219,7 @@ fn backends_of(running: &DrainingCounts, cluster: &ClusterState, view: &View, po
             pool: pool.name.clone(),
             state: entry.map_or(backend::BackendState::Pending, |entry| entry.state.into()),
             share: shares.get(backend.name.as_str()).copied(),
-            health: health.and_then(|health| health.backends.get(&backend.name)).map(observed),
+            health: pool.check.as_ref().and(Some(health_document(health.and_then(|health| health.backends.get(&backend.name))))),
             neighbour,
             unresolved_because: unresolved_because.flatten(),
             running: entry.and_then(|entry| flows_of(running, entry)),
@@ -252,13 +252,18 @@ fn flows_of(running: &DrainingCounts, entry: &BackendEntry) -> Option<u64> {
     running.get(&entry.id).map(|flows| *flows as u64)
 }
 
-fn observed(observed: &Observed) -> BackendHealth {
-    let (state, percent) = match observed.state {
-        Observation::Up => (HealthState::Up, None),
-        Observation::Slow { percent } => (HealthState::Slow, Some(percent)),
-        Observation::Down => (HealthState::Down, None),
+/// Returns the health of a backend whose pool has a check.
+fn health_document(observed: Option<&Observed>) -> BackendHealth {
+    let (state, percent) = match observed.map(|observed| observed.state) {
+        Some(Observation::Slow { percent }) => (HealthState::Slow, Some(percent)),
+        Some(Observation::Down) => (HealthState::Down, None),
+        Some(Observation::Up) | None => (HealthState::Up, None),
     };
-    BackendHealth { state, percent, since: observed.since, why: observed.why.clone() }
+    let since = observed.map(|observed| observed.since);
+    match unknown_because(observed) {
+        Some(why) => BackendHealth { state: HealthState::Unknown, percent, since, why },
+        None => BackendHealth { state, percent, since, why: observed.map(|observed| observed.why.clone()).unwrap_or_default() },
+    }
 }
 
 /// Returns the share of the rows that each member has.

@@ -147,6 +147,7 @@ mod tests {
         let hops = NextHops { link: Link { mac: [2; 6], mtu: 1500 }, hops };
         let snapshot = writer.apply(config, &hops, Time::default()).unwrap();
         View {
+            checked: Default::default(),
             snapshot: Arc::new(snapshot),
             vips: config.vips.iter().map(|vip| vip.address).collect(),
             keys: Default::default(),

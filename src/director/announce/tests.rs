@@ -143,6 +143,7 @@ fn view() -> View {
         keys: Default::default(),
         backends: writer.backends().collect(),
         hops,
+        checked: Default::default(),
     }
 }
 
