@@ -45,6 +45,8 @@ pub struct Effects {
     pub vips: Vec<PlannedVip>,
     /// Backends that change or get another share.
     pub backends: Vec<PlannedBackend>,
+    /// Keys of pools and VIPs that change, besides backends.
+    pub settings: Vec<ChangedSetting>,
     /// Effect on transfers that run, for each pool that changes.
     pub running: Vec<RunningTransfers>,
     /// Warnings about the new intent.
@@ -158,6 +160,22 @@ impl BackendEffect {
             BackendEffect::Share => "share",
         }
     }
+}
+
+/// A key of the intent that changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChangedSetting {
+    /// The key, such as `pool.boot.takeover`.
+    pub key: String,
+    /// Its value before as JSON; null where it was absent.
+    #[schema(required)]
+    pub before: Option<String>,
+    /// Its value after as JSON; null where it is absent.
+    #[schema(required)]
+    pub after: Option<String>,
+    /// What this means, where the key does not say it.
+    #[schema(required)]
+    pub effect: Option<String>,
 }
 
 /// Effect on the transfers that run in a pool that changes.

@@ -65,6 +65,11 @@ fn text(plan: &Plan) -> String {
         let change = if vip.change == VipEffect::Rows { String::new() } else { format!("{}, ", vip.change.name()) };
         let _ = writeln!(out, "VIP {} {}: {change}{moved}", vip.vip, vip.service);
     }
+    for setting in &plan.effects.settings {
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+        let effect = setting.effect.as_ref().map(|effect| format!(": {effect}")).unwrap_or_default();
+        let _ = writeln!(out, "{}: {} becomes {}{effect}", setting.key, value(&setting.before), value(&setting.after));
+    }
     for pool in &plan.effects.running {
         let _ = writeln!(out, "pool {}: {}", pool.pool, pool.effect);
     }
@@ -88,12 +93,14 @@ mod tests {
             "dry_run": true, "changed": true, "intent_generation": {"before": 1}, "applied": false, "survives_restart": false, "restart": "only memory",
             "backends": [{"pool": "boot", "backend": "t1", "change": "drained", "share_before": 0.5, "share_after": 0.0}],
             "vips": [{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "change": "rows", "rows": 1009, "moved": 505, "moved_share": 0.5, "moved_from_remaining": 0}],
+            "settings": [{"key": "pool.boot.takeover", "before": "false", "after": "true", "effect": "successors continue"}],
             "running": [{"pool": "boot", "transfers_affected": 0, "effect": "no running transfer moves"}],
             "warnings": [{"key": "pool.boot", "value": null, "message": "one is left"}],
         }))
         .unwrap();
         let expected = "boot/t1 drained: 50.0 % of new flows, then 0.0 %\n\
             VIP 192.0.2.69 tftp: 505 of 1009 rows move (50.0 %), 0 of them from backends that stay\n\
+            pool.boot.takeover: false becomes true: successors continue\n\
             pool boot: no running transfer moves\nwarning: pool.boot: one is left\nnote: only memory\n";
         assert_eq!(text(&plan), expected);
         plan.changed = false;

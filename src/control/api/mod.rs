@@ -13,6 +13,7 @@ mod read;
 pub mod request;
 mod router;
 mod serve;
+mod settings;
 mod state;
 mod stream;
 pub mod tcp;

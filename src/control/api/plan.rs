@@ -37,7 +37,8 @@ impl Change<'_> {
     /// Returns the effects of the change.
     pub fn effects(&self) -> Effects {
         let warnings = self.warnings.iter().map(problem).collect();
-        Effects { vips: self.vips(), backends: self.backends(), running: self.running(), warnings }
+        let settings = super::settings::changes(self.before, self.after);
+        Effects { vips: self.vips(), backends: self.backends(), settings, running: self.running(), warnings }
     }
 
     fn vips(&self) -> Vec<PlannedVip> {
