@@ -4,6 +4,7 @@ use super::FileKind;
 use super::host_checks::{self, HostRequirement};
 use super::problem::{Problem, Severity};
 use super::reader::Reader;
+use super::syntax;
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,7 @@ pub fn load_with<T>(path: &Path, read: impl FnOnce(&str) -> Checked<T>) -> Resul
         Err(e) => {
             let good = bytes.get(..e.valid_up_to()).unwrap_or_default();
             let (line, column) = Reader::new(&String::from_utf8_lossy(good), true).position(good.len());
-            Ok(Checked { config: None, problems: vec![syntax(line, column, "", "is not UTF-8, which TOML requires")] })
+            Ok(Checked { config: None, problems: vec![syntax_problem(line, column, "", syntax::not_utf8(&bytes))] })
         }
     }
 }
@@ -110,10 +111,10 @@ fn syntax_errors(reader: &Reader, text: &str, errors: &[Error]) -> Vec<Problem> 
         let (line, column) = reader.position(span.start);
         match error.message() {
             "duplicate key" => {
-                let key = text.get(span).unwrap_or_default().trim();
-                syntax(line, column, key, "is already set in the same table; keep one of them")
+                let key = text.get(span.clone()).unwrap_or_default().trim();
+                syntax_problem(line, column, key, &syntax::duplicate(text, span.start, key))
             }
-            message => syntax(line, column, "", &format!("is not TOML: {message}")),
+            message => syntax_problem(line, column, "", &format!("is not TOML: {}", syntax::explain(text, span.start, message))),
         }
     };
     let mut problems: Vec<_> = errors.iter().map(problem).collect();
@@ -123,7 +124,7 @@ fn syntax_errors(reader: &Reader, text: &str, errors: &[Error]) -> Vec<Problem> 
     problems
 }
 
-fn syntax(line: usize, column: usize, key: &str, message: &str) -> Problem {
+fn syntax_problem(line: usize, column: usize, key: &str, message: &str) -> Problem {
     let message = if key.is_empty() { format!("this {message}") } else { message.to_owned() };
     Problem { severity: Severity::Error, line, column, key: key.to_owned(), path: key.to_owned(), value: None, message }
 }

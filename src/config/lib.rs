@@ -37,6 +37,7 @@ mod service;
 pub mod size;
 pub mod store;
 mod summary;
+mod syntax;
 #[cfg(test)]
 mod tests;
 pub mod text;

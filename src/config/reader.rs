@@ -254,6 +254,11 @@ impl<'r, 't> Field<'r, 't> {
 
     /// Reports a value of the wrong type.
     pub fn wrong_type(&self, wanted: &str) {
+        self.wrong_type_with(wanted, "");
+    }
+
+    /// Reports a value of the wrong type; `hint` says how to write it.
+    fn wrong_type_with(&self, wanted: &str, hint: &str) {
         let found = match self.value {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "an integer",
@@ -263,7 +268,7 @@ impl<'r, 't> Field<'r, 't> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        self.error(format!("expected {wanted}, found {found}"));
+        self.error(format!("expected {wanted}, found {found}{hint}"));
     }
 
     fn shown(&self) -> Option<String> {
@@ -301,7 +306,8 @@ impl<'r, 't> Field<'r, 't> {
     /// Parses a string; `wanted` describes it in the error about a value of another type.
     pub fn parse<T>(self, wanted: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<Located<'r, 't, T>> {
         let Some(text) = self.value.as_str() else {
-            self.wrong_type(wanted);
+            let scalar = !self.is_table() && !self.is_list() && !wanted.contains("quotes");
+            self.wrong_type_with(wanted, if scalar { "; write it in quotes" } else { "" });
             return None;
         };
         match parse(text) {
@@ -331,7 +337,14 @@ impl<'r, 't> Field<'r, 't> {
     pub fn integer<T: TryFrom<i64> + Copy>(&self, what: &str, range: RangeInclusive<i64>) -> Option<T> {
         let limits = format!("{what}, {} to {}", range.start(), range.end());
         let DeValue::Integer(written) = self.value else {
-            self.wrong_type(&limits);
+            let number = self.as_text().is_some_and(|text| text.replace('_', "").parse::<i64>().is_ok());
+            let unit = self.as_text().is_some_and(|text| text.starts_with(|c: char| c.is_ascii_digit()));
+            let hint = match (number, unit) {
+                (true, _) => "; write it without quotes",
+                (false, true) => "; write the number alone, without a unit and without quotes",
+                (false, false) => "",
+            };
+            self.wrong_type_with(&limits, hint);
             return None;
         };
         let value = i64::from_str_radix(written.as_str(), written.radix()).ok().filter(|v| range.contains(v));
@@ -345,7 +358,8 @@ impl<'r, 't> Field<'r, 't> {
     /// Reads `true` or `false`.
     pub fn boolean(&self) -> Option<bool> {
         if self.value.as_bool().is_none() {
-            self.wrong_type("true or false");
+            let hint = if matches!(self.as_text(), Some("true" | "false")) { "; write it without quotes" } else { "" };
+            self.wrong_type_with("true or false", hint);
         }
         self.value.as_bool()
     }
@@ -353,7 +367,7 @@ impl<'r, 't> Field<'r, 't> {
     /// Returns the elements of a list.
     pub fn items(&self, wanted: &str) -> Option<Vec<Field<'r, 't>>> {
         let Some(items) = self.value.as_array() else {
-            self.wrong_type(wanted);
+            self.wrong_type_with(wanted, if wanted.contains('[') { "" } else { "; put it in brackets: [ … ]" });
             return None;
         };
         let field = |(index, item): (usize, &'r Spanned<DeValue<'t>>)| {
@@ -364,10 +378,22 @@ impl<'r, 't> Field<'r, 't> {
         Some(items.iter().filter(whole).enumerate().map(field).collect())
     }
 
+    /// Returns the tables of a list of tables. One table alone, as under `[vip]`, is reported and counts as a list of one.
+    pub fn tables(&self, wanted: &str) -> Vec<Table<'r, 't>> {
+        if self.is_table() {
+            let name = self.location.key();
+            self.error(format!("is a list: write [[{name}]], in two brackets, not [{name}]"));
+            return self.table(wanted).into_iter().collect();
+        }
+        self.items(wanted).unwrap_or_default().into_iter().filter_map(|item| item.table(wanted)).collect()
+    }
+
     /// Returns the table in this value.
     pub fn table(&self, wanted: &str) -> Option<Table<'r, 't>> {
         let Some(values) = self.value.as_table() else {
-            self.wrong_type(wanted);
+            let list = self.location.index.is_none() && self.is_list();
+            let hint = if list { format!("; write [{}], in one bracket, once", self.location.key()) } else { String::new() };
+            self.wrong_type_with(wanted, &hint);
             return None;
         };
         let path = KeyPath { key: self.location.key().into(), by_name: self.location.path().into() };

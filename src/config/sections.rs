@@ -53,6 +53,5 @@ pub fn pools(reader: &Reader, root: &mut Table<'_, '_>) -> Vec<Option<Pool>> {
 
 /// Returns the tables of `[[key]]`; none if there is no such key.
 pub fn tables<'r, 't>(root: &mut Table<'r, 't>, key: &'static str, wanted: &str) -> Vec<Table<'r, 't>> {
-    let items = root.optional(key).and_then(|f| f.items(wanted)).unwrap_or_default();
-    items.into_iter().filter_map(|f| f.table(wanted)).collect()
+    root.optional(key).map(|field| field.tables(wanted)).unwrap_or_default()
 }

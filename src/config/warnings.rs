@@ -4,7 +4,7 @@ use super::Io;
 use super::reader::Reader;
 use super::sections::Sections;
 use super::text::abbreviate_list;
-use super::{director, pool};
+use super::{Probe, director, pool, vip};
 use std::collections::HashSet;
 use std::net::IpAddr;
 
@@ -14,6 +14,8 @@ pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
     for pool in &sections.pools {
         empty_pool(reader, pool, no_backend_outcome(&sections.director));
         floor_blocks_remote_site(reader, pool, &sections.director);
+        check_without_store(pool, sections);
+        vips_without_check(pool, sections);
     }
     unused_pools(reader, sections);
     missing_tid_ranges(reader, sections);
@@ -66,6 +68,35 @@ fn floor_blocks_remote_site(reader: &Reader, pool: &pool::RawPool<'_, '_>, raw: 
             "has a check with min_healthy = {floor} (default 50): this percentage of its backends never counts as down, so requests never go to director.remote_site, even when all backends are down; set min_healthy = 0 in the check"
         );
         reader.warning(&pool.location, message);
+    }
+}
+
+/// Reports checks of a director that no health controller can reach.
+fn check_without_store(pool: &pool::RawPool<'_, '_>, sections: &Sections<'_, '_>) {
+    let Some(check) = pool.check.as_ref().filter(|_| sections.director.director.is_some() && sections.store.is_none()) else { return };
+    check.field.warning(
+        "has no effect on this director: without [store] no health controller can tell it what it sees, and every backend counts as up; \
+         move the pools into a store (guideway store import)",
+    );
+}
+
+/// Reports VIPs of a pool that its tftp check does not read from: a backend without such a VIP would count as up.
+fn vips_without_check(pool: &pool::RawPool<'_, '_>, sections: &Sections<'_, '_>) {
+    let (Some(raw), Some(name)) = (&pool.check, &pool.name) else { return };
+    if raw.vip.is_some() || !raw.check.as_ref().is_some_and(|check| matches!(check.probe, Probe::Tftp(_))) {
+        return;
+    }
+    let uses = |vip: &&vip::RawVip<'_, '_>| vip.is_tftp() && vip.pool.as_ref().is_some_and(|pool| pool.value == name.value);
+    let vips: Vec<String> =
+        sections.vips.iter().filter(uses).filter_map(|vip| Some(vip.address.as_ref()?.value.to_string())).collect();
+    if let [checked, others @ ..] = vips.as_slice()
+        && !others.is_empty()
+    {
+        let others: Vec<&str> = others.iter().map(String::as_str).collect();
+        raw.field.warning(format!(
+            "reads from {checked} only; backends that do not serve {} count as up; set `vip` to say that this is meant",
+            abbreviate_list(&others)
+        ));
     }
 }
 

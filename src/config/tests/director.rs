@@ -335,7 +335,10 @@ fn neighbours() {
             "line 9: neighbour[0].mac = 1: expected a link-layer address in quotes, found an integer",
         ],
     );
-    errors(&rest("[neighbour]\n"), &["line 7: neighbour: expected a list of tables: [[neighbour]], in two brackets, found a table"]);
+    errors(
+        &rest("[neighbour]\naddress = \"10.0.2.21\"\nmac = \"02:00:00:00:02:21\"\n"),
+        &["line 7: neighbour: is a list: write [[neighbour]], in two brackets, not [neighbour]"],
+    );
     errors(
         &rest("[[neighbor]]\n"),
         &[

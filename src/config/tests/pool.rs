@@ -41,7 +41,7 @@ fn pools() {
     errors(
         &rest("[[pool]]\nname = \"boot\"\nbackends = \"t1\"\nsize = 7\n"),
         &[
-            "line 13: pool.boot.backends = \"t1\": expected a list of tables such as { name = \"t1\", address = \"10.0.2.21\" }, found a string",
+            "line 13: pool.boot.backends = \"t1\": expected a list of tables such as { name = \"t1\", address = \"10.0.2.21\" }, found a string; put it in brackets: [ … ]",
             "line 14: pool.boot.size: unknown key. Known: name, backends, table_size, takeover, check",
         ],
     );
@@ -108,7 +108,10 @@ fn backends() {
             ".t1.address = \"2001:db8::1\": is an IPv6 address, but director.address has no IPv6 address to send from; add one",
         ),
         ("name = \"t1\", address = \"10.0.2.21\", weight = 1001", ".t1.weight = 1001: is out of range; allowed: a weight, 0 to 1000"),
-        ("name = \"t1\", address = \"10.0.2.21\", weight = \"1\"", ".t1.weight = \"1\": expected a weight, 0 to 1000, found a string"),
+        (
+            "name = \"t1\", address = \"10.0.2.21\", weight = \"1\"",
+            ".t1.weight = \"1\": expected a weight, 0 to 1000, found a string; write it without quotes",
+        ),
         (
             "name = \"t1\", address = \"10.0.2.21\", wieght = 1",
             ".t1.wieght: unknown key; did you mean \"weight\"? Known: name, address, weight, tid_range, drain",

@@ -139,7 +139,7 @@ fn other_keys() {
     );
     errors(
         &with_rest(&format!("{}{POOL}", VIP.replace("[[vip]]", "[vip]"))),
-        &["line 7: vip: expected a list of tables: [[vip]], in two brackets, found a table"],
+        &["line 7: vip: is a list: write [[vip]], in two brackets, not [vip]"],
     );
     let config = good(&vip("idle = \"1m30s\"\npaused = true"));
     assert_eq!((config.vips[0].idle, config.vips[0].paused), (Duration::from_secs(90), true));

@@ -60,8 +60,9 @@ fn parts_without_effect() {
     let held = with_director("remote_site = [\"10.9.1.11\"]");
     let floor = "has a check with min_healthy = 50 (default 50): this percentage of its backends never counts as down, so requests never go to director.remote_site, even when all backends are down; set min_healthy = 0 in the check";
     let check = |more: &str| held.replace("name = \"boot\"\n", &format!("name = \"boot\"\ncheck = {{ kind = \"icmp\"{more} }}\n"));
-    warnings(&check(""), &[&format!("line 12: warning: pool.boot: {floor}")]);
-    warnings(&check(", min_healthy = 0"), &[]);
+    let no_store = "line 14: warning: pool.boot.check: has no effect on this director: without [store] no health controller can tell it what it sees, and every backend counts as up; move the pools into a store (guideway store import)";
+    warnings(&check(""), &[&format!("line 12: warning: pool.boot: {floor}"), no_store]);
+    warnings(&check(", min_healthy = 0"), &[no_store]);
     warnings(&held, &[]);
     let no_routers = held.replace("routers = [\"10.0.0.0/24\"]\n", "");
     warnings(&no_routers, &[]);
@@ -98,4 +99,23 @@ fn static_neighbours() {
             "line 26: warning: pool.dns.backends: 2 of these have no [[neighbour]], and io pcap has no other source of link-layer addresses: packets for n1, n2 are dropped with reason neighbour_unresolved",
         ],
     );
+}
+
+#[test]
+fn a_check_of_one_vip_of_several() {
+    let second = VIP.replace("192.0.2.69", "192.0.2.70");
+    let warnings = |check: &str| {
+        let pool = POOL.replace("name = \"boot\"\n", &format!("name = \"boot\"\ncheck = {{ kind = {check} }}\n"));
+        let checked = read_intent(&format!("{VIP}{second}{pool}"));
+        assert_eq!(checked.errors().count(), 0, "{:?}", checked.problems);
+        checked.warnings().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warnings("\"tftp\", file = \"canary\""),
+        [
+            "line 11: warning: pool.boot.check: reads from 192.0.2.69 only; backends that do not serve 192.0.2.70 count as up; set `vip` to say that this is meant"
+        ]
+    );
+    assert!(warnings("\"tftp\", file = \"canary\", vip = \"192.0.2.70\"").is_empty());
+    assert!(warnings("\"icmp\"").is_empty());
 }
