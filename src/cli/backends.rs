@@ -3,7 +3,7 @@
 use super::common::{encode_component, failed, print_result, query};
 use super::print::{columns, json};
 use super::target::DirectorArgs;
-use guideway_api::backend::{BackendStatus, Backends};
+use guideway_api::backend::{BackendStatus, Backends, HealthState};
 use guideway_daemon::client::Client;
 
 /// Show the backends of a running director: state, weight, share of new flows, what still runs on those that are drained
@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> u8 {
     if args.json {
         return print_result(&json(&Backends { backends: found }));
     }
-    print_result(&table(&found))
+    print_result(&table(&found, args.name.is_some()))
 }
 
 /// Returns the backends of one pool or of all.
@@ -73,7 +73,8 @@ pub(super) fn path(client: &Client, name: &str, pool: Option<&str>) -> Result<St
     }
 }
 
-fn table(backends: &[BackendStatus]) -> String {
+/// Formats backends; `every` is whether to explain also the health of those that are up.
+fn table(backends: &[BackendStatus], every: bool) -> String {
     let mut rows = vec![["backend", "pool", "address", "weight", "state", "share", "running", "neighbour"].map(str::to_owned)];
     rows.extend(backends.iter().map(|backend| {
         [
@@ -92,7 +93,7 @@ fn table(backends: &[BackendStatus]) -> String {
         if let Some(why) = &backend.unresolved_because {
             out.push_str(&format!("{} is unresolved: {why}\n", backend.name));
         }
-        if let Some(health) = &backend.health {
+        if let Some(health) = backend.health.as_ref().filter(|health| every || health.state != HealthState::Up) {
             out.push_str(&format!("{} is {}: {}\n", backend.name, health.state, health.why));
         }
     }
@@ -112,7 +113,7 @@ mod tests {
              "neighbour": "x", "health": {"state": "down", "since": 0, "why": "silent"}},
         ]}))
         .unwrap();
-        let shown = table(&backends);
+        let shown = table(&backends, false);
         let words: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(words[1], ["t1", "boot", "10.0.2.21", "100", "active", "50.0", "%", "-", "x"]);
         assert_eq!(words[2], ["t2", "boot", "10.0.2.22", "100", "down", "0.0", "%", "3", "x"]);

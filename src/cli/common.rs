@@ -47,7 +47,7 @@ pub fn health_with_down(config: &Config, names: &[String]) -> Result<Health, Str
         let Some((pool, backend)) = named else {
             return Err(format!("--down {text}: unknown backend; write POOL/BACKEND of the configuration, such as boot/t1"));
         };
-        let observed = Observed { state: Observation::Down, since: 0, why: "--down".to_owned() };
+        let observed = Observed { state: Observation::Down, since: 0, why: "--down".to_owned(), unknown: false };
         health.entry(pool.to_owned()).or_default().backends.insert(backend.to_owned(), observed);
     }
     Ok(health.into_iter().map(|(pool, health)| (pool, Arc::new(health))).collect())

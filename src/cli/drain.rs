@@ -7,7 +7,7 @@ use super::{DONE, FAILED, backends, print};
 use guideway_api::backend::BackendStatus;
 use guideway_api::transfers::Transfers;
 use guideway_config::duration;
-use guideway_daemon::client::Client;
+use guideway_daemon::client::{Client, Error};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -97,6 +97,7 @@ fn wait(args: &Args, clients: &[Client], path: &str) -> u8 {
     loop {
         let mut running = 0;
         let mut ended = true;
+        let mut unreachable = None;
         for client in clients {
             match client.get::<Transfers>(&path) {
                 Ok(transfers) if transfers.draining_seconds.is_none() => {
@@ -106,23 +107,46 @@ fn wait(args: &Args, clients: &[Client], path: &str) -> u8 {
                     running += transfers.running;
                     ended &= transfers.ended;
                 }
+                // It restarts, or is busy; it is asked again until the time is over.
+                Err(error) if may_pass(&error) => {
+                    ended = false;
+                    unreachable = Some(error.to_string());
+                }
                 Err(error) => return failed(&error.to_string()),
             }
         }
         let seconds = started.elapsed().as_secs_f64();
-        if shown != Some(running) && !args.change.json && !print::line(progress_text(running, seconds)) {
+        let news = match &unreachable {
+            Some(why) => format!("{seconds:6.1} s  not known, asking again: {why}"),
+            None => progress_text(running, seconds),
+        };
+        let state = (running, unreachable.is_some());
+        if shown != Some(state) && !args.change.json && !print::line(news) {
             return failed("standard output cannot be written; the backend is drained");
         }
-        shown = Some(running);
+        shown = Some(state);
         if ended {
             return print_result(&finished_text(&args.name, seconds, args.change.json));
         }
         if let Some(timeout) = args.timeout.filter(|timeout| started.elapsed() >= *timeout) {
             let waited = duration::human(timeout);
-            print::error(format_args!("guideway: {running} still run on {} after {waited}; it stays drained", args.name));
+            let why = unreachable.map_or_else(
+                || format!("{running} still run on {} after {waited}", args.name),
+                |why| format!("it is not known what runs on {} after {waited}: {why}", args.name),
+            );
+            print::error(format_args!("guideway: {why}; it stays drained"));
             return FAILED;
         }
         std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// Returns whether the same question may have an answer later: the director does not answer, or says that it cannot now.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Connect { .. } | Error::InvalidResponse { .. } => true,
+        Error::Refused { status, .. } => matches!(status, 409 | 429 | 500..),
+        Error::Config(_) => false,
     }
 }
 
@@ -147,5 +171,48 @@ fn finished_text(backend: &str, seconds: f64, as_json: bool) -> String {
         print::json(&Finished { backend, running: 0, seconds })
     } else {
         format!("{seconds:6.1} s  nothing runs on {backend} any more: it can be stopped")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Waits at a director that gives these answers one after the other, and then the last one again.
+    fn wait_for(answers: &'static [&'static str], timeout: &str) -> u8 {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("d1.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            let mut answers = answers.iter();
+            let mut answer = answers.next().unwrap();
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = write!(stream, "HTTP/1.1 {}", answer.replacen('|', "\r\nconnection: close\r\n\r\n", 1));
+                answer = answers.next().unwrap_or(answer);
+            }
+        });
+        let args = Command::parse_from(["drain", "t1", "--wait", "--timeout", timeout, "--socket", socket.to_str().unwrap()]).args;
+        wait(&args, &args.change.director.clients().unwrap(), "/v1/pools/boot/backends/t1")
+    }
+
+    const ENDED: &str = "200 OK|{\"pool\": \"boot\", \"backend\": \"t1\", \"state\": \"drained\", \"generation\": 1, \"idle_timeout_seconds\": 10.0, \
+        \"draining_seconds\": 11.0, \"running\": 0, \"untracked\": 0, \"ended\": true, \"transfers\": []}";
+    const BUSY: &str = "503 Service Unavailable|{\"error\": \"the director is not ready yet\", \"problems\": []}";
+
+    #[test]
+    fn one_poll_that_fails_does_not_end_the_wait() {
+        assert_eq!(wait_for(&["", BUSY, ENDED], "20s"), DONE);
+        assert_eq!(wait_for(&[BUSY], "500ms"), FAILED, "the deadline does");
+        assert_eq!(wait_for(&["401 Unauthorized|{\"error\": \"a token is needed\", \"problems\": []}"], "20s"), FAILED, "nor does asking again help");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::common::failed;
 use super::target::DirectorArgs;
-use super::{DONE, print};
+use super::{DONE, print, time};
 use guideway_api::event::{Changes, EventData, NeighbourChange, StateChange, StreamMessage};
 use std::fmt::Display;
 
@@ -11,7 +11,7 @@ use std::fmt::Display;
 #[command(after_help = "Ends with Ctrl-C, with the director, or after --count events.\n\n\
     Example:\n  guideway events\n  guideway events --since 0 --count 5 --json")]
 pub struct Args {
-    /// Begin after the event of this id; 0: with the oldest that is kept
+    /// Begin after the event of this id, which --json shows; 0: with the oldest that is kept
     #[arg(long, value_name = "ID")]
     since: Option<u64>,
     /// End after so many events
@@ -68,11 +68,11 @@ fn text(message: &StreamMessage) -> String {
         }
         EventData::Suspected(suspected) => (format!(": {}/{}", suspected.pool, suspected.backend), suspected.why.clone()),
     };
-    let head = format!("{}  {}  generation {}{more}", event.id, event.data.name(), event.generation);
+    let head = format!("{}  {}  generation {}{more}", time::utc(event.time), event.data.name(), event.generation);
     format!("{head}\n{}", print::indented(&details))
 }
 
-fn listed<T>(changes: &Changes<T>, row: fn(&T) -> [String; 3]) -> String {
+fn listed<T, const N: usize>(changes: &Changes<T>, row: fn(&T) -> [String; N]) -> String {
     let mut text = print::columns(changes.changes.iter().map(row), &[]);
     if changes.more > 0 {
         text.push_str(&format!("and {} more\n", changes.more));
@@ -80,13 +80,15 @@ fn listed<T>(changes: &Changes<T>, row: fn(&T) -> [String; 3]) -> String {
     text
 }
 
-fn state_row(change: &StateChange) -> [String; 3] {
+fn state_row(change: &StateChange) -> [String; 4] {
     match change {
         StateChange::Backend(changed) => {
             let state = changed.state.map(|state| state.to_string()).unwrap_or_default();
-            [changed.change.name().to_owned(), format!("{}/{}", changed.pool, changed.backend), state]
+            [changed.change.name().to_owned(), format!("{}/{}", changed.pool, changed.backend), format!("weight {}", changed.weight), state]
         }
-        StateChange::Vip(changed) => [changed.change.name().to_owned(), format!("{} {}", changed.vip, changed.service), String::new()],
+        StateChange::Vip(changed) => {
+            [changed.change.name().to_owned(), format!("{} {}", changed.vip, changed.service), String::new(), String::new()]
+        }
     }
 }
 
@@ -111,15 +113,15 @@ mod tests {
             {"change": "vip_paused", "vip": "192.0.2.69", "service": "tftp", "pool": "boot", "paused": true},
         ], "more": 2}}));
         let lines: Vec<&str> = shown.lines().collect();
-        assert_eq!(lines[0], "7  state_changed  generation 3");
-        assert_eq!(lines[1], "  backend_drained  boot/t1          drained");
+        assert_eq!(lines[0], "1970-01-01 00:00:01.500Z  state_changed  generation 3");
+        assert_eq!(lines[1], "  backend_drained  boot/t1          weight 100  drained");
         assert_eq!(lines[3], "  and 2 more");
         let suspected =
             json!({"id": 8, "time": 2.0, "generation": 3, "event": "suspected", "data": {"pool": "boot", "backend": "t1", "why": "mute"}});
-        assert_eq!(text(suspected), "8  suspected  generation 3: boot/t1\n  mute\n");
+        assert_eq!(text(suspected), "1970-01-01 00:00:02.000Z  suspected  generation 3: boot/t1\n  mute\n");
         let lost = json!({"id": 9, "time": 2.0, "generation": 3, "event": "neighbours", "data": {"changes": [
             {"change": "lost", "address": "10.0.2.21", "why": "no answer"}], "more": 0}});
-        assert_eq!(text(lost), "9  neighbours  generation 3\n  lost  10.0.2.21  no answer\n");
+        assert_eq!(text(lost), "1970-01-01 00:00:02.000Z  neighbours  generation 3\n  lost  10.0.2.21  no answer\n");
         assert_eq!(text(json!({"event": "cut_off", "after": 1, "oldest": 2, "why": "too slow"})), "cut_off: too slow\n");
     }
 }

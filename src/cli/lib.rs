@@ -30,6 +30,7 @@ mod table;
 mod target;
 mod tftp;
 mod tftpd;
+mod time;
 
 pub use exit::{BAD_USAGE, DONE, FAILED};
 

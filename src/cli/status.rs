@@ -2,113 +2,151 @@
 
 mod format;
 mod health;
+mod selection;
 mod tftpd;
 
 use super::common::{failed, load, print_result};
 use super::print;
-use super::target::{DIRECTORY, single_socket};
+use super::target::{DIRECTORY, DirectorArgs, single_socket};
 use format::{line, numbers, rows, uptime};
 use guideway_api::Status;
+use guideway_api::backend::BackendSummary;
 use guideway_api::counters::Counters;
 use guideway_api::status::DirectorStatus;
+use guideway_api::vip::AnnouncedVip;
 use guideway_config::FileKind;
-use guideway_daemon::client as control_client;
+use guideway_daemon::client::Client;
+use selection::{Selection, more, reasons};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Show what a running director, TFTP server or health controller does: backends, drops and their reasons; transfers, failures, caches; checks
+///
+/// Backends in trouble come first: down, unresolved, suspected, unknown.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  guideway status\n  guideway status d1 --json\n  guideway status --config /etc/guideway/director.toml")]
+#[command(
+    after_help = "Examples:\n  guideway status\n  guideway status d1 --state trouble\n  guideway status --config /etc/guideway/director.toml --json\n  \
+    guideway status --url https://d1.example:9443 --token-file token --pool boot"
+)]
 pub struct Args {
     /// Name of the director, server or controller; needed only if several run here
-    #[arg(conflicts_with_all = ["config", "socket"])]
+    #[arg(conflicts_with_all = ["config", "socket", "url", "director"])]
     name: Option<String>,
     /// The one with this configuration file
-    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "url", "director"])]
     config: Option<PathBuf>,
-    /// The one with this control socket
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// Print the JSON document of the control socket
+    #[command(flatten)]
+    selection: Selection,
+    /// Print the JSON document of the daemon
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    daemon: DirectorArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> u8 {
-    let socket = match socket(args) {
-        Ok(socket) => socket,
+    let client = match client(args) {
+        Ok(client) => client,
         Err(code) => return code,
     };
-    if args.json {
-        return match control_client::get::<Value>(&socket, "/v1/status") {
+    if args.json && !args.selection.is_given() {
+        return match client.get::<Value>("/v1/status") {
             Ok(status) => print_result(&print::json(&status)),
             Err(error) => failed(&error.to_string()),
         };
     }
-    match control_client::get(&socket, "/v1/status") {
-        Ok(Status::Tftpd(status)) => print_result(&tftpd::table(&status)),
-        Ok(Status::Health(status)) => print_result(&health::table(&status)),
-        Ok(Status::Director(status)) => print_result(&table(&status)),
+    let selection = &args.selection;
+    match client.get("/v1/status") {
+        Ok(Status::Tftpd(_)) if selection.is_some() => failed("a TFTP server has no backends to select"),
+        Ok(Status::Tftpd(status)) => print_result(&if args.json { print::json(&status) } else { tftpd::table(&status) }),
+        Ok(Status::Health(mut status)) => {
+            let summary = selection.apply(&mut status.checking.backends);
+            if args.json {
+                selection.truncate(&mut status.checking.backends);
+                return print_result(&print::json(&status));
+            }
+            print_result(&health::table(&status, &summary, selection))
+        }
+        Ok(Status::Director(mut status)) => {
+            let summary = selection.apply(&mut status.backends);
+            if args.json {
+                selection.truncate(&mut status.backends);
+                return print_result(&print::json(&status));
+            }
+            print_result(&table(&status, &summary, selection))
+        }
         Err(error) => failed(&error.to_string()),
     }
 }
 
-/// Returns the control socket of the requested daemon, or the exit code.
-fn socket(args: &Args) -> Result<PathBuf, u8> {
-    match (&args.socket, &args.config, &args.name) {
-        (Some(socket), _, _) => Ok(socket.clone()),
+/// Returns the client of the requested daemon, or the exit code.
+fn client(args: &Args) -> Result<Client, u8> {
+    let socket = match (&args.config, &args.name) {
         // Each reader reports an unreadable file.
-        (_, Some(file), _) => match FileKind::of_text(&std::fs::read_to_string(file).unwrap_or_default()) {
-            Some(FileKind::Health) => health::socket(file),
-            Some(FileKind::Server) => tftpd::socket(file),
-            Some(FileKind::Director) | None => Ok(load(file)?.director.socket),
+        (Some(file), _) => match FileKind::of_text(&std::fs::read_to_string(file).unwrap_or_default()) {
+            Some(FileKind::Health) => health::socket(file)?,
+            Some(FileKind::Server) => tftpd::socket(file)?,
+            Some(FileKind::Director) | None => load(file)?.director.socket,
         },
-        (_, _, Some(name)) => Ok(Path::new(DIRECTORY).join(format!("{name}.sock"))),
-        _ => single_socket(Path::new(DIRECTORY), |_| true).map_err(|why| failed(&why)),
-    }
+        (_, Some(name)) => Path::new(DIRECTORY).join(format!("{name}.sock")),
+        _ if args.daemon.is_given() => return args.daemon.client(),
+        _ => single_socket(Path::new(DIRECTORY), |_| true).map_err(|why| failed(&why))?,
+    };
+    Ok(Client::Socket(socket))
 }
 
-/// Formats the status.
-fn table(status: &DirectorStatus) -> String {
+/// Formats the status; `summary` is about all backends.
+fn table(status: &DirectorStatus, summary: &str, selection: &Selection) -> String {
     let mut out = head(status);
     let announces = status.vips.first().is_some_and(|vip| vip.announced.is_some());
     let mut titles = vec!["VIP", "SERVICE", "POOL", "TABLE"];
     titles.extend(announces.then_some("ANNOUNCED"));
-    let vips = status.vips.iter().map(|vip| {
+    let mut vips: Vec<&AnnouncedVip> = status.vips.iter().collect();
+    vips.sort_by_key(|vip| vip.announced != Some(false));
+    let shown = selection.limit(vips.len());
+    let vip_rows = vips.iter().take(shown).map(|vip| {
         let cells = [vip.vip.to_string(), vip.service.clone(), vip.pool.clone(), vip.fingerprint.clone()];
         cells.into_iter().chain(vip.announced.map(|announced| announced.to_string())).collect()
     });
-    rows(&mut out, &titles, vips);
+    rows(&mut out, &titles, vip_rows);
+    more(&mut out, shown, vips.len());
     let mut reported = BTreeSet::new();
-    for vip in &status.vips {
-        if let Some(why) = vip.not_announced_because.as_ref().filter(|_| reported.insert(vip.vip)) {
-            line(&mut out, format_args!("{} is not announced: {why}", vip.vip));
-        }
+    let not_announced = vips.iter().filter_map(|vip| Some((vip.vip, vip.not_announced_because.as_deref()?)));
+    let not_announced: Vec<(String, &str)> =
+        not_announced.filter(|(vip, _)| reported.insert(*vip)).map(|(vip, why)| (vip.to_string(), why)).collect();
+    for (vip, why) in not_announced.iter().take(shown) {
+        line(&mut out, format_args!("{vip} is not announced: {why}"));
     }
-    let backends = status.backends.iter().map(|backend| {
+    out.push('\n');
+    line(&mut out, summary);
+    let shown = selection.limit(status.backends.len());
+    let backends = status.backends.iter().take(shown).map(|backend| {
         let (address, weight, state) = (backend.address.to_string(), backend.weight.to_string(), backend.state.to_string());
         vec![backend.name.clone(), backend.pool.clone(), address, weight, state, backend.neighbour.clone()]
     });
     rows(&mut out, &["BACKEND", "POOL", "ADDRESS", "WEIGHT", "STATE", "NEIGHBOUR"], backends);
-    for backend in &status.backends {
-        if let Some(why) = &backend.unresolved_because {
-            line(&mut out, format_args!("{} is unresolved: {why}", backend.name));
-        }
-        if let Some(why) = &backend.suspected_because {
-            line(&mut out, format_args!("{} is suspected: {why}", backend.name));
-        }
-    }
+    more(&mut out, shown, status.backends.len());
+    let because = |why: fn(&BackendSummary) -> Option<&String>| {
+        status.backends.iter().filter_map(move |backend| Some((backend.name.as_str(), why(backend)?.as_str())))
+    };
+    reasons(&mut out, "unresolved", because(|backend| backend.unresolved_because.as_ref()));
+    reasons(&mut out, "suspected", because(|backend| backend.suspected_because.as_ref()));
+    reasons(&mut out, "unknown", because(|backend| backend.unknown_because.as_ref()));
     for director in &status.remote_site {
         match &director.unresolved_because {
             Some(why) => line(&mut out, format_args!("remote site: {} is unresolved: {why}", director.address)),
             None => line(&mut out, format_args!("remote site: {} by {}", director.address, director.neighbour)),
         }
     }
-    for (name, running) in &status.draining {
+    let selected: BTreeSet<String> = status.backends.iter().map(|backend| format!("{}/{}", backend.pool, backend.name)).collect();
+    let draining: Vec<_> = status.draining.iter().filter(|(name, _)| selected.contains(*name)).collect();
+    let shown = selection.limit(draining.len());
+    for (name, running) in draining.iter().take(shown) {
         line(&mut out, format_args!("{name} gets nothing new; still running there: {running}"));
     }
+    more(&mut out, shown, draining.len());
     out.push('\n');
     let lost = status.io.lost.iter().map(|(reason, count)| (format!("lost before: {reason}"), *count));
     out.push_str(&numbers(counters(&status.counters).into_iter().chain(lost).collect::<Vec<_>>()));
@@ -136,6 +174,13 @@ fn head(status: &DirectorStatus) -> String {
         let (kind, seconds) = (&status.store.kind, stale.seconds);
         line(&mut out, format_args!("the {kind} store is unavailable for {seconds:.0} s, the last cluster state stands: {}", stale.why));
     }
+    match (&status.health.leader, status.health.age_seconds) {
+        (Some(leader), Some(_)) => line(&mut out, format_args!("health by {leader}")),
+        (None, Some(age)) => {
+            line(&mut out, format_args!("no health controller is seen since {age:.0} s: backends keep their last state"));
+        }
+        (_, None) => {}
+    }
     if let Some(why) = &status.store.refused {
         line(&mut out, format_args!("the cluster state of generation {} was refused: {why}", status.store.generation));
     }
@@ -160,7 +205,7 @@ mod tests {
     fn status(vips: Value) -> DirectorStatus {
         let status = json!({
             "kind": "director", "name": "d1", "version": "0.1.0", "generation": 3, "published": 3, "tables_built": 1, "ready": true,
-            "store": {"kind": "memory", "generation": 3}, "uptime_seconds": 3725, "workers": 2, "per_worker": [], "remote_site": [],
+            "store": {"kind": "memory", "generation": 3}, "health": {"leader": null, "age_seconds": 12.5}, "uptime_seconds": 3725, "workers": 2, "per_worker": [], "remote_site": [],
             "io": {"kind": "af_packet", "interface": "eth0", "mode": "ring", "lost": {"ring_full": 12}, "counts": {}},
             "key": {"active": "00ff", "known": ["00ff", "11ee"]},
             "vips": vips,
@@ -181,6 +226,12 @@ mod tests {
         }
     }
 
+    fn table(status: &DirectorStatus) -> String {
+        let (mut status, selection) = (status.clone(), Selection::default());
+        let summary = selection.apply(&mut status.backends);
+        super::table(&status, &summary, &selection)
+    }
+
     #[test]
     fn the_table_shows_backends_drops_and_the_last_refusal() {
         let shown = table(&status(json!([{"vip": "192.0.2.69", "service": "tftp", "pool": "boot", "fingerprint": "00000000000000ff"}])));
@@ -193,7 +244,10 @@ mod tests {
             "t2 is unresolved: the kernel has no route to it",
             "boot/t2 gets nothing new; still running there: 3",
             "t1 is suspected: three clients repeat",
+            "no health controller is seen since 12 s",
+            "2 backends: 1 active, 1 down, 1 suspected, 1 unresolved",
         ] {
+            assert!(shown.find("t2       boot") < shown.find("t1       boot"), "trouble first:\n{shown}");
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
     }

@@ -36,6 +36,11 @@ pub(super) struct DirectorArgs {
 }
 
 impl DirectorArgs {
+    /// Returns whether it names one.
+    pub(super) fn is_given(&self) -> bool {
+        self.director.is_some() || !self.socket.is_empty() || !self.url.is_empty()
+    }
+
     /// Returns the selected director, or the exit code when there is not exactly one.
     pub(super) fn client(&self) -> Result<Client, u8> {
         match self.clients()?.as_slice() {

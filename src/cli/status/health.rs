@@ -2,6 +2,7 @@
 
 use super::super::{BAD_USAGE, common, print};
 use super::format::{line, numbers, rows, uptime};
+use super::selection::{Selection, more};
 use guideway_api::backend::HealthState;
 use guideway_api::health::{CheckOutcome, CheckedBackend, ControllerStatus};
 use guideway_config::health::load_health;
@@ -17,7 +18,7 @@ pub(super) fn socket(file: &Path) -> Result<PathBuf, u8> {
 }
 
 /// Formats the status.
-pub(super) fn table(status: &ControllerStatus) -> String {
+pub(super) fn table(status: &ControllerStatus, summary: &str, selection: &Selection) -> String {
     let (checking, store) = (&status.checking, &status.store.kind);
     let checks = &checking.checks;
     let mut out = String::new();
@@ -51,11 +52,15 @@ pub(super) fn table(status: &ControllerStatus) -> String {
         );
     }
     let pools = checking.pools.iter().map(|pool| {
-        let counts = [pool.backends, pool.failing, pool.held_up].map(|count| count.to_string());
+        let counts = [pool.backends, pool.failing, pool.held_up, pool.unknown].map(|count| count.to_string());
         [pool.pool.clone(), pool.check.clone()].into_iter().chain(counts).collect()
     });
-    rows(&mut out, &["POOL", "CHECK", "BACKENDS", "FAILING", "HELD UP"], pools);
-    rows(&mut out, &["BACKEND", "POOL", "ADDRESS", "STATE", "TOOK", "WHY"], checking.backends.iter().map(row));
+    rows(&mut out, &["POOL", "CHECK", "BACKENDS", "FAILING", "HELD UP", "UNKNOWN"], pools);
+    out.push('\n');
+    line(&mut out, summary);
+    let shown = selection.limit(checking.backends.len());
+    rows(&mut out, &["BACKEND", "POOL", "ADDRESS", "STATE", "TOOK", "WHY"], checking.backends.iter().take(shown).map(row));
+    more(&mut out, shown, checking.backends.len());
     out.push('\n');
     out.push_str(&numbers(checks.outcomes.iter().map(|(outcome, count)| (outcome.name(), *count))));
     out
@@ -72,7 +77,7 @@ fn row(backend: &CheckedBackend) -> Vec<String> {
     let why = match (&backend.last, backend.why.as_str()) {
         (None, "") => "not checked yet".to_owned(),
         (Some(last), "") => last.text.clone(),
-        (Some(last), why) if last.outcome != CheckOutcome::Passed && !why.ends_with(&last.text) => format!("{why}; now {}", last.text),
+        (Some(last), why) if last.outcome != CheckOutcome::Passed && !why.contains(&last.text) => format!("{why}; now {}", last.text),
         (_, why) => why.to_owned(),
     };
     vec![backend.name.clone(), backend.pool.clone(), backend.address.to_string(), state, took, why]
@@ -93,15 +98,17 @@ mod tests {
             "kind": "health", "name": "h1", "version": "0.1.0", "uptime_seconds": 61, "source": [], "store": {"kind": "memory", "durable": false},
             "leading": true, "generation": 7, "changes": {"went_down": 0, "came_up": 0}, "publishing": {"done": 0, "failed": 0, "waiting": 0},
             "checks": {"backends": 4, "per_second": 2.5, "in_flight": 1, "limit": 4096, "behind_seconds": 0.002, "for_suspicion": 0, "outcomes": {"passed": 9, "timeout": 4}},
-            "pools": [{"pool": "boot", "check": "tftp canary every 2s", "backends": 4, "failing": 3, "floor": true, "held_up": 1, "min_healthy": 50}],
+            "pools": [{"pool": "boot", "check": "tftp canary every 2s", "backends": 4, "failing": 3, "floor": true, "held_up": 1, "unknown": 1, "min_healthy": 50}],
             "backends": [
                 backend("t1", "up", false, "tftp canary is good", json!({"outcome": "passed", "text": "passed", "seconds": 0.0012, "at": 1})),
                 backend("t2", "slow", false, "back", json!({"outcome": "timeout", "text": "timeout: nothing came", "seconds": 1.0, "at": 1})),
                 backend("t3", "up", true, "kept by min_healthy = 50, though it fails: timeout", json!({"outcome": "timeout", "text": "timeout", "seconds": 1.0, "at": 1})),
-                backend("t4", "up", false, "", Value::Null),
+                backend("t4", "unknown", false, "", Value::Null),
             ],
         });
-        let shown = table(&serde_json::from_value(status).unwrap());
+        let mut status: ControllerStatus = serde_json::from_value(status).unwrap();
+        let summary = Selection::default().apply(&mut status.checking.backends);
+        let shown = table(&status, &summary, &Selection::default());
         for part in [
             "h1 (guideway 0.1.0), publishes, generation 7 of the memory store, up 1 min 1 s",
             "4 backends, 2.5 checks a second, 1 of 4096 under way, 2 ms behind",
@@ -110,6 +117,7 @@ mod tests {
             "held up    1000.0 ms  kept by min_healthy = 50, though it fails: timeout\n",
             "not checked yet",
             "1.2 ms",
+            "4 backends: 1 down, 1 slow, 1 unknown, 2 up",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
