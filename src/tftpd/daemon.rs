@@ -333,7 +333,9 @@ impl Observer for Log {
             Outcome::Done if write => tracing::info!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
             Outcome::Done if taken_over => tracing::info!(%client, %vip, %file, outcome, taken_over, tid, bytes, retransmitted, seconds),
             Outcome::Failed(why) => tracing::warn!(%client, %vip, %file, outcome, bytes, seconds, "{why}"),
-            Outcome::HalfOpen | Outcome::TimedOut => tracing::info!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
+            // The log is bounded by place: forged requests must not hide clients that fell silent.
+            Outcome::HalfOpen => tracing::info!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
+            Outcome::TimedOut => tracing::info!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
             _ => tracing::debug!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
         }
     }

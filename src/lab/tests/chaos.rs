@@ -25,6 +25,7 @@ const ROWS: &[&str] = &[
     "no-tid-ranges",
     "change-file",
     "rolling-restart",
+    "restart-lone-director",
     "bad-link",
     "boot-storm",
 ];
@@ -92,6 +93,9 @@ fn check_row(name: &str) {
     let over = ["verified", "failed", "wrong_bytes"].map(|key| row[key].as_u64().unwrap());
     assert_eq!(over.iter().sum::<u64>(), row["transfers"].as_u64().unwrap(), "{name}: every transfer has its verdict");
     assert_eq!(over[2], 0, "{name}: wrong bytes");
+    if name == "restart-lone-director" {
+        assert!(row["pause_max"].as_f64().unwrap() >= 0.3, "{name}: while no director ran, transfers waited: {row:#}");
+    }
     if name == "kill-owner-and-successor" {
         assert!(row["taken_over_again"].as_u64() > Some(0), "{name}: a second successor went on: {row:#}");
     }
