@@ -104,6 +104,17 @@ fn without_the_token_nothing_is_answered() {
         assert!(drained.status.success(), "{drained:?}");
         assert_eq!(director.get("/v1/pools/boot/backends/t1")["state"], "drained");
 
+        let status_of = |flags: &str| {
+            let output = Command::new(GUIDEWAY).args(["status", "--url", url, "--token-file"]).arg(path("token")).args(flags.split(' ')).output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let text = status_of("--state drained");
+        assert!(text.contains("2 backends: ") && text.contains("1 drained") && !text.contains("t2  "), "{text}");
+        let document: serde_json::Value = serde_json::from_str(&status_of("--pool boot --limit 1 --json")).unwrap();
+        assert_eq!(document["backends"].as_array().unwrap().len(), 1, "{document}");
+
         // Who says nothing, or not all, is left after a while; and meanwhile others are answered.
         let mut silent: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect("127.0.0.1:9443").unwrap()).collect();
         for stream in &mut silent[10..] {
