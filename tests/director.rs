@@ -188,7 +188,7 @@ fn a_backend_that_clients_wait_for_is_suspected_and_keeps_its_packets() {
         assert!(director.logged("backend suspected").contains("at least 3 clients"));
         let name = suspected["name"].as_str().unwrap();
         let series = format!(
-            "guideway_director_backend_suspected{{pool=\"boot\",backend=\"{name}\",address=\"10.0.1.2{}\",state=\"active\"}} 1\n",
+            "guideway_director_backend_suspected{{pool=\"boot\",backend=\"{name}\",address=\"10.0.1.2{}\"}} 1\n",
             &name[1..]
         );
         assert!(metrics().contains(&series), "{series} in {}", metrics());

@@ -213,6 +213,14 @@ fn real_servers_are_taken_out_and_brought_back() {
             controller.until(name, |backend| backend["state"] == "up" && backend["last"]["outcome"] == "passed");
         }
         assert_eq!(once(&file), (vec![("passed".into(), "passed".into()); 2], Some(0)));
+        // The same servers under ranges that they were not started with: acknowledgements would reach other backends.
+        let ranged = directory.path().join("ranged.toml");
+        let text = std::fs::read_to_string(&file).unwrap().replace("address = \"10.0.1.2\"", "address = \"10.0.1.2\", tid_range = \"20000-20999\"");
+        let text = text.replace("address = \"10.0.2.2\"", "address = \"10.0.2.2\", tid_range = \"21000-21999\"");
+        std::fs::write(&ranged, text).unwrap();
+        let (outcomes, code) = once(&ranged);
+        assert!(outcomes.iter().all(|(outcome, _)| outcome == "wrong_port") && code == Some(1), "{outcomes:?}");
+        assert!(outcomes[1].1.contains("not in its tid_range 21000-21999") && outcomes[1].1.contains("--port-range"), "{outcomes:?}");
 
         // Silence: down within fall × interval, a time-out and the jitter; the rest is the machine's.
         let stopped = Instant::now();
