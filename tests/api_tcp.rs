@@ -105,7 +105,8 @@ fn without_the_token_nothing_is_answered() {
         assert_eq!(director.get("/v1/pools/boot/backends/t1")["state"], "drained");
 
         let status_of = |flags: &str| {
-            let output = Command::new(GUIDEWAY).args(["status", "--url", url, "--token-file"]).arg(path("token")).args(flags.split(' ')).output();
+            let output =
+                Command::new(GUIDEWAY).args(["status", "--url", url, "--token-file"]).arg(path("token")).args(flags.split(' ')).output();
             let output = output.unwrap();
             assert!(output.status.success(), "{output:?}");
             String::from_utf8(output.stdout).unwrap()

@@ -187,10 +187,8 @@ fn a_backend_that_clients_wait_for_is_suspected_and_keeps_its_packets() {
         assert_eq!(suspected["state"], "active", "a suspicion takes nothing from a backend");
         assert!(director.logged("backend suspected").contains("at least 3 clients"));
         let name = suspected["name"].as_str().unwrap();
-        let series = format!(
-            "guideway_director_backend_suspected{{pool=\"boot\",backend=\"{name}\",address=\"10.0.1.2{}\"}} 1\n",
-            &name[1..]
-        );
+        let series =
+            format!("guideway_director_backend_suspected{{pool=\"boot\",backend=\"{name}\",address=\"10.0.1.2{}\"}} 1\n", &name[1..]);
         assert!(metrics().contains(&series), "{series} in {}", metrics());
     });
 }

@@ -215,7 +215,9 @@ fn real_servers_are_taken_out_and_brought_back() {
         assert_eq!(once(&file), (vec![("passed".into(), "passed".into()); 2], Some(0)));
         // The same servers under ranges that they were not started with: acknowledgements would reach other backends.
         let ranged = directory.path().join("ranged.toml");
-        let text = std::fs::read_to_string(&file).unwrap().replace("address = \"10.0.1.2\"", "address = \"10.0.1.2\", tid_range = \"20000-20999\"");
+        let text = std::fs::read_to_string(&file)
+            .unwrap()
+            .replace("address = \"10.0.1.2\"", "address = \"10.0.1.2\", tid_range = \"20000-20999\"");
         let text = text.replace("address = \"10.0.2.2\"", "address = \"10.0.2.2\", tid_range = \"21000-21999\"");
         std::fs::write(&ranged, text).unwrap();
         let (outcomes, code) = once(&ranged);

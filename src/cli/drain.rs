@@ -213,6 +213,10 @@ mod tests {
     fn one_poll_that_fails_does_not_end_the_wait() {
         assert_eq!(wait_for(&["", BUSY, ENDED], "20s"), DONE);
         assert_eq!(wait_for(&[BUSY], "500ms"), FAILED, "the deadline does");
-        assert_eq!(wait_for(&["401 Unauthorized|{\"error\": \"a token is needed\", \"problems\": []}"], "20s"), FAILED, "nor does asking again help");
+        assert_eq!(
+            wait_for(&["401 Unauthorized|{\"error\": \"a token is needed\", \"problems\": []}"], "20s"),
+            FAILED,
+            "nor does asking again help"
+        );
     }
 }

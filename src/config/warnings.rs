@@ -87,8 +87,7 @@ fn vips_without_check(pool: &pool::RawPool<'_, '_>, sections: &Sections<'_, '_>)
         return;
     }
     let uses = |vip: &&vip::RawVip<'_, '_>| vip.is_tftp() && vip.pool.as_ref().is_some_and(|pool| pool.value == name.value);
-    let vips: Vec<String> =
-        sections.vips.iter().filter(uses).filter_map(|vip| Some(vip.address.as_ref()?.value.to_string())).collect();
+    let vips: Vec<String> = sections.vips.iter().filter(uses).filter_map(|vip| Some(vip.address.as_ref()?.value.to_string())).collect();
     if let [checked, others @ ..] = vips.as_slice()
         && !others.is_empty()
     {

@@ -193,9 +193,9 @@ pub fn exposition(status: &Status) -> Exposition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CheckedHealth;
     use crate::{DirectorInfo, NextHops, View, WorkerStatus, Writer};
     use guideway_dataplane::counters::Counters;
-    use crate::CheckedHealth;
     use guideway_store::{Health, Observation, Observed, PoolHealth};
     use guideway_testbed::exposition::parse;
     use std::sync::Arc;

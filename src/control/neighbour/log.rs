@@ -1,6 +1,7 @@
 //! Log lines about next hops: one for each backend, or one for each cause where many backends share it.
 
 use crate::{NextHops, Unresolved};
+use guideway_config::text::mac_text;
 use guideway_dataplane::tables::NextHop;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -44,7 +45,7 @@ fn cause(hop: &Result<NextHop, Unresolved>) -> Cause {
 
 fn one_backend(cause: &Cause, backend: IpAddr) {
     match cause {
-        Cause::Resolved { mac, mtu } => tracing::info!(%backend, mac = %super::mac(*mac), mtu, "backend resolved"),
+        Cause::Resolved { mac, mtu } => tracing::info!(%backend, mac = %mac_text(*mac), mtu, "backend resolved"),
         Cause::Pending => tracing::debug!(%backend, "backend not resolved yet"),
         Cause::Unreachable(why) => tracing::warn!(%backend, "backend {backend} cannot be reached: {why}"),
     }
@@ -53,7 +54,7 @@ fn one_backend(cause: &Cause, backend: IpAddr) {
 fn several_backends(cause: &Cause, backends: &[IpAddr]) {
     let (count, first) = (backends.len(), backends.first().copied().unwrap_or(IpAddr::from([0; 4])));
     match cause {
-        Cause::Resolved { mac, mtu } => tracing::info!(backends = count, %first, mac = %super::mac(*mac), mtu, "backends resolved"),
+        Cause::Resolved { mac, mtu } => tracing::info!(backends = count, %first, mac = %mac_text(*mac), mtu, "backends resolved"),
         Cause::Pending => tracing::debug!(backends = count, %first, "backends not resolved yet"),
         Cause::Unreachable(why) => tracing::warn!(backends = count, %first, "{count} backends cannot be reached: {why}"),
     }
