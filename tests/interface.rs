@@ -64,6 +64,17 @@ fn queues_that_are_added_are_opened() {
 }
 
 #[test]
+fn an_offload_that_is_switched_on_later_is_named_with_what_mends_it() {
+    in_namespaces(|_wire| {
+        let director = Director::start("af_packet", INTENT, "");
+        let output = Command::new("ethtool").args(["-K", "dut0", "gro", "on"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let line = director.logged("an offload changes packets");
+        assert!(line.contains("ethtool -K dut0 gro off"), "{line}");
+    });
+}
+
+#[test]
 fn what_comes_while_the_director_is_stopped_is_received_or_reported_lost() {
     const SENT: u64 = 20_010;
     for io in KERNEL_IOS {

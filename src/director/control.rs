@@ -13,6 +13,7 @@ use guideway_control::{CheckedHealth, DryRun, Status, StoreStatus, View, Writer}
 use guideway_dataplane::path::requests::suspicion::Suspicion;
 use guideway_dataplane::tables::{BackendId, Snapshot};
 use guideway_io::interface::Interface;
+use guideway_io::offloads;
 use guideway_packet::time::Time;
 use guideway_store::{Health, Store, StoreView, SuspectedBackend};
 use serde_json::Value;
@@ -68,6 +69,9 @@ pub(super) struct Control<'f> {
     pub(super) old_snapshots: Vec<Arc<Snapshot>>,
     pub(super) interface: Interface,
     pub(super) filter: Filter,
+    /// Which offloads harm the io, and those that do now.
+    pub(super) offload_kind: offloads::Kind,
+    pub(super) offloads: Vec<offloads::Finding>,
     /// Why the io does not receive what it should.
     pub(super) io_trouble: Option<String>,
     pub(super) status: Arc<Status>,
@@ -125,7 +129,7 @@ impl Control<'_> {
                     self.update_suspects(&worker_reports.suspected);
                     self.free_snapshots();
                 }
-                _ = facts.tick() => self.renew_io(),
+                _ = facts.tick() => self.examine_interface(),
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),
             }
         }

@@ -2,8 +2,20 @@
 
 use super::control::Control;
 use guideway_io::interface::Interface;
+use guideway_io::offloads;
 
 impl Control<'_> {
+    /// Renews what has changed, and warns of offloads that were switched on.
+    pub(super) fn examine_interface(&mut self) {
+        self.renew_io();
+        let found = offloads::examine(&self.interface.name, self.offload_kind);
+        for finding in found.iter().filter(|finding| !self.offloads.contains(finding)) {
+            let fix = offloads::fix(&self.interface.name, &[*finding]);
+            tracing::warn!(interface = %self.interface.name, offload = finding.offload, effect = finding.effect, %fix, "an offload changes packets");
+        }
+        self.offloads = found;
+    }
+
     /// Renews what has changed. If that fails, all VIPs are withdrawn until it succeeds: packets are lost or go to the host.
     pub(super) fn renew_io(&mut self) {
         let trouble = match self.filter.renew() {

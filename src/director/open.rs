@@ -60,6 +60,8 @@ pub struct Opened {
     pub cpus: Vec<usize>,
     /// The kernel filter that selects packets.
     pub filter: Filter,
+    /// Which offloads harm the io.
+    pub offloads: offloads::Kind,
 }
 
 /// The kernel filter that selects packets for the workers.
@@ -139,7 +141,6 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
                 max_workers: u32::from(director.steering > 0),
             };
             let (filter, workers) = af_xdp::AfXdp::open(interface, options)?;
-            warn_offloads(&interface_info, offloads::Kind::AfXdp { generic: filter.generic() });
             if director.steering == 0 {
                 warn_unused_queues(&interface_info, director, workers.len());
             }
@@ -152,6 +153,7 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
                 mode,
                 workers: boxed(workers),
                 cpus: cpus.clone(),
+                offloads: offloads::Kind::AfXdp { generic: filter.generic() },
                 filter: Filter::Xdp(filter),
             })
         }
@@ -163,11 +165,19 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
             let shared = workers.iter().all(netmap::Netmap::shares_memory_with_host);
             let mode = if shared { "host rings, zero copy" } else { "host port, copied to and from" };
             let workers = boxed(workers);
-            Ok(Opened { interface: interface_info, kind: "netmap", mode: mode.into(), workers, cpus: cpus.clone(), filter: Filter::All })
+            let offloads = offloads::Kind::Netmap;
+            Ok(Opened {
+                interface: interface_info,
+                kind: "netmap",
+                mode: mode.into(),
+                workers,
+                cpus: cpus.clone(),
+                filter: Filter::All,
+                offloads,
+            })
         }
         config::Io::AfPacket { interface, workers, cpus } => {
             let workers = boxed(af_packet::AfPacket::open(interface, *workers)?);
-            warn_offloads(&interface_info, offloads::Kind::AfPacket);
             Ok(Opened {
                 interface: interface_info,
                 kind: "af_packet",
@@ -175,16 +185,9 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
                 workers,
                 cpus: cpus.clone(),
                 filter: Filter::All,
+                offloads: offloads::Kind::AfPacket,
             })
         }
-    }
-}
-
-/// Logs the offloads that harm the io.
-fn warn_offloads(interface: &Interface, kind: offloads::Kind) {
-    for finding in offloads::examine(&interface.name, kind) {
-        let fix = offloads::fix(&interface.name, &[finding]);
-        tracing::warn!(interface = %interface.name, offload = finding.offload, effect = finding.effect, %fix, "an offload changes packets");
     }
 }
 

@@ -130,7 +130,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         socket = %config.director.socket.display(), "ready"
     );
 
-    let (interface, filter) = (opened.interface, opened.filter);
+    let (interface, filter, offload_kind) = (opened.interface, opened.filter, opened.offloads);
     // Must follow the start of the workers: an announced VIP must be forwarded.
     let announcer = routes.map(|routes| Announcer::start(routes, status.clone()));
     let (dry_run_sender, dry_runs) = mpsc::channel(MAX_DRY_RUNS);
@@ -165,6 +165,8 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         interface,
         filter,
         io_trouble: None,
+        offload_kind,
+        offloads: Vec::new(),
         status: status.clone(),
         started,
         announcer,

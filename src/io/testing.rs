@@ -45,6 +45,14 @@ pub fn in_user_namespace(test: &str) {
     assert!(output.status.success() && said.contains("1 passed"), "{test}: {said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Runs one ignored test of this program in a process of its own.
+pub fn in_own_process(test: &str) {
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new(program).args(["--exact", test, "--ignored"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{test}: {said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Runs `ip` in the namespace of the calling thread; what it said.
 pub fn ip(arguments: &str) -> String {
     run("ip", arguments)

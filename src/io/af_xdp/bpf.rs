@@ -11,6 +11,7 @@ const MAP_UPDATE: libc::c_long = 2;
 const MAP_DELETE: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
 const PROG_TEST_RUN: libc::c_long = 10;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 #[cfg(test)]
@@ -77,6 +78,24 @@ struct LinkUpdate {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+struct ObjectInfo {
+    fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` as far as an XDP link has it.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    interface: u32,
 }
 
 /// # Safety
@@ -167,6 +186,16 @@ impl XskMap {
 pub struct Link(OwnedFd);
 
 impl Link {
+    /// Whether the program is still attached: anybody with the right may detach it (`bpftool link detach`).
+    pub fn is_attached(&self) -> Result<bool> {
+        let mut info = LinkInfo::default();
+        let (fd, info_len) = (raw(self.0.as_fd()), size_of::<LinkInfo>() as u32);
+        let mut attr = ObjectInfo { fd, info_len, info: std::ptr::from_mut(&mut info) as u64 };
+        // SAFETY: the kernel writes at most `info_len` bytes to `info`, which any bytes make valid.
+        unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }?;
+        Ok(info.interface != 0)
+    }
+
     /// Detaches the link with this id, as `bpftool link detach` does.
     #[cfg(test)]
     pub fn detach_by_id(id: u32) -> Result<()> {

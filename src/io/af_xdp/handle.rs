@@ -57,6 +57,8 @@ pub struct Renewed {
     pub mac: Option<[u8; 6]>,
     /// Number of receive queues that got a socket.
     pub queues: u32,
+    /// Somebody had detached the filter; it is attached again.
+    pub attached: bool,
     /// Slaves that were added to the bond.
     pub slaves: Vec<String>,
 }
@@ -69,6 +71,9 @@ impl std::fmt::Display for Renewed {
         }
         if self.queues > 0 {
             parts.push(format!("{} more receive queues", self.queues));
+        }
+        if self.attached {
+            parts.push("the XDP filter that somebody had detached".to_owned());
         }
         parts.extend(self.slaves.iter().map(|slave| format!("slave {slave}")));
         f.write_str(&parts.join(", "))
@@ -98,7 +103,7 @@ impl FilterHandle {
     }
 
     /// Brings program and sockets in step with the interface as it is now: a changed MAC address gets into the program, without a gap; receive queues that were
-    /// added (`ethtool -L`) get a socket, which goes to one of the workers; likewise slaves that were added to a bond. Cheap where nothing has changed.
+    /// added (`ethtool -L`) get a socket, which goes to one of the workers; likewise slaves that were added to a bond. A filter that somebody has detached is attached again. Cheap where nothing has changed.
     ///
     /// # Errors
     /// When the interface is gone, or frames of a new address or queue cannot be taken. They then go to the host.
@@ -121,6 +126,10 @@ impl FilterHandle {
                     &mut ports[last]
                 }
             };
+            if !port.link.is_attached().map_err(Error::kernel(&member.name, "ask for the filter"))? {
+                (port.link, port.generic) = attach(&port.program, &member)?;
+                (port.attached_queues, renewed.attached) = (member.rx_queues, true);
+            }
             let added = member.rx_queues.saturating_sub(port.queues);
             while port.queues < member.rx_queues {
                 self.open_queue(port, &member)?;
