@@ -1,4 +1,4 @@
-//! `netmap-vm` says what is wrong with a kernel, modules and options before it builds or boots anything. (That a good kernel boots is shown
+//! `netmap-vm` and `nic-vm` say what is wrong with a kernel, modules and options before they build or boot anything. (That a good kernel boots is shown
 //! by running it; no kernel is part of this repository.)
 
 #![allow(clippy::unwrap_used)]
@@ -31,7 +31,11 @@ impl Fixture {
 
     /// Exit code and what was said on stderr.
     fn run(&self, arguments: &[&str]) -> (i32, String) {
-        let Output { status, stderr, .. } = command().current_dir(&self.0).args(arguments).output().unwrap();
+        self.run_tool("netmap-vm", arguments)
+    }
+
+    fn run_tool(&self, tool: &str, arguments: &[&str]) -> (i32, String) {
+        let Output { status, stderr, .. } = command(tool).current_dir(&self.0).args(arguments).output().unwrap();
         (status.code().unwrap(), String::from_utf8(stderr).unwrap())
     }
 }
@@ -42,15 +46,17 @@ impl Drop for Fixture {
     }
 }
 
-fn command() -> Command {
-    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/netmap-vm"))
+fn command(tool: &str) -> Command {
+    Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(tool))
 }
 
 #[test]
 fn help_ends_with_examples() {
-    let output = command().arg("--help").output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && text.rsplit("\n\n").next().unwrap().starts_with("Examples:"), "{text}");
+    for tool in ["netmap-vm", "nic-vm"] {
+        let output = command(tool).arg("--help").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.rsplit("\n\n").next().unwrap().starts_with("Examples:"), "{text}");
+    }
 }
 
 #[test]
@@ -69,6 +75,16 @@ fn bad_usage_is_2_and_names_the_option() {
         assert_eq!(code, 2, "{arguments:?}: {text}");
         assert!(text.contains(said) && text.lines().count() == 1, "{arguments:?}: {text}");
     }
+}
+
+#[test]
+fn the_tools_have_checks_of_their_own() {
+    let fixture = Fixture::new("checks");
+    let (code, text) = fixture.run_tool("nic-vm", &["--kernel", "bzImage", "--modules", ".", "--check", "vale"]);
+    assert_eq!(
+        (code, &*text),
+        (2, "nic-vm: --check vale: one of e1000 e1000e virtio igb vlan bond facts; tools/nic-vm --help says what there is\n")
+    );
 }
 
 #[test]
