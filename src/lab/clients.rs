@@ -22,16 +22,18 @@ pub enum Client {
     Busybox,
     /// `guideway tftp get`
     Guideway,
+    /// `guideway tftp put`: sends the file instead
+    GuidewayPut,
 }
 
-/// One file to fetch.
+/// One file to fetch, or to send.
 #[derive(Clone, Debug)]
 pub struct FetchRequest<'a> {
-    /// From where.
+    /// From where, or whereto.
     pub vip: IpAddr,
     /// Its name there.
     pub file: &'a str,
-    /// Where it goes.
+    /// Where it goes; of a file to be sent, where it is.
     pub to: &'a Path,
     /// The block size to ask for, where the client can.
     pub blksize: u16,
@@ -51,7 +53,13 @@ impl Client {
             Client::AtftpPlain => "atftp-plain",
             Client::Busybox => "busybox",
             Client::Guideway => "guideway",
+            Client::GuidewayPut => "guideway-put",
         }
+    }
+
+    /// Whether it sends files.
+    pub fn uploads(self) -> bool {
+        self == Client::GuidewayPut
     }
 
     /// Its longest first time-out: how long after the last packet that it got it sends its acknowledgement again.
@@ -60,7 +68,7 @@ impl Client {
             // 5 s as it is called here; it counts in whole seconds, must find more than 5 of them over, and looks once a second.
             Client::Curl => Duration::from_secs(7),
             Client::Atftp | Client::AtftpPlain | Client::TftpHpa => Duration::from_secs(5),
-            Client::Busybox | Client::Guideway => Duration::from_secs(1),
+            Client::Busybox | Client::Guideway | Client::GuidewayPut => Duration::from_secs(1),
         }
     }
 
@@ -79,7 +87,7 @@ impl Client {
             Client::TftpHpa => programs::find("tftp", "tftp-hpa"),
             Client::Atftp | Client::AtftpPlain => programs::find("atftp", "atftp"),
             Client::Busybox => programs::find("busybox", "busybox"),
-            Client::Guideway => programs::guideway(),
+            Client::Guideway | Client::GuidewayPut => programs::guideway(),
         }
     }
 
@@ -118,6 +126,10 @@ impl Client {
                     command.args(["--windowsize", &windowsize.to_string()]);
                 }
                 command.arg("--output");
+                command.arg(fetch.to).arg(format!("{host}:{}", fetch.file));
+            }
+            Client::GuidewayPut => {
+                command.args(["tftp", "put", "--quiet", "--blksize", &fetch.blksize.to_string()]);
                 command.arg(fetch.to).arg(format!("{host}:{}", fetch.file));
             }
         }

@@ -31,11 +31,13 @@ address = "{}"
 key = "000102030405060708090a0b0c0d0e0f"
 io = {{ {}, interface = "{INTERFACE}", cpus = [{cpu}] }}
 routers = ["{router}"]
+fleet = [{}]
 socket = "{}"
 "#,
         director.name,
         director.address,
         io_config(io),
+        fleet(plan),
         socket.display(),
     );
     match socket.parent().filter(|_| plan.takeover) {
@@ -50,6 +52,12 @@ socket = "{}"
     text
 }
 
+/// The directors, where no store tells them of one another.
+fn fleet(plan: &Plan) -> String {
+    let directors = plan.directors.iter().filter(|_| !plan.takeover);
+    directors.map(|director| format!("\"{}\"", director.address)).collect::<Vec<_>>().join(", ")
+}
+
 /// The limits of the VIP, as a line of its section; nothing when there are none.
 fn admission(admission: &Admission) -> String {
     let all = [("per_vip", admission.per_vip), ("per_backend", admission.per_backend), ("per_prefix", admission.per_prefix)];
@@ -61,7 +69,7 @@ fn admission(admission: &Admission) -> String {
 pub fn intent(plan: &Plan, backends: &[Backend]) -> String {
     let takeover = if plan.takeover { "\ntakeover = true" } else { "" };
     let mut text = format!(
-        "\n[[vip]]\naddress = \"{}\"\nservice = \"tftp\"\npool = \"boot\"{}\n\n[[pool]]\nname = \"boot\"{takeover}\nbackends = [\n",
+        "\n[[vip]]\naddress = \"{}\"\nservice = \"tftp\"\npool = \"boot\"\nwrites = \"forward\"{}\n\n[[pool]]\nname = \"boot\"{takeover}\nbackends = [\n",
         plan.vip,
         admission(&plan.admission)
     );

@@ -102,6 +102,18 @@ impl Files {
         self.server_roots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The file that transfer `number` sends.
+    pub fn source(&self, number: u32) -> PathBuf {
+        self.content(self.content_index(number))
+    }
+
+    /// Where transfer `number` put its file: one server has it.
+    pub fn uploaded(&self, number: u32) -> Vec<PathBuf> {
+        let servers = self.server_roots();
+        let roots = servers.iter().map(|(root, _)| root).chain(servers.is_empty().then_some(&self.root));
+        roots.map(|root| root.join(Self::name(number))).filter(|file| file.exists()).collect()
+    }
+
     fn content(&self, number: u32) -> PathBuf {
         self.root.join(format!("content-{number}"))
     }

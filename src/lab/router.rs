@@ -25,7 +25,7 @@ pub const MAIN_TABLE: u32 = 254;
 /// What the router hashes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Ecmp {
-    /// Addresses, protocol and ports: a request and its acknowledgements reach different directors.
+    /// Addresses, protocol and ports: a request and its acknowledgements reach different directors, a first fragment and the later ones, too.
     #[value(name = "5tuple")]
     FiveTuple,
     /// Addresses and protocol: one client's packets all reach the same director.
@@ -46,7 +46,7 @@ impl Ecmp {
         }
     }
 
-    /// The hash of a flow under `key`. A fragment has no ports, so it hashes by what is left.
+    /// The hash of a flow under `key`. A later fragment has no ports, so it hashes by what is left.
     pub fn hash(self, key: &[u8; 16], flow: &Flow) -> u64 {
         let octets = |a: IpAddr| match a {
             IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
@@ -58,7 +58,8 @@ impl Ecmp {
             m[16..32].copy_from_slice(&octets(flow.destination));
             m[32] = flow.protocol;
         }
-        if let Some((source, destination)) = flow.ports {
+        let ports = if self == Ecmp::FiveTuple { flow.visible_ports } else { flow.ports };
+        if let Some((source, destination)) = ports {
             if self != Ecmp::ThreeTuple {
                 m[33..35].copy_from_slice(&source.to_be_bytes());
             }
@@ -342,6 +343,7 @@ mod tests {
             destination: "192.0.2.69".parse().unwrap(),
             protocol: UDP,
             ports: Some((source_port, destination_port)),
+            visible_ports: Some((source_port, destination_port)),
             payload: 20,
         }
     }
@@ -353,8 +355,10 @@ mod tests {
         assert!(!same(Ecmp::FiveTuple, &request, &ack));
         assert!(same(Ecmp::ThreeTuple, &request, &ack) && same(Ecmp::ThreeTuple, &request, &other));
         assert!(same(Ecmp::Client, &request, &ack) && !same(Ecmp::Client, &request, &other));
-        let fragment = Flow { ports: None, ..request };
-        assert!(same(Ecmp::FiveTuple, &fragment, &Flow { ports: None, ..ack }), "fragments of one host go one way");
+        let (first, later) = (Flow { ports: None, ..request }, Flow { ports: None, visible_ports: None, ..request });
+        assert!(same(Ecmp::FiveTuple, &first, &request) && !same(Ecmp::FiveTuple, &later, &request), "a first fragment shows its ports");
+        assert!(same(Ecmp::FiveTuple, &later, &Flow { visible_ports: None, ports: None, ..ack }), "later fragments of one host go one way");
+        assert!(same(Ecmp::Client, &first, &later));
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub struct Workload {
     pub files: Files,
 }
 
+impl Workload {
+    fn client(&self, number: u32) -> Option<&(Client, PathBuf)> {
+        self.clients.get(number as usize % self.clients.len().max(1))
+    }
+}
+
 /// What became of one transfer.
 #[derive(Clone, Debug)]
 pub struct Transfer {
@@ -106,7 +112,10 @@ async fn transfer(workload: &Workload, number: u32) -> Transfer {
     let file = Files::name(number);
     let to = workload.files.download_dir.join(&file);
     let mut ended = since;
-    let outcome = match workload.files.link_file(number) {
+    let uploads = workload.client(number).is_some_and(|(client, _)| client.uploads());
+    let offered = if uploads { Ok(()) } else { workload.files.link_file(number) };
+    let outcome = match offered {
+        Ok(()) if uploads => fetch(workload, number, &file, &workload.files.source(number), &mut ended).await,
         Ok(()) => fetch(workload, number, &file, &to, &mut ended).await,
         Err(e) => Outcome::Failed(format!("offering the file: {e}")),
     };
@@ -117,7 +126,7 @@ async fn transfer(workload: &Workload, number: u32) -> Transfer {
 }
 
 async fn fetch(workload: &Workload, number: u32, file: &str, to: &PathBuf, ended: &mut Instant) -> Outcome {
-    let Some((client, program)) = workload.clients.get(number as usize % workload.clients.len().max(1)) else {
+    let Some((client, program)) = workload.client(number) else {
         return Outcome::Failed("there is no client to fetch with".to_owned());
     };
     let fetch =
@@ -136,7 +145,11 @@ async fn fetch(workload: &Workload, number: u32, file: &str, to: &PathBuf, ended
     if !status.success() {
         return Outcome::Failed(format!("{output} ({status})"));
     }
-    let path = to.clone();
+    let path = match &workload.files.uploaded(number)[..] {
+        _ if !client.uploads() => to.clone(),
+        [file] => file.clone(),
+        files => return Outcome::Failed(format!("{} servers have the file; the client said: {output}", files.len())),
+    };
     match tokio::task::spawn_blocking(move || files::sha256_of(&path)).await {
         Ok(Ok((digest, _))) if workload.files.accepts(number, &digest) => Outcome::Verified,
         Ok(Ok((_, length))) => Outcome::ChecksumMismatch(format!("{length} bytes with a wrong SHA-256; the client said: {output}")),

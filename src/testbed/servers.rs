@@ -100,7 +100,9 @@ impl Server {
         match self {
             Server::InTftpd => {
                 // Version 5.2 answers from the wrong address when it listens on all of them.
-                command.args(["--foreground", "--secure", "--user", "root", "--address"]).arg(SocketAddr::new(config.vip, 69).to_string());
+                command
+                    .args(["--foreground", "--secure", "--create", "--user", "root", "--address"])
+                    .arg(SocketAddr::new(config.vip, 69).to_string());
                 if let Some((first, last)) = config.tid_range {
                     command.arg("--port-range").arg(format!("{first}:{last}"));
                 }

@@ -28,6 +28,8 @@ const ROWS: &[&str] = &[
     "restart-lone-director",
     "bad-link",
     "boot-storm",
+    "fragments",
+    "fragments-60k",
 ];
 
 /// Rows that run at the same time: they wait most of their time for clients' time-outs.

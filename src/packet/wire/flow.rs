@@ -19,6 +19,8 @@ pub struct Flow {
     pub protocol: u8,
     /// Source and destination port of UDP and TCP. A fragment has none, not even the first one, so that all fragments of a packet hash alike.
     pub ports: Option<(u16, u16)>,
+    /// The same as a router sees them that looks at each packet by itself: a first fragment has some, later ones have none.
+    pub visible_ports: Option<(u16, u16)>,
     /// Bytes before the transport header.
     pub payload: usize,
 }
@@ -27,15 +29,17 @@ pub struct Flow {
 pub fn flow(packet: &[u8]) -> Option<Flow> {
     let ip = Ip::parse(ethertype(*packet.first()?)?, packet).ok()?;
     let (payload, end) = (usize::from(ip.header_len), usize::from(ip.total_len));
-    let ports = match ip.fragment {
-        Some(_) => None,
-        None => Ports::parse(ip.protocol, &packet[payload..end], false).and_then(Result::ok),
+    let visible_ports = match ip.is_later_fragment() {
+        true => None,
+        false => Ports::parse(ip.protocol, &packet[payload..end], ip.fragment.is_some()).and_then(Result::ok),
     };
+    let visible_ports = visible_ports.map(|p| (p.source, p.destination));
     Some(Flow {
         source: ip.source,
         destination: ip.destination,
         protocol: ip.fragment.map_or(ip.protocol, |f| f.protocol),
-        ports: ports.map(|p| (p.source, p.destination)),
+        ports: visible_ports.filter(|_| ip.fragment.is_none()),
+        visible_ports,
         payload,
     })
 }
@@ -119,6 +123,7 @@ mod tests {
         assert_eq!(whole.destination, IpAddr::from(Ipv4Addr::new(192, 0, 2, 69)));
         assert_eq!((ttl(&v4(0, RRQ)), ttl(&v6(17, RRQ)), ttl(&[])), (Some(64), Some(64), None));
         assert_eq!(flow(&v4(0x2000, RRQ)).unwrap().ports, None, "the first fragment hashes as the later ones");
+        assert_eq!([0x2000, 0x0010].map(|fragment| flow(&v4(fragment, RRQ)).unwrap().visible_ports), [Some((40000, 69)), None]);
         assert_eq!(flow(&v4(0x0010, RRQ)).unwrap().ports, None);
     }
 

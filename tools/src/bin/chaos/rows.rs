@@ -23,6 +23,8 @@ const ORDER: &[&str] = &[
     "rolling-restart",
     "bad-link",
     "boot-storm",
+    "fragments",
+    "fragments-60k",
 ];
 /// Failures of one row that are kept.
 const MAX_FAILURES: usize = 5;
