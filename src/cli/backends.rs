@@ -73,6 +73,12 @@ pub(super) fn path(client: &Client, name: &str, pool: Option<&str>) -> Result<St
     }
 }
 
+/// Returns the state, and that nobody knows whether the backend works.
+fn state(backend: &BackendStatus) -> String {
+    let unknown = backend.health.as_ref().is_some_and(|health| health.state == HealthState::Unknown);
+    format!("{}{}", backend.state, if unknown { ", unknown" } else { "" })
+}
+
 /// Formats backends; `every` is whether to explain also the health of those that are up.
 fn table(backends: &[BackendStatus], every: bool) -> String {
     let mut rows = vec![["backend", "pool", "address", "weight", "state", "share", "running", "neighbour"].map(str::to_owned)];
@@ -82,7 +88,7 @@ fn table(backends: &[BackendStatus], every: bool) -> String {
             backend.pool.clone(),
             backend.address.to_string(),
             backend.weight.to_string(),
-            backend.state.to_string(),
+            state(backend),
             backend.share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share)),
             backend.running.map_or_else(|| "-".to_owned(), |running| running.to_string()),
             backend.neighbour.clone().unwrap_or_default(),
@@ -118,6 +124,9 @@ mod tests {
         assert_eq!(words[1], ["t1", "boot", "10.0.2.21", "100", "active", "50.0", "%", "-", "x"]);
         assert_eq!(words[2], ["t2", "boot", "10.0.2.22", "100", "down", "0.0", "%", "3", "x"]);
         assert!(shown.ends_with("t2 is down: silent\n"));
+        let mut unknown = backends[1].clone();
+        unknown.health.as_mut().unwrap().state = HealthState::Unknown;
+        assert!(table(&[unknown], false).contains("down, unknown"), "what is not known is not called up or down alone");
         assert!(named(&backends, "t3").unwrap_err().contains("did you mean \"t"), "{:?}", named(&backends, "t3"));
     }
 }

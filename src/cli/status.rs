@@ -16,7 +16,7 @@ use guideway_api::status::DirectorStatus;
 use guideway_api::vip::AnnouncedVip;
 use guideway_config::FileKind;
 use guideway_daemon::client::Client;
-use selection::{Selection, more, reasons};
+use selection::{Row, Selection, more, reasons};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -123,7 +123,7 @@ fn table(status: &DirectorStatus, summary: &str, selection: &Selection) -> Strin
     line(&mut out, summary);
     let shown = selection.limit(status.backends.len());
     let backends = status.backends.iter().take(shown).map(|backend| {
-        let (address, weight, state) = (backend.address.to_string(), backend.weight.to_string(), backend.state.to_string());
+        let (address, weight, state) = (backend.address.to_string(), backend.weight.to_string(), backend.states().join(", "));
         vec![backend.name.clone(), backend.pool.clone(), address, weight, state, backend.neighbour.clone()]
     });
     rows(&mut out, &["BACKEND", "POOL", "ADDRESS", "WEIGHT", "STATE", "NEIGHBOUR"], backends);
@@ -244,6 +244,7 @@ mod tests {
             "t2 is unresolved: the kernel has no route to it",
             "boot/t2 gets nothing new; still running there: 3",
             "t1 is suspected: three clients repeat",
+            "active, suspected",
             "no health controller is seen since 12 s",
             "2 backends: 1 active, 1 down, 1 suspected, 1 unresolved",
         ] {
