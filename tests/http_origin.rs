@@ -1,21 +1,16 @@
 //! The http handler against a real nginx, in a network namespace of its own: one download for a thousand clients, and a killed origin.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use guideway_tftp::content::Content;
-use guideway_tftp::handler::{Handler, Opening, Request};
-use guideway_tftp::handlers::background::Background;
 use guideway_tftp::handlers::http::{Http, Settings};
-use guideway_tftp::packet::{Mode, Options};
-use guideway_tftp::{Config, Observer, Server, TransferReport};
+use guideway_tftp::{Config, Content, Handler, Request, Server};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake};
-use std::thread::Thread;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 
 const SIZE: usize = 64 << 20;
 
@@ -60,47 +55,29 @@ impl Drop for Nginx {
     }
 }
 
-struct Unpark(Thread);
+/// A handler with the runtime of its network namespace.
+#[derive(Clone)]
+struct Site {
+    http: Http,
+    runtime: &'static Runtime,
+}
 
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
+impl Site {
+    fn new(settings: Settings) -> Site {
+        Site { http: Http::new(settings).unwrap(), runtime: Box::leak(Box::new(Runtime::new().unwrap())) }
     }
 }
 
-fn wait<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
-    let waker = Arc::new(Unpark(std::thread::current())).into();
-    loop {
-        match poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
-        }
-    }
+fn open(site: &Site, file: &str) -> Result<Content, String> {
+    let request = Request::for_file("10.0.0.7:2070".parse().unwrap(), "192.0.2.69".parse().unwrap(), 20_000, file.as_bytes());
+    site.runtime.block_on(site.http.open(request)).map_err(|refusal| refusal.text.into_owned())
 }
 
-fn open(handler: &Http, file: &str) -> Result<Arc<dyn Content>, String> {
-    let client = "10.0.0.7:2070".parse().unwrap();
-    let request = Request {
-        client,
-        vip: "192.0.2.69".parse().unwrap(),
-        tid: 20_000,
-        file: file.as_bytes(),
-        mode: Mode::Octet,
-        options: Options::default(),
-    };
-    let opened = match handler.open(&request) {
-        Opening::Now(opened) => opened,
-        Opening::Later(mut future) => wait(|context| future.as_mut().poll(context)),
-        Opening::Job(job) => job(),
-    };
-    opened.map_err(|refusal| refusal.text.into_owned())
-}
-
-/// The bytes from `from` on, handed to `take` as they come.
-fn read(content: &dyn Content, mut take: impl FnMut(&[u8])) -> std::io::Result<u64> {
+/// The bytes from the start on, handed to `take` as they come.
+fn read(site: &Site, content: &Content, mut take: impl FnMut(&[u8])) -> std::io::Result<u64> {
     let (mut at, mut buffer) = (0, vec![0; 1 << 16]);
     loop {
-        match wait(|context| content.poll_read_at(context, at, &mut buffer))? {
+        match site.runtime.block_on(content.read_at(at, &mut buffer))? {
             0 => return Ok(at),
             len => {
                 take(&buffer[..len]);
@@ -158,7 +135,7 @@ fn a_thousand_clients_are_one_download_and_each_has_every_byte() {
         let sum = Sha256::digest(&file);
         fs::write(directory.join("www/big.img"), &file).unwrap();
         let nginx = Nginx::start(directory, "0");
-        let handler = Arc::new(Http::new(settings(&directory.join("cache")), &Background::new(2).unwrap()).unwrap());
+        let handler = Site::new(settings(&directory.join("cache")));
         let start = std::time::Instant::now();
         let clients: Vec<_> = (0..1000)
             .map(|number| {
@@ -169,7 +146,7 @@ fn a_thousand_clients_are_one_download_and_each_has_every_byte() {
                     let mut hasher = Sha256::new();
                     // Hashing takes longer than all the rest; every hundredth client does it, the others look at the size.
                     let exact = number % 100 == 0;
-                    let len = read(&*content, |bytes| {
+                    let len = read(&handler, &content, |bytes| {
                         if exact {
                             hasher.update(bytes)
                         }
@@ -197,16 +174,16 @@ fn nginx_is_killed_in_the_middle() {
         let nginx = Nginx::start(directory, "0");
         let mut settings = settings(&directory.join("cache"));
         settings.max_age = Duration::ZERO;
-        let handler = Http::new(settings, &Background::new(2).unwrap()).unwrap();
+        let handler = Site::new(settings);
         let mut came = Vec::new();
-        read(&*open(&handler, "whole.img").unwrap(), |bytes| came.extend_from_slice(bytes)).unwrap();
+        read(&handler, &open(&handler, "whole.img").unwrap(), |bytes| came.extend_from_slice(bytes)).unwrap();
         assert!(came == whole);
         nginx.kill();
 
         let nginx = Nginx::start(directory, "8m");
         let content = open(&handler, "part.img").unwrap();
         let (mut came, mut nginx) = (Vec::new(), Some(nginx));
-        let error = read(&*content, |bytes| {
+        let error = read(&handler, &content, |bytes| {
             came.extend_from_slice(bytes);
             if came.len() > 1 << 20 {
                 drop(nginx.take());
@@ -214,24 +191,18 @@ fn nginx_is_killed_in_the_middle() {
         });
         assert!(error.is_err() && came.len() < SIZE && came == part[..came.len()], "{} bytes: {error:?}", came.len());
         let mut again = Vec::new();
-        assert!(read(&*open(&handler, "whole.img").unwrap(), |bytes| again.extend_from_slice(bytes)).is_ok());
+        assert!(read(&handler, &open(&handler, "whole.img").unwrap(), |bytes| again.extend_from_slice(bytes)).is_ok());
         assert!(again == whole, "what was cached is served");
         assert!(open(&handler, "part.img").is_err() && open(&handler, "never.img").is_err());
 
         let nginx = Nginx::start(directory, "0");
         let mut again = Vec::new();
-        read(&*open(&handler, "part.img").unwrap(), |bytes| again.extend_from_slice(bytes)).unwrap();
+        read(&handler, &open(&handler, "part.img").unwrap(), |bytes| again.extend_from_slice(bytes)).unwrap();
         assert!(again == part);
         nginx.kill();
         let log = fs::read_to_string(directory.join("log")).unwrap();
         assert!(log.lines().last().unwrap().starts_with("/part.img 206 bytes="), "continued, not fetched again: {log}");
     });
-}
-
-struct Silent;
-
-impl Observer for Silent {
-    fn transfer(&self, _: &TransferReport<'_>) {}
 }
 
 /// Fetches a file by TFTP into `to`; gives the process.
@@ -248,9 +219,9 @@ fn clients_of_the_server_get_the_file_or_an_error_when_nginx_is_killed() {
         fs::write(directory.join("www/whole.img"), &whole).unwrap();
         fs::write(directory.join("www/part.img"), &part).unwrap();
         let nginx = Nginx::start(directory, "0");
-        let handler = Http::new(settings(&directory.join("cache")), &Background::new(2).unwrap()).unwrap();
+        let handler = Http::new(settings(&directory.join("cache"))).unwrap();
         let config = Config::listen("127.0.0.1:0".parse().unwrap());
-        let server = Server::bind(config, Arc::new(handler), Arc::new(Silent)).unwrap().start().unwrap();
+        let server = Server::bind(config, handler, ()).unwrap().start().unwrap();
         let address = server.addresses()[0].to_string();
         let fetch = |file: &'static str| -> Vec<_> {
             let one = |number| {

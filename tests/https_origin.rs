@@ -3,14 +3,12 @@
 
 mod netns_fixture;
 
-use guideway_tftp::handlers::background::Background;
 use guideway_tftp::{Config, Server};
 use guideway_tftpd::config;
 use netns_fixture::{GUIDEWAY, Running};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
 /// Runs openssl in `directory`.
 fn openssl(directory: &Path, arguments: &str) {
@@ -55,9 +53,8 @@ fn nginx(directory: &Path) -> Running {
 fn get(text: &str, files: &[&str]) -> Vec<Result<Vec<u8>, String>> {
     let checked = config::read(text);
     let (config, _) = checked.config.unwrap_or_else(|| panic!("{:#?}", checked.problems));
-    let background = Background::new(1).unwrap();
-    let built = config.build(&background).unwrap();
-    let server = Server::bind(Config::listen("127.0.0.1:0".parse().unwrap()), built.handler, Arc::new(())).unwrap().start().unwrap();
+    let built = config.build(None).unwrap();
+    let server = Server::bind(Config::listen("127.0.0.1:0".parse().unwrap()), built.handler, ()).unwrap().start().unwrap();
     let address: SocketAddr = server.addresses()[0];
     let one = |file: &&str| {
         let output = Command::new(GUIDEWAY).args(["tftp", "get", "-o", "-"]).arg(format!("tftp://{address}/{file}")).output().unwrap();

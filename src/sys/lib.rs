@@ -139,6 +139,19 @@ impl Mapping {
         NonNull::new(start.cast()).map(|start| Mapping { start, len }).ok_or_else(|| Error::from_raw_os_error(libc::ENOMEM))
     }
 
+    /// Brings pages of the mapping into memory (MADV_POPULATE_READ, Linux 5.14). Blocks while they are read.
+    ///
+    /// # Errors
+    /// When the file has no such bytes or cannot be read, or the kernel is older.
+    pub fn populate(&self, range: std::ops::Range<usize>) -> Result<()> {
+        if range.is_empty() || range.end > self.len {
+            return Err(Error::from_raw_os_error(libc::EINVAL));
+        }
+        // SAFETY: the range lies in the mapping, which lives; populating pages for reading changes none of their bytes.
+        let rc = unsafe { libc::madvise(self.start.as_ptr().wrapping_add(range.start).cast(), range.len(), libc::MADV_POPULATE_READ) };
+        if rc == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+    }
+
     /// Returns its start. Valid for `len` bytes while the mapping lives.
     pub fn start(&self) -> NonNull<u8> {
         self.start
@@ -160,6 +173,18 @@ impl Drop for Mapping {
         // SAFETY: exactly the range that `map` mapped, unmapped once; holders of pointers into it hold this value, too.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
+}
+
+/// Reads bytes of a file that are in the kernel's cache (RWF_NOWAIT). Fewer than requested if the rest is not.
+///
+/// # Errors
+/// EAGAIN when none of them is cached, EOPNOTSUPP when the file system cannot tell.
+pub fn read_cached(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    let offset = libc::off64_t::try_from(offset).map_err(|_| Error::from_raw_os_error(libc::EOVERFLOW))?;
+    let vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: the kernel writes at most `iov_len` bytes to the exclusively borrowed buffer.
+    let got = unsafe { libc::preadv64v2(fd.as_raw_fd(), &raw const vector, 1, offset, libc::RWF_NOWAIT) };
+    usize::try_from(got).map_err(|_| Error::last_os_error())
 }
 
 /// Waits until `fd` is readable or has an error, at most `wait`. An interrupting signal ends the wait too.

@@ -6,7 +6,8 @@
 use super::options::{BLKSIZE, Limits, Terms, negotiate};
 use super::packet::Packet;
 use super::rollover::Rollover;
-use super::transfer::{Ack, RetransmissionPolicy, Step, Transfer, Unresponsive};
+use super::rto::RetransmissionPolicy;
+use super::transfer::{Ack, Step, Transfer, Unresponsive};
 use super::upload::{self, Answer, DataAction, Upload};
 use guideway_packet::time::Time;
 use std::time::Duration;

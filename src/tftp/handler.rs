@@ -1,119 +1,221 @@
 //! The interface of servers: a [`Handler`] turns a request into content or a refusal.
 
 use super::content::Content;
-use super::packet::{ErrorCode, Mode, Options};
+use super::packet::ErrorCode;
+use super::request::Request;
 use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
-
-/// A read request.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// The client. The port distinguishes transfers of one client.
-    pub client: SocketAddr,
-    /// The destination address of the request; behind a director, the VIP.
-    pub vip: IpAddr,
-    /// The source port of answers.
-    pub tid: u16,
-    /// The file name as received. It need not be UTF-8; see [`Request::name`].
-    pub file: &'a [u8],
-    /// The transfer mode. The engine translates; content is always untranslated.
-    pub mode: Mode,
-    /// All options of the client, known or not, in the order of the request.
-    pub options: Options<'a>,
-}
-
-impl Request<'_> {
-    /// Returns the file name for output and comparison, without the trailing 0xFF bytes of some firmware.
-    pub fn name(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(without_garbage(self.file))
-    }
-}
-
-/// Removes trailing 0xFF bytes, the end mark of DHCP options that some firmware copies with the name.
-pub fn without_garbage(file: &[u8]) -> &[u8] {
-    let len = file.iter().rposition(|&b| b != 0xff).map_or(0, |last| last + 1);
-    &file[..len]
-}
+use tokio::sync::Semaphore;
 
 /// Result of opening a file.
-pub type Opened = Result<Arc<dyn Content>, Refusal>;
+pub type Opened = Result<Content, Refusal>;
+/// Result of accepting a file.
+pub type Accepted = Result<Box<dyn Destination>, Refusal>;
 
-/// The way in which a handler opens a file.
+/// Serves files, and accepts them.
 ///
-/// The event loop never waits, so there are three ways. An immediate answer costs no allocation and no change of thread. A future is polled
-/// on the event loop when it wakes. Blocking work runs on a separate thread. The client is answered when there is content with its first
-/// block, or a refusal, within [`Config::open_timeout`](crate::engine::Config::open_timeout).
-pub enum Opening {
-    /// Known at once.
-    Now(Opened),
-    /// Known when the future is ready. It is polled on the event loop and must not block; it may be dropped before it is ready.
-    Later(Pin<Box<dyn Future<Output = Opened> + Send>>),
-    /// Known after work that may block. It runs on a thread of the engine's opener pool.
-    Job(Box<dyn FnOnce() -> Opened + Send>),
-}
+/// Its futures run on the server's runtime, never on an event loop, so they may wait, and sockets and timers of Tokio work in them. Work that
+/// blocks belongs to [`tokio::task::spawn_blocking`] or a [`blocking`] handler. The client is answered when there is content with its first block,
+/// or a refusal, within [`Config::open_timeout`](crate::engine::Config::open_timeout). A future is dropped when its client is gone. A panic becomes an
+/// ERROR for this client and is counted.
+///
+/// Closures that return a future are handlers; [`handler_fn`] and [`blocking`] make handlers of plain closures.
+pub trait Handler: Send + Sync + 'static {
+    /// Opens the requested file.
+    fn open(&self, request: Request) -> impl Future<Output = Opened> + Send;
 
-impl Opening {
-    /// Opens with this content.
-    pub fn content(content: impl Content + 'static) -> Opening {
-        Opening::Now(Ok(Arc::new(content)))
+    /// Returns whether write requests are passed to [`Handler::store`]. Otherwise they are refused with ERROR 2.
+    fn accepts_uploads(&self) -> bool {
+        false
     }
 
-    /// Refuses the request.
-    pub fn refuse(refusal: Refusal) -> Opening {
-        Opening::Now(Err(refusal))
+    /// Accepts a file that a client writes.
+    fn store(&self, request: Request) -> impl Future<Output = Accepted> + Send {
+        drop(request);
+        ready(Err(Refusal::access()))
     }
 
-    /// Opens with the output of a future.
-    pub fn later(future: impl Future<Output = Opened> + Send + 'static) -> Opening {
-        Opening::Later(Box::pin(future))
-    }
-
-    /// Opens with the result of work that may block.
-    pub fn job(job: impl FnOnce() -> Opened + Send + 'static) -> Opening {
-        Opening::Job(Box::new(job))
+    /// Opens the file at once if that needs no wait at all. Runs on the event loop: it must not block, call foreign code, or read a disk.
+    #[doc(hidden)]
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        let _never = request;
+        None
     }
 }
 
-impl fmt::Debug for Opening {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Opening::Now(Ok(_)) => "Now(content)",
-            Opening::Now(Err(_)) => "Now(refusal)",
-            Opening::Later(_) => "Later",
-            Opening::Job(_) => "Job",
-        })
-    }
-}
-
-/// Serves files. Closures `Fn(&Request) -> Opening` implement it.
-pub trait Handler: Send + Sync {
-    /// Opens the requested file. Runs on the event loop and must not block; see [`Opening`].
-    fn open(&self, request: &Request<'_>) -> Opening;
-}
-
-impl<F: Fn(&Request<'_>) -> Opening + Send + Sync> Handler for F {
-    fn open(&self, request: &Request<'_>) -> Opening {
+impl<F, R> Handler for F
+where
+    F: Fn(Request) -> R + Send + Sync + 'static,
+    R: Future<Output = Opened> + Send,
+{
+    fn open(&self, request: Request) -> impl Future<Output = Opened> + Send {
         self(request)
+    }
+}
+
+/// Takes the bytes of an upload, in order. Its methods run on threads that may block, one at a time. Dropping it without `finish` discards the file.
+pub trait Destination: Send {
+    /// Returns the largest file in bytes, if there is a limit. A longer one is refused with ERROR 3 at once. Must not block.
+    fn limit(&self) -> Option<u64> {
+        None
+    }
+
+    /// Prepares for the first bytes, when the client has sent some: a request alone may be forged, and should take no resources.
+    ///
+    /// # Errors
+    /// A [silent](Refusal::silent) refusal lets the client try again; any other one ends the upload.
+    fn begin(&mut self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// The refusal that the client gets.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal>;
+
+    /// Stores the complete file. The last block is acknowledged afterwards.
+    ///
+    /// # Errors
+    /// The refusal that the client gets.
+    fn finish(self: Box<Self>) -> Result<(), Refusal>;
+}
+
+/// A handler of any type. A clone refers to the same handler.
+#[derive(Clone)]
+pub struct SharedHandler(Arc<dyn Erased>);
+
+/// [`Handler`] as a trait object.
+trait Erased: Send + Sync {
+    fn open(&self, request: Request) -> Boxed<'_, Opened>;
+    fn store(&self, request: Request) -> Boxed<'_, Accepted>;
+    fn accepts_uploads(&self) -> bool;
+    fn open_now(&self, request: &Request) -> Option<Opened>;
+}
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+impl<H: Handler> Erased for H {
+    fn open(&self, request: Request) -> Boxed<'_, Opened> {
+        Box::pin(Handler::open(self, request))
+    }
+
+    fn store(&self, request: Request) -> Boxed<'_, Accepted> {
+        Box::pin(Handler::store(self, request))
+    }
+
+    fn accepts_uploads(&self) -> bool {
+        Handler::accepts_uploads(self)
+    }
+
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        Handler::open_now(self, request)
+    }
+}
+
+impl SharedHandler {
+    /// Wraps a handler.
+    pub fn new(handler: impl Handler) -> SharedHandler {
+        SharedHandler(Arc::new(handler))
+    }
+}
+
+impl fmt::Debug for SharedHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedHandler")
+    }
+}
+
+impl Handler for SharedHandler {
+    async fn open(&self, request: Request) -> Opened {
+        self.0.open(request).await
+    }
+
+    async fn store(&self, request: Request) -> Accepted {
+        self.0.store(request).await
+    }
+
+    fn accepts_uploads(&self) -> bool {
+        self.0.accepts_uploads()
+    }
+
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        self.0.open_now(request)
+    }
+}
+
+impl<H: Handler> Handler for Arc<H> {
+    fn open(&self, request: Request) -> impl Future<Output = Opened> + Send {
+        H::open(self, request)
+    }
+
+    fn store(&self, request: Request) -> impl Future<Output = Accepted> + Send {
+        H::store(self, request)
+    }
+
+    fn accepts_uploads(&self) -> bool {
+        H::accepts_uploads(self)
+    }
+
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        H::open_now(self, request)
+    }
+}
+
+/// Makes a handler of a closure that answers without waiting.
+pub fn handler_fn(open: impl Fn(&Request) -> Opened + Send + Sync + 'static) -> impl Handler {
+    move |request: Request| ready(open(&request))
+}
+
+/// Largest number of threads on which one [`blocking`] handler blocks.
+const MAX_BLOCKING: usize = 64;
+
+/// Makes a handler of a closure that may block. It runs on threads for that, at most 64 at once.
+pub fn blocking(open: impl Fn(&Request) -> Opened + Send + Sync + 'static) -> impl Handler {
+    let (open, permits) = (Arc::new(open), Arc::new(Semaphore::new(MAX_BLOCKING)));
+    move |request: Request| {
+        let (open, permits) = (Arc::clone(&open), Arc::clone(&permits));
+        async move {
+            let permit = permits.acquire_owned().await.map_err(|_| Refusal::overloaded())?;
+            run_blocking(move || {
+                let _held = permit;
+                open(&request)
+            })
+            .await
+        }
+    }
+}
+
+/// Runs work that may block on a thread for that. A panic continues in the caller.
+pub(crate) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Refusal::silent()),
+        },
     }
 }
 
 /// A reason why a client does not get its file. Firmware reads the code, operators read the text. It should not name paths of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refusal {
     /// The code of the ERROR packet; `None` if the client gets no answer.
     pub code: Option<ErrorCode>,
     /// The text of the ERROR packet.
     pub text: Cow<'static, str>,
+    /// Whether the server lacks a resource now. Such requests are counted, and not answered: clients repeat them.
+    pub overload: bool,
 }
 
 impl Refusal {
     /// Refuses with this code and text.
     pub fn new(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { code: Some(code), text: text.into() }
+        Refusal { code: Some(code), text: text.into(), overload: false }
     }
 
     /// Refuses with ERROR 1: the file does not exist.
@@ -133,18 +235,11 @@ impl Refusal {
 
     /// Refuses without an answer.
     pub fn silent() -> Refusal {
-        Refusal { code: None, text: Cow::Borrowed("not answered") }
+        Refusal { code: None, text: Cow::Borrowed("not answered"), overload: false }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trailing_garbage_of_names_is_removed() {
-        assert_eq!(without_garbage(b"undionly.kpxe\xff"), b"undionly.kpxe");
-        assert_eq!(without_garbage(b"a\xffb\xff\xff"), b"a\xffb");
-        assert_eq!(without_garbage(b"\xff"), b"");
+    /// Refuses without an answer because the server lacks a resource: descriptors, memory, connections, threads.
+    pub fn overloaded() -> Refusal {
+        Refusal { code: None, text: Cow::Borrowed("the server is overloaded"), overload: true }
     }
 }

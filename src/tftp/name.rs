@@ -1,6 +1,7 @@
 //! Normalized file names of clients: one spelling for each file, and none that leads out. Directories, uploads, rules and all other handlers use it.
 
-use crate::handler::{Refusal, without_garbage};
+use crate::handler::Refusal;
+use crate::request::without_garbage;
 
 /// Longest accepted name. Requests of common clients are shorter.
 pub const MAX_NAME: usize = 1024;

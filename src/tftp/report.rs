@@ -2,7 +2,8 @@
 
 use super::content::Version;
 use super::options::Terms;
-use super::packet::{ErrorCode, Mode, Options};
+use super::packet::{self, ErrorCode, Mode, Options, Packet};
+use super::request::Request;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The client acknowledged the last block.
     Done,
@@ -78,30 +80,28 @@ impl Outcome {
 
 /// Report of a request that has ended.
 #[derive(Clone, Debug)]
-pub struct TransferReport<'a> {
+#[non_exhaustive]
+pub struct TransferReport {
     /// The client.
     pub client: SocketAddr,
     /// The destination address of the request.
     pub vip: IpAddr,
     /// The source port of answers.
     pub tid: u16,
-    /// The file name as received.
-    pub file: &'a [u8],
+    /// The request as received, and the OACK, which is empty if no option was granted.
+    pub(crate) request: Arc<[u8]>,
+    pub(crate) oack: Box<[u8]>,
     /// Whether it was a write request.
     pub write: bool,
     /// Whether it was started by another server, or before a restart.
     pub taken_over: bool,
     /// The mode; `None` if it is not supported.
     pub mode: Option<Mode>,
-    /// The requested options.
-    pub options: Options<'a>,
-    /// The acknowledged options.
-    pub acknowledged: Options<'a>,
     /// The negotiated terms; `None` when no content was opened.
     pub terms: Option<Terms>,
     /// Size of the content after translation, if known; for a write, the size announced by the client.
     pub size: Option<u64>,
-    /// The content's version; `None` when no content was opened.
+    /// The content's version; `None` when no content was opened, or it was not needed: the hash of bytes in memory is not computed for reports.
     pub version: Option<Version>,
     /// The outcome.
     pub outcome: Outcome,
@@ -129,7 +129,32 @@ pub struct TransferReport<'a> {
     pub round_trip: Duration,
 }
 
-impl TransferReport<'_> {
+impl TransferReport {
+    /// Returns the file name as received.
+    pub fn file(&self) -> &[u8] {
+        self.parsed().map_or(&[], |request| request.file)
+    }
+
+    /// Returns the requested options.
+    pub fn options(&self) -> Options<'_> {
+        self.parsed().map(|request| request.options).unwrap_or_default()
+    }
+
+    /// Returns the acknowledged options.
+    pub fn acknowledged(&self) -> Options<'_> {
+        match Packet::parse(&self.oack) {
+            Ok(Packet::Oack(options)) => options,
+            _ => Options::default(),
+        }
+    }
+
+    fn parsed(&self) -> Option<packet::Request<'_>> {
+        match Packet::parse(&self.request) {
+            Ok(Packet::Request(request)) => Some(request),
+            _ => None,
+        }
+    }
+
     /// Returns the wall-clock time of the request.
     pub fn started_at(&self) -> SystemTime {
         SystemTime::now() - self.duration
@@ -185,6 +210,10 @@ counters! {
     RequestsRepeated "requests_repeated" "Requests repeated for a transfer that was just starting.",
     Writes "writes" "Write requests, repeated ones included; all refused where nothing is writable.",
     Shed "shed" "Requests not answered because a limit was reached.",
+    Overloaded "overloaded" "Requests not answered because the server lacked a resource, or their file was not open in time.",
+    HandlerPanics "handler_panics" "Handlers that panicked; their clients got ERROR 0.",
+    ObserverPanics "observer_panics" "Calls of the observer that panicked.",
+    ReportsDropped "reports_dropped" "Events not passed to the observer because it was too slow.",
     Malformed "malformed" "Datagrams that are not a TFTP packet, or of a kind that no client sends to that port.",
     Broadcasts "broadcasts" "Datagrams to broadcast and multicast addresses, which are ignored.",
     UnknownTids "unknown_tids" "Packets of an unknown transfer.",
@@ -338,10 +367,16 @@ impl Statistics {
     }
 }
 
-/// Receives reports and statistics. It is called on the event loop: it must be fast and must not block.
-pub trait Observer: Send + Sync {
+/// Receives events, reports and statistics, on a thread for all observers' calls. A panic is caught and counted. When the observer falls 65,536 events
+/// behind, further ones are dropped and counted.
+pub trait Observer: Send + Sync + 'static {
+    /// Handles a request that was passed to the handler.
+    fn started(&self, request: &Request) {
+        let _not_interested = request;
+    }
+
     /// Handles the report of an ended request.
-    fn transfer(&self, report: &TransferReport<'_>) {
+    fn finished(&self, report: &TransferReport) {
         let _not_interested = report;
     }
 
@@ -354,10 +389,42 @@ pub trait Observer: Send + Sync {
     fn interval(&self) -> Duration {
         Duration::from_secs(60)
     }
+
+    /// Returns whether all events are ignored, so that none is made.
+    #[doc(hidden)]
+    fn ignores_all(&self) -> bool {
+        false
+    }
 }
 
 /// Ignores all reports.
-impl Observer for () {}
+impl Observer for () {
+    fn ignores_all(&self) -> bool {
+        true
+    }
+}
+
+impl<O: Observer + ?Sized> Observer for Arc<O> {
+    fn started(&self, request: &Request) {
+        O::started(self, request);
+    }
+
+    fn finished(&self, report: &TransferReport) {
+        O::finished(self, report);
+    }
+
+    fn server(&self, statistics: &Statistics) {
+        O::server(self, statistics);
+    }
+
+    fn interval(&self) -> Duration {
+        O::interval(self)
+    }
+
+    fn ignores_all(&self) -> bool {
+        O::ignores_all(self)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -4,8 +4,9 @@
 
 use super::options::Terms;
 use super::receive_window::{Arrival, ReceiveWindow};
+use super::rto::RetransmissionPolicy;
 use super::rto::{Dally, Rto, Timing};
-use super::transfer::{RetransmissionPolicy, Unresponsive};
+use super::transfer::Unresponsive;
 use guideway_packet::time::Time;
 
 /// Action for a DATA packet.

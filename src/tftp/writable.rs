@@ -7,9 +7,10 @@ mod quota;
 
 pub use quota::Settings;
 
-use super::handler::Refusal;
+use super::handler::{Accepted, Destination, Handler, Opened, Refusal, SharedHandler, run_blocking};
 use super::name::{NameError, normalize};
-use super::packet::ErrorCode;
+use super::packet::{ErrorCode, Mode as TransferMode};
+use super::request::Request;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, fstatat};
@@ -179,7 +180,7 @@ fn refusal(errno: Errno) -> Refusal {
         Errno::ENOENT | Errno::ENOTDIR => Refusal::new(ErrorCode::NOT_FOUND, "no such directory"),
         Errno::EXDEV | Errno::EACCES | Errno::EPERM | Errno::ELOOP | Errno::EROFS => Refusal::access(),
         Errno::ENAMETOOLONG | Errno::EINVAL | Errno::EILSEQ => invalid_name(),
-        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM => Refusal::failed("the server is busy"),
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM => Refusal::overloaded(),
         _ => Refusal::failed("the file cannot be stored"),
     }
 }
@@ -264,6 +265,89 @@ fn link(file: &File, temporary: Option<&TemporaryName>, parent: &OwnedFd, name: 
         }
     }
     Ok(())
+}
+
+/// A handler for reads with one for uploads beside it.
+#[derive(Clone, Debug)]
+pub struct WithUploads {
+    files: SharedHandler,
+    uploads: SharedHandler,
+}
+
+impl WithUploads {
+    /// Reads with `files`, writes with `uploads`, such as a [`Writable`].
+    pub fn new(files: impl Handler, uploads: impl Handler) -> WithUploads {
+        WithUploads { files: SharedHandler::new(files), uploads: SharedHandler::new(uploads) }
+    }
+}
+
+impl Handler for WithUploads {
+    async fn open(&self, request: Request) -> Opened {
+        self.files.open(request).await
+    }
+
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        self.files.open_now(request)
+    }
+
+    fn accepts_uploads(&self) -> bool {
+        self.uploads.accepts_uploads()
+    }
+
+    async fn store(&self, request: Request) -> Accepted {
+        self.uploads.store(request).await
+    }
+}
+
+/// Uploads; no file is readable.
+impl Handler for Writable {
+    async fn open(&self, _: Request) -> Opened {
+        Err(Refusal::not_found())
+    }
+
+    fn accepts_uploads(&self) -> bool {
+        true
+    }
+
+    async fn store(&self, request: Request) -> Accepted {
+        let limit = self.limit();
+        // In netascii more bytes are sent than are stored.
+        if request.mode == TransferMode::Octet && request.announced_size().is_some_and(|size| size > limit) {
+            return Err(too_large(limit));
+        }
+        let upload = Upload { writable: self.clone(), name: request.file().into(), file: None };
+        run_blocking(move || {
+            upload.writable.check(&upload.name)?;
+            Ok(Box::new(upload) as Box<dyn Destination>)
+        })
+        .await
+    }
+}
+
+/// One upload. It takes a slot and a file when the first bytes have arrived.
+struct Upload {
+    writable: Writable,
+    name: Box<[u8]>,
+    file: Option<TemporaryFile>,
+}
+
+impl Destination for Upload {
+    fn limit(&self) -> Option<u64> {
+        Some(self.writable.limit())
+    }
+
+    fn begin(&mut self) -> Result<(), Refusal> {
+        self.file = Some(self.writable.begin(&self.name)?.ok_or_else(Refusal::overloaded)?);
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.file.as_mut().map_or(Ok(()), |file| file.write(bytes))
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), Refusal> {
+        self.file.map_or(Ok(()), TemporaryFile::persist)
+    }
 }
 
 /// Returns ERROR 3 for a file beyond the limit, in bytes.

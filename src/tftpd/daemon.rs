@@ -8,10 +8,10 @@ use guideway_daemon::{metrics, systemd};
 use guideway_store as store;
 use guideway_tftp::directory::{Directory, DirectoryOptions};
 use guideway_tftp::engine::{self, Config, Server};
-use guideway_tftp::handlers::background::Background;
+use guideway_tftp::handler::SharedHandler;
 use guideway_tftp::report::{Observer, Outcome, TransferReport};
 use guideway_tftp::takeover::{Membership, Settings};
-use guideway_tftp::writable::{self, Writable};
+use guideway_tftp::writable::{self, WithUploads, Writable};
 use indexmap::IndexMap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
-/// Number of background threads that fetch from origins and run programs, shared by all handlers.
-const BACKGROUND_THREADS: usize = 2;
+/// Threads of the runtime, on which handlers, status and metrics run.
+const RUNTIME_THREADS: usize = 2;
 
 /// Options of the daemon.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct Options {
     pub files: Files,
     /// The directory that clients may write to, with its limits; `None` if uploads are refused.
     pub writable: Option<(PathBuf, writable::Settings)>,
-    /// Configuration of the engine. The daemon sets its `writable` from [`Options::writable`].
+    /// Configuration of the engine. The daemon sets its runtime.
     pub engine: Config,
     /// Whether `engine.listen` was configured explicitly. If not, sockets from systemd replace it.
     pub addresses_given: bool,
@@ -139,25 +139,32 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     // Before any thread starts, because the umask belongs to the whole process.
     let control = options.socket.as_deref().map(ControlSocket::claim).transpose()?;
     let scraped = options.metrics.map(metrics::listen).transpose()?;
-    let background =
-        Background::new(BACKGROUND_THREADS).map_err(|source| Error::System { doing: "starting threads".to_owned(), source })?;
-    let Built { handler, caches } = match &options.files {
-        Files::Directory(root, options) => {
-            let directory = Directory::new(root, *options).map_err(|source| Error::Root { path: root.clone(), source })?;
-            Built { handler: Arc::new(directory), caches: Vec::new() }
-        }
-        Files::Rules(config) => config.build(&background)?,
-    };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).thread_name("tftpd worker").enable_all().build();
+    let runtime = Background(Some(runtime.map_err(|source| Error::System { doing: "starting threads".to_owned(), source })?));
+    let background = runtime.handle();
+    engine.runtime = Some(background.clone());
     let open =
         |(path, settings): (PathBuf, writable::Settings)| Writable::new(&path, settings).map_err(|source| Error::Writable { path, source });
-    engine.writable = options.writable.map(open).transpose()?;
+    let uploads = options.writable.map(open).transpose()?;
+    let Built { handler, caches } = match &options.files {
+        Files::Directory(root, options) => {
+            let files = Directory::new(root, *options).map_err(|source| Error::Root { path: root.clone(), source })?;
+            let handler = match uploads {
+                Some(uploads) => SharedHandler::new(WithUploads::new(files, uploads)),
+                None => SharedHandler::new(files),
+            };
+            Built { handler, caches: Vec::new() }
+        }
+        Files::Rules(config) => config.build(uploads)?,
+    };
     let memberships = match (&options.takeover, &engine.takeover) {
-        (Some(takeover), Some(settings)) => watch_membership(takeover, settings, &options.name, &background)?,
+        (Some(takeover), Some(settings)) => watch_membership(takeover, settings, &options.name, background)?,
         _ => None,
     };
     let (loops, capacity) = (engine.loops, engine.max_transfers.saturating_mul(engine.loops));
     let settings = engine.takeover.clone();
-    let server = Server::bind(engine, handler, Arc::new(Log))?;
+    let server = Server::bind(engine, handler, Log)?;
     if let Some(user) = user {
         become_user(&user)?;
     }
@@ -178,7 +185,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         started,
     });
     if let Some(control) = &control {
-        // On a background thread: the listener must be created inside its runtime.
+        // In a task: the listener must be created inside its runtime.
         let listener =
             control.std_listener().map_err(|source| Error::System { doing: "listening on the control socket".to_owned(), source })?;
         let status = status.clone();
@@ -198,7 +205,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         }
         if let Some(membership) = memberships.iter().flat_map(Receiver::try_iter).last() {
             tracing::info!(servers = membership.members().len(), "takeover pool changed");
-            running.set_membership(&Arc::new(membership));
+            running.handle().set_membership(&Arc::new(membership));
         }
         let signal = if fds[0].any() == Some(true) { signals.read_signal().map_err(system("reading a signal"))? } else { None };
         match signal.map(|signal| signal.ssi_signo as i32) {
@@ -207,7 +214,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
                 (Some(takeover), Some(before)) => match takeover.reload(&options_name, before) {
                     Ok(membership) => {
                         tracing::info!(servers = membership.members().len(), "takeover pool changed");
-                        running.set_membership(&Arc::new(membership));
+                        running.handle().set_membership(&Arc::new(membership));
                     }
                     Err(why) => tracing::error!("takeover pool not changed: {why}"),
                 },
@@ -224,6 +231,26 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     Ok(status::counters(&statistics))
 }
 
+/// The runtime. It ends without waiting for its threads: one may hang in a system call.
+struct Background(Option<tokio::runtime::Runtime>);
+
+impl Background {
+    fn handle(&self) -> &tokio::runtime::Handle {
+        match &self.0 {
+            Some(runtime) => runtime.handle(),
+            None => unreachable!("only its drop takes it"),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Watches the store for changes of the `[takeover]` pool and returns a channel of memberships; `None` if the pool is in no store.
 ///
 /// The files of the store are read before this function returns: the user that the server becomes may not be able to read them.
@@ -231,7 +258,7 @@ fn watch_membership(
     takeover: &config::Takeover,
     settings: &Settings,
     name: &str,
-    background: &Background,
+    background: &tokio::runtime::Handle,
 ) -> Result<Option<Receiver<Membership>>, Error> {
     let Some(place) = takeover.store().map_err(Error::Takeover)? else { return Ok(None) };
     let (opened, wait) = channel();
@@ -314,8 +341,8 @@ fn become_user(user: &User) -> Result<(), Error> {
 struct Log;
 
 impl Observer for Log {
-    fn transfer(&self, report: &TransferReport<'_>) {
-        let file = report.file.escape_ascii();
+    fn finished(&self, report: &TransferReport) {
+        let file = report.file().escape_ascii();
         let outcome = report.outcome.name();
         let seconds = report.duration.as_secs_f64();
         let (client, vip, retransmitted, write) = (report.client, report.vip, report.retransmitted, report.write);

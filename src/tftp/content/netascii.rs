@@ -1,13 +1,14 @@
 //! Content as netascii (RFC 764): LF becomes CR LF, CR becomes CR NUL.
 //!
-//! The translated bytes are a [`Content`] again, readable at any offset, so that transfers need not know modes. Marks at every 64 KiB map a
-//! translated offset to its place in the original.
+//! The translated bytes are content again, readable at any offset, so that transfers need not know modes. Marks at every 64 KiB, and the end of the
+//! last read, map a translated offset to its place in the original. The size is not known without a translation of all bytes: requests are easily
+//! forged, so the client gets no `tsize`, as from tftp-hpa.
 
-use super::{Content, Version};
+use super::source::{Source, Version};
 use crate::netascii::encode_byte;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// Number of translated bytes between two marks.
 const SPACING: u64 = 64 * 1024;
@@ -16,10 +17,16 @@ const CHUNK: usize = 4096;
 
 /// A content in netascii.
 pub struct Netascii {
-    inner: Arc<dyn Content>,
-    size: Option<u64>,
+    inner: Arc<dyn Source>,
+    marks: Mutex<Marks>,
+}
+
+#[derive(Debug)]
+struct Marks {
     /// In ascending order; the first one is the start.
-    marks: Mutex<Vec<Mark>>,
+    spaced: Vec<Mark>,
+    /// The end of the last read.
+    last: Mark,
 }
 
 /// A position: number of original bytes, and of translated bytes that they give.
@@ -30,20 +37,9 @@ struct Mark {
 }
 
 impl Netascii {
-    /// Translates `inner`, with unknown size.
-    pub fn new(inner: Arc<dyn Content>) -> Netascii {
-        Netascii { inner, size: None, marks: Mutex::new(vec![Mark::default()]) }
-    }
-
-    /// Translates `inner` and determines the size by reading all of it. `Pending` only when `inner` is.
-    ///
-    /// # Errors
-    /// When `inner` cannot be read.
-    pub fn measured(inner: Arc<dyn Content>, context: &mut Context<'_>) -> Poll<io::Result<Netascii>> {
-        let mut netascii = Netascii::new(inner);
-        let end = ready!(netascii.walk(context, Mark::default(), u64::MAX, &mut |_| true))?;
-        netascii.size = Some(end.translated);
-        Poll::Ready(Ok(netascii))
+    /// Translates `inner`.
+    pub fn new(inner: Arc<dyn Source>) -> Netascii {
+        Netascii { inner, marks: Mutex::new(Marks { spaced: vec![Mark::default()], last: Mark::default() }) }
     }
 
     /// Translates from `at` on and passes every translated byte from `from` on to `take`, until `take` returns `false` or the content ends.
@@ -58,9 +54,11 @@ impl Netascii {
             };
             for &byte in &chunk[..len] {
                 let (pair, count) = encode_byte(byte);
+                // A read may end between the two.
+                let before = at;
                 for &translated in &pair[..count] {
-                    if at.translated >= from && from != u64::MAX && !take(translated) {
-                        return Poll::Ready(Ok(at));
+                    if at.translated >= from && !take(translated) {
+                        return Poll::Ready(Ok(before));
                     }
                     at.translated += 1;
                 }
@@ -76,19 +74,19 @@ impl Netascii {
             return;
         }
         let mut marks = self.marks();
-        if marks.last().is_none_or(|last| at.translated >= last.translated + SPACING - 1) {
-            marks.push(at);
+        if marks.spaced.last().is_none_or(|last| at.translated >= last.translated + SPACING - 1) {
+            marks.spaced.push(at);
         }
     }
 
-    fn marks(&self) -> MutexGuard<'_, Vec<Mark>> {
+    fn marks(&self) -> MutexGuard<'_, Marks> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Content for Netascii {
+impl Source for Netascii {
     fn size(&self) -> Option<u64> {
-        self.size
+        None
     }
 
     fn version(&self) -> Version {
@@ -98,8 +96,9 @@ impl Content for Netascii {
     fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let start = {
             let marks = self.marks();
-            let behind = marks.partition_point(|mark| mark.translated <= offset);
-            marks.get(behind.saturating_sub(1)).copied().unwrap_or_default()
+            let behind = marks.spaced.partition_point(|mark| mark.translated <= offset);
+            let mark = marks.spaced.get(behind.saturating_sub(1)).copied().unwrap_or_default();
+            if (mark.translated..=offset).contains(&marks.last.translated) { marks.last } else { mark }
         };
         let mut len = 0;
         let walked = self.walk(context, start, offset, &mut |byte| {
@@ -112,7 +111,10 @@ impl Content for Netascii {
             // Bytes that were read before the content became pending can be sent.
             Poll::Pending if len > 0 => Poll::Ready(Ok(len)),
             Poll::Pending => Poll::Pending,
-            Poll::Ready(end) => Poll::Ready(end.map(|_| len)),
+            Poll::Ready(end) => Poll::Ready(end.map(|end| {
+                self.marks().last = end;
+                len
+            })),
         }
     }
 }
@@ -135,12 +137,8 @@ mod tests {
             .collect()
     }
 
-    fn measured(bytes: &[u8]) -> Netascii {
-        let content: Arc<dyn Content> = Arc::new(Bytes::new(bytes));
-        match Netascii::measured(content, &mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(netascii)) => netascii,
-            _ => panic!("bytes in memory are never pending"),
-        }
+    fn netascii(bytes: &[u8]) -> Netascii {
+        Netascii::new(Arc::new(Bytes::new(bytes)))
     }
 
     fn read(netascii: &Netascii, offset: u64, len: usize) -> Vec<u8> {
@@ -155,8 +153,9 @@ mod tests {
         #[test]
         fn any_offset_reads_as_the_plain_translation(bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), Just(b'x')], 0..300),
                                                      offset in 0usize..700, len in 0usize..100) {
-            let (netascii, all) = (measured(&bytes), plain(&bytes));
-            prop_assert_eq!(netascii.size(), Some(all.len() as u64));
+            let (netascii, all) = (netascii(&bytes), plain(&bytes));
+            prop_assert_eq!(netascii.size(), None);
+            read(&netascii, (offset / 2) as u64, len);
             let expected = &all[offset.min(all.len())..(offset + len).min(all.len())];
             prop_assert_eq!(read(&netascii, offset as u64, len), expected);
         }
@@ -165,8 +164,11 @@ mod tests {
     #[test]
     fn marks_lead_to_the_same_bytes() {
         let bytes: Vec<u8> = (0..300_000u32).map(|n| if n % 3 == 0 { b'\n' } else { n as u8 }).collect();
-        let (netascii, all) = (measured(&bytes), plain(&bytes));
-        assert!(netascii.marks().len() > 4, "{}", netascii.marks().len());
+        let (netascii, all) = (netascii(&bytes), plain(&bytes));
+        assert!(
+            (0..all.len()).step_by(600).all(|offset| read(&netascii, offset as u64, 600) == all[offset..(offset + 600).min(all.len())])
+        );
+        assert!(netascii.marks().spaced.len() > 4);
         for offset in [0, 1, 65535, 65536, 65537, 131_071, 200_001, all.len() - 1] {
             assert_eq!(read(&netascii, offset as u64, 600), all[offset..(offset + 600).min(all.len())], "{offset}");
         }

@@ -1,8 +1,8 @@
 use super::*;
-use crate::packet::{ErrorCode, Mode, Options};
+use crate::handlers::testing::{read_all, request, settle, start};
+use crate::packet::ErrorCode;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::task::Waker;
 
 /// A root with files, and a secret file outside of it.
 fn place() -> tempfile::TempDir {
@@ -23,32 +23,24 @@ fn directory(dir: &tempfile::TempDir, options: DirectoryOptions) -> Directory {
     Directory::new(dir.path().join("root"), options).unwrap()
 }
 
+/// Opens as the engine does, and on other threads. Both ways have the same result.
 fn open(directory: &Directory, file: &[u8]) -> Opened {
-    let request = Request {
-        client: "198.51.100.7:2000".parse().unwrap(),
-        vip: "192.0.2.69".parse().unwrap(),
-        tid: 20001,
-        file,
-        mode: Mode::Octet,
-        options: Options::default(),
-    };
-    match directory.open(&request) {
-        Opening::Now(opened) => opened,
-        Opening::Job(job) => job(),
-        Opening::Later(_) => panic!("directories never open later"),
+    let elsewhere = settle(start(directory, file));
+    match directory.open_now(&request("198.51.100.7:2000".parse().unwrap(), file)) {
+        Some(now) => {
+            assert_eq!(now.as_ref().map(|content| content.version()), elsewhere.as_ref().map(|content| content.version()));
+            now
+        }
+        None => elsewhere,
     }
 }
 
-fn read(content: &dyn Content) -> io::Result<Vec<u8>> {
-    let mut buffer = [0; 100];
-    match content.poll_read_at(&mut Context::from_waker(Waker::noop()), 0, &mut buffer) {
-        Poll::Ready(read) => read.map(|len| buffer[..len].to_vec()),
-        Poll::Pending => panic!("files are never pending"),
-    }
+fn read(content: &Content) -> io::Result<Vec<u8>> {
+    read_all(content)
 }
 
 fn bytes(directory: &Directory, file: &[u8]) -> Result<Vec<u8>, ErrorCode> {
-    open(directory, file).map(|content| read(&*content).unwrap()).map_err(|refusal| refusal.code.unwrap())
+    open(directory, file).map(|content| read(&content).unwrap()).map_err(|refusal| refusal.code.unwrap())
 }
 
 #[test]
@@ -112,13 +104,13 @@ fn one_file_is_opened_once_and_again_when_it_was_changed() {
     let d = directory(&dir, DirectoryOptions::default());
     let first = open(&d, b"plain").unwrap();
     let second = open(&d, b"/plain").unwrap();
-    assert!(Arc::ptr_eq(&first, &second));
+    assert!(Arc::ptr_eq(&first.0, &second.0));
     fs::write(dir.path().join("root/plain"), "longer than before").unwrap();
     let third = open(&d, b"plain").unwrap();
-    assert!(!Arc::ptr_eq(&first, &third));
+    assert!(!Arc::ptr_eq(&first.0, &third.0));
     assert_ne!(first.version(), third.version());
-    assert!(read(&*first).unwrap_err().to_string().contains("changed"));
-    assert_eq!(read(&*third).unwrap(), b"longer than before");
+    assert!(read(&first).unwrap_err().to_string().contains("changed"));
+    assert_eq!(read(&third).unwrap(), b"longer than before");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Messages of other threads to an event loop.
 
 use super::key::Key;
-use crate::handler::{Opened, Refusal};
+use crate::handler::{Accepted, Destination, Opened, Refusal, SharedHandler};
 use crate::takeover::Membership;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
@@ -10,16 +10,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
+/// A callback panicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Panicked;
+
+/// Result of work on the destination of an upload.
+pub enum StoreResult {
+    /// The destination takes more.
+    Ready(Box<dyn Destination>),
+    /// It cannot begin now.
+    NotNow(Box<dyn Destination>),
+    /// The file is stored.
+    Finished,
+    /// The upload ends.
+    Refused(Refusal),
+}
+
 /// A message.
 pub enum LoopEvent {
-    /// An opening job has ended.
-    Opened(Key, Opened),
-    /// An uploaded file is on disk, or could not be stored.
-    Stored(Key, Result<(), Refusal>),
+    /// The handler has answered a read request.
+    Opened(Key, Result<Opened, Panicked>),
+    /// The handler has answered a write request.
+    Accepted(Key, Result<Accepted, Panicked>),
+    /// The destination of an upload has done its work.
+    Stored(Key, Result<StoreResult, Panicked>),
     /// The waker of a transfer was woken.
     Woken(Key),
     /// The pool of takeover has changed.
     Membership(Arc<Membership>),
+    /// Further requests get this handler.
+    Handler(SharedHandler),
+    /// Answer no new requests, and end with the last transfer.
+    Drain,
     /// Stop the loop.
     Stop,
 }

@@ -2,15 +2,15 @@
 
 use super::error::Error;
 use crate::options::Limits;
+use crate::rto::RetransmissionPolicy;
 use crate::takeover::Settings;
-use crate::transfer::RetransmissionPolicy;
-use crate::writable::Writable;
 use socket2::{SockRef, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 /// Source port of answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,15 +55,14 @@ pub struct Config {
     pub max_transfers: usize,
     /// Largest number of transfers with one client address in each loop. Further requests are not answered.
     pub max_per_client: usize,
-    /// Longest time from a request to its first answer, and longest wait for pending content.
+    /// Longest time from a request to its first answer, and longest wait for pending content. A request whose file is not open by then is not answered:
+    /// the client repeats it.
     pub open_timeout: Duration,
     /// Nice value of event loops above that of the starting thread, 0 to 19. With 2, a client or the kernel's network thread on the same CPU runs
     /// first. Its answer is there when the loop polls again, so the loop need not sleep for every block.
     pub nice: u8,
-    /// Largest number of threads for blocking openings and for storing uploads.
-    pub blocking_threads: usize,
-    /// The directory that clients may write to; without it, write requests are answered with ERROR 2.
-    pub writable: Option<Writable>,
+    /// The runtime of handlers. Without one, it is the runtime in which the server is bound, or one of the server's own.
+    pub runtime: Option<Handle>,
     /// Settings of takeover.
     pub takeover: Option<Settings>,
     /// Sockets that another process has bound for addresses of `listen`; with one loop only.
@@ -102,8 +101,7 @@ impl Default for Config {
             max_per_client: 1_000,
             open_timeout: Duration::from_secs(15),
             nice: 2,
-            blocking_threads: 16,
-            writable: None,
+            runtime: None,
             takeover: None,
             passed: Vec::new(),
         }

@@ -1,24 +1,24 @@
 //! The event loop: waits, receives, dispatches datagrams, handles timers and messages, sends.
 
-use super::blocking_pool::BlockingPool;
 use super::channel::{EventChannel, LoopEvent};
 use super::config::Config;
 use super::connected_socket::{CONNECTED_SOCKET, ConnectedSocket};
 use super::finished::Finished;
 use super::index_list::IndexList;
 use super::key::Key;
+use super::openers::Openers;
 use super::outbox::{Flushed, Outbox};
 use super::path_mtu::PathMtu;
 use super::peer::Peer;
 use super::read_ahead::ReadAhead;
+use super::reports::Reports;
 use super::session::{Disposition, Session};
 use super::sockets::ServerSocket;
 use super::sys::{ReceiveMode, Receiver};
 use super::takeover::Takeover;
 use super::timer_wheel::TimerWheel;
 use super::tunnel::Tunnel;
-use crate::handler::Handler;
-use crate::report::{Counter, Counters, Observer, Statistics};
+use crate::report::{Counter, Counters};
 use guideway_packet::time::Time;
 use guideway_sys::monotonic;
 use nix::errno::Errno;
@@ -57,13 +57,10 @@ pub struct EventLoopParts {
     pub config: Config,
     pub sockets: Vec<ServerSocket>,
     pub tunnel: Option<Tunnel>,
-    pub handler: Arc<dyn Handler>,
-    pub observer: Arc<dyn Observer>,
+    pub openers: Openers,
+    pub reports: Reports,
     pub counters: Arc<Counters>,
-    /// For the loop that calls the observer at intervals.
-    pub statistics: Option<Statistics>,
     pub channel: Arc<EventChannel>,
-    pub blocking_pool: BlockingPool,
 }
 
 /// One event loop.
@@ -79,12 +76,12 @@ pub struct EventLoop {
     pub(super) unregistered: Vec<u16>,
     pub(super) tunnel: Option<Tunnel>,
     pub(super) takeover: Option<Box<Takeover>>,
-    pub(super) handler: Arc<dyn Handler>,
-    pub(super) observer: Arc<dyn Observer>,
+    pub(super) openers: Openers,
+    pub(super) reports: Reports,
     pub(super) counters: Arc<Counters>,
-    statistics: Option<Statistics>,
     pub(super) channel: Arc<EventChannel>,
-    pub(super) blocking_pool: BlockingPool,
+    /// Whether no new requests are answered, and the loop ends with its last transfer.
+    pub(super) draining: bool,
     pub(super) sessions: Vec<(u32, Option<Box<Session>>)>,
     pub(super) free: Vec<u32>,
     pub(super) half_open: IndexList,
@@ -102,7 +99,6 @@ pub struct EventLoop {
     pub(super) recently_ended: Box<[u64; 256]>,
     pub(super) hasher: RandomState,
     pub(super) unknown_tid_errors: (u64, u32),
-    last_observed: Time,
     /// The socket of the last events, and the number of consecutive ones.
     streak: (u16, u16),
     pub(super) now: Time,
@@ -123,12 +119,11 @@ impl EventLoop {
             sockets: parts.sockets,
             tunnel: parts.tunnel,
             takeover: None,
-            handler: parts.handler,
-            observer: parts.observer,
+            openers: parts.openers,
+            reports: parts.reports,
             counters: parts.counters,
-            statistics: parts.statistics,
             channel: parts.channel,
-            blocking_pool: parts.blocking_pool,
+            draining: false,
             sessions: Vec::new(),
             free: Vec::new(),
             half_open: IndexList::default(),
@@ -144,7 +139,6 @@ impl EventLoop {
             recently_ended: Box::new([0; 256]),
             hasher: RandomState::new(),
             unknown_tid_errors: (0, 0),
-            last_observed: now,
             streak: (0, 0),
             now,
         }
@@ -166,7 +160,7 @@ impl EventLoop {
             epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, TUNNEL_EVENT + index as u64))?;
         }
         // Memory for longer datagrams is touched only when they arrive.
-        let mut receiver = Receiver::new(BATCH, if self.config.writable.is_some() { DATAGRAM } else { MAX_REQUEST });
+        let mut receiver = Receiver::new(BATCH, if self.openers.accepts_uploads() { DATAGRAM } else { MAX_REQUEST });
         let mut events = [EpollEvent::empty(); 32];
         let mut due = Vec::new();
         let mut busy = None;
@@ -219,6 +213,9 @@ impl EventLoop {
             self.poll_takeover();
             self.flush();
             self.apply_flush_results();
+            if self.draining && self.session_count() == 0 {
+                return Ok(());
+            }
             self.close_connected(&mut receiver);
             for index in self.unregistered.drain(..) {
                 epoll.add(&self.sockets[usize::from(index)], EpollEvent::new(EpollFlags::EPOLLIN, u64::from(index)))?;
@@ -250,7 +247,6 @@ impl EventLoop {
 
     fn wait(&mut self) -> EpollTimeout {
         let wait = self.timer_wheel.until_next(self.now).unwrap_or(MAX_WAIT).min(MAX_WAIT);
-        let wait = if self.statistics.is_some() { wait.min(self.observer.interval()) } else { wait };
         let wait = self.takeover.as_ref().map_or(wait, |takeover| wait.min(takeover.until_next(self.now)));
         // Rounded up: a wait that ends before the timer expires would need another one.
         EpollTimeout::try_from(u32::try_from(wait.as_millis() + 1).unwrap_or(1000)).unwrap_or(EpollTimeout::ZERO)
@@ -314,9 +310,12 @@ impl EventLoop {
         for event in self.channel.drain() {
             match event {
                 LoopEvent::Opened(key, opened) => self.with_session(key, |this, session| this.opened(key, session, opened)),
-                LoopEvent::Stored(key, stored) => self.with_session(key, |this, session| this.stored(session, stored)),
+                LoopEvent::Accepted(key, accepted) => self.with_session(key, |this, session| this.accepted(session, accepted)),
+                LoopEvent::Stored(key, stored) => self.with_session(key, |this, session| this.stored(key, session, stored)),
                 LoopEvent::Woken(key) => self.with_session(key, |this, session| this.woken(key, session)),
                 LoopEvent::Membership(membership) => self.set_membership(&membership),
+                LoopEvent::Handler(handler) => self.openers.set_handler(handler),
+                LoopEvent::Drain => self.draining = true,
                 LoopEvent::Stop => stop = true,
             }
         }
@@ -342,7 +341,7 @@ impl EventLoop {
         self.outbox.flush(&self.sockets, self.connected_socket.as_ref(), &self.read_ahead, &mut self.flushed);
     }
 
-    /// Applies the results of flushes, and calls the observer when its interval has passed.
+    /// Applies the results of flushes, and passes reports on.
     pub(super) fn apply_flush_results(&mut self) {
         if self.flushed.failed > 0 {
             self.counters.add(Counter::SendErrors, std::mem::take(&mut self.flushed.failed));
@@ -359,11 +358,6 @@ impl EventLoop {
             }
             self.flush();
         }
-        if let Some(statistics) = &self.statistics
-            && self.now - self.last_observed >= self.observer.interval()
-        {
-            self.last_observed = self.now;
-            self.observer.server(statistics);
-        }
+        self.reports.flush(&self.counters);
     }
 }

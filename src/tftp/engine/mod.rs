@@ -3,6 +3,9 @@
 //! A loop is one thread. It has a listening socket for each address and one socket for all transfers of that address. So one TID port serves
 //! thousands of transfers, which client and address distinguish. No transfer has its own thread, process or socket.
 //!
+//! Nothing that can block or panic runs on a loop: handlers run on a runtime, observers on a thread of their own, and content is read on the loop only
+//! where it is in memory.
+//!
 //! | File | Contents |
 //! |---|---|
 //! | `config`, `error` | configuration of a server, and errors at its start |
@@ -16,12 +19,12 @@
 //! | `sessions`, `session`, `index_list` | the table of transfers; the state of one; the list of half-open ones |
 //! | `read_ahead`, `outbox` | content in and datagrams out, without a copy per block |
 //! | `timer_wheel` | timers |
-//! | `channel`, `blocking_pool` | messages and work of other threads |
+//! | `openers`, `reports` | calls of handlers and observers, on other threads |
+//! | `channel` | messages of other threads |
 //! | `takeover` | checkpoints to successors, and transfers of other servers |
 //! | `tunnel` | requests in GRE |
 //! | `sys` | safe wrappers of `recvmmsg` and `sendmmsg` |
 
-mod blocking_pool;
 mod channel;
 mod config;
 mod connect;
@@ -32,10 +35,12 @@ mod event_loop;
 mod finished;
 pub(crate) mod index_list;
 mod key;
+mod openers;
 mod outbox;
 mod path_mtu;
 mod peer;
 mod read_ahead;
+mod reports;
 mod requests;
 mod serve;
 mod session;
@@ -51,15 +56,20 @@ pub use config::{Config, PassedSocket, Tid, TunnelConfig};
 pub use error::Error;
 pub use takeover::TakeoverStatus;
 
-use super::handler::Handler;
+use super::handler::{Handler, SharedHandler};
 use super::report::{Counters, Observer, Statistics};
 use super::takeover::Membership;
-use blocking_pool::BlockingPool;
 use channel::{EventChannel, LoopEvent};
 use event_loop::EventLoop;
+use openers::Openers;
+use reports::{ReportQueue, Reports};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
 use tunnel::Tunnel;
 
 /// A server with bound sockets that does not serve yet. Privileges can be dropped now.
@@ -67,27 +77,54 @@ pub struct Server {
     loops: Vec<EventLoop>,
     addresses: Vec<SocketAddr>,
     tids: Vec<SocketAddr>,
-    channels: Vec<Arc<EventChannel>>,
-    blocking_pool: BlockingPool,
+    observer: Arc<dyn Observer>,
+    report_queue: Arc<ReportQueue>,
+    report_counters: Arc<Counters>,
     statistics: Statistics,
     takeover_status: Arc<TakeoverStatus>,
+    handle: ServerHandle,
+    own_runtime: Option<OwnRuntime>,
+}
+
+/// Threads of the runtime when the server has its own.
+const RUNTIME_THREADS: usize = 2;
+
+/// A runtime that is ended without waiting for its threads: one may hang in a system call.
+struct OwnRuntime(Option<Runtime>);
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Server {
-    /// Binds the sockets.
+    /// Binds the sockets. Handlers run on `config.runtime`, else on the runtime in which this is called, else on a runtime of the server's own.
     ///
     /// # Errors
     /// When an address cannot be bound, or the tunnel lacks privileges.
-    pub fn bind(config: Config, handler: Arc<dyn Handler>, observer: Arc<dyn Observer>) -> Result<Server, Error> {
-        let blocking_pool = BlockingPool::new(config.blocking_threads);
+    pub fn bind(config: Config, handler: impl Handler, observer: impl Observer) -> Result<Server, Error> {
         let count = config.loops.max(1);
         if count > 1 && !config.passed.is_empty() {
             let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
             return Err(Error::new("a passed socket serves one loop only (loops = 1)", source));
         }
         sockets::refuse_taken(&config)?;
+        let (runtime, own_runtime) = match config.runtime.clone().or_else(|| Handle::try_current().ok()) {
+            Some(runtime) => (runtime, None),
+            None => {
+                let runtime = Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).thread_name("tftp worker").enable_all().build();
+                let runtime = runtime.map_err(|e| Error::new("starting threads", e))?;
+                (runtime.handle().clone(), Some(OwnRuntime(Some(runtime))))
+            }
+        };
+        let (handler, observer): (_, Arc<dyn Observer>) = (SharedHandler::new(handler), Arc::new(observer));
         let counters: Vec<_> = (0..count).map(|_| Arc::new(Counters::default())).collect();
-        let statistics = Statistics::new(counters.clone());
+        let report_counters = Arc::new(Counters::default());
+        let statistics = Statistics::new(counters.iter().chain([&report_counters]).cloned().collect());
+        let report_queue = Arc::new(ReportQueue::default());
         let takeover_status = Arc::new(TakeoverStatus::default());
         let mut config = config;
         let (mut addresses, mut tids, mut channels, mut loops) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -107,21 +144,20 @@ impl Server {
             let channel = Arc::new(EventChannel::new().map_err(|e| Error::new("creating an eventfd", e))?);
             channels.push(Arc::clone(&channel));
             let parts = event_loop::EventLoopParts {
-                config: config.clone(),
                 sockets,
                 tunnel,
-                handler: Arc::clone(&handler),
-                observer: Arc::clone(&observer),
+                openers: Openers::new(runtime.clone(), handler.clone(), Arc::clone(&channel), config.takeover.is_some()),
+                reports: Reports::new((!observer.ignores_all()).then(|| Arc::clone(&report_queue))),
                 counters,
-                statistics: (index == 0).then(|| statistics.clone()),
                 channel,
-                blocking_pool: blocking_pool.clone(),
+                config: config.clone(),
             };
             let mut event_loop = EventLoop::new(parts);
             event_loop.enable_takeover(&config, index, &takeover_status)?;
             loops.push(event_loop);
         }
-        Ok(Server { loops, addresses, tids, channels, blocking_pool, statistics, takeover_status })
+        let handle = ServerHandle { channels: channels.into(), runtime };
+        Ok(Server { loops, addresses, tids, observer, report_queue, report_counters, statistics, takeover_status, handle, own_runtime })
     }
 
     /// Returns the listening addresses.
@@ -144,27 +180,70 @@ impl Server {
         Arc::clone(&self.takeover_status)
     }
 
+    /// Returns a handle that changes or ends the running server.
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
+    }
+
+    /// Serves until the server is shut down by its [handle](Server::handle). Dropping the future stops it at once.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or an event loop ends by itself.
+    pub async fn serve(self) -> std::io::Result<()> {
+        let running = self.start().map_err(std::io::Error::other)?;
+        running.ended().await;
+        running.stop()
+    }
+
     /// Starts the event loops, each on its own thread.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(self) -> Result<Running, Error> {
+        let (sender, ended) = watch::channel(Ended::default());
+        let sender = Arc::new(sender);
+        let failed = |e| Error::new("starting an event loop", e);
         let mut running = Running {
             addresses: self.addresses,
             threads: Vec::new(),
-            channels: self.channels,
-            blocking_pool: self.blocking_pool,
-            statistics: self.statistics,
+            reports: None,
+            report_queue: Arc::clone(&self.report_queue),
+            handle: self.handle,
+            statistics: self.statistics.clone(),
+            ended,
+            _own_runtime: self.own_runtime,
         };
-        for (index, mut event_loop) in self.loops.into_iter().enumerate() {
+        if !self.observer.ignores_all() {
+            let reports = reports::start(&self.report_queue, self.observer, self.statistics, self.report_counters);
+            running.reports = Some(reports.map_err(failed)?);
+        }
+        for (index, event_loop) in self.loops.into_iter().enumerate() {
+            let (runtime, sender) = (running.handle.runtime.clone(), Arc::clone(&sender));
             let thread = std::thread::Builder::new().name(format!("tftp {index}")).spawn(move || {
-                sys::raise_nice(event_loop.nice());
-                event_loop.run()
+                let result = run_loop(event_loop, &runtime);
+                sender.send_modify(|ended| {
+                    ended.count += 1;
+                    ended.failed |= result.is_err();
+                });
+                result
             });
-            running.threads.push(thread.map_err(|e| Error::new("starting an event loop", e))?);
+            running.threads.push(thread.map_err(failed)?);
         }
         Ok(running)
     }
+}
+
+/// Runs an event loop to its end. A panic, which is a mistake of the engine, becomes an error.
+fn run_loop(mut event_loop: EventLoop, runtime: &Handle) -> std::io::Result<()> {
+    // Content reads on the runtime's threads.
+    let _entered = runtime.enter();
+    sys::raise_nice(event_loop.nice());
+    let ended = catch_unwind(AssertUnwindSafe(move || event_loop.run()));
+    let ended = ended.unwrap_or_else(|_| Err(std::io::Error::other("an event loop panicked")));
+    if let Err(error) = &ended {
+        tracing::error!(%error, "event loop ended");
+    }
+    ended
 }
 
 /// Removes wildcard duplicates: `[::]` is expanded when sockets are opened, and must not be expanded twice.
@@ -173,13 +252,60 @@ fn dedup_wildcards(listen: &mut Vec<SocketAddr>) {
     listen.retain(|a| !(a.is_ipv4() && a.ip().is_unspecified() && six.contains(&a.port())));
 }
 
+/// Changes or ends a server from any thread.
+#[derive(Clone)]
+pub struct ServerHandle {
+    channels: Arc<[Arc<EventChannel>]>,
+    runtime: Handle,
+}
+
+impl ServerHandle {
+    fn send(&self, event: impl Fn() -> LoopEvent) {
+        self.channels.iter().for_each(|channel| channel.send(event()));
+    }
+
+    /// Replaces the handler. Running openings and transfers keep the earlier one.
+    pub fn set_handler(&self, handler: impl Handler) {
+        let handler = SharedHandler::new(handler);
+        self.send(|| LoopEvent::Handler(handler.clone()));
+    }
+
+    /// Replaces the pool of takeover. Has no effect on a server that was started without takeover.
+    pub fn set_membership(&self, membership: &Arc<Membership>) {
+        self.send(|| LoopEvent::Membership(Arc::clone(membership)));
+    }
+
+    /// Ends the server when its transfers have ended, or after `grace`. It does not answer new requests meanwhile.
+    pub fn shutdown(&self, grace: Duration) {
+        self.send(|| LoopEvent::Drain);
+        let handle = self.clone();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(grace).await;
+            handle.send(|| LoopEvent::Stop);
+        });
+    }
+}
+
+/// The event loops that have ended.
+#[derive(Default)]
+struct Ended {
+    count: usize,
+    failed: bool,
+}
+
+/// Longest wait for an observer that is called when the server stops.
+const OBSERVER_WAIT: Duration = Duration::from_secs(5);
+
 /// A running server. Dropping it stops it.
 pub struct Running {
     addresses: Vec<SocketAddr>,
     threads: Vec<JoinHandle<std::io::Result<()>>>,
-    channels: Vec<Arc<EventChannel>>,
-    blocking_pool: BlockingPool,
+    reports: Option<JoinHandle<()>>,
+    report_queue: Arc<ReportQueue>,
+    handle: ServerHandle,
     statistics: Statistics,
+    ended: watch::Receiver<Ended>,
+    _own_runtime: Option<OwnRuntime>,
 }
 
 impl Running {
@@ -193,14 +319,31 @@ impl Running {
         &self.statistics
     }
 
-    /// Replaces the pool of takeover. Has no effect on a server that was started without takeover.
-    pub fn set_membership(&self, membership: &Arc<Membership>) {
-        self.channels.iter().for_each(|channel| channel.send(LoopEvent::Membership(Arc::clone(membership))));
+    /// Returns a handle that changes or ends the server.
+    pub fn handle(&self) -> &ServerHandle {
+        &self.handle
     }
 
-    /// Returns whether a loop has ended, because of an error or a stop.
+    /// Returns whether a loop has ended, because of an error, a shutdown or a stop.
     pub fn has_ended(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished)
+        self.ended.borrow().count > 0
+    }
+
+    /// Waits until a loop has ended by an error, or all have ended.
+    pub async fn ended(&self) {
+        let (mut ended, all) = (self.ended.clone(), self.threads.len());
+        let _closed = ended.wait_for(|ended| ended.failed || ended.count >= all).await;
+    }
+
+    /// Ends the server when its transfers have ended, or after `grace`.
+    ///
+    /// # Errors
+    /// The error with which a loop has ended.
+    pub async fn shutdown(self, grace: Duration) -> std::io::Result<()> {
+        self.handle.shutdown(grace);
+        let (mut ended, all) = (self.ended.clone(), self.threads.len());
+        let _closed = ended.wait_for(|ended| ended.count >= all).await;
+        self.stop()
     }
 
     /// Stops the loops and waits for them. Clients get no ERROR, because another server may take over.
@@ -212,9 +355,16 @@ impl Running {
     }
 
     fn end(&mut self) -> std::io::Result<()> {
-        self.channels.iter().for_each(|channel| channel.send(LoopEvent::Stop));
-        self.blocking_pool.stop();
-        self.threads.drain(..).try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(std::io::Error::other("an event loop panicked"))))
+        self.handle.send(|| LoopEvent::Stop);
+        let results: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
+        self.report_queue.stop();
+        if let Some(reports) = self.reports.take() {
+            let since = Instant::now();
+            while !reports.is_finished() && since.elapsed() < OBSERVER_WAIT {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        results.into_iter().try_for_each(|result| result.unwrap_or_else(|_| Err(std::io::Error::other("an event loop panicked"))))
     }
 }
 

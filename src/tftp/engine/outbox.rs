@@ -8,7 +8,7 @@ use super::key::Key;
 use super::peer::Route;
 use super::read_ahead::ReadAhead;
 use super::sys::{Batch, Sender};
-use crate::content::{Borrowed, Content};
+use crate::content::{Borrowed, Source};
 use crate::packet::DATA_HEADER;
 use std::io;
 use std::ops::Range;
@@ -31,7 +31,7 @@ enum BlobLocation {
 
 /// A range of a content that is borrowed when it is sent. The reference to the content keeps its bytes in place.
 struct BorrowedRange {
-    content: Arc<dyn Content>,
+    content: Arc<dyn Source>,
     offset: u64,
     len: usize,
 }
@@ -79,15 +79,15 @@ pub struct Blocks {
     /// Bytes of each block but the last.
     pub blksize: u16,
     /// Location of their bytes.
-    pub source: Source,
+    pub source: BlockSource,
 }
 
 /// Location of the bytes of blocks.
-pub enum Source {
+pub enum BlockSource {
     /// A range of a slot of the read-ahead.
     Slot(u16, Range<usize>),
     /// A number of bytes to borrow from the content, from an offset on.
-    Borrowed(Arc<dyn Content>, u64, usize),
+    Borrowed(Arc<dyn Source>, u64, usize),
 }
 
 /// Result of a flush.
@@ -139,8 +139,8 @@ impl Outbox {
         let size = usize::from(blocks.blksize);
         let most = if blocks.gso { (MAX_BYTES / (size + DATA_HEADER)).clamp(1, MAX_SEGMENTS) } else { 1 };
         let (place, bytes) = match blocks.source {
-            Source::Slot(slot, range) => (BlobLocation::Slot(slot), range),
-            Source::Borrowed(content, offset, len) => {
+            BlockSource::Slot(slot, range) => (BlobLocation::Slot(slot), range),
+            BlockSource::Borrowed(content, offset, len) => {
                 self.borrowed.push(BorrowedRange { content, offset, len });
                 (BlobLocation::Borrowed(self.borrowed.len() - 1), 0..len)
             }

@@ -5,7 +5,7 @@
 //! machines boot at once, share slots instead of reading again.
 
 use super::key::Key;
-use crate::content::Content;
+use crate::content::Source;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct ReadAhead {
 struct Slot {
     owner: Option<Key>,
     /// The content of its bytes. The reference ensures that no other content gets the same address.
-    content: Option<Arc<dyn Content>>,
+    content: Option<Arc<dyn Source>>,
     /// Offset of its first byte in the content.
     start: u64,
     len: usize,
@@ -57,7 +57,7 @@ pub struct ReadRequest<'a> {
     /// The transfer.
     pub owner: Key,
     /// The content.
-    pub content: &'a Arc<dyn Content>,
+    pub content: &'a Arc<dyn Source>,
     /// Its size, if known.
     pub size: Option<u64>,
     /// Offset of the first byte.
@@ -200,7 +200,7 @@ impl ReadAhead {
 }
 
 impl Slot {
-    fn is_of(&self, content: &Arc<dyn Content>) -> bool {
+    fn is_of(&self, content: &Arc<dyn Source>) -> bool {
         self.content.as_ref().is_some_and(|own| Arc::ptr_eq(own, content))
     }
 
@@ -250,7 +250,7 @@ mod tests {
     /// Content that returns a few bytes at a time and has no known size.
     struct Drops(Bytes);
 
-    impl Content for Drops {
+    impl Source for Drops {
         fn size(&self) -> Option<u64> {
             None
         }
@@ -281,8 +281,8 @@ mod tests {
                                                                order in proptest::collection::vec((0u32..5, -1i64..4), 1..100)) {
             let bytes: Vec<u8> = (0..size).map(|n| (n * 7 % 251) as u8).collect();
             let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
-            let apart: Arc<dyn Content> = Arc::new(Bytes::new(&other[..]));
-            let whole: Arc<dyn Content> = if known { Arc::new(Bytes::new(&bytes[..])) } else { Arc::new(Drops(Bytes::new(&bytes[..]))) };
+            let apart: Arc<dyn Source> = Arc::new(Bytes::new(&other[..]));
+            let whole: Arc<dyn Source> = if known { Arc::new(Bytes::new(&bytes[..])) } else { Arc::new(Drops(Bytes::new(&bytes[..]))) };
             let holders = [(); 5].map(|()| Arc::clone(&whole));
             let content = &holders[0];
             let mut ahead = ReadAhead::new(slots);
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn queued_bytes_do_not_move() {
-        let content: Arc<dyn Content> = Arc::new(Bytes::new(vec![1; 100_000]));
+        let content: Arc<dyn Source> = Arc::new(Bytes::new(vec![1; 100_000]));
         let wanted = |who, offset, outbox| ReadRequest {
             owner: key(who),
             content: &content,
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn transfers_at_one_offset_of_one_content_read_it_once() {
-        let content: Arc<dyn Content> = Arc::new(Bytes::new(vec![1; 100_000]));
+        let content: Arc<dyn Source> = Arc::new(Bytes::new(vec![1; 100_000]));
         let _others = [(); 9].map(|()| Arc::clone(&content));
         let mut ahead = ReadAhead::new(100);
         let mut cursors = [Cursor::default(); 9];
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn content_shorter_than_its_size_is_an_error() {
-        let content: Arc<dyn Content> = Arc::new(Bytes::new(vec![1; 100]));
+        let content: Arc<dyn Source> = Arc::new(Bytes::new(vec![1; 100]));
         let wanted = ReadRequest { owner: key(0), content: &content, size: Some(200), offset: 0, block: 512, window: 512, outbox: 0 };
         assert!(read(&mut ReadAhead::new(1), &mut Cursor::default(), &wanted).is_err());
     }

@@ -2,34 +2,33 @@
 //!
 //! The OACK is sent only when the first block is available: some clients wait for ever when an ERROR follows an OACK.
 
-use super::blocking_pool::Job;
-use super::channel::TransferWaker;
+use super::channel::{Panicked, TransferWaker};
 use super::event_loop::EventLoop;
 use super::key::Key;
 use super::peer::{Peer, Route};
 use super::read_ahead::{ReadRequest, ReadResult};
+use super::reports::Report;
 use super::session::{Disposition, Running, Session, Stage};
-use crate::content::Content;
+use crate::content::Source;
 use crate::content::netascii::Netascii;
-use crate::handler::{Opened, Opening, Refusal, Request};
+use crate::handler::{Opened, Refusal};
 use crate::options::{Terms, blksize_of_mtu, negotiate};
 use crate::packet::{self, ErrorCode, Mode};
 use crate::report::{Counter, Outcome};
+use crate::request::Request;
 use crate::transfer::{Step, Transfer};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-/// Largest content that is read completely to determine its size in netascii.
-const MAX_MEASURED_SIZE: u64 = 1 << 20;
 /// A request that is repeated within this time is a duplicate. Later it is a restart of the client.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 
 impl EventLoop {
     pub(super) fn request(&mut self, peer: Peer, route: Route, bytes: &[u8], request: &packet::Request<'_>) {
         self.counters.add(if request.write { Counter::Writes } else { Counter::Requests }, 1);
-        if request.write && self.config.writable.is_none() {
+        if request.write && !self.openers.accepts_uploads() {
             return self.error(route, ErrorCode::ACCESS, "writing is not allowed");
         }
         let known = self.peers.get(&peer).copied();
@@ -45,16 +44,13 @@ impl EventLoop {
         if of_client >= self.config.max_per_client {
             return self.counters.add(Counter::Shed, 1);
         }
-        if !self.ensure_capacity() {
+        if self.draining || !self.ensure_capacity() {
             return self.counters.add(Counter::Shed, 1);
         }
         let mut session = Session::new(peer, route, bytes, self.now);
         session.restart = known.is_some() || self.has_unannounced_end(&peer);
         let key = self.insert(session);
-        self.with_session(
-            key,
-            |this, session| if request.write { this.begin_write(session, request) } else { this.begin(key, session, request) },
-        );
+        self.with_session(key, |this, session| if request.write { this.begin_write(key, session) } else { this.begin(key, session) });
     }
 
     /// Ensures room for one more transfer, by eviction if needed. Returns `false` if there is none.
@@ -73,32 +69,33 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn begin(&mut self, key: Key, session: &mut Session, request: &packet::Request<'_>) -> Disposition {
-        let Some(mode) = request.known_mode() else {
+    /// Passes a read request to the handler.
+    pub(super) fn begin(&mut self, key: Key, session: &mut Session) -> Disposition {
+        let Some(request) = self.handler_request(session) else {
             return self.refuse(session, Refusal::new(ErrorCode::ILLEGAL, "unknown mode"));
         };
-        session.mode = Some(mode);
-        let tid = self.sockets[usize::from(session.peer.socket)].local.port();
-        let (client, vip) = (session.peer.client, session.peer.vip);
-        match self.handler.open(&Request { client, vip, tid, file: request.file, mode, options: request.options }) {
-            Opening::Now(opened) => self.opened(key, session, opened),
-            Opening::Later(future) => {
-                session.stage = Stage::Waiting(future);
-                self.woken(key, session)
-            }
-            Opening::Job(job) => {
-                if self.blocking_pool.submit(&self.channel, key, Job::Open(job)) {
-                    Disposition::Keep
-                } else {
-                    self.refuse(session, Refusal::failed("the server is busy"))
-                }
+        session.mode = Some(request.mode);
+        match self.openers.open_now(&request) {
+            Some(opened) => self.opened(key, session, opened),
+            None => {
+                session.stage = Stage::Opening(Some(self.openers.open(key, request)));
+                Disposition::Keep
             }
         }
+    }
+
+    /// Returns the request of a session as handlers see it; `None` if its mode is unknown.
+    pub(super) fn handler_request(&mut self, session: &Session) -> Option<Request> {
+        let tid = self.sockets[usize::from(session.peer.socket)].local.port();
+        let request = Request::from_packet(session.peer.client, session.peer.vip, tid, Arc::clone(&session.request))?;
+        self.reports.push(|| Report::Started(request.clone()));
+        Some(request)
     }
 
     /// Sends a refusal to the client.
     pub(super) fn refuse(&mut self, session: &mut Session, refusal: Refusal) -> Disposition {
         session.answered = Some(self.now);
+        self.counters.add(Counter::Overloaded, u64::from(refusal.overload));
         if let Some(code) = refusal.code {
             self.error(session.route, code, &refusal.text);
         }
@@ -111,56 +108,40 @@ impl EventLoop {
         Disposition::Close(Outcome::Failed(why.to_string()))
     }
 
-    /// Handles the result of an opening.
-    pub(super) fn opened(&mut self, key: Key, session: &mut Session, opened: Opened) -> Disposition {
-        match opened {
-            Err(refusal) => self.refuse(session, refusal),
-            Ok(mut content) => {
-                while let Some((inner, keep_alive)) = content.inner() {
-                    content = inner;
-                    session.keep_alive.push(keep_alive);
-                }
-                session.stage = Stage::Prefetching(content);
-                if session.mode == Some(Mode::Netascii) { self.translate(key, session) } else { self.prefetch(key, session) }
-            }
-        }
+    /// Answers for a handler that panicked.
+    pub(super) fn panicked(&mut self, session: &mut Session) -> Disposition {
+        self.counters.add(Counter::HandlerPanics, 1);
+        self.refuse(session, Refusal::failed("the server failed"))
     }
 
-    fn translate(&mut self, key: Key, session: &mut Session) -> Disposition {
-        let Stage::Prefetching(content) = &session.stage else { return Disposition::Keep };
-        let content = Arc::clone(content);
-        let small = content.size().is_some_and(|size| size <= MAX_MEASURED_SIZE);
-        let measured = if small { Netascii::measured(Arc::clone(&content), &mut noop()) } else { Poll::Pending };
-        session.stage = Stage::Prefetching(match measured {
-            Poll::Ready(Ok(netascii)) => Arc::new(netascii),
-            Poll::Ready(Err(error)) => return self.fail(session, &error),
-            // Its size stays unknown and is not acknowledged.
-            Poll::Pending => Arc::new(Netascii::new(content)),
-        });
+    /// Handles the result of an opening.
+    pub(super) fn opened(&mut self, key: Key, session: &mut Session, opened: Result<Opened, Panicked>) -> Disposition {
+        let mut content = match opened {
+            Ok(Ok(content)) => content.0,
+            Ok(Err(refusal)) => return self.refuse(session, refusal),
+            Err(Panicked) => return self.panicked(session),
+        };
+        while let Some((inner, keep_alive)) = content.inner() {
+            content = inner;
+            session.keep_alive.push(keep_alive);
+        }
+        if session.mode == Some(Mode::Netascii) {
+            content = Arc::new(Netascii::new(content));
+        }
+        session.stage = Stage::Prefetching(content);
         self.prefetch(key, session)
     }
 
     /// Handles a wake-up of a session.
     pub(super) fn woken(&mut self, key: Key, session: &mut Session) -> Disposition {
-        let transfer_waker = self.transfer_waker(key, session);
-        transfer_waker.established();
+        self.transfer_waker(key, session).established();
         match &mut session.stage {
-            Stage::Waiting(future) => {
-                let waker = transfer_waker.waker();
-                match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                    Poll::Pending => Disposition::Keep,
-                    Poll::Ready(opened) => {
-                        session.stage = Stage::Opening;
-                        self.opened(key, session, opened)
-                    }
-                }
-            }
             Stage::Prefetching(_) => self.prefetch(key, session),
             Stage::Running(running) => {
                 running.starved = None;
                 self.send_blocks(key, session)
             }
-            Stage::Opening | Stage::Checkpointing(_) | Stage::Receiving(_) => Disposition::Keep,
+            Stage::Opening(_) | Stage::Checkpointing(_) | Stage::Receiving(_) => Disposition::Keep,
         }
     }
 
@@ -263,7 +244,7 @@ impl EventLoop {
 
 /// Range to read; see [`ReadRequest`](super::read_ahead::ReadRequest).
 pub(super) struct Span<'a> {
-    pub content: &'a Arc<dyn Content>,
+    pub content: &'a Arc<dyn Source>,
     pub size: Option<u64>,
     pub offset: u64,
     pub block: usize,

@@ -2,7 +2,7 @@
 
 use super::event_loop::EventLoop;
 use super::key::Key;
-use super::outbox::{Blocks, Source};
+use super::outbox::{BlockSource, Blocks};
 use super::peer::{Peer, Route};
 use super::read_ahead::ReadResult;
 use super::requests::Span;
@@ -10,7 +10,8 @@ use super::session::{Disposition, Session, Stage};
 use crate::handler::Refusal;
 use crate::packet::{ErrorCode, data_header};
 use crate::report::{Counter, Outcome};
-use crate::transfer::{Ack, RetransmissionPolicy, Step, Unresponsive};
+use crate::rto::RetransmissionPolicy;
+use crate::transfer::{Ack, Step, Unresponsive};
 use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
@@ -117,9 +118,8 @@ impl EventLoop {
             return self.write_expired(session, &retransmission);
         }
         let Stage::Running(running) = &mut session.stage else {
-            let refusal = Refusal::failed("the file could not be opened in time");
-            self.error(session.route, ErrorCode::NOT_DEFINED, &refusal.text);
-            return Disposition::Close(Outcome::Refused(refusal.code, refusal.text));
+            // It waits for other requests, or its handler hangs.
+            return self.refuse(session, Refusal { text: "the file could not be opened in time".into(), ..Refusal::overloaded() });
         };
         if running.starved.is_some() && !running.transfer.outstanding() {
             return self.fail(session, &io::Error::new(io::ErrorKind::TimedOut, "the content was not available in time"));
@@ -174,7 +174,7 @@ impl EventLoop {
             let cheap = count == 1 || blksize.is_multiple_of(512);
             let (blocks, source, sent) = if cheap && before_the_end && content.borrow_at(offset, whole).is_some() {
                 self.read_ahead.release(&mut session.cursor, key);
-                (count, Source::Borrowed(content, offset, whole), whole as u64)
+                (count, BlockSource::Borrowed(content, offset, whole), whole as u64)
             } else {
                 if self.outbox.has_borrowed() {
                     self.flush();
@@ -198,7 +198,7 @@ impl EventLoop {
                 let blocks = count.min(full + usize::from(end));
                 let bytes = range.start..range.end.min(range.start + blocks * blksize);
                 let sent = bytes.len() as u64;
-                (blocks, Source::Slot(slot, bytes), sent)
+                (blocks, BlockSource::Slot(slot, bytes), sent)
             };
             let Stage::Running(running) = &mut session.stage else { return Disposition::Keep };
             let upto = first + blocks as u64 - 1;

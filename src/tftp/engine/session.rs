@@ -1,11 +1,12 @@
 //! The state of one request in an event loop.
 
 use super::channel::TransferWaker;
+use super::openers::OpeningTask;
 use super::peer::{Peer, Route};
 use super::read_ahead::Cursor;
 use super::takeover::Replication;
-use crate::content::{Content, KeepAlive};
-use crate::handler::Opened;
+use crate::content::{KeepAlive, Source};
+use crate::handler::Destination;
 use crate::netascii::Decoder;
 use crate::options::Terms;
 use crate::packet::{Mode, Options, Packet};
@@ -13,20 +14,16 @@ use crate::report::{Outcome, TransferReport};
 use crate::takeover::Checkpoint;
 use crate::transfer::Transfer;
 use crate::upload::Upload;
-use crate::writable::TemporaryFile;
 use guideway_packet::time::Time;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 /// Stage of a session.
 pub enum Stage {
-    /// The handler or a thread of the blocking pool is opening it.
-    Opening,
-    /// The future of a handler is pending.
-    Waiting(Pin<Box<dyn Future<Output = Opened> + Send>>),
+    /// The handler is opening it. The call ends with this value.
+    #[expect(dead_code, reason = "dropping it ends the call")]
+    Opening(Option<OpeningTask>),
     /// There is content, but its first block is pending.
-    Prefetching(Arc<dyn Content>),
+    Prefetching(Arc<dyn Source>),
     /// The first answer waits until a successor confirms the checkpoint.
     Checkpointing(Box<Running>),
     /// Blocks are sent.
@@ -38,7 +35,7 @@ pub enum Stage {
 /// State of a read.
 pub struct Running {
     pub transfer: Transfer,
-    pub content: Arc<dyn Content>,
+    pub content: Arc<dyn Source>,
     pub size: Option<u64>,
     /// The OACK; empty when no option was granted.
     pub oack: Box<[u8]>,
@@ -63,12 +60,40 @@ pub struct Receiving {
     pub oack: Box<[u8]>,
     /// File size announced by the client.
     pub size: Option<u64>,
-    /// The file, from the first block on: a request without data takes no upload slot.
-    pub temporary_file: Option<TemporaryFile>,
+    /// Largest file in bytes.
+    pub limit: u64,
+    pub target: Target,
+    /// Received bytes that the target has not got yet.
+    pub waiting: Vec<u8>,
+    /// Number of received bytes, after translation.
+    pub received: u64,
     /// Decoder of netascii.
     pub decoder: Option<Decoder>,
     /// Since when it is complete and being stored.
     pub storing: Option<Time>,
+}
+
+/// Where the bytes of an upload go.
+pub enum Target {
+    /// Nothing was sent yet. No resources are taken before the first block, because requests can be forged.
+    Fresh(Box<dyn Destination>),
+    /// It prepares for this first block.
+    Beginning(Box<[u8]>),
+    /// It takes bytes.
+    Idle(Box<dyn Destination>),
+    /// It is busy on another thread.
+    Busy,
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        // Discarding a file may block.
+        if let Target::Fresh(destination) | Target::Idle(destination) = std::mem::replace(&mut self.target, Target::Busy)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn_blocking(move || drop(destination));
+        }
+    }
 }
 
 /// A checkpoint to resume from, by another server or from before a restart.
@@ -83,7 +108,7 @@ pub struct Session {
     pub peer: Peer,
     pub route: Route,
     /// The request as received, with file name and options.
-    pub request: Box<[u8]>,
+    pub request: Arc<[u8]>,
     pub mode: Option<Mode>,
     pub stage: Stage,
     /// The checkpoint to resume from, until the transfer is resumed.
@@ -128,7 +153,7 @@ impl Session {
             route,
             request: request.into(),
             mode: None,
-            stage: Stage::Opening,
+            stage: Stage::Opening(None),
             resume: None,
             taken_over: false,
             restart: false,
@@ -164,32 +189,26 @@ impl Session {
     }
 
     /// Returns the report of the ended request.
-    pub fn report(&self, tid: u16, outcome: Outcome, now: Time) -> TransferReport<'_> {
-        let (file, options) = self.file_and_options();
+    pub fn report(&self, tid: u16, outcome: Outcome, now: Time) -> TransferReport {
         let (running, receiving) = match &self.stage {
             Stage::Running(running) => (Some(running), None),
             Stage::Receiving(receiving) => (None, Some(receiving)),
             _ => (None, None),
         };
         let oack = running.map(|running| &running.oack).or(receiving.map(|receiving| &receiving.oack));
-        let acknowledged = match oack.map(|oack| Packet::parse(oack)) {
-            Some(Ok(Packet::Oack(options))) => options,
-            _ => Options::default(),
-        };
         TransferReport {
             client: self.peer.client,
             vip: self.peer.vip,
             tid,
-            file,
+            request: Arc::clone(&self.request),
+            oack: oack.cloned().unwrap_or_default(),
             write: receiving.is_some(),
             taken_over: self.taken_over,
             mode: self.mode,
-            options,
-            acknowledged,
             terms: running.map(|running| *running.transfer.terms()).or(receiving.map(|receiving| *receiving.upload.terms()))
                 as Option<Terms>,
             size: running.and_then(|running| running.size).or(receiving.and_then(|receiving| receiving.size)),
-            version: running.map(|running| running.content.version()),
+            version: running.and_then(|running| running.content.known_version()),
             outcome,
             duration: now - self.started,
             opening: self.answered.unwrap_or(now) - self.started,

@@ -2,6 +2,7 @@
 
 use super::event_loop::EventLoop;
 use super::key::Key;
+use super::reports::Report;
 use super::session::{Disposition, Session};
 use super::takeover;
 use super::timer_wheel::TimerWheel;
@@ -83,8 +84,7 @@ impl EventLoop {
         self.sessions[key.index as usize].0 = key.generation.wrapping_add(1);
         self.free.push(key.index);
         let (tid, counter) = (self.sockets[usize::from(session.peer.socket)].local.port(), outcome.counter());
-        self.observer.transfer(&session.report(tid, outcome, self.now));
-        // After the report, so that every counted end is already reported.
+        self.reports.push(|| Report::Finished(Box::new(session.report(tid, outcome, self.now))));
         self.counters.add(counter, 1);
     }
 

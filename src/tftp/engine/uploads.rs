@@ -1,43 +1,59 @@
-//! Uploads: from the request to the last acknowledgement, which is sent when the file is on disk under its name.
+//! Uploads: from the request to the last acknowledgement, which is sent when the file is stored. The destination works on other threads; the loop
+//! keeps what arrives meanwhile.
 
-use super::blocking_pool::Job;
+use super::channel::{Panicked, StoreResult};
 use super::event_loop::EventLoop;
 use super::key::Key;
+use super::openers::StoreStep;
 use super::peer::{Peer, Route};
-use super::session::{Disposition, Receiving, Session, Stage};
-use crate::handler::Refusal;
+use super::session::{Disposition, Receiving, Session, Stage, Target};
+use crate::handler::{Accepted, Refusal};
 use crate::netascii::Decoder;
-use crate::options::announced;
-use crate::packet::{self, ErrorCode, Mode, put_ack};
+use crate::packet::{ErrorCode, Mode, put_ack};
 use crate::report::{Counter, Outcome};
-use crate::transfer::RetransmissionPolicy;
+use crate::rto::RetransmissionPolicy;
 use crate::upload::{Answer, DataAction, Step, Upload};
 use crate::writable::too_large;
 
+/// Received bytes that are passed to the destination at once.
+const WRITE_SIZE: usize = 64 * 1024;
+/// Received bytes that wait for a slow destination. Beyond that, blocks are ignored until it has caught up.
+const MAX_WAITING: usize = 4 * WRITE_SIZE;
+
 impl EventLoop {
-    /// Handles a write request. No file is created before the first block, because requests can be forged.
-    pub(super) fn begin_write(&mut self, session: &mut Session, request: &packet::Request<'_>) -> Disposition {
-        let Some(writable) = &self.config.writable else { return self.refuse(session, Refusal::access()) };
-        let Some(mode) = request.known_mode() else {
+    /// Handles a write request.
+    pub(super) fn begin_write(&mut self, key: Key, session: &mut Session) -> Disposition {
+        let Some(request) = self.handler_request(session) else {
             return self.refuse(session, Refusal::new(ErrorCode::ILLEGAL, "unknown mode"));
         };
-        session.mode = Some(mode);
-        let size = announced(request.options);
-        // In netascii more bytes are sent than are stored.
-        if mode == Mode::Octet && size.is_some_and(|size| size > writable.limit()) {
-            let refusal = too_large(writable.limit());
-            return self.refuse(session, refusal);
-        }
-        if let Err(refusal) = writable.check(request.file) {
-            return self.refuse(session, refusal);
-        }
+        session.mode = Some(request.mode);
+        session.stage = Stage::Opening(Some(self.openers.store(key, request)));
+        Disposition::Keep
+    }
+
+    /// Handles the handler's answer to a write request.
+    pub(super) fn accepted(&mut self, session: &mut Session, accepted: Result<Accepted, Panicked>) -> Disposition {
+        let destination = match accepted {
+            Ok(Ok(destination)) => destination,
+            Ok(Err(refusal)) => return self.refuse(session, refusal),
+            Err(Panicked) => return self.panicked(session),
+        };
+        let (size, mode) = (session.announced_size(), session.mode);
         self.finished.forget(&session.peer);
-        let (terms, oack) = self.terms(session.peer.client, request.options, size);
+        let (terms, oack) = self.terms(session.peer.client, session.file_and_options().1, size);
         let upload = Upload::new(terms, oack.is_some(), &self.config.retransmission, self.now);
-        let decoder = (mode == Mode::Netascii).then(Decoder::default);
-        let oack = oack.unwrap_or_default().into_boxed_slice();
         session.answered = Some(self.now);
-        session.stage = Stage::Receiving(Box::new(Receiving { upload, oack, size, temporary_file: None, decoder, storing: None }));
+        session.stage = Stage::Receiving(Box::new(Receiving {
+            upload,
+            oack: oack.unwrap_or_default().into_boxed_slice(),
+            size,
+            limit: destination.limit().unwrap_or(u64::MAX),
+            target: Target::Fresh(destination),
+            waiting: Vec::new(),
+            received: 0,
+            decoder: (mode == Some(Mode::Netascii)).then(Decoder::default),
+            storing: None,
+        }));
         self.answer_write(session, false)
     }
 
@@ -58,20 +74,20 @@ impl EventLoop {
             self.counters.add(Counter::Malformed, 1);
             return Disposition::Keep;
         };
-        if receiving.temporary_file.is_none() {
-            // Before the first block there is no file. After the last block the file is being stored, and the answer follows then.
-            let first = receiving.storing.is_none() && block == 1;
-            let Some(writable) = self.config.writable.as_ref().filter(|_| first) else { return Disposition::Keep };
-            let Ok(packet::Packet::Request(request)) = packet::Packet::parse(&session.request) else { return Disposition::Keep };
-            match writable.begin(request.file) {
-                Ok(Some(temporary_file)) => receiving.temporary_file = Some(temporary_file),
-                // The client sends it again.
-                Ok(None) => {
-                    self.counters.add(Counter::Shed, 1);
-                    return Disposition::Keep;
+        match &receiving.target {
+            // After the last block the file is being stored, and the answer follows then.
+            _ if receiving.storing.is_some() => return Disposition::Keep,
+            Target::Fresh(_) if block == 1 && data.len() <= usize::from(receiving.upload.terms().blksize) => {
+                if let Target::Fresh(destination) = std::mem::replace(&mut receiving.target, Target::Beginning(data.into())) {
+                    self.openers.step(key, destination, StoreStep::Begin);
                 }
-                Err(refusal) => return self.refuse(session, refusal),
+                return Disposition::Keep;
             }
+            Target::Fresh(_) if block == 1 => {}
+            Target::Fresh(_) | Target::Beginning(_) => return Disposition::Keep,
+            // The client sends it again.
+            Target::Busy if receiving.waiting.len() >= MAX_WAITING => return Disposition::Keep,
+            Target::Idle(_) | Target::Busy => {}
         }
         let took = receiving.upload.on_data(block, data.len(), self.now);
         if receiving.upload.established() {
@@ -89,9 +105,8 @@ impl EventLoop {
             DataAction::TooLong => self.refuse(session, Refusal::new(ErrorCode::ILLEGAL, "block longer than agreed")),
             DataAction::Append { answer, last } => {
                 session.tally.acks += 1;
-                match self.append(session, data, last) {
+                match self.append(key, session, data, last) {
                     Err(refusal) => self.refuse(session, refusal),
-                    Ok(()) if last => self.store(key, session),
                     Ok(()) if answer => self.answer_write(session, false),
                     Ok(()) => Disposition::Keep,
                 }
@@ -99,54 +114,78 @@ impl EventLoop {
         }
     }
 
-    /// Appends the bytes of a block to the file.
-    fn append(&mut self, session: &mut Session, data: &[u8], last: bool) -> Result<(), Refusal> {
+    /// Appends the bytes of a block to those that wait for the destination.
+    fn append(&mut self, key: Key, session: &mut Session, data: &[u8], last: bool) -> Result<(), Refusal> {
         let Stage::Receiving(receiving) = &mut session.stage else { return Ok(()) };
-        let Some(temporary_file) = &mut receiving.temporary_file else { return Ok(()) };
-        let mut decoded = Vec::new();
-        let bytes = match &mut receiving.decoder {
-            None => data,
+        let before = receiving.waiting.len();
+        match &mut receiving.decoder {
+            None => receiving.waiting.extend_from_slice(data),
             Some(decoder) => {
-                decoder.decode(data, &mut decoded);
+                decoder.decode(data, &mut receiving.waiting);
                 if last {
-                    decoder.finish(&mut decoded);
+                    decoder.finish(&mut receiving.waiting);
                 }
-                &decoded
             }
-        };
-        session.tally.received += bytes.len() as u64;
-        self.counters.add(Counter::BytesReceived, bytes.len() as u64);
-        temporary_file.write(bytes)
+        }
+        let bytes = (receiving.waiting.len() - before) as u64;
+        receiving.received += bytes;
+        session.tally.received += bytes;
+        self.counters.add(Counter::BytesReceived, bytes);
+        if receiving.received > receiving.limit {
+            return Err(too_large(receiving.limit));
+        }
+        if last {
+            // In netascii other bytes are sent than are stored, and some clients announce 0 for an unknown size.
+            let announced = receiving.size.filter(|&size| size > 0 && receiving.decoder.is_none() && size != receiving.received);
+            if let Some(size) = announced {
+                return Err(Refusal::failed(format!("{} bytes came, {size} were announced", receiving.received)));
+            }
+            receiving.storing = Some(self.now);
+        }
+        self.pass_on(key, session);
+        Ok(())
     }
 
-    /// Stores the complete file on another thread, because the disk may be slow.
-    fn store(&mut self, key: Key, session: &mut Session) -> Disposition {
+    /// Passes waiting bytes to an idle destination: enough of them, or the last ones.
+    fn pass_on(&mut self, key: Key, session: &mut Session) {
+        let Stage::Receiving(receiving) = &mut session.stage else { return };
+        let complete = receiving.storing.is_some();
+        if !complete && receiving.waiting.len() < WRITE_SIZE || !matches!(receiving.target, Target::Idle(_)) {
+            return;
+        }
+        if let Target::Idle(destination) = std::mem::replace(&mut receiving.target, Target::Busy) {
+            let bytes = std::mem::take(&mut receiving.waiting);
+            self.openers.step(key, destination, if complete { StoreStep::Finish(bytes) } else { StoreStep::Write(bytes) });
+        }
+    }
+
+    /// Handles the result of work on the destination.
+    pub(super) fn stored(&mut self, key: Key, session: &mut Session, result: Result<StoreResult, Panicked>) -> Disposition {
         let Stage::Receiving(receiving) = &mut session.stage else { return Disposition::Keep };
-        let Some(temporary_file) = receiving.temporary_file.take() else { return Disposition::Keep };
-        // In netascii other bytes are sent than are stored, and some clients announce 0 for an unknown size.
-        if let Some(size) = receiving.size.filter(|&size| size > 0 && receiving.decoder.is_none() && size != temporary_file.written()) {
-            let came = format!("{} bytes came, {size} were announced", temporary_file.written());
-            return self.refuse(session, Refusal::failed(came));
+        match result {
+            Err(Panicked) => self.panicked(session),
+            Ok(StoreResult::Refused(refusal)) => self.refuse(session, refusal),
+            Ok(StoreResult::NotNow(destination)) => {
+                // The client sends its first block again.
+                receiving.target = Target::Fresh(destination);
+                self.counters.add(Counter::Shed, 1);
+                Disposition::Keep
+            }
+            Ok(StoreResult::Ready(destination)) => match std::mem::replace(&mut receiving.target, Target::Idle(destination)) {
+                Target::Beginning(first) => self.take(key, session, 1, &first),
+                _ => {
+                    self.pass_on(key, session);
+                    Disposition::Keep
+                }
+            },
+            Ok(StoreResult::Finished) => {
+                let last = receiving.upload.terms().rollover.wire(receiving.upload.blocks());
+                self.finished.insert(session.peer, last, self.now);
+                self.counters.add(Counter::Stored, 1);
+                self.answer_write(session, false);
+                Disposition::Close(Outcome::Done)
+            }
         }
-        receiving.storing = Some(self.now);
-        if self.blocking_pool.submit(&self.channel, key, Job::Store(Box::new(move || temporary_file.persist()))) {
-            Disposition::Keep
-        } else {
-            self.refuse(session, Refusal::failed("the server is busy"))
-        }
-    }
-
-    /// Handles the result of storing the file.
-    pub(super) fn stored(&mut self, session: &mut Session, stored: Result<(), Refusal>) -> Disposition {
-        if let Err(refusal) = stored {
-            return self.refuse(session, refusal);
-        }
-        let Stage::Receiving(receiving) = &session.stage else { return Disposition::Keep };
-        let last = receiving.upload.terms().rollover.wire(receiving.upload.blocks());
-        self.finished.insert(session.peer, last, self.now);
-        self.counters.add(Counter::Stored, 1);
-        self.answer_write(session, false);
-        Disposition::Close(Outcome::Done)
     }
 
     /// Handles an expired timer of a write.
@@ -180,5 +219,11 @@ impl EventLoop {
         self.counters.add(Counter::PacketsSent, 1);
         self.counters.add(Counter::Retransmitted, u64::from(retransmitted));
         Disposition::Keep
+    }
+}
+
+impl Session {
+    fn announced_size(&self) -> Option<u64> {
+        crate::options::announced(self.file_and_options().1)
     }
 }

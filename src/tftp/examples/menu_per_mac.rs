@@ -7,30 +7,25 @@
 //! cargo run -p guideway-tftp --example menu_per_mac -- --listen 0.0.0.0:69
 //! ```
 
-use guideway_tftp::{Bytes, Config, Handler, Opening, Refusal, Request, Server};
+use guideway_tftp::{Config, Content, Refusal, Request, Server, handler_fn};
 use std::error::Error;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 /// Machines that install a system. A real server would ask its inventory.
 const INSTALL: &[&str] = &["52-54-00-00-00-01", "52-54-00-00-00-02"];
 
-/// Makes the menus.
-struct Menus;
-
-impl Handler for Menus {
-    fn open(&self, request: &Request<'_>) -> Opening {
-        let name = request.name().to_ascii_lowercase();
-        let menu = if let Some(machine) = name.strip_prefix("pxelinux.cfg/") {
-            // 01 is the hardware type of Ethernet.
-            pxelinux(machine.strip_prefix("01-").and_then(mac), request.client.ip())
-        } else if let Some(machine) = name.strip_suffix(".ipxe") {
-            ipxe(mac(machine), request.client.ip())
-        } else {
-            return Opening::refuse(Refusal::not_found());
-        };
-        Opening::content(Bytes::new(menu.into_bytes()))
-    }
+/// Makes the menu of a machine.
+fn menu(request: &Request) -> Result<Content, Refusal> {
+    let name = request.name().to_ascii_lowercase();
+    let menu = if let Some(machine) = name.strip_prefix("pxelinux.cfg/") {
+        // 01 is the hardware type of Ethernet.
+        pxelinux(machine.strip_prefix("01-").and_then(mac), request.client.ip())
+    } else if let Some(machine) = name.strip_suffix(".ipxe") {
+        ipxe(mac(machine), request.client.ip())
+    } else {
+        return Err(Refusal::not_found());
+    };
+    Ok(menu.into())
 }
 
 /// Returns the MAC address if the text is one, written with hyphens.
@@ -61,7 +56,7 @@ fn ipxe(mac: Option<&str>, client: IpAddr) -> String {
 fn main() -> Result<(), Box<dyn Error>> {
     let listen = std::env::args().skip_while(|argument| argument != "--listen").nth(1);
     let listen = listen.as_deref().unwrap_or("127.0.0.1:6969").parse()?;
-    let server = Server::bind(Config::listen(listen), Arc::new(Menus), Arc::new(()))?;
+    let server = Server::bind(Config::listen(listen), handler_fn(menu), ())?;
     println!("listening on {}", server.addresses()[0]);
     let _running = server.start()?;
     loop {

@@ -7,14 +7,13 @@
 use guideway_tftp::directory::{Directory, DirectoryOptions};
 use guideway_tftp::{Config, Observer, Server, TransferReport};
 use std::error::Error;
-use std::sync::Arc;
 
 /// Writes one line for each transfer.
 struct Log;
 
 impl Observer for Log {
-    fn transfer(&self, report: &TransferReport<'_>) {
-        let file = report.file.escape_ascii();
+    fn finished(&self, report: &TransferReport) {
+        let file = report.file().escape_ascii();
         println!("{} client={} file={file} bytes={}", report.outcome.name(), report.client, report.bytes_sent);
     }
 }
@@ -29,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = Directory::new(argument("--root", "."), DirectoryOptions::default())?;
 
     // The sockets are bound here: a server that was started as root drops its privileges between the two calls.
-    let server = Server::bind(Config::listen(listen), Arc::new(files), Arc::new(Log))?;
+    let server = Server::bind(Config::listen(listen), files, Log)?;
     println!("listening on {}", server.addresses()[0]);
     let _running = server.start()?;
     loop {

@@ -1,107 +1,106 @@
 //! A chain of handlers: the first one that has the file serves it.
 
-use super::background::Background;
-use super::owned::OwnedRequest;
-use crate::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::handler::{Accepted, Handler, Opened, Refusal, SharedHandler};
 use crate::packet::ErrorCode;
-use std::sync::Arc;
+use crate::request::Request;
 
 /// Tries handlers in order. Only "file not found" continues with the next one; every other refusal is the answer.
-pub struct Chain {
-    handlers: Arc<[Arc<dyn Handler>]>,
-    background: Background,
-}
+#[derive(Clone)]
+pub struct Chain(Vec<SharedHandler>);
 
 impl Chain {
     /// Creates a chain of `handlers`, in order. A single handler is returned as it is.
-    pub fn of(handlers: Vec<Arc<dyn Handler>>, background: &Background) -> Arc<dyn Handler> {
+    pub fn of(handlers: Vec<SharedHandler>) -> SharedHandler {
         match <[_; 1]>::try_from(handlers) {
             Ok([single]) => single,
-            Err(handlers) => Arc::new(Chain { handlers: handlers.into(), background: background.clone() }),
+            Err(handlers) => SharedHandler::new(Chain(handlers)),
         }
     }
 }
 
-fn falls_through(opened: &Opened) -> bool {
+fn falls_through<T>(opened: &Result<T, Refusal>) -> bool {
     opened.as_ref().is_err_and(|refusal| refusal.code == Some(ErrorCode::NOT_FOUND))
 }
 
 impl Handler for Chain {
-    fn open(&self, request: &Request<'_>) -> Opening {
-        let Some(last) = self.handlers.len().checked_sub(1) else { return Opening::refuse(Refusal::not_found()) };
-        for (index, handler) in self.handlers.iter().enumerate() {
-            let opening = handler.open(request);
-            match opening {
-                opening if index == last => return opening,
-                Opening::Now(opened) if falls_through(&opened) => {}
-                Opening::Now(opened) => return Opening::Now(opened),
-                opening => return self.try_next(opening, index + 1, OwnedRequest::new(request)),
+    async fn open(&self, request: Request) -> Opened {
+        for handler in &self.0 {
+            let opened = handler.open(request.clone()).await;
+            if !falls_through(&opened) {
+                return opened;
             }
         }
-        Opening::refuse(Refusal::not_found())
+        Err(Refusal::not_found())
     }
-}
 
-impl Chain {
-    /// Waits for the result of `opening`, and tries the handlers after it.
-    fn try_next(&self, opening: Opening, next: usize, request: OwnedRequest) -> Opening {
-        let (handlers, background) = (self.handlers.clone(), self.background.clone());
-        Opening::later(async move {
-            let mut opened = background.settle(opening).await;
-            for handler in handlers.iter().skip(next) {
-                if !falls_through(&opened) {
-                    break;
-                }
-                // A separate statement: the borrowed request must be dropped before the next await.
-                let opening = handler.open(&request.request());
-                opened = background.settle(opening).await;
-            }
-            opened
-        })
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        let mut opened = self.0.iter().map(|handler| handler.open_now(request));
+        opened.find(|opened| opened.as_ref().is_none_or(|opened| !falls_through(opened))).unwrap_or(Some(Err(Refusal::not_found())))
+    }
+
+    fn accepts_uploads(&self) -> bool {
+        self.0.iter().any(SharedHandler::accepts_uploads)
+    }
+
+    async fn store(&self, request: Request) -> Accepted {
+        match self.0.iter().find(|handler| handler.accepts_uploads()) {
+            Some(handler) => handler.store(request).await,
+            None => Err(Refusal::access()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Bytes;
+    use crate::content::Content;
+    use crate::handler::{blocking, handler_fn};
     use crate::handlers::testing::{ask, read_all};
 
     /// Has the file `name`, and answers in the way `how`.
-    fn having(name: &'static [u8], how: u8) -> Arc<dyn Handler> {
-        Arc::new(move |request: &Request<'_>| {
-            let opened: Opened = match request.file {
-                file if file == name => Ok(Arc::new(Bytes::new(name))),
-                b"forbidden" if how == 1 => Err(Refusal::access()),
-                _ => Err(Refusal::not_found()),
-            };
-            match how {
-                0 => Opening::Now(opened),
-                1 => Opening::later(async move { opened }),
-                _ => Opening::job(move || opened),
-            }
-        })
+    fn having(name: &'static [u8], how: u8) -> SharedHandler {
+        let open = move |request: &Request| match request.file() {
+            file if file == name => Ok(Content::bytes(name)),
+            b"forbidden" if how == 1 => Err(Refusal::access()),
+            _ => Err(Refusal::not_found()),
+        };
+        if how == 0 {
+            SharedHandler::new(Now(open))
+        } else if how == 1 {
+            SharedHandler::new(handler_fn(open))
+        } else {
+            SharedHandler::new(blocking(open))
+        }
+    }
+
+    /// Answers at once.
+    struct Now<F>(F);
+
+    impl<F: Fn(&Request) -> Opened + Send + Sync + 'static> Handler for Now<F> {
+        async fn open(&self, request: Request) -> Opened {
+            self.0(&request)
+        }
+        fn open_now(&self, request: &Request) -> Option<Opened> {
+            Some(self.0(request))
+        }
     }
 
     #[test]
     fn the_first_that_has_it_serves_it_whichever_way_each_opens() {
-        let background = Background::new(1).unwrap();
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 0, 0]] {
             let names: [&'static [u8]; 3] = [b"one", b"two", b"three"];
-            let handlers = names.into_iter().zip(order).map(|(name, how)| having(name, how)).collect();
-            let chain = Chain::of(handlers, &background);
+            let chain = Chain::of(names.into_iter().zip(order).map(|(name, how)| having(name, how)).collect());
             for name in names {
-                assert_eq!(read_all(&*ask(&*chain, name).unwrap()).unwrap(), name, "{order:?}");
+                assert_eq!(read_all(&ask(&chain, name).unwrap()).unwrap(), name, "{order:?}");
             }
-            assert_eq!(ask(&*chain, b"four").err(), Some(Refusal::not_found()), "{order:?}");
+            assert_eq!(ask(&chain, b"four").err(), Some(Refusal::not_found()), "{order:?}");
         }
     }
 
     #[test]
     fn only_not_found_goes_on() {
-        let background = Background::new(1).unwrap();
-        let chain = Chain::of(vec![having(b"x", 1), having(b"forbidden", 0)], &background);
-        assert_eq!(ask(&*chain, b"forbidden").err(), Some(Refusal::access()));
-        assert_eq!(ask(&*Chain::of(Vec::new(), &background), b"x").err(), Some(Refusal::not_found()));
+        let chain = Chain::of(vec![having(b"x", 1), having(b"forbidden", 0)]);
+        assert_eq!(ask(&chain, b"forbidden").err(), Some(Refusal::access()));
+        assert_eq!(ask(&Chain::of(Vec::new()), b"x").err(), Some(Refusal::not_found()));
     }
 }

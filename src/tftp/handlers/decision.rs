@@ -6,13 +6,11 @@
 //! | `{"content": "#!ipxe\n…"}` | serve this text |
 //! | `{"error": {"code": 2, "text": "not for you"}}` | answer with this ERROR; with code 1, a chain tries the next handler |
 
-use super::background::resolve_here;
-use super::owned::OwnedRequest;
-use crate::content::Bytes;
-use crate::handler::{Handler, Opened, Refusal};
+use crate::content::Content;
+use crate::handler::{Handler, Opened, Refusal, SharedHandler};
 use crate::packet::ErrorCode;
+use crate::request::Request;
 use serde::Deserialize;
-use std::sync::Arc;
 
 /// Format of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,25 +57,20 @@ impl Decision {
     }
 }
 
-/// Carries out an answer. `who` names its source in the log. Runs on the background threads.
-pub async fn apply_decision(answer: Answer, bytes: Vec<u8>, who: &str, request: OwnedRequest, files: Option<&Arc<dyn Handler>>) -> Opened {
+/// Carries out an answer. `who` names its source in the log.
+pub(super) async fn apply_decision(answer: Answer, bytes: Vec<u8>, who: &str, request: Request, files: Option<&SharedHandler>) -> Opened {
     let decision = match answer {
-        Answer::Bytes => return Ok(Arc::new(Bytes::new(bytes))),
+        Answer::Bytes => return Ok(Content::bytes(bytes)),
         Answer::Decision => Decision::parse(&bytes),
     };
     match decision {
-        Ok(Decision::Content(text)) => Ok(Arc::new(Bytes::new(text.into_bytes()))),
+        Ok(Decision::Content(text)) => Ok(Content::bytes(text)),
         Ok(Decision::Error(Reason { code, text })) => {
             let text: String = text.chars().take(MAX_TEXT).collect();
             Err(Refusal::new(ErrorCode(code), text))
         }
         Ok(Decision::File(file)) => match files {
-            Some(files) => {
-                let request = request.with_file(file.as_bytes());
-                // A separate statement: the borrowed request must be dropped before the await.
-                let opening = files.open(&request.request());
-                resolve_here(opening).await
-            }
+            Some(files) => files.open(request.with_file(file.as_bytes())).await,
             None => {
                 tracing::error!(who, file, "handler decided on a file, but its key files is not set");
                 Err(Refusal::failed("the server is not configured for this"))

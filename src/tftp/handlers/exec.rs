@@ -1,9 +1,10 @@
 //! Handler that runs a program: the program gets the request as JSON, and its output is the answer.
 
-use super::background::{Background, ConcurrencyLimit};
+use super::concurrency::ConcurrencyLimit;
 use super::decision::{Answer, apply_decision};
-use super::owned::{OwnedRequest, as_json};
-use crate::handler::{Handler, Opened, Opening, Refusal, Request};
+use super::json::as_json;
+use crate::handler::{Handler, Opened, Refusal, SharedHandler};
+use crate::request::Request;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io;
@@ -27,7 +28,7 @@ pub struct Settings {
     pub arguments: Vec<String>,
     /// Format of its output.
     pub answer: Answer,
-    /// Time limit, waiting for a free process included.
+    /// Time limit of a run. Waiting for a free process does not count: clients repeat their requests meanwhile.
     pub timeout: Duration,
     /// Largest output in bytes.
     pub output: usize,
@@ -40,14 +41,12 @@ pub struct Settings {
 /// The program gets the request as JSON on standard input, and in its environment: `GUIDEWAY_CLIENT`, `GUIDEWAY_PORT`, `GUIDEWAY_VIP`,
 /// `GUIDEWAY_TID`, `GUIDEWAY_FILE`, `GUIDEWAY_MODE`; of the server's own environment it gets `PATH` only. Its process group is
 /// killed when the time limit is reached, the output is too long, or the client is gone.
-pub struct Exec {
-    shared: Arc<Shared>,
-    background: Background,
-}
+#[derive(Clone)]
+pub struct Exec(Arc<Inner>);
 
-struct Shared {
+struct Inner {
     settings: Settings,
-    files: Option<Arc<dyn Handler>>,
+    files: Option<SharedHandler>,
     gate: ConcurrencyLimit,
 }
 
@@ -77,40 +76,38 @@ impl Drop for ProcessGroup {
 
 impl Exec {
     /// Creates a handler; `files` opens the files that the program decides on.
-    pub fn new(settings: Settings, files: Option<Arc<dyn Handler>>, background: &Background) -> Exec {
+    pub fn new(settings: Settings, files: Option<SharedHandler>) -> Exec {
         let gate = ConcurrencyLimit::new(settings.concurrency);
-        Exec { shared: Arc::new(Shared { settings, files, gate }), background: background.clone() }
+        Exec(Arc::new(Inner { settings, files, gate }))
     }
 }
 
 impl Handler for Exec {
-    fn open(&self, request: &Request<'_>) -> Opening {
-        let (shared, request) = (self.shared.clone(), OwnedRequest::new(request));
-        self.background.open(async move {
-            let limit = shared.settings.timeout;
-            match timeout(limit, shared.open(&request)).await {
-                Ok(opened) => opened,
-                Err(_) => Err(shared.failed(&ExecError::TimedOut(limit), "")),
+    async fn open(&self, request: Request) -> Opened {
+        let inner = &*self.0;
+        let place = inner.gate.enter().await?;
+        let (limit, mut stderr) = (inner.settings.timeout, Vec::new());
+        let ran = timeout(limit, inner.run(&request, &mut stderr)).await.unwrap_or(Err(ExecError::TimedOut(limit)));
+        drop(place);
+        match ran {
+            Ok(output) => {
+                let who = inner.settings.program.display().to_string();
+                apply_decision(inner.settings.answer, output, &who, request, inner.files.as_ref()).await
             }
-        })
+            Err(ExecError::Run(error)) if is_shortage(&error) => Err(Refusal::overloaded()),
+            Err(error) => Err(inner.failed(&error, &String::from_utf8_lossy(&stderr))),
+        }
     }
 }
 
-impl Shared {
-    async fn open(&self, request: &OwnedRequest) -> Opened {
-        let _place = self.gate.enter().await?;
-        let mut stderr = Vec::new();
-        match self.run(request, &mut stderr).await {
-            Ok(output) => {
-                let who = self.settings.program.display().to_string();
-                apply_decision(self.settings.answer, output, &who, request.clone(), self.files.as_ref()).await
-            }
-            Err(error) => Err(self.failed(&error, &String::from_utf8_lossy(&stderr))),
-        }
-    }
+/// Returns whether the host lacks processes, descriptors or memory now.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
 
-    async fn run(&self, request: &OwnedRequest, stderr_log: &mut Vec<u8>) -> Result<Vec<u8>, ExecError> {
-        let json = as_json(&request.request());
+impl Inner {
+    async fn run(&self, request: &Request, stderr_log: &mut Vec<u8>) -> Result<Vec<u8>, ExecError> {
+        let json = as_json(request);
         let mut command = Command::new(&self.settings.program);
         command.args(&self.settings.arguments).env_clear();
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
@@ -170,8 +167,9 @@ async fn read_stderr(mut stderr: impl AsyncRead + Unpin, log: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Bytes;
-    use crate::handlers::testing::{ask, read_all, request, settle};
+    use crate::content::Content;
+    use crate::handler::handler_fn;
+    use crate::handlers::testing::{ask, read_all, settle, start};
     use crate::packet::ErrorCode;
 
     fn shell(script: &str, answer: Answer, change: impl FnOnce(&mut Settings)) -> Exec {
@@ -179,12 +177,11 @@ mod tests {
         let program = "/bin/sh".into();
         let mut settings = Settings { program, arguments, answer, timeout: Duration::from_secs(60), output: 1000, concurrency: 2 };
         change(&mut settings);
-        let files = Arc::new(|request: &Request<'_>| Opening::content(Bytes::new(request.file)));
-        Exec::new(settings, Some(files), &Background::new(1).unwrap())
+        Exec::new(settings, Some(SharedHandler::new(handler_fn(|request| Ok(Content::bytes(request.file()))))))
     }
 
     fn answer_text(handler: &Exec, file: &[u8]) -> Result<String, Refusal> {
-        ask(handler, file).map(|content| String::from_utf8(read_all(&*content).unwrap()).unwrap())
+        ask(handler, file).map(|content| String::from_utf8(read_all(&content).unwrap()).unwrap())
     }
 
     #[test]
@@ -247,12 +244,21 @@ mod tests {
         let file = directory.path().join("pid");
         let script = format!("echo $$ > {0}.part; mv {0}.part {0}; sleep 1000", file.display());
         let handler = shell(&script, Answer::Bytes, |_| {});
-        let opening = handler.open(&request("10.0.0.7:1".parse().unwrap(), b"f"));
+        let opening = start(&handler, b"f");
         while !file.exists() {
             std::thread::yield_now();
         }
-        drop(opening);
+        opening.abort();
         gone(std::fs::read_to_string(&file).unwrap().trim().parse().unwrap());
+    }
+
+    #[test]
+    fn waiting_for_a_free_process_is_no_timeout() {
+        let handler = shell("sleep 0.4; echo one", Answer::Bytes, |settings| {
+            (settings.concurrency, settings.timeout) = (1, Duration::from_secs(1));
+        });
+        let openings: Vec<_> = (0..5).map(|_| start(&handler, b"f")).collect();
+        assert!(openings.into_iter().all(|opening| settle(opening).is_ok()), "together they take 2 s");
     }
 
     #[test]
@@ -260,7 +266,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let script = format!("cd {}; mkdir only || exit 1; rmdir only || exit 1; echo one", directory.path().display());
         let handler = shell(&script, Answer::Bytes, |settings| settings.concurrency = 1);
-        let openings: Vec<_> = (0..20).map(|_| handler.open(&request("10.0.0.7:1".parse().unwrap(), b"f"))).collect();
+        let openings: Vec<_> = (0..20).map(|_| start(&handler, b"f")).collect();
         assert!(openings.into_iter().all(|opening| settle(opening).is_ok()));
     }
 }

@@ -1,10 +1,11 @@
 //! Handler that calls an HTTP service: it posts the request as JSON and uses the answer.
 
-use super::background::{Background, ConcurrencyLimit};
 use super::client::{Client, request};
+use super::concurrency::ConcurrencyLimit;
 use super::decision::{Answer, apply_decision};
-use super::owned::{OwnedRequest, as_json};
-use crate::handler::{Handler, Opened, Opening, Refusal, Request};
+use super::json::as_json;
+use crate::handler::{Handler, Opened, Refusal, SharedHandler};
+use crate::request::Request;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
@@ -23,7 +24,7 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
     /// Format of the answer.
     pub answer: Answer,
-    /// Time limit for the whole answer.
+    /// Time limit for the whole answer; waiting for one of the requests at once does not count.
     pub timeout: Duration,
     /// Largest answer in bytes.
     pub output: usize,
@@ -35,14 +36,12 @@ pub struct Settings {
 ///
 /// Status 200 carries the answer. 404 and 410 mean that the file does not exist, so that a chain continues. 401 and 403 deny access. Any
 /// other status is a failure.
-pub struct Hook {
-    shared: Arc<Shared>,
-    background: Background,
-}
+#[derive(Clone)]
+pub struct Hook(Arc<Inner>);
 
-struct Shared {
+struct Inner {
     settings: Settings,
-    files: Option<Arc<dyn Handler>>,
+    files: Option<SharedHandler>,
     client: Client,
     gate: ConcurrencyLimit,
 }
@@ -52,40 +51,33 @@ impl Hook {
     ///
     /// # Errors
     /// When there is no trusted authority for an https service.
-    pub fn new(settings: Settings, files: Option<Arc<dyn Handler>>, background: &Background) -> io::Result<Hook> {
+    pub fn new(settings: Settings, files: Option<SharedHandler>) -> io::Result<Hook> {
         let client = Client::new(&settings.url, settings.ca.as_deref(), settings.timeout)?;
         let gate = ConcurrencyLimit::new(settings.concurrency);
-        Ok(Hook { shared: Arc::new(Shared { settings, files, client, gate }), background: background.clone() })
+        Ok(Hook(Arc::new(Inner { settings, files, client, gate })))
     }
 }
 
 impl Handler for Hook {
-    fn open(&self, request: &Request<'_>) -> Opening {
-        let (shared, request) = (self.shared.clone(), OwnedRequest::new(request));
-        self.background.open(async move {
-            let limit = shared.settings.timeout;
-            match timeout(limit, shared.open(request)).await {
-                Ok(opened) => opened,
-                Err(_) => Err(shared.failed(&format!("no answer within {limit:?}"))),
-            }
-        })
+    async fn open(&self, request: Request) -> Opened {
+        let (inner, limit) = (&*self.0, self.0.settings.timeout);
+        let place = inner.gate.enter().await?;
+        let asked = timeout(limit, inner.ask(&request)).await.unwrap_or_else(|_| Err(inner.failed(&format!("no answer within {limit:?}"))));
+        drop(place);
+        apply_decision(inner.settings.answer, asked?, &inner.settings.url.to_string(), request, inner.files.as_ref()).await
     }
 }
 
-impl Shared {
-    async fn open(&self, requested: OwnedRequest) -> Opened {
-        let _place = self.gate.enter().await?;
-        let url = self.settings.url.to_string();
-        let body = Bytes::from(as_json(&requested.request()).to_string());
+impl Inner {
+    /// Posts the request and returns the answer.
+    async fn ask(&self, requested: &Request) -> Result<Vec<u8>, Refusal> {
+        let body = Bytes::from(as_json(requested).to_string());
         let failed = |error: super::client::HttpError| self.failed(&error.to_string());
-        let mut post = request(Method::POST, &url, body).map_err(failed)?;
+        let mut post = request(Method::POST, &self.settings.url.to_string(), body).map_err(failed)?;
         post.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let answer = self.client.send(post).await.map_err(failed)?;
         match answer.status() {
-            StatusCode::OK => {
-                let bytes = self.client.read_body(answer.into_body(), self.settings.output).await.map_err(failed)?;
-                apply_decision(self.settings.answer, bytes, &url, requested, self.files.as_ref()).await
-            }
+            StatusCode::OK => self.client.read_body(answer.into_body(), self.settings.output).await.map_err(failed),
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Refusal::not_found()),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Refusal::access()),
             status => Err(self.failed(&format!("status {status}"))),
@@ -101,7 +93,8 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Bytes;
+    use crate::content::Content;
+    use crate::handler::handler_fn;
     use crate::handlers::testing::{ask, in_namespace, read_all};
     use crate::handlers::testing_origin::{Origin, Page};
 
@@ -117,11 +110,11 @@ mod tests {
                 output: 1000,
                 concurrency: 4,
             };
-            let files = Arc::new(|request: &Request<'_>| Opening::content(Bytes::new(request.file)));
-            let hook = Hook::new(settings, Some(files), &Background::new(1).unwrap()).unwrap();
+            let files = SharedHandler::new(handler_fn(|request| Ok(Content::bytes(request.file()))));
+            let hook = Hook::new(settings, Some(files)).unwrap();
             let answer = |text: &str, status| {
                 origin.put("/hook", Page { bytes: Arc::new(text.into()), status, ..Page::default() });
-                ask(&hook, b"f").map(|content| String::from_utf8(read_all(&*content).unwrap()).unwrap())
+                ask(&hook, b"f").map(|content| String::from_utf8(read_all(&content).unwrap()).unwrap())
             };
             assert_eq!(answer(r#"{"file": "other"}"#, 200), Ok("other".into()));
             let json = r#"{"client":"10.0.0.7","port":2070,"vip":"192.0.2.69","tid":20000,"file":"f","mode":"octet","options":{}}"#;

@@ -1,7 +1,8 @@
 //! Limits for each client prefix: requests per second and concurrent transfers.
 
-use crate::content::{Borrowed, Content, KeepAlive, Version};
-use crate::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::content::{Borrowed, Content, KeepAlive, Source, Version};
+use crate::handler::{Accepted, Destination, Handler, Opened, Refusal, SharedHandler};
+use crate::request::Request;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -35,13 +36,13 @@ impl Default for Settings {
     }
 }
 
-/// Drops requests beyond the limits and passes all others on.
+/// Drops read and write requests beyond the limits and passes all others on.
 ///
 /// A request beyond the limits is not answered: the client retransmits it, as after a loss, and boots later instead of not at all. If the
 /// table of prefixes is full, which only a flood of forged addresses causes, the oldest prefixes without transfers are evicted.
 pub struct Limited {
     limits: Arc<Limits>,
-    inner: Arc<dyn Handler>,
+    inner: SharedHandler,
 }
 
 struct Limits {
@@ -65,30 +66,74 @@ struct Prefix {
 
 impl Limited {
     /// Wraps `inner` with limits.
-    pub fn new(settings: Settings, inner: Arc<dyn Handler>) -> Limited {
+    pub fn new(settings: Settings, inner: SharedHandler) -> Limited {
         Limited { limits: Arc::new(Limits { settings, start: Instant::now(), table: Mutex::default() }), inner }
     }
 }
 
-impl Handler for Limited {
-    fn open(&self, request: &Request<'_>) -> Opening {
+impl Limited {
+    /// Admits a request and returns its permit, if transfers are counted.
+    fn admit(&self, request: &Request) -> Result<Option<ConcurrencyPermit>, Refusal> {
         let prefix = self.limits.prefix(request.client.ip());
-        let Some(permit) = self.limits.clone().admit(prefix, self.limits.start.elapsed()) else {
+        self.limits.clone().admit(prefix, self.limits.start.elapsed()).ok_or_else(|| {
             tracing::debug!(%prefix, "request beyond the limits dropped");
-            return Opening::refuse(Refusal::silent());
-        };
-        let opening = self.inner.open(request);
-        match (opening, permit) {
-            (opening, None) => opening,
-            (Opening::Now(opened), Some(permit)) => Opening::Now(with_permit(opened, permit)),
-            (Opening::Later(future), Some(permit)) => Opening::later(async move { with_permit(future.await, permit) }),
-            (Opening::Job(job), Some(permit)) => Opening::job(move || with_permit(job(), permit)),
-        }
+            Refusal::silent()
+        })
     }
 }
 
-fn with_permit(opened: Opened, permit: ConcurrencyPermit) -> Opened {
-    opened.map(|inner| -> Arc<dyn Content> { Arc::new(PermitContent { inner, permit: Arc::new(permit) }) })
+impl Handler for Limited {
+    async fn open(&self, request: Request) -> Opened {
+        let permit = self.admit(&request)?;
+        with_permit(self.inner.open(request).await, permit)
+    }
+
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        // Admitted when it is clear that `open` will not be called, which admits, too.
+        let opened = self.inner.open_now(request)?;
+        Some(self.admit(request).and_then(|permit| with_permit(opened, permit)))
+    }
+
+    fn accepts_uploads(&self) -> bool {
+        self.inner.accepts_uploads()
+    }
+
+    async fn store(&self, request: Request) -> Accepted {
+        let permit = self.admit(&request)?;
+        let inner = self.inner.store(request).await?;
+        Ok(Box::new(PermitDestination { inner, _permit: permit }))
+    }
+}
+
+fn with_permit(opened: Opened, permit: Option<ConcurrencyPermit>) -> Opened {
+    match permit {
+        Some(permit) => opened.map(|inner| Content::from_source(PermitContent { inner, permit: Arc::new(permit) })),
+        None => opened,
+    }
+}
+
+/// The destination of an upload that holds a permit.
+struct PermitDestination {
+    inner: Box<dyn Destination>,
+    _permit: Option<ConcurrencyPermit>,
+}
+
+impl Destination for PermitDestination {
+    fn limit(&self) -> Option<u64> {
+        self.inner.limit()
+    }
+
+    fn begin(&mut self) -> Result<(), Refusal> {
+        self.inner.begin()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.inner.write(bytes)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), Refusal> {
+        self.inner.finish()
+    }
 }
 
 impl Limits {
@@ -178,11 +223,11 @@ impl Drop for ConcurrencyPermit {
 
 /// Content that holds a permit while it is sent.
 struct PermitContent {
-    inner: Arc<dyn Content>,
+    inner: Content,
     permit: Arc<ConcurrencyPermit>,
 }
 
-impl Content for PermitContent {
+impl Source for PermitContent {
     fn size(&self) -> Option<u64> {
         self.inner.size()
     }
@@ -191,23 +236,23 @@ impl Content for PermitContent {
         self.inner.version()
     }
 
-    fn inner(&self) -> Option<(Arc<dyn Content>, KeepAlive)> {
-        Some((Arc::clone(&self.inner), self.permit.clone()))
+    fn inner(&self) -> Option<(Arc<dyn Source>, KeepAlive)> {
+        Some((Arc::clone(&self.inner.0), self.permit.clone()))
     }
 
     fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.inner.poll_read_at(context, offset, buffer)
+        self.inner.0.poll_read_at(context, offset, buffer)
     }
 
     fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
-        self.inner.borrow_at(offset, len)
+        self.inner.0.borrow_at(offset, len)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Bytes;
+    use crate::handler::{blocking, handler_fn};
     use crate::handlers::testing::{ask_from, read_all};
     use proptest::prelude::*;
 
@@ -237,21 +282,15 @@ mod tests {
 
     #[test]
     fn transfers_at_once_are_counted_until_they_end_whichever_way_they_open() {
-        for how in 0..3 {
-            let inner = Arc::new(move |request: &Request<'_>| {
-                let opened: Opened = if request.file == b"f" { Ok(Arc::new(Bytes::new(*b"x"))) } else { Err(Refusal::not_found()) };
-                match how {
-                    0 => Opening::Now(opened),
-                    1 => Opening::later(async move { opened }),
-                    _ => Opening::job(move || opened),
-                }
-            });
+        for how in 0..2 {
+            let open = |request: &Request| if request.file() == b"f" { Ok(Content::bytes("x")) } else { Err(Refusal::not_found()) };
+            let inner = if how == 0 { SharedHandler::new(handler_fn(open)) } else { SharedHandler::new(blocking(open)) };
             let limited = Limited::new(Settings { concurrent: Some(2), ..Settings::default() }, inner);
             let get = |file: &[u8]| ask_from(&limited, "10.0.0.7:1", file);
             assert_eq!(get(b"none").err(), Some(Refusal::not_found()), "a refusal holds no permit");
             let one = get(b"f").unwrap();
             let two = get(b"f").unwrap();
-            assert_eq!((read_all(&*two).unwrap(), two.size()), (b"x".to_vec(), Some(1)));
+            assert_eq!((read_all(&two).unwrap(), two.size()), (b"x".to_vec(), Some(1)));
             assert_eq!(get(b"f").err(), Some(Refusal::silent()));
             assert!(ask_from(&limited, "10.0.0.8:1", b"f").is_ok());
             drop(one);

@@ -9,17 +9,16 @@
 //! | [`rules`] | choice of the handler by file, client and VIP; renaming, access |
 //! | [`limits`] | rate and concurrency of each client |
 //! | [`chain`] | handlers tried in order |
-//! | [`background`] | threads for blocking and asynchronous work |
 
-pub mod background;
 pub mod chain;
 pub mod client;
+mod concurrency;
 pub mod decision;
 pub mod exec;
 pub mod hook;
 pub mod http;
+mod json;
 pub mod limits;
-mod owned;
 pub mod rules;
 pub mod template;
 #[cfg(any(test, feature = "testing"))]

@@ -1,18 +1,23 @@
 //! Rules that choose the handler of a request.
 
-use crate::handler::{Handler, Opening, Refusal, Request};
+use crate::handler::{Accepted, Handler, Opened, Refusal, SharedHandler};
 use crate::name::normalize;
+use crate::request::Request;
 use globset::{Candidate, GlobSet};
 use ipnet::IpNet;
 use regex::bytes::Regex;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 /// Ordered rules. The first one that matches and has a decision wins. Without a decision, the file is not found.
 ///
 /// Rules and their handlers see [normalized](normalize) names, so that the matched name is the opened one. A name that leads out is
 /// refused before any rule.
-pub struct Rules(Vec<Rule>);
+///
+/// They hold for write requests, too: a rule that denies refuses them, and names are changed. All others go to the handler of uploads.
+pub struct Rules {
+    rules: Vec<Rule>,
+    uploads: Option<SharedHandler>,
+}
 
 /// One rule. It matches when all its conditions match; an empty condition always matches.
 pub struct Rule {
@@ -43,13 +48,33 @@ pub enum Action {
     /// ERROR 2.
     Deny,
     /// Serves the file with this handler.
-    Serve(Arc<dyn Handler>),
+    Serve(SharedHandler),
 }
 
 impl Rules {
-    /// Creates a handler from rules, in order.
-    pub fn new(rules: Vec<Rule>) -> Rules {
-        Rules(rules)
+    /// Creates a handler from rules, in order; `uploads` takes the files that clients write.
+    pub fn new(rules: Vec<Rule>, uploads: Option<SharedHandler>) -> Rules {
+        Rules { rules, uploads }
+    }
+
+    /// Returns the handler of a request, and the request with its changed name.
+    fn route(&self, request: &Request) -> Result<(Option<&SharedHandler>, Request), Refusal> {
+        let mut name = normalize(request.file())?;
+        let (client, vip) = (request.client.ip().to_canonical(), request.vip.to_canonical());
+        for rule in &self.rules {
+            if !rule.matches(&name, client, vip) {
+                continue;
+            }
+            for Remap { pattern, to } in &rule.remap {
+                name = normalize(&pattern.replace(&name, to.as_bytes()))?;
+            }
+            match &rule.action {
+                Action::FallThrough => {}
+                Action::Deny => return Err(Refusal::access()),
+                Action::Serve(handler) => return Ok((Some(handler), request.clone().with_file(&name))),
+            }
+        }
+        Ok((None, request.clone().with_file(&name)))
     }
 }
 
@@ -62,29 +87,30 @@ impl Rule {
 }
 
 impl Handler for Rules {
-    fn open(&self, request: &Request<'_>) -> Opening {
-        let mut name = match normalize(request.file) {
-            Ok(name) => name,
-            Err(error) => return Opening::refuse(error.into()),
-        };
-        let (client, vip) = (request.client.ip().to_canonical(), request.vip.to_canonical());
-        for rule in &self.0 {
-            if !rule.matches(&name, client, vip) {
-                continue;
-            }
-            for Remap { pattern, to } in &rule.remap {
-                let changed = pattern.replace(&name, to.as_bytes()).into_owned();
-                name = match normalize(&changed) {
-                    Ok(name) => name,
-                    Err(error) => return Opening::refuse(error.into()),
-                };
-            }
-            match &rule.action {
-                Action::FallThrough => {}
-                Action::Deny => return Opening::refuse(Refusal::access()),
-                Action::Serve(handler) => return handler.open(&Request { file: &name, ..*request }),
-            }
+    async fn open(&self, request: Request) -> Opened {
+        match self.route(&request)? {
+            (Some(handler), request) => handler.open(request).await,
+            (None, _) => Err(Refusal::not_found()),
         }
-        Opening::refuse(Refusal::not_found())
+    }
+
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        match self.route(request) {
+            Ok((Some(handler), request)) => handler.open_now(&request),
+            Ok((None, _)) => Some(Err(Refusal::not_found())),
+            Err(refusal) => Some(Err(refusal)),
+        }
+    }
+
+    fn accepts_uploads(&self) -> bool {
+        self.uploads.is_some()
+    }
+
+    async fn store(&self, request: Request) -> Accepted {
+        let (_, request) = self.route(&request)?;
+        match &self.uploads {
+            Some(uploads) => uploads.store(request).await,
+            None => Err(Refusal::access()),
+        }
     }
 }

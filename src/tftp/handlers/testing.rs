@@ -1,15 +1,17 @@
 //! Helpers for tests of handlers: requests without an engine, reading, and a network namespace.
 #![allow(clippy::unwrap_used)]
 
-use crate::content::Content;
-use crate::handler::{Handler, Opened, Opening, Request};
-use crate::packet::{Mode, Options};
+use crate::content::{Content, Source};
+use crate::handler::{Handler, Opened};
+use crate::request::Request;
 use std::io;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake};
 use std::thread::Thread;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 
 struct Unpark(Thread);
 
@@ -31,37 +33,50 @@ pub fn wait<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     }
 }
 
-/// Returns a request of `client` for `file`.
-pub fn request(client: SocketAddr, file: &[u8]) -> Request<'_> {
-    Request { client, vip: "192.0.2.69".parse().unwrap(), tid: 20_000, file, mode: Mode::Octet, options: Options::default() }
+/// Returns the runtime of this thread, which is in the network namespace of the thread.
+pub fn runtime() -> &'static Runtime {
+    thread_local! {
+        static RUNTIME: &'static Runtime =
+            Box::leak(Box::new(Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()));
+    }
+    RUNTIME.with(|runtime| *runtime)
 }
 
-/// Waits for the result of an opening.
-pub fn settle(opening: Opening) -> Opened {
-    match opening {
-        Opening::Now(opened) => opened,
-        Opening::Later(mut future) => wait(|context| future.as_mut().poll(context)),
-        Opening::Job(job) => job(),
-    }
+/// Returns a request of `client` for `file`.
+pub fn request(client: SocketAddr, file: &[u8]) -> Request {
+    Request::for_file(client, "192.0.2.69".parse().unwrap(), 20_000, file)
+}
+
+/// Starts to open a file.
+pub fn start(handler: &(impl Handler + Clone), file: &[u8]) -> JoinHandle<Opened> {
+    let (handler, request) = (handler.clone(), request("10.0.0.7:2070".parse().unwrap(), file));
+    runtime().spawn(async move { handler.open(request).await })
+}
+
+/// Waits for a result.
+pub fn settle(opening: JoinHandle<Opened>) -> Opened {
+    runtime().block_on(opening).unwrap()
 }
 
 /// Sends a request of 10.0.0.7 to a handler.
-pub fn ask(handler: &dyn Handler, file: &[u8]) -> Opened {
+pub fn ask(handler: &impl Handler, file: &[u8]) -> Opened {
     ask_from(handler, "10.0.0.7:2070", file)
 }
 
-/// Sends a request of `client` to a handler.
-pub fn ask_from(handler: &dyn Handler, client: &str, file: &[u8]) -> Opened {
-    settle(handler.open(&request(client.parse().unwrap(), file)))
+/// Sends a request of `client` to a handler, as the engine does.
+pub fn ask_from(handler: &impl Handler, client: &str, file: &[u8]) -> Opened {
+    let request = request(client.parse().unwrap(), file);
+    handler.open_now(&request).unwrap_or_else(|| runtime().block_on(handler.open(request)))
 }
 
-/// Reads at `offset` and waits for the bytes.
-pub fn read_at(content: &dyn Content, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+/// Reads content at `offset` and waits for the bytes.
+pub(crate) fn read_at(content: &dyn Source, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let _entered = runtime().enter();
     wait(|context| content.poll_read_at(context, offset, buffer))
 }
 
-/// Reads everything.
-pub fn read_all(content: &dyn Content) -> io::Result<Vec<u8>> {
+/// Reads all bytes.
+pub(crate) fn read_source(content: &dyn Source) -> io::Result<Vec<u8>> {
     let (mut all, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
         match read_at(content, all.len() as u64, &mut buffer)? {
@@ -69,6 +84,11 @@ pub fn read_all(content: &dyn Content) -> io::Result<Vec<u8>> {
             len => all.extend_from_slice(&buffer[..len]),
         }
     }
+}
+
+/// Reads everything.
+pub fn read_all(content: &Content) -> io::Result<Vec<u8>> {
+    read_source(&*content.0)
 }
 
 /// Runs `body` on a thread in a new network namespace with only the loopback interface. Its threads inherit the namespace. Without root

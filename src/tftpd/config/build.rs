@@ -2,8 +2,7 @@
 
 use super::{Action, Config, Kind};
 use guideway_tftp::directory::Directory;
-use guideway_tftp::handler::Handler;
-use guideway_tftp::handlers::background::Background;
+use guideway_tftp::handler::SharedHandler;
 use guideway_tftp::handlers::chain::Chain;
 use guideway_tftp::handlers::exec::Exec;
 use guideway_tftp::handlers::hook::Hook;
@@ -11,10 +10,10 @@ use guideway_tftp::handlers::http::{Cache, Http};
 use guideway_tftp::handlers::limits::Limited;
 use guideway_tftp::handlers::rules::{self, Remap, Rules};
 use guideway_tftp::handlers::template::Template;
+use guideway_tftp::writable::{WithUploads, Writable};
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 /// A handler with a valid configuration cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +28,7 @@ pub struct BuildError {
 /// The handlers of a configuration.
 pub struct Built {
     /// The handler that gets all requests.
-    pub handler: Arc<dyn Handler>,
+    pub handler: SharedHandler,
     /// The caches of its `http` handlers, by their names.
     pub caches: Vec<(String, Cache)>,
 }
@@ -40,35 +39,38 @@ fn with_path(path: &Path, source: io::Error) -> io::Error {
 }
 
 impl Config {
-    /// Creates the handlers, and the rules that choose between them.
+    /// Creates the handlers, and the rules that choose between them. Rules and limits hold for `uploads`, too.
     ///
     /// # Errors
     /// When a directory or a cache cannot be used.
-    pub fn build(&self, background: &Background) -> Result<Built, BuildError> {
+    pub fn build(&self, uploads: Option<Writable>) -> Result<Built, BuildError> {
         let mut caches = Vec::new();
-        let mut made: HashMap<&str, Arc<dyn Handler>> = HashMap::new();
+        let mut made: HashMap<&str, SharedHandler> = HashMap::new();
         for handler in &self.handlers {
             let opener = |files: &Option<String>| files.as_ref().and_then(|files| made.get(files.as_str()).cloned());
             let failed = |source| BuildError { handler: handler.name.clone(), source };
-            let new: Arc<dyn Handler> = match &handler.kind {
+            let new = match &handler.kind {
                 Kind::Directory { root, options } => {
-                    Arc::new(Directory::new(root, *options).map_err(|source| failed(with_path(root, source)))?)
+                    SharedHandler::new(Directory::new(root, *options).map_err(|source| failed(with_path(root, source)))?)
                 }
                 Kind::Http(settings) => {
-                    let http = Http::new(settings.clone(), background).map_err(failed)?;
+                    let http = Http::new(settings.clone()).map_err(failed)?;
                     caches.push((handler.name.clone(), http.cache()));
-                    Arc::new(http)
+                    SharedHandler::new(http)
                 }
-                Kind::Template(settings) => Arc::new(Template::new(settings.clone(), background).map_err(failed)?),
-                Kind::Exec { settings, files } => Arc::new(Exec::new(settings.clone(), opener(files), background)),
-                Kind::Hook { settings, files } => Arc::new(Hook::new(settings.clone(), opener(files), background).map_err(failed)?),
+                Kind::Template(settings) => SharedHandler::new(Template::new(settings.clone()).map_err(failed)?),
+                Kind::Exec { settings, files } => SharedHandler::new(Exec::new(settings.clone(), opener(files))),
+                Kind::Hook { settings, files } => SharedHandler::new(Hook::new(settings.clone(), opener(files)).map_err(failed)?),
             };
             made.insert(&handler.name, new);
         }
-        let chain =
-            |names: &mut dyn Iterator<Item = &str>| Chain::of(names.filter_map(|name| made.get(name).cloned()).collect(), background);
+        let chain = |names: &mut dyn Iterator<Item = &str>| Chain::of(names.filter_map(|name| made.get(name).cloned()).collect());
         let all = if self.rules.is_empty() {
-            chain(&mut self.handlers.iter().map(|handler| handler.name.as_str()))
+            let files = chain(&mut self.handlers.iter().map(|handler| handler.name.as_str()));
+            match uploads {
+                Some(uploads) => SharedHandler::new(WithUploads::new(files, uploads)),
+                None => files,
+            }
         } else {
             let rule = |rule: &super::Rule| rules::Rule {
                 files: rule.files.clone(),
@@ -81,10 +83,10 @@ impl Config {
                     Action::Serve(names) => rules::Action::Serve(chain(&mut names.iter().map(String::as_str))),
                 },
             };
-            Arc::new(Rules::new(self.rules.iter().map(rule).collect()))
+            SharedHandler::new(Rules::new(self.rules.iter().map(rule).collect(), uploads.map(SharedHandler::new)))
         };
-        let handler: Arc<dyn Handler> = match self.limits {
-            Some(settings) => Arc::new(Limited::new(settings, all)),
+        let handler = match self.limits {
+            Some(settings) => SharedHandler::new(Limited::new(settings, all)),
             None => all,
         };
         Ok(Built { handler, caches })

@@ -6,7 +6,7 @@ use guideway_config::{duration_within, text};
 use guideway_tftp::engine::{Config, Tid, TunnelConfig};
 use guideway_tftp::options::{Limits, Rollover};
 use guideway_tftp::packet::PORT;
-use guideway_tftp::transfer::RetransmissionPolicy;
+use guideway_tftp::rto::RetransmissionPolicy;
 use guideway_tftp::writable;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;

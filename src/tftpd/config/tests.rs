@@ -2,9 +2,9 @@
 
 use super::*;
 use guideway_config::Severity;
+use guideway_tftp::Handler as _;
 use guideway_tftp::handler::{Opened, Refusal};
-use guideway_tftp::handlers::background::Background;
-use guideway_tftp::handlers::testing::{ask_from, read_all, request, settle};
+use guideway_tftp::handlers::testing::{ask_from, read_all, request, runtime};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -287,7 +287,7 @@ writable_files = 0
 /// A directory with two trees, and a handler with `rules` over them.
 struct Fixture {
     _directory: tempfile::TempDir,
-    handler: std::sync::Arc<dyn guideway_tftp::handler::Handler>,
+    handler: guideway_tftp::handler::SharedHandler,
 }
 
 fn fixture(rules: &str) -> Fixture {
@@ -301,17 +301,17 @@ fn fixture(rules: &str) -> Fixture {
         }
         text += &format!("[[handler]]\nname = \"{tree}\"\nkind = \"directory\"\nroot = \"{}\"\n", directory.path().join(tree).display());
     }
-    let handler = good(&(text + rules)).build(&Background::new(1).unwrap()).unwrap().handler;
+    let handler = good(&(text + rules)).build(None).unwrap().handler;
     Fixture { _directory: directory, handler }
 }
 
 impl Fixture {
     fn opened(&self, client: &str, file: &str) -> Opened {
-        ask_from(&*self.handler, client, file.as_bytes())
+        ask_from(&self.handler, client, file.as_bytes())
     }
 
     fn get(&self, file: &str) -> Result<String, Refusal> {
-        self.opened("10.0.0.7:1", file).map(|content| String::from_utf8(read_all(&*content).unwrap()).unwrap())
+        self.opened("10.0.0.7:1", file).map(|content| String::from_utf8(read_all(&content).unwrap()).unwrap())
     }
 }
 
@@ -355,7 +355,7 @@ fn the_first_rule_with_a_decision_wins() {
     assert_eq!((w.get("both"), w.get("a"), w.get("b")), (Ok("two/both".into()), Ok("one/a".into()), Ok("two/b".into())));
     let mut elsewhere = request("10.0.0.7:1".parse().unwrap(), b"both");
     elsewhere.vip = "192.0.2.70".parse().unwrap();
-    assert_eq!(read_all(&*settle(w.handler.open(&elsewhere)).unwrap()).unwrap(), b"one/both");
+    assert_eq!(read_all(&runtime().block_on(w.handler.open(elsewhere)).unwrap()).unwrap(), b"one/both");
     assert_eq!(w.opened("10.1.0.7:1", "a").err(), Some(Refusal::not_found()));
     assert!(w.opened("[::ffff:10.1.0.7]:1", "b").is_ok(), "as a socket for both families sees it");
     assert_eq!(w.get("sub/x"), Err(Refusal::not_found()), "a star does not cross a slash, and no other rule matches");
@@ -372,7 +372,7 @@ fn limits_apply_first_and_send_no_answer() {
 #[test]
 fn the_error_names_a_handler_that_cannot_be_created() {
     let text = "[[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"/does/not/exist\"\n";
-    let error = good(text).build(&Background::new(1).unwrap()).err().unwrap();
+    let error = good(text).build(None).err().unwrap();
     assert!(error.to_string().starts_with("cannot create the handler \"files\": /does/not/exist: "), "{error}");
 }
 

@@ -274,7 +274,7 @@ impl EventLoop {
     }
 
     fn start_sending(&mut self, key: Key, session: &mut Session) -> Disposition {
-        match std::mem::replace(&mut session.stage, Stage::Opening) {
+        match std::mem::replace(&mut session.stage, Stage::Opening(None)) {
             Stage::Checkpointing(mut running) => {
                 running.transfer.share(self.now);
                 let start = running.transfer.start();

@@ -119,7 +119,7 @@ impl EventLoop {
         let key = self.insert(session);
         // The transfer is not half-open: without an answer of its client there would be no checkpoint and no ACK.
         self.half_open.remove(key.index);
-        self.with_session(key, |this, session| this.begin(key, session, &request));
+        self.with_session(key, |this, session| this.begin(key, session));
     }
 
     /// Finishes to resume a transfer when its content is open. If the content is the same, sending continues.

@@ -45,7 +45,7 @@ fn begin(client: &Client, server: SocketAddr) -> SocketAddr {
 
 fn a_client_alone_gets_a_connected_socket(listen: &'static str, requested: &'static str) {
     in_namespace(move || {
-        let handler = |_: &Request<'_>| Opening::content(Bytes::new(content()));
+        let handler = handler_fn(|_| Ok(Content::bytes(content())));
         let (running, outcomes) = serve(Config::listen(listen.parse().unwrap()), handler);
         let mut server: SocketAddr = requested.parse().unwrap();
         server.set_port(running.addresses()[0].port());
@@ -75,7 +75,7 @@ fn a_client_alone_gets_a_connected_socket(listen: &'static str, requested: &'sta
         lock_step(&second, tid, 901..=BLOCKS + 1);
         until(&running, "both end", |totals| totals.get(Counter::Done) == 2);
         running.stop().unwrap();
-        assert_eq!(*outcomes.0.lock().unwrap(), [Outcome::Done, Outcome::Done]);
+        outcomes.expect(&[Outcome::Done, Outcome::Done]);
     });
 }
 
@@ -92,7 +92,7 @@ fn at_an_address_of_ipv6() {
 #[test]
 fn it_is_closed_with_the_transfer_and_the_next_one_gets_another() {
     in_namespace(|| {
-        let handler = |_: &Request<'_>| Opening::content(Bytes::new(content()));
+        let handler = handler_fn(|_| Ok(Content::bytes(content())));
         let (running, _) = serve(Config::listen(local(0)), handler);
         for round in 1..=3 {
             let (client, server) = Client::new(running.addresses()[0]);

@@ -1,11 +1,12 @@
 //! The engine against any datagrams in any order.
 
-use super::super::blocking_pool::BlockingPool;
 use super::super::event_loop::{EventLoop, EventLoopParts};
 use super::super::sys::Received;
 use super::*;
+use crate::handler::{Opened, SharedHandler};
+use crate::handlers::testing::runtime;
 use crate::packet::put_data_header;
-use crate::writable::{Settings, Writable};
+use crate::writable::{Settings, WithUploads, Writable};
 use guideway_packet::time::Time;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -33,18 +34,34 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// Opens some files at once and others later.
+struct Files;
+
+impl Handler for Files {
+    async fn open(&self, request: Request) -> Opened {
+        match request.file().first() {
+            Some(b'2') => std::future::pending().await,
+            Some(b'3') => Ok(Content::from_source(Arc::new(Stream(Mutex::new((vec![1; 3000], false, None)))))),
+            _ => Err(Refusal::not_found()),
+        }
+    }
+
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        match request.file().first()? {
+            b'0' => Some(Ok(Content::bytes(vec![1; 100_000]))),
+            b'1' => Some(Ok(Content::bytes(""))),
+            _ => None,
+        }
+    }
+}
+
 /// For any datagrams in any order, the loop does not panic, loses no session, and keeps its limits.
 fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
-    let handler = |request: &Request<'_>| match request.file.first() {
-        Some(b'0') => Opening::content(Bytes::new(vec![1; 100_000])),
-        Some(b'1') => Opening::content(Bytes::new(*b"")),
-        Some(b'2') => Opening::later(std::future::pending()),
-        Some(b'3') => Opening::content(Arc::new(Stream(Mutex::new((vec![1; 3000], false, None))))),
-        _ => Opening::refuse(Refusal::not_found()),
-    };
     let directory = tempfile::tempdir().unwrap();
     let writable = Writable::new(directory.path(), Settings { limit: 60, concurrent: 2, ..Settings::default() }).unwrap();
-    let config = Config { max_transfers: 4, max_per_client: 3, writable: Some(writable), ..Config::listen(local(0)) };
+    let handler = SharedHandler::new(WithUploads::new(Files, writable));
+    let config = Config { max_transfers: 4, max_per_client: 3, ..Config::listen(local(0)) };
+    let _in_runtime = runtime().enter();
     let channel = Arc::new(EventChannel::new().unwrap());
     let sockets = sockets::open(&config, 0).unwrap();
     let counters = Arc::new(Counters::default());
@@ -53,12 +70,10 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
         config,
         sockets,
         tunnel: None,
-        handler: Arc::new(handler),
-        observer: Arc::new(()),
+        openers: Openers::new(runtime().handle().clone(), handler, Arc::clone(&channel), false),
+        reports: Reports::new(None),
         counters,
-        statistics: None,
         channel,
-        blocking_pool: BlockingPool::new(1),
     };
     let mut event_loop = EventLoop::new(parts);
     let mut due = Vec::new();

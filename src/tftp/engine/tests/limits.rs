@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Content that counts its reads.
 struct Counted(Bytes, AtomicUsize);
 
-impl Content for Counted {
+impl Source for Counted {
     fn size(&self) -> Option<u64> {
         self.0.size()
     }
@@ -24,10 +24,10 @@ impl Content for Counted {
 fn clients_within_their_limits_share_reads_and_release_their_permits() {
     in_namespace(|| {
         let counted = Arc::new(Counted(Bytes::new(vec![7; 1100]), AtomicUsize::new(0)));
-        let content: Arc<dyn Content> = counted.clone();
-        let inner = move |_: &Request<'_>| Opening::Now(Ok(Arc::clone(&content)));
+        let content = Content(counted.clone());
+        let inner = SharedHandler::new(handler_fn(move |_| Ok(content.clone())));
         let settings = Settings { concurrent: Some(2), ..Settings::default() };
-        let (running, _) = serve(Config::listen(local(69)), Limited::new(settings, Arc::new(inner)));
+        let (running, _) = serve(Config::listen(local(69)), Limited::new(settings, inner));
         for round in 1..=2 {
             let clients = [1, 2].map(|_| Client::ask(local(69), "f", &[]));
             let tids = clients.each_ref().map(|client| client.data(1, &[7; 512]));

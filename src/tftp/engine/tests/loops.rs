@@ -7,7 +7,7 @@ use std::collections::HashMap;
 fn every_loop_answers_from_its_own_port_and_knows_its_own_transfers() {
     in_namespace(|| {
         let config = Config { loops: 3, tid: Tid::Port(20001), ..Config::listen("[::]:69".parse().unwrap()) };
-        let (running, _) = serve(config, |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
+        let (running, _) = serve(config, handler_fn(|_| Ok(Content::bytes(vec![7; 600]))));
         let clients: Vec<_> = (0..90).map(|_| Client::ask(local(69), "f", &[])).collect();
         let tids: Vec<_> = clients.iter().map(|client| client.data(1, &[7; 512])).collect();
         let mut of_port: HashMap<u16, usize> = HashMap::new();
@@ -33,7 +33,7 @@ fn every_loop_answers_from_its_own_port_and_knows_its_own_transfers() {
 #[test]
 fn retransmissions_follow_the_requested_time_out() {
     in_namespace(|| {
-        let (_running, _) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(*b"hello")));
+        let (_running, _) = serve(Config::listen(local(69)), handler_fn(|_| Ok(Content::bytes(*b"hello"))));
         let since = std::time::Instant::now();
         let client = Client::ask(local(69), "f", &[("utimeout", "50000")]);
         for _ in 0..5 {
@@ -49,9 +49,9 @@ fn retransmissions_follow_the_requested_time_out() {
 fn an_address_in_use_is_refused() {
     in_namespace(|| {
         let config = Config { loops: 3, ..Config::listen(local(69)) };
-        let handler = |_: &Request<'_>| Opening::refuse(Refusal::not_found());
-        let (running, _) = serve(config.clone(), handler);
-        let error = Server::bind(config, Arc::new(handler), Arc::new(Outcomes::default())).err().unwrap();
+        let handler = SharedHandler::new(handler_fn(|_| Err(Refusal::not_found())));
+        let (running, _) = serve(config.clone(), handler.clone());
+        let error = Server::bind(config, handler, Arc::new(Outcomes::default())).err().unwrap();
         assert!(error.to_string().contains("listening on 127.0.0.1:69"), "{error}");
         running.stop().unwrap();
     });

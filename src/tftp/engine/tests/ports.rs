@@ -8,7 +8,7 @@ fn broadcast_requests_are_ignored() {
     in_namespace(|| {
         run("ip", &["address", "add", "10.9.0.1/24", "brd", "10.9.0.255", "dev", "lo"]);
         let config = Config::listen("0.0.0.0:69".parse().unwrap());
-        let (running, _) = serve(config, |_: &Request<'_>| Opening::content(Bytes::new(*b"hello")));
+        let (running, _) = serve(config, handler_fn(|_| Ok(Content::bytes(*b"hello"))));
         let client = Client(UdpSocket::bind("10.9.0.1:0").unwrap());
         client.0.set_broadcast(true).unwrap();
         for to in ["10.9.0.255:69", "10.9.0.1:69"] {
@@ -24,7 +24,7 @@ fn broadcast_requests_are_ignored() {
 #[test]
 fn the_port_of_requests_takes_no_packets_of_transfers() {
     in_namespace(|| {
-        let (running, _) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
+        let (running, _) = serve(Config::listen(local(69)), handler_fn(|_| Ok(Content::bytes(vec![7; 600]))));
         let client = Client::ask(local(69), "f", &[]);
         let tid = client.data(1, &[7; 512]);
         client.ack(local(69), 1);
@@ -42,7 +42,7 @@ fn the_port_of_requests_takes_no_packets_of_transfers() {
 #[test]
 fn an_error_after_data_is_no_probe() {
     in_namespace(|| {
-        let (running, outcomes) = serve(Config::listen(local(69)), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 600])));
+        let (running, outcomes) = serve(Config::listen(local(69)), handler_fn(|_| Ok(Content::bytes(vec![7; 600]))));
         let client = Client::ask(local(69), "f", &[("tsize", "0")]);
         let (_, tid) = client.receive();
         client.ack(tid, 0);
@@ -51,7 +51,7 @@ fn an_error_after_data_is_no_probe() {
         put_error(&mut error, ErrorCode::NOT_DEFINED, b"disk full");
         client.0.send_to(&error, tid).unwrap();
         until(&running, "it ends", |totals| totals.get(Counter::Aborted) == 1);
-        assert_eq!(*outcomes.0.lock().unwrap(), [Outcome::Aborted(ErrorCode::NOT_DEFINED, "disk full".to_owned())]);
+        outcomes.expect(&[Outcome::Aborted(ErrorCode::NOT_DEFINED, "disk full".to_owned())]);
     });
 }
 

@@ -126,7 +126,7 @@ fn tid(n: usize) -> SocketAddr {
 
 fn started(config: Config) -> Running {
     run("ip", &["address", "add", "192.0.2.69/32", "dev", "lo"]);
-    serve(config, |_: &Request<'_>| Opening::content(content())).0
+    serve(config, handler_fn(|_| Ok(Content::bytes(content())))).0
 }
 
 fn block(n: u32) -> Vec<u8> {
@@ -287,8 +287,7 @@ fn a_query_fails_only_when_all_have_answered() {
 fn a_restarted_peer_gets_all_checkpoints_at_once() {
     in_namespace(|| {
         run("ip", &["address", "add", "192.0.2.69/32", "dev", "lo"]);
-        let (running, _) =
-            serve(config(WAIT, checkpoint_store::Limits::default()), |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 8 * 900])));
+        let (running, _) = serve(config(WAIT, checkpoint_store::Limits::default()), handler_fn(|_| Ok(Content::bytes(vec![7; 8 * 900]))));
         let mut other = FakePeer::new(1);
         // The peer is known with this token, and has a checkpoint of a transfer.
         let PeerMessage::Hello(sequence) = other.receive() else { panic!("no hello") };
@@ -318,7 +317,7 @@ fn a_transfer_does_not_run_ahead_of_its_successors() {
     in_namespace(|| {
         let config = config(WAIT, checkpoint_store::Limits::default());
         run("ip", &["address", "add", "192.0.2.69/32", "dev", "lo"]);
-        let (running, _) = serve(config, |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 8 * 90_000])));
+        let (running, _) = serve(config, handler_fn(|_| Ok(Content::bytes(vec![7; 8 * 90_000]))));
         let others = [FakePeer::new(1), FakePeer::new(2)];
         for other in &others {
             let PeerMessage::Hello(sequence) = other.receive() else { panic!("no hello") };

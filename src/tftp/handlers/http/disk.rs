@@ -156,8 +156,8 @@ fn load_entry(path: &Path) -> io::Result<Found> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Content;
-    use crate::handlers::testing::read_all;
+    use crate::content::Source;
+    use crate::handlers::testing::read_source;
 
     fn keep(disk: &Disk, url: &str, bytes: &[u8]) -> Object {
         let object = disk.create(Meta { size: None, etag: Some("\"e\"".into()), last_modified: None, settled: false }).unwrap();
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(found.len(), 1);
         let object = found[0].cached.open().unwrap();
         assert_eq!((found[0].url.as_str(), object.version()), ("http://h/a", Version([7; 16])));
-        assert_eq!(read_all(&object).unwrap(), b"aaa");
+        assert_eq!(read_source(&object).unwrap(), b"aaa");
         let mut left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["0.whole", "lock"]);

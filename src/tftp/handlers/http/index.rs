@@ -139,6 +139,15 @@ impl Index {
         if current { Lookup::Fresh(object) } else { Lookup::Revalidate(Some(object)) }
     }
 
+    /// As [`Index::look_up`], if that opens no file; `None` if it would, or if the file is being fetched.
+    pub(super) fn look_up_open(&mut self, url: &str, max_age: Duration, now: Instant) -> Option<Lookup> {
+        let open = match &self.cached.get(url).map(|entry| &entry.current) {
+            Some(Version::Settled(_, open)) => open.strong_count() > 0,
+            Some(Version::Open(_)) | None => true,
+        };
+        (open && !self.in_flight.contains_key(url)).then(|| self.look_up(url, max_age, now))
+    }
+
     /// Stores a version under this URL, in place of an earlier one. Returns `false` if there is no room for `size` bytes.
     pub(super) fn keep(&mut self, url: &str, current: Version, size: u64, checked: Option<Instant>) -> bool {
         let cost = size.div_ceil(MIN_COST).max(1).saturating_mul(MIN_COST);

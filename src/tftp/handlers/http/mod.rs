@@ -22,10 +22,11 @@ mod range_set;
 #[cfg(test)]
 mod tests;
 
-use super::background::Background;
 use super::client::Client;
-use crate::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::content::Content;
+use crate::handler::{Handler, Opened, Refusal, run_blocking};
 use crate::name::normalize;
+use crate::request::Request;
 use fetch::{FetchError, Stream, fill, hash_file};
 use futures_util::FutureExt;
 use hyper::Uri;
@@ -40,7 +41,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
-/// Largest number of different files that are requested at once; further ones are refused. Clients choose the names, so a limit is needed.
+/// Largest number of different files that are requested at once; further ones are not answered. Clients choose the names, so a limit is needed.
 const MAX_IN_FLIGHT: usize = 4096;
 
 /// Settings of an [`Http`] handler.
@@ -67,9 +68,9 @@ pub struct Settings {
 }
 
 /// Serves files of an HTTP origin.
+#[derive(Clone)]
 pub struct Http {
     shared: Arc<Shared>,
-    background: Background,
 }
 
 struct Shared {
@@ -131,7 +132,7 @@ impl Http {
     ///
     /// # Errors
     /// When the directory cannot be used or is used by another handler, and when there is no trusted authority for an https origin.
-    pub fn new(settings: Settings, background: &Background) -> io::Result<Http> {
+    pub fn new(settings: Settings) -> io::Result<Http> {
         let (disk, mut found) = disk::Disk::open(&settings.cache)?;
         let mut index = Index::new(settings.cache_size);
         found.sort_by_key(|found| found.written);
@@ -143,7 +144,7 @@ impl Http {
         let origin = Origin::new(settings.url.clone(), Client::new(&settings.url, settings.ca.as_deref(), settings.timeout)?);
         let connections = Semaphore::new(settings.max_connections.clamp(1, Semaphore::MAX_PERMITS));
         let shared = Shared { settings, origin, disk, index: Mutex::new(index), connections, cache_counters: CacheCounters::default() };
-        Ok(Http { shared: Arc::new(shared), background: background.clone() })
+        Ok(Http { shared: Arc::new(shared) })
     }
 
     /// Returns a view of its cache.
@@ -152,54 +153,83 @@ impl Http {
     }
 }
 
-impl Handler for Http {
-    fn open(&self, request: &Request<'_>) -> Opening {
-        let name = match normalize(request.file) {
-            Ok(name) => name,
-            Err(error) => return Opening::refuse(error.into()),
-        };
-        let url = self.shared.origin.url(&name);
-        let cache_counters = &self.shared.cache_counters;
-        let count = |number: &AtomicU64| number.fetch_add(1, Relaxed);
-        let mut index = self.shared.index();
-        if let Some(shared_fetch) = index.in_flight.get(&url) {
-            count(&cache_counters.coalesced);
-            return later(shared_fetch.clone());
-        }
-        match index.look_up(&url, self.shared.settings.max_age, Instant::now()) {
-            Lookup::Fresh(object) => {
-                count(&cache_counters.hits);
-                Opening::Now(Ok(object))
-            }
-            Lookup::Missing => {
-                count(&cache_counters.negative_hits);
-                Opening::refuse(Refusal::not_found())
-            }
-            Lookup::Revalidate(_) if index.in_flight.len() >= MAX_IN_FLIGHT => {
-                Opening::refuse(Refusal::failed("the server is busy, try again"))
-            }
-            Lookup::Revalidate(here) => {
-                count(&cache_counters.misses);
-                let (sender, receiver) = oneshot::channel();
-                let answer = receiver.map(|answer| answer.unwrap_or_else(|_| Err(Refusal::failed("the server failed"))));
-                let shared_fetch = answer.boxed().shared();
-                index.in_flight.insert(url.clone(), shared_fetch.clone());
-                drop(index);
-                let in_flight = OriginFetch { shared: self.shared.clone(), url, sender: Some(sender) };
-                self.background.spawn(in_flight.run(here));
-                later(shared_fetch)
-            }
-        }
-    }
+/// What the index says about a request.
+enum Found {
+    Opened(Arc<Object>),
+    Fetching(SharedFetch),
+    Refused(Refusal),
 }
 
-fn later(shared_fetch: SharedFetch) -> Opening {
-    Opening::later(shared_fetch.map(|answer| -> Opened { Ok(answer?) }))
+impl Handler for Http {
+    async fn open(&self, request: Request) -> Opened {
+        let url = self.shared.origin.url(&normalize(request.file())?);
+        let shared = self.shared.clone();
+        // The index may open a cached file.
+        let found = run_blocking(move || Ok(shared.find(url))).await?;
+        let object = match found {
+            Found::Opened(object) => object,
+            Found::Fetching(fetch) => fetch.await?,
+            Found::Refused(refusal) => return Err(refusal),
+        };
+        Ok(Content(object))
+    }
+
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        let url = match normalize(request.file()) {
+            Ok(name) => self.shared.origin.url(&name),
+            Err(error) => return Some(Err(error.into())),
+        };
+        let (settings, counters) = (&self.shared.settings, &self.shared.cache_counters);
+        let mut index = self.shared.index.try_lock().ok()?;
+        match index.look_up_open(&url, settings.max_age, Instant::now())? {
+            Lookup::Fresh(object) => {
+                counters.hits.fetch_add(1, Relaxed);
+                Some(Ok(Content(object)))
+            }
+            Lookup::Missing => {
+                counters.negative_hits.fetch_add(1, Relaxed);
+                Some(Err(Refusal::not_found()))
+            }
+            Lookup::Revalidate(_) => None,
+        }
+    }
 }
 
 impl Shared {
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks a file up, and starts to fetch it if needed. May block.
+    fn find(self: Arc<Self>, url: String) -> Found {
+        let count = |number: &AtomicU64| number.fetch_add(1, Relaxed);
+        let mut index = self.index();
+        if let Some(shared_fetch) = index.in_flight.get(&url) {
+            count(&self.cache_counters.coalesced);
+            return Found::Fetching(shared_fetch.clone());
+        }
+        match index.look_up(&url, self.settings.max_age, Instant::now()) {
+            Lookup::Fresh(object) => {
+                count(&self.cache_counters.hits);
+                Found::Opened(object)
+            }
+            Lookup::Missing => {
+                count(&self.cache_counters.negative_hits);
+                Found::Refused(Refusal::not_found())
+            }
+            Lookup::Revalidate(_) if index.in_flight.len() >= MAX_IN_FLIGHT => Found::Refused(Refusal::overloaded()),
+            Lookup::Revalidate(here) => {
+                count(&self.cache_counters.misses);
+                let (sender, receiver) = oneshot::channel();
+                let answer = receiver.map(|answer| answer.unwrap_or_else(|_| Err(Refusal::failed("the server failed"))));
+                let shared_fetch = answer.boxed().shared();
+                index.in_flight.insert(url.clone(), shared_fetch.clone());
+                drop(index);
+                let in_flight = OriginFetch { shared: self.clone(), url, sender: Some(sender) };
+                tokio::spawn(in_flight.run(here));
+                Found::Fetching(shared_fetch)
+            }
+        }
     }
 
     /// Changes the index, then removes evicted files. May block.
@@ -292,7 +322,11 @@ impl OriginFetch {
             Ok(object) => Arc::new(object),
             Err(error) => {
                 tracing::error!(url = self.url, %error, "cannot write to the cache");
-                return self.answer(Err(Refusal::failed("the server's cache cannot be written")), |_| {});
+                let refusal = match error.raw_os_error() {
+                    Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Refusal::overloaded(),
+                    _ => Refusal::failed("the server's cache cannot be written"),
+                };
+                return self.answer(Err(refusal), |_| {});
             }
         };
         match object.meta.size.filter(|_| object.is_known()) {
@@ -360,7 +394,7 @@ impl OriginFetch {
 
     /// Puts a complete object on disk, while transfers continue to read it.
     async fn settle(&self, object: &Arc<Object>, size: u64) {
-        let version = crate::content::Content::version(&**object);
+        let version = crate::content::Source::version(&**object);
         object.finish(size, version);
         self.shared.change(|index| index.whole(&self.url, object));
         let (task_object, url) = (object.clone(), self.url.clone());

@@ -2,7 +2,8 @@
 
 use super::meta::Meta;
 use super::range_set::RangeSet;
-use crate::content::{Borrowed, Content, Pages, Version};
+use crate::content::file::{FileReader, is_local};
+use crate::content::{Borrowed, Source, Version};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -18,13 +19,12 @@ const NEAR: u64 = 4 << 20;
 
 pub(super) struct Object {
     pub(super) meta: Meta,
-    file: File,
+    file: FileReader,
     path: Mutex<PathBuf>,
     /// Size and tag, from the headers or from the complete file. Transfers get the object only after they are known.
     known: OnceLock<(u64, Version)>,
     /// Whether it is complete, so that reading needs no lock.
     whole: AtomicBool,
-    pages: Pages,
     state: Mutex<State>,
 }
 
@@ -51,13 +51,13 @@ impl Object {
         if let (Some(size), Some(version)) = (meta.size, meta.version()) {
             let _ = known.set((size, version));
         }
+        let local = is_local(&file);
         Object {
             meta,
-            file,
+            file: FileReader::new(file, local, None),
             path: Mutex::new(path),
             known,
             whole: AtomicBool::new(false),
-            pages: Pages::default(),
             state: Mutex::default(),
         }
     }
@@ -92,7 +92,7 @@ impl Object {
     }
 
     pub(super) fn file(&self) -> &File {
-        &self.file
+        self.file.file()
     }
 
     /// Gives the file its final name.
@@ -105,7 +105,7 @@ impl Object {
 
     /// Writes fetched bytes and wakes the transfers that wait for them.
     pub(super) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, at)?;
+        self.file.file().write_all_at(bytes, at)?;
         let served: Vec<_> = {
             let State { range_set, waiting, .. } = &mut *self.state();
             range_set.insert(at..at + bytes.len() as u64);
@@ -164,19 +164,18 @@ impl Object {
         waiting.into_values().for_each(|(_, waker)| waker.wake());
     }
 
-    fn read(&self, offset: u64, len: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn read(&self, context: &mut Context<'_>, offset: u64, len: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let len = buffer.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-        loop {
-            return match self.file.read_at(&mut buffer[..len], offset) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(0) if len > 0 => Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file in the cache was cut short"))),
-                read => Poll::Ready(read),
-            };
+        match self.file.poll_read_at(context, offset, &mut buffer[..len]) {
+            Poll::Ready(Ok(0)) if len > 0 => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file in the cache was cut short")))
+            }
+            read => read,
         }
     }
 }
 
-impl Content for Object {
+impl Source for Object {
     fn size(&self) -> Option<u64> {
         self.known.get().map(|(size, _)| *size)
     }
@@ -191,13 +190,13 @@ impl Content for Object {
             return Poll::Ready(Ok(0));
         }
         if self.whole.load(Ordering::Acquire) {
-            return self.read(offset, size - offset, buffer);
+            return self.read(context, offset, size - offset, buffer);
         }
         let mut state = self.state();
         let end = state.range_set.end_from(offset).min(size);
         if end > offset {
             drop(state);
-            return self.read(offset, end - offset, buffer);
+            return self.read(context, offset, end - offset, buffer);
         }
         if let Some(why) = &state.failure {
             return Poll::Ready(Err(io::Error::other(why.to_string())));
@@ -205,7 +204,7 @@ impl Content for Object {
         // Before the lock it may have become complete; after that no transfer is woken.
         if self.whole.load(Ordering::Acquire) {
             drop(state);
-            return self.read(offset, size - offset, buffer);
+            return self.read(context, offset, size - offset, buffer);
         }
         let waker = context.waker();
         let who = (waker.data() as usize, std::ptr::from_ref(waker.vtable()) as usize);
@@ -215,14 +214,14 @@ impl Content for Object {
 
     fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
         let whole = self.whole.load(Ordering::Acquire);
-        self.size().filter(|_| whole).and_then(|size| self.pages.borrow_at(&self.file, size, offset, len))
+        self.size().filter(|_| whole).and_then(|size| self.file.borrow_at(size, offset, len))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handlers::testing::{read_all, read_at};
+    use crate::handlers::testing::{read_at, read_source};
 
     fn partial(size: u64) -> Object {
         let meta = Meta { size: Some(size), etag: Some("\"a\"".into()), last_modified: None, settled: false };
@@ -236,7 +235,7 @@ mod tests {
             .map(|_| {
                 std::thread::spawn({
                     let object = object.clone();
-                    move || read_all(&*object).unwrap()
+                    move || read_source(&*object).unwrap()
                 })
             })
             .collect();
@@ -259,7 +258,7 @@ mod tests {
         object.restart_fill();
         assert!(object.poll_read_at(&mut Context::from_waker(Waker::noop()), 3, &mut buffer).is_pending());
         object.write(3, b"def").unwrap();
-        assert_eq!(read_all(&object).unwrap(), b"abcdef");
+        assert_eq!(read_source(&object).unwrap(), b"abcdef");
     }
 
     #[test]

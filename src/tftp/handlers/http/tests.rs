@@ -1,9 +1,8 @@
 //! Tests of the handler against an origin that fails on demand.
 
 use super::*;
-use crate::content::Content;
 use crate::handlers::client::prefix;
-use crate::handlers::testing::{ask, in_namespace, read_all, read_at, request, settle, wait};
+use crate::handlers::testing::{ask, in_namespace, read_all, read_at, settle, start, wait};
 use crate::handlers::testing_origin::{Form, Origin, Page};
 use std::path::Path;
 
@@ -37,15 +36,13 @@ fn page(bytes: &Arc<Vec<u8>>, etag: &'static str) -> Page {
 
 struct Fixture {
     origin: Origin,
-    background: Background,
     directory: tempfile::TempDir,
 }
 
 /// Runs a test with an origin, in a separate network namespace.
 fn fixture(body: impl FnOnce(&Fixture) + Send + 'static) {
     in_namespace(|| {
-        let background = Background::new(2).unwrap();
-        body(&Fixture { origin: Origin::start(), background, directory: tempfile::tempdir().unwrap() });
+        body(&Fixture { origin: Origin::start(), directory: tempfile::tempdir().unwrap() });
     });
 }
 
@@ -53,7 +50,7 @@ impl Fixture {
     fn handler(&self, change: impl FnOnce(&mut Settings)) -> Http {
         let mut settings = settings(&self.origin.url(), self.directory.path());
         change(&mut settings);
-        Http::new(settings, &self.background).unwrap()
+        Http::new(settings).unwrap()
     }
 }
 
@@ -68,7 +65,7 @@ fn whole(handler: &Http, name: &str) {
 
 fn get(handler: &Http, name: &str) -> Result<Vec<u8>, String> {
     let content = ask(handler, name.as_bytes()).map_err(|refusal| refusal.text.into_owned())?;
-    let all = read_all(&*content).map_err(|error| error.to_string())?;
+    let all = read_all(&content).map_err(|error| error.to_string())?;
     assert_eq!(content.size(), Some(all.len() as u64), "exactly the announced size");
     Ok(all)
 }
@@ -85,11 +82,11 @@ fn a_file_is_sent_during_the_fetch() {
         let mut buffer = vec![0; 100_000];
         let mut read = 0;
         while read < buffer.len() {
-            read += read_at(&*content, read as u64, &mut buffer[read..]).unwrap();
+            read += read_at(&*content.0, read as u64, &mut buffer[read..]).unwrap();
         }
         assert!(buffer == file[..100_000]);
         w.origin.allow(None);
-        assert!(read_all(&*content).unwrap() == **file);
+        assert!(read_all(&content).unwrap() == **file);
         assert_eq!(w.origin.log(), ["/a%20b"]);
     });
 }
@@ -101,8 +98,11 @@ fn a_thousand_clients_are_one_download() {
         w.origin.put("/big", page(&file, "\"1\""));
         w.origin.silent(true);
         let handler = w.handler(|_| {});
-        let open = || handler.open(&request("10.0.0.7:2070".parse().unwrap(), b"big"));
+        let open = || start(&handler, b"big");
         let openings: Vec<_> = (0..500).map(|_| open()).collect();
+        while handler.cache().report().coalesced < 499 {
+            std::thread::yield_now();
+        }
         w.origin.allow(Some(1 << 20));
         w.origin.silent(false);
         let mut contents: Vec<_> = openings.into_iter().map(|opening| settle(opening).unwrap()).collect();
@@ -115,7 +115,7 @@ fn a_thousand_clients_are_one_download() {
         while at.iter().any(|at| *at < file.len() as u64) {
             for (index, (content, at)) in contents.iter().zip(&mut at).enumerate() {
                 let len =
-                    if index < 3 { read_at(&**content, *at, &mut buffer).unwrap() } else { buffer.len().min(file.len() - *at as usize) };
+                    if index < 3 { read_at(&*content.0, *at, &mut buffer).unwrap() } else { buffer.len().min(file.len() - *at as usize) };
                 if index < 3 {
                     assert!(buffer[..len] == file[*at as usize..][..len]);
                 }
@@ -125,7 +125,7 @@ fn a_thousand_clients_are_one_download() {
         // All of them have the end, which arrived last.
         for content in &contents {
             let from = file.len() - 1000;
-            assert_eq!(read_at(&**content, from as u64, &mut buffer).unwrap(), 1000);
+            assert_eq!(read_at(&*content.0, from as u64, &mut buffer).unwrap(), 1000);
             assert!(buffer[..1000] == file[from..]);
         }
         assert_eq!(w.origin.log(), ["/big"]);
@@ -142,10 +142,10 @@ fn a_broken_fetch_is_continued_by_a_range() {
         w.origin.allow(Some(1 << 20));
         let handler = w.handler(|_| {});
         let content = ask(&handler, b"f").unwrap();
-        read_at(&*content, (1 << 20) - 1, &mut [0]).unwrap();
+        read_at(&*content.0, (1 << 20) - 1, &mut [0]).unwrap();
         w.origin.cut(false);
         w.origin.allow(None);
-        assert!(read_all(&*content).unwrap() == **file);
+        assert!(read_all(&content).unwrap() == **file);
         assert_eq!(w.origin.log(), ["/f", "/f range: bytes=1048576-3145727 if-range: \"1\""]);
     });
 }
@@ -158,10 +158,10 @@ fn an_origin_without_ranges_is_read_again_and_a_date_will_do_as_validator() {
         w.origin.allow(Some(1 << 20));
         let handler = w.handler(|_| {});
         let content = ask(&handler, b"f").unwrap();
-        read_at(&*content, (1 << 20) - 1, &mut [0]).unwrap();
+        read_at(&*content.0, (1 << 20) - 1, &mut [0]).unwrap();
         w.origin.cut(false);
         w.origin.allow(None);
-        assert!(read_all(&*content).unwrap() == **file);
+        assert!(read_all(&content).unwrap() == **file);
         assert_eq!(w.origin.log().len(), 2);
     });
 }
@@ -175,13 +175,13 @@ fn two_versions_are_never_mixed() {
         let handler = w.handler(|_| {});
         let content = ask(&handler, b"f").unwrap();
         let mut buffer = vec![0; 4 << 20];
-        read_at(&*content, (1 << 20) - 1, &mut buffer).unwrap();
+        read_at(&*content.0, (1 << 20) - 1, &mut buffer).unwrap();
         w.origin.put("/f", page(&new, "\"2\""));
         w.origin.cut(false);
         w.origin.allow(None);
-        let error = read_all(&*content).unwrap_err().to_string();
+        let error = read_all(&content).unwrap_err().to_string();
         assert!(error.contains("changed"), "{error}");
-        let len = read_at(&*content, 0, &mut buffer).unwrap();
+        let len = read_at(&*content.0, 0, &mut buffer).unwrap();
         assert!(buffer[..len] == old[..len], "available bytes are still of the old version");
         assert!(get(&handler, "f").unwrap() == **new, "the next transfer gets the new one");
     });
@@ -198,12 +198,12 @@ fn with_a_dead_origin_cached_files_are_served_and_others_are_errors() {
         whole(&handler, "whole");
         w.origin.allow(Some(1 << 20));
         let content = ask(&handler, b"part").unwrap();
-        read_at(&*content, (1 << 20) - 1, &mut [0]).unwrap();
+        read_at(&*content.0, (1 << 20) - 1, &mut [0]).unwrap();
         w.origin.cut(true);
         let mut came: Vec<u8> = Vec::new();
         let error = loop {
             let mut buffer = vec![0; 100_000];
-            match read_at(&*content, came.len() as u64, &mut buffer) {
+            match read_at(&*content.0, came.len() as u64, &mut buffer) {
                 Ok(len) => came.extend(&buffer[..len]),
                 Err(error) => break error.to_string(),
             }
@@ -275,22 +275,19 @@ fn without_size_or_validator_nothing_is_sent_before_the_file_is_complete() {
             let handler = w.handler(|settings| settings.cache = directory.path().into());
             let requests = w.origin.log().len();
             w.origin.allow(Some(200_000));
-            let mut opening = match handler.open(&request("10.0.0.7:2070".parse().unwrap(), b"f")) {
-                Opening::Later(future) => future,
-                other => panic!("{other:?}"),
-            };
+            let opening = start(&handler, b"f");
             w.origin.wait_requests(requests + 1);
             w.origin.allow(None);
-            let content = wait(|context| opening.as_mut().poll(context)).unwrap();
+            let content = settle(opening).unwrap();
             assert_eq!(content.size(), Some(300_000));
-            assert_eq!(content.version(), crate::content::Bytes::new(&file[..]).version(), "the tag of the bytes");
-            assert!(read_all(&*content).unwrap() == **file);
+            assert_eq!(content.version(), Content::bytes(&file[..]).version(), "the tag of the bytes");
+            assert!(read_all(&content).unwrap() == **file);
         }
         w.origin.put("/cut", Page { bytes: file.clone(), form: Form::Chunked, ..Page::default() });
         let handler = w.handler(|_| {});
         w.origin.allow(Some(1000));
         let requests = w.origin.log().len();
-        let opening = handler.open(&request("10.0.0.7:2070".parse().unwrap(), b"cut"));
+        let opening = start(&handler, b"cut");
         w.origin.wait_requests(requests + 1);
         w.origin.cut(false);
         assert!(settle(opening).is_err(), "a truncated answer is not a complete file");
@@ -312,7 +309,7 @@ fn a_transfer_far_ahead_does_not_wait_for_earlier_bytes() {
         let (mut buffer, at) = (vec![0; 1000], (39u64 << 20) + 5);
         let mut first = true;
         let len = wait(|context| {
-            let poll = content.poll_read_at(context, at, &mut buffer);
+            let poll = content.0.poll_read_at(context, at, &mut buffer);
             if std::mem::take(&mut first) {
                 w.origin.allow(None);
             }
@@ -320,7 +317,7 @@ fn a_transfer_far_ahead_does_not_wait_for_earlier_bytes() {
         });
         let len = len.unwrap();
         assert!(buffer[..len] == file[at as usize..][..len]);
-        assert!(read_all(&*content).unwrap() == **file, "the rest is fetched, too");
+        assert!(read_all(&content).unwrap() == **file, "the rest is fetched, too");
         assert!(w.origin.log()[1].starts_with("/f range: bytes=40894469-"), "{:?}", w.origin.log());
     });
 }
@@ -343,7 +340,7 @@ fn the_cache_outlives_the_server() {
             let mut settings = settings(&w.origin.url(), &directory);
             settings.max_age = Duration::from_secs(3600);
             // The task that wrote the file may still hold the directory for a moment.
-            match Http::new(settings, &w.background) {
+            match Http::new(settings) {
                 Ok(handler) => break handler,
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{error}"),
             }

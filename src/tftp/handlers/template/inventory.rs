@@ -1,8 +1,8 @@
 //! Inventory of machines: rows of a CSV or JSON file, or answers of a service.
 
 use super::watched::Watched;
-use crate::handlers::background::ConcurrencyLimit;
 use crate::handlers::client::{Client, get};
+use crate::handlers::concurrency::ConcurrencyLimit;
 use crate::handlers::url_path::url_path;
 use hyper::{StatusCode, Uri};
 use serde_json::{Map, Value};

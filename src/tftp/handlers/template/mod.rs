@@ -19,10 +19,10 @@ mod watched;
 
 pub use inventory::Source;
 
-use super::background::Background;
-use crate::content::Bytes;
-use crate::handler::{Handler, Opened, Opening, Refusal, Request};
+use crate::content::Content;
+use crate::handler::{Handler, Opened, Refusal, run_blocking};
 use crate::name::normalize;
+use crate::request::Request;
 use inventory::{Inventory, canonical};
 use regex::Regex;
 use render::Templates;
@@ -66,9 +66,9 @@ pub struct Machines {
 }
 
 /// Renders files from a template.
+#[derive(Clone)]
 pub struct Template {
     shared: Arc<Shared>,
-    background: Background,
 }
 
 struct Shared {
@@ -83,7 +83,7 @@ impl Template {
     ///
     /// # Errors
     /// When there is no trusted authority for an https inventory.
-    pub fn new(settings: Settings, background: &Background) -> io::Result<Template> {
+    pub fn new(settings: Settings) -> io::Result<Template> {
         let inventory = |machines: Machines| {
             let Machines { source, key, timeout, concurrency, .. } = machines.clone();
             Ok::<_, io::Error>((Inventory::new(source, key, timeout, concurrency)?, machines))
@@ -91,30 +91,27 @@ impl Template {
         let inventory = settings.inventory.map(inventory).transpose()?;
         let shared =
             Shared { pattern: settings.pattern, template: settings.template, templates: Templates::new(settings.directory), inventory };
-        Ok(Template { shared: Arc::new(shared), background: background.clone() })
+        Ok(Template { shared: Arc::new(shared) })
     }
 }
 
 impl Handler for Template {
-    fn open(&self, request: &Request<'_>) -> Opening {
-        let name = match normalize(request.file) {
-            Ok(name) => name,
-            Err(error) => return Opening::refuse(error.into()),
-        };
-        let Some(values) = String::from_utf8(name).ok().and_then(|name| self.shared.values(&name, request)) else {
-            return Opening::refuse(Refusal::not_found());
+    async fn open(&self, request: Request) -> Opened {
+        let name = normalize(request.file())?;
+        let Some(values) = String::from_utf8(name).ok().and_then(|name| self.shared.values(&name, &request)) else {
+            return Err(Refusal::not_found());
         };
         let shared = self.shared.clone();
         match &self.shared.inventory {
-            Some((Inventory::Service(_), _)) => self.background.open(async move { shared.with_service(values).await }),
-            _ => Opening::job(move || shared.with_files(values)),
+            Some((Inventory::Service(_), _)) => shared.with_service(values).await,
+            _ => run_blocking(move || shared.with_files(values)).await,
         }
     }
 }
 
 impl Shared {
     /// Returns the values of the request; `None` if the pattern does not match.
-    fn values(&self, name: &str, request: &Request<'_>) -> Option<Map<String, Value>> {
+    fn values(&self, name: &str, request: &Request) -> Option<Map<String, Value>> {
         let captures = self.pattern.captures(name)?;
         let mut values = Map::new();
         for capture in self.pattern.capture_names().flatten() {
@@ -150,11 +147,11 @@ impl Shared {
             None => None,
         };
         let shared = self.clone();
-        let rendered = tokio::task::spawn_blocking(move || match &shared.inventory {
+        run_blocking(move || match &shared.inventory {
             Some((_, machines)) => shared.with(machines, machine, values),
             None => shared.render(values),
-        });
-        rendered.await.unwrap_or_else(|_| Err(Refusal::failed("the server failed")))
+        })
+        .await
     }
 
     fn with(&self, machines: &Machines, machine: Option<Value>, mut values: Map<String, Value>) -> Opened {
@@ -169,7 +166,7 @@ impl Shared {
     fn render(&self, values: Map<String, Value>) -> Opened {
         let values = Value::Object(values);
         match self.templates.render(&self.template, &values) {
-            Ok(bytes) => Ok(Arc::new(Bytes::new(bytes))),
+            Ok(bytes) => Ok(Content::bytes(bytes)),
             Err(error) => {
                 let (client, file) = (values["client"].as_str(), values["file"].as_str());
                 tracing::error!(client, file, template = self.template, "template failed: {error:#}");

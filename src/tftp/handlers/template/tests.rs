@@ -45,13 +45,13 @@ impl Fixture {
     }
 
     fn handler(&self, settings: Settings) -> Template {
-        Template::new(settings, &Background::new(1).unwrap()).unwrap()
+        Template::new(settings).unwrap()
     }
 }
 
 fn rendered(handler: &Template, file: &str) -> Result<String, String> {
     let content = ask(handler, file.as_bytes()).map_err(|refusal| refusal.text.into_owned())?;
-    Ok(String::from_utf8(read_all(&*content).unwrap()).unwrap())
+    Ok(String::from_utf8(read_all(&content).unwrap()).unwrap())
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn the_same_request_gets_the_same_bytes_whatever_its_port() {
     let (one, two) = (w.handler(w.settings("^(?<n>.)$", None)), w.handler(w.settings("^(?<n>.)$", None)));
     let probe = ask_from(&one, "10.0.0.7:1000", b"/a").unwrap();
     let again = ask_from(&two, "10.0.0.7:2000", b"a").unwrap();
-    assert_eq!(read_all(&*probe).unwrap(), b"192.0.2.69 a\n<10.0.0.7> & a");
+    assert_eq!(read_all(&probe).unwrap(), b"192.0.2.69 a\n<10.0.0.7> & a");
     assert_eq!((probe.size(), probe.version()), (again.size(), again.version()));
     let other = ask_from(&one, "10.0.0.8:1000", b"a").unwrap();
     assert_ne!(probe.version(), other.version());
@@ -134,7 +134,7 @@ fn a_machine_may_be_named_by_its_address_and_need_not_be_listed() {
     let mut settings = w.settings("^grub.cfg$", Some(Source::Json(w.directory.path().join("machines.json"))));
     settings.inventory.iter_mut().for_each(|machines| (machines.from, machines.optional) = ("client".into(), true));
     let handler = w.handler(settings);
-    let role = |client| read_all(&*ask_from(&handler, client, b"grub.cfg").unwrap()).unwrap();
+    let role = |client| read_all(&ask_from(&handler, client, b"grub.cfg").unwrap()).unwrap();
     assert_eq!(role("10.0.0.7:1"), b"web");
     assert_eq!(role("[::ffff:10.0.0.7]:1"), b"web", "as a socket for both families sees it");
     assert_eq!(role("10.0.0.8:1"), b"default");

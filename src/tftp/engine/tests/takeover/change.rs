@@ -1,7 +1,7 @@
 //! Changes during transfers: the pool, free room, keys, and new requests of a client.
 
 use super::*;
-use crate::transfer::RetransmissionPolicy;
+use crate::rto::RetransmissionPolicy;
 
 #[test]
 fn a_pool_may_shrink_during_a_query_and_a_transfer() {
@@ -20,7 +20,7 @@ fn a_pool_may_shrink_during_a_query_and_a_transfer() {
         client.ack(tid(0), 60);
         until(&running, "queried", |totals| totals.get(Counter::TransferQueries) == 1);
         let members = membership().members()[..2].to_vec();
-        running.set_membership(&Arc::new(Membership::new(FleetKey::new(KEY), members, "t0").unwrap()));
+        running.handle().set_membership(&Arc::new(Membership::new(FleetKey::new(KEY), members, "t0").unwrap()));
         until(&running, "the query is closed", |totals| totals.get(Counter::TransferQueriesUnanswered) == 1);
         served.ack(tid(0), 1);
         served.data(2, &block(2));
@@ -52,7 +52,7 @@ fn a_full_successor_reports_it_and_stores_nothing() {
 fn an_owner_does_not_wait_for_a_full_successor() {
     in_namespace(|| {
         run("ip", &["address", "add", "192.0.2.69/32", "dev", "lo"]);
-        let content = |_: &Request<'_>| Opening::content(Bytes::new(vec![7; 8 * 90_000]));
+        let content = handler_fn(|_| Ok(Content::bytes(vec![7; 8 * 90_000])));
         let (_running, _) = serve(config(WAIT, checkpoint_store::Limits::default()), content);
         let successor = FakePeer::new(1);
         let client = Client::ask(SocketAddr::new(VIP.parse().unwrap(), 69), "f", &[("blksize", "8"), ("windowsize", "64")]);
@@ -145,7 +145,7 @@ fn former_successors_drop_a_transfer_once_a_new_one_has_confirmed() {
             ..RetransmissionPolicy::default()
         };
         let running = started(Config { retransmission, ..config(WAIT, checkpoint_store::Limits::default()) });
-        running.set_membership(&five(KEY));
+        running.handle().set_membership(&five(KEY));
         let others: Vec<FakePeer> = (1..5)
             .map(|n| {
                 let socket = UdpSocket::bind(five(KEY).members()[n].checkpoint_address).unwrap();
@@ -181,7 +181,7 @@ fn former_successors_drop_a_transfer_once_a_new_one_has_confirmed() {
         };
         old.into_iter().for_each(|successor| ack(successor, &next_message(successor, KEY)));
         client.data(1, &block(1));
-        running.set_membership(&five(new_key));
+        running.handle().set_membership(&five(new_key));
         let checkpoints = successors(new_key).map(|successor| (successor, next_message(successor, new_key)));
         assert!(
             checkpoints.iter().all(|(_, message)| matches!(message, PeerMessage::Checkpoint(_, checkpoint) if checkpoint.id == id)),

@@ -46,7 +46,7 @@ impl CutOffOwner {
     /// Creates the transfer. With `resumed`, it is one from before a restart, which the server resumes from the others' checkpoints.
     fn after(resumed: bool) -> CutOffOwner {
         run("ip", &["address", "add", "192.0.2.69/32", "dev", "lo"]);
-        let (running, _) = serve(config(WAIT, checkpoint_store::Limits::default()), |_: &Request<'_>| Opening::content(numbered()));
+        let (running, _) = serve(config(WAIT, checkpoint_store::Limits::default()), handler_fn(|_| Ok(Content::bytes(numbered()))));
         let others = [FakePeer::new(1), FakePeer::new(2)];
         let timeout = |time| others.iter().for_each(|other| other.socket.set_read_timeout(Some(time)).unwrap());
         if resumed {

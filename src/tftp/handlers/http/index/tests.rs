@@ -1,8 +1,8 @@
 use super::*;
-use crate::content::{Content, Version as Tag};
+use crate::content::{Source, Version as Tag};
 use crate::handlers::http::disk::{self, Disk};
 use crate::handlers::http::meta::Meta;
-use crate::handlers::testing::read_all;
+use crate::handlers::testing::read_source;
 
 const FRESH: Duration = Duration::from_secs(10);
 
@@ -140,7 +140,7 @@ fn a_file_on_the_disk_is_open_only_while_it_is_read() {
     assert!(open.upgrade().is_none());
     let (one, two) = (again().unwrap(), again().unwrap());
     assert!(Arc::ptr_eq(&one, &two));
-    assert_eq!((read_all(&*one).unwrap(), one.version()), (b"abc".to_vec(), Tag([1; 16])));
+    assert_eq!((read_source(&*one).unwrap(), one.version()), (b"abc".to_vec(), Tag([1; 16])));
     w.index.forget("f");
-    assert_eq!((w.files(), read_all(&*one).unwrap()), (0, b"abc".to_vec()), "readers continue");
+    assert_eq!((w.files(), read_source(&*one).unwrap()), (0, b"abc".to_vec()), "readers continue");
 }

@@ -1,0 +1,233 @@
+//! Files, and other content that is read on threads that may block.
+//!
+//! An event loop takes only bytes that the kernel has in memory (`RWF_NOWAIT`, populated pages of a mapping). All others are read in chunks on other
+//! threads. So is everything of file systems that may wait for another host: opening, metadata and closing, too.
+
+use super::chunks::{BlockingRead, Chunked};
+use super::pages::Pages;
+use super::source::{Borrowed, Source, Version};
+use nix::sys::statfs::fstatfs;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+/// Content that is read at any offset, on threads that may block.
+pub trait ReadAt: Send + Sync + 'static {
+    /// Returns the size in bytes, if known. It is binding.
+    fn size(&self) -> Option<u64>;
+
+    /// Returns a tag that changes with the bytes; without one, other servers cannot take over transfers of this content.
+    fn version(&self) -> Option<Version> {
+        None
+    }
+
+    /// Reads at `offset` and returns the number of bytes, 0 only at the end.
+    ///
+    /// # Errors
+    /// An error ends the transfers that wait for these bytes.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+/// Magic numbers of file systems that never wait for another host (statfs(2)): ext, XFS, Btrfs, tmpfs, ramfs, F2FS, SquashFS, ISO 9660, EROFS, ZFS,
+/// bcachefs, FAT, overlayfs.
+const LOCAL_FILE_SYSTEMS: [i64; 13] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0x0102_1994,
+    0x8584_58f6,
+    0xf2f5_2010,
+    0x7371_7368,
+    0x9660,
+    0xe0f5_e1e2,
+    0x2fc1_2fc1,
+    0xca45_1a4e,
+    0x4d44,
+    0x794c_7630,
+];
+
+/// Returns whether operations on a file never wait for another host. May block itself.
+pub(crate) fn is_local(file: impl AsFd) -> bool {
+    fstatfs(file).is_ok_and(|found| LOCAL_FILE_SYSTEMS.contains(&(found.filesystem_type().0 & 0xffff_ffff)))
+}
+
+/// Reads of an open file.
+#[derive(Debug)]
+pub(crate) struct FileReader {
+    file: Chunked<OpenFile>,
+    local: bool,
+    /// Whether the file system can read without waiting.
+    nowait: AtomicBool,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    /// On file systems that may wait: metadata that must not change, checked after each read.
+    unchanged: Option<Stamp>,
+    pages: Pages,
+}
+
+impl BlockingRead for OpenFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.file.read_at(buffer, offset)?;
+        match self.unchanged {
+            Some(stamp) if Stamp::of(&self.file.metadata()?) != stamp => Err(changed()),
+            _ => Ok(len),
+        }
+    }
+}
+
+impl FileReader {
+    /// Reads `file`, which fails when it changes if there is a `stamp`. `local` files never wait for another host.
+    pub fn new(file: File, local: bool, stamp: Option<Stamp>) -> FileReader {
+        let unchanged = stamp.filter(|_| !local);
+        let file = Chunked::new(OpenFile { file, unchanged, pages: Pages::default() }, !local);
+        FileReader { file, local, nowait: AtomicBool::new(local) }
+    }
+
+    /// Returns the file.
+    pub fn file(&self) -> &File {
+        &self.file.reader().file
+    }
+
+    /// As [`Source::poll_read_at`].
+    pub fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.nowait.load(Relaxed) {
+            match guideway_sys::read_cached(self.file().as_fd(), buffer, offset) {
+                Ok(len) => return Poll::Ready(Ok(len)),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN | libc::EINTR) => {}
+                    Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) => self.nowait.store(false, Relaxed),
+                    _ => return Poll::Ready(Err(error)),
+                },
+            }
+        }
+        self.file.poll_read_at(context, offset, buffer)
+    }
+
+    /// As [`Source::borrow_at`], for a file of `size` bytes.
+    pub fn borrow_at(&self, size: u64, offset: u64, len: usize) -> Option<Borrowed<'_>> {
+        if !self.local {
+            return None;
+        }
+        let populate = |chunk| {
+            let file = Arc::clone(self.file.shared());
+            super::chunks::run_elsewhere(move || {
+                let open = file.reader();
+                open.pages.populate(&open.file, size, chunk);
+            });
+        };
+        self.file.reader().pages.borrow_at(size, offset, len, populate)
+    }
+}
+
+/// Metadata that changes when a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    seconds: i64,
+    nanoseconds: i64,
+    size: u64,
+}
+
+impl Stamp {
+    /// Takes it from metadata.
+    pub fn of(metadata: &Metadata) -> Stamp {
+        Stamp { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec(), size: metadata.len() }
+    }
+}
+
+fn changed() -> io::Error {
+    io::Error::other("the file changed while it was read")
+}
+
+/// The content of a regular file. The kernel sends its bytes from the page cache.
+#[derive(Debug)]
+pub(crate) struct FileContent {
+    reader: FileReader,
+    stamp: Stamp,
+}
+
+impl FileContent {
+    /// Takes an open file. May block.
+    pub fn new(file: File) -> io::Result<FileContent> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let local = is_local(&file);
+        Ok(FileContent::of(file, &metadata, local))
+    }
+
+    /// Takes an open file with its metadata.
+    pub fn of(file: File, metadata: &Metadata, local: bool) -> FileContent {
+        let stamp = Stamp::of(metadata);
+        FileContent { reader: FileReader::new(file, local, Some(stamp)), stamp }
+    }
+
+    /// Returns whether it has these metadata.
+    pub fn is_unchanged(&self, metadata: &Metadata) -> bool {
+        self.stamp == Stamp::of(metadata)
+    }
+}
+
+impl Source for FileContent {
+    fn size(&self) -> Option<u64> {
+        Some(self.stamp.size)
+    }
+
+    fn version(&self) -> Version {
+        Version::of(&[&self.stamp.seconds.to_be_bytes(), &self.stamp.nanoseconds.to_be_bytes(), &self.stamp.size.to_be_bytes()])
+    }
+
+    fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Poll::Ready(len) = self.reader.poll_read_at(context, offset, buffer)? else { return Poll::Pending };
+        // Checked when the end is read: a client that got bytes of two versions must not get the last block.
+        if offset + len as u64 >= self.stamp.size && self.reader.local && Stamp::of(&self.reader.file().metadata()?) != self.stamp {
+            return Poll::Ready(Err(changed()));
+        }
+        Poll::Ready(Ok(len))
+    }
+
+    fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
+        self.reader.borrow_at(self.stamp.size, offset, len)
+    }
+}
+
+/// Content of a [`ReadAt`].
+pub(super) struct CustomReader {
+    reader: Chunked<Box<dyn ReadAt>>,
+    size: Option<u64>,
+    version: Version,
+}
+
+impl BlockingRead for Box<dyn ReadAt> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        (**self).read_at(offset, buffer)
+    }
+}
+
+impl CustomReader {
+    pub(super) fn new(reader: impl ReadAt) -> CustomReader {
+        let (size, version) = (reader.size(), reader.version().unwrap_or(Version([0; 16])));
+        CustomReader { reader: Chunked::new(Box::new(reader), true), size, version }
+    }
+}
+
+impl Source for CustomReader {
+    fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    fn version(&self) -> Version {
+        self.version
+    }
+
+    fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.reader.poll_read_at(context, offset, buffer)
+    }
+}
