@@ -4,7 +4,7 @@ use super::document::{Checked, read_sections};
 use super::host_checks::{HostRequirement, RequirementKind};
 use super::reader::{Field, Table};
 use super::text::{abbreviate_list, plural};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Default prefix of the etcd keys of a fleet.
 const PREFIX: &str = "/guideway/";
@@ -18,6 +18,8 @@ pub enum Store {
     File {
         /// The directory.
         path: PathBuf,
+        /// File with a copy of the last valid cluster state, as [`Etcd::cache`].
+        cache: Option<PathBuf>,
     },
     /// `kind = "etcd"`
     Etcd(Etcd),
@@ -36,7 +38,7 @@ pub struct Etcd {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// The user, and the file that contains only the password.
     pub login: Option<(String, PathBuf)>,
-    /// File with a copy of the last valid cluster state. A director starts with it when etcd is unavailable.
+    /// File with a copy of the last valid cluster state. A director starts with it when etcd is unavailable, or holds an older state.
     pub cache: Option<PathBuf>,
 }
 
@@ -56,40 +58,62 @@ pub fn read_section(field: &Field<'_, '_>) -> Option<Store> {
         etcd_section(&mut table).map(Store::Etcd)
     } else {
         let path = table.required("path", "path = \"/var/lib/guideway\"").and_then(|f| file(f, "of a directory"));
-        path.map(|path| Store::File { path })
+        let cache = valid_if_present(table.optional("cache").map(|f| file(f, "of a file")));
+        path.zip(cache).map(|(path, cache)| Store::File { path, cache })
     };
     table.finish();
     store
 }
 
 impl Store {
+    /// Returns the file with a copy of the last valid cluster state.
+    pub fn cache(&self) -> Option<&Path> {
+        match self {
+            Store::File { cache, .. } => cache.as_deref(),
+            Store::Etcd(etcd) => etcd.cache.as_deref(),
+        }
+    }
+
+    /// Returns the same store without a copy on this host.
+    pub fn without_cache(self) -> Store {
+        match self {
+            Store::File { path, .. } => Store::File { path, cache: None },
+            Store::Etcd(etcd) => Store::Etcd(Etcd { cache: None, ..etcd }),
+        }
+    }
+
     /// Returns the files that the section expects on its host.
     pub fn host_requirements(&self) -> Vec<HostRequirement> {
-        let Store::Etcd(etcd) = self else { return Vec::new() };
+        let cache = self.cache().map(|cache| HostRequirement::new("store.cache", cache, RequirementKind::Creatable));
+        let Store::Etcd(etcd) = self else { return cache.into_iter().collect() };
         let (cert, key) = etcd.identity.as_ref().map(|(cert, key)| (cert, key)).unzip();
         let files = [
             ("ca", etcd.ca.as_ref(), RequirementKind::File),
             ("cert", cert, RequirementKind::File),
-            ("key", key, RequirementKind::File),
-            ("password_file", etcd.login.as_ref().map(|(_, file)| file), RequirementKind::File),
-            ("cache", etcd.cache.as_ref(), RequirementKind::Creatable),
+            ("key", key, RequirementKind::Secret),
+            ("password_file", etcd.login.as_ref().map(|(_, file)| file), RequirementKind::Secret),
         ];
-        files.into_iter().filter_map(|(name, file, wanted)| Some(HostRequirement::new(format!("store.{name}"), file?, wanted))).collect()
+        let files = files.into_iter().filter_map(|(name, file, wanted)| Some(HostRequirement::new(format!("store.{name}"), file?, wanted)));
+        files.chain(cache).collect()
     }
 }
 
 /// Summarises the store in one line.
 pub fn summary(store: &Store) -> String {
     match store {
-        Store::File { path } => format!("file, {}", path.display()),
+        Store::File { path, cache } => format!("file, {}{}", path.display(), copy_in(cache.as_deref())),
         Store::Etcd(etcd) => {
             let count = etcd.endpoints.len();
             let endpoints: Vec<&str> = etcd.endpoints.iter().map(String::as_str).collect();
             let user = etcd.login.as_ref().map(|(user, _)| format!(", user {user}")).unwrap_or_default();
-            let cache = etcd.cache.as_ref().map(|cache| format!(", copy in {}", cache.display())).unwrap_or_default();
+            let cache = copy_in(etcd.cache.as_deref());
             format!("etcd, {count} {} ({}), keys {}{user}{cache}", plural(count, "endpoint"), abbreviate_list(&endpoints), etcd.prefix)
         }
     }
+}
+
+fn copy_in(cache: Option<&Path>) -> String {
+    cache.map(|cache| format!(", copy in {}", cache.display())).unwrap_or_default()
 }
 
 fn etcd_section(table: &mut Table<'_, '_>) -> Option<Etcd> {

@@ -11,23 +11,30 @@
 //! * Invalid contents (a hand edit with an error, a damaged key) change nothing. The last valid state stays, and [`StoreView::stale`] says
 //!   why.
 //! * When a store is unavailable, the last state stays, and [`StoreView::stale`] says since when.
+//! * A store that is emptied, rolled back or replaced changes nothing. The last state stays, in memory and in the cache, and is what a
+//!   restarted process begins with, until an operator decides by [`Store::accept`] or [`Store::restore`].
 
 mod atomic_write;
 mod background_task;
+mod cache;
 mod cluster_state;
 mod error;
 mod etcd;
 mod file;
 mod health;
+mod known;
 mod leadership;
+mod lineage;
 mod memory;
 mod open;
 mod presence;
 
-pub use cluster_state::{ClusterState, Stale, StoreView};
+pub use cache::{from_json, read as read_cache, to_json};
+pub use cluster_state::{ClusterState, Stale, StaleReason, StoreView};
 pub use error::{CommitError, ReadError};
 pub use health::{Health, Observation, Observed, PoolHealth};
 pub use leadership::{Leadership, Presence};
+pub use lineage::Lineage;
 pub use open::{OpenError, open, open_timeout, ready, start};
 pub use presence::SuspectedBackend;
 
@@ -83,13 +90,57 @@ impl Store {
     /// Replaces the whole intent if its generation is still `base`. Returns the generation of the change; watchers see it a moment later.
     ///
     /// # Errors
-    /// Returns an error when the intent has changed since `base` or the store cannot be written. Nothing has changed then, unless the error
-    /// says otherwise.
+    /// Returns an error when the intent has changed since `base`, or the store cannot be written or was rolled back. Nothing has changed then,
+    /// unless the error says otherwise.
     pub async fn commit(&self, base: u64, intent: Intent) -> Result<u64, CommitError> {
+        self.check_not_rolled_back()?;
         match self {
             Store::Memory(memory) => memory.commit(base, intent),
             Store::File(file) => file.commit(base, intent).await,
             Store::Etcd(etcd) => etcd.commit(base, &intent).await,
+        }
+    }
+
+    /// Writes a copy of the cluster state, such as [`read_cache`] returns it, into a store that was emptied, rolled back or spoilt. All
+    /// processes take it, whatever they know. Returns its new generation.
+    ///
+    /// # Errors
+    /// Returns an error when the store cannot be written.
+    pub async fn restore(&self, copy: &ClusterState) -> Result<u64, CommitError> {
+        match self {
+            Store::Memory(memory) => memory.commit(memory.watch().borrow().cluster.intent_generation, Intent::clone(&copy.intent)),
+            Store::File(file) => file.restore(copy.clone()).await,
+            Store::Etcd(etcd) => etcd.restore(copy).await,
+        }
+    }
+
+    /// Declares the contents of the store as right. All processes take them, whatever they know. Returns the new generation.
+    ///
+    /// # Errors
+    /// Returns an error when the contents are not valid, or the store cannot be written.
+    pub async fn accept(&self) -> Result<u64, CommitError> {
+        match self {
+            Store::Memory(memory) => Ok(memory.watch().borrow().cluster.generation),
+            Store::File(file) => file.accept().await,
+            Store::Etcd(etcd) => etcd.accept().await,
+        }
+    }
+
+    /// Reads certificates again, which new connections then use. A password is read for each login anyway.
+    ///
+    /// # Errors
+    /// Returns an error that names the file that cannot be used; then nothing changes.
+    pub fn reload_credentials(&self) -> std::io::Result<()> {
+        match self {
+            Store::Memory(_) | Store::File(_) => Ok(()),
+            Store::Etcd(etcd) => etcd.reload_credentials(),
+        }
+    }
+
+    fn check_not_rolled_back(&self) -> Result<(), CommitError> {
+        match &self.watch().borrow().stale {
+            Some(Stale { reason: StaleReason::RolledBack, why, .. }) => Err(CommitError::Unavailable(why.clone())),
+            _ => Ok(()),
         }
     }
 
@@ -118,6 +169,7 @@ impl Store {
     /// # Errors
     /// As for [`Store::publish`]; pools published before the error stay.
     pub async fn publish_all(&self, pools: &[(String, PoolHealth)]) -> Result<u64, CommitError> {
+        self.check_not_rolled_back()?;
         match self {
             Store::Memory(memory) => Ok(memory.publish(pools)),
             Store::File(file) => file.publish(pools).await,

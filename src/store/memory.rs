@@ -18,7 +18,7 @@ pub struct Memory {
 
 impl Memory {
     pub(super) fn new(intent: Intent) -> Memory {
-        let cluster = ClusterState { generation: 1, intent_generation: 1, intent: Arc::new(intent), health: Default::default() };
+        let cluster = ClusterState { generation: 1, intent_generation: 1, intent: Arc::new(intent), ..ClusterState::default() };
         let view = watch::Sender::new(StoreView { cluster: Arc::new(cluster), stale: None });
         Memory { view, leader: Mutex::default(), records: Mutex::default() }
     }
@@ -36,8 +36,8 @@ impl Memory {
                 return false;
             }
             let generation = view.cluster.generation + 1;
-            let health = view.cluster.health.clone();
-            view.cluster = Arc::new(ClusterState { generation, intent_generation: generation, intent: Arc::new(intent), health });
+            let cluster = (*view.cluster).clone();
+            view.cluster = Arc::new(ClusterState { generation, intent_generation: generation, intent: Arc::new(intent), ..cluster });
             outcome = Ok(generation);
             true
         });

@@ -1,7 +1,9 @@
 //! Opens the store of a section `[store]` and waits for its first cluster state.
 
+use super::cache::write_cache;
 use super::etcd::Etcd;
 use super::file::File;
+use super::known::Known;
 use super::{Store, StoreView};
 use guideway_config as config;
 use std::io;
@@ -31,14 +33,17 @@ pub enum OpenError {
     },
 }
 
-/// Opens the store and waits for a cluster state without a limit. When etcd does not answer within 2 s, uses the copy in `cache`. Logs the
-/// reason for the wait. Needs a tokio runtime, in which the store runs.
+/// Opens the store and waits for a cluster state without a limit. When the store does not answer within 2 s, or holds an older state, uses the
+/// copy in `cache`, and keeps it up to date. Logs the reason for the wait. Needs a tokio runtime, in which the store runs.
 ///
 /// # Errors
 /// Returns an error when a file that `[store]` names cannot be used.
 pub async fn open(config: &config::Store) -> Result<Store, OpenError> {
     let store = start(config)?;
     let mut view = store.watch();
+    if let Some(cache) = config.cache() {
+        tokio::spawn(write_cache(cache.to_owned(), store.watch()));
+    }
     while timeout(LOG_INTERVAL, first_state(&mut view)).await.is_err() {
         let why = view.borrow().stale.as_ref().map(|stale| stale.why.clone()).unwrap_or_default();
         tracing::warn!(reason = %why, "waiting for the first cluster state of the store");
@@ -76,25 +81,30 @@ async fn first_state(view: &mut watch::Receiver<StoreView>) {
     }
 }
 
-/// Opens the store without waiting, for commands that repair it. Needs a tokio runtime.
+/// Opens the store without waiting, for commands that show or repair it: they read the cache and do not write it. Needs a tokio runtime.
 ///
 /// # Errors
 /// Returns an error when a file that `[store]` names cannot be used.
 pub fn start(config: &config::Store) -> Result<Store, OpenError> {
-    match config {
-        config::Store::File { path } => Ok(Store::File(Arc::new(File::start(path)?))),
-        config::Store::Etcd(etcd) => {
-            let store = Arc::new(Etcd::start(etcd)?);
-            if let Some(cache) = etcd.cache.clone() {
-                let weak = Arc::downgrade(&store);
-                tokio::spawn(async move {
-                    sleep(CACHE_FALLBACK_DELAY).await;
-                    if let Some(store) = weak.upgrade() {
-                        store.start_from_cache(&cache);
-                    }
-                });
-            }
-            Ok(Store::Etcd(store))
+    let known = Known::load(config.cache());
+    let state = known.state().clone();
+    let (store, view) = match config {
+        config::Store::File { path, .. } => {
+            let file = File::start(path, known)?;
+            let view = file.view().clone();
+            (Store::File(Arc::new(file)), view)
         }
+        config::Store::Etcd(etcd) => {
+            let etcd = Etcd::start(etcd, known)?;
+            let view = etcd.view().clone();
+            (Store::Etcd(Arc::new(etcd)), view)
+        }
+    };
+    if state.generation > 0 {
+        tokio::spawn(async move {
+            sleep(CACHE_FALLBACK_DELAY).await;
+            Known::show(&state, &view);
+        });
     }
+    Ok(store)
 }

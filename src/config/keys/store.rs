@@ -5,7 +5,18 @@ use super::{Section, key};
 /// The keys of `[store]`.
 pub const STORE: &[Section] = &[
     Section::new("store", &[key("kind", "required", "`\"file\"` or `\"etcd\"`; the whole section needs a restart to change")]),
-    Section::of_kind("store", &["file"], &[key("path", "required", "the directory, made if it does not exist")]),
+    Section::of_kind(
+        "store",
+        &["file"],
+        &[
+            key("path", "required", "the directory, made if it does not exist"),
+            key(
+                "cache",
+                "none",
+                "a copy of the last good state outside of `path`; a director starts with it when the directory is empty or older",
+            ),
+        ],
+    ),
     Section::of_kind(
         "store",
         &["etcd"],
@@ -24,7 +35,7 @@ pub const STORE: &[Section] = &[
             key(
                 "cache",
                 "none",
-                "a copy of the last good state, written after each change; a director starts with it when etcd does not answer within 2 s",
+                "a copy of the last good state, written after each change; a director starts with it when etcd does not answer within 2 s, is empty, or holds an older state",
             ),
         ],
     ),

@@ -25,7 +25,7 @@ fn a_store_replaces_vips_and_pools() {
     // `guideway store import` reads such a file.
     let (intent, store) = (read_embedded_intent(&with_rest(&both)), read_store(&with_rest(&both)));
     assert_eq!(intent.config.map(|intent| (intent.vips.len(), intent.pools.len())), Some((1, 1)));
-    assert_eq!(store.config, Some(Store::File { path: "/var/lib/guideway".into() }));
+    assert_eq!(store.config, Some(Store::File { path: "/var/lib/guideway".into(), cache: None }));
 }
 
 #[test]

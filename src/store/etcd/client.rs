@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -44,10 +45,32 @@ pub(super) enum Error {
     Refused(RpcStatus),
 }
 
+type Connections = Pool<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// Creates the connections to etcd, with the certificates that are in the files now.
+fn connections(config: &config::Etcd) -> io::Result<Connections> {
+    let secure = config.endpoints.iter().any(|endpoint| endpoint.starts_with("https:"));
+    let authorities = if secure { tls::authorities(config.ca.as_deref())? } else { RootCertStore::empty() };
+    let identity: Option<(&Path, &Path)> = config.identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+    let tls = tls::client_config(authorities, identity)?;
+    if let Some((_, file)) = &config.login {
+        password(file).map_err(io::Error::other)?;
+    }
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(REQUEST_TIMEOUT));
+    connector.set_nodelay(true);
+    Ok(Pool::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(20))
+        .build(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector)))
+}
+
 /// A client; see the module.
 #[derive(Debug)]
 pub(super) struct Client {
-    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pool: RwLock<Connections>,
+    config: config::Etcd,
     endpoints: Vec<String>,
     /// Counts up; the current endpoint is this value modulo their number.
     current: AtomicUsize,
@@ -74,23 +97,28 @@ impl std::fmt::Debug for Session {
 
 impl Client {
     pub(super) fn new(config: &config::Etcd) -> io::Result<Client> {
-        let secure = config.endpoints.iter().any(|endpoint| endpoint.starts_with("https:"));
-        let authorities = if secure { tls::authorities(config.ca.as_deref())? } else { RootCertStore::empty() };
-        let identity: Option<(&Path, &Path)> = config.identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
-        let tls = tls::client_config(authorities, identity)?;
-        if let Some((_, file)) = &config.login {
-            password(file).map_err(io::Error::other)?;
-        }
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(REQUEST_TIMEOUT));
-        connector.set_nodelay(true);
-        let pool = Pool::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(20))
-            .build(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector));
+        let pool = RwLock::new(connections(config)?);
         let (endpoints, login) = (config.endpoints.clone(), config.login.clone());
-        Ok(Client { pool, endpoints, current: AtomicUsize::new(0), login, session: Mutex::default(), expired: AtomicBool::new(false) })
+        Ok(Client {
+            pool,
+            config: config.clone(),
+            endpoints,
+            current: AtomicUsize::new(0),
+            login,
+            session: Mutex::default(),
+            expired: AtomicBool::new(false),
+        })
+    }
+
+    /// Reads the certificates again; requests from now on use them.
+    pub(super) fn reload_credentials(&self) -> io::Result<()> {
+        let renewed = connections(&self.config)?;
+        *self.pool.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        Ok(())
+    }
+
+    fn connections(&self) -> Connections {
+        self.pool.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the current endpoint.
@@ -202,7 +230,7 @@ impl Client {
             request = request.header("authorization", token);
         }
         let request = request.body(Full::new(Bytes::from(body.to_string()))).map_err(|why| self.unavailable(at, &why.to_string()))?;
-        let answer = self.pool.request(request).await.map_err(|why| self.unavailable(at, &error_chain(&why)))?;
+        let answer = self.connections().request(request).await.map_err(|why| self.unavailable(at, &error_chain(&why)))?;
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);

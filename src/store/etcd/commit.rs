@@ -4,7 +4,7 @@
 //! When a connection breaks after a transaction was sent, the result is unknown. So each transaction writes a unique id into that key, and
 //! is sent again, to another endpoint, until etcd answers. A writer that finds its own id has succeeded.
 
-use super::super::{CommitError, PoolHealth};
+use super::super::{ClusterState, CommitError, Lineage, PoolHealth};
 use super::Etcd;
 use super::api::{Range, RpcStatus, Txn, create_revision_is, delete, mod_revision_is, put, range, read, txn, unmodified_since};
 use super::client::Error;
@@ -13,6 +13,7 @@ use super::keyspace::{GenerationRecord, Keyspace, intent_entries};
 use guideway_config::Intent;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, sleep};
@@ -26,7 +27,44 @@ const MAX_CONFLICTS: usize = 4;
 
 impl Etcd {
     pub(in super::super) async fn commit(&self, base: u64, intent: &Intent) -> Result<u64, CommitError> {
-        let (first, end) = self.keys.intent();
+        let (keyspace, revision) = self.read(self.keys.intent()).await?;
+        let now = keyspace.revision(INTENT_GENERATION);
+        if now != base {
+            return Err(CommitError::Changed { base, now });
+        }
+        self.replace(&keyspace, revision, intent, keyspace.lineage().or_new()).await
+    }
+
+    /// Writes the intent and the health of `copy`, which readers take whatever they know.
+    pub(in super::super) async fn restore(&self, copy: &ClusterState) -> Result<u64, CommitError> {
+        let (keyspace, revision) = self.read(self.keys.state_range()).await?;
+        let (there, known) = (keyspace.lineage(), copy.lineage.clone());
+        let lineage = if known.id.is_empty() { there.clone() } else { known };
+        let lineage = lineage.accepted_now(&[there.accepted, copy.lineage.accepted]);
+        // First the health, which readers in trouble do not take yet, so that they take both at once.
+        let empty = Arc::default();
+        let gone = keyspace.pools_with_health().filter(|name| !copy.health.contains_key(*name)).map(|name| (name, &empty));
+        let health: Vec<(&str, &Arc<PoolHealth>)> = copy.health.iter().map(|(name, health)| (name.as_str(), health)).chain(gone).collect();
+        for chunk in health.chunks(MAX_POOLS_PER_TXN) {
+            let generation_record = generation_record();
+            let mut operations: Vec<Value> = chunk.iter().map(|(pool, health)| self.write_health(pool, health)).collect();
+            let generation = self.keys.of(HEALTH_GENERATION);
+            operations.push(put(&generation, &serde_json::to_vec(&generation_record).unwrap_or_default(), 0));
+            self.commit_txn(&[], &operations, &[&generation], &generation_record, chunk.len()).await?;
+        }
+        self.replace(&keyspace, revision, &copy.intent, lineage).await
+    }
+
+    /// Declares what etcd holds as right, which readers then take whatever they know.
+    pub(in super::super) async fn accept(&self) -> Result<u64, CommitError> {
+        let (keyspace, revision) = self.read(self.keys.state_range()).await?;
+        let found = keyspace.cluster_state(&ClusterState::default()).map_err(CommitError::Unavailable)?;
+        let known = self.view.borrow().cluster.lineage.accepted;
+        self.replace(&keyspace, revision, &found.intent, found.lineage.clone().accepted_now(&[found.lineage.accepted, known])).await
+    }
+
+    /// Reads the keys of a range, and the revision of etcd then.
+    async fn read(&self, (first, end): (String, String)) -> Result<(Keyspace, u64), CommitError> {
         let found: Range =
             self.client.call("kv/range", &range(&first, &end)).await.map_err(|why| CommitError::Unavailable(why.to_string()))?;
         let mut keyspace = Keyspace::default();
@@ -35,13 +73,16 @@ impl Etcd {
                 keyspace.put(&short, kv);
             }
         }
-        let now = keyspace.revision(INTENT_GENERATION);
-        if now != base {
-            return Err(CommitError::Changed { base, now });
-        }
+        Ok((keyspace, found.header.revision))
+    }
+
+    /// Replaces the intent of `keyspace`, which was read at `revision`.
+    async fn replace(&self, keyspace: &Keyspace, revision: u64, intent: &Intent, lineage: Lineage) -> Result<u64, CommitError> {
+        let base = keyspace.revision(INTENT_GENERATION);
+        let (first, end) = self.keys.intent();
         let wanted = intent_entries(intent);
         let active_key = intent.active_key.map(|id| id.to_string());
-        let generation_record = GenerationRecord { pools: intent.pools.len(), active_key, ..generation_record() };
+        let generation_record = GenerationRecord { pools: intent.pools.len(), active_key, lineage, ..generation_record() };
         let changed = wanted.iter().filter(|(short, value)| keyspace.value(short).as_ref() != Some(value));
         let mut operations: Vec<Value> = changed.map(|(short, value)| put(&self.keys.of(short), value.to_string().as_bytes(), 0)).collect();
         let removed = keyspace.pools().map(|name| format!("{POOL}{name}")).filter(|short| !wanted.contains_key(short));
@@ -50,7 +91,7 @@ impl Etcd {
         let count = operations.len();
         operations.push(put(&generation, &serde_json::to_vec(&generation_record).unwrap_or_default(), 0));
         // The second comparison: no key was written by hand between read and write, or we would take it for ours.
-        let compare = [mod_revision_is(&generation, base), unmodified_since(&first, &end, found.header.revision)];
+        let compare = [mod_revision_is(&generation, base), unmodified_since(&first, &end, revision)];
         let (done, txn) = self.commit_txn(&compare, &operations, &[&generation], &generation_record, count).await?;
         if done {
             return Ok(revision_of(&txn, &generation).unwrap_or(txn.header.revision));
@@ -70,12 +111,7 @@ impl Etcd {
 
     async fn publish_chunk(&self, pools: &[(&str, &PoolHealth)]) -> Result<u64, CommitError> {
         let Some(term) = *self.term.borrow() else { return Err(CommitError::NotLeading) };
-        let write = |(pool, health): &(&str, &PoolHealth)| {
-            let key = self.keys.of(&format!("{HEALTH}{pool}"));
-            let value = serde_json::to_vec(health).unwrap_or_default();
-            if health.backends.is_empty() { delete(&key) } else { put(&key, &value, 0) }
-        };
-        let mut operations: Vec<Value> = pools.iter().map(write).collect();
+        let mut operations: Vec<Value> = pools.iter().map(|(pool, health)| self.write_health(pool, health)).collect();
         let generation_record = generation_record();
         let (generation, leader) = (self.keys.of(HEALTH_GENERATION), self.keys.of(LEADER));
         operations.push(put(&generation, &serde_json::to_vec(&generation_record).unwrap_or_default(), 0));
@@ -97,6 +133,12 @@ impl Etcd {
             self.published_at.store(written.unwrap_or(0), Ordering::Relaxed);
         }
         Err(CommitError::Unavailable(format!("another process published health {MAX_CONFLICTS} times in a row before this one")))
+    }
+
+    fn write_health(&self, pool: &str, health: &PoolHealth) -> Value {
+        let key = self.keys.of(&format!("{HEALTH}{pool}"));
+        let value = serde_json::to_vec(health).unwrap_or_default();
+        if health.backends.is_empty() { delete(&key) } else { put(&key, &value, 0) }
     }
 
     /// Sends one transaction until its result is known. Returns whether it was done, and the last response. The response of a failed one
@@ -172,5 +214,5 @@ fn to_commit_error(rpc_status: &RpcStatus, count: usize, bytes: usize) -> Commit
 
 fn generation_record() -> GenerationRecord {
     let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    GenerationRecord { id: format!("{:032x}", fastrand::u128(..)), at, pools: 0, active_key: None }
+    GenerationRecord { id: format!("{:032x}", fastrand::u128(..)), at, ..GenerationRecord::default() }
 }

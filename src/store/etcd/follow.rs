@@ -4,7 +4,8 @@
 //! generations from the same endpoint, with a read that needs a majority of the cluster. No answer means that etcd is unavailable. A
 //! generation that the watch has not delivered means that the watch is dead.
 
-use super::super::{ClusterState, Stale, StoreView};
+use super::super::known::Known;
+use super::super::{ClusterState, Stale, StaleReason, StoreView};
 use super::api::{Range, Txn, WatchResponse, range, read, txn, watch};
 use super::client::{Client, Error, REQUEST_TIMEOUT, Stream};
 use super::keys::{HEALTH_GENERATION, INTENT_GENERATION, Keys};
@@ -25,6 +26,8 @@ pub(super) struct Follower {
     pub(super) client: Arc<Client>,
     pub(super) keys: Keys,
     pub(super) view: Sender<StoreView>,
+    /// What this process knows, which the contents of etcd may replace.
+    pub(super) known: Known,
     /// Last time at which the cluster state was known to be the newest.
     pub(super) last_fresh: Instant,
     /// Whether the view says that etcd is unavailable.
@@ -144,25 +147,36 @@ impl Follower {
         Ok(())
     }
 
-    /// Builds a cluster state from the keys and publishes it, or publishes why that is impossible.
+    /// Builds a cluster state from the keys and publishes it, or publishes why that must not be.
     fn update(&mut self, keyspace: &Keyspace, last: &mut ClusterState, at: Instant) {
-        match keyspace.cluster_state(last) {
+        let taken = match keyspace.cluster_state(last) {
             Ok(cluster) => {
                 *last = cluster.clone();
+                let cluster = Arc::new(cluster);
+                self.known.take(cluster.clone()).map(|()| cluster).map_err(|why| (StaleReason::RolledBack, why))
+            }
+            Err(why) => Err((StaleReason::Invalid, why)),
+        };
+        match taken {
+            Ok(cluster) => {
                 self.last_fresh = at;
                 if std::mem::take(&mut self.unavailable) {
                     tracing::info!(generation = cluster.generation, "etcd available again");
                 }
                 self.view.send_if_modified(|view| {
-                    let changed = *view.cluster != cluster;
+                    let changed = view.cluster != cluster;
                     let recovered = view.stale.take().is_some();
                     if changed {
-                        view.cluster = Arc::new(cluster);
+                        view.cluster = cluster;
                     }
                     changed || recovered
                 });
             }
-            Err(why) => self.stale(why),
+            Err((reason, why)) => {
+                // It answers.
+                self.unavailable = false;
+                self.stale(reason, why);
+            }
         }
     }
 
@@ -176,22 +190,23 @@ impl Follower {
     /// Logs the first error of an outage; the errors of further attempts are not news.
     fn mark_unavailable(&mut self, why: String) {
         if !std::mem::replace(&mut self.unavailable, true) {
-            return self.stale(why);
+            return self.stale(StaleReason::Unavailable, why);
         }
         self.view.send_if_modified(|view| {
-            view.stale.get_or_insert_with(|| Stale { since: self.last_fresh, why: String::new() }).why = why;
+            view.stale.get_or_insert_with(|| Stale { since: self.last_fresh, reason: StaleReason::Unavailable, why: String::new() }).why =
+                why;
             false
         });
     }
 
-    fn stale(&self, why: String) {
+    fn stale(&self, reason: StaleReason, why: String) {
         self.view.send_if_modified(|view| {
-            if view.stale.as_ref().is_some_and(|stale| stale.why == why) {
-                return false;
+            // What this host knows is as good as before, also right after its start.
+            let starts = reason != StaleReason::Unavailable && view.cluster.generation == 0 && self.known.state().generation > 0;
+            if starts {
+                view.cluster = self.known.state().clone();
             }
-            tracing::warn!(generation = view.cluster.generation, reason = %why, "store stale, last valid cluster state stays in force");
-            view.stale = Some(Stale { since: self.last_fresh, why });
-            true
+            view.set_stale(Stale { since: self.last_fresh, reason, why }) || starts
         });
     }
 }

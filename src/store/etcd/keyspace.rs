@@ -4,7 +4,7 @@
 //! An intent counts only as a whole, as a commit wrote it. A commit checks everything and gives the change its generation. A key that was
 //! written or deleted by hand is detected here: it is newer than `intent/generation`, or the number of pools differs from the recorded one.
 
-use super::super::{ClusterState, Health, PoolHealth};
+use super::super::{ClusterState, Health, Lineage, PoolHealth};
 use super::api::KeyValue;
 use super::keys::{HEALTH, HEALTH_GENERATION, INTENT_GENERATION, POOL, VIPS};
 use guideway_config::Intent;
@@ -26,6 +26,13 @@ pub(super) struct GenerationRecord {
     /// The intent's `active_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) active_key: Option<String>,
+    /// The lineage of the intent; empty in health, and in an intent that was written before there were any.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) lineage: Lineage,
+}
+
+fn is_default(lineage: &Lineage) -> bool {
+    *lineage == Lineage::default()
 }
 
 /// A value and the revision that wrote it.
@@ -84,7 +91,7 @@ impl Keyspace {
         // Health that was written by hand is another cluster state and needs another generation; the leading controller soon overwrites it.
         let manual = self.under_prefix(HEALTH).map(|(_, entry)| entry.revision).max().unwrap_or(0);
         let generation = intent_generation.max(health_generation).max(manual);
-        Ok(ClusterState { generation, intent_generation, intent, health: self.health(&last.health)? })
+        Ok(ClusterState { generation, intent_generation, lineage: self.lineage(), intent, health: self.health(&last.health)? })
     }
 
     /// Returns whether the intent is as its last commit wrote it.
@@ -112,6 +119,16 @@ impl Keyspace {
             return Err(manual(VIPS));
         }
         Ok(())
+    }
+
+    /// Returns the lineage of the intent.
+    pub(super) fn lineage(&self) -> Lineage {
+        self.generation_record(INTENT_GENERATION).map(|generation_record| generation_record.lineage).unwrap_or_default()
+    }
+
+    /// Returns the names of all pools with health, valid or not.
+    pub(super) fn pools_with_health(&self) -> impl Iterator<Item = &str> {
+        self.under_prefix(HEALTH).map(|(name, _)| name)
     }
 
     fn generation_record(&self, key: &str) -> Option<GenerationRecord> {

@@ -153,9 +153,16 @@ impl LeaseKeeper {
                 tokio::select! {
                     // The channel is closed, but the process still runs.
                     () = changed(record) => break,
-                    _ = heartbeat.tick() => if !self.keep_alive(id).await? {
-                        *lease = None;
-                        return Ok(());
+                    _ = heartbeat.tick() => {
+                        if !self.keep_alive(id).await? {
+                            *lease = None;
+                            return Ok(());
+                        }
+                        // The key may have been deleted by hand, or with all others.
+                        let there: Range = self.client.call("kv/range", &get(&key)).await?;
+                        if there.kvs.is_empty() && !record.borrow().is_null() {
+                            break;
+                        }
                     },
                 }
             }

@@ -4,7 +4,6 @@
 //! would require a protocol buffer compiler for every build.
 
 mod api;
-mod cache;
 mod client;
 mod commit;
 mod follow;
@@ -13,17 +12,17 @@ mod keyspace;
 mod lease;
 
 use super::background_task::BackgroundTask;
+use super::known::Known;
 use super::presence::PresenceTopic;
-use super::{Leadership, Presence, ReadError, StoreView};
+use super::{Leadership, Presence, ReadError, StaleReason, StoreView};
 use api::{Range, get, range};
 use client::Client;
 use guideway_config as config;
 use keys::{INTENT_GENERATION, Keys, LEADER};
 use serde_json::Value;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -38,53 +37,48 @@ pub struct Etcd {
     term: watch::Sender<Option<u64>>,
     /// The revision of `health/generation`, as known from this process's publications.
     published_at: AtomicU64,
-    tasks: Vec<JoinHandle<()>>,
+    /// See [`Known::campaigns`].
+    campaigns: Arc<AtomicBool>,
+    follower: JoinHandle<()>,
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.follower.abort();
     }
 }
 
 impl Etcd {
-    /// Starts to follow; the view is stale until the first cluster state was read.
-    pub(super) fn start(config: &config::Etcd) -> io::Result<Etcd> {
+    /// Starts to follow; the view is stale until the first cluster state was read. `known` is what this host knows already.
+    pub(super) fn start(config: &config::Etcd, known: Known) -> io::Result<Etcd> {
         let client = Arc::new(Client::new(config)?);
         let keys = Keys::new(&config.prefix);
         let last_fresh = Instant::now();
-        let not_read_yet = super::Stale { since: last_fresh, why: "etcd has not answered yet".to_owned() };
+        let not_read_yet =
+            super::Stale { since: last_fresh, reason: StaleReason::Unavailable, why: "etcd has not answered yet".to_owned() };
         let view = watch::Sender::new(StoreView { cluster: Arc::default(), stale: Some(not_read_yet) });
-        let follower = follow::Follower { client: client.clone(), keys: keys.clone(), view: view.clone(), last_fresh, unavailable: false };
-        let mut tasks = vec![tokio::spawn(follower.run())];
-        tasks.extend(config.cache.clone().map(|cache| tokio::spawn(cache::write_cache(cache, view.subscribe()))));
-        Ok(Etcd { client, keys, view, term: watch::Sender::new(None), published_at: AtomicU64::new(0), tasks })
+        let campaigns = known.campaigns();
+        let follower =
+            follow::Follower { client: client.clone(), keys: keys.clone(), view: view.clone(), known, last_fresh, unavailable: false };
+        let follower = tokio::spawn(follower.run());
+        Ok(Etcd { client, keys, view, term: watch::Sender::new(None), published_at: AtomicU64::new(0), campaigns, follower })
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<StoreView> {
         self.view.subscribe()
     }
 
-    /// Uses the cache as the cluster state until etcd answers.
-    pub(super) fn start_from_cache(&self, cache: &Path) {
-        if self.view.borrow().stale.is_none() {
-            return;
-        }
-        let cached = match cache::read(cache) {
-            Ok(cached) => Arc::new(cached),
-            Err(why) => return tracing::warn!(reason = %why, "etcd unavailable, and no usable store.cache"),
-        };
-        tracing::warn!(generation = cached.generation, "etcd unavailable, starting with store.cache");
-        self.view.send_if_modified(|view| {
-            let unknown = view.stale.is_some() && view.cluster.generation == 0;
-            if unknown {
-                view.cluster = cached;
-            }
-            unknown
-        });
+    /// Returns where views are published.
+    pub(super) fn view(&self) -> &watch::Sender<StoreView> {
+        &self.view
+    }
+
+    pub(super) fn reload_credentials(&self) -> io::Result<()> {
+        self.client.reload_credentials()
     }
 
     pub(super) fn campaign(&self, name: &str) -> Leadership {
+        self.campaigns.store(true, Ordering::Relaxed);
         let (lease_keeper, term) = (self.lease_keeper(name), self.term.clone());
         let (leading, leads) = watch::channel(false);
         let mut terms = self.term.subscribe();

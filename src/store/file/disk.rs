@@ -1,7 +1,7 @@
 //! The files of the store's directory, read and written as a whole; the only place that knows their format.
 
 use super::super::atomic_write::atomic_write;
-use super::super::{ClusterState, CommitError, Health, PoolHealth};
+use super::super::{ClusterState, CommitError, Health, Lineage, PoolHealth};
 use guideway_config::Intent;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -38,7 +38,17 @@ struct Record {
     intent_sha256: String,
     /// Whether an operator wrote that text.
     manual: bool,
+    /// Empty in a file that was written before there were any.
+    #[serde(default)]
+    lineage: Lineage,
     health: Health,
+}
+
+/// The last intent that was read, so that an unchanged text is not parsed again.
+#[derive(Debug, Default)]
+pub(super) struct IntentCache {
+    sha256: String,
+    intent: Arc<Intent>,
 }
 
 /// An `intent.toml` that is not the intent in force.
@@ -68,8 +78,8 @@ impl Disk {
         self.directory.join(name)
     }
 
-    /// Reads the cluster state in force, and an edited intent if there is one. `last` is the previous result.
-    pub(super) fn read(&self, last: &ClusterState) -> io::Result<(ClusterState, Option<PendingEdit>)> {
+    /// Reads the cluster state in force, and an edited intent if there is one. Contents that cannot be used are `InvalidData`.
+    pub(super) fn read(&self, last: &mut IntentCache) -> io::Result<(ClusterState, Option<PendingEdit>)> {
         for _ in 0..TRIES {
             let record = self.record()?;
             let written = self.text(INTENT)?;
@@ -78,21 +88,26 @@ impl Disk {
                 Some(text) => !same(text),
                 None => record.intent_generation > 0,
             };
-            let intent = if record.intent_generation == last.intent_generation {
-                last.intent.clone()
-            } else {
+            if record.intent_sha256 != last.sha256 {
                 // A writer that died half way left one of the two unchanged.
-                let Some(text) = self.text(ACTIVE_INTENT)?.filter(same).or(written.clone().filter(same)) else {
+                let found = match record.intent_sha256.as_str() {
+                    // Nothing was committed yet.
+                    "" => Some(String::new()),
+                    _ => self.text(ACTIVE_INTENT)?.filter(same).or(written.clone().filter(same)),
+                };
+                let Some(text) = found else {
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 };
-                Arc::new(intent(&text).map_err(|why| io::Error::other(format!("{}: {why}", self.path(ACTIVE_INTENT).display())))?)
-            };
-            let Record { generation, intent_generation, health, .. } = record;
-            return Ok((ClusterState { generation, intent_generation, intent, health }, edit.then_some(PendingEdit { text: written })));
+                let intent = intent(&text).map_err(|why| invalid(format!("{}: {why}", self.path(ACTIVE_INTENT).display())))?;
+                *last = IntentCache { sha256: record.intent_sha256, intent: Arc::new(intent) };
+            }
+            let Record { generation, intent_generation, lineage, health, .. } = record;
+            let cluster = ClusterState { generation, intent_generation, lineage, intent: last.intent.clone(), health };
+            return Ok((cluster, edit.then_some(PendingEdit { text: written })));
         }
         let (state, text) = (self.path(STATE), self.path(ACTIVE_INTENT));
-        Err(io::Error::other(format!("{} does not match {}; save {INTENT} again", text.display(), state.display())))
+        Err(invalid(format!("{} does not match {}; `guideway store restore` repairs it", text.display(), state.display())))
     }
 
     /// Puts a valid edit in force, unless the file has changed again.
@@ -105,8 +120,52 @@ impl Disk {
         }
         atomic_write(&self.path(ACTIVE_INTENT), text.as_bytes())?;
         record.generation += 1;
-        record = Record { intent_generation: record.generation, intent_sha256: digest, manual: true, ..record };
+        let lineage = record.lineage.or_new();
+        record = Record { intent_generation: record.generation, intent_sha256: digest, manual: true, lineage, ..record };
         self.write(&record)
+    }
+
+    /// Writes `copy` as the state in force, whatever there is now.
+    pub(super) fn restore(&self, copy: &ClusterState) -> io::Result<u64> {
+        fs::create_dir_all(&self.directory)?;
+        let _lock = self.lock()?;
+        // It may be what is broken.
+        let there = self.record().unwrap_or_default();
+        if let Some(text) = self.text(INTENT)?.filter(|text| there.manual || sha256(text) != there.intent_sha256) {
+            atomic_write(&self.path(EDITED_INTENT), text.as_bytes())?;
+        }
+        let lineage = if copy.lineage.id.is_empty() { there.lineage.clone() } else { copy.lineage.clone() };
+        let record = Record {
+            generation: there.generation.max(copy.generation),
+            lineage: lineage.accepted_now(&[there.lineage.accepted, copy.lineage.accepted]),
+            health: copy.health.clone(),
+            ..Record::default()
+        };
+        self.write_intent(&format!("{HEADER}{}", copy.intent.to_toml()), record)
+    }
+
+    /// Declares what is there as right: the edited intent, or else the one in force. `known` is when an operator last did so.
+    pub(super) fn accept(&self, known: u64) -> io::Result<u64> {
+        let _lock = self.lock()?;
+        let record = self.record()?;
+        let text = match self.text(INTENT)? {
+            Some(text) => text,
+            None => self.text(ACTIVE_INTENT)?.unwrap_or_else(|| HEADER.to_owned()),
+        };
+        intent(&text).map_err(invalid)?;
+        let lineage = record.lineage.clone().accepted_now(&[record.lineage.accepted, known]);
+        self.write_intent(&text, Record { lineage, manual: true, ..record })
+    }
+
+    /// Writes an intent as the next generation after that of `record`.
+    fn write_intent(&self, text: &str, record: Record) -> io::Result<u64> {
+        atomic_write(&self.path(ACTIVE_INTENT), text.as_bytes())?;
+        if self.text(INTENT)?.as_deref() != Some(text) {
+            atomic_write(&self.path(INTENT), text.as_bytes())?;
+        }
+        let generation = record.generation + 1;
+        self.write(&Record { generation, intent_generation: generation, intent_sha256: sha256(text), ..record })?;
+        Ok(generation)
     }
 
     pub(super) fn commit(&self, base: u64, intent: &Intent) -> Result<u64, CommitError> {
@@ -127,21 +186,22 @@ impl Disk {
                     atomic_write(&self.path(EDITED_INTENT), text.as_bytes())?;
                 }
             }
-            let text = format!("{HEADER}{}", intent.to_toml());
-            atomic_write(&self.path(ACTIVE_INTENT), text.as_bytes())?;
-            atomic_write(&self.path(INTENT), text.as_bytes())?;
-            record.generation += 1;
-            record = Record { intent_generation: record.generation, intent_sha256: sha256(&text), manual: false, ..record };
-            self.write(&record)?;
-            Ok(Ok(record.generation))
+            let lineage = record.lineage.or_new();
+            record = Record { manual: false, lineage, ..record };
+            self.write_intent(&format!("{HEADER}{}", intent.to_toml()), record).map(Ok)
         };
         commit().unwrap_or_else(|why| Err(CommitError::Unavailable(why.to_string())))
     }
 
-    pub(super) fn publish(&self, pools: &[(String, PoolHealth)]) -> Result<u64, CommitError> {
+    /// Publishes health, unless the directory holds another history than `lineage`.
+    pub(super) fn publish(&self, pools: &[(String, PoolHealth)], lineage: &Lineage) -> Result<u64, CommitError> {
         let publish = || -> io::Result<u64> {
             let _lock = self.lock()?;
             let mut record = self.record()?;
+            if !lineage.id.is_empty() && record.lineage.id != lineage.id {
+                return Err(invalid(format!("{} was emptied or replaced", self.directory.display())));
+            }
+            record.lineage = record.lineage.or_new();
             record.generation += 1;
             PoolHealth::update(&mut record.health, pools);
             self.write(&record)?;
@@ -158,7 +218,7 @@ impl Disk {
         let Some(text) = self.text(STATE)? else { return Ok(Record::default()) };
         serde_json::from_str(&text).map_err(|why| {
             let path = self.path(STATE);
-            io::Error::other(format!("{} cannot be read: {why}; remove it to use {INTENT} again", path.display()))
+            invalid(format!("{} cannot be read: {why}; `guideway store restore` repairs it", path.display()))
         })
     }
 
@@ -192,6 +252,10 @@ impl Disk {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// Parses the intent of a text.

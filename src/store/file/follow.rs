@@ -1,8 +1,9 @@
 //! Follows the directory: reads the cluster state whenever the kernel reports a change, and puts valid edits of operators in force. It is a
 //! thread, because it only waits for the kernel and reads files.
 
-use super::super::{ClusterState, Stale, StoreView};
-use super::disk::{Disk, INTENT, PendingEdit, STATE, intent};
+use super::super::known::Known;
+use super::super::{Stale, StaleReason, StoreView};
+use super::disk::{Disk, INTENT, IntentCache, PendingEdit, STATE, intent};
 use super::edits::{EVENTS, EditTracker, FileEvent};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,13 +32,15 @@ impl Drop for FollowHandle {
     }
 }
 
-/// Starts to follow.
-pub(super) fn start(disk: Arc<Disk>) -> io::Result<(watch::Sender<StoreView>, FollowHandle)> {
+/// Starts to follow. `known` is what this host knows already.
+pub(super) fn start(disk: Arc<Disk>, known: Known) -> io::Result<(watch::Sender<StoreView>, FollowHandle)> {
     let last_fresh = Instant::now();
-    let not_read_yet = Stale { since: last_fresh, why: format!("{} has not been read yet", disk.directory().display()) };
+    let not_read_yet =
+        Stale { since: last_fresh, reason: StaleReason::Unavailable, why: format!("{} has not been read yet", disk.directory().display()) };
     let view = watch::Sender::new(StoreView { cluster: Arc::default(), stale: Some(not_read_yet) });
     let stop = Arc::new(EventFd::new()?);
-    let mut follower = Follower { disk, view: view.clone(), last_fresh, last: Arc::default(), published: false, stop: stop.clone() };
+    let last = IntentCache::default();
+    let mut follower = Follower { disk, view: view.clone(), last_fresh, last, known, published: false, stop: stop.clone() };
     thread::Builder::new().name("store".to_owned()).spawn(move || follower.run())?;
     Ok((view, FollowHandle { stop }))
 }
@@ -47,7 +50,9 @@ struct Follower {
     view: watch::Sender<StoreView>,
     /// Last time at which the cluster state was known to be the newest.
     last_fresh: Instant,
-    last: Arc<ClusterState>,
+    last: IntentCache,
+    /// What this process knows, which the contents of the directory may replace.
+    known: Known,
     /// Whether a view was published yet.
     published: bool,
     stop: Arc<EventFd>,
@@ -73,7 +78,10 @@ impl Follower {
         loop {
             match self.follow() {
                 Ok(StopRequested) => return,
-                Err(why) => self.stale(why.to_string()),
+                Err(why) => {
+                    let reason = if why.kind() == io::ErrorKind::InvalidData { StaleReason::Invalid } else { StaleReason::Unavailable };
+                    self.stale(reason, why.to_string());
+                }
             }
             if let Ok(Some(StopRequested)) = self.wait(None, Some(RETRY_INTERVAL)) {
                 return;
@@ -88,7 +96,8 @@ impl Follower {
         watched.map_err(|why| io::Error::other(format!("{}: {}", self.disk.directory().display(), io::Error::from(why))))?;
         let mut edit_tracker = EditTracker::default();
         loop {
-            let (cluster, edit) = self.disk.read(&self.last)?;
+            let (cluster, edit) = self.disk.read(&mut self.last)?;
+            let taken = self.known.take(Arc::new(cluster));
             // Takes the events that came while the files were read, before the result is used.
             let mut changed = drain(&inotify, &mut edit_tracker)?;
             let unfinished = match &edit {
@@ -99,6 +108,7 @@ impl Follower {
                 }
             };
             let edit_state = match edit {
+                _ if taken.is_err() => EditState::InForce,
                 None => EditState::InForce,
                 Some(_) if unfinished.is_some() || changed => EditState::InProgress,
                 Some(edit) => self.activate(edit)?,
@@ -108,7 +118,7 @@ impl Follower {
                 EditState::Activated => continue,
                 // The first view must be complete: a reader that looks only once must see an error about an edit.
                 EditState::InProgress if !self.published => {}
-                edit_state => self.publish(cluster, edit_state),
+                edit_state => self.publish(taken, edit_state),
             }
             let until = unfinished.map(|left| Instant::now() + left);
             while !changed {
@@ -130,29 +140,50 @@ impl Follower {
             return Ok(EditState::Invalid(why));
         };
         match intent(&text) {
+            // Most likely the beginning of a file whose writer died or had no space left.
+            Ok(intent) if intent.vips.is_empty() && !self.known.state().intent.vips.is_empty() => {
+                let why =
+                    format!("{} has no VIP any more and is not in force; if that is meant: `guideway store accept --yes`", path.display());
+                Ok(EditState::Invalid(why))
+            }
             Ok(_) => self.disk.activate(&text).map(|()| EditState::Activated),
             Err(errors) => Ok(EditState::Invalid(format!("{} has errors and is not in force:\n{errors}", path.display()))),
         }
     }
 
-    /// Publishes the cluster state and the state of the edit.
-    fn publish(&mut self, cluster: ClusterState, edit_state: EditState) {
+    /// Publishes the known cluster state, whether the directory holds it, and the state of the edit.
+    fn publish(&mut self, taken: Result<(), String>, edit_state: EditState) {
         self.published = true;
-        if cluster != *self.last {
-            self.last = Arc::new(cluster);
-        }
-        let whole = matches!(edit_state, EditState::InForce);
-        if whole {
+        let trouble = match (taken, edit_state) {
+            (Err(why), _) => Some((StaleReason::RolledBack, why)),
+            (_, EditState::Invalid(why)) => Some((StaleReason::Invalid, why)),
+            (_, EditState::InForce) => None,
+            (_, EditState::Activated | EditState::InProgress) => return self.show_known(),
+        };
+        if trouble.is_none() {
             self.last_fresh = Instant::now();
         }
         self.view.send_if_modified(|view| {
-            let changed = *view.cluster != *self.last;
+            let changed = view.cluster != *self.known.state();
             if changed {
-                view.cluster = self.last.clone();
+                view.cluster = self.known.state().clone();
             }
-            let recovered = whole && view.stale.take().is_some();
-            let becomes_stale = if let EditState::Invalid(why) = edit_state { self.set_stale(view, why) } else { false };
-            changed || recovered || becomes_stale
+            changed
+                | match trouble {
+                    None => view.stale.take().is_some(),
+                    Some((reason, why)) => view.set_stale(Stale { since: self.last_fresh, reason, why }),
+                }
+        });
+    }
+
+    /// Publishes the known cluster state; whether it is the newest stays open.
+    fn show_known(&self) {
+        let known = self.known.state();
+        self.view.send_if_modified(|view| {
+            view.cluster != *known && {
+                view.cluster = known.clone();
+                true
+            }
         });
     }
 
@@ -169,17 +200,11 @@ impl Follower {
         Ok(all.first().is_some_and(|stop| stop.any() == Some(true)).then_some(StopRequested))
     }
 
-    fn stale(&self, why: String) {
-        self.view.send_if_modified(|view| self.set_stale(view, why));
-    }
-
-    fn set_stale(&self, view: &mut StoreView, why: String) -> bool {
-        if view.stale.as_ref().is_some_and(|stale| stale.why == why) {
-            return false;
+    fn stale(&self, reason: StaleReason, why: String) {
+        if reason == StaleReason::Invalid {
+            self.show_known();
         }
-        tracing::warn!(generation = view.cluster.generation, reason = %why, "store stale, last valid cluster state stays in force");
-        view.stale = Some(Stale { since: self.last_fresh, why });
-        true
+        self.view.send_if_modified(|view| view.set_stale(Stale { since: self.last_fresh, reason, why }));
     }
 }
 

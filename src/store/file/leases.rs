@@ -10,29 +10,40 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const LEADER: &str = "leader";
 /// Interval at which a standby tries the lock.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Minimum time between two writes of a presence record.
 const MIN_WRITE_INTERVAL: Duration = Duration::from_millis(200);
+/// Interval at which a held lock is compared with the file at its path.
+const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl File {
     pub(in super::super) fn campaign(&self, name: &str) -> Leadership {
+        self.campaigns.store(true, Ordering::Relaxed);
         let (path, name, leads) = (self.disk.path(LEADER), name.to_owned(), self.leads.clone());
         let background_task = BackgroundTask::start(move |stop| async move {
             let hold_lock = async {
-                let mut lock = acquire_lock(&path).await;
-                let written = lock.set_len(0).and_then(|()| lock.write_all(name.as_bytes()));
-                if let Err(why) = written {
-                    tracing::warn!("{}: {why}", path.display());
+                loop {
+                    let mut lock = acquire_lock(&path).await;
+                    let written = lock.set_len(0).and_then(|()| lock.write_all(name.as_bytes()));
+                    if let Err(why) = written {
+                        tracing::warn!("{}: {why}", path.display());
+                    }
+                    leads.send_replace(true);
+                    while is_at(&lock, &path) {
+                        sleep(POLL_INTERVAL).await;
+                    }
+                    leads.send_replace(false);
+                    tracing::warn!("{} is gone: health leadership lost", path.display());
                 }
-                leads.send_replace(true);
-                std::future::pending::<()>().await;
             };
             run_until(stop, hold_lock).await;
             leads.send_replace(false);
@@ -51,22 +62,32 @@ impl File {
         Presence::new(BackgroundTask::start(move |stop| async move {
             let path = directory.join(format!("{name}.json"));
             let present = async {
-                if let Err(why) = fs::create_dir_all(&directory) {
-                    tracing::warn!("{}: {why}", directory.display());
-                }
-                let _lock = acquire_lock(&directory.join(format!("{name}.lock"))).await;
                 loop {
-                    let text = Some(record.borrow_and_update().clone()).filter(|record| !record.is_null()).map(|record| record.to_string());
-                    let written = match text {
-                        Some(text) => atomic_write(&path, text.as_bytes()),
-                        None => fs::remove_file(&path).or_else(|why| if why.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(why) }),
-                    };
-                    if let Err(why) = written {
-                        tracing::warn!("{why}");
+                    if let Err(why) = fs::create_dir_all(&directory) {
+                        tracing::warn!("{}: {why}", directory.display());
                     }
-                    sleep(MIN_WRITE_INTERVAL).await;
-                    if record.changed().await.is_err() {
-                        std::future::pending::<()>().await;
+                    let lock_path = directory.join(format!("{name}.lock"));
+                    let lock = acquire_lock(&lock_path).await;
+                    while is_at(&lock, &lock_path) {
+                        let text =
+                            Some(record.borrow_and_update().clone()).filter(|record| !record.is_null()).map(|record| record.to_string());
+                        let written = match text {
+                            Some(text) => atomic_write(&path, text.as_bytes()),
+                            None => {
+                                fs::remove_file(&path).or_else(|why| if why.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(why) })
+                            }
+                        };
+                        if let Err(why) = written {
+                            tracing::warn!("{why}");
+                        }
+                        sleep(MIN_WRITE_INTERVAL).await;
+                        // A closed channel: the process still runs, but says nothing new.
+                        let _late = timeout(LOCK_CHECK_INTERVAL, async {
+                            if record.changed().await.is_err() {
+                                std::future::pending::<()>().await;
+                            }
+                        })
+                        .await;
                     }
                 }
             };
@@ -118,6 +139,12 @@ async fn acquire_lock(path: &Path) -> Flock<fs::File> {
         warned = true;
         sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Returns whether a held lock is still the file at `path`: not when the directory was removed and made again.
+fn is_at(lock: &fs::File, path: &Path) -> bool {
+    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    matches!((lock.metadata().map(id), fs::metadata(path).map(id)), (Ok(held), Ok(there)) if held == there)
 }
 
 /// Returns whether a process holds the lock.

@@ -26,13 +26,15 @@ mod leases;
 #[cfg(test)]
 mod tests;
 
-use super::{CommitError, PoolHealth, ReadError, StoreView};
+use super::known::Known;
+use super::{ClusterState, CommitError, PoolHealth, ReadError, StoreView};
 use disk::Disk;
 use follow::FollowHandle;
 use guideway_config::Intent;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
 
 /// See [`super::Store::File`].
@@ -42,15 +44,33 @@ pub struct File {
     view: watch::Sender<StoreView>,
     /// Whether this process leads over health.
     leads: watch::Sender<bool>,
+    /// See [`Known::campaigns`].
+    campaigns: Arc<AtomicBool>,
     _follow_handle: FollowHandle,
 }
 
 impl File {
-    /// Creates the directory if it is missing and starts to follow it; the view is stale until the first cluster state was read.
-    pub(super) fn start(directory: &Path) -> io::Result<File> {
+    /// Creates the directory if it is missing and starts to follow it; the view is stale until the first cluster state was read. `known` is what
+    /// this host knows already.
+    pub(super) fn start(directory: &Path, known: Known) -> io::Result<File> {
         let disk = Arc::new(Disk::open(directory)?);
-        let (view, follow_handle) = follow::start(disk.clone())?;
-        Ok(File { disk, view, leads: watch::Sender::new(false), _follow_handle: follow_handle })
+        let campaigns = known.campaigns();
+        let (view, follow_handle) = follow::start(disk.clone(), known)?;
+        Ok(File { disk, view, leads: watch::Sender::new(false), campaigns, _follow_handle: follow_handle })
+    }
+
+    /// Returns where views are published.
+    pub(super) fn view(&self) -> &watch::Sender<StoreView> {
+        &self.view
+    }
+
+    pub(super) async fn restore(&self, copy: ClusterState) -> Result<u64, CommitError> {
+        self.on_disk(move |disk| disk.restore(&copy).map_err(|why| CommitError::Unavailable(why.to_string()))).await
+    }
+
+    pub(super) async fn accept(&self) -> Result<u64, CommitError> {
+        let known = self.view.borrow().cluster.lineage.accepted;
+        self.on_disk(move |disk| disk.accept(known).map_err(|why| CommitError::Unavailable(why.to_string()))).await
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<StoreView> {
@@ -69,8 +89,8 @@ impl File {
         if !*self.leads.borrow() {
             return Err(CommitError::NotLeading);
         }
-        let pools = pools.to_vec();
-        self.on_disk(move |disk| disk.publish(&pools)).await
+        let (pools, lineage) = (pools.to_vec(), self.view.borrow().cluster.lineage.clone());
+        self.on_disk(move |disk| disk.publish(&pools, &lineage)).await
     }
 
     async fn on_disk<T: Send + 'static>(

@@ -1,6 +1,6 @@
 //! One directory and several stores, each of which stands for a process.
 
-use super::super::{Observation, Observed, Stale, Store, StoreView, open_timeout};
+use super::super::{Observation, Observed, Stale, StaleReason, Store, StoreView, cache, open_timeout};
 use super::*;
 use guideway_config::{self as config, read_intent};
 use serde_json::{Value, json};
@@ -28,7 +28,17 @@ fn down() -> PoolHealth {
 }
 
 async fn open(directory: &Path) -> Store {
-    open_timeout(&config::Store::File { path: directory.to_owned() }, TIMEOUT).await.unwrap()
+    open_timeout(&config::Store::File { path: directory.to_owned(), cache: None }, TIMEOUT).await.unwrap()
+}
+
+/// The same with a cache outside of the directory.
+async fn open_cached(directory: &Path, cache: &Path) -> Store {
+    let config = config::Store::File { path: directory.to_owned(), cache: Some(cache.to_owned()) };
+    tokio::time::timeout(TIMEOUT, super::super::open(&config)).await.unwrap().unwrap()
+}
+
+fn is_rolled_back(view: &StoreView) -> bool {
+    view.stale.as_ref().is_some_and(|stale| stale.reason == StaleReason::RolledBack)
 }
 
 async fn wait_for_view(watch: &mut watch::Receiver<StoreView>, condition: impl FnMut(&StoreView) -> bool) -> StoreView {
@@ -210,4 +220,71 @@ async fn leadership_passes_on_and_presence_records_end_with_their_process() {
     tokio::time::timeout(TIMEOUT, until_directors(vec![("d1".to_owned(), json!({"generation": 2}))])).await.unwrap();
     presence.leave().await;
     assert_eq!(two.directors().await, Ok(vec![]));
+}
+
+#[tokio::test]
+async fn a_directory_that_is_made_again_changes_nothing_until_an_operator_decides() {
+    let directory = tempfile::tempdir().unwrap();
+    let (home, copy) = (directory.path().join("store"), directory.path().join("copy.json"));
+    let store = open_cached(&home, &copy).await;
+    let mut watch = store.watch();
+    assert_eq!(store.commit(0, intent(5)).await, Ok(1));
+    let mut leadership = store.campaign("h1");
+    leadership.elected().await;
+    assert_eq!(store.publish("boot", down()).await, Ok(2));
+    let known = wait_for_view(&mut watch, |view| view.cluster.generation == 2).await.cluster;
+    while cache::read(&copy).ok().as_ref() != Some(&*known) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    fs::remove_dir_all(&home).unwrap();
+    fs::create_dir(&home).unwrap();
+    let trouble = wait_for_view(&mut watch, is_rolled_back).await;
+    assert_eq!(trouble.cluster, known);
+    assert!(matches!(store.commit(1, intent(6)).await, Err(CommitError::Unavailable(why)) if why.contains("the store is empty")));
+    assert!(store.publish("boot", down()).await.is_err(), "the lost history is not begun anew");
+    // A file that somebody puts there is another store.
+    fs::write(home.join("intent.toml"), intent_text(7)).unwrap();
+    let other = open(&home).await;
+    assert_eq!(other.watch().borrow().cluster.generation, 1);
+    assert_eq!(wait_for_view(&mut watch, is_rolled_back).await.cluster, known);
+
+    // A restart begins with the cache, which stands.
+    drop((store, leadership));
+    let store = open_cached(&home, &copy).await;
+    let mut watch = store.watch();
+    assert_eq!(wait_for_view(&mut watch, is_rolled_back).await.cluster, known);
+    assert_eq!(cache::read(&copy).as_ref(), Ok(&*known));
+    let generation = other.restore(&known).await.unwrap();
+    let restored = wait_for_view(&mut watch, |view| view.stale.is_none()).await.cluster;
+    assert_eq!((restored.generation, &restored.intent, &restored.health), (generation, &known.intent, &known.health));
+    assert_eq!(fs::read_to_string(home.join("intent.edited.toml")).unwrap(), intent_text(7));
+
+    // And what an operator accepts is taken, also if it is less.
+    fs::write(home.join("state.json"), "{\"generation\": 1").unwrap();
+    let invalid = wait_for_view(&mut watch, |view| view.stale.is_some()).await;
+    assert_eq!((invalid.stale.unwrap().reason, invalid.cluster), (StaleReason::Invalid, restored));
+    fs::remove_file(home.join("state.json")).unwrap();
+    fs::write(home.join("intent.toml"), intent_text(9)).unwrap();
+    wait_for_view(&mut watch, is_rolled_back).await;
+    let generation = store.accept().await.unwrap();
+    let accepted = wait_for_view(&mut watch, |view| view.stale.is_none()).await.cluster;
+    assert_eq!((accepted.generation, &*accepted.intent), (generation, &intent(9)));
+    store.commit(accepted.intent_generation, intent(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_edit_without_any_vip_waits_for_an_operator() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let mut watch = store.watch();
+    store.commit(0, intent(5)).await.unwrap();
+    wait_for_view(&mut watch, |view| view.cluster.generation == 1).await;
+    // The disk was full, or the editor died: the beginning of the file is a valid file.
+    fs::write(directory.path().join("intent.toml"), &intent_text(6)[..7]).unwrap();
+    let view = wait_for_view(&mut watch, |view| view.stale.is_some()).await;
+    assert!(view.stale.unwrap().why.contains("has no VIP any more"));
+    assert_eq!(&*view.cluster.intent, &intent(5));
+    store.accept().await.unwrap();
+    assert!(wait_for_view(&mut watch, |view| view.stale.is_none()).await.cluster.intent.vips.is_empty());
 }

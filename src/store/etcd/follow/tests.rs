@@ -68,7 +68,8 @@ async fn follow(script: Script) -> (tokio::sync::watch::Receiver<StoreView>, tok
     tokio::spawn(async { axum::serve(listener, routes).await });
     let client = Arc::new(Client::new(&config).unwrap());
     let (view, watch) = tokio::sync::watch::channel(StoreView::default());
-    let follower = Follower { client, keys: Keys::new("/g/"), view, last_fresh: Instant::now(), unavailable: false };
+    let follower =
+        Follower { client, keys: Keys::new("/g/"), view, known: Known::load(None), last_fresh: Instant::now(), unavailable: false };
     (watch, tokio::spawn(follower.run()))
 }
 

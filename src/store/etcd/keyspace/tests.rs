@@ -31,7 +31,8 @@ fn committed(intent: &Intent, revision: u64) -> Keyspace {
         put(&mut keyspace, &short, &value.to_string(), revision);
     }
     let active_key = intent.active_key.map(|id| id.to_string());
-    let generation_record = GenerationRecord { id: "x".to_owned(), at: 1, pools: intent.pools.len(), active_key };
+    let generation_record =
+        GenerationRecord { id: "x".to_owned(), at: 1, pools: intent.pools.len(), active_key, ..GenerationRecord::default() };
     put(&mut keyspace, INTENT_GENERATION, &serde_json::to_string(&generation_record).unwrap(), revision);
     keyspace
 }

@@ -1,7 +1,8 @@
-//! The cache: a copy of the last valid cluster state on this host. A director starts with it when etcd is unavailable.
+//! The cache: a copy of the last valid cluster state on this host. A director starts with it when the store is unavailable,
+//! empty or older.
 
-use super::super::atomic_write::atomic_write;
-use super::super::{ClusterState, StoreView};
+use super::atomic_write::atomic_write;
+use super::{ClusterState, StoreView};
 use guideway_config::Intent;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes every valid cluster state to `path`, at most one per second.
-pub(super) async fn write_cache(path: PathBuf, mut view: watch::Receiver<StoreView>) {
+pub async fn write_cache(path: PathBuf, mut view: watch::Receiver<StoreView>) {
     // Compares more than the generation: health that is deleted by hand does not change it.
     let mut written = Arc::<ClusterState>::default();
     loop {
@@ -40,27 +41,32 @@ pub(super) async fn write_cache(path: PathBuf, mut view: watch::Receiver<StoreVi
 ///
 /// # Errors
 /// Returns a sentence that names the file.
-pub(super) fn read(path: &Path) -> Result<ClusterState, String> {
+pub fn read(path: &Path) -> Result<ClusterState, String> {
     let wrong = |why: &dyn std::fmt::Display| format!("store.cache = {:?}: {why}", path.display());
     let bytes = std::fs::read(path).map_err(|why| wrong(&why))?;
     let document: Value = serde_json::from_slice(&bytes).map_err(|why| wrong(&why))?;
     from_json(&document).ok_or_else(|| wrong(&"is not a copy of a cluster state"))
 }
 
-fn to_json(cluster: &ClusterState) -> Value {
+/// Returns the document of a cluster state.
+pub fn to_json(cluster: &ClusterState) -> Value {
     json!({
         "generation": cluster.generation,
         "intent_generation": cluster.intent_generation,
+        "lineage": cluster.lineage,
         "intent": cluster.intent.to_json(),
         "health": cluster.health,
     })
 }
 
-fn from_json(cache: &Value) -> Option<ClusterState> {
+/// Reads the document of a cluster state.
+pub fn from_json(cache: &Value) -> Option<ClusterState> {
     let number = |key: &str| cache.get(key).and_then(Value::as_u64);
     Some(ClusterState {
         generation: number("generation")?,
         intent_generation: number("intent_generation")?,
+        // Absent in a copy of an older version.
+        lineage: cache.get("lineage").map_or_else(|| Some(Default::default()), |lineage| serde_json::from_value(lineage.clone()).ok())?,
         intent: Arc::new(Intent::from_json(cache.get("intent")?).config?),
         health: serde_json::from_value(cache.get("health")?.clone()).ok()?,
     })
@@ -68,7 +74,7 @@ fn from_json(cache: &Value) -> Option<ClusterState> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Observation, Observed, PoolHealth};
+    use super::super::{Lineage, Observation, Observed, PoolHealth};
     use super::*;
 
     #[test]
@@ -80,6 +86,7 @@ mod tests {
         let cluster = ClusterState {
             generation: 9,
             intent_generation: 7,
+            lineage: Lineage { id: "a".to_owned(), accepted: 3 },
             intent: Arc::new(intent),
             health: [("boot".to_owned(), Arc::new(pool))].into(),
         };
