@@ -9,6 +9,8 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -71,6 +73,31 @@ pub fn bind<T: Pod>(fd: BorrowedFd<'_>, address: &T) -> Result<()> {
     // SAFETY: the pointer and the length are those of one live value, which the kernel only reads.
     let rc = unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(address).cast(), size_of::<T>() as libc::socklen_t) };
     if rc == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
+/// Lets a program start without any capability of this process, also as root: programs that operators name need none of ours.
+///
+/// The child keeps its user, and files with capabilities of their own (such as `ping`) still work.
+pub fn drop_capabilities(command: &mut Command) {
+    /// `_LINUX_CAPABILITY_VERSION_3`
+    const VERSION: u32 = 0x2008_0522;
+    /// `SECBIT_NOROOT` and its lock: the user root gets no capabilities by an exec.
+    const NO_ROOT: libc::c_ulong = 0b11;
+    let drop_all = || {
+        // SAFETY: these calls take integers, and pointers to live values that the kernel only reads. They are safe after a fork: no
+        // allocation, no lock. Without CAP_SETPCAP the security bits stay, and then an exec gives no capabilities anyway.
+        unsafe {
+            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+            libc::prctl(libc::PR_SET_SECUREBITS, NO_ROOT, 0, 0, 0);
+            let (header, none) = ([VERSION, 0u32], [0u32; 6]);
+            if libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) != 0 {
+                return Err(Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: see above: what runs between fork and exec makes system calls only.
+    unsafe { command.pre_exec(drop_all) };
 }
 
 /// Takes ownership of an inherited descriptor; child processes do not inherit it.

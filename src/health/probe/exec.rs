@@ -40,6 +40,7 @@ impl Prober {
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("GUIDEWAY_POOL", &*target.pool).env("GUIDEWAY_BACKEND", &*target.backend);
         command.env("GUIDEWAY_ADDRESS", target.address.to_string());
+        guideway_sys::drop_capabilities(command.as_std_mut());
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => return Outcome::NotRun(format!("cannot run {program}: {error}")),
@@ -71,5 +72,32 @@ impl Prober {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+    use guideway_config::Check;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_program_has_none_of_our_capabilities() {
+        let command =
+            vec!["/bin/grep".to_owned(), "-E".to_owned(), "^Cap(Inh|Prm|Eff|Amb):.*[1-9a-f]".to_owned(), "/proc/self/status".to_owned()];
+        let check = Check { timeout: Duration::from_secs(10), ..Check::new(Probe::Exec { command: command.clone() }) };
+        let target = Target {
+            pool: "p".into(),
+            backend: "b".into(),
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            vip: None,
+            check: Arc::new(check),
+        };
+        let outcome = Prober::new(Addresses { v4: None, v6: None }, vec!["/bin".into()]).exec(&target, &command).await;
+        // grep ends with 1 when it finds no such line.
+        assert!(
+            matches!(&outcome, Outcome::Failed(Failure::Refused(why)) if why.contains("exit status: 1") && !why.contains("Cap")),
+            "{outcome:?}"
+        );
     }
 }

@@ -118,6 +118,7 @@ impl Inner {
             command.env(format!("GUIDEWAY_{}", name.to_ascii_uppercase()), text);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        guideway_sys::drop_capabilities(command.as_std_mut());
         let mut child = command.spawn()?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
         let mut group = ProcessGroup(pid.map(Pid::from_raw));
@@ -194,6 +195,12 @@ mod tests {
             Ok("0\n".into()),
             "the environment contains only the listed variables"
         );
+    }
+
+    #[test]
+    fn a_program_has_none_of_our_capabilities() {
+        let handler = shell("grep -E '^Cap(Inh|Prm|Eff|Amb):.*[1-9a-f]' /proc/self/status; true", Answer::Bytes, |_| {});
+        assert_eq!(answer_text(&handler, b"f"), Ok(String::new()));
     }
 
     #[test]
