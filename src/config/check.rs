@@ -17,14 +17,14 @@ use std::path::Path;
 /// "file", "errors": […], "warnings": […]}`, whose entries are [`Problem`]s.
 pub fn check_command(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let loaded = load(path).map(|mut checked| {
-        checked.check_host(path, host_requirements);
+        checked.check_host(path, |config| host_requirements(path, config));
         checked
     });
     print_report(path, loaded, json, out, err, summary::write)
 }
 
 /// Returns the files and interfaces that a director's file expects on its host.
-fn host_requirements(config: &Config) -> Vec<HostRequirement> {
+fn host_requirements(file: &Path, config: &Config) -> Vec<HostRequirement> {
     let mut host_requirements: Vec<HostRequirement> = config
         .director
         .io
@@ -36,16 +36,24 @@ fn host_requirements(config: &Config) -> Vec<HostRequirement> {
     if let Some(api) = &config.api {
         let tls = api.tls.as_ref();
         let files = [
-            ("token_file", api.token_file.as_ref()),
-            ("cert", tls.map(|tls| &tls.cert)),
-            ("key", tls.map(|tls| &tls.key)),
-            ("client_ca", tls.and_then(|tls| tls.client_ca.as_ref())),
+            ("token_file", api.token_file.as_ref(), RequirementKind::Secret),
+            ("cert", tls.map(|tls| &tls.cert), RequirementKind::File),
+            ("key", tls.map(|tls| &tls.key), RequirementKind::Secret),
+            ("client_ca", tls.and_then(|tls| tls.client_ca.as_ref()), RequirementKind::File),
         ];
-        host_requirements.extend(
-            files.into_iter().filter_map(|(key, file)| Some(HostRequirement::new(format!("api.{key}"), file?, RequirementKind::File))),
-        );
+        host_requirements
+            .extend(files.into_iter().filter_map(|(key, file, kind)| Some(HostRequirement::new(format!("api.{key}"), file?, kind))));
     }
+    host_requirements.push(HostRequirement::new("director.key", file, RequirementKind::Secret));
     host_requirements
+}
+
+/// Adds a warning for each secret of a director's valid file that everybody on this host can read.
+pub fn check_secrets(path: &Path, checked: &mut Checked<Config>) {
+    checked.check_host(path, |config| {
+        let is_secret = |requirement: &HostRequirement| requirement.kind == RequirementKind::Secret;
+        host_requirements(path, config).into_iter().filter(is_secret).collect()
+    });
 }
 
 /// Checks a file of any kind; `summary` prints its contents.

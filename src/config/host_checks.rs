@@ -3,6 +3,7 @@
 
 use super::problem::{Problem, Severity};
 use super::reader::{Reader, quoted};
+use super::secret_file::exposed_because;
 use nix::unistd::{AccessFlags, User, access};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -13,6 +14,8 @@ use toml::de::{DeTable, DeValue};
 pub enum RequirementKind {
     /// A file that can be read.
     File,
+    /// A file that can be read, but not by everybody.
+    Secret,
     /// A directory.
     Directory,
     /// A file that will be created; its directory exists.
@@ -48,7 +51,8 @@ impl HostRequirement {
         let name = self.name.display();
         let metadata = |path: &Path| std::fs::metadata(path).map_err(|error| error.to_string());
         let why = match self.kind {
-            RequirementKind::File => match metadata(path) {
+            RequirementKind::Secret if path.is_file() => return exposed_because(path),
+            RequirementKind::File | RequirementKind::Secret => match metadata(path) {
                 Ok(metadata) if metadata.is_dir() => return Some(format!("{name} is a directory, not a file")),
                 Ok(_) => {
                     return access(path, AccessFlags::R_OK)
@@ -96,7 +100,9 @@ pub fn warnings(text: &str, requirements: &[HostRequirement]) -> Vec<Problem> {
         let message = requirement.missing_because()?;
         let found = find(document.get_ref(), &requirement.key);
         let (line, column) = found.map_or((0, 0), |value| reader.position(value.span().start));
-        let value = found.and_then(|value| value.get_ref().as_str()).map(quoted);
+        // A secret itself is not shown.
+        let shown = found.and_then(|value| value.get_ref().as_str());
+        let value = shown.filter(|text| requirement.kind != RequirementKind::Secret || Path::new(text) == requirement.name).map(quoted);
         Some(Problem {
             severity: Severity::Warning,
             line,

@@ -42,6 +42,21 @@ impl Intent {
         named.or_else(|| self.vips.iter().find(tftp).map(|vip| vip.address))
     }
 
+    /// Returns what `after` leaves unserved that this intent serves, a sentence each: operators confirm such a change.
+    pub fn unserved_after(&self, after: &Intent) -> Vec<String> {
+        let takes_requests = |pool: &Pool| pool.backends.iter().any(|backend| backend.weight > 0 && !backend.drain);
+        let mut unserved = Vec::new();
+        if !self.vips.is_empty() && after.vips.is_empty() {
+            unserved.push("no VIP is left".to_owned());
+        }
+        if !self.pools.is_empty() && after.pools.is_empty() {
+            unserved.push("no pool is left".to_owned());
+        }
+        let emptied = after.pools.iter().filter(|pool| !takes_requests(pool) && self.pool(&pool.name).is_some_and(takes_requests));
+        unserved.extend(emptied.map(|pool| format!("pool {} is left without a backend for new requests", pool.name)));
+        unserved
+    }
+
     /// Returns the pool with this name.
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == name)

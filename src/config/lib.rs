@@ -32,6 +32,7 @@ mod read_intent;
 pub mod reader;
 mod reload;
 mod request_policy;
+pub mod secret_file;
 mod sections;
 mod service;
 pub mod size;
@@ -47,8 +48,8 @@ mod warnings;
 
 pub use announce::Announce;
 pub use api::{ApiListen, Tls};
-pub use check::check_command;
 pub use check::print_report;
+pub use check::{check_command, check_secrets};
 pub use config::Config;
 pub use director::{Director, Io, NetmapPorts, duration_within, key as fleet_key, parse_key as parse_fleet_key};
 pub use document::{Checked, LoadError, load_with, read_kind};

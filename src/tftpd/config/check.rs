@@ -26,7 +26,7 @@ fn host_requirements(config: &Config, server: Option<&Server>) -> Vec<HostRequir
     }
     if let Some(takeover) = &config.takeover {
         takeover.config.iter().for_each(|path| add("takeover.config".to_owned(), path, RequirementKind::File));
-        takeover.key_file.iter().for_each(|path| add("takeover.key_file".to_owned(), path, RequirementKind::File));
+        takeover.key_file.iter().for_each(|path| add("takeover.key_file".to_owned(), path, RequirementKind::Secret));
     }
     for (at, handler) in config.handlers.iter().enumerate() {
         let key = |name: &str| format!("handler[{at}].{name}");
