@@ -359,3 +359,75 @@ fn a_running_director_explains_and_shows_its_neighbours_and_counters() {
         assert!(matches!(director.client(), Client::Socket(_)));
     });
 }
+
+#[test]
+fn a_change_that_leaves_nothing_to_serve_asks_first_and_a_failed_one_prints_no_plan() {
+    in_namespaces(|mut wire| {
+        let director = Director::start("af_packet", INTENT, "");
+        let before = director.state();
+        for (method, path, body, left) in [
+            ("PUT", "/v1/intent", Some(json!({})), "no VIP is left; no pool is left"),
+            ("PUT", "/v1/intent", Some(json!({"vip": [], "pool": []})), "no VIP is left"),
+        ] {
+            let (status, refusal) = director.expect_error(method, path, body.clone());
+            assert!(status == 409 && refusal["error"].as_str().unwrap().contains(left), "{refusal:#}");
+            assert!(refusal["error"].as_str().unwrap().contains("confirm=true"), "{refusal:#}");
+            let plan = director.change(method, &format!("{path}?dry_run=true"), body);
+            assert!(plan["needs_confirmation"][0].as_str().unwrap().contains("no VIP is left"), "{plan:#}");
+        }
+        assert_eq!(director.state(), before);
+
+        director.change("DELETE", &format!("{BOOT}/t1"), None);
+        for request in [("DELETE", format!("{BOOT}/t2")), ("POST", format!("{BOOT}/t2/drain"))] {
+            let (status, refusal) = director.expect_error(request.0, &request.1, None);
+            assert!(status == 409 && refusal["error"].as_str().unwrap().contains("pool boot is left without a backend"), "{refusal:#}");
+        }
+        let refused = director.command("set backend t2 --weight 0");
+        assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(1), &b""[..]), "only the error is printed");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("--yes"), "{refused:?}");
+        let dry = director.command("drain t2 --dry-run");
+        assert!(dry.status.success() && String::from_utf8_lossy(&dry.stdout).contains("needs --yes: pool boot"), "{dry:?}");
+        assert_eq!(backend_for(&mut wire, &to_vip("198.51.100.7:4000", "192.0.2.69", 69)), 22);
+        let done = director.command("set backend t2 --remove --yes");
+        assert!(done.status.success() && String::from_utf8_lossy(&done.stdout).contains("done: generation"), "{done:?}");
+        director.change("PUT", "/v1/intent?confirm=true", Some(json!({})));
+        assert_eq!(director.get("/v1/status")["vips"], json!([]));
+    });
+}
+
+#[test]
+fn a_reload_by_command_waits_and_says_what_is_wrong() {
+    in_namespaces(|_wire| {
+        let director = Director::start("af_packet", INTENT, "metrics = \"127.0.0.1:9101\"");
+        let file = director.directory.path().join("d1.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let metric = |name: &str| {
+            let mut stream = std::net::TcpStream::connect("127.0.0.1:9101").unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let line = answer.lines().find(|line| line.starts_with(&format!("guideway_director_{name} "))).unwrap().to_owned();
+            line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+        };
+        assert_eq!(metric("last_reload_successful"), 1.0);
+        let started = metric("last_reload_timestamp_seconds");
+        assert!(started > 1e9);
+        std::fs::write(&file, text.replace("tid_range = \"20000-20999\"", "weight = 2000").replace("\"udp\"", "\"upd\"")).unwrap();
+        let refused = director.command("reload");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(1), &b""[..]));
+        assert!(said.contains("weight = 2000") && said.contains("upd"), "every error: {said}");
+        let deadline = Instant::now() + TIMEOUT;
+        while metric("last_reload_successful") != 0.0 {
+            assert!(Instant::now() < deadline);
+        }
+        assert!(director.get("/v1/status")["reload"]["last_error"].is_string());
+        std::fs::write(&file, text.replace("tid_range = \"20000-20999\"", "tid_range = \"20000-20999\", weight = 50")).unwrap();
+        let reloaded = director.command("reload");
+        assert!(
+            reloaded.status.success() && String::from_utf8_lossy(&reloaded.stdout).starts_with("reloaded: generation "),
+            "{reloaded:?}"
+        );
+        assert_eq!(director.get(&format!("{BOOT}/t1"))["weight"], 50, "it is in force when the command returns");
+    });
+}

@@ -45,6 +45,10 @@ fn secrets(directory: &Path) {
         let signed = "-days 2 -CAcreateserial -extfile extensions";
         openssl(directory, &format!("x509 -req -in {name}.csr -CA {name}.pem -CAkey {name}.key -out {name}-leaf.pem {signed}"));
     }
+    for name in ["leaf.pem", "leaf.key"] {
+        std::fs::copy(directory.join(format!("good-{name}")), directory.join(name)).unwrap();
+    }
+    token(directory, "current", TOKEN, 0o600);
     token(directory, "token", TOKEN, 0o600);
     token(directory, "wrong", "0123456789abcdef0123456789abcdeF", 0o600);
 }
@@ -230,12 +234,15 @@ fn a_file_that_cannot_be_used_stops_the_director_and_is_named() {
         let directory = tempfile::tempdir().unwrap();
         secrets(directory.path());
         token(directory.path(), "open", TOKEN, 0o644);
+        let key = std::fs::read_to_string(directory.path().join("good-leaf.key")).unwrap();
+        token(directory.path(), "good-open.key", &key, 0o644);
         let home = directory.path().display().to_string();
         let tls = "cert = \"DIRECTORY/good-leaf.pem\"\nkey = \"DIRECTORY/good-leaf.key\"\n";
         for (api, part) in [
             ("token_file = \"DIRECTORY/open\"\n".to_owned(), "mode 644"),
             ("token_file = \"DIRECTORY/none\"\n".to_owned(), "api.token_file"),
             (format!("{tls}client_ca = \"DIRECTORY/token\"\n"), "has no certificate"),
+            (format!("{}client_ca = \"DIRECTORY/good.pem\"\n", tls.replace("leaf.key", "open.key")), "mode 644"),
             (
                 "cert = \"DIRECTORY/good-leaf.pem\"\nkey = \"DIRECTORY/other-leaf.key\"\nclient_ca = \"DIRECTORY/good.pem\"\n".to_owned(),
                 "does not go with the key",
@@ -247,5 +254,32 @@ fn a_file_that_cannot_be_used_stops_the_director_and_is_named() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(output.status.code() == Some(1) && said.contains(part), "{part} in {said}");
         }
+    });
+}
+
+#[test]
+fn a_reload_takes_a_new_token_and_a_new_certificate() {
+    in_namespaces(|_wire| {
+        let director = start(
+            "[api]\nlisten = \"127.0.0.1:9443\"\ncert = \"DIRECTORY/leaf.pem\"\nkey = \"DIRECTORY/leaf.key\"\ntoken_file = \"DIRECTORY/current\"\n",
+        );
+        let path = |name: &str| director.directory.path().join(name);
+        let ask = |token: &str, ca: &str| {
+            let credentials = Credentials { token_file: Some(path(token)), ca: Some(path(ca)), identity: None };
+            Client::Remote(Box::new(Remote::new("https://127.0.0.1:9443", &credentials).unwrap())).get::<serde_json::Value>("/v1/status")
+        };
+        assert_eq!(status(ask("token", "good.pem")), 200);
+        // A pair that does not go together is refused as a whole.
+        std::fs::copy(path("other-leaf.pem"), path("leaf.pem")).unwrap();
+        let refused = director.command("reload");
+        assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("does not go with the key"), "{refused:?}");
+        assert_eq!(status(ask("token", "good.pem")), 200);
+        std::fs::copy(path("other-leaf.key"), path("leaf.key")).unwrap();
+        token(director.directory.path(), "current", "fedcba9876543210fedcba9876543210", 0o600);
+        let reloaded = director.command("reload");
+        assert!(reloaded.status.success(), "{reloaded:?}");
+        assert_eq!(status(ask("current", "other.pem")), 200);
+        assert_eq!(status(ask("token", "other.pem")), 401, "the old token");
+        assert!(matches!(ask("current", "good.pem"), Err(Error::Connect { .. } | Error::InvalidResponse { .. })), "the old certificate");
     });
 }

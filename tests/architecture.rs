@@ -44,7 +44,7 @@ const CRATES: &[Row] = &[
     ("config", "netmap-rings hash dataplane"),
     ("store", "tls config"),
     ("control", "packet hash dataplane api daemon config store"),
-    ("director", "packet host dataplane io daemon config store control"),
+    ("director", "packet host dataplane io api daemon config store control"),
     ("tftpd", "hash api tftp daemon config store"),
     ("health", "packet sys api tftp daemon config store"),
     ("lab", "netmap-rings packet host testbed api tftp daemon config store"),

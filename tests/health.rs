@@ -276,8 +276,14 @@ fn real_servers_are_taken_out_and_brought_back() {
         let status = control_client::get::<serde_json::Value>(&controller.socket, "/v1/status").unwrap();
         assert_eq!(status["backends"].as_array().unwrap().len(), 1);
         config(directory.path(), vip, "{ kind = \"tftq\" }", &[("t2", t2.address)]);
-        signal(&controller.running, Signal::SIGHUP);
+        let reload = || program(GUIDEWAY).args(["reload", "--socket"]).arg(&controller.socket).output().unwrap();
+        let refused = reload();
+        assert!(refused.status.code() == Some(1) && String::from_utf8_lossy(&refused.stderr).contains("health.toml:13"), "{refused:?}");
         assert!(wait_for(&controller.log, "reload refused").contains("health.toml:13"));
+        let reloads = || control_client::get::<serde_json::Value>(&controller.socket, "/v1/status").unwrap()["reload"].clone();
+        assert!(reloads()["last_error"].as_str().unwrap().contains("tftq"), "{}", reloads());
+        config(directory.path(), vip, &canary(), &[("t2", t2.address)]);
+        assert!(reload().status.success() && reloads()["last_error"].is_null());
         let table = program(GUIDEWAY).args(["status", "--socket"]).arg(&controller.socket).output().unwrap();
         let table = String::from_utf8(table.stdout).unwrap();
         assert!(table.starts_with("h1 (guideway ") && table.contains("tftp canary every 400ms"), "{table}");

@@ -4,6 +4,8 @@
 
 #[path = "shared_state/fleet.rs"]
 mod fleet;
+#[path = "shared_state/lost_store.rs"]
+mod lost_store;
 mod netns_fixture;
 #[path = "shared_state/rotation.rs"]
 mod rotation;

@@ -8,6 +8,8 @@ mod etcd_fixture;
 #[path = "store_etcd/leadership.rs"]
 mod leadership;
 mod netns_fixture;
+#[path = "store_etcd/rollback.rs"]
+mod rollback;
 #[path = "store_etcd/tls.rs"]
 mod tls;
 

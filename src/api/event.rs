@@ -1,6 +1,7 @@
 //! Events of a director.
 
 use super::backend::BackendState;
+use super::status::StaleReason;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use utoipa::ToSchema;
@@ -31,9 +32,9 @@ pub enum EventData {
     Reload(ReloadOutcome),
     /// Next hops were resolved or lost.
     Neighbours(Changes<NeighbourChange>),
-    /// The store cannot be read any more.
+    /// The newest contents of the store cannot be used: it is unavailable, holds something invalid, or was rolled back.
     StoreUnavailable(UnavailableStore),
-    /// The store can be read again.
+    /// The contents of the store are in force again.
     StoreAvailable(AvailableStore),
     /// Several clients repeat their requests to a backend without an answer.
     Suspected(SuspectedBackend),
@@ -219,16 +220,20 @@ pub struct ReloadOutcome {
     pub why: Option<String>,
 }
 
-/// A store that cannot be read.
+/// A store whose contents are not in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UnavailableStore {
     /// Its kind.
     pub kind: String,
+    /// The kind of trouble.
+    #[serde(default)]
+    #[schema(required)]
+    pub reason: StaleReason,
     /// Why.
     pub why: String,
 }
 
-/// A store that can be read again.
+/// A store whose contents are in force again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AvailableStore {
     /// Its kind.

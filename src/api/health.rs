@@ -1,6 +1,7 @@
 //! Status of a health controller.
 
 use super::backend::HealthState;
+use super::status::{Reloads, StaleReason};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -24,6 +25,10 @@ pub struct ControllerStatus {
     pub source: Vec<IpAddr>,
     /// Its store.
     pub store: ControllerStore,
+    /// Reloads since the start.
+    #[serde(default)]
+    #[schema(required)]
+    pub reload: Reloads,
     /// Its checks and their results.
     #[serde(flatten)]
     pub checking: CheckingStatus,
@@ -36,7 +41,7 @@ pub struct CheckingStatus {
     pub leading: bool,
     /// Generation of the cluster state that it reads.
     pub generation: u64,
-    /// Since when the store cannot be read.
+    /// Since when the store's newest contents cannot be used.
     #[schema(required)]
     pub stale: Option<StaleSeconds>,
     /// Checks of all backends.
@@ -69,11 +74,15 @@ pub struct ControllerStore {
     pub durable: bool,
 }
 
-/// A store that cannot be read.
+/// A store whose contents are not in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StaleSeconds {
     /// For how long.
     pub seconds: u64,
+    /// The kind of trouble.
+    #[serde(default)]
+    #[schema(required)]
+    pub reason: StaleReason,
     /// Why.
     pub why: String,
 }

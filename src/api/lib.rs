@@ -4,7 +4,7 @@
 //!
 //! | Daemon | Documents |
 //! |---|---|
-//! | director | [`status`], [`backend`], [`vip`], [`pool`], [`transfers`], [`neighbour`], [`counters`], [`explain`], [`event`], [`plan`], [`error`], [`presence`]; requests: [`intent`] |
+//! | director | [`status`], [`backend`], [`vip`], [`pool`], [`transfers`], [`neighbour`], [`counters`], [`explain`], [`event`], [`plan`], [`error`], [`presence`], [`state`]; requests: [`intent`] |
 //! | TFTP server | [`server`] |
 //! | health controller | [`health`] |
 
@@ -21,6 +21,7 @@ pub mod plan;
 pub mod pool;
 pub mod presence;
 pub mod server;
+pub mod state;
 pub mod status;
 pub mod transfers;
 pub mod vip;

@@ -49,6 +49,10 @@ pub struct Effects {
     pub settings: Vec<ChangedSetting>,
     /// Effect on transfers that run, for each pool that changes.
     pub running: Vec<RunningTransfers>,
+    /// Why the change needs `confirm=true`: each thing that it leaves unserved.
+    #[serde(default)]
+    #[schema(required)]
+    pub needs_confirmation: Vec<String>,
     /// Warnings about the new intent.
     pub warnings: Vec<Problem>,
 }

@@ -2,6 +2,7 @@
 
 use super::backend::BackendSummary;
 use super::counters::{Counters, FlowTables, WorkerCounters};
+use super::presence::Disagreement;
 use super::vip::AnnouncedVip;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,10 @@ pub struct DirectorStatus {
     pub store: StoreStatus,
     /// Where the health of its backends comes from.
     pub health: HealthSource,
+    /// Other directors of the store that would send packets elsewhere.
+    #[serde(default)]
+    #[schema(required)]
+    pub disagreements: Vec<Disagreement>,
     /// Whether packets are forwarded.
     pub ready: bool,
     /// Its interface.
@@ -78,7 +83,7 @@ pub struct StoreStatus {
     pub kind: String,
     /// Generation of the newest usable cluster state that was read from it.
     pub generation: u64,
-    /// Since when it cannot be read.
+    /// Since when its newest contents cannot be used.
     #[schema(required)]
     pub stale: Option<StaleStore>,
     /// Why this director cannot use its newest cluster state.
@@ -97,13 +102,41 @@ pub struct HealthSource {
     pub age_seconds: Option<f64>,
 }
 
-/// A store that cannot be read.
+/// A store whose contents are not in force.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StaleStore {
     /// For how long.
     pub seconds: f64,
+    /// The kind of trouble.
+    #[serde(default)]
+    #[schema(required)]
+    pub reason: StaleReason,
     /// Why.
     pub why: String,
+}
+
+/// The kind of trouble with a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StaleReason {
+    /// It does not answer.
+    #[default]
+    Unavailable,
+    /// It holds something that cannot be used.
+    Invalid,
+    /// It is empty, older than the known state, or another store: an operator must decide by `guideway store restore` or `accept`.
+    RolledBack,
+}
+
+impl StaleReason {
+    /// Returns what is wrong, as the rest of a sentence about the store.
+    pub fn text(self) -> &'static str {
+        match self {
+            StaleReason::Unavailable => "is unavailable",
+            StaleReason::Invalid => "holds something that cannot be used",
+            StaleReason::RolledBack => "was emptied, rolled back or replaced",
+        }
+    }
 }
 
 /// The interface of a director.
@@ -154,6 +187,13 @@ pub struct RemoteDirector {
     pub unresolved_because: Option<String>,
 }
 
+/// Outcome of a reload that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reloaded {
+    /// Generation of the cluster state in force.
+    pub generation: u64,
+}
+
 /// Reloads since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reloads {
@@ -164,4 +204,8 @@ pub struct Reloads {
     /// Why the last file was refused; null when it was applied.
     #[schema(required)]
     pub last_error: Option<String>,
+    /// When the last file was applied or refused, in seconds since 1970-01-01 UTC; that of the start counts.
+    #[serde(default)]
+    #[schema(required)]
+    pub last: u64,
 }

@@ -1,8 +1,7 @@
 //! `guideway drain` and `undrain`: a backend gets no new requests, and its running transfers continue to their end.
 
 use super::common::{failed, print_result, query, usage_error};
-use super::plan::plan_and_apply;
-use super::set::ChangeArgs;
+use super::plan::{ChangeArgs, plan_and_apply};
 use super::{DONE, FAILED, backends, print};
 use guideway_api::backend::BackendStatus;
 use guideway_api::transfers::Transfers;
@@ -85,7 +84,7 @@ fn drain_each(name: &str, pool: Option<&str>, change: &ChangeArgs, action: &str)
         let drained = Some(action == "drain");
         let already_changed = || client.get::<BackendStatus>(&path).is_ok_and(|backend| backend.drain == drained);
         if at == 0 || (!change.dry_run && !already_changed()) {
-            plan_and_apply(client, "POST", &format!("{path}/{action}"), None, change.dry_run, change.json)?;
+            plan_and_apply(client, "POST", &format!("{path}/{action}"), None, change)?;
         }
     }
     Ok((clients, path))

@@ -22,6 +22,7 @@ mod man;
 mod plan;
 mod print;
 mod reference;
+mod reload;
 mod replay;
 mod set;
 mod status;
@@ -57,6 +58,7 @@ enum Command {
     Health(health::Args),
     Check(check::Args),
     Status(status::Args),
+    Reload(reload::Args),
     Backends(backends::Args),
     Drain(drain::Args),
     Undrain(drain::UndrainArgs),
@@ -86,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Health(args) => health::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Backends(args) => backends::run(&args),
         Command::Drain(args) => drain::run(&args),
         Command::Undrain(args) => drain::undrain(&args),

@@ -1,40 +1,53 @@
-//! Plans of changes: shows what a change does, then makes it.
+//! Plans of changes: makes a change and shows what it does.
 
-use super::common::{failed, print_result};
+use super::common::failed;
 use super::print;
+use super::target::DirectorArgs;
 use guideway_api::plan::{Plan, VipEffect};
-use guideway_daemon::client::{Client, Error};
+use guideway_daemon::client::Client;
 use serde_json::Value;
 use std::fmt::Write;
 
-/// Shows the plan of a change, then makes the change unless it is a dry run. An `Err` is the exit code.
-pub(super) fn plan_and_apply(
-    client: &Client,
-    method: &str,
-    path: &str,
-    body: Option<&Value>,
-    dry_run: bool,
-    json: bool,
-) -> Result<Plan, u8> {
-    let refused = |error: Error| failed(&error.to_string());
-    let planned: Plan = client.change(method, &format!("{path}?dry_run=true"), body).map_err(refused)?;
-    if dry_run || !planned.changed {
-        let code = print_result(&if json { print::json(&planned) } else { text(&planned) });
-        return if code == super::DONE { Ok(planned) } else { Err(code) };
-    }
-    if !json && !print::line(text(&planned).trim_end()) {
-        return Err(failed("standard output cannot be written; nothing was changed"));
-    }
-    let done: Plan = client.change(method, path, body).map_err(refused)?;
-    let generation = done.intent_generation.after.unwrap_or(done.intent_generation.before);
-    let said = if json {
-        print::json(&done)
-    } else if done.applied {
-        format!("done: generation {generation}")
-    } else {
-        format!("committed as generation {generation}: {}", done.not_applied_because.as_deref().unwrap_or_default())
+/// Options of every change.
+#[derive(Debug, clap::Args)]
+pub(super) struct ChangeArgs {
+    /// Say what would happen, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Make the change also if it leaves no VIP, or a pool without a backend for new requests
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) yes: bool,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) director: DirectorArgs,
+}
+
+/// Makes a change and shows what it does, or only shows it in a dry run. A change that fails prints nothing but its error. An `Err` is the exit
+/// code.
+pub(super) fn plan_and_apply(client: &Client, method: &str, path: &str, body: Option<&Value>, change: &ChangeArgs) -> Result<Plan, u8> {
+    let query = match (change.dry_run, change.yes) {
+        (true, _) => "?dry_run=true",
+        (false, true) => "?confirm=true",
+        (false, false) => "",
     };
-    if print::line(said) { Ok(done) } else { Err(failed("standard output cannot be written; the change was made")) }
+    let plan: Plan = client.change(method, &format!("{path}{query}"), body).map_err(|error| failed(&error.to_string()))?;
+    let generation = plan.intent_generation.after.unwrap_or(plan.intent_generation.before);
+    let made = plan.changed && !change.dry_run;
+    let shown = match (change.json, made && plan.applied) {
+        (true, _) => print::json(&plan),
+        (false, true) => format!("{}done: generation {generation}", text(&plan)),
+        (false, false) => text(&plan),
+    };
+    if !print::line(shown.trim_end()) {
+        return Err(failed(&format!("standard output cannot be written{}", if made { "; the change was made" } else { "" })));
+    }
+    if made && !plan.applied {
+        let why = plan.not_applied_because.as_deref().unwrap_or_default();
+        return Err(failed(&format!("committed as generation {generation}, but not in force here: {why}")));
+    }
+    Ok(plan)
 }
 
 /// Formats a plan in a few lines.
@@ -72,6 +85,9 @@ fn text(plan: &Plan) -> String {
     }
     for pool in &plan.effects.running {
         let _ = writeln!(out, "pool {}: {}", pool.pool, pool.effect);
+    }
+    for unserved in plan.effects.needs_confirmation.iter().filter(|_| plan.dry_run) {
+        let _ = writeln!(out, "needs --yes: {unserved}");
     }
     for warning in &plan.effects.warnings {
         let _ = writeln!(out, "warning: {}: {}", warning.key.as_deref().unwrap_or_default(), warning.message);

@@ -1,8 +1,7 @@
 //! `guideway set`: change a backend, or anything else that is wanted, in one transaction.
 
 use super::common::{encode_component, failed, usage_error};
-use super::plan::plan_and_apply;
-use super::target::DirectorArgs;
+use super::plan::{ChangeArgs, plan_and_apply};
 use super::{DONE, backends};
 use guideway_api::intent::{BackendChange, PortRange};
 use guideway_api::plan::Plan;
@@ -11,7 +10,7 @@ use std::path::PathBuf;
 
 /// Change what a running director serves: a backend's weight, address or range; a new backend or one less; or all, from a file
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Says what the change will do, then makes it: all of it or none.\n\n\
+#[command(after_help = "Makes the change, all of it or none, and says what it does; --dry-run says it and changes nothing.\n\n\
     Examples:\n  guideway set backend t1 --weight 50\n  guideway set backend t9 --pool boot --address 10.0.2.29 --tid-range 29000-29999\n  \
     guideway set backend t1 --remove --dry-run\n  guideway set intent pools.toml")]
 pub struct Args {
@@ -61,19 +60,6 @@ struct IntentArgs {
     change: ChangeArgs,
 }
 
-/// Options of every change.
-#[derive(Debug, clap::Args)]
-pub(super) struct ChangeArgs {
-    /// Say what would happen, and change nothing
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    /// Print the plan as JSON
-    #[arg(long)]
-    pub(super) json: bool,
-    #[command(flatten)]
-    pub(super) director: DirectorArgs,
-}
-
 /// Runs the command.
 pub fn run(args: &Args) -> u8 {
     let outcome = match &args.command {
@@ -100,7 +86,7 @@ fn backend(args: &BackendArgs) -> Result<Plan, u8> {
         (Err(why), _) => return Err(failed(&why)),
     };
     let body = serde_json::to_value(change).ok().filter(|_| !args.remove);
-    plan_and_apply(&client, method, &path, body.as_ref(), args.change.dry_run, args.change.json)
+    plan_and_apply(&client, method, &path, body.as_ref(), &args.change)
 }
 
 fn intent(args: &IntentArgs) -> Result<Plan, u8> {
@@ -109,5 +95,5 @@ fn intent(args: &IntentArgs) -> Result<Plan, u8> {
     checked.problems.iter().for_each(|problem| super::print::error(problem.in_file(&args.file)));
     let intent = checked.config.ok_or(super::BAD_USAGE)?;
     let client = args.change.director.client()?;
-    plan_and_apply(&client, "PUT", "/v1/intent", Some(&intent.to_json()), args.change.dry_run, args.change.json)
+    plan_and_apply(&client, "PUT", "/v1/intent", Some(&intent.to_json()), &args.change)
 }

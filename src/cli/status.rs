@@ -30,6 +30,18 @@ use std::path::{Path, PathBuf};
     guideway status --url https://d1.example:9443 --token-file token --pool boot"
 )]
 pub struct Args {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+    #[command(flatten)]
+    selection: Selection,
+    /// Print the JSON document of the daemon
+    #[arg(long)]
+    json: bool,
+}
+
+/// Selects a daemon.
+#[derive(Debug, clap::Args)]
+pub(super) struct DaemonArgs {
     /// Name of the director, server or controller; needed only if several run here
     #[arg(conflicts_with_all = ["config", "socket", "url", "director"])]
     name: Option<String>,
@@ -37,17 +49,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "url", "director"])]
     config: Option<PathBuf>,
     #[command(flatten)]
-    selection: Selection,
-    /// Print the JSON document of the daemon
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    daemon: DirectorArgs,
+    director: DirectorArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> u8 {
-    let client = match client(args) {
+    let client = match client(&args.daemon) {
         Ok(client) => client,
         Err(code) => return code,
     };
@@ -82,7 +89,7 @@ pub fn run(args: &Args) -> u8 {
 }
 
 /// Returns the client of the requested daemon, or the exit code.
-fn client(args: &Args) -> Result<Client, u8> {
+pub(super) fn client(args: &DaemonArgs) -> Result<Client, u8> {
     let socket = match (&args.config, &args.name) {
         // Each reader reports an unreadable file.
         (Some(file), _) => match FileKind::of_text(&std::fs::read_to_string(file).unwrap_or_default()) {
@@ -91,7 +98,7 @@ fn client(args: &Args) -> Result<Client, u8> {
             Some(FileKind::Director) | None => load(file)?.director.socket,
         },
         (_, Some(name)) => Path::new(DIRECTORY).join(format!("{name}.sock")),
-        _ if args.daemon.is_given() => return args.daemon.client(),
+        _ if args.director.is_given() => return args.director.client(),
         _ => single_socket(Path::new(DIRECTORY), |_| true).map_err(|why| failed(&why))?,
     };
     Ok(Client::Socket(socket))
@@ -171,8 +178,11 @@ fn head(status: &DirectorStatus) -> String {
         line(&mut out, format_args!("the io does not receive all packets, so all VIPs are withdrawn: {why}"));
     }
     if let Some(stale) = &status.store.stale {
-        let (kind, seconds) = (&status.store.kind, stale.seconds);
-        line(&mut out, format_args!("the {kind} store is unavailable for {seconds:.0} s, the last cluster state stands: {}", stale.why));
+        let (kind, seconds, trouble) = (&status.store.kind, stale.seconds, stale.reason.text());
+        line(&mut out, format_args!("the {kind} store {trouble} for {seconds:.0} s, the last good state stands: {}", stale.why));
+    }
+    for other in &status.disagreements {
+        line(&mut out, format_args!("{} disagrees: {}", other.director, other.why));
     }
     match (&status.health.leader, status.health.age_seconds) {
         (Some(leader), Some(_)) => line(&mut out, format_args!("health by {leader}")),

@@ -2,13 +2,16 @@
 
 mod diff;
 mod open;
+mod repair;
 mod show;
 
 use super::common::{failed, print_result, usage_error};
 use clap::Subcommand;
+use guideway_api::presence::Presence;
 use guideway_config::{self as config, Intent};
 use guideway_store::{OpenError, Store, ready};
 use open::{STORE_TIMEOUT, StoreArgs, read, with_state, with_store};
+use serde_json::Value;
 use std::path::PathBuf;
 
 /// Put VIPs and pools into the store that directors share, take them out, show who is there
@@ -24,6 +27,8 @@ enum Command {
     Import(Import),
     Export(Export),
     Show(show::Show),
+    Restore(repair::Restore),
+    Accept(repair::Accept),
 }
 
 /// Put the [[vip]] and [[pool]] of a file into the store, as one change
@@ -45,6 +50,9 @@ struct Import {
     /// Replace what the store has; without, only an empty store is filled
     #[arg(long)]
     replace: bool,
+    /// Make the change also if it leaves a pool without a backend for new requests
+    #[arg(long)]
+    yes: bool,
     /// Say what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -65,6 +73,8 @@ struct Export {
 pub fn run(args: &Args) -> u8 {
     match &args.command {
         Command::Show(args) => show::run(args),
+        Command::Restore(args) => args.run(),
+        Command::Accept(args) => args.run(),
         Command::Import(args) => with_store(&args.store_args, async |store| args.run(&store).await),
         Command::Export(args) => with_state(&args.store_args, async |store| {
             let intent = store.watch().borrow().cluster.intent.clone();
@@ -103,6 +113,16 @@ impl Import {
             let text = if changes.is_empty() { "nothing would change".to_owned() } else { changes.join("\n") };
             return print_result(&text);
         }
+        let unserved = cluster.intent.unserved_after(&intent);
+        if !unserved.is_empty() && !self.yes {
+            return usage_error(&format!("nothing was changed: {}. If that is meant, repeat it with --yes", unserved.join("; ")));
+        }
+        if let Some((name, generation)) = newest_director(store).await.filter(|(_, generation)| *generation > cluster.generation) {
+            return failed(&format!(
+                "nothing was changed: director {name} has generation {generation}, the store only {}: it was emptied or rolled back; decide first by `guideway store restore` or `accept`",
+                cluster.generation
+            ));
+        }
         match store.commit(cluster.intent_generation, intent).await {
             Ok(generation) => {
                 let first =
@@ -124,4 +144,11 @@ impl Import {
             Err(error) => failed(&error.to_string()),
         }
     }
+}
+
+/// Returns the director with the newest generation of those that the store knows.
+async fn newest_director(store: &Store) -> Option<(String, u64)> {
+    let directors = store.directors().await.unwrap_or_default();
+    let generation = |record: Value| serde_json::from_value::<Presence>(record).ok()?.tables.map(|tables| tables.generation);
+    directors.into_iter().filter_map(|(name, record)| Some((name, generation(record)?))).max_by_key(|(_, generation)| *generation)
 }

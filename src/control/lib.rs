@@ -11,14 +11,16 @@ pub mod metrics;
 pub mod neighbour;
 pub mod next_hops;
 pub mod status;
+pub mod store_status;
 pub mod suspected;
 pub mod view;
 pub mod worker_status;
 pub mod writer;
 
-pub use api::{Api, DryRun};
+pub use api::{Api, DryRun, ReloadReply};
 pub use next_hops::{Link, NextHops, Unresolved};
-pub use status::{DirectorInfo, DrainingSummary, IDLE_TIMEOUT, Status, StoreStatus};
+pub use status::{DirectorInfo, DrainingSummary, IDLE_TIMEOUT, Status};
+pub use store_status::StoreStatus;
 pub use suspected::{Suspect, SuspectedBackends};
 pub use view::{Announced, CheckedHealth, View};
 pub use worker_status::WorkerStatus;

@@ -2,6 +2,8 @@
 
 use super::status::Status;
 use guideway_api::backend::{BackendState, BackendSummary};
+use guideway_api::presence::DisagreementKind;
+use guideway_api::status::StaleReason;
 use guideway_daemon::metrics::{Exposition, MetricKind};
 use guideway_dataplane::counters::PacketCounter;
 use guideway_packet::loss::Loss;
@@ -43,13 +45,37 @@ pub fn exposition(status: &Status) -> Exposition {
     );
     put("tables_built_total", MetricKind::Counter, "Maglev tables built since the start.", &[(&[], document.tables_built)]);
     let stale = document.store.stale.as_ref().map_or(0, |stale| stale.seconds as u64 + 1);
-    put("store_stale_seconds", MetricKind::Gauge, "For how long the store could not be read; 0 when it can be.", &[(&[], stale)]);
+    put(
+        "store_stale_seconds",
+        MetricKind::Gauge,
+        "For how long the newest contents of the store could not be used; 0 when they are in force.",
+        &[(&[], stale)],
+    );
+    let trouble = document.store.stale.as_ref().map(|stale| stale.reason);
+    let reasons = [StaleReason::Unavailable, StaleReason::Invalid, StaleReason::RolledBack];
+    let labels = guideway_store::StaleReason::ALL.map(|reason| [("reason", reason.name())]);
+    let troubles: Vec<_> = labels.iter().zip(reasons).map(|(labels, of)| (labels.as_slice(), u64::from(trouble == Some(of)))).collect();
+    put(
+        "store_trouble",
+        MetricKind::Gauge,
+        "1 while the store is unavailable, holds something invalid, or was rolled back: then the last good state stands.",
+        &troubles,
+    );
     let refused = u64::from(document.store.refused.is_some());
     put(
         "state_rejected",
         MetricKind::Gauge,
         "1 when the newest state of the store cannot be used and an older one stands.",
         &[(&[], refused)],
+    );
+    let labels = DisagreementKind::ALL.map(|kind| [("kind", kind.name())]);
+    let count = |kind| document.disagreements.iter().filter(|one| one.kind == kind).count() as u64;
+    let disagreements: Vec<_> = labels.iter().zip(DisagreementKind::ALL).map(|(labels, kind)| (labels.as_slice(), count(kind))).collect();
+    put(
+        "disagreements",
+        MetricKind::Gauge,
+        "Other directors of the store with the same name, another key, or other tables of the same generation.",
+        &disagreements,
     );
     put("workers", MetricKind::Gauge, "Threads that forward packets.", &[(&[], document.workers as u64)]);
 
@@ -124,6 +150,14 @@ pub fn exposition(status: &Status) -> Exposition {
     let reloads: [(&[(&str, &str)], u64); 2] =
         [(&[("outcome", "accepted")], document.reload.accepted), (&[("outcome", "refused")], document.reload.refused)];
     put("reloads_total", MetricKind::Counter, "Files accepted or refused since the start.", &reloads);
+    let successful = u64::from(document.reload.last_error.is_none());
+    put("last_reload_successful", MetricKind::Gauge, "1 when the last reload was accepted; the start counts.", &[(&[], successful)]);
+    put(
+        "last_reload_timestamp_seconds",
+        MetricKind::Gauge,
+        "When the file was last read, in seconds since 1970-01-01 UTC.",
+        &[(&[], document.reload.last)],
+    );
 
     // Nothing where nothing is announced. A VIP that was announced and is gone is 0 for an hour, so that an alert sees it.
     let vips: BTreeMap<String, u64> =
@@ -207,6 +241,7 @@ mod tests {
             interface: "eth0".into(),
             mode: "native".into(),
             cpus: vec![0],
+            instance: Default::default(),
             started: std::time::Instant::now(),
         }
     }

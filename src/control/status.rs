@@ -3,20 +3,20 @@
 use super::events::Events;
 use super::health_source::HealthLeader;
 use super::known_vips::KnownVips;
+use super::store_status::{StoreStatus, stale_reason};
 use super::view::Announced;
 use super::worker_status::WorkerStatus;
 use super::{BackendState, Suspect, SuspectedBackends, View, changes};
 use arc_swap::ArcSwapOption;
 use guideway_api as api;
 use guideway_api::event::{AvailableStore, EventData, RejectedState, ReloadOutcome, SuspectedBackend, UnavailableStore};
-use guideway_api::presence::{Presence, PresentTables};
-use guideway_api::status::{DirectorKind, DirectorStatus, IoStatus, Reloads, StaleStore};
+use guideway_api::presence::{Disagreement, Instance, Presence, PresentTables};
+use guideway_api::status::{DirectorKind, DirectorStatus, IoStatus, Reloads};
 use guideway_dataplane::counters::{Counters, PacketCounter};
 use guideway_dataplane::path::draining::DrainingFlow;
 use guideway_dataplane::tables::BackendId;
 use guideway_packet::loss::{Loss, Losses};
 use guideway_packet::verdict::Reason;
-use guideway_store::Stale;
 use indexmap::IndexMap;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -39,37 +39,10 @@ pub struct DirectorInfo {
     pub mode: String,
     /// The CPU of each worker.
     pub cpus: Vec<usize>,
+    /// The process, as other directors of the store know it.
+    pub instance: Instance,
     /// When the director started.
     pub started: Instant,
-}
-
-/// State of the store, as the director knows it.
-#[derive(Clone, Debug, Default)]
-pub struct StoreStatus {
-    /// Its kind.
-    pub kind: &'static str,
-    /// Generation of the newest usable cluster state that was read from it.
-    pub generation: u64,
-    /// Since when and why it cannot be read.
-    pub stale: Option<Stale>,
-    /// Why the director cannot use its newest cluster state.
-    pub refused: Option<String>,
-    /// Snapshots published since the start, for a new cluster state or a neighbour.
-    pub published: u64,
-    /// Maglev tables built since the start.
-    pub tables_built: u64,
-}
-
-impl StoreStatus {
-    fn document(&self) -> api::status::StoreStatus {
-        let stale = |stale: &Stale| StaleStore { seconds: stale.since.elapsed().as_secs_f64(), why: stale.why.clone() };
-        api::status::StoreStatus {
-            kind: self.kind.to_owned(),
-            generation: self.generation,
-            stale: self.stale.as_ref().map(stale),
-            refused: self.refused.clone(),
-        }
-    }
 }
 
 /// A transfer without a packet for this time has ended: clients retransmit after 1 to 5 s.
@@ -95,6 +68,7 @@ pub struct Status {
     /// Changes with every update of the status.
     changed: watch::Sender<()>,
     suspected: SuspectedBackends,
+    disagreements: Mutex<Vec<Disagreement>>,
 }
 
 /// The flows that still run on backends without new flows.
@@ -114,7 +88,7 @@ impl Status {
             workers,
             steering,
             view: ArcSwapOption::empty(),
-            reloads: Mutex::default(),
+            reloads: Mutex::new(Reloads { last: unix_seconds(), ..Reloads::default() }),
             io_trouble: Mutex::default(),
             store_status: Mutex::default(),
             announced: ArcSwapOption::empty(),
@@ -124,6 +98,7 @@ impl Status {
             since: Mutex::default(),
             changed: watch::Sender::new(()),
             suspected: SuspectedBackends::default(),
+            disagreements: Mutex::default(),
         }
     }
 
@@ -226,8 +201,9 @@ impl Status {
         let generation = self.generation();
         let kind = store_status.kind.to_owned();
         match (&before.stale, &store_status.stale) {
-            (None, Some(stale)) => {
-                self.events.record(generation, EventData::StoreUnavailable(UnavailableStore { kind, why: stale.why.clone() }));
+            (before, Some(stale)) if before.as_ref().is_none_or(|before| before.reason != stale.reason) => {
+                let unavailable = UnavailableStore { kind, reason: stale_reason(stale), why: stale.why.clone() };
+                self.events.record(generation, EventData::StoreUnavailable(unavailable));
             }
             (Some(_), None) => self.events.record(generation, EventData::StoreAvailable(AvailableStore { kind })),
             _ => {}
@@ -249,6 +225,11 @@ impl Status {
     /// Returns the generation of the cluster state that workers read; 0 before there is one.
     pub fn generation(&self) -> u64 {
         self.view.load().as_ref().map_or(0, |view| view.snapshot.generation)
+    }
+
+    /// Replaces what other directors of the store disagree in.
+    pub fn set_disagreements(&self, disagreements: Vec<Disagreement>) {
+        *self.disagreements.lock().unwrap_or_else(PoisonError::into_inner) = disagreements;
     }
 
     /// Replaces the announced VIPs.
@@ -297,6 +278,7 @@ impl Status {
         let event = ReloadOutcome { accepted: outcome.is_ok(), why: outcome.as_ref().err().cloned() };
         self.events.record(self.generation(), EventData::Reload(event));
         let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        reloads.last = unix_seconds();
         match outcome {
             Ok(()) => {
                 reloads.accepted += 1;
@@ -345,13 +327,16 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: view.snapshot.generation,
             keys: view.key_ids().known,
+            active_key: view.key_ids().active,
+            table_version: guideway_dataplane::maglev::VERSION.into(),
             tables: view.fingerprints(),
             draining: self.draining(),
         });
         let own = view.as_ref().map(|view| view.snapshot.address);
         let addresses = own.into_iter().flat_map(|own| [own.v4.map(Into::into), own.v6.map(Into::into)]).flatten().collect();
         // A struct of strings, numbers and lists always becomes JSON.
-        serde_json::to_value(Presence { ready: view.is_some(), addresses, tables }).unwrap_or_default()
+        let instance = Some(self.info.instance.clone());
+        serde_json::to_value(Presence { ready: view.is_some(), addresses, instance, tables }).unwrap_or_default()
     }
 
     /// Returns the document of `GET /v1/status`.
@@ -380,6 +365,7 @@ impl Status {
             tables_built: store_status.tables_built,
             store: store_status.document(),
             health: self.health_leader.document(view.as_ref().is_some_and(|view| view.checked.any)),
+            disagreements: self.disagreements.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             ready: view.is_some(),
             io: IoStatus {
                 kind: self.info.kind.to_owned(),
@@ -409,6 +395,10 @@ impl Status {
 fn losses_document(losses: &Losses) -> IndexMap<String, u64> {
     let lost = Loss::ALL.iter().filter(|loss| losses.get(**loss) > 0);
     lost.map(|loss| (loss.name().to_owned(), losses.get(*loss))).collect()
+}
+
+fn unix_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Returns counters as documents show them.

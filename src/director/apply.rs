@@ -25,7 +25,8 @@ impl Control<'_> {
         self.store_status.stale = view.stale;
         // When health is deleted from the store by hand, the generation does not change. All directors must apply it, because a new
         // director starts with it.
-        let same = view.cluster.generation == self.generation && view.cluster.health == self.health;
+        let cluster = &view.cluster;
+        let same = cluster.generation == self.generation && cluster.lineage == self.lineage && cluster.health == self.health;
         if !same || self.store_status.refused.is_some() {
             let base = self.config.clone();
             let generation = view.cluster.generation;
@@ -38,9 +39,9 @@ impl Control<'_> {
         self.update_status();
     }
 
-    /// Reloads the file, or logs why not and changes nothing.
-    pub(super) async fn reload(&mut self) {
-        tracing::info!(file = %self.file.display(), "SIGHUP: reloading");
+    /// Reloads the file, and the files that it names, or logs and returns why not and changes nothing. Returns the generation in force.
+    pub(super) async fn reload(&mut self, by: &str) -> Result<u64, Vec<String>> {
+        tracing::info!(file = %self.file.display(), by, "reloading");
         let outcome = self.reload_file().await;
         match &outcome {
             Ok(()) => tracing::info!(generation = self.generation, "reloaded"),
@@ -51,8 +52,9 @@ impl Control<'_> {
                 tracing::error!(generation = self.generation, "reload refused, tables unchanged");
             }
         }
-        self.status.reloaded(outcome.map_err(|reasons| reasons.join("\n")));
+        self.status.reloaded(outcome.clone().map_err(|reasons| reasons.join("\n")));
         self.update_status();
+        outcome.map(|()| self.generation)
     }
 
     async fn reload_file(&mut self) -> Result<(), Vec<String>> {
@@ -70,6 +72,10 @@ impl Control<'_> {
         if !restart.is_empty() {
             return Err(restart);
         }
+        if let (Some(credentials), Some(api)) = (&self.credentials, &file.api) {
+            credentials.reload(api).map_err(|error| vec![error.to_string()])?;
+        }
+        self.store.reload_credentials().map_err(|error| vec![error.to_string()])?;
         if !self.store.is_durable() {
             if current.intent_generation != self.file_generation {
                 tracing::warn!("reload discards changes made by the API: without a durable store, the file holds the intent");
@@ -154,6 +160,7 @@ impl Control<'_> {
                 self.config = config;
                 self.health = cluster.health.clone();
                 self.generation = cluster.generation;
+                self.lineage = cluster.lineage.clone();
                 self.publish(snapshot);
             }
             Err(why) => {

@@ -8,14 +8,15 @@ use crate::announce::Announcer;
 use arc_swap::ArcSwap;
 use crossbeam_channel::Receiver;
 use guideway_config::{Config, duration};
+use guideway_control::api::credentials::Credentials;
 use guideway_control::neighbour::Neighbours;
-use guideway_control::{CheckedHealth, DryRun, Status, StoreStatus, View, Writer};
+use guideway_control::{CheckedHealth, DryRun, ReloadReply, Status, StoreStatus, View, Writer};
 use guideway_dataplane::path::requests::suspicion::Suspicion;
 use guideway_dataplane::tables::{BackendId, Snapshot};
 use guideway_io::interface::Interface;
 use guideway_io::offloads;
 use guideway_packet::time::Time;
-use guideway_store::{Health, Store, StoreView, SuspectedBackend};
+use guideway_store::{Health, Lineage, Store, StoreView, SuspectedBackend};
 use serde_json::Value;
 use std::net::IpAddr;
 use std::path::Path;
@@ -49,6 +50,8 @@ pub(super) struct Control<'f> {
     pub(super) health: Health,
     /// The generation of both.
     pub(super) generation: u64,
+    /// The history in which it counts.
+    pub(super) lineage: Lineage,
     pub(super) store: Store,
     pub(super) store_view: watch::Receiver<StoreView>,
     pub(super) store_status: StoreStatus,
@@ -76,6 +79,8 @@ pub(super) struct Control<'f> {
     pub(super) io_trouble: Option<String>,
     pub(super) status: Arc<Status>,
     pub(super) started: Instant,
+    /// Token and certificate of the API over TCP.
+    pub(super) credentials: Option<Credentials>,
     /// `None`: the file has no `[announce]`, or all VIPs are withdrawn permanently.
     pub(super) announcer: Option<Announcer>,
 }
@@ -88,6 +93,7 @@ impl Control<'_> {
         mut worker_events: mpsc::UnboundedReceiver<WorkerEvent>,
         worker_reports: WorkerReports,
         mut dry_runs: mpsc::Receiver<DryRun>,
+        mut reloads: mpsc::Receiver<ReloadReply>,
         mut server: JoinHandle<std::io::Result<()>>,
     ) -> Result<(), Error> {
         let mut tick = tokio::time::interval(POLL_INTERVAL);
@@ -111,7 +117,11 @@ impl Control<'_> {
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(end.unwrap_or_else(|| tokio::time::Instant::now() + NEVER)) => return Ok(()),
-                Some(()) = signals.reload.recv() => self.reload().await,
+                Some(()) = signals.reload.recv() => drop(self.reload("SIGHUP").await),
+                Some(reply) = reloads.recv() => {
+                    // The requester may be gone.
+                    let _gone = reply.send(self.reload("a command").await);
+                }
                 Ok(()) = self.store_view.changed(), if due.is_none() => due = Some(self.next_update.max(Instant::now())),
                 () = sleep_until(due), if due.is_some() => {
                     due = None;

@@ -26,6 +26,18 @@ pub enum Error {
     /// The store.
     #[error(transparent)]
     Store(#[from] guideway_store::OpenError),
+    /// Another director of the store has the same name.
+    #[error(
+        "director.name = \"{name}\": another director of the store has this name: process {pid} with address {address}; names must differ, or end that one first"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Its process.
+        pid: u32,
+        /// Its address.
+        address: String,
+    },
     /// The control socket.
     #[error(transparent)]
     Socket(#[from] socket::Error),

@@ -13,6 +13,7 @@ mod health_leader;
 mod idle;
 mod load;
 mod open;
+mod peers;
 mod resolve;
 mod signals;
 mod start;

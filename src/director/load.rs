@@ -6,7 +6,8 @@ use std::path::Path;
 
 /// Reads a file that must be valid; logs its warnings.
 pub(super) fn load(file: &Path) -> Result<config::Config, Error> {
-    let checked = config::load(file)?;
+    let mut checked = config::load(file)?;
+    config::check_secrets(file, &mut checked);
     for warning in checked.warnings() {
         tracing::warn!("{}", warning.in_file(file));
     }

@@ -4,7 +4,7 @@ use super::control::{Control, WorkerReports};
 use super::resolve::{START_RESOLVE_TIMEOUT, targets, vips, wait_resolved};
 use super::signals::Signals;
 use super::worker::{self, Worker, WorkerEvent};
-use super::{Error, health_leader, open, steering};
+use super::{Error, health_leader, open, peers, steering};
 use crate::announce::{Announcer, Routes};
 use arc_swap::ArcSwap;
 use guideway_config::Config;
@@ -54,6 +54,14 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
             _ = signals.interrupt.recv() => return Ok(()),
         },
     };
+    let instance = peers::this_instance(&config.director);
+    if store.is_durable() {
+        tokio::select! {
+            claimed = peers::claim_name(&store, &config.director.name, &instance) => claimed?,
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+        }
+    }
     let mut store_view = store.watch();
     let cluster = store_view.borrow_and_update().cluster.clone();
     let config = config.with_intent(&cluster.intent);
@@ -89,6 +97,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         interface: opened.interface.name.clone(),
         mode: opened.mode.clone(),
         cpus: cpus.clone(),
+        instance: instance.clone(),
         started,
     };
     let status = Arc::new(Status::new(info, worker_status.clone(), steering.as_ref().map(|(_, worker_status)| worker_status.clone())));
@@ -134,6 +143,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     // Must follow the start of the workers: an announced VIP must be forwarded.
     let announcer = routes.map(|routes| Announcer::start(routes, status.clone()));
     let (dry_run_sender, dry_runs) = mpsc::channel(MAX_DRY_RUNS);
+    let (reload_sender, reloads) = mpsc::channel(MAX_DRY_RUNS);
     let store_status = StoreStatus {
         kind: store.kind(),
         generation: cluster.generation,
@@ -143,6 +153,9 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     };
     let presence = watch::Sender::new(status.presence());
     let _presence = store.publish_director(&config.director.name, presence.subscribe());
+    if store.is_durable() {
+        tokio::spawn(peers::compare(store.clone(), config.director.name.clone(), instance, status.clone()));
+    }
     let suspects = watch::Sender::new(Value::Null);
     let _suspicions = store.publish_suspects(&config.director.name, suspects.subscribe());
     let mut control = Control {
@@ -150,6 +163,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         config,
         health: cluster.health.clone(),
         generation: cluster.generation,
+        lineage: cluster.lineage.clone(),
         store: store.clone(),
         store_view,
         fleet: fleet::watch(store.clone()),
@@ -169,12 +183,13 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         offloads: Vec::new(),
         status: status.clone(),
         started,
+        credentials: remote.as_ref().map(api::tcp::Tcp::credentials),
         announcer,
     };
     control.update_status();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;
     tokio::spawn(health_leader::follow(store.clone(), status.clone()));
-    let api = Arc::new(Api::new(status.clone(), store, dry_run_sender));
+    let api = Arc::new(Api::new(status.clone(), store, dry_run_sender, reload_sender));
     if let Some(remote) = remote {
         remote.serve(api.clone())?;
     }
@@ -184,7 +199,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         metrics::start(listener, move || control::metrics::render(&status)).map_err(system("cannot start a thread for the metrics"))?;
     }
     systemd::notify_ready();
-    let end = control.run(signals, worker_events, WorkerReports { unresolved, suspected }, dry_runs, server).await;
+    let end = control.run(signals, worker_events, WorkerReports { unresolved, suspected }, dry_runs, reloads, server).await;
     // When the director ends without a signal, its VIPs are still announced.
     if let Some(announcer) = control.announcer.take() {
         announcer.withdraw().await;

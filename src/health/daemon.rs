@@ -5,10 +5,11 @@ use super::engine::{self, SharedController};
 use super::probe::Prober;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use guideway_api as api;
 use guideway_api::health::{ControllerKind, ControllerStatus, ControllerStore};
+use guideway_api::status::{Reloaded, Reloads};
 use guideway_config::health::{HealthFile, HealthSection, IntentSource, load_health, load_intent};
 use guideway_config::{self as config, Checked, Intent, LoadError, Problem};
 use guideway_daemon::metrics::{self, Exposition, MetricKind};
@@ -19,11 +20,15 @@ use guideway_store::{self as store, Store};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
+
+/// Maximum number of queued reloads.
+const MAX_RELOADS: usize = 16;
 
 /// Why the controller did not start, or ended on its own.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +84,13 @@ struct Status {
     store: Store,
     started: Instant,
     shared: SharedController,
+    reloads: Mutex<Reloads>,
+    /// Where requests for a reload are sent.
+    reload: mpsc::Sender<ReloadReply>,
 }
+
+/// Gets the generation in force after a reload, or why the file was refused.
+type ReloadReply = oneshot::Sender<Result<u64, String>>;
 
 /// Source of a controller's intent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,11 +161,20 @@ async fn serve(file: &Path, health: HealthSection, from: LoadedIntent, control: 
     let shared = SharedController::new(Controller::new(health.concurrency, fastrand::u64(..)));
     let source: Vec<IpAddr> = health.source.v4.map(IpAddr::V4).into_iter().chain(health.source.v6.map(IpAddr::V6)).collect();
     let sources: Vec<String> = source.iter().map(ToString::to_string).collect();
-    let status =
-        Arc::new(Status { name: health.name.clone(), source, store: store.clone(), started: Instant::now(), shared: shared.clone() });
+    let (reload_sender, mut reload_requests) = mpsc::channel(MAX_RELOADS);
+    let status = Arc::new(Status {
+        name: health.name.clone(),
+        source,
+        store: store.clone(),
+        started: Instant::now(),
+        shared: shared.clone(),
+        reloads: Mutex::new(Reloads { last: unix_seconds(), ..Reloads::default() }),
+        reload: reload_sender,
+    });
     let listener = control.listener().map_err(|error| Error::System { what: "cannot listen on the control socket", error })?;
     let mut server = tokio::spawn(answer(listener, status.clone()));
     if let Some(address) = health.metrics {
+        let status = status.clone();
         let started = metrics::start(metrics::listen(address)?, move || status.metrics());
         started.map_err(|error| Error::System { what: "cannot start a thread for the metrics", error })?;
     }
@@ -169,7 +189,13 @@ async fn serve(file: &Path, health: HealthSection, from: LoadedIntent, control: 
             _ = &mut server => return Err(Error::Ended("the control socket's server")),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            Some(()) = hangup.recv() => reload(file, &health, &from, &store).await,
+            Some(()) = hangup.recv() => status.reloaded(&reload(file, &health, &from, &store).await),
+            Some(reply) = reload_requests.recv() => {
+                let outcome = reload(file, &health, &from, &store).await;
+                status.reloaded(&outcome);
+                // The requester may be gone.
+                let _gone = reply.send(outcome);
+            }
         }
     }
     // Running checks end with their sockets; the published health stays.
@@ -178,19 +204,28 @@ async fn serve(file: &Path, health: HealthSection, from: LoadedIntent, control: 
     Ok(())
 }
 
-/// Applies the intent of the changed file; logs errors, which change nothing.
-async fn reload(file: &Path, running: &HealthSection, from: &LoadedIntent, store: &Store) {
+/// Applies the intent of the changed file, and returns the generation in force. An error, which is logged, changes nothing.
+async fn reload(file: &Path, running: &HealthSection, from: &LoadedIntent, store: &Store) -> Result<u64, String> {
     let reason = match read(file) {
         Ok((health, _)) if health != *running => "[health] has changed; restart the controller to apply it".to_owned(),
         Ok((_, LoadedIntent::Store(at))) => match from {
-            LoadedIntent::Store(running) if *running == at => return tracing::info!("file unchanged; the intent is in the store"),
+            LoadedIntent::Store(running) if *running == at => match store.reload_credentials() {
+                Ok(()) => {
+                    tracing::info!("reloaded; the intent is in the store");
+                    return Ok(store.watch().borrow().cluster.generation);
+                }
+                Err(error) => error.to_string(),
+            },
             _ => "[store] has changed; restart the controller to apply it".to_owned(),
         },
         Ok(_) if matches!(from, LoadedIntent::Store(_)) => "[store] was removed; restart the controller to apply it".to_owned(),
         Ok((_, LoadedIntent::File(intent))) => {
             let base = store.watch().borrow().cluster.intent_generation;
             match store.commit(base, intent).await {
-                Ok(generation) => return tracing::info!(generation, "intent reloaded"),
+                Ok(generation) => {
+                    tracing::info!(generation, "intent reloaded");
+                    return Ok(generation);
+                }
                 Err(error) => error.to_string(),
             }
         }
@@ -198,6 +233,11 @@ async fn reload(file: &Path, running: &HealthSection, from: &LoadedIntent, store
         Err(error) => error.to_string(),
     };
     tracing::error!(reason = %reason, "reload refused, nothing changed");
+    Err(reason)
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Every running check needs a socket.
@@ -213,11 +253,22 @@ async fn answer(listener: UnixListener, status: Arc<Status>) -> std::io::Result<
     let unknown = || async {
         (
             StatusCode::NOT_FOUND,
-            Json(api::error::Error { error: "unknown resource; use /v1/status".to_owned(), ..api::error::Error::default() }),
+            Json(api::error::Error { error: "unknown resource; use /v1/status, or /v1/reload".to_owned(), ..api::error::Error::default() }),
         )
     };
     let show = |State(status): State<Arc<Status>>| async move { Json(status.document()) };
-    axum::serve(listener, Router::new().route("/v1/status", get(show)).fallback(unknown).with_state(status)).await
+    let reload = |State(status): State<Arc<Status>>| async move {
+        let refused = |status: StatusCode, error: String| (status, Json(api::error::Error { error, ..api::error::Error::default() }));
+        let (reply, answered) = oneshot::channel();
+        let _ending = status.reload.send(reply).await;
+        match answered.await {
+            Ok(Ok(generation)) => Ok(Json(Reloaded { generation })),
+            Ok(Err(why)) => Err(refused(StatusCode::UNPROCESSABLE_ENTITY, why)),
+            Err(_) => Err(refused(StatusCode::SERVICE_UNAVAILABLE, "the controller is ending".to_owned())),
+        }
+    };
+    let routes = Router::new().route("/v1/status", get(show)).route("/v1/reload", post(reload));
+    axum::serve(listener, routes.fallback(unknown).with_state(status)).await
 }
 
 impl Status {
@@ -229,21 +280,37 @@ impl Status {
             uptime_seconds: self.started.elapsed().as_secs(),
             source: self.source.clone(),
             store: ControllerStore { kind: self.store.kind().to_owned(), durable: self.store.is_durable() },
+            reload: self.reloads(),
             checking: self.shared.lock().document(),
         }
     }
 
+    fn reloads(&self) -> Reloads {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn reloaded(&self, outcome: &Result<u64, String>) {
+        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        *(if outcome.is_ok() { &mut reloads.accepted } else { &mut reloads.refused }) += 1;
+        (reloads.last, reloads.last_error) = (unix_seconds(), outcome.as_ref().err().cloned());
+    }
+
     fn metrics(&self) -> String {
-        exposition(&self.name, self.store.kind(), self.started.elapsed(), &self.shared.lock()).finish()
+        exposition(&self.name, self.store.kind(), self.started.elapsed(), &self.reloads(), &self.shared.lock()).finish()
     }
 }
 
 /// Returns every metric of a controller with its samples. `store` is the kind of its store.
-pub fn exposition(name: &str, store: &str, uptime: Duration, controller: &Controller) -> Exposition {
+pub fn exposition(name: &str, store: &str, uptime: Duration, reloads: &Reloads, controller: &Controller) -> Exposition {
     let mut out = Exposition::default();
     let labels = [("name", name), ("version", env!("CARGO_PKG_VERSION")), ("store", store)];
     out.metric("guideway_health_info", MetricKind::Gauge, "Always 1; the labels say which controller this is.").sample(&labels, 1u64);
     out.metric("guideway_health_uptime_seconds", MetricKind::Gauge, "Seconds since the controller started.").sample(&[], uptime.as_secs());
+    let successful = u64::from(reloads.last_error.is_none());
+    let help = "1 when the last reload was accepted; the start counts.";
+    out.metric("guideway_health_last_reload_successful", MetricKind::Gauge, help).sample(&[], successful);
+    let help = "When the file was last read, in seconds since 1970-01-01 UTC.";
+    out.metric("guideway_health_last_reload_timestamp_seconds", MetricKind::Gauge, help).sample(&[], reloads.last);
     controller.metrics(&mut out);
     out
 }

@@ -80,10 +80,11 @@ fn metrics(daemon: &str) -> Result<String, String> {
     let exposition = match daemon {
         "director" => {
             let (interface, mode) = (String::new(), String::new());
-            let info = DirectorInfo { name: String::new(), kind: "", interface, mode, cpus: Vec::new(), started };
+            let info =
+                DirectorInfo { name: String::new(), kind: "", interface, mode, cpus: Vec::new(), instance: Default::default(), started };
             guideway_control::metrics::exposition(&DirectorStatus::new(info, Vec::new(), None))
         }
-        "health" => guideway_health::daemon::exposition("", "", Duration::ZERO, &Controller::new(1, 0)),
+        "health" => guideway_health::daemon::exposition("", "", Duration::ZERO, &Default::default(), &Controller::new(1, 0)),
         "tftpd" => {
             let status = ServerStatus {
                 name: String::new(),

@@ -107,17 +107,23 @@ impl Fleet {
         let imported = fleet.guideway(&["store", "import", "--config", file.to_str().unwrap(), "--from", whole.to_str().unwrap()]);
         assert!(imported.contains("t4"), "{imported}");
         for number in 0..fleet.options.directors {
-            let file = fleet.configure(number);
-            let mut command = program_on(&fleet.topology.directors[number], GUIDEWAY);
-            command.args(["director", "--log-level", "error", "--config"]).arg(file);
-            let director = ready(command, fleet.directory.path());
-            fleet.directors.push(director);
+            fleet.configure(number);
+            fleet.start_director(number);
         }
         for number in 0..fleet.options.controllers {
             let controller = fleet.controller(number);
             fleet.controllers.push(Some(controller));
         }
         fleet
+    }
+
+    /// Starts director `number`, the next one, with its file.
+    pub fn start_director(&mut self, number: usize) {
+        let file = self.directory.path().join(format!("{}.toml", self.plan.directors[number].name));
+        let mut command = program_on(&self.topology.directors[number], GUIDEWAY);
+        command.args(["director", "--log-level", "error", "--config"]).arg(file);
+        let director = ready(command, self.directory.path());
+        self.directors.push(director);
     }
 
     /// The intent, with this weight for t4.

@@ -3,11 +3,12 @@
 use crate::etcd_fixture::{Etcd, intent, open, run_isolated};
 use crate::netns_fixture::GUIDEWAY;
 use guideway_config as config;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 /// Exit code, standard output, standard error.
-async fn guideway(arguments: &[&str]) -> (i32, String, String) {
+pub async fn guideway(arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(GUIDEWAY);
     command.args(arguments);
     // Meanwhile our own stores live on.
@@ -34,6 +35,16 @@ async fn in_and_out(home: &Path, store: &str) {
     let (code, out, said) = guideway(&["store", "import", "--config", &file]).await;
     assert!(code == 0 && out.starts_with("imported as generation ") && out.contains("; 5 changes\n"), "{out}{said}");
     std::fs::write(&file, format!("{director}{store}")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, out, _) = guideway(&["check", "--config", &file]).await;
+    assert!(
+        code == 0
+            && out.contains("warning: director.key: ")
+            && out.contains("holds a secret, and everybody")
+            && !out.contains("0001020304"),
+        "{out}"
+    );
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let (code, out, _) = guideway(&["check", "--config", &file]).await;
     assert!(code == 0 && out.contains("  store     ") && out.contains("good, 0 warnings"), "{out}");
 
@@ -58,7 +69,7 @@ fn vips_and_pools_go_into_a_directory_and_out_again() {
         let (code, out, _) = guideway(&["store", "show", "--config", &home.join("director.toml").display().to_string()]).await;
         assert!(code == 0 && out.starts_with("file, generation 2 (its intent: 2)\n"), "{out}");
         assert!(out.contains("  health    nobody leads\n") && out.contains("  directors none\n"), "{out}");
-        assert!(out.contains("  stale     for ") && out.contains("intent.toml has errors and is not in force:\n"), "{out}");
+        assert!(out.contains("  stale     invalid for ") && out.contains("intent.toml has errors and is not in force:\n"), "{out}");
     });
 }
 

@@ -29,7 +29,7 @@ pub(super) fn table(status: &ControllerStatus, summary: &str, selection: &Select
         line(&mut out, "no director reads this store: what is seen shows here and in metrics only");
     }
     if let Some(stale) = &checking.stale {
-        line(&mut out, format_args!("the store is unavailable for {} s: {}", stale.seconds, stale.why));
+        line(&mut out, format_args!("the store {} for {} s: {}", stale.reason.text(), stale.seconds, stale.why));
     }
     line(
         &mut out,

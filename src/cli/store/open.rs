@@ -28,16 +28,27 @@ pub(super) fn with_state(store_args: &StoreArgs, work: impl AsyncFnOnce(Store) -
 
 /// Opens the store and passes it to `work`. Returns the exit code.
 pub(super) fn with_store(store_args: &StoreArgs, work: impl AsyncFnOnce(Store) -> u8) -> u8 {
-    let config = match read(&store_args.config, config::read_store) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
+    match read(&store_args.config, config::read_store) {
+        Ok(config) => open(&config, work),
+        Err(code) => code,
+    }
+}
+
+/// The same without what this host knows of the store: `work` sees the contents as they are.
+pub(super) fn with_unknown_store(store_args: &StoreArgs, work: impl AsyncFnOnce(Store) -> u8) -> u8 {
+    match read(&store_args.config, config::read_store) {
+        Ok(config) => open(&config.without_cache(), work),
+        Err(code) => code,
+    }
+}
+
+fn open(config: &config::Store, work: impl AsyncFnOnce(Store) -> u8) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.to_string()),
     };
     runtime.block_on(async {
-        match start(&config) {
+        match start(config) {
             Ok(store) => work(store).await,
             Err(error) => failed(&error.to_string()),
         }

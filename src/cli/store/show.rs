@@ -3,7 +3,7 @@
 use super::super::common::print_result;
 use super::super::print;
 use super::open::{StoreArgs, with_state};
-use guideway_api::presence::Presence;
+use guideway_api::presence::{Presence, PresentTables};
 use guideway_store::{Observation, ReadError, Store, StoreView};
 use serde::Serialize;
 use serde_json::Value;
@@ -56,6 +56,7 @@ struct StoreDocument {
     backends_down: usize,
     leader: Option<String>,
     stale_seconds: Option<f64>,
+    stale_reason: Option<&'static str>,
     stale_because: Option<String>,
     directors: Vec<DirectorRecord>,
 }
@@ -79,9 +80,14 @@ fn document(store: &Store, view: &StoreView, leader: Option<String>, directors: 
         backends_down: backends_down(view),
         leader,
         stale_seconds: stale(view),
+        stale_reason: view.stale.as_ref().map(|stale| stale.reason.name()),
         stale_because: view.stale.as_ref().map(|stale| stale.why.clone()),
         directors: directors.into_iter().map(|(name, presence)| DirectorRecord { name, presence }).collect(),
     }
+}
+
+fn tables(record: &Value) -> Option<PresentTables> {
+    serde_json::from_value::<Presence>(record.clone()).ok()?.tables
 }
 
 fn text(store: &Store, view: &StoreView, leader: Option<String>, directors: &[(String, Value)]) -> String {
@@ -94,11 +100,17 @@ fn text(store: &Store, view: &StoreView, leader: Option<String>, directors: &[(S
     let _ = writeln!(text, "  pools     {} with {backends} backends, {} down", intent.pools.len(), backends_down(view));
     let _ = writeln!(text, "  health    {}", leader.map_or("nobody leads".to_owned(), |name| format!("{name} leads")));
     if let Some(stale) = &view.stale {
-        let _ =
-            writeln!(text, "  stale     for {:.1} s: {}", stale.since.elapsed().as_secs_f64(), stale.why.replace('\n', "\n            "));
+        let _ = writeln!(
+            text,
+            "  stale     {} for {:.1} s: {}",
+            stale.reason.name(),
+            stale.since.elapsed().as_secs_f64(),
+            stale.why.replace('\n', "\n            ")
+        );
     }
     let names: Vec<&str> = directors.iter().map(|(name, _)| name.as_str()).collect();
     let _ = writeln!(text, "  directors {}", if names.is_empty() { "none".to_owned() } else { names.len().to_string() });
+    let first = directors.first().and_then(|(name, record)| Some((name, tables(record)?)));
     for (name, record) in directors {
         let presence: Presence = serde_json::from_value(record.clone()).unwrap_or_default();
         let behind = match presence.tables.map(|tables| tables.generation) {
@@ -107,6 +119,10 @@ fn text(store: &Store, view: &StoreView, leader: Option<String>, directors: &[(S
             None => "says no generation".to_owned(),
         };
         let _ = writeln!(text, "    {name}  {behind}");
+        let other = first.as_ref().zip(tables(record)).and_then(|((first, own), other)| Some((first, own.disagreement(name, &other)?)));
+        if let Some((first, disagreement)) = other {
+            let _ = writeln!(text, "      disagrees with {first}: {}", disagreement.why);
+        }
     }
     text
 }

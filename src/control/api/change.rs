@@ -5,15 +5,27 @@ use super::error::{ApiError, quote};
 use super::read::{find_pool, unknown_backend};
 use super::request::ApiRequest;
 use super::state::Api;
+use axum::Json;
 use axum::extract::State as AxumState;
 use axum::http::StatusCode;
 use axum::response::Response;
+use guideway_api::status::Reloaded;
 use guideway_config::{Intent, Pool};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 type ApiResult = Result<Response, ApiError>;
+
+/// Lets control read its file again.
+pub(super) async fn reload(AxumState(api): AxumState<Arc<Api>>, _: ApiRequest) -> Result<Json<Reloaded>, ApiError> {
+    let gone = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the director is ending; nothing was changed");
+    let (reply, answered) = oneshot::channel();
+    api.reloads.send(reply).await.map_err(|_| gone())?;
+    let outcome = answered.await.map_err(|_| gone())?;
+    outcome.map(|generation| Json(Reloaded { generation })).map_err(|reasons| ApiError::reasons(StatusCode::UNPROCESSABLE_ENTITY, &reasons))
+}
 
 pub(super) async fn put_intent(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
     commit(api, request, |_, document, request| {

@@ -46,6 +46,11 @@ pub(super) async fn commit(api: Arc<Api>, request: ApiRequest, edit: Edit) -> Re
         let changed = edited.intent != *cluster.intent;
         let effects = effects(&api, &cluster, &edited, tables).await?;
         let base = cluster.intent_generation;
+        if !request.dry_run() && !request.confirmed() && !effects.needs_confirmation.is_empty() {
+            let unserved = effects.needs_confirmation.join("; ");
+            let error = format!("nothing was changed: {unserved}. If that is meant, repeat it with confirm=true (commands: --yes)");
+            return Err(ApiError::new(StatusCode::CONFLICT, error));
+        }
         if request.dry_run() || !changed {
             let reason = if request.dry_run() { "this was a dry run" } else { "nothing differs from what is there" };
             let mut plan = plan(&api, &cluster, effects);

@@ -4,6 +4,7 @@
 
 mod change;
 mod commit;
+pub mod credentials;
 mod error;
 pub mod openapi;
 pub mod operation;
@@ -21,4 +22,4 @@ mod write_timeout;
 
 pub use router::router;
 pub use serve::serve;
-pub use state::{Api, DryRun};
+pub use state::{Api, DryRun, ReloadReply};

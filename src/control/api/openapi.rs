@@ -122,7 +122,11 @@ fn error_responses(operation: &Operation) -> Vec<(u16, String)> {
         (412, operation.changes(), "the intent is not the one of If-Match".to_owned()),
         (413, true, format!("the body has more than {limit} MiB")),
         (415, operation.body.is_some(), "the body is not said to be application/json".to_owned()),
-        (422, operation.changes(), "what is wanted is not allowed: each problem has its key, its value and the limit".to_owned()),
+        (
+            422,
+            operation.changes() || operation.id == "reload",
+            "what is wanted is not allowed: each problem has its key, its value and the limit".to_owned(),
+        ),
         (429, true, "over TCP: too many wrong tokens".to_owned()),
         (503, true, "the director is starting, ending or busy, or its store is away".to_owned()),
     ];

@@ -73,7 +73,7 @@ impl std::fmt::Debug for Operation {
 impl Operation {
     /// Returns whether it changes the intent.
     pub fn changes(&self) -> bool {
-        self.method != "GET"
+        self.method != "GET" && self.id != "reload"
     }
 
     /// Returns the names of the parameters in the path.

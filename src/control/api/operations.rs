@@ -14,7 +14,8 @@ use guideway_api::intent::{BackendChange, BackendPut, Intent, Pool, Vip, VipChan
 use guideway_api::neighbour::Neighbours;
 use guideway_api::plan::Plan;
 use guideway_api::pool::{PoolStatus, Pools};
-use guideway_api::status::DirectorStatus;
+use guideway_api::state::ClusterState;
+use guideway_api::status::{DirectorStatus, Reloaded};
 use guideway_api::transfers::Transfers;
 use guideway_api::vip::Vips;
 use guideway_config::duration;
@@ -27,6 +28,14 @@ const DRY_RUN: Parameter = Parameter {
     kind: "boolean",
     example: "true",
     check: |value| if matches!(value, "true" | "false") { Ok(()) } else { Err("is neither true nor false".to_owned()) },
+};
+const CONFIRM: Parameter = Parameter {
+    name: "confirm",
+    description: "true: make the change also if it leaves no VIP, or a pool without a backend for new requests",
+    required: false,
+    kind: "boolean",
+    example: "true",
+    check: DRY_RUN.check,
 };
 const SERVICE: Parameter = Parameter {
     name: "service",
@@ -82,8 +91,8 @@ const TO: Parameter = Parameter {
 };
 
 const NO_QUERY: &[Parameter] = &[];
-const CHANGE: &[Parameter] = &[DRY_RUN];
-const VIP_CHANGE: &[Parameter] = &[DRY_RUN, SERVICE];
+const CHANGE: &[Parameter] = &[DRY_RUN, CONFIRM];
+const VIP_CHANGE: &[Parameter] = &[DRY_RUN, CONFIRM, SERVICE];
 
 /// An operation that reads.
 const fn query_operation(
@@ -150,10 +159,28 @@ pub static OPERATIONS: &[Operation] = &[
     query_operation("/v1/intent", "intent", "What is wanted, whole; its ETag is its generation.", NO_QUERY, of::<Intent>(), || {
         get(read::intent)
     }),
+    query_operation(
+        "/v1/state",
+        "cluster_state",
+        "The cluster state in force, intent and health: what `guideway store restore` writes into a lost store.",
+        NO_QUERY,
+        of::<ClusterState>(),
+        || get(read::cluster_state),
+    ),
     query_operation("/v1/events", "events", "What happens, as server-sent events.", &[SINCE], of::<StreamMessage>(), || {
         get(stream::events)
     }),
     query_operation("/v1/openapi.json", "openapi", "This document.", NO_QUERY, of::<OpenApi>(), || get(read::openapi)),
+    Operation {
+        method: "POST",
+        path: "/v1/reload",
+        id: "reload",
+        summary: "Reads the file and the files that it names again, as SIGHUP does, and answers when that is done.",
+        query: NO_QUERY,
+        body: None,
+        answer: of::<Reloaded>(),
+        route: || post(change::reload),
+    },
     change_operation("PUT", "/v1/intent", "put_intent", "Replaces all that is wanted.", CHANGE, Some(of::<Intent>()), || {
         put(change::put_intent)
     }),

@@ -38,7 +38,8 @@ impl Change<'_> {
     pub fn effects(&self) -> Effects {
         let warnings = self.warnings.iter().map(problem).collect();
         let settings = super::settings::changes(self.before, self.after);
-        Effects { vips: self.vips(), backends: self.backends(), settings, running: self.running(), warnings }
+        let needs_confirmation = self.before.unserved_after(self.after);
+        Effects { vips: self.vips(), backends: self.backends(), settings, running: self.running(), needs_confirmation, warnings }
     }
 
     fn vips(&self) -> Vec<PlannedVip> {

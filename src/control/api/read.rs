@@ -160,6 +160,10 @@ pub(super) async fn explain(AxumState(api): AxumState<Arc<Api>>, request: ApiReq
     Ok(Json(Explanation { generation: Some(view.snapshot.generation), ..explain_query.answer(&view.snapshot, range) }))
 }
 
+pub(super) async fn cluster_state(AxumState(api): AxumState<Arc<Api>>, _: ApiRequest) -> Json<Value> {
+    Json(guideway_store::to_json(&api.cluster()))
+}
+
 pub(super) async fn intent(AxumState(api): AxumState<Arc<Api>>, _: ApiRequest) -> Response {
     let cluster = api.cluster();
     ([(header::ETAG, format!("\"{}\"", cluster.intent_generation))], Json(cluster.intent.to_json())).into_response()

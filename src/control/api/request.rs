@@ -43,6 +43,11 @@ impl ApiRequest {
         self.parameter("dry_run") == Some("true")
     }
 
+    /// Returns whether the request has `confirm=true`.
+    pub fn confirmed(&self) -> bool {
+        self.parameter("confirm") == Some("true")
+    }
+
     async fn read(request: Request) -> Result<ApiRequest, ApiError> {
         let (mut parts, body) = request.into_parts();
         let operation = parts.extensions.get::<&'static Operation>().copied();

@@ -19,6 +19,8 @@ pub struct Api {
     pub store: Store,
     /// Where dry runs are sent.
     pub dry_runs: mpsc::Sender<DryRun>,
+    /// Where reloads are sent.
+    pub reloads: mpsc::Sender<ReloadReply>,
     /// Held from the reading of the intent to its commit, so that concurrent changes at this director do not conflict.
     pub(super) commit_lock: Mutex<()>,
 }
@@ -32,10 +34,13 @@ pub struct DryRun {
     pub reply: oneshot::Sender<Result<Arc<Snapshot>, Vec<String>>>,
 }
 
+/// A request to control to read the file again: gets the generation in force then, or every reason why the file was refused.
+pub type ReloadReply = oneshot::Sender<Result<u64, Vec<String>>>;
+
 impl Api {
-    /// Creates the state: `status` to show, `store` to change, `dry_runs` for dry runs.
-    pub fn new(status: Arc<Status>, store: Store, dry_runs: mpsc::Sender<DryRun>) -> Api {
-        Api { status, store, dry_runs, commit_lock: Mutex::default() }
+    /// Creates the state: `status` to show, `store` to change, `dry_runs` and `reloads` for control.
+    pub fn new(status: Arc<Status>, store: Store, dry_runs: mpsc::Sender<DryRun>, reloads: mpsc::Sender<ReloadReply>) -> Api {
+        Api { status, store, dry_runs, reloads, commit_lock: Mutex::default() }
     }
 
     /// Returns the newest cluster state of the store.

@@ -99,10 +99,16 @@ mod tests {
             interface: "eth0".into(),
             mode: "native".into(),
             cpus: vec![],
+            instance: Default::default(),
             started: Instant::now(),
         };
         let status = Arc::new(Status::new(info, vec![], None));
-        let api = Arc::new(Api::new(status.clone(), Store::memory(Intent::default()), tokio::sync::mpsc::channel(1).0));
+        let api = Arc::new(Api::new(
+            status.clone(),
+            Store::memory(Intent::default()),
+            tokio::sync::mpsc::channel(1).0,
+            tokio::sync::mpsc::channel(1).0,
+        ));
         let newest = status.events().newest();
         let seen = *newest.borrow();
         let reader = Reader { api, seen, newest, first: true, cut_off: false };

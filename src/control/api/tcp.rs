@@ -1,5 +1,6 @@
 //! The API over TCP, for clients with a token, a certificate, or both. It has a thread of its own, so that connections never delay control.
 
+use super::credentials::{Credentials, FileError};
 use super::error::ApiError;
 use super::router::router;
 use super::serve::connection;
@@ -9,20 +10,13 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use guideway_config::{ApiListen, Tls};
+use guideway_config::ApiListen;
 use guideway_daemon::connections::{Connections, Limits, Ticket};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio_rustls::TlsAcceptor;
 
 /// Connections at the same time. Clients authenticate with their first request, and at once.
 const LIMITS: Limits = Limits { strangers: 128, authenticated: 64, authenticate_within: Some(Duration::from_secs(10)) };
@@ -31,8 +25,6 @@ const MAX_WRONG_TOKENS: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Addresses whose wrong tokens are counted.
 const MAX_TRACKED_ADDRESSES: usize = 1024;
-/// A shorter token could be guessed.
-const MIN_TOKEN_LEN: usize = 16;
 /// How long to wait after the kernel had no file descriptor for a connection.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -48,15 +40,8 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file cannot be used.
-    #[error("api.{key} = {}: {why}", path.display())]
-    File {
-        /// Which key of `[api]`.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The thread cannot be started.
     #[error("the interface over TCP cannot be started: {0}")]
     System(#[from] std::io::Error),
@@ -65,14 +50,13 @@ pub enum Error {
 /// A listener that is ready to serve.
 pub struct Tcp {
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    credentials: Credentials,
     authenticator: Arc<Authenticator>,
 }
 
 /// Who may ask.
 struct Authenticator {
-    /// SHA-256 of the token.
-    token: Option<[u8; 32]>,
+    credentials: Credentials,
     wrong: Mutex<HashMap<IpAddr, (Instant, u32)>>,
 }
 
@@ -81,18 +65,23 @@ struct Authenticator {
 /// # Errors
 /// When the address cannot be had, or a file of `[api]` cannot be used.
 pub fn listen(config: &ApiListen) -> Result<Tcp, Error> {
-    let tls = config.tls.as_ref().map(acceptor).transpose()?;
-    let token = config.token_file.as_deref().map(token).transpose()?;
+    let credentials = Credentials::read(config)?;
     let bind = || {
         let listener = TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
     let listener = bind().map_err(|source| Error::Listen { address: config.listen, source })?;
-    Ok(Tcp { listener, tls, authenticator: Arc::new(Authenticator { token, wrong: Mutex::default() }) })
+    let authenticator = Arc::new(Authenticator { credentials: credentials.clone(), wrong: Mutex::default() });
+    Ok(Tcp { listener, credentials, authenticator })
 }
 
 impl Tcp {
+    /// Returns what clients need, to be renewed while it serves.
+    pub fn credentials(&self) -> Credentials {
+        self.credentials.clone()
+    }
+
     /// Answers until the process ends.
     ///
     /// # Errors
@@ -101,7 +90,7 @@ impl Tcp {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let authenticated = from_fn_with_state(self.authenticator.clone(), require_token);
         let router = router(api).layer(authenticated);
-        tracing::info!("API at {}://{}", if self.tls.is_some() { "https" } else { "http" }, self.listener.local_addr()?);
+        tracing::info!("API at {}://{}", if self.credentials.get().tls.is_some() { "https" } else { "http" }, self.listener.local_addr()?);
         std::thread::Builder::new().name("api".to_owned()).spawn(move || {
             let _ = nix::sys::signal::SigSet::all().thread_block();
             if let Err(error) = runtime.block_on(self.accept(router)) {
@@ -116,7 +105,7 @@ impl Tcp {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let connections = Connections::new(LIMITS);
         // A token is shown with each request; without tokens, the handshake is all there is.
-        let certificate_suffices = self.authenticator.token.is_none();
+        let certificate_suffices = self.credentials.get().token.is_none();
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -128,7 +117,7 @@ impl Tcp {
             };
             let place = connections.admit(peer.ip());
             let client = Client { peer, ticket: place.ticket() };
-            let (tls, router) = (self.tls.clone(), router.clone().layer(Extension(client.clone())));
+            let (tls, router) = (self.credentials.get().tls.clone(), router.clone().layer(Extension(client.clone())));
             tokio::spawn(place.run(async move {
                 let stream = WriteTimeout::new(stream);
                 match tls {
@@ -182,7 +171,7 @@ async fn require_token(
 
 impl Authenticator {
     fn authenticate(&self, peer: IpAddr, authorization: Option<&[u8]>) -> Result<(), ApiError> {
-        let Some(token) = self.token else { return Ok(()) };
+        let Some(token) = self.credentials.get().token else { return Ok(()) };
         let shown = authorization.and_then(bearer);
         // Whoever has the token is never locked out by those who have not, behind the same address or from many.
         if shown.is_some_and(|shown| constant_time_eq(&Sha256::digest(shown).into(), &token)) {
@@ -222,57 +211,13 @@ fn constant_time_eq(one: &[u8; 32], other: &[u8; 32]) -> bool {
     one.iter().zip(other).fold(0, |different, (a, b)| different | (a ^ b)) == 0
 }
 
-fn token(path: &Path) -> Result<[u8; 32], Error> {
-    let failed = |why: String| Error::File { key: "token_file", path: path.to_owned(), why };
-    let mode = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.mode();
-    if mode & 0o007 != 0 {
-        return Err(failed(format!("everybody on this host may read or change it (mode {:o}); chmod 600", mode & 0o777)));
-    }
-    let text = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
-    let token = text.trim_ascii();
-    if token.len() < MIN_TOKEN_LEN || !token.iter().all(u8::is_ascii_graphic) {
-        let why = format!("holds no token; one has at least {MIN_TOKEN_LEN} printable characters without spaces (openssl rand -hex 32)");
-        return Err(failed(why));
-    }
-    Ok(Sha256::digest(token).into())
-}
-
-fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
-    let failed = |key: &'static str, path: &Path, why: String| Error::File { key, path: path.to_owned(), why };
-    let chain = certificates("cert", &tls.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| failed("key", &tls.key, format!("no private key can be read: {e}")))?;
-    let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(|e| failed("cert", &tls.cert, e.to_string()))?;
-    let builder = match &tls.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates("client_ca", path)? {
-                roots.add(certificate).map_err(|e| failed("client_ca", path, e.to_string()))?;
-            }
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|e| failed("client_ca", path, e.to_string()))?)
-        }
-    };
-    let config = builder.with_single_cert(chain, key).map_err(|e| failed("cert", &tls.cert, format!("does not go with the key: {e}")))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let failed = |why: String| Error::File { key, path: path.to_owned(), why };
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let read = read.map_err(|e| failed(format!("no certificates can be read: {e}")))?;
-    if read.is_empty() { Err(failed("has no certificate".to_owned())) } else { Ok(read) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_the_token_opens_and_wrong_ones_close() {
-        let authenticator = Authenticator { token: Some(Sha256::digest(b"0123456789abcdef").into()), wrong: Mutex::default() };
+        let authenticator = Authenticator { credentials: Credentials::with_token(b"0123456789abcdef"), wrong: Mutex::default() };
         let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let status =
             |peer, shown: Option<&str>| authenticator.authenticate(peer, shown.map(str::as_bytes)).err().map(|api_error| api_error.status);
@@ -293,21 +238,5 @@ mod tests {
         assert_eq!(status(late, Some("Bearer 0123456789abcdeF")), Some(StatusCode::TOO_MANY_REQUESTS));
         assert_eq!(status(late, Some("Bearer 0123456789abcdef")), None);
         assert_eq!(status(other, Some("Bearer 0123456789abcdef")), None);
-    }
-
-    #[test]
-    fn a_token_that_everybody_can_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("token");
-        let with = |text: &str, mode: u32| {
-            std::fs::write(&path, text).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            token(&path).map_err(|error| error.to_string())
-        };
-        assert_eq!(with("0123456789abcdef\n", 0o600), Ok(Sha256::digest(b"0123456789abcdef").into()));
-        assert!(with("0123456789abcdef", 0o644).unwrap_err().contains("mode 644"));
-        assert!(with("short", 0o600).unwrap_err().contains("at least 16"));
-        assert!(with("0123456789 abcdef", 0o600).unwrap_err().contains("without spaces"));
     }
 }

@@ -157,6 +157,7 @@ fn a_stuck_worker_withdraws_all_vips_until_it_polls_again() {
             interface: "e".into(),
             mode: String::new(),
             cpus: vec![0],
+            instance: Default::default(),
             started: Instant::now(),
         };
         let status = Arc::new(Status::new(info, vec![shown.clone()], None));

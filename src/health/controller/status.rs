@@ -5,6 +5,7 @@ use crate::outcome::Outcome;
 use crate::state_machine::Phase;
 use guideway_api::backend::HealthState;
 use guideway_api::health::{self, CheckOutcome, CheckedPool, CheckingStatus, Checks, Publishing, StaleSeconds, Transitions};
+use guideway_api::status::StaleReason;
 use guideway_daemon::metrics::{Exposition, MetricKind};
 use guideway_store::{Observation, Stale};
 
@@ -26,7 +27,8 @@ impl Controller {
             }
         });
         let backends = self.pools.values().flat_map(|pool| pool.backends.values()).filter_map(|id| self.backends.get(id));
-        let stale = |stale: &Stale| StaleSeconds { seconds: stale.since.elapsed().as_secs(), why: stale.why.clone() };
+        let stale =
+            |stale: &Stale| StaleSeconds { seconds: stale.since.elapsed().as_secs(), reason: stale_reason(stale), why: stale.why.clone() };
         CheckingStatus {
             leading: self.leading,
             generation: self.generation,
@@ -63,6 +65,12 @@ impl Controller {
             MetricKind::Gauge,
             "1 when the store is unavailable or holds something unusable.",
             f64::from(u8::from(self.stale.is_some())),
+        );
+        put(
+            "store_rolled_back",
+            MetricKind::Gauge,
+            "1 when the store was emptied, rolled back or replaced: nothing is published until an operator decides.",
+            f64::from(u8::from(self.stale.as_ref().is_some_and(|stale| stale_reason(stale) == StaleReason::RolledBack))),
         );
         put("backends", MetricKind::Gauge, "Backends that are checked.", self.backends.len() as f64);
         put("checks_in_flight", MetricKind::Gauge, "Checks under way.", self.in_flight as f64);
@@ -116,6 +124,15 @@ impl Controller {
         each("check_seconds", "How long the last check of a backend took.", |checked_backend| {
             checked_backend.last.as_ref().map_or(0.0, |last| last.took.as_secs_f64())
         });
+    }
+}
+
+/// Returns the kind of trouble as documents show it.
+fn stale_reason(stale: &Stale) -> StaleReason {
+    match stale.reason {
+        guideway_store::StaleReason::Unavailable => StaleReason::Unavailable,
+        guideway_store::StaleReason::Invalid => StaleReason::Invalid,
+        guideway_store::StaleReason::RolledBack => StaleReason::RolledBack,
     }
 }
 

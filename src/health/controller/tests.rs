@@ -35,7 +35,7 @@ const CHECK: &str = "check = { kind = \"tcp\", port = 80, interval = \"1s\", min
 
 impl Fixture {
     pub(super) fn new(intent: Intent, leading: bool) -> Fixture {
-        let cluster = ClusterState { generation: 1, intent_generation: 1, intent: Arc::new(intent), health: Health::new() };
+        let cluster = ClusterState { generation: 1, intent_generation: 1, intent: Arc::new(intent), ..ClusterState::default() };
         let mut fixture = Fixture {
             controller: Controller::new(100, 7),
             view: StoreView { cluster: Arc::new(cluster), stale: None },

@@ -91,6 +91,7 @@ mod tests {
             backend: "b".into(),
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             vip: None,
+            tid_range: None,
             check: Arc::new(check),
         };
         let outcome = Prober::new(Addresses { v4: None, v6: None }, vec!["/bin".into()]).exec(&target, &command).await;

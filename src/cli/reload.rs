@@ -1,0 +1,28 @@
+//! `guideway reload`: a running director or health controller reads its file again.
+
+use super::common::{failed, print_result};
+use super::status::{DaemonArgs, client};
+use guideway_api::status::Reloaded;
+
+/// Let a running director or health controller read its file again, with the certificates and tokens that it names; wait until that is done
+///
+/// A file that is refused changes nothing; every error is printed. SIGHUP does the same, without an answer.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit code 0: the file is in force; 1: it was refused, or nobody answers.\n\n\
+    Example:\n  guideway reload\n  guideway reload --config /etc/guideway/director.toml")]
+pub struct Args {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> u8 {
+    let client = match client(&args.daemon) {
+        Ok(client) => client,
+        Err(code) => return code,
+    };
+    match client.change::<Reloaded>("POST", "/v1/reload", None) {
+        Ok(reloaded) => print_result(&format!("reloaded: generation {}", reloaded.generation)),
+        Err(error) => failed(&error.to_string()),
+    }
+}
