@@ -1,6 +1,7 @@
 //! Payload holds for any capture at all: random and mutated frames through `guideway replay`, every frame that comes out examined.
 //!
 //! `GUIDEWAY_FRAMES=10000000 cargo test --release --test invariants` runs ten million frames; `GUIDEWAY_SEED` chooses others.
+//! [`minutes`] runs the path over simulated time.
 // A test says what is wrong by panicking; clippy knows that only of the test functions themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,6 +9,8 @@
 mod decode;
 #[path = "replay/language.rs"]
 mod language;
+#[path = "invariants/minutes.rs"]
+mod minutes;
 #[path = "replay/run.rs"]
 mod run;
 
