@@ -17,7 +17,7 @@ const STREAK_TO_CONNECT: u16 = 128;
 impl EventLoop {
     /// Counts packets of the socket `index`.
     pub(super) fn count_packets(&mut self, index: u16, count: usize) {
-        if let Some(connected_socket) = &mut self.connected_socket {
+        if let Some(connected_socket) = &mut self.net.connected_socket {
             connected_socket.count_packets(index, count);
         }
     }
@@ -27,29 +27,36 @@ impl EventLoop {
         if index == CONNECTED_SOCKET {
             return index;
         }
-        let streak = self.latest.map(|key| (key, if self.client_streak.0 == key { self.client_streak.1.saturating_add(1) } else { 0 }));
-        self.client_streak = streak.unwrap_or(self.client_streak);
+        let streak = self
+            .sessions
+            .latest()
+            .map(|key| (key, if self.net.client_streak.0 == key { self.net.client_streak.1.saturating_add(1) } else { 0 }));
+        self.net.client_streak = streak.unwrap_or(self.net.client_streak);
         // Once for each transfer: a failed attempt would fail again.
-        if self.client_streak.1 == STREAK_TO_CONNECT && self.connect(self.client_streak.0).is_some() { CONNECTED_SOCKET } else { index }
+        if self.net.client_streak.1 == STREAK_TO_CONNECT && self.connect(self.net.client_streak.0).is_some() {
+            CONNECTED_SOCKET
+        } else {
+            index
+        }
     }
 
     fn connect(&mut self, key: Key) -> Option<()> {
-        let session = self.session(key).filter(|session| matches!(session.stage, Stage::Running(_)))?;
+        let session = self.sessions.get(key).filter(|session| matches!(session.stage, Stage::Running(_)))?;
         let (peer, from) = (session.peer, session.route.from);
-        let main = &self.sockets[usize::from(peer.socket)];
+        let main = &self.net.sockets[usize::from(peer.socket)];
         // On a socket that also gets requests, a request could be lost when the connected socket is closed.
-        if main.listens || self.connected_socket.is_some() {
+        if main.listens || self.net.connected_socket.is_some() {
             return None;
         }
         let socket = main.connected(peer.vip, peer.client, scope(peer.client)).ok()?;
-        self.connected_socket = Some(ConnectedSocket::new(socket, peer, from));
+        self.net.connected_socket = Some(ConnectedSocket::new(socket, peer, from));
         Some(())
     }
 
     /// Waits on the connected socket for one packet, when only its client's packets can arrive. Returns the socket to wait on next; `None` if nothing
     /// arrived.
     pub(super) fn receive_connected(&mut self, receiver: &mut Receiver) -> Option<u16> {
-        let connected_socket = self.connected_socket.as_ref()?;
+        let connected_socket = self.net.connected_socket.as_ref()?;
         let (bytes, truncated) = receiver.receive_connected(connected_socket.as_fd()).ok()?;
         let (reply_socket, received) = (
             connected_socket.peer.socket,
@@ -58,7 +65,7 @@ impl EventLoop {
         self.now = monotonic();
         self.count_packets(CONNECTED_SOCKET, 1);
         self.deliver(reply_socket, Port::Transfers, &received);
-        self.connected_socket.as_ref().is_some_and(|connected_socket| !connected_socket.closing).then_some(CONNECTED_SOCKET)
+        self.net.connected_socket.as_ref().is_some_and(|connected_socket| !connected_socket.closing).then_some(CONNECTED_SOCKET)
     }
 
     /// Records the result of a receive call. When the queue was empty, all further packets are from the socket's client.
@@ -68,17 +75,17 @@ impl EventLoop {
             Some(Err(error)) => error.kind() == io::ErrorKind::WouldBlock,
             None => false,
         };
-        if let Some(connected_socket) = self.connected_socket.as_mut().filter(|_| is_empty) {
+        if let Some(connected_socket) = self.net.connected_socket.as_mut().filter(|_| is_empty) {
             connected_socket.exclusive = true;
         }
     }
 
     /// Closes the socket when it is marked for closing, after handling its remaining packets.
     pub(super) fn close_connected(&mut self, receiver: &mut Receiver) {
-        if self.connected_socket.as_ref().is_some_and(|connected_socket| connected_socket.closing) {
+        if self.net.connected_socket.as_ref().is_some_and(|connected_socket| connected_socket.closing) {
             self.receive(CONNECTED_SOCKET, receiver);
             self.flush();
-            self.connected_socket = None;
+            self.net.connected_socket = None;
         }
     }
 }

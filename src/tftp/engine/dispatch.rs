@@ -14,10 +14,10 @@ impl EventLoop {
     /// Receives from a raw socket of the tunnel.
     pub(super) fn receive_tunnel(&mut self, index: usize, receiver: &mut Receiver) {
         for _ in 0..MAX_BATCHES {
-            let Some(tunnel) = &self.tunnel else { return };
+            let Some(tunnel) = &self.net.tunnel else { return };
             let Ok((count, more)) = tunnel.receive(index, receiver) else { return };
             for at in 0..count {
-                let unwrapped = receiver.get(at).and_then(|outer| self.tunnel.as_ref()?.unwrap(index, outer.bytes));
+                let unwrapped = receiver.get(at).and_then(|outer| self.net.tunnel.as_ref()?.unwrap(index, outer.bytes));
                 match unwrapped {
                     Some((Target::Socket(socket, port), received)) => self.deliver(socket, port, &received),
                     Some((Target::UnboundPort(address), received)) => self.deliver_foreign(address, &received),
@@ -27,7 +27,7 @@ impl EventLoop {
             if !more {
                 return;
             }
-            if self.outbox.is_full() {
+            if self.net.outbox.is_full() {
                 self.flush();
             }
         }
@@ -37,7 +37,7 @@ impl EventLoop {
     fn deliver_foreign(&mut self, address: SocketAddr, received: &Received<'_>) {
         let foreign = self.takeover.as_ref().is_some_and(|takeover| takeover.is_foreign(address.port()));
         let socket = if foreign { self.bind_foreign_socket(address) } else { None };
-        match (socket, &mut self.tunnel) {
+        match (socket, &mut self.net.tunnel) {
             (Some(socket), Some(tunnel)) => {
                 tunnel.add_socket(address, socket);
                 self.deliver(socket, Port::Transfers, received);
@@ -48,13 +48,13 @@ impl EventLoop {
 
     /// Handles a datagram of a UDP socket.
     pub(super) fn datagram(&mut self, index: u16, received: &Received<'_>) {
-        match &self.connected_socket {
+        match &self.net.connected_socket {
             // It is bound to an address, so the kernel does not report the address of each packet.
             Some(connected_socket) if index == CONNECTED_SOCKET => {
                 self.deliver(connected_socket.peer.socket, Port::Transfers, &Received { local: connected_socket.from, ..*received })
             }
             _ => {
-                let socket = &self.sockets[usize::from(index)];
+                let socket = &self.net.sockets[usize::from(index)];
                 let port = Port::of(socket.listens, socket.reply_socket == index);
                 self.deliver(socket.reply_socket, port, received);
             }
@@ -70,7 +70,7 @@ impl EventLoop {
         }
         let listens = port != Port::Transfers;
         let (client, bytes) = (received.from, received.bytes);
-        let bound = self.sockets[usize::from(reply_socket)].local.ip();
+        let bound = self.net.sockets[usize::from(reply_socket)].local.ip();
         let from = received.local.filter(|_| bound.is_unspecified()).map(|local| Local { interface: scope(client), ..local });
         let route = Route { socket: reply_socket, to: client, from };
         let peer = Peer { client, vip: from.map_or(bound, |local| local.address), socket: reply_socket };
@@ -101,6 +101,6 @@ impl EventLoop {
 
     /// Queues an ERROR.
     pub(super) fn error(&mut self, route: Route, code: ErrorCode, text: &str) {
-        self.outbox.packet(route, |to| put_error(to, code, text.as_bytes()));
+        self.net.outbox.packet(route, |to| put_error(to, code, text.as_bytes()));
     }
 }

@@ -4,29 +4,24 @@ use super::channel::{EventChannel, LoopEvent};
 use super::config::Config;
 use super::connected_socket::{CONNECTED_SOCKET, ConnectedSocket};
 use super::finished::Finished;
-use super::index_list::IndexList;
 use super::key::Key;
 use super::openers::Openers;
 use super::outbox::{Flushed, Outbox};
 use super::path_mtu::PathMtu;
-use super::peer::Peer;
 use super::read_ahead::ReadAhead;
 use super::reports::Reports;
-use super::session::{Disposition, Session};
+use super::session::Disposition;
 use super::sockets::ServerSocket;
 use super::sys::{ReceiveMode, Receiver};
+use super::table::Sessions;
 use super::takeover::Takeover;
-use super::timer_wheel::TimerWheel;
 use super::tunnel::Tunnel;
 use crate::report::{Counter, Counters};
 use guideway_packet::time::Time;
 use guideway_sys::monotonic;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use std::collections::HashMap;
-use std::hash::RandomState;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,9 +58,8 @@ pub struct EventLoopParts {
     pub channel: Arc<EventChannel>,
 }
 
-/// One event loop.
-pub struct EventLoop {
-    pub(super) config: Config,
+/// Sockets, and the batches of datagrams in both directions.
+pub struct Network {
     pub(super) sockets: Vec<ServerSocket>,
     /// Sockets for transfers at addresses of this host.
     pub(super) local_sockets: Vec<u16>,
@@ -74,7 +68,21 @@ pub struct EventLoop {
     pub(super) client_streak: (Key, u16),
     /// Sockets that are not registered with epoll yet.
     pub(super) unregistered: Vec<u16>,
+    /// The socket of the last events, and the number of consecutive ones.
+    streak: (u16, u16),
     pub(super) tunnel: Option<Tunnel>,
+    pub(super) mtu: PathMtu,
+    pub(super) outbox: Outbox,
+    pub(super) read_ahead: ReadAhead,
+    pub(super) flushed: Flushed,
+}
+
+/// One event loop. Each part owns its state.
+pub struct EventLoop {
+    pub(super) config: Config,
+    pub(super) net: Network,
+    pub(super) sessions: Sessions,
+    pub(super) finished: Finished,
     pub(super) takeover: Option<Box<Takeover>>,
     pub(super) openers: Openers,
     pub(super) reports: Reports,
@@ -82,25 +90,8 @@ pub struct EventLoop {
     pub(super) channel: Arc<EventChannel>,
     /// Whether no new requests are answered, and the loop ends with its last transfer.
     pub(super) draining: bool,
-    pub(super) sessions: Vec<(u32, Option<Box<Session>>)>,
-    pub(super) free: Vec<u32>,
-    pub(super) half_open: IndexList,
-    pub(super) finished: Finished,
-    pub(super) peers: HashMap<Peer, Key>,
-    /// The transfer of the last ACK.
-    pub(super) latest: Option<Key>,
-    pub(super) per_client: HashMap<IpAddr, usize>,
-    pub(super) outbox: Outbox,
-    pub(super) read_ahead: ReadAhead,
-    pub(super) flushed: Flushed,
-    pub(super) mtu: PathMtu,
-    pub(super) timer_wheel: TimerWheel<Key>,
-    /// Hashes of peers whose transfer has just ended. Late packets of them are not unknown TIDs.
-    pub(super) recently_ended: Box<[u64; 256]>,
-    pub(super) hasher: RandomState,
+    /// The current second, and the ERRORs for unknown TIDs in it.
     pub(super) unknown_tid_errors: (u64, u32),
-    /// The socket of the last events, and the number of consecutive ones.
-    streak: (u16, u16),
     pub(super) now: Time,
 }
 
@@ -112,34 +103,28 @@ impl EventLoop {
         let local_sockets = answers.map(|(_, socket)| socket.reply_socket).collect();
         EventLoop {
             config: parts.config,
-            local_sockets,
-            connected_socket: None,
-            client_streak: (Key { index: u32::MAX, generation: 0 }, 0),
-            unregistered: Vec::new(),
-            sockets: parts.sockets,
-            tunnel: parts.tunnel,
+            net: Network {
+                local_sockets,
+                connected_socket: None,
+                client_streak: (Key { index: u32::MAX, generation: 0 }, 0),
+                unregistered: Vec::new(),
+                streak: (0, 0),
+                sockets: parts.sockets,
+                tunnel: parts.tunnel,
+                mtu: PathMtu::new(),
+                outbox: Outbox::default(),
+                read_ahead: ReadAhead::new(SLOTS),
+                flushed: Flushed::default(),
+            },
+            sessions: Sessions::new(now),
+            finished: Finished::default(),
             takeover: None,
             openers: parts.openers,
             reports: parts.reports,
             counters: parts.counters,
             channel: parts.channel,
             draining: false,
-            sessions: Vec::new(),
-            free: Vec::new(),
-            half_open: IndexList::default(),
-            finished: Finished::default(),
-            peers: HashMap::new(),
-            latest: None,
-            per_client: HashMap::new(),
-            outbox: Outbox::default(),
-            read_ahead: ReadAhead::new(SLOTS),
-            flushed: Flushed::default(),
-            mtu: PathMtu::new(),
-            timer_wheel: TimerWheel::new(now),
-            recently_ended: Box::new([0; 256]),
-            hasher: RandomState::new(),
             unknown_tid_errors: (0, 0),
-            streak: (0, 0),
             now,
         }
     }
@@ -150,13 +135,13 @@ impl EventLoop {
     /// When waiting for events fails, which is not expected.
     pub fn run(&mut self) -> io::Result<()> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        for (index, socket) in self.sockets.iter().enumerate() {
+        for (index, socket) in self.net.sockets.iter().enumerate() {
             let for_checkpoints = self.takeover.as_ref().is_some_and(|takeover| takeover.is_checkpoint_socket(index));
             epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, if for_checkpoints { PEER_EVENT } else { index as u64 }))?;
         }
-        self.unregistered.clear();
+        self.net.unregistered.clear();
         epoll.add(&*self.channel, EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL_EVENT))?;
-        for (index, socket) in self.tunnel.iter().flat_map(Tunnel::sockets).enumerate() {
+        for (index, socket) in self.net.tunnel.iter().flat_map(Tunnel::sockets).enumerate() {
             epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, TUNNEL_EVENT + index as u64))?;
         }
         // Memory for longer datagrams is touched only when they arrive.
@@ -174,20 +159,20 @@ impl EventLoop {
                 busy = self.receive_busy(index, &mut receiver);
                 match busy {
                     Some(index) => {
-                        self.streak.0 = index;
+                        self.net.streak.0 = index;
                         self.timers(&mut due);
                         self.flush();
                     }
-                    None => self.streak.1 = 0,
+                    None => self.net.streak.1 = 0,
                 }
             }
             // Packets that are already queued must be reported, too.
-            if let Some(connected_socket) = self.connected_socket.as_mut().filter(|connected_socket| !connected_socket.registered) {
+            if let Some(connected_socket) = self.net.connected_socket.as_mut().filter(|connected_socket| !connected_socket.registered) {
                 epoll.add(&*connected_socket, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(CONNECTED_SOCKET)))?;
                 connected_socket.registered = true;
             }
             // A socket that is marked for closing is not waited on.
-            let closes = self.connected_socket.as_ref().is_some_and(|connected_socket| connected_socket.closing);
+            let closes = self.net.connected_socket.as_ref().is_some_and(|connected_socket| connected_socket.closing);
             let wait = if busy.is_some() || closes { EpollTimeout::ZERO } else { self.wait() };
             let count = match epoll.wait(&mut events, wait) {
                 Ok(count) => count,
@@ -213,12 +198,12 @@ impl EventLoop {
             self.poll_takeover();
             self.flush();
             self.apply_flush_results();
-            if self.draining && self.session_count() == 0 {
+            if self.draining && self.sessions.len() == 0 {
                 return Ok(());
             }
             self.close_connected(&mut receiver);
-            for index in self.unregistered.drain(..) {
-                epoll.add(&self.sockets[usize::from(index)], EpollEvent::new(EpollFlags::EPOLLIN, u64::from(index)))?;
+            for index in self.net.unregistered.drain(..) {
+                epoll.add(&self.net.sockets[usize::from(index)], EpollEvent::new(EpollFlags::EPOLLIN, u64::from(index)))?;
             }
         }
     }
@@ -230,23 +215,23 @@ impl EventLoop {
             [] => {}
             [event] if self.is_for_transfers(event.data()) => {
                 let index = event.data() as u16;
-                let length = if self.streak.0 == index { self.streak.1.saturating_add(1) } else { 0 };
-                self.streak = (index, length);
+                let length = if self.net.streak.0 == index { self.net.streak.1.saturating_add(1) } else { 0 };
+                self.net.streak = (index, length);
             }
-            _ => self.streak.1 = 0,
+            _ => self.net.streak.1 = 0,
         }
         // Answers of successors must not wait behind a busy socket while a client waits for them.
         let waits = self.takeover.as_ref().is_some_and(|takeover| takeover.has_checkpoint_waits());
-        (self.streak.1 >= MIN_BUSY_POLLS as u16 && !waits).then_some(self.streak.0)
+        (self.net.streak.1 >= MIN_BUSY_POLLS as u16 && !waits).then_some(self.net.streak.0)
     }
 
     fn is_for_transfers(&self, event: u64) -> bool {
         event == u64::from(CONNECTED_SOCKET)
-            || self.sockets.get(event as usize).is_some_and(|socket| u64::from(socket.reply_socket) == event)
+            || self.net.sockets.get(event as usize).is_some_and(|socket| u64::from(socket.reply_socket) == event)
     }
 
     fn wait(&mut self) -> EpollTimeout {
-        let wait = self.timer_wheel.until_next(self.now).unwrap_or(MAX_WAIT).min(MAX_WAIT);
+        let wait = self.sessions.until_next(self.now).unwrap_or(MAX_WAIT).min(MAX_WAIT);
         let wait = self.takeover.as_ref().map_or(wait, |takeover| wait.min(takeover.until_next(self.now)));
         // Rounded up: a wait that ends before the timer expires would need another one.
         EpollTimeout::try_from(u32::try_from(wait.as_millis() + 1).unwrap_or(1000)).unwrap_or(EpollTimeout::ZERO)
@@ -255,9 +240,9 @@ impl EventLoop {
     /// Returns the socket with this index; `None` when it was closed.
     fn socket(&self, index: u16) -> Option<BorrowedFd<'_>> {
         if index == CONNECTED_SOCKET {
-            self.connected_socket.as_ref().map(AsFd::as_fd)
+            self.net.connected_socket.as_ref().map(AsFd::as_fd)
         } else {
-            self.sockets.get(usize::from(index)).map(AsFd::as_fd)
+            self.net.sockets.get(usize::from(index)).map(AsFd::as_fd)
         }
     }
 
@@ -274,7 +259,7 @@ impl EventLoop {
             if !more {
                 return;
             }
-            if self.outbox.is_full() {
+            if self.net.outbox.is_full() {
                 self.flush();
             }
         }
@@ -282,14 +267,15 @@ impl EventLoop {
 
     /// Waits on the one busy socket, which saves a call of epoll. Returns the socket to wait on next; `None` if nothing arrived.
     fn receive_busy(&mut self, index: u16, receiver: &mut Receiver) -> Option<u16> {
-        if index == CONNECTED_SOCKET && self.connected_socket.as_ref().is_some_and(|connected_socket| connected_socket.exclusive) {
+        if index == CONNECTED_SOCKET && self.net.connected_socket.as_ref().is_some_and(|connected_socket| connected_socket.exclusive) {
             return self.receive_connected(receiver);
         }
         let (count, _) = receiver.receive(self.socket(index)?, ReceiveMode::Blocking).ok()?;
         self.now = monotonic();
         self.count_packets(index, count);
         self.datagrams(index, receiver, count);
-        let closing = index == CONNECTED_SOCKET && self.connected_socket.as_ref().is_none_or(|connected_socket| connected_socket.closing);
+        let closing =
+            index == CONNECTED_SOCKET && self.net.connected_socket.as_ref().is_none_or(|connected_socket| connected_socket.closing);
         (!closing).then(|| if count == 1 { self.count_streak(index) } else { index })
     }
 
@@ -323,12 +309,8 @@ impl EventLoop {
     }
 
     pub(super) fn timers(&mut self, due: &mut Vec<(u64, Key)>) {
-        self.timer_wheel.advance(self.now, due);
-        for (tick, key) in due.drain(..) {
-            // A timer that was moved to an earlier time leaves a stale entry.
-            if self.session(key).is_none_or(|session| session.scheduled != Some(tick)) {
-                continue;
-            }
+        self.sessions.expired(self.now, due);
+        for (_, key) in due.drain(..) {
             self.with_session(key, |this, session| {
                 session.scheduled = None;
                 if session.deadline(this.config.open_timeout) > this.now { Disposition::Keep } else { this.expired(key, session) }
@@ -338,21 +320,21 @@ impl EventLoop {
 
     /// Sends all queued datagrams.
     pub(super) fn flush(&mut self) {
-        self.outbox.flush(&self.sockets, self.connected_socket.as_ref(), &self.read_ahead, &mut self.flushed);
+        self.net.outbox.flush(&self.net.sockets, self.net.connected_socket.as_ref(), &self.net.read_ahead, &mut self.net.flushed);
     }
 
     /// Applies the results of flushes, and passes reports on.
     pub(super) fn apply_flush_results(&mut self) {
-        if self.flushed.failed > 0 {
-            self.counters.add(Counter::SendErrors, std::mem::take(&mut self.flushed.failed));
+        if self.net.flushed.failed > 0 {
+            self.counters.add(Counter::SendErrors, std::mem::take(&mut self.net.flushed.failed));
         }
-        for key in std::mem::take(&mut self.flushed.gso_failed) {
-            if let Some(session) = self.session(key) {
+        for key in std::mem::take(&mut self.net.flushed.gso_failed) {
+            if let Some(session) = self.sessions.get(key) {
                 session.disable_gso();
             }
         }
-        if !self.flushed.faulted.is_empty() {
-            for key in std::mem::take(&mut self.flushed.faulted) {
+        if !self.net.flushed.faulted.is_empty() {
+            for key in std::mem::take(&mut self.net.flushed.faulted) {
                 let why = io::Error::other("the content was cut short while it was sent");
                 self.with_session(key, |this, session| this.fail(session, &why));
             }

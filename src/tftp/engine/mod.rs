@@ -16,7 +16,7 @@
 //! | `requests` | from a request to the first answer |
 //! | `serve` | from the first answer to the end |
 //! | `uploads`, `finished` | running uploads, and finished ones |
-//! | `sessions`, `session`, `index_list` | the table of transfers; the state of one; the list of half-open ones |
+//! | `table`, `sessions`, `session`, `index_list` | the table of transfers; work on them; the state of one; the list of half-open ones |
 //! | `read_ahead`, `outbox` | content in and datagrams out, without a copy per block |
 //! | `timer_wheel` | timers |
 //! | `openers`, `reports` | calls of handlers and observers, on other threads |
@@ -47,6 +47,7 @@ mod session;
 mod sessions;
 mod sockets;
 mod sys;
+mod table;
 mod takeover;
 mod timer_wheel;
 mod tunnel;

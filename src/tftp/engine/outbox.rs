@@ -11,6 +11,8 @@ use super::sys::{Batch, Sender};
 use crate::content::{Borrowed, Source};
 use crate::packet::DATA_HEADER;
 use std::io;
+#[cfg(test)]
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -109,6 +111,9 @@ pub struct Outbox {
     messages: Vec<Message>,
     sender: Sender,
     flushed: u32,
+    /// For a simulated network: datagrams instead of system calls, by socket and destination.
+    #[cfg(test)]
+    captured: Option<Vec<(u16, SocketAddr, Vec<u8>)>>,
 }
 
 impl Outbox {
@@ -162,6 +167,11 @@ impl Outbox {
     /// Sends all datagrams. Routes refer to `sockets`. If all datagrams are for the client of `connected_socket`, they are sent on that socket.
     pub fn flush<S: AsFd>(&mut self, sockets: &[S], connected_socket: Option<&ConnectedSocket>, content: &ReadAhead, result: &mut Flushed) {
         let mut start = 0;
+        #[cfg(test)]
+        if self.captured.is_some() {
+            self.capture_all(content);
+            start = self.messages.len();
+        }
         if let Some(connected_socket) = connected_socket
             && let Some(socket) = self.messages.first().and_then(|message| connected_socket.socket_for(&message.route))
             && self.messages.iter().all(|message| connected_socket.socket_for(&message.route).is_some())
@@ -179,6 +189,37 @@ impl Outbox {
         self.borrowed.clear();
         self.messages.clear();
         self.flushed = self.flushed.wrapping_add(1);
+    }
+
+    /// Captures datagrams from now on.
+    #[cfg(test)]
+    pub fn capture(&mut self) {
+        self.captured = Some(Vec::new());
+    }
+
+    /// Takes the captured datagrams.
+    #[cfg(test)]
+    pub fn captured(&mut self) -> Vec<(u16, SocketAddr, Vec<u8>)> {
+        self.captured.replace(Vec::new()).unwrap_or_default()
+    }
+
+    #[cfg(test)]
+    fn capture_all(&mut self, slots: &ReadAhead) {
+        for message in &self.messages {
+            for block in 0..message.count() {
+                let mut datagram = Vec::new();
+                match &message.content {
+                    None => datagram.extend(&self.inline_bytes[message.inline_bytes.clone()]),
+                    Some(Blob { place: BlobLocation::Slot(slot), bytes, size }) => {
+                        datagram.extend(&self.inline_bytes[message.inline_bytes.start + block * DATA_HEADER..][..DATA_HEADER]);
+                        let content = slots.bytes(*slot, bytes.clone());
+                        datagram.extend(&content[(block * size).min(content.len())..((block + 1) * size).min(content.len())]);
+                    }
+                    Some(_) => panic!("the simulated content lends no bytes"),
+                }
+                self.captured.get_or_insert_default().push((message.route.socket, message.route.to, datagram));
+            }
+        }
     }
 
     /// Sends messages on one socket, which may be connected to their destination.

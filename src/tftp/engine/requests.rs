@@ -31,17 +31,16 @@ impl EventLoop {
         if request.write && !self.openers.accepts_uploads() {
             return self.error(route, ErrorCode::ACCESS, "writing is not allowed");
         }
-        let known = self.peers.get(&peer).copied();
+        let known = self.sessions.key_of(&peer);
         if let Some(key) = known {
             let now = self.now;
-            if self.session(key).is_some_and(|session| session.request[..] == *bytes && session.is_starting(now)) {
+            if self.sessions.get(key).is_some_and(|session| session.request[..] == *bytes && session.is_starting(now)) {
                 self.counters.add(Counter::RequestsRepeated, 1);
                 return;
             }
             self.with_session(key, |_, _| Disposition::Close(Outcome::Restarted));
         }
-        let of_client = self.per_client.get(&peer.client.ip()).copied().unwrap_or(0);
-        if of_client >= self.config.max_per_client {
+        if self.sessions.of_client(peer.client.ip()) >= self.config.max_per_client {
             return self.counters.add(Counter::Shed, 1);
         }
         if self.draining || !self.ensure_capacity() {
@@ -55,16 +54,15 @@ impl EventLoop {
 
     /// Ensures room for one more transfer, by eviction if needed. Returns `false` if there is none.
     pub(super) fn ensure_capacity(&mut self) -> bool {
-        if self.session_count() >= self.config.max_transfers {
+        if self.sessions.len() >= self.config.max_transfers {
             self.make_room();
         }
-        self.session_count() < self.config.max_transfers
+        self.sessions.len() < self.config.max_transfers
     }
 
     /// Evicts the oldest half-open transfer without an answer, because its request may be forged.
     fn make_room(&mut self) {
-        if let Some(index) = self.half_open.oldest() {
-            let key = Key { index, generation: self.sessions[index as usize].0 };
+        if let Some(key) = self.sessions.oldest_half_open() {
             self.with_session(key, |_, _| Disposition::Close(Outcome::Evicted));
         }
     }
@@ -86,7 +84,7 @@ impl EventLoop {
 
     /// Returns the request of a session as handlers see it; `None` if its mode is unknown.
     pub(super) fn handler_request(&mut self, session: &Session) -> Option<Request> {
-        let tid = self.sockets[usize::from(session.peer.socket)].local.port();
+        let tid = self.net.sockets[usize::from(session.peer.socket)].local.port();
         let request = Request::from_packet(session.peer.client, session.peer.vip, tid, Arc::clone(&session.request))?;
         self.reports.push(|| Report::Started(request.clone()));
         Some(request)
@@ -195,7 +193,7 @@ impl EventLoop {
 
     /// Negotiates the terms of a transfer with `client`, and the OACK.
     pub(super) fn terms(&mut self, client: SocketAddr, options: packet::Options<'_>, size: Option<u64>) -> (Terms, Option<Vec<u8>>) {
-        let (mtu, second, by_mtu) = (&mut self.mtu, self.now.seconds(), self.config.limits.blksize_by_mtu);
+        let (mtu, second, by_mtu) = (&mut self.net.mtu, self.now.seconds(), self.config.limits.blksize_by_mtu);
         let cap = || if by_mtu { blksize_of_mtu(mtu.to(client, second), client.is_ipv6()) } else { u16::MAX };
         negotiate(options, &self.config.limits, cap, size)
     }
@@ -204,8 +202,8 @@ impl EventLoop {
     pub(super) fn read(&mut self, key: Key, session: &mut Session, span: &Span<'_>) -> std::io::Result<ReadResult> {
         let &Span { content, size, offset, block, window } = span;
         loop {
-            let wanted = ReadRequest { owner: key, content, size, offset, block, window, outbox: self.outbox.generation() };
-            match self.read_ahead.read(&mut session.cursor, &wanted, &mut noop())? {
+            let wanted = ReadRequest { owner: key, content, size, offset, block, window, outbox: self.net.outbox.generation() };
+            match self.net.read_ahead.read(&mut session.cursor, &wanted, &mut noop())? {
                 ReadResult::Busy => {
                     self.flush();
                     continue;
@@ -216,7 +214,7 @@ impl EventLoop {
             // Most content is available. Only pending content is read again with a waker, which costs an allocation.
             let transfer_waker = self.transfer_waker(key, session);
             let waker = transfer_waker.waker();
-            let have = self.read_ahead.read(&mut session.cursor, &wanted, &mut Context::from_waker(&waker))?;
+            let have = self.net.read_ahead.read(&mut session.cursor, &wanted, &mut Context::from_waker(&waker))?;
             if have != ReadResult::Busy {
                 return Ok(have);
             }
@@ -233,7 +231,7 @@ impl EventLoop {
                 let Stage::Running(running) = &session.stage else { return Disposition::Keep };
                 session.tally.packets += 1;
                 self.counters.add(Counter::PacketsSent, 1);
-                self.outbox.packet(session.route, |to| to.extend(&running.oack));
+                self.net.outbox.packet(session.route, |to| to.extend(&running.oack));
                 Disposition::Keep
             }
             Step::Done => Disposition::Close(Outcome::Done),

@@ -12,7 +12,6 @@ use crate::packet::{ErrorCode, data_header};
 use crate::report::{Counter, Outcome};
 use crate::rto::RetransmissionPolicy;
 use crate::transfer::{Ack, Step, Unresponsive};
-use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 
@@ -25,19 +24,8 @@ const HALF_OPEN_MIN: usize = 100;
 const MAX_UNKNOWN_TID_ERRORS: u32 = 100;
 
 impl EventLoop {
-    /// Returns the transfer with this peer. Often it is the one of the previous packet.
-    fn find(&mut self, peer: &Peer) -> Option<Key> {
-        if let Some(key) = self.latest
-            && self.session(key).is_some_and(|session| session.peer == *peer)
-        {
-            return Some(key);
-        }
-        self.latest = self.peers.get(peer).copied();
-        self.latest
-    }
-
     pub(super) fn ack(&mut self, peer: Peer, route: Route, block: u16) {
-        let Some(key) = self.find(&peer) else { return self.query_unknown(peer, route, block) };
+        let Some(key) = self.sessions.find(&peer) else { return self.query_unknown(peer, route, block) };
         self.with_session(key, |this, session| {
             let Stage::Running(running) = &mut session.stage else {
                 session.record_ack(block);
@@ -56,7 +44,7 @@ impl EventLoop {
         let Stage::Running(running) = &mut session.stage else { return Disposition::Keep };
         let (ack, step) = running.transfer.on_ack(block, &self.config.retransmission, self.now);
         if running.transfer.established() {
-            self.half_open.remove(key.index);
+            self.sessions.established(key);
         }
         if ack == Ack::New {
             session.tally.acks += 1;
@@ -74,7 +62,7 @@ impl EventLoop {
     /// Handles a packet with an unknown TID. It is answered with an ERROR (RFC 1350 section 4), unless the transfer has just ended or the limit per
     /// second is reached: forged source addresses must not make the server a reflector.
     pub(super) fn unknown_tid(&mut self, peer: Peer, route: Route) {
-        if self.has_just_ended(&peer) {
+        if self.sessions.has_just_ended(&peer) {
             self.counters.add(Counter::AcksIgnored, 1);
             return;
         }
@@ -90,15 +78,9 @@ impl EventLoop {
         }
     }
 
-    /// Returns whether a transfer with this peer has just ended here.
-    pub(super) fn has_just_ended(&self, peer: &Peer) -> bool {
-        let hash = self.hasher.hash_one(peer);
-        self.recently_ended[hash as usize % 256] == hash
-    }
-
     /// Handles an ERROR of the client. It is never answered, so that two hosts cannot exchange ERRORs for ever.
     pub(super) fn client_error(&mut self, peer: Peer, code: ErrorCode, text: &[u8]) {
-        let Some(&key) = self.peers.get(&peer) else { return self.unknown_error(&peer) };
+        let Some(key) = self.sessions.key_of(&peer) else { return self.unknown_error(&peer) };
         self.with_session(key, |_, session| {
             let probe = match &session.stage {
                 Stage::Running(running) => {
@@ -146,7 +128,7 @@ impl EventLoop {
         };
         let retransmission = self.config.retransmission;
         let under_pressure =
-            |&&(part, _): &&(usize, u8)| !established && self.half_open.len() > (self.config.max_transfers / part).max(HALF_OPEN_MIN);
+            |&&(part, _): &&(usize, u8)| !established && self.sessions.half_open() > (self.config.max_transfers / part).max(HALF_OPEN_MIN);
         let retries = HALF_OPEN_RETRIES.iter().filter(under_pressure).map(|&(_, retries)| retries).min();
         RetransmissionPolicy { retries: retries.unwrap_or(u8::MAX).min(retransmission.retries), ..retransmission }
     }
@@ -173,10 +155,10 @@ impl EventLoop {
             // By measurement: for windows of odd block sizes, gathering from a mapping costs more than reading; for all others, less.
             let cheap = count == 1 || blksize.is_multiple_of(512);
             let (blocks, source, sent) = if cheap && before_the_end && content.borrow_at(offset, whole).is_some() {
-                self.read_ahead.release(&mut session.cursor, key);
+                self.net.read_ahead.release(&mut session.cursor, key);
                 (count, BlockSource::Borrowed(content, offset, whole), whole as u64)
             } else {
-                if self.outbox.has_borrowed() {
+                if self.net.outbox.has_borrowed() {
                     self.flush();
                 }
                 let span = Span { content: &content, size, offset, block: blksize, window: whole };
@@ -194,7 +176,7 @@ impl EventLoop {
                 if end {
                     running.transfer.ends_with(first + full as u64);
                 }
-                self.read_ahead.queued(slot, self.outbox.generation());
+                self.net.read_ahead.queued(slot, self.net.outbox.generation());
                 let blocks = count.min(full + usize::from(end));
                 let bytes = range.start..range.end.min(range.start + blocks * blksize);
                 let sent = bytes.len() as u64;
@@ -204,7 +186,7 @@ impl EventLoop {
             let upto = first + blocks as u64 - 1;
             let transfer = &running.transfer;
             let headers = (first..=upto).map(|block| data_header(transfer.wire(block)));
-            self.outbox.blocks(session.route, Blocks { owner: key, gso, blksize: blksize as u16, source }, headers);
+            self.net.outbox.blocks(session.route, Blocks { owner: key, gso, blksize: blksize as u16, source }, headers);
             let retransmitted = running.transfer.sent(upto, self.now);
             session.tally.packets += blocks as u64;
             session.tally.bytes += sent;
@@ -212,7 +194,7 @@ impl EventLoop {
             self.counters.add(Counter::PacketsSent, blocks as u64);
             self.counters.add(Counter::BytesSent, sent);
             self.counters.add(Counter::Retransmitted, retransmitted);
-            if self.outbox.is_full() {
+            if self.net.outbox.is_full() {
                 self.flush();
             }
         }

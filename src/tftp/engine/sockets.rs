@@ -115,6 +115,14 @@ impl ServerSocket {
         ServerSocket::bind(address, false, at, false)
     }
 
+    /// Returns a socket that is bound to nothing, for a simulated network.
+    #[cfg(test)]
+    #[cfg(all(feature = "client", feature = "handlers"))]
+    pub fn simulated(local: SocketAddr, listens: bool, reply_socket: u16) -> ServerSocket {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        ServerSocket { socket, local, listens, reply_socket }
+    }
+
     /// Opens a socket for messages between servers.
     pub fn for_checkpoints(address: SocketAddr, at: u16) -> Result<ServerSocket, Error> {
         let socket = ServerSocket::bind(address, false, at, false);

@@ -59,11 +59,11 @@ impl EventLoop {
 
     /// Handles a DATA packet.
     pub(super) fn data(&mut self, peer: Peer, route: Route, block: u16, data: &[u8]) {
-        if let Some(&key) = self.peers.get(&peer) {
+        if let Some(key) = self.sessions.key_of(&peer) {
             self.with_session(key, |this, session| this.take(key, session, block, data));
         } else if self.finished.is_last(&peer, block, self.now) {
             self.counters.add(Counter::Retransmitted, 1);
-            self.outbox.packet(route, |to| put_ack(to, block));
+            self.net.outbox.packet(route, |to| put_ack(to, block));
         } else {
             self.unknown_tid(peer, route);
         }
@@ -91,7 +91,7 @@ impl EventLoop {
         }
         let took = receiving.upload.on_data(block, data.len(), self.now);
         if receiving.upload.established() {
-            self.half_open.remove(key.index);
+            self.sessions.established(key);
         }
         match took {
             DataAction::Ignore => {
@@ -210,7 +210,7 @@ impl EventLoop {
         let Stage::Receiving(receiving) = &mut session.stage else { return Disposition::Keep };
         let answer = receiving.upload.answer(retransmitted, self.now);
         let oack = &receiving.oack;
-        self.outbox.packet(session.route, |to| match answer {
+        self.net.outbox.packet(session.route, |to| match answer {
             Answer::Oack => to.extend(oack),
             Answer::Ack(block) => put_ack(to, block),
         });

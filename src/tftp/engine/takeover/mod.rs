@@ -9,6 +9,7 @@
 //! | `query`, `queries` | queries about unknown transfers |
 //! | `ownership_check` | check that no other server has continued a transfer |
 //! | `resume` | resuming a transfer, from the address that its client knows |
+//! | `simulation` | test: three servers through random schedules of faults |
 //!
 //! The first loop receives and stores checkpoints, and serves transfers of other servers' ports. The other loops are owners only, each with its own
 //! socket and stream. Takeover costs a packet of a running transfer at most one comparison.
@@ -21,6 +22,9 @@ mod replication;
 mod resend;
 mod resume;
 mod sent;
+#[cfg(test)]
+#[cfg(all(feature = "client", feature = "handlers"))]
+mod simulation;
 mod spare_sockets;
 mod state;
 mod successor;
@@ -40,6 +44,9 @@ use crate::takeover::Membership;
 use crate::takeover::wire::{MAX_ITEMS, PeerMessage};
 use guideway_packet::time::Time;
 use sent::SentMessage;
+#[cfg(test)]
+#[cfg(all(feature = "client", feature = "handlers"))]
+use spare_sockets::SpareSockets;
 use state::HELLO_INTERVAL;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -51,7 +58,9 @@ impl EventLoop {
     pub(super) fn receive_peer_messages(&mut self, receiver: &mut Receiver) {
         for _ in 0..MAX_BATCHES {
             let Some(socket) = self.takeover.as_ref().map(|takeover| takeover.socket) else { return };
-            let Ok((count, more)) = receiver.receive(self.sockets[usize::from(socket)].as_fd(), ReceiveMode::NonBlocking) else { return };
+            let Ok((count, more)) = receiver.receive(self.net.sockets[usize::from(socket)].as_fd(), ReceiveMode::NonBlocking) else {
+                return;
+            };
             for at in 0..count {
                 if let Some(received) = receiver.get(at) {
                     self.handle_peer_datagram(&received);
@@ -168,14 +177,14 @@ impl EventLoop {
         self.retry_queries();
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
         for (to, token, numbers) in std::mem::take(&mut takeover.acks) {
-            takeover.send_message(&mut self.outbox, to, &PeerMessage::Acks(token, numbers));
+            takeover.send_message(&mut self.net.outbox, to, &PeerMessage::Acks(token, numbers));
         }
         for peer in 0..takeover.ended.len() {
             if takeover.ended[peer].is_empty() {
                 continue;
             }
             let ids = std::mem::take(&mut takeover.ended[peer]);
-            ids.chunks(MAX_ITEMS).for_each(|ids| takeover.send_ended(&mut self.outbox, peer, ids, now));
+            ids.chunks(MAX_ITEMS).for_each(|ids| takeover.send_ended(&mut self.net.outbox, peer, ids, now));
         }
         if let Some(checkpoints) = &takeover.checkpoints {
             takeover.status.transfers.store(checkpoints.len() as u64, Relaxed);
@@ -185,7 +194,7 @@ impl EventLoop {
 
     /// Returns whether successors may have a checkpoint of an earlier transfer of this peer, which they must not confuse with the new one.
     pub(super) fn has_unannounced_end(&self, peer: &Peer) -> bool {
-        self.takeover.as_ref().is_some_and(|takeover| takeover.unannounced_ends.contains(&self.hasher, peer))
+        self.takeover.as_ref().is_some_and(|takeover| takeover.unannounced_ends.contains(peer))
     }
 
     /// Replaces the pool. New successors get their checkpoints at once.
@@ -193,7 +202,7 @@ impl EventLoop {
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
         let links = std::mem::take(&mut takeover.links);
         let remap = takeover.set_links(membership, links);
-        for session in self.sessions.iter_mut().filter_map(|(_, session)| session.as_deref_mut()) {
+        for session in self.sessions.iter_mut() {
             if let Stage::Running(running) | Stage::Checkpointing(running) = &mut session.stage
                 && let Some(replication) = &mut running.replication
             {

@@ -82,7 +82,7 @@ impl Takeover {
 
 impl EventLoop {
     pub(in super::super) fn tid_of(&self, session: &Session) -> u16 {
-        self.sockets[usize::from(session.peer.socket)].local.port()
+        self.net.sockets[usize::from(session.peer.socket)].local.port()
     }
 
     /// Sends the first checkpoint of a transfer that is ready to start. The first answer waits until a successor confirms it.
@@ -179,7 +179,7 @@ impl EventLoop {
         }
         let mut should_wait = false;
         for peer in still_sent_to.into_iter().flatten() {
-            takeover.send_checkpoint(&mut self.outbox, &self.counters, self.now, peer, (key, &checkpoint));
+            takeover.send_checkpoint(&mut self.net.outbox, &self.counters, self.now, peer, (key, &checkpoint));
         }
         for peer in to.into_iter().flatten() {
             // An earlier transfer with this id may have ended in this iteration, and its `Ended` would be sent at the end of it.
@@ -187,7 +187,7 @@ impl EventLoop {
             // A successor with an unacknowledged checkpoint of an earlier transfer from the same port may have that one.
             let link = &takeover.links[peer];
             should_wait |= if session.restart { !link.has_timed_out(self.now) } else { !link.is_unresponsive(self.now) };
-            takeover.send_checkpoint(&mut self.outbox, &self.counters, self.now, peer, (key, &checkpoint));
+            takeover.send_checkpoint(&mut self.net.outbox, &self.counters, self.now, peer, (key, &checkpoint));
         }
         should_wait
     }
@@ -351,7 +351,7 @@ impl EventLoop {
             let informed = running.replication.is_some_and(|replication| replication.peers.contains(&Some(peer)));
             let about = id(session, this.tid_of(session)).filter(|_| informed).and_then(|id| checkpoint(id, &session.request, running));
             if let (Some(takeover), Some(checkpoint)) = (this.takeover.as_deref_mut(), about) {
-                takeover.send_checkpoint(&mut this.outbox, &this.counters, this.now, peer, (key, &checkpoint));
+                takeover.send_checkpoint(&mut this.net.outbox, &this.counters, this.now, peer, (key, &checkpoint));
             }
             Disposition::Keep
         });
@@ -359,9 +359,8 @@ impl EventLoop {
 
     /// Sends checkpoints of all transfers: to this peer those that it needs, or without a peer to all new successors.
     pub(super) fn send_all_checkpoints(&mut self, peer: Option<usize>) {
-        let keys: Vec<Key> = self.peers.values().copied().collect();
-        for key in keys {
-            let informed = self.session(key).and_then(|session| match &session.stage {
+        for key in self.sessions.keys() {
+            let informed = self.sessions.get(key).and_then(|session| match &session.stage {
                 Stage::Running(running) | Stage::Checkpointing(running) => running.replication.map(|replication| replication.peers),
                 _ => None,
             });
@@ -373,7 +372,7 @@ impl EventLoop {
                 }),
                 _ => {}
             }
-            if self.outbox.is_full() {
+            if self.net.outbox.is_full() {
                 self.flush();
             }
         }
@@ -384,7 +383,7 @@ impl EventLoop {
         let tid = self.tid_of(session);
         let (Some(takeover), Some(id)) = (self.takeover.as_deref_mut(), id(session, tid)) else { return };
         if may_resume_elsewhere(outcome) {
-            takeover.unannounced_ends.insert(&self.hasher, &session.peer);
+            takeover.unannounced_ends.insert(&session.peer);
         }
         // Only for foreign ports. For own ports another server may have continued meanwhile, which a query finds out.
         if session.taken_over && may_resume_elsewhere(outcome) && !takeover.membership.is_own(tid) {

@@ -122,6 +122,6 @@ impl EventLoop {
         let message = checkpoint
             .or_else(stored)
             .map_or(PeerMessage::AnswerUnknown(nonce), |checkpoint| PeerMessage::AnswerKnown(nonce, Box::new(checkpoint)));
-        takeover.send_message(&mut self.outbox, to, &message);
+        takeover.send_message(&mut self.net.outbox, to, &message);
     }
 }

@@ -29,7 +29,7 @@ impl EventLoop {
             return self.unknown_tid(peer, route);
         }
         let now = self.now;
-        let tid = self.sockets[usize::from(peer.socket)].local.port();
+        let tid = self.net.sockets[usize::from(peer.socket)].local.port();
         let scoped = matches!(peer.client, SocketAddr::V6(client) if client.scope_id() != 0);
         let id = Id { vip: peer.vip, client: peer.client, tid };
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
@@ -37,7 +37,7 @@ impl EventLoop {
             return self.resume(peer, route, checkpoint, block);
         }
         // Checked after the store: a stored checkpoint is newer than the transfer that has just ended.
-        if self.has_just_ended(&peer) {
+        if self.sessions.has_just_ended(&peer) {
             return self.unknown_tid(peer, route);
         }
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
@@ -91,7 +91,7 @@ impl EventLoop {
             Some((_, block)) => PeerMessage::OwnershipQuery(sequence, nonce, query.id, block),
             None => PeerMessage::TransferQuery(sequence, nonce, query.id),
         };
-        takeover.send_message(&mut self.outbox, takeover.membership.members()[peer].checkpoint_address, &message);
+        takeover.send_message(&mut self.net.outbox, takeover.membership.members()[peer].checkpoint_address, &message);
     }
 
     /// Retransmits queries to peers without an answer, and finally closes them.
@@ -145,7 +145,7 @@ impl EventLoop {
         }
         let Some(block) = query.block else { return };
         // Its client may have started another transfer meanwhile.
-        if !self.peers.contains_key(&query.peer) {
+        if self.sessions.key_of(&query.peer).is_none() {
             self.resume(query.peer, query.route, checkpoint, block);
         }
     }

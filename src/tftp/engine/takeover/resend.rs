@@ -37,7 +37,7 @@ impl EventLoop {
         let membership = Arc::clone(&takeover.membership);
         for (peer, member) in membership.members().iter().enumerate().filter(|(_, member)| **member != *membership.me()) {
             let sequence = takeover.links[peer].record_sent(SentMessage::Hello, self.now);
-            takeover.send_message(&mut self.outbox, member.checkpoint_address, &PeerMessage::Hello(sequence));
+            takeover.send_message(&mut self.net.outbox, member.checkpoint_address, &PeerMessage::Hello(sequence));
         }
         for key in std::mem::take(&mut takeover.held) {
             self.recheck_limit(key);
@@ -52,7 +52,7 @@ impl EventLoop {
             SentMessage::Hello => {
                 let sequence = takeover.links[peer].record_sent(SentMessage::Hello, now);
                 takeover.send_message(
-                    &mut self.outbox,
+                    &mut self.net.outbox,
                     takeover.membership.members()[peer].checkpoint_address,
                     &PeerMessage::Hello(sequence),
                 );
@@ -63,7 +63,7 @@ impl EventLoop {
                 // The client may have started another transfer with the same id, whose checkpoint this peer has or will get.
                 let ids: Vec<Id> = ids.iter().filter(|id| !self.concerns_peer(id, peer)).copied().collect();
                 if let Some(takeover) = self.takeover.as_deref_mut().filter(|_| !ids.is_empty()) {
-                    takeover.send_ended(&mut self.outbox, peer, &ids, now);
+                    takeover.send_ended(&mut self.net.outbox, peer, &ids, now);
                 }
             }
         }
@@ -71,9 +71,9 @@ impl EventLoop {
 
     /// Returns whether there is a transfer with this id whose checkpoint this peer has or will get.
     fn concerns_peer(&mut self, id: &Id, peer: usize) -> bool {
-        let sockets = self.sockets.iter().enumerate().filter(|(_, socket)| socket.local.port() == id.tid);
-        let mut keys = sockets.filter_map(|(at, _)| self.peers.get(&Peer { client: id.client, vip: id.vip, socket: at as u16 }));
-        let Some(session) = keys.next().copied().and_then(|key| self.session(key)) else {
+        let sockets = self.net.sockets.iter().enumerate().filter(|(_, socket)| socket.local.port() == id.tid);
+        let mut keys = sockets.filter_map(|(at, _)| self.sessions.key_of(&Peer { client: id.client, vip: id.vip, socket: at as u16 }));
+        let Some(session) = keys.next().and_then(|key| self.sessions.get(key)) else {
             // The server that continues it sent us a checkpoint, and may have sent one to this peer.
             let checkpoints = self.takeover.as_ref().and_then(|takeover| takeover.checkpoints.as_ref());
             return checkpoints.is_some_and(|checkpoints| checkpoints.get(id).is_some());

@@ -44,8 +44,8 @@ impl EventLoop {
     /// Enables takeover, if configured.
     pub(in super::super) fn enable_takeover(&mut self, config: &Config, index: usize, status: &Arc<TakeoverStatus>) -> Result<(), Error> {
         let Some(settings) = &config.takeover else { return Ok(()) };
-        let at = u16::try_from(self.sockets.len()).unwrap_or(u16::MAX);
-        self.sockets.push(Takeover::socket(settings, index, at)?);
+        let at = u16::try_from(self.net.sockets.len()).unwrap_or(u16::MAX);
+        self.net.sockets.push(Takeover::socket(settings, index, at)?);
         let spare_sockets = match (&config.tunnel, index) {
             (Some(tunnel), 0) => SpareSockets::new(&tunnel.vips)?,
             _ => SpareSockets::default(),
@@ -61,10 +61,10 @@ impl EventLoop {
         if !takeover.has_room() {
             return None;
         }
-        let at = u16::try_from(self.sockets.len()).ok()?;
+        let at = u16::try_from(self.net.sockets.len()).ok()?;
         let bound = takeover.spare_sockets.take(address.is_ipv4())?.bind_unbound(address, at);
         match bound {
-            Ok(socket) => self.sockets.push(socket),
+            Ok(socket) => self.net.sockets.push(socket),
             Err(error) => {
                 tracing::warn!("{error}; transfers of that port cannot be taken over");
                 return None;
@@ -76,7 +76,7 @@ impl EventLoop {
 
     /// Binds the ports of other servers in addition to our own, for packets without GRE.
     pub(in super::super) fn bind_foreign_sockets(&mut self) {
-        let own: Vec<SocketAddr> = self.local_sockets.iter().map(|&at| self.sockets[usize::from(at)].local).collect();
+        let own: Vec<SocketAddr> = self.net.local_sockets.iter().map(|&at| self.net.sockets[usize::from(at)].local).collect();
         let Some(takeover) = self.takeover.as_deref_mut() else { return };
         if takeover.checkpoints.is_none() {
             return;
@@ -85,17 +85,17 @@ impl EventLoop {
         for tid in membership.others().flat_map(|member| member.tid_range.0..=member.tid_range.1) {
             for address in own.iter().map(|own| SocketAddr::new(own.ip(), tid)) {
                 let known = takeover.foreign.get(&tid).into_iter().flatten();
-                if known.clone().any(|&at| self.sockets[usize::from(at)].local == address) {
+                if known.clone().any(|&at| self.net.sockets[usize::from(at)].local == address) {
                     continue;
                 }
                 if !takeover.has_room() {
                     return;
                 }
-                let at = u16::try_from(self.sockets.len()).unwrap_or(u16::MAX);
+                let at = u16::try_from(self.net.sockets.len()).unwrap_or(u16::MAX);
                 match ServerSocket::transfers(address, at) {
                     Ok(socket) => {
-                        self.sockets.push(socket);
-                        self.unregistered.push(at);
+                        self.net.sockets.push(socket);
+                        self.net.unregistered.push(at);
                         takeover.foreign.entry(tid).or_default().push(at);
                     }
                     Err(error) => tracing::warn!("{error}; transfers of that port cannot be taken over"),
@@ -118,7 +118,7 @@ impl EventLoop {
         session.taken_over = true;
         let key = self.insert(session);
         // The transfer is not half-open: without an answer of its client there would be no checkpoint and no ACK.
-        self.half_open.remove(key.index);
+        self.sessions.established(key);
         self.with_session(key, |this, session| this.begin(key, session));
     }
 

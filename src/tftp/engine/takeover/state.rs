@@ -42,23 +42,26 @@ pub struct TakeoverStatus {
 }
 
 /// A set of recent peers, as a table of hashes in which a new entry replaces an old one.
-pub(super) struct UnannouncedEnds(Box<[u64; 256]>);
+pub(super) struct UnannouncedEnds {
+    hashes: Box<[u64; 256]>,
+    hasher: RandomState,
+}
 
 impl Default for UnannouncedEnds {
     fn default() -> Self {
-        UnannouncedEnds(Box::new([0; 256]))
+        UnannouncedEnds { hashes: Box::new([0; 256]), hasher: RandomState::new() }
     }
 }
 
 impl UnannouncedEnds {
-    pub(super) fn insert(&mut self, hasher: &RandomState, peer: &Peer) {
-        let hash = hasher.hash_one(peer);
-        self.0[hash as usize % 256] = hash;
+    pub(super) fn insert(&mut self, peer: &Peer) {
+        let hash = self.hasher.hash_one(peer);
+        self.hashes[hash as usize % 256] = hash;
     }
 
-    pub(super) fn contains(&self, hasher: &RandomState, peer: &Peer) -> bool {
-        let hash = hasher.hash_one(peer);
-        self.0[hash as usize % 256] == hash
+    pub(super) fn contains(&self, peer: &Peer) -> bool {
+        let hash = self.hasher.hash_one(peer);
+        self.hashes[hash as usize % 256] == hash
     }
 }
 

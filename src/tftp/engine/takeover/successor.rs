@@ -18,7 +18,7 @@ impl EventLoop {
         match window.check(sequence, &mut takeover.tokens) {
             ReplayCheck::New => return true,
             ReplayCheck::Replayed => self.counters.add(Counter::PeerMessagesReplayed, 1),
-            ReplayCheck::Token(token) => takeover.send_message(&mut self.outbox, from, &PeerMessage::TokenMismatch(sequence, token)),
+            ReplayCheck::Token(token) => takeover.send_message(&mut self.net.outbox, from, &PeerMessage::TokenMismatch(sequence, token)),
         }
         false
     }
@@ -44,7 +44,7 @@ impl EventLoop {
             takeover.queue_ack(from, sequence.token, sequence.number);
         } else {
             // Its owner need not wait for a successor without the checkpoint.
-            takeover.send_message(&mut self.outbox, from, &PeerMessage::NotStored(sequence));
+            takeover.send_message(&mut self.net.outbox, from, &PeerMessage::NotStored(sequence));
         }
     }
 
@@ -57,7 +57,7 @@ impl EventLoop {
 
     /// Handles an ERROR of a client for a transfer that is not served here.
     pub(in super::super) fn unknown_error(&mut self, peer: &Peer) {
-        let tid = self.sockets[usize::from(peer.socket)].local.port();
+        let tid = self.net.sockets[usize::from(peer.socket)].local.port();
         self.forget_checkpoint(&Id { vip: peer.vip, client: peer.client, tid });
     }
 
@@ -77,12 +77,12 @@ impl EventLoop {
         }
         let known = checkpoint.or_else(|| takeover.checkpoints.as_ref()?.get(id).cloned());
         let message = known.map_or(PeerMessage::AnswerUnknown(nonce), |checkpoint| PeerMessage::AnswerKnown(nonce, Box::new(checkpoint)));
-        takeover.send_message(&mut self.outbox, to, &message);
+        takeover.send_message(&mut self.net.outbox, to, &message);
     }
 
     /// Returns the session of another server's transfer that was resumed here.
     pub(super) fn foreign_session(&self, id: &Id) -> Option<Key> {
         let sockets = self.takeover.as_ref()?.foreign.get(&id.tid)?;
-        sockets.iter().find_map(|&socket| self.peers.get(&Peer { client: id.client, vip: id.vip, socket }).copied())
+        sockets.iter().find_map(|&socket| self.sessions.key_of(&Peer { client: id.client, vip: id.vip, socket }))
     }
 }

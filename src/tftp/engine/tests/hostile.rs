@@ -121,21 +121,16 @@ fn hostile(events: &[Event]) -> Result<(), TestCaseError> {
             event_loop.datagram(index, &Received { from, local: None, bytes: &bytes, truncated: false, broadcast: false });
         }
         event_loop.drain_channel();
-        prop_assert!(event_loop.session_count() <= 4);
-        prop_assert_eq!(event_loop.session_count(), event_loop.peers.len());
-        prop_assert_eq!(event_loop.per_client.values().sum::<usize>(), event_loop.session_count());
-        prop_assert!(event_loop.per_client.values().all(|&count| (1..=3).contains(&count)));
-        prop_assert_eq!(statistics.totals().open(), event_loop.session_count() as u64);
+        prop_assert!(event_loop.sessions.len() <= 4);
+        event_loop.sessions.check(3);
+        prop_assert_eq!(statistics.totals().open(), event_loop.sessions.len() as u64);
     }
     event_loop.close_all();
     for entry in directory.path().read_dir().unwrap().map(|entry| entry.unwrap()) {
         prop_assert!(["a", "b"].contains(&entry.file_name().to_str().unwrap()), "{entry:?}");
         prop_assert!(entry.metadata().unwrap().len() <= 60, "{entry:?}");
     }
-    prop_assert_eq!(
-        (event_loop.session_count(), event_loop.peers.len(), event_loop.per_client.len(), statistics.totals().open()),
-        (0, 0, 0, 0)
-    );
+    prop_assert_eq!((event_loop.sessions.len(), statistics.totals().open()), (0, 0));
     Ok(())
 }
 
