@@ -43,7 +43,7 @@ const CRATES: &[Row] = &[
     ("daemon", "sys tls api"),
     ("config", "netmap-rings hash dataplane"),
     ("store", "tls config"),
-    ("control", "packet hash dataplane api daemon config store"),
+    ("control", "packet hash sys dataplane api daemon config store"),
     ("director", "packet host dataplane io api daemon config store control"),
     ("tftpd", "hash api tftp daemon config store"),
     ("health", "packet sys api tftp daemon config store"),

@@ -17,6 +17,8 @@ pub enum BackendState {
     Slow,
     /// The health controller saw it fail: it gets no new flows.
     Down,
+    /// The director cannot reach it, while it reaches another one of the pool: it gets no new flows.
+    Unreachable,
     /// It was removed: it keeps its flows for `[director] retire`.
     Retired,
     /// It is in the intent, and the director has not applied it yet.
@@ -31,6 +33,7 @@ impl BackendState {
             BackendState::Drained => "drained",
             BackendState::Slow => "slow",
             BackendState::Down => "down",
+            BackendState::Unreachable => "unreachable",
             BackendState::Retired => "retired",
             BackendState::Pending => "pending",
         }

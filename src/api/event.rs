@@ -109,6 +109,8 @@ pub enum BackendTransition {
     BackendUndrained,
     /// Its checks fail.
     BackendDown,
+    /// The director cannot reach it, while it reaches another one of the pool.
+    BackendUnreachable,
     /// It came back and gets its weight in steps.
     BackendSlow,
     /// It gets its full weight.
@@ -127,6 +129,7 @@ impl BackendTransition {
             BackendTransition::BackendDrained => "backend_drained",
             BackendTransition::BackendUndrained => "backend_undrained",
             BackendTransition::BackendDown => "backend_down",
+            BackendTransition::BackendUnreachable => "backend_unreachable",
             BackendTransition::BackendSlow => "backend_slow",
             BackendTransition::BackendUp => "backend_up",
             BackendTransition::BackendWeight => "backend_weight",

@@ -37,6 +37,10 @@ pub struct DirectorStatus {
     pub disagreements: Vec<Disagreement>,
     /// Whether packets are forwarded.
     pub ready: bool,
+    /// What is wrong with its host, and what to do.
+    #[serde(default)]
+    #[schema(required)]
+    pub host_problems: Vec<String>,
     /// Its interface.
     pub io: IoStatus,
     /// Threads that forward packets.

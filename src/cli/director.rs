@@ -9,8 +9,9 @@ use std::path::PathBuf;
 #[command(
     after_help = "SIGHUP reloads the configuration; an invalid one is refused and changes nothing. SIGTERM and SIGINT end the director. A director that announces VIPs withdraws them first and forwards for `linger`; a second signal ends it at once.\n\n\
     io `netmap` needs netmap's kernel module, the interface's offloads off (the error says how), and write access to /dev/netmap.\n\n\
-    Root is not needed with these capabilities: CAP_NET_RAW for af_packet; CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF for af_xdp, with CAP_IPC_LOCK or \
-    `ulimit -l unlimited` for its memory; CAP_NET_ADMIN and /dev/net/tun for [announce]. The control socket's directory must be writable.\n\n\
+    Root is not needed with these capabilities: CAP_NET_RAW, and CAP_NET_ADMIN by which the kernel resolves the backends' addresses; with io af_xdp also CAP_BPF, and \
+    CAP_IPC_LOCK or `ulimit -l unlimited` for its memory. [announce] needs /dev/net/tun. The control socket's directory must be writable. \
+    `guideway check --host` says what is missing.\n\n\
     Example:\n  guideway director --config /etc/guideway/director.toml"
 )]
 pub struct Args {

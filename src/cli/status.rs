@@ -177,6 +177,9 @@ fn head(status: &DirectorStatus) -> String {
     if let Some(why) = &io.trouble {
         line(&mut out, format_args!("the io does not receive all packets, so all VIPs are withdrawn: {why}"));
     }
+    for problem in &status.host_problems {
+        line(&mut out, format_args!("host: {problem}"));
+    }
     if let Some(stale) = &status.store.stale {
         let (kind, seconds, trouble) = (&status.store.kind, stale.seconds, stale.reason.text());
         line(&mut out, format_args!("the {kind} store {trouble} for {seconds:.0} s, the last good state stands: {}", stale.why));
@@ -228,6 +231,7 @@ mod tests {
             "draining": {"boot/t2": 3},
             "counters": Counters { received: 10, dropped: [("not_tftp".to_owned(), 4)].into(), ..Counters::default() },
             "flows": {"used": 1, "capacity": 2},
+            "host_problems": ["10.0.1.11 is on no interface"],
             "reload": {"accepted": 1, "refused": 1, "last_error": "boot.toml:3: no"},
         });
         match serde_json::from_value(status).unwrap() {
@@ -250,6 +254,7 @@ mod tests {
             "key id 00ff (also known: 11ee)",
             "refused:\n  boot.toml:3: no",
             "dropped: not_tftp",
+            "host: 10.0.1.11 is on no interface",
             "t1       boot",
             "t2 is unresolved: the kernel has no route to it",
             "boot/t2 gets nothing new; still running there: 3",

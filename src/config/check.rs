@@ -9,6 +9,7 @@ use super::text::plural;
 use super::{Config, Store};
 use serde_json::json;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::Path;
 
 /// Checks a file, prints a report, and returns the exit code: 0 if the file can be used, 2 if not, 1 if the report could not be written.
@@ -32,6 +33,11 @@ fn host_requirements(file: &Path, config: &Config) -> Vec<HostRequirement> {
         .map(|name| HostRequirement::new("director.io.interface", name, RequirementKind::Interface))
         .into_iter()
         .collect();
+    let live = config.director.io.interface().is_some();
+    let own = config.director.address;
+    let addresses = own.v4.map(IpAddr::V4).into_iter().chain(own.v6.map(IpAddr::V6)).filter(|_| live);
+    host_requirements
+        .extend(addresses.map(|address| HostRequirement::new("director.address", address.to_string(), RequirementKind::Address)));
     host_requirements.extend(config.store.iter().flat_map(Store::host_requirements));
     if let Some(api) = &config.api {
         let tls = api.tls.as_ref();

@@ -43,6 +43,8 @@ pub struct Director {
     pub flows: usize,
     /// Time for which a backend that was removed from the file keeps its TID range and its flows; default 10 min.
     pub retire: Duration,
+    /// Firewall mark by which the kernel routes the director's GRE, where rules depend on one.
+    pub mark: Option<u32>,
     /// Number of workers that one steering thread spreads packets over, 2–64. The default, 0, means one worker for each receive queue.
     pub steering: usize,
 }
@@ -163,6 +165,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawDirector<'r, 't> {
     let flows = table.optional("flows").map_or(Some(FLOWS), |f| f.integer("a number of flows", 1024..=67_108_864));
     let retire = table.optional("retire").map_or(Some(RETIRE), |f| duration_within(f, RETIRE_LIMITS));
     let steering = table.optional("steering").map_or(Some(0), |f| steering(&f, io.as_ref()));
+    let mark = table.optional("mark").map_or(Some(None), |f| f.integer("a firewall mark", 1..=u32::MAX.into()).map(Some));
     table.finish();
 
     let prefixes = routers.as_ref().map(|r| r.iter().map(|s| s.value.trunc()).collect());
@@ -185,6 +188,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawDirector<'r, 't> {
             flows: flows?,
             retire: retire?,
             steering: steering?,
+            mark: mark?,
         })
     };
     let remote_site = remote_site.clone().unwrap_or_default();

@@ -4,7 +4,10 @@
 use super::problem::{Problem, Severity};
 use super::reader::{Reader, quoted};
 use super::secret_file::exposed_because;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 use nix::unistd::{AccessFlags, User, access};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -24,6 +27,8 @@ pub enum RequirementKind {
     Program,
     /// A network interface.
     Interface,
+    /// An address of an interface.
+    Address,
     /// A user.
     User,
 }
@@ -83,6 +88,12 @@ impl HostRequirement {
                 let there = Path::new("/sys/class/net").join(path).exists();
                 return (!there).then(|| "there is no interface of this name on this host".to_owned());
             }
+            RequirementKind::Address => {
+                let Ok(mut addresses) = getifaddrs() else { return None };
+                let here =
+                    addresses.any(|interface| interface.address.is_some_and(|address| socket_address_is(&address, &name.to_string())));
+                return (!here).then(|| format!("{name} is on no interface of this host: routers cannot send GRE there"));
+            }
             RequirementKind::User => {
                 let user = User::from_name(&self.name.to_string_lossy());
                 return matches!(user, Ok(None)).then(|| "there is no user of this name on this host".to_owned());
@@ -90,6 +101,11 @@ impl HostRequirement {
         };
         Some(format!("{name} is not on this host: {why}"))
     }
+}
+
+fn socket_address_is(address: &SockaddrStorage, wanted: &str) -> bool {
+    let found = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip())).or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())));
+    found.is_some_and(|found| wanted.parse() == Ok(found))
 }
 
 /// Returns a warning, with its line, for each requirement that this host does not meet.
@@ -151,6 +167,8 @@ mod tests {
             HostRequirement::new("b[1].user", "nobody-of-this-name", RequirementKind::User),
             HostRequirement::new("a.interface", "lo", RequirementKind::Interface),
             HostRequirement::new("a.interface", "gw-nowhere", RequirementKind::Interface),
+            HostRequirement::new("a.address", "127.0.0.1", RequirementKind::Address),
+            HostRequirement::new("a.address", "203.0.113.77", RequirementKind::Address),
         ];
         let messages: Vec<String> = warnings(text, &requirements).iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -162,6 +180,7 @@ mod tests {
                 "line 5: warning: b[1].list[0] = \"/\": / is not a program",
                 "line 6: warning: b[1].user = \"root\": there is no user of this name on this host",
                 "warning: a.interface: there is no interface of this name on this host",
+                "warning: a.address: 203.0.113.77 is on no interface of this host: routers cannot send GRE there",
             ]
         );
     }

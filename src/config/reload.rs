@@ -41,6 +41,7 @@ impl Config {
         compare("io", |d| io(&d.io));
         compare("socket", |d| format!("{:?}", d.socket));
         compare("steering", |d| d.steering.to_string());
+        compare("mark", |d| d.mark.map_or_else(|| "none".to_owned(), |mark| mark.to_string()));
         compare("metrics", |d| d.metrics.map_or_else(|| "off".to_owned(), |at| format!("\"{at}\"")));
         compare("flows", |d| d.flows.to_string());
         if !switched {

@@ -91,6 +91,7 @@ fn backend(was: Option<&BackendEntry>, is: Option<&BackendEntry>, changes: &mut 
             (BackendState::Retired, _) => BackendTransition::BackendAdded,
             (_, BackendState::Drained) => BackendTransition::BackendDrained,
             (_, BackendState::Down) => BackendTransition::BackendDown,
+            (_, BackendState::Unreachable) => BackendTransition::BackendUnreachable,
             (_, BackendState::Slow) => BackendTransition::BackendSlow,
             (BackendState::Drained, BackendState::Active) => BackendTransition::BackendUndrained,
             (_, BackendState::Active) => BackendTransition::BackendUp,

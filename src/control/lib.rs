@@ -6,6 +6,7 @@ pub mod events;
 pub mod explain;
 pub mod fleet;
 pub mod health_source;
+pub mod host_problems;
 pub mod known_vips;
 pub mod metrics;
 pub mod neighbour;
@@ -18,6 +19,7 @@ pub mod worker_status;
 pub mod writer;
 
 pub use api::{Api, DryRun, ReloadReply};
+pub use host_problems::{HostProblem, HostProblems};
 pub use next_hops::{Link, NextHops, Unresolved};
 pub use status::{DirectorInfo, DrainingSummary, IDLE_TIMEOUT, Status};
 pub use store_status::StoreStatus;

@@ -1,5 +1,6 @@
 //! The metrics of a director.
 
+use super::HostProblem;
 use super::status::Status;
 use guideway_api::backend::{BackendState, BackendSummary};
 use guideway_api::presence::DisagreementKind;
@@ -147,6 +148,10 @@ pub fn exposition(status: &Status) -> Exposition {
 
     put("flow_table_entries", MetricKind::Gauge, "Entries of the flow tables in use.", &[(&[], document.flows.used as u64)]);
     put("flow_table_capacity", MetricKind::Gauge, "Entries that the flow tables have room for.", &[(&[], document.flows.capacity as u64)]);
+    let problems = status.host_problems().all();
+    let labels = HostProblem::ALL.map(|problem| ([("kind", problem.name())], problems.iter().any(|(found, _)| *found == problem)));
+    let problems: Vec<_> = labels.iter().map(|(labels, found)| (labels.as_slice(), u64::from(*found))).collect();
+    put("host_problem", MetricKind::Gauge, "1 while something is wrong with the host; `guideway status` says what.", &problems);
     let reloads: [(&[(&str, &str)], u64); 2] =
         [(&[("outcome", "accepted")], document.reload.accepted), (&[("outcome", "refused")], document.reload.refused)];
     put("reloads_total", MetricKind::Counter, "Files accepted or refused since the start.", &reloads);

@@ -35,9 +35,12 @@ pub enum Unresolved {
     /// The route is of a kind that leads to no neighbour.
     #[error("the kernel's route to it is `{0}`, which leads to no neighbour")]
     RouteKind(String),
-    /// The route leaves by another interface.
-    #[error("the kernel's route to it leaves by interface {0}, not by the one that the director sends on")]
-    OtherInterface(u32),
+    /// The route leaves by an interface that the director cannot send by.
+    #[error("the kernel's route to it leaves by interface {0}, which is not Ethernet")]
+    NoEthernet(u32),
+    /// The route leaves by an interface that is down.
+    #[error("{0}, by which the kernel's route to it leaves, has no link: it is switched off, or has no carrier")]
+    NoLink(String),
 }
 
 /// Next hops by backend address.
@@ -47,6 +50,10 @@ pub struct NextHops {
     pub link: Link,
     /// The next hop of each requested address.
     pub hops: BTreeMap<IpAddr, Result<NextHop, Unresolved>>,
+    /// The director's own addresses that are on no interface of its host.
+    pub missing_addresses: Vec<IpAddr>,
+    /// Why the kernel does not resolve neighbours for the director.
+    pub refused: Option<String>,
 }
 
 impl NextHops {
@@ -56,8 +63,8 @@ impl NextHops {
             Io::Pcap { mac, mtu } => Link { mac, mtu },
             _ => Link { mac: [0; 6], mtu: DEFAULT_MTU },
         };
-        let hops = config.neighbours.iter().map(|n| (n.address, Ok(NextHop { mac: n.mac, mtu: link.mtu }))).collect();
-        NextHops { link, hops }
+        let hops = config.neighbours.iter().map(|n| (n.address, Ok(NextHop { mac: n.mac, mtu: link.mtu, output: None }))).collect();
+        NextHops { link, hops, missing_addresses: Vec::new(), refused: None }
     }
 
     /// Returns the next hop towards `address`, if it is known.
@@ -70,9 +77,17 @@ impl NextHops {
         self.hops.get(&address).cloned().unwrap_or(Err(Unresolved::NotLookedUp))
     }
 
-    /// Returns whether the packet path would see no difference.
-    pub fn forwards_alike(&self, other: &NextHops) -> bool {
-        let usable = |hops: &NextHops| hops.hops.iter().filter_map(|(a, hop)| Some((*a, hop.as_ref().ok().copied()?))).collect::<Vec<_>>();
-        self.link == other.link && usable(self) == usable(other)
+    /// Returns whether the kernel knows that packets cannot reach `address`. One that it still resolves may become reachable at any moment.
+    pub fn is_unreachable(&self, address: IpAddr) -> bool {
+        match self.hops.get(&address) {
+            None | Some(Ok(_) | Err(Unresolved::NotLookedUp | Unresolved::Pending(_))) => false,
+            Some(Err(
+                Unresolved::Unresponsive(_)
+                | Unresolved::NoRoute
+                | Unresolved::RouteKind(_)
+                | Unresolved::NoEthernet(_)
+                | Unresolved::NoLink(_),
+            )) => true,
+        }
     }
 }

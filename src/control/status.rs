@@ -6,7 +6,7 @@ use super::known_vips::KnownVips;
 use super::store_status::{StoreStatus, stale_reason};
 use super::view::Announced;
 use super::worker_status::WorkerStatus;
-use super::{BackendState, Suspect, SuspectedBackends, View, changes};
+use super::{BackendState, HostProblems, Suspect, SuspectedBackends, View, changes};
 use arc_swap::ArcSwapOption;
 use guideway_api as api;
 use guideway_api::event::{AvailableStore, EventData, RejectedState, ReloadOutcome, SuspectedBackend, UnavailableStore};
@@ -69,6 +69,7 @@ pub struct Status {
     changed: watch::Sender<()>,
     suspected: SuspectedBackends,
     disagreements: Mutex<Vec<Disagreement>>,
+    host_problems: HostProblems,
 }
 
 /// The flows that still run on backends without new flows.
@@ -99,6 +100,7 @@ impl Status {
             changed: watch::Sender::new(()),
             suspected: SuspectedBackends::default(),
             disagreements: Mutex::default(),
+            host_problems: HostProblems::default(),
         }
     }
 
@@ -232,6 +234,16 @@ impl Status {
         *self.disagreements.lock().unwrap_or_else(PoisonError::into_inner) = disagreements;
     }
 
+    /// Returns what is wrong with the host.
+    pub fn host_problems(&self) -> &HostProblems {
+        &self.host_problems
+    }
+
+    /// Returns whether packets are forwarded.
+    fn ready(&self) -> bool {
+        self.view.load().is_some() && self.host_problems.blocking().is_none()
+    }
+
     /// Replaces the announced VIPs.
     pub fn announce(&self, announced: Announced) {
         self.known_vips.lock().unwrap_or_else(PoisonError::into_inner).update(&announced, Instant::now());
@@ -336,7 +348,7 @@ impl Status {
         let addresses = own.into_iter().flat_map(|own| [own.v4.map(Into::into), own.v6.map(Into::into)]).flatten().collect();
         // A struct of strings, numbers and lists always becomes JSON.
         let instance = Some(self.info.instance.clone());
-        serde_json::to_value(Presence { ready: view.is_some(), addresses, instance, tables }).unwrap_or_default()
+        serde_json::to_value(Presence { ready: self.ready(), addresses, instance, tables }).unwrap_or_default()
     }
 
     /// Returns the document of `GET /v1/status`.
@@ -366,7 +378,8 @@ impl Status {
             store: store_status.document(),
             health: self.health_leader.document(view.as_ref().is_some_and(|view| view.checked.any)),
             disagreements: self.disagreements.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            ready: view.is_some(),
+            ready: self.ready(),
+            host_problems: self.host_problems.all().into_iter().map(|(_, why)| why).collect(),
             io: IoStatus {
                 kind: self.info.kind.to_owned(),
                 interface: self.info.interface.clone(),

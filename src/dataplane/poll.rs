@@ -38,9 +38,9 @@ pub fn poll(io: &mut dyn Io, state: &mut State, wait: Duration, tables: &mut imp
         path::release_known(tables.current(), state, io.now());
     }
     let (mut sent, mut failure) = (false, None);
-    state.drain_outbox(|frame| {
+    state.drain_outbox(|frame, output| {
         sent = true;
-        io.send(frame).unwrap_or_else(|error| {
+        io.send_by(frame, output).unwrap_or_else(|error| {
             failure = Some(error);
             false
         })

@@ -1,6 +1,7 @@
 //! The control loop while workers forward: cluster state changes, reloads, neighbours, retirements, signals.
 
 use super::Error;
+use super::host_problems;
 use super::open::Filter;
 use super::signals::Signals;
 use super::worker::WorkerEvent;
@@ -173,7 +174,8 @@ impl Control<'_> {
         if published.mac != hops.link.mac {
             self.renew_io();
         }
-        let same = published.mac == hops.link.mac
+        let same = self.writer.knows_unreachable(&hops)
+            && published.mac == hops.link.mac
             && published.mtu == hops.link.mtu
             && published.backends.iter().flatten().all(|backend| backend.next_hop() == hops.get(backend.address));
         if same { self.update_status() } else { self.publish_again("neighbours changed") }
@@ -251,6 +253,7 @@ impl Control<'_> {
     /// Updates the status and the announcements.
     pub(super) fn update_status(&self) {
         let hops = self.neighbours.hops.borrow().clone();
+        host_problems::update(&self.config, &hops, self.status.host_problems());
         self.status.set_store_status(self.store_status.clone());
         let view = View {
             snapshot: self.tables.load_full(),

@@ -10,6 +10,8 @@ mod control;
 mod error;
 mod facts;
 mod health_leader;
+pub mod host_check;
+mod host_problems;
 mod idle;
 mod load;
 mod open;

@@ -3,6 +3,7 @@
 use guideway_config::{self as config, Unmatched};
 use guideway_io::interface::{self, Interface};
 use guideway_io::offloads;
+use guideway_io::outputs::Outputs;
 use guideway_io::{af_packet, af_xdp, netmap};
 use guideway_packet::io::Io;
 use std::collections::BTreeSet;
@@ -205,5 +206,5 @@ fn warn_unused_queues(interface: &Interface, director: &config::Director, queues
 }
 
 fn boxed<I: Io + 'static>(workers: Vec<I>) -> Vec<Box<dyn Io>> {
-    workers.into_iter().map(|io| Box::new(io) as Box<dyn Io>).collect()
+    workers.into_iter().map(|io| Box::new(Outputs::new(io)) as Box<dyn Io>).collect()
 }

@@ -1,7 +1,7 @@
 //! Next hops of the configuration's addresses, and the wait for their resolution.
 
 use guideway_config::Config;
-use guideway_control::neighbour::{Neighbours, NextHopTargets};
+use guideway_control::neighbour::{Neighbours, NextHopTargets, RouteKey};
 use guideway_control::{NextHops, Unresolved};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,7 +21,12 @@ pub(super) fn targets(config: &Config, also: BTreeSet<IpAddr>) -> NextHopTargets
     addresses.extend(config.pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.address));
     addresses.extend(&config.director.remote_site);
     addresses.extend(config.director.fleet.iter().filter(|address| !config.director.address.contains(**address)));
-    NextHopTargets { addresses, static_entries: config.neighbours.iter().map(|n| (n.address, n.mac)).collect() }
+    NextHopTargets { addresses, static_entries: config.neighbours.iter().map(|n| (n.address, n.mac)).collect(), vips: vips(config) }
+}
+
+/// Returns what the director's GRE has by which the kernel may route it.
+pub(super) fn route_key(config: &Config) -> RouteKey {
+    RouteKey { address: config.director.address, mark: config.director.mark }
 }
 
 /// Waits until every one of `backends` is resolved or unreachable, so that its first packets are not lost. Gives up after `timeout`.

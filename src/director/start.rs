@@ -1,7 +1,7 @@
 //! Starts a director from a configuration and stops it. Resources are released in reverse order.
 
 use super::control::{Control, WorkerReports};
-use super::resolve::{START_RESOLVE_TIMEOUT, targets, vips, wait_resolved};
+use super::resolve::{START_RESOLVE_TIMEOUT, route_key, targets, vips, wait_resolved};
 use super::signals::Signals;
 use super::worker::{self, Worker, WorkerEvent};
 use super::{Error, health_leader, open, peers, steering};
@@ -68,7 +68,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let routes = config.announce.as_ref().map(Routes::create).transpose()?;
     let targets = targets(&config, BTreeSet::new());
     let backends = targets.addresses.clone();
-    let mut neighbours = neighbour::watch(interface.index, targets).await?;
+    let mut neighbours = neighbour::watch(interface.index, route_key(&config), targets).await?;
     wait_resolved(&mut neighbours, &backends, START_RESOLVE_TIMEOUT).await;
     // Must follow neighbour resolution: netmap takes the interface from the host, and then workers must carry its ARP requests.
     let mut opened = open::open(&config.director, interface, vips(&config).len())?;

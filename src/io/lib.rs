@@ -14,6 +14,7 @@ pub mod interface;
 pub mod memory;
 pub mod netmap;
 pub mod offloads;
+pub mod outputs;
 pub mod pcap;
 #[cfg(test)]
 mod testing;

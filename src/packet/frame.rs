@@ -14,14 +14,22 @@ pub struct Frame<'a> {
     end: usize,
     /// What the path decided. Starts as a drop so that a frame nobody looked at is never sent.
     pub verdict: Verdict,
+    /// Where the frame leaves if the verdict is to transmit it.
+    pub output: Output,
 }
+
+/// The interface that a frame leaves by: the kernel's index of it, or 0 for the interface of the io.
+pub type Output = u32;
+
+/// The interface of the io itself.
+pub const OWN_INTERFACE: Output = 0;
 
 impl<'a> Frame<'a> {
     /// A frame of `len` bytes that starts at `start` in `buffer`. Bounds that do not fit the buffer are cut to it.
     pub fn new(buffer: &'a mut [u8], start: usize, len: usize) -> Self {
         let start = start.min(buffer.len());
         let end = start.saturating_add(len).min(buffer.len());
-        Frame { buffer, start, end, verdict: Verdict::Drop(Reason::Truncated) }
+        Frame { buffer, start, end, verdict: Verdict::Drop(Reason::Truncated), output: OWN_INTERFACE }
     }
 
     /// The bytes of the frame.

@@ -4,7 +4,7 @@
 //! transmitted or released, without a copy of ours. The frames cannot outlive the poll, so that rings shared with a kernel stay
 //! behind safe code.
 
-use crate::frame::Frame;
+use crate::frame::{Frame, OWN_INTERFACE, Output};
 use crate::loss::Losses;
 use crate::time::Time;
 use std::time::Duration;
@@ -34,6 +34,11 @@ pub trait Io: Send {
 
     /// Sends a frame that the caller has made or kept itself. `false` when there is no room now. Sent at the latest with the next poll.
     fn send(&mut self, frame: &[u8]) -> std::io::Result<bool>;
+
+    /// Sends a frame as [`Io::send`] does, by another interface. An io that has only its own interface sends none there.
+    fn send_by(&mut self, frame: &[u8], output: Output) -> std::io::Result<bool> {
+        if output == OWN_INTERFACE { self.send(frame) } else { Ok(false) }
+    }
 
     /// The time now, on the clock that `work` is given.
     fn now(&self) -> Time;

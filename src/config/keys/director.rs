@@ -79,6 +79,11 @@ const SECTION: &[Key] = &[
         "`\"10m\"`",
         "how long a backend that left the file keeps its TID range and flows, 0s–24h; no other backend gets the range meanwhile",
     ),
+    key(
+        "mark",
+        "none",
+        "firewall mark by which the kernel routes GRE to backends (`ip rule … fwmark`), 1–4294967295; needs a restart to change",
+    ),
     key("steering", "off", "2–64: one thread receives and spreads flows over that many workers; needs a restart to change"),
 ];
 

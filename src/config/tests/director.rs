@@ -295,7 +295,7 @@ fn other_keys() {
     }
     director(
         "cluster = \"x\"",
-        "line 7: director.cluster: unknown key. Known: name, address, key, next_key, io, routers, remote_site, fleet, socket, metrics, unmatched, icmp_echo, flows, retire, steering",
+        "line 7: director.cluster: unknown key. Known: name, address, key, next_key, io, routers, remote_site, fleet, socket, metrics, unmatched, icmp_echo, flows, retire, steering, mark",
     );
     let config =
         good(&with_director("socket = \"/tmp/d.sock\"\nunmatched = \"drop\"\nicmp_echo = \"answer\"\nflows = 1_024\nretire = \"0s\""))

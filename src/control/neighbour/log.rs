@@ -71,8 +71,10 @@ mod tests {
         let hops = |hop: Result<NextHop, Unresolved>| NextHops {
             link: Link { mac: [2; 6], mtu: 1500 },
             hops: (0..5000u32).map(|n| (IpAddr::V4((0x0a01_0000 + n).into()), hop.clone())).collect(),
+            missing_addresses: Vec::new(),
+            refused: None,
         };
-        let up = || hops(Ok(NextHop { mac: [2, 0, 0, 0, 1, 1], mtu: 1500 }));
+        let up = || hops(Ok(NextHop { mac: [2, 0, 0, 0, 1, 1], mtu: 1500, output: None }));
         let lost = || hops(Err(Unresolved::Unresponsive(gateway)));
         assert_eq!(by_cause(&up(), &up()), BTreeMap::new());
         for (before, now) in [(up(), lost()), (lost(), up())] {

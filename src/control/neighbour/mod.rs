@@ -2,24 +2,27 @@
 
 mod log;
 mod netlink;
+mod path_mtu;
 mod table;
 #[cfg(test)]
 mod tests;
 
 use super::NextHops;
 use futures_util::StreamExt;
+use guideway_dataplane::tables::Addresses;
 pub use netlink::Error;
 use netlink::{KernelEvent, Netlink, NetlinkRequests};
+use path_mtu::{Listener, TooBig};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
-use table::{NeighbourEntry, NeighbourTable};
+use table::NeighbourTable;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Events within so short a time make one change.
 const DEBOUNCE: Duration = Duration::from_millis(5);
-/// Interval of a full resync, in case something changed without an event (a learned path MTU, a redirect).
+/// Interval of a full resync, in case something changed without an event.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
 /// Pause before another attempt when a request to the kernel failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,6 +31,15 @@ const MAX_LOAD_DIVISOR: u32 = 5;
 /// Far enough to stand for never.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
+/// What our GRE has by which the kernel may route it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteKey {
+    /// Its source addresses.
+    pub address: Addresses,
+    /// Its firewall mark.
+    pub mark: Option<u32>,
+}
+
 /// What next hops are needed for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NextHopTargets {
@@ -35,6 +47,8 @@ pub struct NextHopTargets {
     pub addresses: BTreeSet<IpAddr>,
     /// `[[neighbour]]` entries; they win over the kernel's.
     pub static_entries: HashMap<IpAddr, [u8; 6]>,
+    /// Our VIPs: packets to others are not ours.
+    pub vips: BTreeSet<IpAddr>,
 }
 
 /// The other ends of the watcher.
@@ -59,24 +73,76 @@ impl Drop for Neighbours {
 ///
 /// # Errors
 /// When the first requests to the kernel fail. Later failures are logged and tried again.
-pub async fn watch(interface: u32, targets: NextHopTargets) -> Result<Neighbours, Error> {
-    let netlink = Netlink::open(interface)?;
-    let table = NeighbourTable::new(netlink.requests.link().await?);
-    start(netlink, table, interface, targets).await
+pub async fn watch(interface: u32, key: RouteKey, targets: NextHopTargets) -> Result<Neighbours, Error> {
+    let netlink = Netlink::open(interface, key)?;
+    start(netlink, None, interface, key, targets).await
 }
 
-async fn start(netlink: Netlink, mut table: NeighbourTable, interface: u32, targets: NextHopTargets) -> Result<Neighbours, Error> {
+/// `refresh` replaces the interval at which neighbours in use are checked.
+async fn start(
+    netlink: Netlink,
+    refresh: Option<Duration>,
+    interface: u32,
+    key: RouteKey,
+    targets: NextHopTargets,
+) -> Result<Neighbours, Error> {
+    let mut table = NeighbourTable::new(interface);
+    table.refresh = refresh.unwrap_or(table.refresh);
     table.static_entries = targets.static_entries.clone();
     resync(&netlink.requests, &mut table, &targets.addresses).await?;
+    let listen = |v4: bool| {
+        let listener = Listener::open(v4);
+        let what = if v4 { "ICMP" } else { "ICMPv6" };
+        listener.inspect_err(|e| tracing::warn!("path MTUs towards backends are not learned from {what}: no raw socket: {e}")).ok()
+    };
+    let too_big = [key.address.v4.and_then(|_| listen(true)), key.address.v6.and_then(|_| listen(false))];
     let (hops, hops_end) = watch::channel(table.next_hops());
     let (targets, wanted_end) = watch::channel(targets);
     let (urgent, urgent_end) = mpsc::channel(64);
-    let watcher = Watcher { interface, table, targets: wanted_end, urgent: urgent_end, hops, origin: Instant::now() };
+    let watcher = Watcher { interface, key, too_big, table, targets: wanted_end, urgent: urgent_end, hops, origin: Instant::now() };
     Ok(Neighbours { targets, urgent, hops: hops_end, task: tokio::spawn(watcher.run(netlink)) })
+}
+
+/// The kernel's answers of one moment, for an examination of the host.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// Next hops of the targets. Nothing was resolved for them: those of hosts that the kernel does not know are pending.
+    pub hops: NextHops,
+    /// The director's own addresses that are on no interface.
+    pub missing_addresses: Vec<IpAddr>,
+    /// VIPs that are addresses of this host.
+    pub local_vips: Vec<IpAddr>,
+    /// Whether the interface is switched on and has a carrier.
+    pub up: bool,
+    /// Id of the XDP program that is attached to the interface.
+    pub xdp_program: Option<u32>,
+}
+
+/// Asks the kernel once, and changes nothing.
+///
+/// # Errors
+/// When a request to the kernel fails.
+pub async fn survey(interface: u32, key: RouteKey, targets: NextHopTargets) -> Result<Survey, Error> {
+    let netlink = Netlink::open(interface, key)?;
+    let mut table = NeighbourTable::new(interface);
+    table.static_entries = targets.static_entries;
+    resync(&netlink.requests, &mut table, &targets.addresses).await?;
+    let mut local_vips = Vec::new();
+    for vip in targets.vips {
+        if netlink.requests.is_local(vip).await? {
+            local_vips.push(vip);
+        }
+    }
+    let up = table.interfaces.get(&interface).is_some_and(|interface| interface.up);
+    let xdp_program = netlink.requests.xdp_program().await?;
+    Ok(Survey { hops: table.next_hops(), missing_addresses: table.missing_addresses, local_vips, up, xdp_program })
 }
 
 struct Watcher {
     interface: u32,
+    key: RouteKey,
+    /// For IPv4 and IPv6.
+    too_big: [Option<Listener>; 2],
     table: NeighbourTable,
     targets: watch::Receiver<NextHopTargets>,
     urgent: mpsc::Receiver<IpAddr>,
@@ -114,7 +180,7 @@ impl Watcher {
                 if self.targets.has_changed().is_err() {
                     return;
                 }
-                match Netlink::open(self.interface) {
+                match Netlink::open(self.interface, self.key) {
                     Ok(netlink) => break netlink,
                     Err(e) => tracing::warn!("neighbours cannot be watched: {e}; trying again"),
                 }
@@ -128,7 +194,7 @@ impl Watcher {
         // What happened between the first answers and now is in the events; after a broken connection nothing is certain.
         let mut schedule = Schedule { routes: false, everything: true, at: Some(now), routes_from: now, resync: now + RESYNC_INTERVAL };
         // Found anew only where something changed: it looks at every neighbour.
-        let mut next_probe = self.next_probe();
+        let mut next_timer = self.next_timer();
         loop {
             tokio::select! {
                 message = netlink.events.next() => match message {
@@ -148,7 +214,7 @@ impl Watcher {
                 }
                 Some(backend) = self.urgent.recv() => {
                     self.table.expedite(backend);
-                    next_probe = self.next_probe();
+                    next_timer = self.next_timer();
                 }
                 () = sleep_until(schedule.resync) => {
                     schedule.everything = true;
@@ -156,38 +222,71 @@ impl Watcher {
                 }
                 () = sleep_until(schedule.at.unwrap_or(now + NEVER)), if schedule.at.is_some() => {
                     self.settle(&netlink.requests, &mut schedule).await?;
-                    next_probe = self.next_probe();
+                    next_timer = self.next_timer();
                 }
-                () = sleep_until(next_probe) => {
-                    for hop in self.table.due_probes(self.origin.elapsed()) {
-                        netlink.requests.resolve(hop).await?;
-                    }
-                    next_probe = self.next_probe();
+                message = receive(&self.too_big, self.key.address) => if self.learn(message) {
+                    schedule.after_debounce();
+                },
+                () = sleep_until(next_timer) => {
+                    self.on_timer(&mut netlink.requests, &mut schedule).await?;
+                    next_timer = self.next_timer();
                 }
             }
         }
     }
 
-    fn next_probe(&self) -> Instant {
-        self.table.next_probe().map_or_else(|| Instant::now() + NEVER, |at| self.origin + at)
+    fn next_timer(&self) -> Instant {
+        self.table.next_timer().map_or_else(|| Instant::now() + NEVER, |at| self.origin + at)
+    }
+
+    /// Asks the kernel for neighbours, and forgets old path MTUs.
+    async fn on_timer(&mut self, netlink: &mut NetlinkRequests, schedule: &mut Schedule) -> Result<(), Error> {
+        let now = self.origin.elapsed();
+        if self.table.path_mtus.expire(now) {
+            schedule.after_debounce();
+        }
+        for hop in self.table.due_probes(now) {
+            let refused = netlink.resolve(hop).await?;
+            let forbidden = refused.filter(|e| matches!(e.kind(), std::io::ErrorKind::PermissionDenied)).map(|e| e.to_string());
+            if let (None, Some(why)) = (&self.table.refused, &forbidden) {
+                tracing::warn!("the kernel does not resolve neighbours for the director: {why}; it needs CAP_NET_ADMIN");
+            }
+            if self.table.refused != forbidden {
+                self.table.refused = forbidden;
+                schedule.after_debounce();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a router's message about a packet of ours. Returns whether it teaches anything.
+    fn learn(&mut self, message: TooBig) -> bool {
+        let current = self.hops.borrow().get(message.backend).map(|hop| hop.mtu);
+        let learned = self.table.path_mtus.learn(&message, current, &self.targets.borrow().vips, self.origin.elapsed());
+        if learned {
+            tracing::info!(backend = %message.backend, mtu = message.mtu, "path MTU learned from a router");
+        }
+        learned
     }
 
     fn handle(&mut self, event: KernelEvent, schedule: &mut Schedule) {
         match event {
-            KernelEvent::Neighbour(address, entry) => {
-                let before = match entry {
-                    Some(entry) => self.table.neighbours.insert(address, entry),
-                    None => self.table.neighbours.remove(&address),
-                };
-                if before == entry {
+            KernelEvent::Neighbour(hop, entry) => {
+                // A host may have many neighbours that are not ours.
+                if !self.table.set_neighbour(hop, entry) || !self.table.uses(&hop) {
                     return;
                 }
             }
-            KernelEvent::Link(link) => {
-                if link == self.table.link {
+            KernelEvent::Interface(index, now) => {
+                if self.table.interfaces.get(&index) == now.as_ref() {
                     return;
                 }
-                self.table.link = link;
+                // A carrier that comes or goes changes routes without an event.
+                schedule.routes = true;
+                match now {
+                    Some(interface) => self.table.interfaces.insert(index, interface),
+                    None => self.table.interfaces.remove(&index),
+                };
             }
             KernelEvent::Routes | KernelEvent::Gone => schedule.routes = true,
             KernelEvent::Lost => {
@@ -205,7 +304,6 @@ impl Watcher {
         self.table.static_entries = targets.static_entries;
         let began = Instant::now();
         if schedule.everything {
-            self.table.link = netlink.link().await?;
             resync(netlink, &mut self.table, &targets.addresses).await?;
             schedule.resync = began + RESYNC_INTERVAL;
         } else if schedule.routes && began >= schedule.routes_from {
@@ -233,15 +331,32 @@ pub fn mac(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+/// The next message of a router; never without listeners.
+async fn receive(listeners: &[Option<Listener>; 2], own: Addresses) -> TooBig {
+    async fn of(listener: Option<&Listener>, own: Addresses) -> TooBig {
+        match listener {
+            Some(listener) => listener.receive(own).await,
+            None => std::future::pending().await,
+        }
+    }
+    tokio::select! {
+        message = of(listeners[0].as_ref(), own) => message,
+        message = of(listeners[1].as_ref(), own) => message,
+    }
+}
+
 async fn resync(netlink: &NetlinkRequests, table: &mut NeighbourTable, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
-    table.neighbours = netlink.neighbours().await?.into_iter().collect::<HashMap<IpAddr, NeighbourEntry>>();
+    table.interfaces = netlink.interfaces().await?;
+    table.set_neighbours(netlink.neighbours().await?);
     routes(netlink, table, addresses).await
 }
 
 async fn routes(netlink: &NetlinkRequests, table: &mut NeighbourTable, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
     table.routes.retain(|address, _| addresses.contains(address));
+    table.path_mtus.retain(addresses);
+    table.missing_addresses = netlink.missing_addresses().await?;
     for address in addresses {
-        let route = netlink.route(*address).await?;
+        let route = netlink.route(*address, &table.missing_addresses).await?;
         table.routes.insert(*address, route);
     }
     Ok(())

@@ -1,14 +1,18 @@
 //! The questions that we put to the kernel by rtnetlink, and what its messages mean to us.
 
-use super::table::{NeighbourEntry, Route};
+use super::RouteKey;
+use super::table::{Hop, Interface, NeighbourEntry, Route};
 use crate::{Link, Unresolved};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType, RouteVia,
+};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
@@ -36,10 +40,10 @@ pub enum Error {
 /// What a message from the kernel changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum KernelEvent {
-    /// A neighbour on our interface; `None`: it was removed.
-    Neighbour(IpAddr, Option<NeighbourEntry>),
-    /// Our interface.
-    Link(Link),
+    /// A neighbour; `None`: it was removed.
+    Neighbour(Hop, Option<NeighbourEntry>),
+    /// An interface; `None`: it is gone, or no Ethernet.
+    Interface(u32, Option<Interface>),
     /// Routes, addresses or rules: every route has to be looked up again.
     Routes,
     /// Our interface is gone.
@@ -62,6 +66,7 @@ pub(super) struct NetlinkRequests {
     handle: Handle,
     /// Our interface.
     interface: u32,
+    key: RouteKey,
 }
 
 impl Drop for Netlink {
@@ -72,13 +77,13 @@ impl Drop for Netlink {
 
 impl Netlink {
     /// Opens both sockets, in the network namespace of this thread.
-    pub(super) fn open(interface: u32) -> Result<Netlink, Error> {
+    pub(super) fn open(interface: u32, key: RouteKey) -> Result<Netlink, Error> {
         use MulticastGroup as G;
         let groups = [G::Link, G::Neigh, G::Ipv4Ifaddr, G::Ipv6Ifaddr, G::Ipv4Route, G::Ipv6Route, G::Ipv4Rule, G::Ipv6Rule, G::Nexthop];
         let (watch, _, events) = rtnetlink::new_multicast_connection(&groups)?;
         let (requests, handle, _) = rtnetlink::new_connection()?;
         let tasks = [tokio::spawn(watch), tokio::spawn(requests)];
-        Ok(Netlink { requests: NetlinkRequests { handle, interface }, events: Box::pin(events.map(|(message, _)| message)), tasks })
+        Ok(Netlink { requests: NetlinkRequests { handle, interface, key }, events: Box::pin(events.map(|(message, _)| message)), tasks })
     }
 
     /// What `message` changes for us.
@@ -88,55 +93,86 @@ impl Netlink {
 }
 
 impl NetlinkRequests {
-    /// Our interface.
-    pub(super) async fn link(&self) -> Result<Link, Error> {
-        let mut links = Box::pin(self.handle.link().get().match_index(self.interface).execute());
-        match with_timeout(links.try_next()).await? {
-            Ok(message) => message.as_ref().and_then(link).ok_or(Error::Interface(self.interface)),
-            // ENODEV: there is no other reason to refuse a question about one index.
-            Err(rtnetlink::Error::NetlinkError(_)) => Err(Error::Interface(self.interface)),
-            Err(e) => Err(e.into()),
+    /// Every Ethernet interface; ours is among them.
+    pub(super) async fn interfaces(&self) -> Result<HashMap<u32, Interface>, Error> {
+        let mut all = HashMap::new();
+        let mut links = Box::pin(self.handle.link().get().execute());
+        while let Some(message) = with_timeout(links.try_next()).await?? {
+            all.extend(interface(&message).map(|interface| (message.header.index, interface)));
         }
+        if all.contains_key(&self.interface) { Ok(all) } else { Err(Error::Interface(self.interface)) }
     }
 
-    /// All neighbours on our interface.
-    pub(super) async fn neighbours(&self) -> Result<Vec<(IpAddr, NeighbourEntry)>, Error> {
+    /// All neighbours.
+    pub(super) async fn neighbours(&self) -> Result<Vec<(Hop, NeighbourEntry)>, Error> {
         let mut all = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut entries = Box::pin(self.handle.neighbours().get().set_address_family(family).execute());
             while let Some(message) = with_timeout(entries.try_next()).await?? {
-                if message.header.ifindex == self.interface {
-                    all.extend(neighbour(&message).and_then(|(address, entry)| Some((address, entry?))));
-                }
+                all.extend(neighbour(&message).and_then(|(hop, entry)| Some((hop, entry?))));
             }
         }
         Ok(all)
     }
 
-    /// The route to `backend`: `ip route get`.
-    pub(super) async fn route(&self, backend: IpAddr) -> Result<Result<Route, Unresolved>, Error> {
+    /// Our own addresses that are on no interface of this host.
+    pub(super) async fn missing_addresses(&self) -> Result<Vec<IpAddr>, Error> {
+        let own = [self.key.address.v4.map(IpAddr::V4), self.key.address.v6.map(IpAddr::V6)];
+        let mut missing = Vec::new();
+        for address in own.into_iter().flatten() {
+            if !self.is_local(address).await? {
+                missing.push(address);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Whether `address` is one of this host.
+    pub(super) async fn is_local(&self, address: IpAddr) -> Result<bool, Error> {
+        Ok(self.ask_route(address, None).await? == Err(Unresolved::RouteKind("local".into())))
+    }
+
+    /// Id of the XDP program that is attached to our interface.
+    pub(super) async fn xdp_program(&self) -> Result<Option<u32>, Error> {
+        let mut links = Box::pin(self.handle.link().get().match_index(self.interface).execute());
+        let Some(message) = with_timeout(links.try_next()).await?? else { return Ok(None) };
+        let xdp = message.attributes.into_iter().filter_map(|a| if let LinkAttribute::Xdp(xdp) = a { Some(xdp) } else { None });
+        Ok(xdp.flatten().find_map(|a| if let LinkXdp::ProgId(id) = a { Some(id) } else { None }))
+    }
+
+    /// The route to `backend` for packets of ours: `ip route get BACKEND from US mark MARK fibmatch`, with all hops of a multipath route.
+    /// The kernel answers nothing about a source that is not on this host.
+    pub(super) async fn route(&self, backend: IpAddr, missing_addresses: &[IpAddr]) -> Result<Result<Route, Unresolved>, Error> {
+        self.ask_route(backend, self.key.address.same_family(backend).filter(|own| !missing_addresses.contains(own))).await
+    }
+
+    async fn ask_route(&self, backend: IpAddr, source: Option<IpAddr>) -> Result<Result<Route, Unresolved>, Error> {
         let mut question = RouteMessage::default();
-        (question.header.address_family, question.header.destination_prefix_length) = match backend {
-            IpAddr::V4(_) => (AddressFamily::Inet, 32),
-            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
-        };
+        let (family, bits) = if backend.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
+        (question.header.address_family, question.header.destination_prefix_length) = (family, bits);
+        question.header.flags |= RouteFlags::FibMatch;
         question.attributes.push(RouteAttribute::Destination(backend.into()));
+        if let Some(source) = source {
+            question.header.source_prefix_length = bits;
+            question.attributes.push(RouteAttribute::Source(source.into()));
+        }
+        question.attributes.extend(self.key.mark.map(RouteAttribute::Mark));
         let mut answers = Box::pin(self.handle.route().get(question).execute());
         match with_timeout(answers.try_next()).await? {
-            Ok(Some(message)) => Ok(route(&message, backend, self.interface)),
-            Ok(None) => Ok(Err(Unresolved::NoRoute)),
+            Ok(Some(message)) => Ok(route(&message, backend)),
             // Network unreachable, an unreachable or prohibiting route, an invalid address: the kernel says no.
-            Err(rtnetlink::Error::NetlinkError(_)) => Ok(Err(Unresolved::NoRoute)),
+            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => Ok(Err(Unresolved::NoRoute)),
             Err(e) => Err(e.into()),
         }
     }
 
     /// Asks the kernel to resolve `hop`, or to check what it knows of it: `ip neigh replace HOP dev IF use`.
-    pub(super) async fn resolve(&mut self, hop: IpAddr) -> Result<(), Error> {
+    /// Returns why the kernel does not.
+    pub(super) async fn resolve(&mut self, hop: Hop) -> Result<Option<std::io::Error>, Error> {
         let mut message = NeighbourMessage::default();
-        message.header.ifindex = self.interface;
+        message.header.ifindex = hop.interface;
         message.header.flags = NeighbourFlags::Use;
-        let (family, address) = match hop {
+        let (family, address) = match hop.address {
             IpAddr::V4(a) => (AddressFamily::Inet, NeighbourAddress::Inet(a)),
             IpAddr::V6(a) => (AddressFamily::Inet6, NeighbourAddress::Inet6(a)),
         };
@@ -149,10 +185,15 @@ impl NetlinkRequests {
         let mut answers = Box::pin(self.handle.request(request)?);
         while let Some(answer) = with_timeout(answers.next()).await? {
             if let NetlinkPayload::Error(error) = answer.payload {
-                tracing::debug!(%hop, "the kernel does not resolve it: {error}");
+                let error = error.to_io();
+                // 0 acknowledges.
+                if error.raw_os_error() != Some(0) {
+                    tracing::debug!(hop = %hop.address, "the kernel does not resolve it: {error}");
+                    return Ok(Some(error));
+                }
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -168,30 +209,37 @@ fn event(message: &NetlinkMessage<RouteNetlinkMessage>, interface: u32) -> Optio
         _ => return None,
     };
     match message {
-        M::NewNeighbour(n) if n.header.ifindex == interface => neighbour(n).map(|(address, entry)| KernelEvent::Neighbour(address, entry)),
-        M::DelNeighbour(n) if n.header.ifindex == interface => neighbour(n).map(|(address, _)| KernelEvent::Neighbour(address, None)),
-        M::NewLink(l) if l.header.index == interface => link(l).map(KernelEvent::Link),
-        // A message of family AF_BRIDGE says only that it has left a bridge.
-        M::DelLink(l) if l.header.index == interface && l.header.interface_family == AddressFamily::Unspec => Some(KernelEvent::Gone),
-        M::NewNeighbour(_) | M::DelNeighbour(_) | M::NewLink(_) | M::DelLink(_) => None,
+        M::NewNeighbour(n) => neighbour(n).map(|(hop, entry)| KernelEvent::Neighbour(hop, entry)),
+        M::DelNeighbour(n) => neighbour(n).map(|(hop, _)| KernelEvent::Neighbour(hop, None)),
+        // Messages of family AF_BRIDGE are about a port of a bridge, and one that removes says only that the interface has left the bridge.
+        M::NewLink(l) | M::DelLink(l) if l.header.interface_family != AddressFamily::Unspec => None,
+        M::NewLink(l) => Some(KernelEvent::Interface(l.header.index, self::interface(l))),
+        M::DelLink(l) if l.header.index == interface => Some(KernelEvent::Gone),
+        M::DelLink(l) => Some(KernelEvent::Interface(l.header.index, None)),
         _ => Some(KernelEvent::Routes),
     }
 }
 
-fn link(message: &LinkMessage) -> Option<Link> {
-    let mac = message.attributes.iter().find_map(|a| match a {
-        LinkAttribute::Address(mac) => mac.as_slice().try_into().ok(),
-        _ => None,
-    });
-    let mtu = message.attributes.iter().find_map(|a| match a {
-        LinkAttribute::Mtu(mtu) => Some(u16::try_from(*mtu).unwrap_or(u16::MAX)),
-        _ => None,
-    });
-    Some(Link { mac: mac?, mtu: mtu? })
+/// Reads an Ethernet interface.
+fn interface(message: &LinkMessage) -> Option<Interface> {
+    let (mut mac, mut mtu, mut name) = (None, None, String::new());
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Address(address) => mac = address.as_slice().try_into().ok(),
+            LinkAttribute::Mtu(bytes) => mtu = Some(u16::try_from(*bytes).unwrap_or(u16::MAX)),
+            LinkAttribute::IfName(text) => name.clone_from(text),
+            _ => {}
+        }
+    }
+    if message.header.link_layer_type != LinkLayerType::Ether {
+        return None;
+    }
+    let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
+    Some(Interface { name, link: Link { mac: mac?, mtu: mtu? }, up })
 }
 
 /// The neighbour's address, and its entry unless the kernel knows nothing of it.
-fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Option<NeighbourEntry>)> {
+fn neighbour(message: &NeighbourMessage) -> Option<(Hop, Option<NeighbourEntry>)> {
     use NeighbourState as S;
     // Proxy entries are what this host answers for others.
     if message.header.flags.contains(NeighbourFlags::Proxy) {
@@ -213,30 +261,44 @@ fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Option<NeighbourEntr
         (S::Failed, _) => Some(NeighbourEntry::Failed),
         _ => None,
     };
-    Some((address, entry))
+    Some((Hop { interface: message.header.ifindex, address }, entry))
 }
 
-fn route(message: &RouteMessage, backend: IpAddr, interface: u32) -> Result<Route, Unresolved> {
+fn route(message: &RouteMessage, backend: IpAddr) -> Result<Route, Unresolved> {
     if message.header.kind != RouteType::Unicast {
         return Err(Unresolved::RouteKind(format!("{:?}", message.header.kind).to_lowercase()));
     }
-    let (mut hop, mut output, mut mtu) = (backend, None, None);
+    let (mut hops, mut output, mut mtu) = (Vec::new(), None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => output = Some(*index),
-            RouteAttribute::Gateway(RouteAddress::Inet(a)) | RouteAttribute::Via(RouteVia::Inet(a)) => hop = IpAddr::V4(*a),
-            RouteAttribute::Gateway(RouteAddress::Inet6(a)) | RouteAttribute::Via(RouteVia::Inet6(a)) => hop = IpAddr::V6(*a),
+            RouteAttribute::MultiPath(several) => {
+                // A dead one has lost its interface.
+                let living = several.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
+                hops = living.map(|hop| Hop { interface: hop.interface_index, address: gateway(&hop.attributes, backend) }).collect();
+            }
             RouteAttribute::Metrics(metrics) => {
                 mtu = metrics.iter().find_map(|m| if let RouteMetric::Mtu(mtu) = m { Some(*mtu) } else { None });
             }
             _ => {}
         }
     }
-    match output {
-        Some(index) if index == interface => Ok(Route { hop, mtu }),
-        Some(index) => Err(Unresolved::OtherInterface(index)),
-        None => Err(Unresolved::NoRoute),
+    if hops.is_empty() {
+        hops.extend(output.map(|interface| Hop { interface, address: gateway(&message.attributes, backend) }));
     }
+    // For IPv6 the kernel begins with the one that it would choose itself.
+    hops.sort();
+    if hops.is_empty() { Err(Unresolved::NoRoute) } else { Ok(Route { hops, mtu }) }
+}
+
+/// The gateway that these attributes name, or the backend itself.
+fn gateway(attributes: &[RouteAttribute], backend: IpAddr) -> IpAddr {
+    let gateway = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(a)) | RouteAttribute::Via(RouteVia::Inet(a)) => Some(IpAddr::V4(*a)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(a)) | RouteAttribute::Via(RouteVia::Inet6(a)) => Some(IpAddr::V6(*a)),
+        _ => None,
+    });
+    gateway.unwrap_or(backend)
 }
 
 #[cfg(test)]
@@ -250,18 +312,17 @@ mod tests {
     }
 
     #[test]
-    fn only_neighbours_on_our_interface_count_and_proxies_do_not() {
+    fn neighbours_come_with_their_interface_and_proxies_do_not_count() {
         let mut message = NeighbourMessage::default();
-        message.header.ifindex = 3;
+        message.header.ifindex = 4;
         message.header.state = NeighbourState::Stale;
         message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet([10, 0, 0, 1].into())));
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(vec![2; 6]));
         let wrap = |m: &NeighbourMessage| NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(m.clone()));
-        let address = "10.0.0.1".parse().unwrap();
-        assert_eq!(event(&wrap(&message), 3), Some(KernelEvent::Neighbour(address, Some(NeighbourEntry::Valid([2; 6])))));
-        assert_eq!(event(&wrap(&message), 4), None);
+        let hop = Hop { interface: 4, address: "10.0.0.1".parse().unwrap() };
+        assert_eq!(event(&wrap(&message), 3), Some(KernelEvent::Neighbour(hop, Some(NeighbourEntry::Valid([2; 6])))));
         message.header.state = NeighbourState::Failed;
-        assert_eq!(event(&wrap(&message), 3), Some(KernelEvent::Neighbour(address, Some(NeighbourEntry::Failed))));
+        assert_eq!(event(&wrap(&message), 3), Some(KernelEvent::Neighbour(hop, Some(NeighbourEntry::Failed))));
         message.header.flags = NeighbourFlags::Proxy;
         assert_eq!(event(&wrap(&message), 3), None);
     }
@@ -269,15 +330,16 @@ mod tests {
     #[test]
     fn a_route_tells_gateway_interface_and_mtu() {
         let backend: IpAddr = "10.0.2.21".parse().unwrap();
+        let hop = |address| vec![Hop { interface: 3, address }];
         let mut message = RouteMessage::default();
         message.header.kind = RouteType::Unicast;
+        assert_eq!(route(&message, backend), Err(Unresolved::NoRoute));
         message.attributes.push(RouteAttribute::Oif(3));
-        assert_eq!(route(&message, backend, 3), Ok(Route { hop: backend, mtu: None }));
+        assert_eq!(route(&message, backend), Ok(Route { hops: hop(backend), mtu: None }));
         message.attributes.push(RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap())));
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]));
-        assert_eq!(route(&message, backend, 3), Ok(Route { hop: "fe80::1".parse().unwrap(), mtu: Some(1400) }));
-        assert_eq!(route(&message, backend, 4), Err(Unresolved::OtherInterface(3)));
+        assert_eq!(route(&message, backend), Ok(Route { hops: hop("fe80::1".parse().unwrap()), mtu: Some(1400) }));
         message.header.kind = RouteType::BlackHole;
-        assert_eq!(route(&message, backend, 3), Err(Unresolved::RouteKind("blackhole".into())));
+        assert_eq!(route(&message, backend), Err(Unresolved::RouteKind("blackhole".into())));
     }
 }

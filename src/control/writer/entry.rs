@@ -16,6 +16,8 @@ pub enum BackendState {
     Slow,
     /// The health controller says that it is down: it gets no new flows.
     Down,
+    /// Packets cannot reach it, while they can reach another one of its pool: it gets no new flows.
+    Unreachable,
     /// It is no longer wanted: it keeps what it has for `[director] retire`.
     Retired,
 }
@@ -27,6 +29,7 @@ impl From<BackendState> for backend::BackendState {
             BackendState::Drained => backend::BackendState::Drained,
             BackendState::Slow => backend::BackendState::Slow,
             BackendState::Down => backend::BackendState::Down,
+            BackendState::Unreachable => backend::BackendState::Unreachable,
             BackendState::Retired => backend::BackendState::Retired,
         }
     }

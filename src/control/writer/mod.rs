@@ -95,6 +95,7 @@ impl Writer {
         let own = |address: &IpAddr| config.director.address.contains(*address);
         let others: Vec<IpAddr> = directors.iter().copied().filter(|address| !own(address)).collect();
         registry.update(config, &others, health, now)?;
+        registry.mark_unreachable(hops);
         let backends = backends(&registry, config, hops)?;
         let mut pools = HashMap::with_capacity(config.pools.len());
         let members = registry.by_pool();
@@ -190,6 +191,11 @@ impl Writer {
         self.registry.entries.keys().map(|identity| identity.address).collect()
     }
 
+    /// Returns whether the last snapshot knows which backends cannot be reached.
+    pub fn knows_unreachable(&self, hops: &NextHops) -> bool {
+        self.registry.is_marked(hops)
+    }
+
     /// Maglev tables that were built since this writer, or the one it is a copy of, began.
     pub fn tables_built(&self) -> u64 {
         self.tables_built
@@ -219,7 +225,7 @@ fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec
         let backend = config.director.address.same_family(identity.address).and_then(|source| {
             let (name, pool) = (identity.name.clone(), identity.pool.clone());
             let mut backend = Backend::new(name, pool, hops.link.mac, source, identity.address, hops.get(identity.address))?;
-            backend.down = entry.health == Observation::Down;
+            backend.down = entry.health == Observation::Down || entry.unreachable;
             backend.draining = !matches!(entry.state(), BackendState::Active | BackendState::Slow);
             Some(backend)
         });
@@ -241,9 +247,10 @@ fn build(
 ) -> Result<BuiltPool, ApplyError> {
     let mut sorted: Vec<_> = pool.backends.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let unreachable = known.unreachable();
     let members: Vec<(String, u16)> = sorted
         .iter()
-        .map(|b| match (b.drain, health) {
+        .map(|b| match (b.drain || unreachable.contains(&(b.name.as_str(), b.address)), health) {
             (true, _) => (b.name.clone(), 0),
             (false, None) => (b.name.clone(), b.weight),
             (false, Some(health)) => (b.name.clone(), health.of(&b.name).weight(b.weight)),

@@ -2,6 +2,7 @@
 
 use super::entry::BackendState;
 use super::error::{ApplyError, RangeHeld};
+use crate::next_hops::NextHops;
 use guideway_config::Config;
 use guideway_dataplane::tables::{BackendId, NO_BACKEND};
 use guideway_packet::time::Time;
@@ -53,6 +54,8 @@ pub(super) struct RegistryEntry {
     pub(super) health: Observation,
     /// Time since which it is no longer in the file.
     pub(super) retired: Option<Time>,
+    /// Packets cannot reach it, while they can reach another backend of its pool that gets new flows.
+    pub(super) unreachable: bool,
     claims: Vec<RangeClaim>,
 }
 
@@ -95,6 +98,11 @@ impl<'r> Members<'r> {
         self.0.iter().filter(|(_, entry)| entry.health == Observation::Down).map(|(_, entry)| entry.id).collect()
     }
 
+    /// Returns names and addresses of backends that packets cannot reach.
+    pub(super) fn unreachable(&self) -> HashSet<(&'r str, IpAddr)> {
+        self.0.iter().filter(|(_, entry)| entry.unreachable).map(|(identity, _)| (&*identity.name, identity.address)).collect()
+    }
+
     /// Returns names and ids of backends that are no longer in the file.
     pub(super) fn former(&self) -> Vec<(Arc<str>, BackendId)> {
         self.0.iter().filter(|(_, entry)| entry.retired.is_some()).map(|(identity, entry)| (identity.name.clone(), entry.id)).collect()
@@ -112,6 +120,7 @@ impl RegistryEntry {
             (Some(_), ..) => BackendState::Retired,
             (None, _, Observation::Down) => BackendState::Down,
             (None, true, _) => BackendState::Drained,
+            (None, false, _) if self.unreachable => BackendState::Unreachable,
             (None, false, Observation::Slow { .. }) => BackendState::Slow,
             (None, false, Observation::Up) => BackendState::Active,
         }
@@ -170,6 +179,32 @@ impl Registry {
         self.conflicts(now)
     }
 
+    /// Marks the backends that packets cannot reach. Where they reach no other one of the pool, nothing is better than what is there.
+    pub(super) fn mark_unreachable(&mut self, hops: &NextHops) {
+        let pools = self.reachable_pools(hops);
+        for (identity, entry) in &mut self.entries {
+            entry.unreachable = hops.is_unreachable(identity.address) && pools.contains(&identity.pool);
+        }
+    }
+
+    /// Returns whether [`Registry::mark_unreachable`] would change nothing.
+    pub(super) fn is_marked(&self, hops: &NextHops) -> bool {
+        let pools = self.reachable_pools(hops);
+        let marked = |(identity, entry): (&Identity, &RegistryEntry)| {
+            entry.unreachable == (hops.is_unreachable(identity.address) && pools.contains(&identity.pool))
+        };
+        self.entries.iter().all(marked)
+    }
+
+    /// Pools with a backend that gets new flows and can be reached.
+    fn reachable_pools(&self, hops: &NextHops) -> HashSet<Arc<str>> {
+        let takes_new =
+            |entry: &RegistryEntry| entry.retired.is_none() && !entry.drain && entry.weight > 0 && entry.health != Observation::Down;
+        let backends = self.entries.iter().filter(|(identity, _)| !identity.is_director());
+        let open = backends.filter(|(identity, entry)| takes_new(entry) && hops.get(identity.address).is_some());
+        open.map(|(identity, _)| identity.pool.clone()).collect()
+    }
+
     /// Returns when the next retired backend or released range expires.
     pub(super) fn expiry(&self) -> Option<Time> {
         let released_at = |entry: &RegistryEntry| entry.claims.iter().filter_map(|c| c.released_at).chain(entry.retired).min();
@@ -208,7 +243,15 @@ impl Registry {
             let id = self.allocate_id(now)?;
             self.entries.insert(
                 identity.clone(),
-                RegistryEntry { id, weight: 0, drain: false, health: Observation::Up, retired: None, claims: Vec::new() },
+                RegistryEntry {
+                    id,
+                    weight: 0,
+                    drain: false,
+                    health: Observation::Up,
+                    retired: None,
+                    unreachable: false,
+                    claims: Vec::new(),
+                },
             );
         }
         self.entries.get_mut(identity).ok_or(ApplyError::IdsExhausted)

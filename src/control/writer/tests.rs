@@ -1,7 +1,7 @@
 use super::registry::ID_QUARANTINE;
 
 use super::*;
-use crate::Link;
+use crate::{Link, Unresolved};
 use guideway_config as config;
 use guideway_config::{Director, Io};
 use guideway_dataplane::tables::NextHop;
@@ -13,7 +13,7 @@ use std::time::Duration;
 mod takeover;
 
 const RETIRE: Duration = Duration::from_secs(600);
-const HOP: NextHop = NextHop { mac: [2, 0, 0, 0, 2, 0x21], mtu: 1500 };
+const HOP: NextHop = NextHop { mac: [2, 0, 0, 0, 2, 0x21], mtu: 1500, output: None };
 
 fn at(seconds: u64) -> Time {
     Time::default().plus(Duration::from_secs(seconds))
@@ -45,6 +45,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
             flows: 1024,
             retire: RETIRE,
             steering: 0,
+            mark: None,
         },
         active_key: None,
         vips: vec![
@@ -73,7 +74,7 @@ fn vip(address: &str, service: config::Service) -> Vip {
 
 fn hops(resolved: &[&str]) -> NextHops {
     let hops = resolved.iter().map(|a| (a.parse().unwrap(), Ok(HOP))).collect();
-    NextHops { link: Link { mac: [2; 6], mtu: 1500 }, hops }
+    NextHops { link: Link { mac: [2; 6], mtu: 1500 }, hops, missing_addresses: Vec::new(), refused: None }
 }
 
 const T1: (&str, &str, u16, u16) = ("t1", "10.0.2.21", 20_000, 100);
@@ -351,4 +352,32 @@ fn directors_of_the_fleet_come_from_the_file_or_the_store() {
     config.director.fleet.clear();
     assert!(writer.set_present(directors(&["10.0.1.12", "10.0.1.13"]), &config));
     assert!(others(&writer.apply(&config, &hops(&[]), at(2)).unwrap()).is_empty(), "a fleet without this director is not its own");
+}
+
+#[test]
+fn a_backend_that_cannot_be_reached_is_not_chosen_while_others_can_and_comes_back() {
+    let mut writer = Writer::new();
+    let config = config(&[T1, T2, T3]);
+    let with = |unreachable: &[(&str, Unresolved)], resolved: &[&str]| {
+        let mut hops = hops(resolved);
+        hops.hops.extend(unreachable.iter().map(|(address, why)| (address.parse().unwrap(), Err(why.clone()))));
+        hops
+    };
+    let (no_route, t2) = (Unresolved::NoRoute, T2.1);
+    let shares = |snapshot: &Snapshot| snapshot.services[0].pool.maglev.entries();
+    let mut apply = |hops: &NextHops| {
+        let snapshot = writer.apply(&config, hops, at(0)).unwrap();
+        let t2 = writer.backends().find(|k| &*k.name == "t2").unwrap();
+        let backend = snapshot.backend(t2.id).unwrap();
+        (shares(&snapshot), t2.state, t2.weight, backend.down, owner(&snapshot, 21_000) == Some(t2.id))
+    };
+    let all = vec![337, 336, 336];
+    let pending = Unresolved::Pending(t2.parse().unwrap());
+    let whole = (all.clone(), BackendState::Active, 100, false, true);
+    assert_eq!(apply(&with(&[(t2, pending)], &[T1.1, T3.1])), whole, "it may be resolved at any moment");
+    let (shares, state, weight, down, owns) = apply(&with(&[(t2, no_route.clone())], &[T1.1, T3.1]));
+    assert_eq!((shares[1], shares.iter().sum::<u32>(), state, weight, down, owns), (0, 1009, BackendState::Unreachable, 100, true, true));
+    assert_eq!(apply(&with(&[], &[T1.1, T2.1, T3.1])), whole);
+    let none = [T1, T2, T3].map(|backend| (backend.1, no_route.clone()));
+    assert_eq!(apply(&with(&none, &[])), whole, "nothing is better than what is there");
 }

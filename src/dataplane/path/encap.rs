@@ -2,7 +2,7 @@
 
 use super::parse::Packet;
 use crate::tables::{Backend, ENCAP_LEN_V4, ENCAP_LEN_V6, EncapFields, EncapHeader};
-use guideway_packet::frame::Frame;
+use guideway_packet::frame::{Frame, OWN_INTERFACE};
 use guideway_packet::verdict::Reason;
 use guideway_packet::wire::layout::ethernet::{self, ETHERTYPE, IPV6, TAG_LEN};
 
@@ -58,7 +58,8 @@ pub fn encapsulate(frame: &mut Frame<'_>, packet: &EncapParams, backend: &Backen
         return Err(if backend.next_hop().is_none() { Reason::NeighbourUnresolved } else { Reason::TooBig });
     }
     let fields = EncapFields { inner_len: packet.total_len, inner_ethertype: packet.ethertype, tos: packet.tos, ttl: packet.ttl - 1 };
-    if usize::from(packet.l2) != ethernet::LEN {
+    // A tag of the interface that a packet came from means nothing on another one.
+    if usize::from(packet.l2) != ethernet::LEN && backend.output() == OWN_INTERFACE {
         return encapsulate_tagged(frame, packet, backend.head(), fields);
     }
     // Every io leaves headroom for the largest header that we write. Padding behind the packet is cut off.
@@ -66,6 +67,7 @@ pub fn encapsulate(frame: &mut Frame<'_>, packet: &EncapParams, backend: &Backen
         EncapHeader::V4(head) => head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields),
         EncapHeader::V6(head) => head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields),
     }
+    frame.output = backend.output();
     Ok(())
 }
 

@@ -237,7 +237,7 @@ fn release(key: u64, backend: BackendId, tables: &Snapshot, state: &mut State, n
     let State { fragments, out, counters, .. } = state;
     fragments.release(key, now, |packet, frame| {
         let mut verdict = send(frame, packet, backend, tables, out, counters, now);
-        if verdict == Verdict::Transmit && !out.outbox.release(frame.bytes()) {
+        if verdict == Verdict::Transmit && !out.outbox.release(frame.bytes(), frame.output) {
             verdict = Verdict::Drop(Reason::OutboxFull);
         }
         counters.release_held(verdict);

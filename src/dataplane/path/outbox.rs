@@ -1,6 +1,6 @@
 //! Frames that do not leave in the buffer they came in: released fragments, further fragments, ICMP. Fixed room, made once.
 
-use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::frame::{Frame, HEADROOM, Output};
 
 /// Frames that one batch may originate or release.
 pub const SLOTS: usize = 256;
@@ -18,6 +18,7 @@ pub struct Outbox {
 struct Used {
     start: usize,
     len: usize,
+    output: Output,
     /// Made by us; else a received packet that was held.
     originated: bool,
 }
@@ -44,28 +45,28 @@ impl Outbox {
         let mut frame = Frame::new(&mut self.bytes[at..at + self.slot], HEADROOM, len);
         let result = fill(&mut frame);
         if result.is_ok() {
-            let (start, len) = (frame.start(), frame.len());
-            self.used.push(Used { start, len, originated: true });
+            let (start, len, output) = (frame.start(), frame.len(), frame.output);
+            self.used.push(Used { start, len, output, originated: true });
         }
         Some(result)
     }
 
     /// Takes a copy of a received frame that was held. `false` when there is no room.
-    pub fn release(&mut self, frame: &[u8]) -> bool {
+    pub fn release(&mut self, frame: &[u8], output: Output) -> bool {
         if self.room() == 0 || frame.len() > self.slot {
             return false;
         }
         let at = self.used.len() * self.slot;
         self.bytes[at..at + frame.len()].copy_from_slice(frame);
-        self.used.push(Used { start: 0, len: frame.len(), originated: false });
+        self.used.push(Used { start: 0, len: frame.len(), output, originated: false });
         true
     }
 
-    /// Hands every frame, and whether we originated it, to `send`, and empties the outbox.
-    pub fn drain(&mut self, mut send: impl FnMut(&[u8], bool)) {
+    /// Hands every frame, where it leaves, and whether we originated it, to `send`, and empties the outbox.
+    pub fn drain(&mut self, mut send: impl FnMut(&[u8], Output, bool)) {
         for (index, used) in self.used.drain(..).enumerate() {
             let at = index * self.slot + used.start;
-            send(&self.bytes[at..at + used.len], used.originated);
+            send(&self.bytes[at..at + used.len], used.output, used.originated);
         }
     }
 }

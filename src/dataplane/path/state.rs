@@ -10,6 +10,7 @@ use super::too_big::Limiter;
 use crate::counters::{Counters, PacketCounter};
 use crate::flow::{FlowTable, Peers};
 use crate::tables::BackendId;
+use guideway_packet::frame::Output;
 use guideway_packet::time::Time;
 use guideway_packet::verdict::{Reason, Verdict};
 use std::sync::Arc;
@@ -107,11 +108,11 @@ impl State {
         self.requests.suspicions.drain(tell);
     }
 
-    /// Hands every frame that was originated or released to `send`, in order; `false` from it means that there was no room.
+    /// Hands every frame that was originated or released, and where it leaves, to `send`, in order; `false` from it means that there was no room.
     /// To be called after each batch.
-    pub fn drain_outbox(&mut self, mut send: impl FnMut(&[u8]) -> bool) {
+    pub fn drain_outbox(&mut self, mut send: impl FnMut(&[u8], Output) -> bool) {
         let State { out, counters, .. } = self;
-        out.outbox.drain(|frame, originated| match (send(frame), originated) {
+        out.outbox.drain(|frame, output, originated| match (send(frame, output), originated) {
             (true, _) => {}
             (false, true) => counters.cancel_originated(),
             (false, false) => counters.transmit_full(1),

@@ -1,7 +1,7 @@
 //! A batch of frames on its way to a worker and back: copies, each in a slot with room before it.
 
 use crate::path::outbox;
-use guideway_packet::frame::{Frame, HEADROOM};
+use guideway_packet::frame::{Frame, HEADROOM, OWN_INTERFACE, Output};
 use guideway_packet::io::{BATCH, Io};
 use guideway_packet::time::Time;
 use guideway_packet::verdict::{Reason, Verdict};
@@ -27,6 +27,7 @@ struct Used {
     start: usize,
     len: usize,
     verdict: Verdict,
+    output: Output,
 }
 
 impl FrameBatch {
@@ -44,20 +45,20 @@ impl FrameBatch {
             self.now = now;
         }
         let frame = frame.get(..self.slot - HEADROOM).unwrap_or(frame);
-        self.copy(frame, HEADROOM, Verdict::Drop(Reason::Truncated));
+        self.copy(frame, HEADROOM, Verdict::Drop(Reason::Truncated), OWN_INTERFACE);
     }
 
     /// Adds a frame that is to be sent after the received ones. `false` when there is no room.
-    pub fn append(&mut self, frame: &[u8]) -> bool {
-        frame.len() <= self.slot && self.copy(frame, 0, Verdict::Transmit)
+    pub fn append(&mut self, frame: &[u8], output: Output) -> bool {
+        frame.len() <= self.slot && self.copy(frame, 0, Verdict::Transmit, output)
     }
 
     #[inline]
-    fn copy(&mut self, frame: &[u8], start: usize, verdict: Verdict) -> bool {
+    fn copy(&mut self, frame: &[u8], start: usize, verdict: Verdict, output: Output) -> bool {
         let at = self.used.len() * self.slot + start;
         let Some(room) = self.bytes.get_mut(at..at + frame.len()) else { return false };
         room.copy_from_slice(frame);
-        self.used.push(Used { start, len: frame.len(), verdict });
+        self.used.push(Used { start, len: frame.len(), verdict, output });
         true
     }
 
@@ -76,7 +77,7 @@ impl FrameBatch {
         }
         work(self.now, &mut frames[..count]);
         for (used, frame) in self.used.iter_mut().zip(&frames[..count]) {
-            *used = Used { start: frame.start(), len: frame.len(), verdict: frame.verdict };
+            *used = Used { start: frame.start(), len: frame.len(), verdict: frame.verdict, output: frame.output };
         }
         count
     }
@@ -86,7 +87,7 @@ impl FrameBatch {
     pub fn send(&mut self, io: &mut dyn Io) -> std::io::Result<bool> {
         while let Some(used) = self.used.get(self.sent) {
             let at = self.sent * self.slot + used.start;
-            if used.verdict == Verdict::Transmit && !io.send(&self.bytes[at..at + used.len])? {
+            if used.verdict == Verdict::Transmit && !io.send_by(&self.bytes[at..at + used.len], used.output)? {
                 return Ok(false);
             }
             self.sent += 1;

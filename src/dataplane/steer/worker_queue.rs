@@ -2,6 +2,7 @@
 
 use super::frame_batch::FrameBatch;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use guideway_packet::frame::{OWN_INTERFACE, Output};
 use guideway_packet::io::{BatchHandler, Io, PollResult};
 use guideway_packet::time::Time;
 use std::sync::Arc;
@@ -56,7 +57,11 @@ impl Io for WorkerQueue {
 
     /// Adds the frame to the batch of the last poll, which leaves with the next one; `false` when that poll had none, or there is no room.
     fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
-        Ok(self.current.as_mut().is_some_and(|batch| batch.append(frame)))
+        self.send_by(frame, OWN_INTERFACE)
+    }
+
+    fn send_by(&mut self, frame: &[u8], output: Output) -> std::io::Result<bool> {
+        Ok(self.current.as_mut().is_some_and(|batch| batch.append(frame, output)))
     }
 
     fn now(&self) -> Time {

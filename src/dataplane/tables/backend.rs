@@ -1,5 +1,6 @@
 //! A backend, and the header that every packet to it gets.
 
+use guideway_packet::frame::{OWN_INTERFACE, Output};
 use guideway_packet::wire::layout::protocol::GRE;
 use guideway_packet::wire::layout::{ethernet, gre, ipv4, ipv6};
 use guideway_packet::wire::write::{ip_template, ipv6_version_and_class, put16};
@@ -19,6 +20,17 @@ pub struct NextHop {
     pub mac: [u8; 6],
     /// MTU of the route in bytes, at most that of the interface.
     pub mtu: u16,
+    /// The interface towards it, where it is not the one that packets come from.
+    pub output: Option<OutputInterface>,
+}
+
+/// An interface besides the one that packets come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputInterface {
+    /// The kernel's index of it; never 0.
+    pub index: Output,
+    /// Its own link-layer address.
+    pub mac: [u8; 6],
 }
 
 /// A server behind a VIP.
@@ -38,6 +50,9 @@ pub struct Backend {
     head: EncapHeader,
     /// Longest packet that fits the way there once wrapped; 0 while the next hop is not resolved.
     inner_mtu: u16,
+    output: Output,
+    /// Link-layer address of the interface that packets come from.
+    mac: [u8; 6],
 }
 
 /// Bytes before a packet that goes to its backend over IPv4: Ethernet, IPv4, GRE.
@@ -131,7 +146,6 @@ impl Backend {
         next_hop: Option<NextHop>,
     ) -> Option<Backend> {
         let write = |bytes: &mut [u8], ethertype: u16, gre: usize| {
-            bytes[ethernet::SOURCE..ethernet::SOURCE + mac.len()].copy_from_slice(&mac);
             put16(bytes, ethernet::ETHERTYPE, ethertype);
             ip_template(&mut bytes[IP..gre], source, address, GRE, 0, 0);
         };
@@ -151,7 +165,8 @@ impl Backend {
             }
             _ => return None,
         };
-        let mut backend = Backend { name, pool, address, down: false, draining: false, next_hop: None, head, inner_mtu: 0 };
+        let mut backend =
+            Backend { name, pool, address, down: false, draining: false, next_hop: None, head, inner_mtu: 0, output: OWN_INTERFACE, mac };
         backend.set_next_hop(next_hop);
         Some(backend)
     }
@@ -171,7 +186,16 @@ impl Backend {
             EncapHeader::V4(head) => &mut head.bytes[..],
             EncapHeader::V6(head) => &mut head.bytes[..],
         };
+        let output = next_hop.and_then(|hop| hop.output);
+        self.output = output.map_or(OWN_INTERFACE, |output| output.index);
         link[ethernet::DESTINATION..ethernet::SOURCE].copy_from_slice(&next_hop.map_or([0; 6], |hop| hop.mac));
+        link[ethernet::SOURCE..ethernet::ETHERTYPE].copy_from_slice(&output.map_or(self.mac, |output| output.mac));
+    }
+
+    /// The interface that packets to the backend leave by.
+    #[inline]
+    pub fn output(&self) -> Output {
+        self.output
     }
 
     /// Bytes of the longest packet that fits the way to the backend once wrapped; 0 while its next hop is not resolved.

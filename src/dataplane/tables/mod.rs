@@ -11,6 +11,7 @@ mod vips;
 
 pub use backend::{
     Backend, BackendId, ENCAP_LEN_V4, ENCAP_LEN_V6, EncapFields, EncapHeader, EncapHeaderV4, EncapHeaderV6, NO_BACKEND, NextHop,
+    OutputInterface,
 };
 pub use fleet::{FLEET_TABLE_SIZE, Fleet, MAX_DIRECTORS};
 pub use policy::{Addresses, Admission, Echo, HashKey, Unmatched, Writes};

@@ -26,6 +26,9 @@ pub enum WithdrawReason {
     /// The workers do not forward.
     #[error("{0}")]
     Stuck(String),
+    /// Something is wrong with the host.
+    #[error("{0}")]
+    Host(String),
 }
 
 /// The verdict for each VIP.
@@ -75,7 +78,8 @@ pub fn verdicts(view: &View) -> Verdicts {
 /// Returns whether packets may go to a backend. Lists every state, so that a new state must be handled here.
 fn can_forward(backend: &BackendEntry) -> bool {
     match backend.state {
-        BackendState::Active | BackendState::Slow | BackendState::Drained => true,
+        // One that cannot be reached has no next hop.
+        BackendState::Active | BackendState::Slow | BackendState::Drained | BackendState::Unreachable => true,
         BackendState::Down | BackendState::Retired => false,
     }
 }
@@ -141,10 +145,10 @@ mod tests {
     }
 
     fn view(writer: &mut Writer, config: &Config, reachable: &[&str]) -> View {
-        let hop = NextHop { mac: [2; 6], mtu: 1500 };
+        let hop = NextHop { mac: [2; 6], mtu: 1500, output: None };
         let mut hops: BTreeMap<IpAddr, Result<NextHop, Unresolved>> = reachable.iter().map(|a| (a.parse().unwrap(), Ok(hop))).collect();
         hops.entry("10.0.2.22".parse().unwrap()).or_insert(Err(Unresolved::NoRoute));
-        let hops = NextHops { link: Link { mac: [2; 6], mtu: 1500 }, hops };
+        let hops = NextHops { link: Link { mac: [2; 6], mtu: 1500 }, hops, missing_addresses: Vec::new(), refused: None };
         let snapshot = writer.apply(config, &hops, Time::default()).unwrap();
         View {
             checked: Default::default(),

@@ -13,14 +13,14 @@
 
 pub mod gre_sink;
 mod ring;
-mod send;
+pub(crate) mod send;
 #[cfg(test)]
 mod tests;
 
 use super::interface::{self, Interface};
 use super::{BATCH, BatchHandler, Io, PollResult};
 use gre_sink::GreSink;
-use guideway_packet::frame::Frame;
+use guideway_packet::frame::{Frame, OWN_INTERFACE};
 use guideway_packet::loss::{Loss, Losses};
 use guideway_packet::time::Time;
 use guideway_sys as sys;
@@ -148,7 +148,7 @@ impl Io for AfPacket {
                 if !frames.is_empty() {
                     work(sys::monotonic(), frames);
                 }
-                let (transmit_full, outcome) = send::transmit(self.socket.as_fd(), frames);
+                let (transmit_full, outcome) = send::transmit(self.socket.as_fd(), frames, OWN_INTERFACE);
                 self.ring.release();
                 outcome.or_else(|error| {
                     self.down = true;

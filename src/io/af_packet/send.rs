@@ -1,20 +1,20 @@
 //! Fence for `sendmmsg`: a whole batch of frames, from where they stand, in one system call.
 #![allow(unsafe_code)]
 
-use guideway_packet::frame::Frame;
+use guideway_packet::frame::{Frame, Output};
 use guideway_packet::io::BATCH;
 use guideway_packet::verdict::Verdict;
 use std::io::{Error, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Sends every frame whose verdict is `Transmit`, waiting for none. Returns how many found no room, and the error that says that the interface
-/// may be gone, if there was one.
-pub fn transmit(fd: BorrowedFd<'_>, frames: &mut [Frame<'_>]) -> (usize, Result<()>) {
+/// Sends every frame that leaves by `output` and whose verdict is `Transmit`, waiting for none. Returns how many found no room, and the error
+/// that says that the interface may be gone, if there was one.
+pub fn transmit(fd: BorrowedFd<'_>, frames: &mut [Frame<'_>], output: Output) -> (usize, Result<()>) {
     let mut parts = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH];
     let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
     let mut count = 0;
-    for frame in frames.iter_mut().filter(|f| f.verdict == Verdict::Transmit).take(BATCH) {
+    for frame in frames.iter_mut().filter(|f| f.verdict == Verdict::Transmit && f.output == output).take(BATCH) {
         let bytes = frame.bytes_mut();
         let part = parts[count].write(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
         // SAFETY: a message header of zero bytes is valid: no address, no parts, no control data.

@@ -168,7 +168,7 @@ fn slow_path_outcomes(fixture: &mut Fixture, batch: &[Vec<u8>]) -> Outcomes {
     }
     fixture.state.counters.add(PacketCounter::Received, batch.len() as u64);
     let mut outbox = Vec::new();
-    fixture.state.drain_outbox(|frame| {
+    fixture.state.drain_outbox(|frame, _| {
         outbox.push(frame.to_vec());
         true
     });
@@ -180,7 +180,7 @@ fn spoil(fixture: &mut Fixture) {
     let backends = &mut fixture.tables.backends;
     for (id, mtu) in [(0, Some(90)), (1, Some(120)), (2, None), (3, Some(80)), (6, Some(70))] {
         let backend = backends[id].as_mut().unwrap();
-        backend.set_next_hop(mtu.map(|mtu| NextHop { mac: [2, 0, 0, 0, 3, id as u8], mtu }));
+        backend.set_next_hop(mtu.map(|mtu| NextHop { mac: [2, 0, 0, 0, 3, id as u8], mtu, output: None }));
     }
     backends[4] = None;
     fixture.take_over(Some(0));

@@ -84,7 +84,7 @@ impl Fixture {
             let first = backends.len() as u16;
             for (n, (backend, address)) in members.iter().enumerate() {
                 let source = if ip(address).is_ipv4() { ip(DIRECTOR[0]) } else { ip(DIRECTOR[1]) };
-                let next_hop = Some(NextHop { mac: [2, 0, 0, 0, 2, first as u8 + n as u8], mtu: MTU });
+                let next_hop = Some(NextHop { mac: [2, 0, 0, 0, 2, first as u8 + n as u8], mtu: MTU, output: None });
                 backends.push(Some(Backend::new((*backend).into(), name.clone(), DIRECTOR_MAC, source, ip(address), next_hop).unwrap()));
             }
             let weights: Vec<_> = members.iter().map(|(name, _)| (*name, 100)).collect();
@@ -158,7 +158,7 @@ impl Fixture {
     pub fn add_remote_site(&mut self) {
         let first = self.tables.backends.len() as BackendId;
         for (n, address) in REMOTE_SITE.iter().enumerate() {
-            let next_hop = Some(NextHop { mac: [2, 0, 0, 0, 9, 9 + n as u8], mtu: MTU });
+            let next_hop = Some(NextHop { mac: [2, 0, 0, 0, 9, 9 + n as u8], mtu: MTU, output: None });
             let director = Backend::new((*address).into(), "remote site".into(), DIRECTOR_MAC, ip(DIRECTOR[0]), ip(address), next_hop);
             self.tables.backends.push(director);
             self.tables.remote_site_directors.push(first + n as BackendId);
@@ -193,7 +193,7 @@ impl Fixture {
         let mut outcomes: Vec<Outcome> =
             frames.iter().map(|frame| Outcome { verdict: frame.verdict, frame: frame.bytes().to_vec(), outbox: Vec::new() }).collect();
         let outbox = &mut outcomes.last_mut().unwrap().outbox;
-        self.state.drain_outbox(|frame| {
+        self.state.drain_outbox(|frame, _| {
             outbox.push(frame.to_vec());
             true
         });

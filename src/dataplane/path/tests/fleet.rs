@@ -24,7 +24,7 @@ fn director(own: usize, directors: &[&str]) -> Fixture {
     tables.address.v4 = Some(v4);
     let mut members = Vec::new();
     for (n, address) in addresses.iter().enumerate() {
-        let next_hop = Some(NextHop { mac: [2, 0, 0, 0, 3, n as u8], mtu: MTU });
+        let next_hop = Some(NextHop { mac: [2, 0, 0, 0, 3, n as u8], mtu: MTU, output: None });
         let other = (n != own).then_some(tables.backends.len() as u16);
         members.push((*address, other));
         if other.is_some() {

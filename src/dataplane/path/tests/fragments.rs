@@ -96,7 +96,7 @@ fn a_released_fragment_that_finds_no_room_in_the_ring_is_counted() {
     let mut buffer = [&[0; 64][..], &in_gre(&pieces[0], 0)].concat();
     let len = buffer.len() - 64;
     crate::path::run(&mut [guideway_packet::frame::Frame::new(&mut buffer, 64, len)], &fixture.tables, &mut fixture.state, fixture.now);
-    fixture.state.drain_outbox(|_| false);
+    fixture.state.drain_outbox(|_, _| false);
     assert_eq!((fixture.count(PacketCounter::Transmitted), fixture.counters().dropped(Reason::TransmitFull)), (1, 1));
     assert!(fixture.counters().balanced());
 }

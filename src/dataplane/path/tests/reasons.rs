@@ -143,7 +143,7 @@ fn later_cases() -> Vec<Case> {
             Reason::OutboxFull,
             |w| {
                 w.tables.icmp_echo = Echo::Answer;
-                while w.state.out.outbox.release(b"x") {}
+                while w.state.out.outbox.release(b"x", 0) {}
                 for _ in 0..w.state.out.outbox.room() {}
             },
             framed(&outer(&echo)),

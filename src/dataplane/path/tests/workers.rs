@@ -33,7 +33,7 @@ impl Workers {
         run(&mut frames, &self.fixture.tables, &mut self.states[worker], self.fixture.now);
         let own = (frames[0].verdict == Verdict::Transmit).then(|| frames[0].bytes().to_vec());
         let mut sent: Vec<Vec<u8>> = own.into_iter().collect();
-        self.states[worker].drain_outbox(|frame| {
+        self.states[worker].drain_outbox(|frame, _| {
             sent.push(frame.to_vec());
             true
         });
@@ -99,7 +99,7 @@ fn fragments_of_a_datagram_may_come_to_different_workers_in_any_order() {
         // Workers that hold something poll again soon.
         for state in &mut workers.states {
             crate::path::release_known(&workers.fixture.tables, state, workers.fixture.now);
-            state.drain_outbox(|frame| {
+            state.drain_outbox(|frame, _| {
                 sent.push(super::fixture::sent(frame).outer.destination);
                 true
             });
