@@ -10,7 +10,7 @@ mod tests;
 use super::NextHops;
 use futures_util::StreamExt;
 use guideway_dataplane::tables::Addresses;
-pub use netlink::Error;
+pub use netlink::{Error, RouteKey};
 use netlink::{KernelEvent, Netlink, NetlinkRequests};
 use path_mtu::{Listener, TooBig};
 use std::collections::{BTreeSet, HashMap};
@@ -30,15 +30,6 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_LOAD_DIVISOR: u32 = 5;
 /// Far enough to stand for never.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
-
-/// What our GRE has by which the kernel may route it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteKey {
-    /// Its source addresses.
-    pub address: Addresses,
-    /// Its firewall mark.
-    pub mark: Option<u32>,
-}
 
 /// What next hops are needed for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

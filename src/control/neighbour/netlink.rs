@@ -1,9 +1,9 @@
 //! The questions that we put to the kernel by rtnetlink, and what its messages mean to us.
 
-use super::RouteKey;
 use super::table::{Hop, Interface, NeighbourEntry, Route};
 use crate::{Link, Unresolved};
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use guideway_dataplane::tables::Addresses;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
@@ -19,6 +19,15 @@ use std::time::Duration;
 
 /// The kernel answers at once; a request that takes longer was lost.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What our GRE has by which the kernel may route it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteKey {
+    /// Its source addresses.
+    pub address: Addresses,
+    /// Its firewall mark.
+    pub mark: Option<u32>,
+}
 
 /// Why a request to the kernel failed.
 #[derive(Debug, thiserror::Error)]
