@@ -10,20 +10,23 @@ pub enum HostProblem {
     Address,
     /// The kernel does not resolve neighbours for this process.
     Permission,
-    /// The interface is gone, or what the director has of it no longer fits.
-    Interface,
+    /// An offload of the interface changes packets.
+    Offload,
+    /// The interface has a larger MTU than the director has room for.
+    Mtu,
 }
 
 impl HostProblem {
     /// All of them.
-    pub const ALL: [HostProblem; 3] = [HostProblem::Address, HostProblem::Permission, HostProblem::Interface];
+    pub const ALL: [HostProblem; 4] = [HostProblem::Address, HostProblem::Permission, HostProblem::Offload, HostProblem::Mtu];
 
     /// Returns the name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             HostProblem::Address => "address",
             HostProblem::Permission => "permission",
-            HostProblem::Interface => "interface",
+            HostProblem::Offload => "offload",
+            HostProblem::Mtu => "mtu",
         }
     }
 }

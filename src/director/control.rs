@@ -253,7 +253,7 @@ impl Control<'_> {
     /// Updates the status and the announcements.
     pub(super) fn update_status(&self) {
         let hops = self.neighbours.hops.borrow().clone();
-        host_problems::update(&self.config, &hops, self.status.host_problems());
+        host_problems::update(&self.config, &hops, &self.interface, self.status.host_problems());
         self.status.set_store_status(self.store_status.clone());
         let view = View {
             snapshot: self.tables.load_full(),

@@ -1,6 +1,7 @@
 //! Keeps the io in step with facts of its interface that are compiled into it: MAC address, receive queues, slaves of a bond.
 
 use super::control::Control;
+use super::host_problems;
 use guideway_io::interface::Interface;
 use guideway_io::offloads;
 
@@ -13,6 +14,7 @@ impl Control<'_> {
             let fix = offloads::fix(&self.interface.name, &[*finding]);
             tracing::warn!(interface = %self.interface.name, offload = finding.offload, effect = finding.effect, %fix, "an offload changes packets");
         }
+        host_problems::offloads_found(&self.interface, &found, self.status.host_problems());
         self.offloads = found;
     }
 

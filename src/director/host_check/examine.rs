@@ -4,6 +4,7 @@ use super::Severity::{Error, Warning};
 use super::permissions::{BPF, IPC_LOCK, NET_ADMIN, NET_RAW, SYS_ADMIN, has};
 use super::{Finding, Host};
 use guideway_config::Io;
+use guideway_io::offloads;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -25,6 +26,7 @@ impl Host<'_> {
         found.extend(self.backends());
         found.extend(self.mtu());
         found.extend(self.queues());
+        found.extend(self.offloads());
         found.extend(self.capabilities());
         found.extend(self.memory_lock());
         found.extend(self.devices());
@@ -128,6 +130,20 @@ impl Host<'_> {
             let command = format!("ethtool -L {} combined 1  # and `steering = {}` in [director]", self.name(), queues.max(2));
             Finding::new(Warning, "receive_queues", message, command)
         })
+    }
+
+    fn offloads(&self) -> Option<Finding> {
+        let (kind, severity) = match self.config.director.io {
+            Io::AfPacket { .. } => (offloads::Kind::AfPacket, Warning),
+            // Behind the driver or in it: known when the filter is attached.
+            Io::AfXdp { .. } => (offloads::Kind::AfXdp { generic: false }, Warning),
+            Io::Netmap { .. } => (offloads::Kind::Netmap, Error),
+            Io::Pcap { .. } => return None,
+        };
+        let found = offloads::examine(self.name(), kind);
+        let effects: Vec<String> = found.iter().map(|finding| format!("{} {}", finding.offload, finding.effect)).collect();
+        let command = offloads::fix(self.name(), &found);
+        (!found.is_empty()).then(|| Finding::new(severity, "offloads", format!("of {}: {}", self.name(), effects.join("; ")), command))
     }
 
     fn capabilities(&self) -> Option<Finding> {

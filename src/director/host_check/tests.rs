@@ -74,7 +74,10 @@ fn each_fault_of_a_real_host_is_found_with_the_command_that_mends_it() {
         ip("link set gw0 mtu 1500");
         let af_packet = self::config(&FILE.replace("af_xdp", "af_packet"));
         host.sysctl("ipv4/conf/gw0/forwarding", "1").unwrap();
-        assert_eq!(names(&examine(&af_packet)), ["mtu_headroom", "forwarding"]);
+        assert!(Command::new("ethtool").args(["-K", "gw0", "gro", "on"]).output().unwrap().status.success());
+        let found = examine(&af_packet);
+        assert_eq!(names(&found), ["mtu_headroom", "offloads", "forwarding"]);
+        assert_eq!(found[1].command, "ethtool -K gw0 gro off");
         Ok(())
     })
     .unwrap();
@@ -82,7 +85,7 @@ fn each_fault_of_a_real_host_is_found_with_the_command_that_mends_it() {
 
 #[test]
 fn rights_limits_and_devices_are_those_of_the_io() {
-    let interface = Interface { name: "gw0".into(), index: 2, mac: [2; 6], mtu: 1600, rx_queues: 1 };
+    let interface = Interface { name: "gw0".into(), index: 2, mac: [2; 6], mtu: 1600, rx_queues: 1, max_rx_queues: 1 };
     let hops = NextHops::from_config(&config(FILE));
     let survey = Survey { hops, missing_addresses: Vec::new(), local_vips: Vec::new(), up: true, xdp_program: Some(7) };
     let found = |text: &str, capabilities: u64, locked_memory: u64, runs: bool| {
