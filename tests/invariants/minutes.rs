@@ -110,13 +110,13 @@ impl Director {
                     run(&mut frames, &self.tables, state, self.now);
                     let transmitted = frames.iter().filter(|frame| frame.verdict == guideway_packet::verdict::Verdict::Transmit);
                     sent.extend(transmitted.map(|frame| frame.bytes().to_vec()));
-                    state.drain_outbox(|frame| {
+                    state.drain_outbox(|frame, _| {
                         sent.push(frame.to_vec());
                         true
                     });
                 }
                 release_known(&self.tables, state, self.now);
-                state.drain_outbox(|frame| {
+                state.drain_outbox(|frame, _| {
                     sent.push(frame.to_vec());
                     true
                 });
