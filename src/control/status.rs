@@ -5,7 +5,7 @@ use super::health_source::HealthLeader;
 use super::known_vips::KnownVips;
 use super::store_status::{StoreStatus, stale_reason};
 use super::view::Announced;
-use super::worker_status::WorkerStatus;
+use super::worker_status::{WorkerStatus, losses_document};
 use super::{BackendState, HostProblems, Suspect, SuspectedBackends, View, changes};
 use arc_swap::ArcSwapOption;
 use guideway_api as api;
@@ -15,7 +15,7 @@ use guideway_api::status::{DirectorKind, DirectorStatus, IoStatus, Reloads};
 use guideway_dataplane::counters::{Counters, PacketCounter};
 use guideway_dataplane::path::draining::DrainingFlow;
 use guideway_dataplane::tables::BackendId;
-use guideway_packet::loss::{Loss, Losses};
+use guideway_packet::loss::Losses;
 use guideway_packet::verdict::Reason;
 use indexmap::IndexMap;
 use serde_json::Value;
@@ -402,12 +402,6 @@ impl Status {
             reload,
         }
     }
-}
-
-/// Returns the reasons for which frames were lost, as documents show them.
-fn losses_document(losses: &Losses) -> IndexMap<String, u64> {
-    let lost = Loss::ALL.iter().filter(|loss| losses.get(**loss) > 0);
-    lost.map(|loss| (loss.name().to_owned(), losses.get(*loss))).collect()
 }
 
 fn unix_seconds() -> u64 {

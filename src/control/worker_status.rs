@@ -4,6 +4,7 @@ use guideway_dataplane::counters::{Counters, SharedCounters};
 use guideway_dataplane::path::draining::DrainingFlows;
 use guideway_packet::io::Io;
 use guideway_packet::loss::{Loss, Losses};
+use indexmap::IndexMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
@@ -67,4 +68,10 @@ impl WorkerStatus {
     pub fn set_flow_capacity(&self, flows: usize) {
         self.flow_capacity.store(flows, Relaxed);
     }
+}
+
+/// Returns the reasons for which frames were lost, as documents show them.
+pub(super) fn losses_document(losses: &Losses) -> IndexMap<String, u64> {
+    let lost = Loss::ALL.iter().filter(|loss| losses.get(**loss) > 0);
+    lost.map(|loss| (loss.name().to_owned(), losses.get(*loss))).collect()
 }
