@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
+use tracing::Instrument;
 
 /// Runs the handler of an event loop.
 #[derive(Clone)]
@@ -65,6 +66,7 @@ impl Openers {
     /// Starts to open a file.
     pub fn open(&self, key: Key, request: Request) -> OpeningTask {
         let (handler, versions) = (self.handler.clone(), self.versions);
+        let span = tracing::info_span!("open", client = %request.client, file = %request.name());
         self.run(
             async move {
                 let opened = handler.open(request).await;
@@ -72,7 +74,8 @@ impl Openers {
                     compute_version(content).await;
                 }
                 opened
-            },
+            }
+            .instrument(span),
             move |opened| LoopEvent::Opened(key, opened),
         )
     }
@@ -80,7 +83,8 @@ impl Openers {
     /// Starts to accept a file.
     pub fn store(&self, key: Key, request: Request) -> OpeningTask {
         let handler = self.handler.clone();
-        self.run(async move { handler.store(request).await }, move |accepted: Result<Accepted, Panicked>| {
+        let span = tracing::info_span!("store", client = %request.client, file = %request.name());
+        self.run(async move { handler.store(request).await }.instrument(span), move |accepted: Result<Accepted, Panicked>| {
             LoopEvent::Accepted(key, accepted)
         })
     }

@@ -1,7 +1,7 @@
 //! Three whole servers, a client and a network in simulated time: random schedules of crashes, restarts, partitions, losses, duplicates, delays, clock
 //! skews, and changes of pool and key. The engines are real; only their sockets are not.
 //!
-//! `GUIDEWAY_SCHEDULES=100000 cargo test --release -p guideway-tftp simulation` is the long run.
+//! `GUIDEWAY_SCHEDULES=100000 cargo test --release -p guideway-tftp --features testing simulation` is the long run. `GUIDEWAY_SCHEDULE` is the first one.
 
 mod server;
 
@@ -126,15 +126,19 @@ impl World {
         }
         let copies = 1 + u64::from(faulty && self.dice.roll(1000) < self.network.1);
         for _ in 0..copies {
-            let delay = 2 * MS + self.dice.roll(if faulty { self.network.2 } else { 1 }) * MS;
+            let delay = MS + self.dice.roll(if faulty { self.network.2 } else { 1 }) * MS;
             self.at(self.now + delay, Event::Datagram { by: from, to, from: source, at: destination, bytes: bytes.to_vec() });
         }
     }
 
-    /// Whether directors take a server for up.
+    /// Whether directors take a server for up. They reach it as the client does.
     fn believed_up(&self, server: usize) -> bool {
         let changed_long_ago = self.now - self.servers[server].changed > DETECTION;
-        self.servers[server].event_loop.is_some() == changed_long_ago
+        self.is_reachable(server) == changed_long_ago
+    }
+
+    fn is_reachable(&self, server: usize) -> bool {
+        self.servers[server].event_loop.is_some() && !self.cut.contains(&(Place::Server(server), Place::Client))
     }
 
     /// Routes a packet of the client as directors do: by its TID, or to the best successor that is up.
@@ -247,8 +251,17 @@ impl World {
                     self.pump_server(index);
                 }
             }
-            Event::Cut(a, b, true) => self.cut.push((a, b)),
-            Event::Cut(a, b, false) => self.cut.retain(|cut| *cut != (a, b)),
+            Event::Cut(Place::Server(a), b, begins) => {
+                let before = self.is_reachable(a);
+                self.cut.retain(|cut| *cut != (Place::Server(a), b));
+                if begins {
+                    self.cut.push((Place::Server(a), b));
+                }
+                if before != self.is_reachable(a) {
+                    self.servers[a].changed = self.now;
+                }
+            }
+            Event::Cut(..) => {}
             Event::Pool(index, pool, key) => {
                 self.key = key;
                 if let Some(event_loop) = &mut self.servers[index].event_loop {
@@ -273,15 +286,17 @@ fn run(schedule: u64) -> Run {
     let mut dice = Dice(schedule.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d);
     (0..4).for_each(|_| _ = dice.roll(2));
     // Some have so many blocks that their numbers repeat.
-    let blocks = if schedule % 400 == 59 { 70_000 + dice.roll(80_000) } else { 30 + dice.roll(220) };
+    let long = schedule % 100 == 53;
+    let blocks = if long { 150_000 + dice.roll(100_000) } else { 30 + dice.roll(220) };
     let bytes: Vec<u8> = (1..=blocks).flat_map(u64::to_be_bytes).collect();
     let content = Content::from_source(Numbered(Bytes::new(bytes)));
-    let window = if blocks > 1000 { 64 } else { 1 + dice.roll(8) as u16 };
+    let window = if long { 64 } else { 1 + dice.roll(8) as u16 };
     let ask = vec![RequestOption::Blksize(8), RequestOption::Windowsize(window)];
     let plan = TransferPlan { ask, ..TransferPlan::new(SocketAddr::new(VIP, PORT), "f") };
     let clock = |dice: &mut Dice| (3600 * SECOND + dice.roll(3600) * SECOND, 980_000 + dice.roll(40_000));
     let servers = [0; 3].map(|_| Server { event_loop: None, clock: clock(&mut dice), changed: 0 });
-    let network = (dice.roll(120), dice.roll(60), 1 + dice.roll(60));
+    // A successor must be able to send 65,536 blocks while the owner is cut off.
+    let network = if long { (dice.roll(2), dice.roll(10), 1) } else { (dice.roll(120), dice.roll(60), 1 + dice.roll(60)) };
     let address = SocketAddr::from(([198, 51, 100, 7], 2000 + dice.roll(1000) as u16));
     // Servers have known each other for a while.
     let begin = 2 * SECOND;
@@ -309,15 +324,23 @@ fn run(schedule: u64) -> Run {
     let (mut crashes, mut other_faults) = (0, 0);
     for _ in 0..world.dice.roll(5) {
         let from = begin + world.dice.roll(FAULTS_END - begin - SECOND);
-        let to = (from + 200 * MS + world.dice.roll(4 * SECOND)).min(FAULTS_END);
-        let server = world.dice.roll(3) as usize;
-        match world.dice.roll(4) {
+        let to = (from + 200 * MS + world.dice.roll(6 * SECOND)).min(FAULTS_END);
+        // A long transfer needs an owner that is cut off: the first server.
+        let (server, kind) = if long { (0, 2) } else { (world.dice.roll(3) as usize, world.dice.roll(5)) };
+        match kind {
             0 | 1 => {
                 crashes += 1;
                 world.at(from, Event::Crash(server));
                 world.at(to, Event::Restart(server));
             }
             2 => {
+                other_faults += 1;
+                for other in (0..3).filter(|&other| other != server).map(Place::Server).chain([Place::Client]) {
+                    world.at(from, Event::Cut(Place::Server(server), other, true));
+                    world.at(to, Event::Cut(Place::Server(server), other, false));
+                }
+            }
+            3 => {
                 other_faults += 1;
                 let other = world.dice.roll(4) as usize;
                 let other = if other == 3 || other == server { Place::Client } else { Place::Server(other) };
