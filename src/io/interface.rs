@@ -23,6 +23,8 @@ pub struct Interface {
     pub rx_queues: u32,
     /// Most receive queues that `ethtool -L` can give it, at least `rx_queues`.
     pub max_rx_queues: u32,
+    /// Transmit queues in use, at least 1. They may be fewer than those to receive by.
+    pub tx_queues: u32,
 }
 
 /// Why an interface cannot be used.
@@ -79,8 +81,8 @@ impl Interface {
         ioctl(&fd, libc::SIOCGIFMTU as libc::c_ulong, &mut request).map_err(fail)?;
         // SAFETY: as above.
         let mtu = u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).unwrap_or(0);
-        let (rx_queues, max_rx_queues) = rx_queues(&fd, name);
-        Ok(Interface { name: name.to_owned(), index, mac, mtu, rx_queues, max_rx_queues })
+        let (rx_queues, max_rx_queues, tx_queues) = queues(&fd, name);
+        Ok(Interface { name: name.to_owned(), index, mac, mtu, rx_queues, max_rx_queues, tx_queues })
     }
 
     /// Returns the interfaces that its frames come by: the slaves of a bond, or itself.
@@ -123,16 +125,17 @@ fn ioctl(fd: &OwnedFd, what: libc::c_ulong, request: &mut libc::ifreq) -> std::i
     if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Queues by ethtool, now and at most; drivers that do not know the question have one queue for what we do with them.
-fn rx_queues(fd: &OwnedFd, name: &str) -> (u32, u32) {
+/// Queues by ethtool: to receive by, at most to receive by, to transmit by; drivers that do not know the question have one queue for what we do with them.
+fn queues(fd: &OwnedFd, name: &str) -> (u32, u32, u32) {
     let mut channels = Channels { cmd: ETHTOOL_GCHANNELS, ..Default::default() };
     let mut request = request(name);
     request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut channels).cast();
     if ioctl(fd, libc::SIOCETHTOOL as libc::c_ulong, &mut request).is_err() {
-        return (1, 1);
+        return (1, 1, 1);
     }
     let now = channels.rx_count.saturating_add(channels.combined_count).max(1);
-    (now, channels.max_rx.max(channels.max_combined).max(now))
+    let transmit = channels.tx_count.saturating_add(channels.combined_count).max(1);
+    (now, channels.max_rx.max(channels.max_combined).max(now), transmit)
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ const ETHTOOL_SEGMENTS: [u32; 4] = [0x19, 0x1f, 0x24, 0x2c];
 /// `ETHTOOL_GFLAGS` and `ETHTOOL_SFLAGS`, and the bits for VLAN tags that the card puts on and takes off.
 const ETHTOOL_FLAGS: [u32; 2] = [0x25, 0x26];
 const VLAN_FLAGS: u32 = 1 << 7 | 1 << 8;
+/// `ETHTOOL_GCHANNELS` and `ETHTOOL_SCHANNELS`.
+const ETHTOOL_CHANNELS: [u32; 2] = [0x3c, 0x3d];
 /// `SIOCETHTOOL` of linux/sockios.h.
 const SIOCETHTOOL: u64 = 0x8946;
 
@@ -21,6 +23,40 @@ const SIOCETHTOOL: u64 = 0x8946;
 struct EthtoolValue {
     cmd: u32,
     data: u32,
+}
+
+/// `struct ethtool_channels` of linux/ethtool.h.
+#[repr(C)]
+#[derive(Default)]
+struct EthtoolChannels {
+    cmd: u32,
+    max: [u32; 4],
+    rx: u32,
+    tx: u32,
+    other: u32,
+    combined: u32,
+}
+
+/// A number of queues of an interface.
+#[derive(Clone, Copy, Debug)]
+pub enum Queues {
+    /// To receive by.
+    Receive(u32),
+    /// To send by.
+    Transmit(u32),
+}
+
+/// Sets a number of queues, as `ethtool -L` does.
+pub fn set_queues(interface: &str, queues: Queues) -> io::Result<()> {
+    let [get, set] = ETHTOOL_CHANNELS;
+    let mut channels = EthtoolChannels { cmd: get, ..EthtoolChannels::default() };
+    request(interface, &mut channels)?;
+    channels.cmd = set;
+    match queues {
+        Queues::Receive(queues) => channels.rx = queues,
+        Queues::Transmit(queues) => channels.tx = queues,
+    }
+    request(interface, &mut channels)
 }
 
 /// Makes the kernel finish L4 checksums before a frame leaves by `interface` of the current namespace. Without it a frame from a local
@@ -39,8 +75,14 @@ pub fn segments_off(interface: &str) -> io::Result<()> {
 
 /// One command with a value; returns the value that the kernel leaves there.
 fn ethtool(interface: &str, command: u32, data: u32) -> io::Result<u32> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let mut value = EthtoolValue { cmd: command, data };
+    request(interface, &mut value)?;
+    Ok(value.data)
+}
+
+/// One request with the structure that belongs to its command.
+fn request<T>(interface: &str, value: &mut T) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     // SAFETY: `ifreq` is plain old data for which all zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {
@@ -49,10 +91,10 @@ fn ethtool(interface: &str, command: u32, data: u32) -> io::Result<u32> {
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
-    // SAFETY: SIOCETHTOOL takes an `ifreq` whose data points to an `ethtool_value` for this command; both live until the call returns.
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(value).cast();
+    // SAFETY: SIOCETHTOOL takes an `ifreq` whose data points to the structure of its command; both live until the call returns.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(value.data) }
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// A raw AF_PACKET socket that sees what enters and leaves the interface with this index, and nothing else.

@@ -124,6 +124,15 @@ impl Topology {
         Ok(())
     }
 
+    /// Tells the router and the backends of a director's new link-layer address.
+    pub fn announce_mac(&self, director: IpAddr, mac: Mac) -> Result<(), Error> {
+        Netlink::in_namespace(&self.router, |n| n.add_neighbours(ROUTER_FABRIC, [(director, mac)]))?;
+        for host in &self.backends {
+            Netlink::in_namespace(host, |n| n.add_neighbours(INTERFACE, [(director, mac)]))?;
+        }
+        Ok(())
+    }
+
     fn add_routes(&self, plan: &Plan, ipv6: bool) -> Result<(), Error> {
         let everything = plan.default_route();
         let to_client = Via::Gateways(vec![plan.gateway.0]);

@@ -85,7 +85,7 @@ fn each_fault_of_a_real_host_is_found_with_the_command_that_mends_it() {
 
 #[test]
 fn rights_limits_and_devices_are_those_of_the_io() {
-    let interface = Interface { name: "gw0".into(), index: 2, mac: [2; 6], mtu: 1600, rx_queues: 1, max_rx_queues: 1 };
+    let interface = Interface { name: "gw0".into(), index: 2, mac: [2; 6], mtu: 1600, rx_queues: 1, max_rx_queues: 1, tx_queues: 1 };
     let hops = NextHops::from_config(&config(FILE));
     let survey = Survey { hops, missing_addresses: Vec::new(), local_vips: Vec::new(), up: true, xdp_program: Some(7) };
     let found = |text: &str, capabilities: u64, locked_memory: u64, runs: bool| {

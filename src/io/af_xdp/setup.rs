@@ -6,6 +6,7 @@ use super::ring::{Consumer, Entry, Layout, Producer};
 use super::socket::{Counts, QueueSocket};
 use super::umem::Umem;
 use super::{filter, holder};
+use crate::af_packet::address;
 use crate::interface::Interface;
 use guideway_packet::loss::Losses;
 use guideway_sys::{self as sys, Mapping};
@@ -158,6 +159,10 @@ pub(super) fn open_queue(interface: &Interface, queue: u32, chunk_size: u32, gen
     })?;
     let zero_copy = sys::get_option::<libc::xdp_options>(fd, libc::SOL_XDP, libc::XDP_OPTIONS)
         .is_ok_and(|options| options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0);
+    let sender = (queue >= interface.tx_queues)
+        .then(|| sender(interface.index))
+        .transpose()
+        .map_err(Error::kernel(name, "open a socket to send by"))?;
     let mut io = QueueSocket {
         fill,
         completion,
@@ -170,9 +175,17 @@ pub(super) fn open_queue(interface: &Interface, queue: u32, chunk_size: u32, gen
         losses: Losses::default(),
         polls: 0,
         zero_copy,
+        sender,
     };
     io.recycle().map_err(Error::kernel(name, "fill the fill ring"))?;
     Ok(io)
+}
+
+/// A packet socket that sends by an interface and receives nothing.
+fn sender(interface: u32) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    sys::bind(socket.as_fd(), &address(interface, 0))?;
+    Ok(socket)
 }
 
 /// Maps one ring. Returns also the offsets of its parts.

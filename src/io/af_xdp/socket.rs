@@ -2,9 +2,10 @@
 
 use super::ring::{Consumer, Producer};
 use super::umem::{FrameLocation, Umem};
+use crate::af_packet::send::transmit;
 use crate::checksum::{self, Checksum};
 use crate::{BATCH, BatchHandler, PollResult};
-use guideway_packet::frame::Frame;
+use guideway_packet::frame::{Frame, OWN_INTERFACE};
 use guideway_packet::loss::{Loss, Losses};
 use guideway_packet::verdict::Verdict;
 use guideway_sys as sys;
@@ -49,6 +50,8 @@ pub(super) struct QueueSocket {
     pub(super) losses: Losses,
     pub(super) polls: u32,
     pub(super) zero_copy: bool,
+    /// Sends instead of the transmit ring, where the interface has fewer queues to transmit by: the kernel says nothing, and sends nothing, on such a queue.
+    pub(super) sender: Option<Socket>,
 }
 
 impl QueueSocket {
@@ -108,13 +111,27 @@ impl QueueSocket {
     }
 
     /// Shows the frames to `work`; afterwards `places` says where they stand.
-    fn process(&mut self, locations: &mut [FrameLocation], verdicts: &mut [Verdict; BATCH], work: &mut BatchHandler<'_>) {
+    /// Returns how many frames a sender of its own could not send.
+    fn process(
+        &mut self,
+        locations: &mut [FrameLocation],
+        verdicts: &mut [Verdict; BATCH],
+        work: &mut BatchHandler<'_>,
+    ) -> std::io::Result<usize> {
         let mut frames: [Frame<'_>; BATCH] = std::array::from_fn(|_| Frame::new(&mut [], 0, 0));
         let count = self.umem.frames(locations, &mut frames);
         for frame in &mut frames[..count] {
             self.counts.checksums_finished += u64::from(checksum::finish(frame.bytes_mut()) == Checksum::Finished);
         }
         work(sys::monotonic(), &mut frames[..count]);
+        let mut lost = 0;
+        if let Some(sender) = &self.sender {
+            let (full, outcome) = transmit(sender.as_fd(), &mut frames[..count], OWN_INTERFACE);
+            lost = full;
+            outcome.or_else(|error| sys::interface_error(error, self.interface))?;
+            // Sent or not, they are done with.
+            frames[..count].iter_mut().filter(|frame| frame.verdict == Verdict::Transmit).for_each(|frame| frame.verdict = Verdict::Hold);
+        }
         let mut after = [(0, 0); BATCH];
         for ((after, verdict), frame) in after.iter_mut().zip(verdicts.iter_mut()).zip(&frames[..count]) {
             *after = (frame.start() as u32, frame.len() as u32);
@@ -124,6 +141,7 @@ impl QueueSocket {
         for (place, after) in locations.iter_mut().zip(after) {
             (place.start, place.len) = after;
         }
+        Ok(lost)
     }
 }
 
@@ -175,9 +193,8 @@ impl QueueSocket {
         }
         self.update_losses(false)?;
         let mut verdicts = [Verdict::ToHost; BATCH];
-        self.process(&mut locations[..received], &mut verdicts, work);
-
-        let mut poll = PollResult { received, ..PollResult::default() };
+        let transmit_full = self.process(&mut locations[..received], &mut verdicts, work)?;
+        let mut poll = PollResult { received, transmit_full, ..PollResult::default() };
         let mut room = self.transmit.room()?;
         for (place, verdict) in locations[..received].iter().zip(verdicts) {
             match verdict {
@@ -202,6 +219,9 @@ impl QueueSocket {
 
     /// Queues the frame; the next poll sends it.
     pub(super) fn send(&mut self, frame: &[u8]) -> std::io::Result<bool> {
+        if let Some(sender) = &self.sender {
+            return Ok(sender.send_with_flags(frame, libc::MSG_DONTWAIT).is_ok());
+        }
         if self.transmit.room()? == 0 {
             return Ok(false);
         }

@@ -7,7 +7,7 @@ const LONG: Duration = Duration::from_secs(5);
 
 fn interface(mtu: u32) -> Interface {
     // Index 1 is the loopback: an interface that exists, whose errors may pass.
-    Interface { name: "sim0".into(), index: 1, mac: conformance::LOCAL_MAC, mtu, rx_queues: 1, max_rx_queues: 1 }
+    Interface { name: "sim0".into(), index: 1, mac: conformance::LOCAL_MAC, mtu, rx_queues: 1, max_rx_queues: 1, tx_queues: 1 }
 }
 
 struct Bench {

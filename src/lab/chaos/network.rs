@@ -4,6 +4,7 @@ use super::script::Event;
 use crate::configuration::configuration;
 use crate::lab::Lab;
 use crate::plan::Backend;
+use crate::sys::{self, Queues};
 use crate::topology::INTERFACE;
 use crate::transfer_log::TransferRecord;
 use guideway_host::error::{Context, Error};
@@ -104,6 +105,8 @@ impl<'a> Network<'a> {
             }
             Event::Down(host) => self.set_route_announced(host, false)?,
             Event::Up(host) => self.set_route_announced(host, true)?,
+            Event::ChangeMac(host) => self.change_mac(host)?,
+            Event::ChangeQueues(host, queues) => self.change_queues(host, *queues)?,
             Event::ReloadBroken(host) => {
                 if let Some(director) = self.director(host).and_then(|number| self.lab.directors.get(number)) {
                     director.reload("[director\nname = \"broken\"\n")?;
@@ -278,6 +281,26 @@ impl<'a> Network<'a> {
         // The kernel forgets an interface's neighbours when its address changes.
         self.lab.topology.add_static_neighbours(&self.lab.plan)?;
         self.set_link_up(host, true)
+    }
+
+    /// Gives a director another link-layer address, and tells its neighbours, as an announcement by ARP does.
+    fn change_mac(&self, host: &str) -> Result<(), Error> {
+        let Some(number) = self.director(host) else { return Ok(()) };
+        let (Some(director), Some(namespace)) = (self.lab.plan.directors.get(number), self.lab.topology.directors.get(number)) else {
+            return Ok(());
+        };
+        let mut mac = director.mac;
+        mac[1] ^= 0xff;
+        Netlink::in_namespace(namespace, |n| n.set_mac(INTERFACE, mac))?;
+        self.lab.topology.announce_mac(director.address, mac)
+    }
+
+    /// Gives a director's interface more or fewer receive queues, and the other end of its cable as many to send by.
+    fn change_queues(&self, host: &str, queues: u32) -> Result<(), Error> {
+        let Some(namespace) = self.director(host).and_then(|number| self.lab.topology.directors.get(number)) else { return Ok(()) };
+        let failed = || format!("giving {host} {queues} queues");
+        namespace.run(|| sys::set_queues(INTERFACE, Queues::Receive(queues)).with_context(failed))?;
+        self.lab.topology.fabric.run(|| sys::set_queues(host, Queues::Transmit(queues)).with_context(failed))
     }
 
     /// Stops and starts every director and every backend, one at a time. Each is withdrawn before and announced after.

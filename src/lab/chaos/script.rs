@@ -186,6 +186,10 @@ pub enum Event {
     Remove(String),
     /// Another weight for this backend.
     Weight(String, u16),
+    /// A director's interface gets another link-layer address; its neighbours hear of it.
+    ChangeMac(String),
+    /// A director's interface gets so many receive queues, and packets come by all of them.
+    ChangeQueues(String, u32),
     /// A director reloads a file that is no TOML.
     ReloadBroken(String),
     /// The router hashes with another key.
@@ -246,6 +250,8 @@ impl Display for Event {
             Event::Add(host) => write!(f, "add {host}"),
             Event::Remove(host) => write!(f, "remove {host}"),
             Event::Weight(host, weight) => write!(f, "weight {host} {weight}"),
+            Event::ChangeMac(host) => write!(f, "change-mac {host}"),
+            Event::ChangeQueues(host, queues) => write!(f, "change-queues {host} {queues}"),
             Event::ReloadBroken(host) => write!(f, "reload broken {host}"),
             Event::Reshuffle => f.write_str("reshuffle"),
             Event::Link(conditions) => link(f, conditions),

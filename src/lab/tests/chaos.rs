@@ -26,6 +26,8 @@ const ROWS: &[&str] = &[
     "change-file",
     "rolling-restart",
     "restart-lone-director",
+    "change-mac",
+    "change-queues",
     "bad-link",
     "boot-storm",
     "fragments",

@@ -21,6 +21,8 @@ const ORDER: &[&str] = &[
     "no-tid-ranges",
     "change-file",
     "rolling-restart",
+    "change-mac",
+    "change-queues",
     "bad-link",
     "boot-storm",
     "fragments",

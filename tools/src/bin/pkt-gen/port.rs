@@ -118,7 +118,8 @@ impl Port {
                 let found = Interface::by_name(base_interface(&name.to_string())).ok();
                 let mac = found.as_ref().map(|found| found.mac);
                 // What is no interface of the kernel has no MTU; buffers are made for Ethernet's.
-                let other = Interface { name: name.to_string(), index: 0, mac: [0; 6], mtu: 1500, rx_queues: 1, max_rx_queues: 1 };
+                let other =
+                    Interface { name: name.to_string(), index: 0, mac: [0; 6], mtu: 1500, rx_queues: 1, max_rx_queues: 1, tx_queues: 1 };
                 Ok(wrap(Box::new(Netmap::new(port, None, &found.unwrap_or(other))?), mac))
             }
             PortSpec::Pcap(file) if reads => Ok(wrap(Box::new(Pcap::open(file, Path::new("/dev/null"))?), None)),
