@@ -58,15 +58,14 @@ impl VipTable {
     }
 
     fn entry(&mut self, address: IpAddr) -> &mut Vip {
-        let at = self.vips.iter().position(|(vip, _)| *vip == address).unwrap_or_else(|| {
+        let new = self.vips.len();
+        let at = match address {
+            IpAddr::V4(address) => self.v4.find_or_insert(address.to_bits(), new),
+            IpAddr::V6(address) => self.v6.find_or_insert(address.to_bits(), new),
+        };
+        if at == new {
             self.vips.push((address, Vip::default()));
-            let numbered = self.vips.iter().enumerate();
-            match address {
-                IpAddr::V4(_) => self.v4 = Index::new(numbered.filter_map(|(at, (vip, _))| Some((v4(*vip)?.to_bits(), at)))),
-                IpAddr::V6(_) => self.v6 = Index::new(numbered.filter_map(|(at, (vip, _))| Some((v6(*vip)?.to_bits(), at)))),
-            }
-            self.vips.len() - 1
-        });
+        }
         &mut self.vips[at].1
     }
 
@@ -95,14 +94,6 @@ impl VipTable {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.vips.iter().map(|(address, _)| *address)
     }
-}
-
-fn v4(address: IpAddr) -> Option<Ipv4Addr> {
-    if let IpAddr::V4(address) = address { Some(address) } else { None }
-}
-
-fn v6(address: IpAddr) -> Option<Ipv6Addr> {
-    if let IpAddr::V6(address) = address { Some(address) } else { None }
 }
 
 impl Vip {
@@ -139,6 +130,7 @@ impl Vip {
 #[derive(Clone, Debug)]
 struct Index<A> {
     slots: Box<[(A, u32)]>,
+    used: usize,
 }
 
 /// No number.
@@ -146,22 +138,40 @@ const EMPTY: u32 = u32::MAX;
 
 impl<A: Address> Default for Index<A> {
     fn default() -> Self {
-        Index::new(std::iter::empty())
+        Index::with_slots(1)
     }
 }
 
 impl<A: Address> Index<A> {
-    fn new(entries: impl Iterator<Item = (A, usize)>) -> Index<A> {
-        let entries: Vec<(A, usize)> = entries.collect();
-        let mut slots = vec![(A::default(), EMPTY); (2 * entries.len() + 1).next_power_of_two()].into_boxed_slice();
-        for (address, number) in entries {
-            let mut at = address.multiply() as usize & (slots.len() - 1);
-            while slots[at].1 != EMPTY {
-                at = (at + 1) & (slots.len() - 1);
-            }
-            slots[at] = (address, number as u32);
+    /// An empty index. `count` is a power of two.
+    fn with_slots(count: usize) -> Index<A> {
+        Index { slots: vec![(A::default(), EMPTY); count].into_boxed_slice(), used: 0 }
+    }
+
+    /// The number of `address`, which becomes `number` if it has none.
+    fn find_or_insert(&mut self, address: A, number: usize) -> usize {
+        if let Some(known) = self.find(address) {
+            return known;
         }
-        Index { slots }
+        // Doubled each time, so that an insertion moves two others on average, however many there are.
+        if 2 * (self.used + 1) > self.slots.len() {
+            let grown = Index::with_slots(2 * self.slots.len());
+            let before = std::mem::replace(self, grown);
+            before.slots.iter().filter(|slot| slot.1 != EMPTY).for_each(|slot| self.put(*slot));
+        }
+        self.put((address, number as u32));
+        number
+    }
+
+    /// Fills the first free slot for this address.
+    fn put(&mut self, entry: (A, u32)) {
+        let mask = self.slots.len() - 1;
+        let mut at = entry.0.multiply() as usize & mask;
+        while self.slots[at].1 != EMPTY {
+            at = (at + 1) & mask;
+        }
+        self.slots[at] = entry;
+        self.used += 1;
     }
 
     #[inline(always)]
@@ -273,5 +283,28 @@ mod tests {
             assert!(table.get(other.parse().unwrap()).is_none(), "{other}");
         }
         assert_eq!(table.addresses().count(), all.len());
+    }
+
+    #[test]
+    fn the_work_for_a_vip_does_not_grow_with_their_number() {
+        thread_local!(static HASHED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) });
+        #[derive(Clone, Copy, PartialEq, Eq, Default)]
+        struct Counted(u32);
+        impl Address for Counted {
+            fn multiply(self) -> u64 {
+                HASHED.with(|hashed| hashed.set(hashed.get() + 1));
+                self.0.multiply()
+            }
+        }
+        for count in [100, 16_000, 64_000u32] {
+            HASHED.with(|hashed| hashed.set(0));
+            let mut index = Index::default();
+            for n in 0..count {
+                assert_eq!(index.find_or_insert(Counted(n * 256), n as usize), n as usize);
+                assert_eq!(index.find_or_insert(Counted(n * 256), usize::MAX), n as usize, "a second service");
+            }
+            let hashed = HASHED.with(std::cell::Cell::get);
+            assert!(hashed <= 6 * u64::from(count), "{hashed} for {count}");
+        }
     }
 }
