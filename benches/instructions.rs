@@ -24,14 +24,15 @@ fn counted(frames: &mut [Frame<'_>], tables: &Snapshot, state: &mut State) {
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let (row, batches) = (arguments.next(), arguments.next().map_or(Ok(100), |text| text.parse::<usize>()));
-    let (kind, flows) = match row.as_deref() {
-        None | Some("path_hot") => (Kind::V4, 1),
-        Some("path_v6") => (Kind::V6, 1),
-        Some("path_tid") => (Kind::Tid, 1),
-        Some("path_1m") => (Kind::V4, MILLION),
-        Some("path_tid_1m") => (Kind::Tid, MILLION),
+    let (kind, flows, repeated) = match row.as_deref() {
+        None | Some("path_hot") => (Kind::V4, 1, false),
+        Some("path_v6") => (Kind::V6, 1, false),
+        Some("path_tid") => (Kind::Tid, 1, false),
+        Some("path_1m") => (Kind::V4, MILLION, false),
+        Some("path_tid_1m") => (Kind::Tid, MILLION, false),
+        Some("path_tid_1m_repeat") => (Kind::Tid, MILLION, true),
         Some(other) => {
-            eprintln!("no row is called {other}: path_hot, path_v6, path_tid, path_1m or path_tid_1m");
+            eprintln!("no row is called {other}: path_hot, path_v6, path_tid, path_1m, path_tid_1m or path_tid_1m_repeat");
             return ExitCode::from(2);
         }
     };
@@ -46,6 +47,9 @@ fn main() -> ExitCode {
     for _ in 0..flows / BATCH as u64 {
         batch.fill();
         path::run(&mut batch.frames(), &tables, &mut state, Time(1_000_000_000));
+    }
+    if repeated {
+        fixture::repeat_request(&tables, &mut state, Time(1_000_000_000));
     }
     for _ in 0..WARM_UP + batches {
         batch.fill();

@@ -9,6 +9,8 @@
 //! | 3 client | SipHash-1-3 | client address as 16 bytes (IPv4 mapped), destination (the VIP) as 16 bytes |
 //! | 4 fragment | SipHash-1-3 | protocol (IPv6: 44), source as 16 bytes, destination as 16 bytes, identification (4 bytes) |
 //! | 5 hosts | SipHash-1-3 | protocol (fragments of IPv6: 44), source as 16 bytes, destination as 16 bytes |
+//! | 6 prefix | SipHash-1-3 | prefix of clients as 16 bytes (IPv4 mapped), number of a limit (8 bytes) |
+//! | 7 request | SipHash-1-3 | UDP payload of a request |
 //! | 16 offset | SipHash-2-4 | name of the backend |
 //! | 17 skip | SipHash-2-4 | name of the backend |
 //! | 18 fingerprint | SipHash-2-4 | see `guideway_dataplane::maglev` |
@@ -27,6 +29,8 @@ const FLOW_V6: u8 = 2;
 const CLIENT: u8 = 3;
 const FRAGMENT: u8 = 4;
 const HOSTS: u8 = 5;
+const PREFIX: u8 = 6;
+const REQUEST: u8 = 7;
 
 /// Uses of SipHash-2-4, outside the packet path.
 #[derive(Clone, Copy, Debug)]
@@ -243,6 +247,25 @@ impl PacketHasher {
         m[2..18].copy_from_slice(&mapped(source));
         m[18..34].copy_from_slice(&mapped(destination));
         self.hasher.hash(&m)
+    }
+
+    /// Hash of the prefix that clients come from, under one of the limits on their requests. Only the director that computes it uses it.
+    #[inline]
+    pub fn prefix(&self, prefix: IpAddr, limit: u64) -> u64 {
+        let mut m = [0u8; 25];
+        m[0] = PREFIX;
+        m[1..17].copy_from_slice(&mapped(prefix));
+        m[17..25].copy_from_slice(&limit.to_be_bytes());
+        self.hasher.hash(&m)
+    }
+
+    /// Hash of a request's bytes. Only the director that computes it uses it.
+    pub fn request(&self, payload: &[u8]) -> u64 {
+        use std::hash::Hasher;
+        let mut hasher = self.hasher;
+        hasher.write(&[REQUEST]);
+        hasher.write(payload);
+        hasher.finish()
     }
 }
 

@@ -26,7 +26,6 @@ use guideway_packet::verdict::Reason;
 use guideway_packet::wire::layout::tftp::{ACKNOWLEDGEMENT, ERROR, READ_REQUEST};
 use guideway_packet::wire::layout::udp;
 use retransmissions::{RequestAttempt, RetransmissionTable};
-use siphasher::sip::SipHasher13;
 use suspicion::Suspicions;
 
 /// The attempt of a client from which on another backend gets its request.
@@ -46,6 +45,11 @@ impl Requests {
     #[inline]
     pub(super) fn tick(&mut self, now: Time) {
         self.retransmissions.tick(now);
+    }
+
+    /// How many requests were forgotten, or not counted, for want of room.
+    pub(super) fn evicted(&self) -> u64 {
+        self.retransmissions.evicted() + self.suspicions.uncounted()
     }
 
     /// Whether any client retransmits requests, so that acknowledgements matter.
@@ -104,7 +108,7 @@ pub(super) fn choose(
     let Request { flow, service, hash, .. } = *request;
     let first = select::maglev(flow.row_hash(hash, tables), service).ok_or(Reason::NoBackend)?;
     let read = flow.opcode == Some(READ_REQUEST);
-    let digest = digest(request.payload);
+    let digest = digest(request.payload, tables);
     let attempt = if read { requests.retransmissions.classify(hash, digest, now) } else { RequestAttempt::First };
     let choice = match requests.redispatch_target(flow, service, first, attempt, tables, now) {
         Some(backend) if backend != first => Choice { backend, by: SelectedBy::Successor },
@@ -112,7 +116,7 @@ pub(super) fn choose(
     };
     if let Some(limits) = &service.request_policy.admission {
         let admission_request = AdmissionRequest { service: flow.service, backend: choice.backend, client: flow.client };
-        if let Err(limit) = requests.admission.admit(admission_request, limits, now) {
+        if let Err(limit) = requests.admission.admit(admission_request, limits, &tables.hash, now) {
             counters.add(shed_by(limit), 1);
             return Err(Reason::Shed);
         }
@@ -180,7 +184,7 @@ fn shed_by(limit: Limit) -> PacketCounter {
     }
 }
 
-/// Tells one request of a flow from another. The hash has no key: a client that makes two requests collide harms only itself.
-fn digest(payload: &[u8]) -> u32 {
-    SipHasher13::new().hash(payload.get(udp::LEN..).unwrap_or_default()) as u32
+/// Tells one request of a flow from another.
+fn digest(payload: &[u8], tables: &Snapshot) -> u32 {
+    tables.hash.request(payload.get(udp::LEN..).unwrap_or_default()) as u32
 }

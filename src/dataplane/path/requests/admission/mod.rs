@@ -17,9 +17,10 @@ mod tests;
 
 use crate::tables::Admission as Limits;
 use crate::tables::{BackendId, NO_BACKEND, ServiceId};
+use guideway_hash::PacketHasher;
 use guideway_hash::successors::fmix64;
 use guideway_packet::time::Time;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Number of pairs of prefix and limit with a slot of their own.
 const SLOTS: usize = 4096;
@@ -88,7 +89,7 @@ struct Limiter {
 /// A prefix under a limit.
 #[derive(Clone, Copy, Debug)]
 struct PrefixSlot {
-    /// Prefix and limit; 0 for an unused one.
+    /// Hash of prefix and limit; 0 for an unused one.
     key: u64,
     limiter: usize,
     /// Its requests in this quarter of a second, and those that were refused.
@@ -134,6 +135,7 @@ pub struct Admission {
     next_update: u64,
     /// Workers that share every limit.
     workers: f64,
+    shared: u64,
 }
 
 const NO_LIMITER: Limiter =
@@ -148,6 +150,7 @@ impl Default for Admission {
             slots: vec![NO_SLOT; SLOTS].into_boxed_slice(),
             next_update: 0,
             workers: 1.0,
+            shared: 0,
         }
     }
 }
@@ -159,15 +162,17 @@ impl Admission {
     }
 
     /// Whether a request goes on; if not, which limit it went beyond.
-    pub fn admit(&mut self, request: AdmissionRequest, limits: &Limits, now: Time) -> Result<(), Limit> {
+    pub fn admit(&mut self, request: AdmissionRequest, limits: &Limits, hash: &PacketHasher, now: Time) -> Result<(), Limit> {
         // No time is less than a second after the start, so that every bucket begins full.
         let now = now.0.min(MAX_TIME) + 2 * SECOND;
         if now >= self.next_update {
             self.update_shares(now);
         }
-        let prefix = prefix(request.client, limits);
+        // Keyed, so that nobody can choose prefixes that share the places of another one.
+        let client = prefix(request.client, limits);
+        let prefix = |limit| hash.prefix(client, limit);
         let own = self.cost(limits.per_prefix);
-        let at_vip = self.slot(prefix, request.service, NO_BACKEND, limits.per_vip, now);
+        let at_vip = self.slot(&prefix, request.service, NO_BACKEND, limits.per_vip, now);
         if !self.slots[at_vip.0].own.has(now, own) {
             return Err(Limit::Prefix);
         }
@@ -175,7 +180,7 @@ impl Admission {
         let backend = match limits.per_backend {
             None => None,
             some => {
-                let slot = self.slot(prefix, request.service, request.backend, some, now);
+                let slot = self.slot(&prefix, request.service, request.backend, some, now);
                 Some((slot, self.request_share(slot, now).ok_or(Limit::Backend)?))
             }
         };
@@ -212,15 +217,23 @@ impl Admission {
     }
 
     /// The places of a prefix under a limit, and of the limit: a prefix may share the place of another one under another limit, and is held to its own.
-    fn slot(&mut self, prefix: u64, service: ServiceId, backend: BackendId, rate: Option<u32>, now: u64) -> (usize, usize) {
+    /// `prefix` hashes a prefix under a limit.
+    fn slot(&mut self, prefix: impl Fn(u64) -> u64, service: ServiceId, backend: BackendId, rate: Option<u32>, now: u64) -> (usize, usize) {
         let rate = rate.map_or(f64::INFINITY, |rate| f64::from(rate) / self.workers);
-        let limit = 1 << 32 | u64::from(service) << 16 | u64::from(backend);
+        let limit = limit_key(service, backend);
         let fresh = Limiter { key: limit, bucket: Bucket(now - SECOND), ..NO_LIMITER };
         let limiter = find_limiter(&mut self.limiters, fresh);
         self.limiters[limiter].rate = rate;
-        let key = fmix64(prefix ^ limit.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
+        let key = prefix(limit) | 1;
         let full = Bucket(now - SECOND);
-        (find_slot(&mut self.slots, PrefixSlot { key, limiter, share: full, own: full, ..NO_SLOT }), limiter)
+        let slot = find_slot(&mut self.slots, PrefixSlot { key, limiter, share: full, own: full, ..NO_SLOT });
+        self.shared += u64::from(self.slots[slot].key != key);
+        (slot, limiter)
+    }
+
+    /// How often a prefix had to use the place of another one.
+    pub fn shared(&self) -> u64 {
+        self.shared
     }
 
     /// Computes the shares of the next quarter of a second from the demand.
@@ -312,8 +325,7 @@ fn find_limiter(all: &mut [Limiter], fresh: Limiter) -> usize {
 /// Where the prefix `fresh` stands among [`SLOT_WAYS`] neighbours: its own place, a free one that becomes its own, or that of another whom it shares it
 /// with.
 fn find_slot(all: &mut [PrefixSlot], fresh: PrefixSlot) -> usize {
-    let mixed = fmix64(fresh.key);
-    let first = mixed as usize % (all.len() / SLOT_WAYS) * SLOT_WAYS;
+    let first = first_place(fresh.key);
     let set = &mut all[first..first + SLOT_WAYS];
     if let Some(at) = set.iter().position(|slot| slot.key == fresh.key) {
         return first + at;
@@ -322,7 +334,17 @@ fn find_slot(all: &mut [PrefixSlot], fresh: PrefixSlot) -> usize {
         set[at] = fresh;
         return first + at;
     }
-    first + (mixed >> 32) as usize % SLOT_WAYS
+    first + (fresh.key >> 8) as usize % SLOT_WAYS
+}
+
+/// The first of the places that a prefix with this key may have.
+fn first_place(key: u64) -> usize {
+    (key >> 16) as usize % (SLOTS / SLOT_WAYS) * SLOT_WAYS
+}
+
+/// The limit of a service, or of a service towards one backend, as a number other than 0.
+fn limit_key(service: ServiceId, backend: BackendId) -> u64 {
+    1 << 32 | u64::from(service) << 16 | u64::from(backend)
 }
 
 /// Nanoseconds from one request to the next at `rate` requests a second; 0 when there is no limit.
@@ -330,13 +352,10 @@ fn interval_ns(rate: f64) -> u64 {
     (SECOND as f64 / rate) as u64
 }
 
-/// The prefix that a client comes from, as a number.
-fn prefix(client: IpAddr, limits: &Limits) -> u64 {
+/// The prefix that a client comes from, as its first address.
+fn prefix(client: IpAddr, limits: &Limits) -> IpAddr {
     match client {
-        IpAddr::V4(a) => fmix64(u64::from(a.to_bits() >> (32 - u32::from(limits.prefix_v4.clamp(1, 32)))) | 1 << 63),
-        IpAddr::V6(a) => {
-            let kept = a.to_bits() >> (128 - u32::from(limits.prefix_v6.clamp(1, 128)));
-            fmix64(fmix64((kept >> 64) as u64) ^ kept as u64)
-        }
+        IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits() & u32::MAX << (32 - u32::from(limits.prefix_v4.clamp(1, 32)))).into(),
+        IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() & u128::MAX << (128 - u32::from(limits.prefix_v6.clamp(1, 128)))).into(),
     }
 }

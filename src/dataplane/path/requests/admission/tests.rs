@@ -1,6 +1,7 @@
 //! Whole boot storms against the limits: who gets through, when, and how evenly.
 
 use super::*;
+use guideway_hash::FleetKey;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -8,6 +9,10 @@ use std::time::Duration;
 
 const STEP: Duration = Duration::from_millis(1);
 const EVERY: Duration = Duration::from_secs(1);
+
+fn hash(key: u8) -> PacketHasher {
+    FleetKey::new([key; 16]).packet_hasher()
+}
 
 /// A client that asks until it is let through.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +54,7 @@ impl Storm {
             for n in asking {
                 let client = clients[n];
                 let ask = AdmissionRequest { service: 3, backend: client.backend, client: client.address.into() };
-                let admitted = admission.admit(ask, limits, Time(0).plus(at)).is_ok();
+                let admitted = admission.admit(ask, limits, &hash(7), Time(0).plus(at)).is_ok();
                 let second = storm.seconds.entry((at.as_secs(), client.prefix)).or_default();
                 if admitted {
                     second.0 += 1;
@@ -209,7 +214,7 @@ fn every_one_of_many_limits_is_its_own() {
                 let limits = Limits { per_vip: None, per_backend: Some(rate(backend)), prefix_v4: 8, ..limits(1) };
                 let ask = AdmissionRequest { service: 3, backend: backend as u16, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
                 let now = Time(0).plus(Duration::from_secs(10 * second));
-                admitted[backend as usize] += u32::from(admission.admit(ask, &limits, now).is_ok());
+                admitted[backend as usize] += u32::from(admission.admit(ask, &limits, &hash(7), now).is_ok());
             }
         }
         let wrong = (0..).zip(&admitted).filter(|(backend, got)| **got != rate(*backend)).count();
@@ -231,13 +236,14 @@ fn workers_share_a_limit() {
     let mut admission = Admission::default();
     admission.set_workers(4);
     let client = |n: u32| AdmissionRequest { service: 0, backend: 0, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
-    let through = |admission: &mut Admission| (0..100).filter(|n| admission.admit(client(*n), &limits(40), Time(0)).is_ok()).count();
+    let through =
+        |admission: &mut Admission| (0..100).filter(|n| admission.admit(client(*n), &limits(40), &hash(7), Time(0)).is_ok()).count();
     assert_eq!(through(&mut admission), 10);
     // A part of less than one request a second is one every few seconds, not none.
     admission.set_workers(100);
     let mut admitted = 0;
     for second in 10..40 {
-        admitted += usize::from(admission.admit(client(0), &limits(40), Time(0).plus(Duration::from_secs(second))).is_ok());
+        admitted += usize::from(admission.admit(client(0), &limits(40), &hash(7), Time(0).plus(Duration::from_secs(second))).is_ok());
     }
     assert!((9..=12).contains(&admitted), "{admitted}");
 }
@@ -248,9 +254,9 @@ fn the_end_of_time_is_a_time_like_any_other() {
     let limits = Limits { per_backend: Some(2), per_prefix: Some(2), ..limits(2) };
     let ask = AdmissionRequest { service: 0, backend: 0, client: Ipv4Addr::LOCALHOST.into() };
     for now in [0, 1, u64::MAX - 1, u64::MAX] {
-        let _ = admission.admit(ask, &limits, Time(now));
+        let _ = admission.admit(ask, &limits, &hash(7), Time(now));
     }
-    assert_eq!(admission.admit(ask, &limits, Time(u64::MAX)), Err(Limit::Prefix));
+    assert_eq!(admission.admit(ask, &limits, &hash(7), Time(u64::MAX)), Err(Limit::Prefix));
 }
 
 #[test]
@@ -259,8 +265,56 @@ fn more_prefixes_than_there_are_places_for_share_and_nobody_is_shut_out() {
     let limits = Limits { prefix_v4: 32, ..limits(1_000_000) };
     for n in 0..100_000u32 {
         let ask = AdmissionRequest { service: 0, backend: 0, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
-        assert_eq!(admission.admit(ask, &limits, Time(u64::from(n) * 1000)), Ok(()), "{n}");
+        assert_eq!(admission.admit(ask, &limits, &hash(7), Time(u64::from(n) * 1000)), Ok(()), "{n}");
     }
+}
+
+/// How many of 300 requests of a victim, 10 ms apart, get through, while each of `others` asks 20 times for each of them.
+fn got_by_victim(victim: Ipv4Addr, others: &[Ipv4Addr], hash: &PacketHasher) -> usize {
+    let (mut admission, limits) = (Admission::default(), Limits { per_vip: None, per_prefix: Some(200), ..Limits::default() });
+    let ask = |client: &Ipv4Addr| AdmissionRequest { service: 3, backend: 0, client: (*client).into() };
+    let mut got = 0;
+    for round in 0..300u64 {
+        let now = Time(round * 10_000_000);
+        for other in others.iter().flat_map(|other| [other; 20]) {
+            let _ = admission.admit(ask(other), &limits, hash, now);
+        }
+        got += usize::from(admission.admit(ask(&victim), &limits, hash, now).is_ok());
+    }
+    got
+}
+
+#[test]
+fn prefixes_that_share_places_under_one_key_do_not_under_another() {
+    let victim = Ipv4Addr::new(198, 51, 100, 7);
+    let set = |client: Ipv4Addr, hash: &PacketHasher| {
+        first_place(hash.prefix(prefix(client.into(), &Limits::default()), limit_key(3, NO_BACKEND)) | 1)
+    };
+    // Found by somebody who knows the key 7.
+    let chosen: Vec<Ipv4Addr> = (0..1 << 14)
+        .map(|n| Ipv4Addr::from_bits(0x0a00_0001 | n << 8))
+        .filter(|other| set(*other, &hash(7)) == set(victim, &hash(7)))
+        .take(8 * SLOT_WAYS)
+        .collect();
+    assert!(chosen.len() >= SLOT_WAYS);
+    assert!(got_by_victim(victim, &chosen, &hash(7)) < 30, "whoever knows the key can starve a prefix");
+    for key in [8, 9, 10] {
+        assert_eq!(got_by_victim(victim, &chosen, &hash(key)), 300, "under the key {key}");
+    }
+}
+
+#[test]
+fn a_prefix_that_has_to_share_is_counted() {
+    let mut admission = Admission::default();
+    let limits = Limits { prefix_v4: 32, ..limits(1_000_000) };
+    let mut ask = |n: u32| {
+        let ask = AdmissionRequest { service: 0, backend: 0, client: Ipv4Addr::from_bits(0x0a00_0000 | n).into() };
+        let _ = admission.admit(ask, &limits, &hash(7), Time(0));
+        admission.shared()
+    };
+    assert_eq!((0..100).map(&mut ask).last(), Some(0));
+    let shared = (100..10_000).map(&mut ask).last().unwrap();
+    assert!((5_904..6_200).contains(&shared), "{shared}");
 }
 
 proptest! {
