@@ -39,6 +39,9 @@ pub struct Counters {
     pub shed_by_prefix: u64,
     /// Dropped packets by reason, without those reasons that never happened.
     pub dropped: IndexMap<String, u64>,
+    /// Entries that full tables evicted or did not take, by table, without those that were never full.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub evicted: IndexMap<String, u64>,
 }
 
 impl Counters {

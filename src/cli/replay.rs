@@ -127,6 +127,7 @@ fn replay(config: &Config, health: &Health, mut pcap: Pcap) -> Result<(Counters,
         }
     };
     progress.finish_and_clear();
+    state.count_evictions();
     Ok((state.counters, result.and(pcap.finish())))
 }
 

@@ -6,7 +6,7 @@ use guideway_api::backend::{BackendState, BackendSummary};
 use guideway_api::presence::DisagreementKind;
 use guideway_api::status::StaleReason;
 use guideway_daemon::metrics::{Exposition, MetricKind};
-use guideway_dataplane::counters::PacketCounter;
+use guideway_dataplane::counters::{BoundedTable, PacketCounter};
 use guideway_packet::loss::Loss;
 use guideway_packet::verdict::Reason;
 use std::collections::BTreeMap;
@@ -152,6 +152,15 @@ pub fn exposition(status: &Status) -> Exposition {
     let labels = HostProblem::ALL.map(|problem| ([("kind", problem.name())], problems.iter().any(|(found, _)| *found == problem)));
     let problems: Vec<_> = labels.iter().map(|(labels, found)| (labels.as_slice(), u64::from(*found))).collect();
     put("host_problem", MetricKind::Gauge, "1 while something is wrong with the host; `guideway status` says what.", &problems);
+    let labels: Vec<[(&str, &str); 1]> = BoundedTable::ALL.iter().map(|table| [("table", table.name())]).collect();
+    let evicted: Vec<_> =
+        labels.iter().zip(BoundedTable::ALL).map(|(labels, table)| (labels.as_slice(), counters.evicted(*table))).collect();
+    put(
+        "table_evictions_total",
+        MetricKind::Counter,
+        "Entries that a full table of the packet path evicted for newer ones or did not take, by table.",
+        &evicted,
+    );
     let reloads: [(&[(&str, &str)], u64); 2] =
         [(&[("outcome", "accepted")], document.reload.accepted), (&[("outcome", "refused")], document.reload.refused)];
     put("reloads_total", MetricKind::Counter, "Files accepted or refused since the start.", &reloads);
@@ -259,12 +268,15 @@ mod tests {
         counters.add(PacketCounter::Transmitted, 3);
         counters.drop(Reason::NotTftp);
         counters.drop(Reason::NotTftp);
+        counters.set_evicted(BoundedTable::Flows, 9);
         shown.set(&counters, 7);
         let status = Status::new(info(), vec![shown], None);
         let samples = parse(&render(&status));
         assert_eq!(samples["guideway_director_info{name=\"d1\",version=\"0.1.0\",io=\"af_xdp\",interface=\"eth0\"}"], 1.0);
         assert_eq!(samples["guideway_director_packets_transmitted_total"], 3.0);
         assert_eq!(samples["guideway_director_flow_table_entries"], 7.0);
+        assert_eq!(samples["guideway_director_table_evictions_total{table=\"flows\"}"], 9.0);
+        assert_eq!(samples["guideway_director_table_evictions_total{table=\"prefixes\"}"], 0.0);
         for reason in Reason::ALL {
             let series = format!("guideway_director_packets_dropped_total{{reason=\"{}\"}}", reason.name());
             assert_eq!(samples[&series], if *reason == Reason::NotTftp { 2.0 } else { 0.0 });

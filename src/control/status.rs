@@ -12,7 +12,7 @@ use guideway_api as api;
 use guideway_api::event::{AvailableStore, EventData, RejectedState, ReloadOutcome, SuspectedBackend, UnavailableStore};
 use guideway_api::presence::{Disagreement, Instance, Presence, PresentTables};
 use guideway_api::status::{DirectorKind, DirectorStatus, IoStatus, Reloads};
-use guideway_dataplane::counters::{Counters, PacketCounter};
+use guideway_dataplane::counters::{BoundedTable, Counters, PacketCounter};
 use guideway_dataplane::path::draining::DrainingFlow;
 use guideway_dataplane::tables::BackendId;
 use guideway_packet::loss::Losses;
@@ -412,6 +412,7 @@ fn unix_seconds() -> u64 {
 pub fn counters_document(counters: &Counters) -> api::counters::Counters {
     let of = |counter: PacketCounter| counters.get(counter);
     let dropped = Reason::ALL.iter().filter(|reason| counters.dropped(**reason) > 0);
+    let evicted = BoundedTable::ALL.iter().filter(|table| counters.evicted(**table) > 0);
     api::counters::Counters {
         received: of(PacketCounter::Received),
         transmitted: of(PacketCounter::Transmitted),
@@ -429,6 +430,7 @@ pub fn counters_document(counters: &Counters) -> api::counters::Counters {
         shed_by_backend: of(PacketCounter::ShedByBackend),
         shed_by_prefix: of(PacketCounter::ShedByPrefix),
         dropped: dropped.map(|reason| (reason.name().to_owned(), counters.dropped(*reason))).collect(),
+        evicted: evicted.map(|table| (table.name().to_owned(), counters.evicted(*table))).collect(),
     }
 }
 
@@ -441,6 +443,7 @@ mod tests {
         let mut counters = Counters::default();
         (1..).zip(PacketCounter::ALL).for_each(|(n, counter)| (0..n).for_each(|_| counters.add(*counter, 1)));
         Reason::ALL.iter().for_each(|reason| counters.drop(*reason));
+        BoundedTable::ALL.iter().for_each(|table| counters.set_evicted(*table, 2));
         assert_eq!(serde_json::to_value(counters_document(&counters)).unwrap(), counters.to_json());
         assert!(counters_document(&counters).each().into_iter().eq(PacketCounter::ALL.iter().map(|c| (c.name(), counters.get(*c)))));
     }

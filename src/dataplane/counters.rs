@@ -1,47 +1,62 @@
-//! What happened to packets, counted once each: received = transmitted + to host + held + dropped, at any moment.
+//! What happened to packets, counted once each: received = transmitted + to host + held + dropped, at any moment. Beside it, what bounded tables forgot.
 
 use guideway_packet::verdict::{Reason, Verdict};
 use serde_json::{Map, Value};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-macro_rules! packet_counters {
-    ($( $variant:ident $name:literal $doc:literal, )*) => {
-        /// A counter beside those of the drop reasons.
+macro_rules! named {
+    ($(#[$about:meta])* $enum:ident { $( $variant:ident $name:literal $doc:literal, )* }) => {
+        $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
-        pub enum PacketCounter { $( #[doc = $doc] $variant, )* }
+        pub enum $enum { $( #[doc = $doc] $variant, )* }
 
-        impl PacketCounter {
+        impl $enum {
             /// All of them.
-            pub const ALL: &'static [PacketCounter] = &[ $( PacketCounter::$variant, )* ];
+            pub const ALL: &'static [$enum] = &[ $( $enum::$variant, )* ];
 
             /// The name in JSON.
             pub const fn name(self) -> &'static str {
-                match self { $( PacketCounter::$variant => $name, )* }
+                match self { $( $enum::$variant => $name, )* }
             }
         }
     };
 }
 
-packet_counters! {
-    Received "received" "Packets received.",
-    Transmitted "transmitted" "Received packets forwarded to a backend.",
-    ToHost "to_host" "Received packets left to the host's kernel.",
-    Held "held" "Early fragments held now.",
-    Originated "originated" "Packets that we made ourselves: ICMP, and fragments beyond the first.",
-    ByTidRange "by_tid_range" "Packets whose backend was named by the TID range of their server port.",
-    ByFlow "by_flow" "Packets whose backend was named by the flow table.",
-    ByMaglev "by_maglev" "Packets whose backend was chosen from the Maglev table.",
-    BySuccessor "by_successor" "Packets that went to a successor, because their backend is down or leaves the request unanswered.",
-    ByRemoteSite "by_remote_site" "Packets that went to a director of the remote site, because no backend here takes them or their server port belongs to none.",
-    HandedOn "handed_on" "Fragments that went to the director of the fleet that owns their datagram.",
-    Redispatched "redispatched" "Requests that went to another backend, as the first leaves them unanswered.",
-    ShedByVip "shed_by_vip" "Requests shed by the limit of their VIP.",
-    ShedByBackend "shed_by_backend" "Requests shed by the limit of a backend.",
-    ShedByPrefix "shed_by_prefix" "Requests shed by the limit of their client's prefix.",
+named! {
+    /// A counter beside those of the drop reasons.
+    PacketCounter {
+        Received "received" "Packets received.",
+        Transmitted "transmitted" "Received packets forwarded to a backend.",
+        ToHost "to_host" "Received packets left to the host's kernel.",
+        Held "held" "Early fragments held now.",
+        Originated "originated" "Packets that we made ourselves: ICMP, and fragments beyond the first.",
+        ByTidRange "by_tid_range" "Packets whose backend was named by the TID range of their server port.",
+        ByFlow "by_flow" "Packets whose backend was named by the flow table.",
+        ByMaglev "by_maglev" "Packets whose backend was chosen from the Maglev table.",
+        BySuccessor "by_successor" "Packets that went to a successor, because their backend is down or leaves the request unanswered.",
+        ByRemoteSite "by_remote_site" "Packets that went to a director of the remote site, because no backend here takes them or their server port belongs to none.",
+        HandedOn "handed_on" "Fragments that went to the director of the fleet that owns their datagram.",
+        Redispatched "redispatched" "Requests that went to another backend, as the first leaves them unanswered.",
+        ShedByVip "shed_by_vip" "Requests shed by the limit of their VIP.",
+        ShedByBackend "shed_by_backend" "Requests shed by the limit of a backend.",
+        ShedByPrefix "shed_by_prefix" "Requests shed by the limit of their client's prefix.",
+    }
 }
 
-const LEN: usize = PacketCounter::ALL.len() + Reason::COUNT;
+named! {
+    /// A table of fixed size. When it is full, it forgets something for something new, or does not remember the new.
+    BoundedTable {
+        Flows "flows" "Flows that were seen once and had to leave the flow table for others, or that it had no room for.",
+        Requests "requests" "Requests whose retransmissions are not recognised any more, or not counted for their backend.",
+        Prefixes "prefixes" "Requests of prefixes that share their part of an `admission` limit with another prefix.",
+        DrainingFlows "draining_flows" "Flows on backends without new flows that `drain` does not show.",
+    }
+}
+
+/// Where the counters of drop reasons end and those of evictions begin.
+const REASONS_END: usize = PacketCounter::ALL.len() + Reason::COUNT;
+const LEN: usize = REASONS_END + BoundedTable::ALL.len();
 
 /// Counters of one worker, owned by it; or a sum of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +81,17 @@ impl Counters {
 
     /// How many packets were dropped in all.
     pub fn total_dropped(&self) -> u64 {
-        self.0[PacketCounter::ALL.len()..].iter().sum()
+        self.0[PacketCounter::ALL.len()..REASONS_END].iter().sum()
+    }
+
+    /// How many entries a full table has evicted or not taken.
+    pub fn evicted(&self, table: BoundedTable) -> u64 {
+        self.0[REASONS_END + table as usize]
+    }
+
+    /// Sets what a table has counted since it was made.
+    pub fn set_evicted(&mut self, table: BoundedTable, entries: u64) {
+        self.0[REASONS_END + table as usize] = entries;
     }
 
     /// Counts `n` more.
@@ -124,7 +149,7 @@ impl Counters {
         }
     }
 
-    /// `{"received": n, …, "dropped": {"reason": n}}`; reasons that never happened are left out.
+    /// `{"received": n, …, "dropped": {"reason": n}, "evicted": {"table": n}}`; reasons that never happened and tables that were never full are left out.
     pub fn to_json(&self) -> Value {
         let mut map = Map::new();
         for number in PacketCounter::ALL {
@@ -132,6 +157,11 @@ impl Counters {
         }
         let dropped = Reason::ALL.iter().filter(|r| self.dropped(**r) > 0).map(|r| (r.name().into(), self.dropped(*r).into()));
         map.insert("dropped".into(), Value::Object(dropped.collect()));
+        let evicted: Map<_, _> =
+            BoundedTable::ALL.iter().filter(|t| self.evicted(**t) > 0).map(|t| (t.name().into(), self.evicted(*t).into())).collect();
+        if !evicted.is_empty() {
+            map.insert("evicted".into(), Value::Object(evicted));
+        }
         Value::Object(map)
     }
 }
@@ -182,6 +212,9 @@ mod tests {
         c.add(PacketCounter::Received, 1);
         assert!(!c.balanced());
         assert_eq!(c.to_json()["dropped"], serde_json::json!({"not_tftp": 1, "fragment_hold_expired": 1, "transmit_full": 1}));
+        c.set_evicted(BoundedTable::Flows, 7);
+        assert!(!c.balanced() && c.total_dropped() == 3, "evictions are no packets");
+        assert_eq!(c.to_json()["evicted"], serde_json::json!({"flows": 7}));
         let published = SharedCounters::default();
         published.set(&c);
         assert_eq!(published.get(), c);

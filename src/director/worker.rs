@@ -115,6 +115,7 @@ impl Worker {
         state.drain_suspicions(|suspicion| {
             let _ = self.suspected.try_send(suspicion);
         });
+        state.count_evictions();
         self.worker_status.set(&state.counters, state.flows.used());
         self.worker_status.set_io(&*self.io);
         Ok(poll.received > 0 || sent)

@@ -7,7 +7,7 @@ use super::outbox::Outbox;
 use super::requests::Requests;
 use super::requests::suspicion::Suspicion;
 use super::too_big::Limiter;
-use crate::counters::{Counters, PacketCounter};
+use crate::counters::{BoundedTable, Counters, PacketCounter};
 use crate::flow::{FlowTable, Peers};
 use crate::tables::BackendId;
 use guideway_packet::frame::Output;
@@ -101,6 +101,16 @@ impl State {
     /// Divides the limits on requests by the number of workers that share them.
     pub fn divide_limits(&mut self, workers: usize) {
         self.requests.admission.set_workers(workers);
+    }
+
+    /// Brings the counters of evictions up to date. To be called before counters are shown.
+    pub fn count_evictions(&mut self) {
+        let State { counters, flows, draining_flows, requests, .. } = self;
+        let flows = flows.statistics();
+        counters.set_evicted(BoundedTable::Flows, flows.evicted + flows.refused);
+        counters.set_evicted(BoundedTable::Requests, requests.evicted());
+        counters.set_evicted(BoundedTable::Prefixes, requests.admission.shared());
+        counters.set_evicted(BoundedTable::DrainingFlows, draining_flows.evicted());
     }
 
     /// Hands over the backends that became suspected since the last call.

@@ -60,11 +60,12 @@ pub struct RetransmissionTable {
     retransmitted: usize,
     /// The set that is swept next.
     next: usize,
+    evicted: u64,
 }
 
 impl Default for RetransmissionTable {
     fn default() -> Self {
-        RetransmissionTable { entries: vec![Entry::default(); ENTRIES].into_boxed_slice(), retransmitted: 0, next: 0 }
+        RetransmissionTable { entries: vec![Entry::default(); ENTRIES].into_boxed_slice(), retransmitted: 0, next: 0, evicted: 0 }
     }
 }
 
@@ -102,10 +103,16 @@ impl RetransmissionTable {
             entry => (2 + u8::from(entry.attempts > 1), entry.last),
         };
         if let Some(place) = ways.iter_mut().min_by_key(|entry| rank(entry)) {
+            self.evicted += u64::from(rank(place).0 > 1);
             self.retransmitted -= usize::from(place.attempts > 1);
             self.retransmitted += usize::from(attempts > 1);
             *place = Entry { flow, last: now, digest, backend, attempts };
         }
+    }
+
+    /// How many requests left for newer ones before their clients gave up.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// Forgets the request of `flow`: its client has an answer.

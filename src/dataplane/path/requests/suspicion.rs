@@ -60,19 +60,21 @@ const EMPTY: Slot =
 pub struct Suspicions {
     slots: Box<[Slot]>,
     raised: Vec<Suspicion>,
+    uncounted: u64,
 }
 
 impl Default for Suspicions {
     fn default() -> Self {
-        Suspicions { slots: vec![EMPTY; SLOTS].into_boxed_slice(), raised: Vec::with_capacity(MAX_RAISED) }
+        Suspicions { slots: vec![EMPTY; SLOTS].into_boxed_slice(), raised: Vec::with_capacity(MAX_RAISED), uncounted: 0 }
     }
 }
 
 impl Suspicions {
     /// Records a request to `backend`.
     pub fn record_request(&mut self, backend: BackendId, now: Time) {
-        if let Some(slot) = self.slot(backend, now) {
-            slot.requests = slot.requests.saturating_add(1);
+        match self.slot(backend, now) {
+            Some(slot) => slot.requests = slot.requests.saturating_add(1),
+            None => self.uncounted += 1,
         }
     }
 
@@ -108,6 +110,11 @@ impl Suspicions {
     fn is_suspected(&self, backend: BackendId, now: Time) -> bool {
         let slot = &self.slots[usize::from(backend) % SLOTS];
         slot.backend == backend && slot.until > now
+    }
+
+    /// How many requests were not counted, because another backend had the slot.
+    pub fn uncounted(&self) -> u64 {
+        self.uncounted
     }
 
     /// Hands over the suspicions raised since the last call.
