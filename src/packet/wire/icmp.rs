@@ -1,10 +1,11 @@
 //! ICMP (RFC 792) and ICMPv6 (RFC 4443): echo requests, and errors with the packet that they quote.
 
+use super::ip::walk_extensions;
 use super::layout::ethernet::{IPV4, IPV6};
 use super::layout::icmp::{self, LEN, TYPE};
-use super::layout::protocol::{FRAGMENT, ICMP, ICMPV6};
+use super::layout::protocol::{ICMP, ICMPV6};
 use super::layout::{ipv4, ipv6};
-use super::view::{ExtensionView, Ipv4View, Ipv6View, PortsView};
+use super::view::{Ipv4View, Ipv6View, PortsView};
 use std::net::IpAddr;
 
 /// An ICMP message, as far as the packet path needs it.
@@ -66,15 +67,12 @@ fn quoted(ethertype: u16, payload: &[u8]) -> Option<Quoted> {
         }
         _ => {
             let ip = Ipv6View::new(packet)?;
-            let behind = &packet[ipv6::LEN..];
-            // Servers behind a VIP send plain packets, or fragments of which the first shows the ports.
-            let (protocol, transport) = match (ip.next_header(), ExtensionView::new(behind)) {
-                (FRAGMENT, Some(fragment)) if fragment.fragment_offset() == 0 => (fragment.next_header(), &behind[ipv6::extension::LEN..]),
-                (next, _) => (next, behind),
-            };
-            if ip.version() != ipv6::VERSION {
+            // A server's packet may carry options or come in fragments, of which the first shows the ports.
+            let (protocol, header_len, fragment) = walk_extensions(packet, ip.next_header()).ok()?;
+            if ip.version() != ipv6::VERSION || fragment.is_some_and(|fragment| fragment.offset != 0) {
                 return None;
             }
+            let transport = packet.get(usize::from(header_len)..)?;
             (ip.source().into(), ip.destination().into(), protocol, transport)
         }
     };

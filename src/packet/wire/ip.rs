@@ -108,7 +108,7 @@ impl Ip {
         }
         let total_len = view.total_len().ok_or(Reason::BadHeader)?;
         let whole = packet.get(..usize::from(total_len)).ok_or(Reason::Truncated)?;
-        let (protocol, header_len, fragment) = walk(whole, view.next_header())?;
+        let (protocol, header_len, fragment) = walk_extensions(whole, view.next_header())?;
         Ok(Ip {
             source: view.source().into(),
             destination: view.destination().into(),
@@ -157,8 +157,9 @@ impl Ip {
     }
 }
 
-/// Walks the extension headers of `packet` (RFC 8200 section 4). Returns the protocol, the bytes before its header, and the fragment.
-fn walk(packet: &[u8], mut protocol: u8) -> Result<(u8, u16, Option<Fragment>), Reason> {
+/// Walks the extension headers of `packet`, which may be cut off behind them (RFC 8200 section 4). Returns the protocol, the bytes before its header, and
+/// the fragment.
+pub(super) fn walk_extensions(packet: &[u8], mut protocol: u8) -> Result<(u8, u16, Option<Fragment>), Reason> {
     let mut at = ipv6::LEN;
     let mut fragment = None;
     let mut count = 0;

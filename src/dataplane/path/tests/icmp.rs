@@ -3,7 +3,7 @@
 use super::fixture::*;
 use crate::counters::PacketCounter;
 use crate::tables::Echo;
-use guideway_packet::verdict::Verdict;
+use guideway_packet::verdict::{Reason, Verdict};
 use guideway_packet::wire::build;
 use guideway_packet::wire::checksum;
 use guideway_packet::wire::ip::Ip;
@@ -28,6 +28,30 @@ fn an_error_goes_to_the_backend_that_owns_the_quoted_flow() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn an_error_that_quotes_extension_headers_goes_to_the_backend_of_the_flow() {
+    let mut fixture = Fixture::new();
+    let flow = sent(&fixture.gre(&acknowledgement(BOOT[1], 2000, 21_500), 0).frame).outer.destination;
+    let quoted = || build::udp(socket(BOOT[1], 21_500), socket(CLIENT[1], 2000), &[0; 100]);
+    let option = [0, 1, 4, 0, 0, 0, 0];
+    for (extensions, sentence) in
+        [(&[0][..], "hop-by-hop options"), (&[60], "destination options"), (&[43], "a routing header"), (&[60, 43, 60, 0], "several")]
+    {
+        let quoted = extensions.iter().fold(quoted(), |packet, kind| packet.extension(*kind, &option));
+        let error = |quoted: &[u8]| build::icmp(ip("2001:db8:9::9"), ip(BOOT[1]), 2, 0, &[&[0, 0, 5, 0], quoted].concat());
+        let outcome = fixture.gre(&error(quoted.bytes()), 0);
+        assert_eq!(outcome.verdict, Verdict::Transmit, "{sentence}");
+        assert_eq!(sent(&outcome.frame).outer.destination, flow, "{sentence}");
+        let ports = 40 + 8 * extensions.len();
+        let cut = fixture.gre(&error(&quoted.bytes()[..ports + 3]), 0);
+        assert_eq!(cut.verdict, Verdict::Drop(Reason::IcmpUnrelated), "{sentence}, cut off within the ports");
+    }
+    for (piece, verdict) in quoted().fragments(7, 48).iter().zip([Verdict::Transmit, Verdict::Drop(Reason::IcmpUnrelated)]) {
+        let error = build::icmp(ip("2001:db8:9::9"), ip(BOOT[1]), 2, 0, &[&[0, 0, 5, 0], piece.bytes()].concat());
+        assert_eq!(fixture.gre(&error, 0).verdict, verdict, "only the first fragment shows its ports");
     }
 }
 
