@@ -59,6 +59,7 @@ reasons! {
     }
     vip {
         NotVip "not_vip" "GRE for an address that is no VIP, with `unmatched = \"drop\"`.",
+        KeepaliveAnswered "keepalive_answered" "A router's GRE keepalive, which the director sent back (the answer counts as originated).",
         NoService "no_service" "A VIP, but no service on this protocol and port.",
     }
     icmp {

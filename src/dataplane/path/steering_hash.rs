@@ -36,14 +36,15 @@ fn slow_path_hash(frame: &[u8], tables: &Snapshot) -> Result<u64, Verdict> {
     match kind {
         vip::PacketKind::Flow(flow) => Ok(flow.hash(tables)),
         vip::PacketKind::LaterFragment => Ok(packet.fragment_key(tables)),
+        vip::PacketKind::Keepalive => Ok(address_hash(&packet, tables)),
         vip::PacketKind::Icmp(vip) => match icmp::decide(&packet, vip, frame, tables).map_err(Verdict::Drop)? {
             icmp::Action::Forward(flow) => Ok(flow.hash(tables)),
-            icmp::Action::EchoReply => Ok(echo_hash(&packet, tables)),
+            icmp::Action::EchoReply => Ok(address_hash(&packet, tables)),
         },
     }
 }
 
-fn echo_hash(packet: &Packet, tables: &Snapshot) -> u64 {
+fn address_hash(packet: &Packet, tables: &Snapshot) -> u64 {
     tables.hash.client(packet.ip.source, packet.ip.destination)
 }
 

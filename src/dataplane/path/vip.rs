@@ -1,6 +1,7 @@
 //! Second stage: (destination, protocol, port) → service, and what kind of packet this is.
 
 use super::flow::Flow;
+use super::keepalive;
 use super::parse::Packet;
 use crate::tables::Unmatched;
 use crate::tables::{Snapshot, Vip};
@@ -18,6 +19,8 @@ pub enum PacketKind<'t> {
     Icmp(&'t Vip),
     /// A fragment that does not show its ports.
     LaterFragment,
+    /// A router's GRE keepalive.
+    Keepalive,
 }
 
 /// Tells the kind of `packet`, whose bytes are in `frame`.
@@ -25,6 +28,9 @@ pub enum PacketKind<'t> {
 pub fn find<'t>(packet: &Packet, frame: &[u8], tables: &'t Snapshot) -> Result<PacketKind<'t>, Verdict> {
     let ip = &packet.ip;
     let Some(vip) = tables.vips.get(ip.destination) else {
+        if keepalive::is_keepalive(packet, frame, tables) {
+            return Ok(PacketKind::Keepalive);
+        }
         return Err(match tables.unmatched {
             Unmatched::Host => Verdict::ToHost,
             Unmatched::Drop => Verdict::Drop(Reason::NotVip),

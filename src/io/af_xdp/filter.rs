@@ -78,7 +78,7 @@ impl Program {
         self.outer_v6(&mut asm);
         // The kernel refuses a program with instructions that nothing reaches.
         if !self.take_all_gre && (self.v4.is_some() || self.v6.is_some()) {
-            gre(&mut asm);
+            gre(&mut asm, self.v4);
         }
         if self.extensions {
             self.walk_extensions(&mut asm);
@@ -204,7 +204,7 @@ fn pass_neighbour_discovery(asm: &mut Assembler) {
 }
 
 /// Skips the GRE header with its optional fields. The packet inside decides.
-fn gre(asm: &mut Assembler) {
+fn gre(asm: &mut Assembler, ours: Option<Ipv4Addr>) {
     asm.label("gre");
     require_bytes(asm, gre::LEN);
     asm.load(Width::Byte, 2, AT, at(gre::FLAGS));
@@ -222,12 +222,31 @@ fn gre(asm: &mut Assembler) {
     asm.label("inner v4");
     require_v4(asm);
     key_v4(asm, AT, 0);
+    if let Some(ours) = ours {
+        keepalive(asm, ours, AT, 0, |asm| require_bytes(asm, ipv4::LEN + gre::LEN));
+    }
     asm.jump("look up");
 
     asm.label("inner v6");
     require_v6(asm);
     key_v6(asm, AT, 0);
     asm.jump("look up");
+}
+
+/// Takes a router's keepalive: GRE without a payload inside GRE, from us. `guideway_dataplane::path` recognises the same. The inner header is at `base + offset`;
+/// `load_gre` makes sure that the GRE header behind it can be read.
+fn keepalive(asm: &mut Assembler, ours: Ipv4Addr, base: u8, offset: i16, load_gre: impl FnOnce(&mut Assembler)) {
+    asm.load(Width::Byte, 1, base, offset + at(ipv4::PROTOCOL));
+    asm.jump_if(Condition::NotEqual, 1, protocol::GRE.into(), "look up");
+    asm.load(Width::Word, 1, base, offset + at(ipv4::SOURCE));
+    asm.jump_if(Condition::NotEqual, 1, wire32(ours.octets()), "look up");
+    asm.load(Width::Byte, 1, base, offset + at(ipv4::VERSION_IHL));
+    asm.jump_if(Condition::NotEqual, 1, ipv4::PLAIN.into(), "look up");
+    asm.load(Width::Half, 1, base, offset + at(ipv4::FLAGS_AND_OFFSET));
+    asm.jump_if(Condition::AnyBit, 1, wire16(ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK), "look up");
+    load_gre(asm);
+    asm.load(Width::Half, 1, base, offset + at(ipv4::LEN + gre::PROTOCOL));
+    asm.jump_if(Condition::Equal, 1, wire16(gre::KEEPALIVE), "take");
 }
 
 /// Goes on by `bytes`.

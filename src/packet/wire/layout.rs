@@ -99,6 +99,9 @@ pub mod gre {
     /// (RFC 2784 section 2.3); bits 2 and 3 became key and sequence number (RFC 2890).
     pub const MUST_BE_ZERO: u8 = 0x4c;
     pub const VERSION_MASK: u8 = 0x07;
+
+    /// [`PROTOCOL`] of a keepalive: nothing follows. A router sends one inside GRE, addressed to itself, and expects to get it back.
+    pub const KEEPALIVE: u16 = 0;
 }
 
 /// The start of both UDP and TCP.
@@ -149,6 +152,7 @@ pub mod icmp {
     pub const PARAMETER_PROBLEM: u8 = 12;
 
     pub const V6_PACKET_TOO_BIG: u8 = 2;
+    pub const V6_TIME_EXCEEDED: u8 = 3;
     /// "ICMPv6 error messages" (RFC 4443 section 2.1).
     pub const V6_ERRORS: RangeInclusive<u8> = 1..=127;
     pub const V6_ECHO_REQUEST: u8 = 128;

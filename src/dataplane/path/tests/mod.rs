@@ -9,6 +9,7 @@ mod forward;
 mod fragments;
 mod hostile;
 mod icmp;
+mod keepalive;
 mod mtu;
 mod reasons;
 mod remote_site;

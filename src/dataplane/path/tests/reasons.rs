@@ -71,6 +71,9 @@ fn later_cases() -> Vec<Case> {
         ("GRE for an address that is no VIP", Reason::NotVip, |w| w.tables.unmatched = Unmatched::Drop, {
             framed(&outer(&acknowledgement("203.0.113.1", 3000, 20_500)))
         }),
+        ("a router's keepalive", Reason::KeepaliveAnswered, as_it_is, {
+            framed(&outer(&build::ip(ip(DIRECTOR[0]), ip(ROUTER[0]), 47, &[0; 4])))
+        }),
         ("a VIP, but a port that nobody serves", Reason::NoService, as_it_is, framed(&outer(&acknowledgement(BOOT[0], 3000, 1023)))),
         (
             "a VIP, but a protocol without ports",

@@ -4,12 +4,13 @@
 //! copied to the stack by `bpf_xdp_load_bytes`, which takes an offset.
 
 use super::{
-    CONTEXT, KEY, LINK, Program, STACK, at, key_v4, key_v6, pass_neighbour_discovery, require_gre_version, require_key, require_version,
+    CONTEXT, KEY, LINK, Program, STACK, at, keepalive, key_v4, key_v6, pass_neighbour_discovery, require_gre_version, require_key, require_version,
     wire16,
 };
 use crate::af_xdp::asm::{Assembler, Condition, Op, Width};
 use guideway_packet::wire::ip::MAX_EXTENSIONS;
 use guideway_packet::wire::layout::{ethernet, gre, icmp, ipv4, ipv6, protocol};
+use std::net::Ipv4Addr;
 
 const HELPER_XDP_LOAD_BYTES: i32 = 189;
 
@@ -105,7 +106,7 @@ impl Program {
             if self.take_all_gre {
                 asm.jump("take");
             } else {
-                walked_gre(asm);
+                walked_gre(asm, self.v4);
             }
         }
 
@@ -122,7 +123,7 @@ impl Program {
 }
 
 /// GRE behind extension headers: the packet inside decides.
-fn walked_gre(asm: &mut Assembler) {
+fn walked_gre(asm: &mut Assembler, ours: Option<Ipv4Addr>) {
     load_header(asm, gre::LEN);
     asm.load(Width::Byte, 2, STACK, field(gre::FLAGS));
     asm.load(Width::Byte, 3, STACK, field(gre::VERSION));
@@ -150,5 +151,8 @@ fn walked_gre(asm: &mut Assembler) {
     load_header(asm, ipv4::LEN);
     require_version(asm, STACK, field(ipv4::VERSION_IHL), ipv4::VERSION);
     key_v4(asm, STACK, HEADER);
+    if let Some(ours) = ours {
+        keepalive(asm, ours, STACK, HEADER, |asm| load_header(asm, ipv4::LEN + gre::LEN));
+    }
     asm.jump("look up");
 }

@@ -148,6 +148,41 @@ fn gre_around_packets_to_a_vip_is_taken_in_every_combination() {
 }
 
 #[test]
+fn a_routers_keepalive_is_taken_and_other_gre_inside_gre_is_left() {
+    testing::in_namespace(|| {
+        let filter = ours();
+        let inside = |protocol: u16, source: Ipv4Addr| {
+            let mut packet = v4(Ipv4Addr::new(10, 0, 0, 1), 47, 0, &gre(0, 0, protocol, &[]));
+            packet[12..16].copy_from_slice(&source.octets());
+            packet
+        };
+        let outside = |inner: &[u8]| {
+            [
+                ethernet(0x0800, v4(LOCAL_V4, 47, 0, &gre(0x20, 0, 0x0800, inner))),
+                ethernet(0x86dd, v6(LOCAL_V6, 47, &gre(0, 0, 0x0800, inner))),
+            ]
+        };
+        outside(&inside(0, LOCAL_V4)).iter().for_each(|frame| filter.takes("a keepalive", frame));
+        let with = |at: usize, value: u8| {
+            let mut packet = inside(0, LOCAL_V4);
+            packet[at] = value;
+            packet
+        };
+        for (what, inner) in [
+            ("a payload", inside(0x0800, LOCAL_V4)),
+            ("another host", inside(0, Ipv4Addr::new(10, 0, 1, 12))),
+            ("another protocol", with(9, 50)),
+            ("a first fragment", with(6, 0x20)),
+            ("a later fragment", with(7, 1)),
+            ("options", with(0, 0x46)),
+            ("the header only", inside(0, LOCAL_V4)[..20].to_vec()),
+        ] {
+            outside(&inner).iter().for_each(|frame| filter.passes(what, frame));
+        }
+    });
+}
+
+#[test]
 fn plain_packets_to_a_vip_are_taken_and_others_left() {
     testing::in_namespace(|| {
         let filter = ours();
