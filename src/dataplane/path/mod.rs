@@ -17,6 +17,8 @@ mod fleet;
 mod flow;
 mod fragment;
 mod icmp;
+mod icmp_error;
+mod keepalive;
 pub(crate) mod lookup;
 pub(crate) mod outbox;
 mod parse;
@@ -44,6 +46,7 @@ use guideway_packet::frame::Frame;
 use guideway_packet::io::BATCH;
 use guideway_packet::time::Time;
 use guideway_packet::verdict::{Reason, Verdict};
+use icmp_error::IcmpError;
 use lookup::LastLookups;
 use parse::Packet;
 use requests::Request;
@@ -57,6 +60,7 @@ enum SlowPathAction {
     LaterFragment(Packet),
     EchoReply(Packet),
     HandOn(Packet, BackendId),
+    KeepaliveReply(Packet),
 }
 
 /// Decides over a batch, rewrites the packets to be transmitted in place, and counts every verdict once.
@@ -137,7 +141,13 @@ fn run_slow_path(frame: &mut Frame<'_>, tables: &Snapshot, state: &mut State, no
     match classify(frame.bytes(), tables) {
         Ok(SlowPathAction::Forward(packet, flow, plan)) => forward(frame, &packet, &flow, plan, tables, state, now),
         Ok(SlowPathAction::LaterFragment(packet)) => forward_fragment(frame, &packet, tables, state, now),
-        Ok(SlowPathAction::EchoReply(packet)) => reply_to_echo(frame.bytes(), &packet, tables, state),
+        Ok(SlowPathAction::EchoReply(packet)) => {
+            let sent = icmp::reply_to_echo(&packet, frame.bytes(), tables, &mut state.out.outbox);
+            end_answered(if sent { Reason::IcmpAnswered } else { Reason::OutboxFull }, state)
+        }
+        Ok(SlowPathAction::KeepaliveReply(packet)) => {
+            end_answered(keepalive::reply(&packet, frame.bytes(), tables, &mut state.out.outbox), state)
+        }
         Ok(SlowPathAction::HandOn(packet, owner)) => {
             state.counters.add(PacketCounter::HandedOn, 1);
             send(frame, &packet, owner, tables, &mut state.out, &mut state.counters, now)
@@ -157,6 +167,7 @@ fn classify(frame: &[u8], tables: &Snapshot) -> Result<SlowPathAction, Verdict> 
     let flow = match kind {
         vip::PacketKind::Flow(flow) => flow,
         vip::PacketKind::LaterFragment => return Ok(SlowPathAction::LaterFragment(packet)),
+        vip::PacketKind::Keepalive => return Ok(SlowPathAction::KeepaliveReply(packet)),
         vip::PacketKind::Icmp(vip) => match icmp::decide(&packet, vip, frame, tables).map_err(Verdict::Drop)? {
             icmp::Action::Forward(flow) => flow,
             icmp::Action::EchoReply => return Ok(SlowPathAction::EchoReply(packet)),
@@ -252,13 +263,11 @@ pub fn release_known(tables: &Snapshot, state: &mut State, now: Time) {
     }
 }
 
-/// An echo request that we answer ourselves.
-fn reply_to_echo(frame: &[u8], packet: &Packet, tables: &Snapshot, state: &mut State) -> Verdict {
-    if !icmp::reply_to_echo(packet, frame, tables, &mut state.out.outbox) {
-        return Verdict::Drop(Reason::OutboxFull);
-    }
-    state.counters.add(PacketCounter::Originated, 1);
-    Verdict::Drop(Reason::IcmpAnswered)
+/// The end of a packet that we answer ourselves, if there was room.
+fn end_answered(reason: Reason, state: &mut State) -> Verdict {
+    let answered = matches!(reason, Reason::IcmpAnswered | Reason::KeepaliveAnswered);
+    state.counters.add(PacketCounter::Originated, u64::from(answered));
+    Verdict::Drop(reason)
 }
 
 /// Last stage, and the answers to a packet that does not fit or whose next hop is unknown.
@@ -283,9 +292,13 @@ fn send(
             out.request_resolution(id);
             Verdict::Drop(Reason::NeighbourUnresolved)
         }
+        // What came in GRE has the TTL of the router's header, about which its client knows nothing.
+        Err(Reason::TtlExpired) if !packet.in_gre => {
+            originate_error(IcmpError::TimeExceeded, frame, packet, tables, out, counters, now);
+            Verdict::Drop(Reason::TtlExpired)
+        }
         Err(Reason::TooBig) if packet.ip.df => {
-            let sent = too_big::send_too_big(frame.bytes(), packet, backend, tables, &mut out.limiter, &mut out.outbox, now);
-            counters.add(PacketCounter::Originated, u64::from(sent));
+            originate_error(IcmpError::TooBig(backend.inner_mtu()), frame, packet, tables, out, counters, now);
             Verdict::Drop(Reason::TooBig)
         }
         Err(Reason::TooBig) => match too_big::fragment_packet(frame, packet, backend, &mut out.outbox) {
@@ -297,4 +310,17 @@ fn send(
         },
         Err(reason) => Verdict::Drop(reason),
     }
+}
+
+fn originate_error(
+    error: IcmpError,
+    frame: &Frame<'_>,
+    packet: &Packet,
+    tables: &Snapshot,
+    out: &mut Out,
+    counters: &mut Counters,
+    now: Time,
+) {
+    let sent = icmp_error::send_error(error, frame.bytes(), packet, tables, &mut out.limiters, &mut out.outbox, now);
+    counters.add(PacketCounter::Originated, u64::from(sent));
 }

@@ -3,10 +3,10 @@
 use super::draining::DrainingFlows;
 use super::first_fragments::FirstFragments;
 use super::fragment::FragmentTable;
+use super::icmp_error::Limiters;
 use super::outbox::Outbox;
 use super::requests::Requests;
 use super::requests::suspicion::Suspicion;
-use super::too_big::Limiter;
 use crate::counters::{BoundedTable, Counters, PacketCounter};
 use crate::flow::{FlowTable, Peers};
 use crate::tables::BackendId;
@@ -57,7 +57,7 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Out {
     pub(super) outbox: Outbox,
-    pub(super) limiter: Limiter,
+    pub(super) limiters: Limiters,
     unresolved: Vec<BackendId>,
 }
 
@@ -72,7 +72,7 @@ impl State {
             many_new_flows: false,
             fragments: FragmentTable::new(frame),
             requests: Requests::default(),
-            out: Out { outbox: Outbox::new(frame), limiter: Limiter::default(), unresolved: Vec::with_capacity(MAX_UNRESOLVED) },
+            out: Out { outbox: Outbox::new(frame), limiters: Limiters::default(), unresolved: Vec::with_capacity(MAX_UNRESOLVED) },
         }
     }
 

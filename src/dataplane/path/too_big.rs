@@ -1,101 +1,15 @@
-//! Packets that do not fit the MTU after encapsulation: the sender gets an ICMP error (DF, IPv6), or the packet is fragmented (RFC 791).
+//! Packets without DF that do not fit the MTU after encapsulation are fragmented (RFC 791).
 
 use super::encap::encapsulate;
-use super::icmp::{TTL, back_to_router};
 use super::outbox::Outbox;
 use super::parse::Packet;
-use crate::tables::{Backend, Snapshot};
+use crate::tables::Backend;
 use guideway_packet::frame::Frame;
-use guideway_packet::time::Time;
 use guideway_packet::verdict::Reason;
-use guideway_packet::wire::checksum::{fold, sum};
-use guideway_packet::wire::icmp::Message;
-use guideway_packet::wire::ip::{Fragment, ICMP, ICMPV6, Ip};
-use guideway_packet::wire::layout::{icmp, ipv4, ipv6};
+use guideway_packet::wire::ip::{Fragment, Ip};
+use guideway_packet::wire::layout::ipv4;
 use guideway_packet::wire::view::Ipv4View;
-use guideway_packet::wire::write::{ip_header, ipv4_checksum, put16};
-use std::convert::Infallible;
-
-/// ICMP errors a second that one worker sends at most (RFC 4443 section 2.4 (f), RFC 1812 section 4.3.2.8).
-const ERRORS_A_SECOND: u64 = 100;
-/// Errors that it may send at once after a silence.
-const BURST: u64 = 50;
-/// Bytes of an ICMP error at most: "the minimum IPv6 MTU" (RFC 4443 section 2.4 (c)), 576 for IPv4 (RFC 1812 section 4.3.2.3).
-const ERROR_V6: usize = 1280;
-const ERROR_V4: usize = 576;
-
-/// A token bucket for ICMP errors.
-#[derive(Debug, Default)]
-pub struct Limiter {
-    /// Time up to which tokens were spent.
-    spent: Time,
-}
-
-impl Limiter {
-    fn take(&mut self, now: Time) -> bool {
-        const ONE: u64 = 1_000_000_000 / ERRORS_A_SECOND;
-        let spent = self.spent.0.max(now.0.saturating_sub(ONE * BURST)).saturating_add(ONE);
-        let allowed = spent <= now.0.max(ONE * BURST);
-        if allowed {
-            self.spent = Time(spent);
-        }
-        allowed
-    }
-}
-
-/// Tells the sender of `packet` which MTU would fit. Sends nothing when the limit is reached, the outbox is full, or no error may be sent about such a packet
-/// (RFC 1122 section 3.2.2). Returns whether it was sent.
-pub fn send_too_big(
-    frame: &[u8],
-    packet: &Packet,
-    backend: &Backend,
-    tables: &Snapshot,
-    limiter: &mut Limiter,
-    outbox: &mut Outbox,
-    now: Time,
-) -> bool {
-    let ip = &packet.ip;
-    let Some(next_hop) = backend.next_hop() else { return false };
-    let about_icmp =
-        matches!(ip.protocol, ICMP | ICMPV6) && !matches!(Message::parse(ip.protocol, packet.payload(frame)), Message::EchoRequest);
-    if ip.is_later_fragment() || about_icmp || !ip.source_is_one_host() || !limiter.take(now) {
-        return false;
-    }
-    let mtu = next_hop.mtu.saturating_sub(backend.outer_len() as u16);
-    let (header, limit) = (ip.base_len(), if ip.source.is_ipv4() { ERROR_V4 } else { ERROR_V6 });
-    let quoted = packet.bytes(frame);
-    let quoted = &quoted[..quoted.len().min(limit - header - icmp::LEN)];
-    let source = tables.address.same_family(ip.source).unwrap_or(ip.destination);
-    let made = outbox.originate(packet.l2 + header + icmp::LEN + quoted.len(), |error| {
-        let to = error.bytes_mut();
-        back_to_router(&mut to[..packet.l2], frame, packet, tables);
-        let (head, message) = to[packet.l2..].split_at_mut(header);
-        message[icmp::LEN..].copy_from_slice(quoted);
-        let protocol = if ip.source.is_ipv4() { ICMP } else { ICMPV6 };
-        ip_header(head, source, ip.source, protocol, TTL, 0, message.len());
-        write_error(head, message, ip.source.is_ipv4(), mtu);
-        Ok::<(), Infallible>(())
-    });
-    made.is_some()
-}
-
-/// Writes the first 8 bytes, the quoted packet behind them, of "fragmentation needed" (RFC 1191 section 4) or "packet too big"
-/// (RFC 4443 section 3.2). `head` is the IP header before it.
-fn write_error(head: &[u8], message: &mut [u8], v4: bool, mtu: u16) {
-    message[..icmp::LEN].fill(0);
-    let pseudo = if v4 {
-        (message[icmp::TYPE], message[icmp::CODE]) = (icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED);
-        put16(message, icmp::MTU_V4, mtu);
-        0
-    } else {
-        message[icmp::TYPE] = icmp::V6_PACKET_TOO_BIG;
-        // The lower half of 4 bytes.
-        put16(message, icmp::MTU_V6 + 2, mtu);
-        u64::from(sum(&head[ipv6::SOURCE..ipv6::LEN])) + u64::from(ICMPV6) + message.len() as u64
-    };
-    let check = !fold(pseudo + u64::from(sum(message)));
-    put16(message, icmp::CHECKSUM, check);
-}
+use guideway_packet::wire::write::{ipv4_checksum, put16};
 
 /// Cuts the IPv4 packet in `frame` into fragments that fit once wrapped. The first stays in the frame; the others go to the outbox.
 /// Returns how many went there.

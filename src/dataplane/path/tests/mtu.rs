@@ -35,7 +35,7 @@ fn the_sender_of_a_packet_with_df_or_over_ipv6_gets_the_mtu_that_fits() {
         assert_eq!(error[..6], ROUTER_MAC);
         let header = Ip::parse(packet.ethertype(), &error[14..]).unwrap();
         assert!(header.checksum_ok(&error[14..]));
-        assert_eq!((header.source, header.destination), (ip(DIRECTOR[family]), ip(CLIENT[family])));
+        assert_eq!((header.source, header.destination), (ip(BOOT[family]), ip(CLIENT[family])), "the VIP, which the client knows");
         assert_eq!(error.len() - 14, [576, 1280][family]);
         let message = &error[14 + usize::from(header.header_len)..];
         assert_eq!(message[..2], [[3, 4], [2, 0]][family]);
@@ -101,4 +101,49 @@ fn no_error_is_sent_about_an_error_or_a_later_fragment() {
 
 fn build_quoted() -> Vec<u8> {
     build::udp(socket(BOOT[0], 20_500), socket(CLIENT[0], 2000), b"").bytes().to_vec()
+}
+
+#[test]
+fn the_sender_of_a_plain_packet_whose_ttl_ends_here_hears_of_it_from_the_vip() {
+    for family in 0..2 {
+        let packet = data(BOOT[family], 20_500, 200).ttl(1);
+        let mut fixture = Fixture::new();
+        for tagged in [false, true] {
+            let mut frame = packet.frame(ROUTER_MAC, DIRECTOR_MAC);
+            let l2 = if tagged {
+                frame.splice(12..12, [0x81, 0, 0, 42]);
+                18
+            } else {
+                14
+            };
+            let outcome = fixture.frame(&frame);
+            assert_eq!(outcome.verdict, Verdict::Drop(Reason::TtlExpired));
+            let [error] = outcome.outbox.as_slice() else { panic!("one error") };
+            assert_eq!((&error[..6], &error[12..l2]), (&ROUTER_MAC[..], &frame[12..l2]));
+            let kind = [11, 3][family];
+            let expected = build::icmp(ip(BOOT[family]), ip(CLIENT[family]), kind, 0, &[&[0; 4][..], packet.bytes()].concat());
+            assert_eq!(&error[l2..], expected.bytes());
+        }
+        assert_eq!(fixture.count(PacketCounter::Originated), 2);
+        // The TTL of a packet in GRE is that of the router's header.
+        let routed = packet.gre(ip(ROUTER[family]), ip(DIRECTOR[family])).ttl(1).frame(ROUTER_MAC, DIRECTOR_MAC);
+        assert_eq!(fixture.frame(&routed).verdict, Verdict::Drop(Reason::TtlExpired));
+        // No error about an error, or about a fragment without ports.
+        let error = build::icmp(ip(CLIENT[0]), ip(BOOT[0]), 3, 3, &[&[0; 4][..], &build_quoted()].concat()).ttl(1);
+        assert_eq!(fixture.frame(&error.frame(ROUTER_MAC, DIRECTOR_MAC)).verdict, Verdict::Drop(Reason::TtlExpired));
+        let pieces = data(BOOT[family], 20_500, 200).fragments(7, 64);
+        assert_eq!(fixture.gre(&pieces[0], 0).verdict, Verdict::Transmit);
+        assert_eq!(fixture.frame(&pieces[1].clone().ttl(1).frame(ROUTER_MAC, DIRECTOR_MAC)).verdict, Verdict::Drop(Reason::TtlExpired));
+        assert_eq!(fixture.count(PacketCounter::Originated), 2);
+    }
+}
+
+#[test]
+fn a_flood_of_used_up_ttls_is_limited_and_takes_nothing_from_other_errors() {
+    let mut fixture = Fixture::new();
+    let looping = data(BOOT[0], 20_500, 200).ttl(1).frame(ROUTER_MAC, DIRECTOR_MAC);
+    (0..1000).for_each(|_| drop(fixture.frame(&looping)));
+    assert_eq!(fixture.count(PacketCounter::Originated), 50);
+    let big = data(BOOT[0], 20_500, 1500).df().frame(ROUTER_MAC, DIRECTOR_MAC);
+    assert_eq!(fixture.frame(&big).outbox.len(), 1);
 }
