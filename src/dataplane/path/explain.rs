@@ -3,7 +3,7 @@
 use super::choice::SelectedBy;
 use super::flow::Flow;
 use super::remote_site;
-use super::select::{self, Plan};
+use super::select::{self, FlowEntries, Plan};
 use crate::tables::HashKey;
 use crate::tables::{Backend, ServiceId, ServiceKind, Snapshot, TFTP_PORT};
 use guideway_packet::verdict::Reason;
@@ -57,6 +57,7 @@ pub fn explain<'t>(tables: &'t Snapshot, protocol: u8, client: SocketAddr, vip: 
         client_port: client.port(),
         server_port: vip.port(),
         opcode,
+        opens_connection: false,
         related: false,
     };
     let (backend, by, hash, row, flow_table) = match select::plan(&flow, false, tables)? {
@@ -64,13 +65,15 @@ pub fn explain<'t>(tables: &'t Snapshot, protocol: u8, client: SocketAddr, vip: 
         Plan::Tables { hash, read, .. } => {
             let row_hash = flow.row_hash(hash, tables);
             match select::maglev(row_hash, service) {
-                Some(backend) => (backend, SelectedBy::Maglev, Some(row_hash), Some(service.pool.maglev.row(row_hash)), read),
+                Some(backend) => {
+                    (backend, SelectedBy::Maglev, Some(row_hash), Some(service.pool.maglev.row(row_hash)), read != FlowEntries::None)
+                }
                 None => (
                     remote_site::choose(&flow, false, tables).ok_or(Reason::NoBackend)?.backend,
                     SelectedBy::RemoteSite,
                     Some(hash),
                     None,
-                    read,
+                    read != FlowEntries::None,
                 ),
             }
         }

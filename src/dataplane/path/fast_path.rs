@@ -7,7 +7,7 @@ use super::choice::{Choice, SelectedBy};
 use super::encap::EncapParams;
 use super::flow::Flow;
 use super::lookup::{Family, LastLookup, LastLookups};
-use super::select::{Plan, Steering, steer};
+use super::select::{FlowEntries, Plan, Steering, steer};
 use crate::tables::{HashKey, Service, ServiceKind, Snapshot};
 use guideway_packet::wire::l4::Ports;
 use guideway_packet::wire::layout::ethernet::{IPV4, IPV6, LEN as UNTAGGED, TAG_LEN, TAGGED_LEN as TAGGED, VLAN};
@@ -47,9 +47,9 @@ impl FastPathPacket<'_> {
 fn read_flow<A: Family>(packet: &[u8], tables: &Snapshot) -> Option<Flow> {
     let PlainIp { source, destination, protocol, total_len, .. } = A::read(packet, 0, packet.len())?;
     let payload = packet.get(A::HEADER_LEN..usize::from(total_len))?;
-    let Ports { source: client_port, destination: server_port, opcode } = Ports::parse(protocol, payload, false)?.ok()?;
-    let service = destination.vip(tables)?.service(protocol, server_port)?;
-    Some(Flow { service, protocol, client: source.into(), vip: destination.into(), client_port, server_port, opcode, related: false })
+    let ports = Ports::parse(protocol, payload, false)?.ok()?;
+    let service = destination.vip(tables)?.service(protocol, ports.destination)?;
+    Some(Flow::new(service, protocol, source.into(), destination.into(), ports))
 }
 
 /// The result of [`classify`], written in place: returned through so many branches, it would be copied at each of them.
@@ -174,8 +174,8 @@ fn plan<'t, I: Family>(
     // The hash takes all bits of the server's port, or none.
     let hash = |bits: u16| I::hash(ip.protocol, ip.source, ip.destination, ports.source, ports.destination & bits, tables);
     match service.kind {
-        ServiceKind::Flow => set(Plan::Tables { hash: hash(u16::MAX), read: true, learn: true }),
-        ServiceKind::Tftp(_) => match steer(service, ports.destination, ports.opcode, false).ok()? {
+        ServiceKind::Flow => set(Plan::Tables { hash: hash(u16::MAX), read: FlowEntries::of_packet(ports.opens_connection), learn: true }),
+        ServiceKind::Tftp(_) => match steer(service, ports.destination, ports.opcode, false, false).ok()? {
             Steering::Tables { read, learn } => set(Plan::Tables { hash: hash(0), read, learn }),
             Steering::Owner(backend) => set(Plan::Chosen(Choice { backend, by: SelectedBy::TidRange })),
             // These are few, and more has to be decided about them.

@@ -1,6 +1,7 @@
 //! A flow: one client's conversation with a service of a VIP, and its hashes.
 
 use crate::tables::{HashKey, Service, ServiceId, ServiceKind, Snapshot, TFTP_PORT};
+use guideway_packet::wire::l4::Ports;
 use guideway_packet::wire::layout::tftp::{READ_REQUEST, WRITE_REQUEST};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -21,11 +22,20 @@ pub struct Flow {
     pub server_port: u16,
     /// First 16 bits of the UDP payload.
     pub opcode: Option<u16>,
+    /// The packet opens a TCP connection. It follows no entry of the flow table to a backend that gets nothing new.
+    pub opens_connection: bool,
     /// The packet is *about* the flow (ICMP) and not of it. It neither starts nor refreshes anything.
     pub related: bool,
 }
 
 impl Flow {
+    /// The flow of a packet with these `ports`.
+    #[inline]
+    pub(super) fn new(service: ServiceId, protocol: u8, client: IpAddr, vip: IpAddr, ports: Ports) -> Flow {
+        let Ports { source: client_port, destination: server_port, opcode, opens_connection } = ports;
+        Flow { service, protocol, client, vip, client_port, server_port, opcode, opens_connection, related: false }
+    }
+
     /// Whether this is a TFTP request. It names no backend yet.
     pub(super) fn is_request(&self, service: &Service) -> bool {
         let ServiceKind::Tftp(_) = service.kind else { return false };

@@ -46,6 +46,7 @@ pub fn decide(packet: &Packet, vip: &Vip, frame: &[u8], tables: &Snapshot) -> Re
                     client_port: 0,
                     server_port: 0,
                     opcode: None,
+                    opens_connection: false,
                     related: true,
                 }))
             }
@@ -73,6 +74,7 @@ fn related_flow(quoted: &Quoted, vip: &Vip) -> Option<Flow> {
         client_port: quoted.destination_port,
         server_port: quoted.source_port,
         opcode: None,
+        opens_connection: false,
         related: true,
     })
 }

@@ -21,11 +21,30 @@ pub enum Plan {
     Tables {
         /// Hash of the flow.
         hash: u64,
-        /// Whether the flow table may name the backend.
-        read: bool,
+        /// The entries of the flow table that may name the backend.
+        read: FlowEntries,
         /// Whether the flow table shall remember the choice.
         learn: bool,
     },
+}
+
+/// Entries of the flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowEntries {
+    /// None.
+    None,
+    /// All whose backend still serves.
+    All,
+    /// Those whose backend gets new flows. A connection that opens on the ports of an earlier one is a new flow.
+    AcceptingNew,
+}
+
+impl FlowEntries {
+    /// Those for a packet that belongs to a flow, or opens one.
+    #[inline(always)]
+    pub fn of_packet(opens_connection: bool) -> FlowEntries {
+        if opens_connection { FlowEntries::AcceptingNew } else { FlowEntries::All }
+    }
 }
 
 /// The steering of a packet, which depends on its service, server port and opcode alone.
@@ -42,8 +61,8 @@ pub(super) enum Steering {
     },
     /// The tables name the backend.
     Tables {
-        /// Whether the flow table may.
-        read: bool,
+        /// The entries of the flow table that may.
+        read: FlowEntries,
         /// Whether the flow table shall remember the choice.
         learn: bool,
     },
@@ -51,11 +70,19 @@ pub(super) enum Steering {
 
 /// Steers a packet: by its TID, or by the tables.
 #[inline(always)]
-pub(super) fn steer(service: &Service, server_port: u16, opcode: Option<u16>, related: bool) -> Result<Steering, Reason> {
+pub(super) fn steer(
+    service: &Service,
+    server_port: u16,
+    opcode: Option<u16>,
+    opens_connection: bool,
+    related: bool,
+) -> Result<Steering, Reason> {
     if service.paused {
         return Err(Reason::ServicePaused);
     }
-    let ServiceKind::Tftp(_) = service.kind else { return Ok(Steering::Tables { read: true, learn: !related }) };
+    let ServiceKind::Tftp(_) = service.kind else {
+        return Ok(Steering::Tables { read: FlowEntries::of_packet(opens_connection), learn: !related });
+    };
     let opcode = opcode.filter(|opcode| (READ_REQUEST..=OPTION_ACKNOWLEDGEMENT).contains(opcode));
     if opcode.is_none() && !related {
         return Err(Reason::NotTftp);
@@ -71,26 +98,26 @@ pub(super) fn steer(service: &Service, server_port: u16, opcode: Option<u16>, re
             return Ok(Steering::Owner(backend));
         }
         let orphan = (service.pool.successors.takeover || service.has_remote_site) && server_port >= TID_MIN;
-        return Ok(if orphan { Steering::Orphan } else { Steering::Tables { read: false, learn: false } });
+        return Ok(if orphan { Steering::Orphan } else { Steering::Tables { read: FlowEntries::None, learn: false } });
     }
-    Ok(Steering::Tables { read: true, learn: !related })
+    Ok(Steering::Tables { read: FlowEntries::All, learn: !related })
 }
 
 /// Decides as much as needs no state. A packet that came from a remote site is not sent to a third one.
 #[inline]
 pub fn plan(flow: &Flow, from_remote_site: bool, tables: &Snapshot) -> Result<Plan, Reason> {
     let service = &tables.services[usize::from(flow.service)];
-    match steer(service, flow.server_port, flow.opcode, flow.related)? {
+    match steer(service, flow.server_port, flow.opcode, flow.opens_connection, flow.related)? {
         // The owner of a TID range keeps its transfers, whatever its weight, for as long as it is in the tables and up.
         Steering::Owner(backend) => Ok(Plan::Chosen(Choice { backend, by: SelectedBy::TidRange })),
         Steering::Orphan => {
             let elsewhere = remote_site::choose_for_unknown_tid(flow, service, from_remote_site, tables);
             let choice = elsewhere.or_else(|| successor::choose_successor(flow, service, tables));
-            Ok(choice.map_or_else(|| Plan::Tables { hash: flow.hash(tables), read: false, learn: false }, Plan::Chosen))
+            Ok(choice.map_or_else(|| Plan::Tables { hash: flow.hash(tables), read: FlowEntries::None, learn: false }, Plan::Chosen))
         }
         Steering::Request { learn } => {
             request_policy::check(flow, service, tables)?;
-            Ok(Plan::Tables { hash: flow.hash(tables), read: false, learn })
+            Ok(Plan::Tables { hash: flow.hash(tables), read: FlowEntries::None, learn })
         }
         Steering::Tables { read, learn } => Ok(Plan::Tables { hash: flow.hash(tables), read, learn }),
     }
@@ -110,9 +137,11 @@ pub fn finish<'t>(
 ) -> Result<(Choice, Option<&'t Backend>), Reason> {
     let (hash, read, learn) = match plan {
         Plan::Chosen(choice) => return Ok((*choice, tables.backend(choice.backend))),
-        Plan::Tables { hash, read, learn } => (*hash, read, learn),
+        Plan::Tables { hash, read, learn } => (*hash, *read, learn),
     };
-    if *read && let Some((id, backend)) = lookup_flow_table(hash, service, related, tables, flows, now) {
+    if read != FlowEntries::None
+        && let Some((id, backend)) = lookup_flow_table(hash, read, service, related, tables, flows, now)
+    {
         return Ok((Choice { backend: id, by: SelectedBy::Flow }, Some(backend)));
     }
     if *read
@@ -133,6 +162,7 @@ pub fn finish<'t>(
 #[inline(always)]
 fn lookup_flow_table<'t>(
     hash: u64,
+    read: FlowEntries,
     service: &Service,
     related: bool,
     tables: &'t Snapshot,
@@ -142,7 +172,8 @@ fn lookup_flow_table<'t>(
     let id = if related { flows.peek(hash, now)?.backend } else { flows.lookup(hash, now, service.idle)? };
     let backend = tables.backend(id)?;
     let serves = Arc::ptr_eq(&backend.pool, &service.pool.name) || backend.pool == service.pool.name;
-    (serves && !(backend.down && service.kind == ServiceKind::Flow)).then_some((id, backend))
+    let left = (backend.down && service.kind == ServiceKind::Flow) || (backend.draining && read == FlowEntries::AcceptingNew);
+    (serves && !left).then_some((id, backend))
 }
 
 /// The same for a flow that a fragment opened at another worker.

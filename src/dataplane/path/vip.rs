@@ -49,14 +49,5 @@ pub fn find<'t>(packet: &Packet, frame: &[u8], tables: &'t Snapshot) -> Result<P
     let ports = Ports::parse(ip.protocol, packet.payload(frame), ip.fragment.is_some()).ok_or(Verdict::Drop(Reason::NoService))?;
     let ports = ports.map_err(Verdict::Drop)?;
     let service = vip.service(ip.protocol, ports.destination).ok_or(Verdict::Drop(Reason::NoService))?;
-    Ok(PacketKind::Flow(Flow {
-        service,
-        protocol: ip.protocol,
-        client: ip.source,
-        vip: ip.destination,
-        client_port: ports.source,
-        server_port: ports.destination,
-        opcode: ports.opcode,
-        related: false,
-    }))
+    Ok(PacketKind::Flow(Flow::new(service, ip.protocol, ip.source, ip.destination, ports)))
 }

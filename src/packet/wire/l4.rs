@@ -15,6 +15,8 @@ pub struct Ports {
     pub destination: u16,
     /// First 16 bits of a UDP payload, if there are so many: TFTP's opcode.
     pub opcode: Option<u16>,
+    /// A client opens a TCP connection with it.
+    pub opens_connection: bool,
 }
 
 impl Ports {
@@ -33,13 +35,14 @@ impl Ports {
                     return Err(Reason::Truncated);
                 }
                 let opcode = payload[udp::LEN..len.min(payload.len())].first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
-                Ok(Ports { source: udp.source_port(), destination: udp.destination_port(), opcode })
+                Ok(Ports { source: udp.source_port(), destination: udp.destination_port(), opcode, opens_connection: false })
             })),
             TCP => Some(TcpView::new(payload).ok_or(short).and_then(|tcp| {
                 if tcp.header_len() < tcp::LEN {
                     return Err(Reason::BadHeader);
                 }
-                Ok(Ports { source: tcp.source_port(), destination: tcp.destination_port(), opcode: None })
+                let (source, destination) = (tcp.source_port(), tcp.destination_port());
+                Ok(Ports { source, destination, opcode: None, opens_connection: tcp.opens_connection() })
             })),
             _ => None,
         }

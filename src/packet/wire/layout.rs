@@ -123,6 +123,8 @@ pub mod tcp {
     /// Header length in words of 4 bytes, in the upper half.
     pub const DATA_OFFSET: usize = 12;
     pub const FLAGS: usize = 13;
+    pub const SYN: u8 = 0x02;
+    pub const ACK: u8 = 0x10;
     pub const CHECKSUM: usize = 16;
     /// Bytes of a header without options.
     pub const LEN: usize = 20;

@@ -115,7 +115,7 @@ impl PlainUdp {
 impl From<PlainUdp> for Ports {
     #[inline(always)]
     fn from(udp: PlainUdp) -> Ports {
-        Ports { source: udp.source, destination: udp.destination, opcode: Some(udp.opcode) }
+        Ports { source: udp.source, destination: udp.destination, opcode: Some(udp.opcode), opens_connection: false }
     }
 }
 

@@ -319,6 +319,12 @@ impl TcpView<'_> {
     pub fn header_len(self) -> usize {
         usize::from(self.0[tcp::DATA_OFFSET] >> 4) * 4
     }
+
+    /// Whether a client opens a connection with it: SYN without ACK.
+    #[inline(always)]
+    pub fn opens_connection(self) -> bool {
+        self.0[tcp::FLAGS] & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
 }
 
 #[cfg(test)]
@@ -368,8 +374,11 @@ mod tests {
                 UdpPacket::new(&bytes).map(|udp| (udp.get_source(), udp.get_destination(), udp.get_length()))
             );
             prop_assert_eq!(
-                TcpView::new(&bytes).map(|tcp| (tcp.source_port(), tcp.destination_port(), tcp.header_len())),
-                TcpPacket::new(&bytes).map(|tcp| (tcp.get_source(), tcp.get_destination(), usize::from(tcp.get_data_offset()) * 4))
+                TcpView::new(&bytes).map(|tcp| (tcp.source_port(), tcp.destination_port(), tcp.header_len(), tcp.opens_connection())),
+                TcpPacket::new(&bytes).map(|tcp| {
+                    let opens = tcp.get_flags() & 0x12 == 0x02;
+                    (tcp.get_source(), tcp.get_destination(), usize::from(tcp.get_data_offset()) * 4, opens)
+                })
             );
         }
 

@@ -32,6 +32,8 @@ pub const BOOT: [&str; 2] = ["192.0.2.69", "2001:db8:f::69"];
 pub const STOCK: [&str; 2] = ["192.0.2.70", "2001:db8:f::70"];
 /// TFTP without TID ranges, key = client.
 pub const CLIENT_KEY: [&str; 2] = ["192.0.2.71", "2001:db8:f::71"];
+/// The numbers of the backends of [`DNS`].
+pub const DNS_BACKENDS: [u8; 2] = [5, 6];
 /// DNS over UDP and TCP.
 pub const DNS: [&str; 2] = ["192.0.2.53", "2001:db8:f::53"];
 pub const CLIENT: [&str; 2] = ["198.51.100.7", "2001:db8:c::7"];
@@ -166,6 +168,19 @@ impl Fixture {
         self.tables.remote_site_addresses = PrefixSet::new(&REMOTE_SITE.map(|address| ip(address).into()));
         self.tables.routers = PrefixSet::new(&["10.0.0.0/24", "2001:db8::/64", "10.9.1.0/24"].map(|prefix| prefix.parse().unwrap()));
         self.tables.services.iter_mut().for_each(|service| service.has_remote_site = true);
+    }
+
+    /// This backend of the pool gets nothing new from now on.
+    pub fn drain(&mut self, pool: &str, id: BackendId) {
+        self.tables.backends[usize::from(id)].as_mut().unwrap().draining = true;
+        for service in self.tables.services.iter_mut().filter(|service| &*service.pool.name == pool) {
+            let mut pool = (*service.pool).clone();
+            let name = |id: &BackendId| self.tables.backends[usize::from(*id)].as_ref().unwrap().name.to_string();
+            let named: Vec<(String, u16)> = pool.members.iter().map(|member| (name(member), if *member == id { 0 } else { 100 })).collect();
+            let weights: Vec<(&str, u16)> = named.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
+            pool.maglev = Arc::new(Table::build(&FleetKey::new(*b"0123456789abcdef"), 1_009, &weights).unwrap());
+            service.pool = Arc::new(pool);
+        }
     }
 
     /// No backend gets anything new from now on.
