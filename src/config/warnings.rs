@@ -143,7 +143,7 @@ fn missing_tid_ranges(reader: &Reader, sections: &Sections<'_, '_>) {
         let Some(pool) = pool.filter(|p| p.without_ranges() && !p.backends.is_empty()) else { continue };
         let line = reader.line_of(&pool.location);
         name.field.warning(format!(
-            "has no TID ranges (line {line}), so a running transfer may move to another server. When backends, weights or health change, or when routers then send its packets to another director, the Maglev table may choose another server, unless the flow table of that director has the flow. This applies to servers on random ports and to single-port servers. To keep transfers on their servers, give every backend a tid_range and its server the same ports (in.tftpd --port-range, dnsmasq --tftp-port-range)"
+            "has no TID ranges (line {line}), so a running transfer may move to another server. When backends, weights or health change, or when routers then send its packets to another director, the Maglev table may choose another server, unless the flow table of that director has the flow. Requests that a server leaves unanswered are not sent to another server, because another director could not know where their transfers are. This applies to servers on random ports and to single-port servers. To keep transfers on their servers, give every backend a tid_range and its server the same ports (in.tftpd --port-range, dnsmasq --tftp-port-range)"
         ));
     }
 }

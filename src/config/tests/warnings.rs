@@ -13,7 +13,7 @@ fn transfers_may_move_without_tid_ranges() {
     warnings(
         &text,
         &[
-            "line 10: warning: vip[0].pool = \"boot\": has no TID ranges (line 11), so a running transfer may move to another server. When backends, weights or health change, or when routers then send its packets to another director, the Maglev table may choose another server, unless the flow table of that director has the flow. This applies to servers on random ports and to single-port servers. To keep transfers on their servers, give every backend a tid_range and its server the same ports (in.tftpd --port-range, dnsmasq --tftp-port-range)",
+            "line 10: warning: vip[0].pool = \"boot\": has no TID ranges (line 11), so a running transfer may move to another server. When backends, weights or health change, or when routers then send its packets to another director, the Maglev table may choose another server, unless the flow table of that director has the flow. Requests that a server leaves unanswered are not sent to another server, because another director could not know where their transfers are. This applies to servers on random ports and to single-port servers. To keep transfers on their servers, give every backend a tid_range and its server the same ports (in.tftpd --port-range, dnsmasq --tftp-port-range)",
         ],
     );
     let beside = text.replace(

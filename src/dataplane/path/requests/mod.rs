@@ -1,7 +1,8 @@
 //! Requests: which backend gets them, also when the first choice is unresponsive, and how many get through. Acknowledgements pay for it with the test of one
 //! flag per batch.
 //!
-//! Order: the Maglev table names a backend. If it has left this very request unanswered twice, one of its successors gets it. Then comes admission.
+//! Order: the Maglev table names a backend. If it has left this very request unanswered twice, one of its successors gets it, provided that the pool has TID
+//! ranges: without, another director that gets the acknowledgements would send them to the first backend. Then comes admission.
 
 pub mod admission;
 mod budget;
@@ -142,6 +143,7 @@ impl Requests {
         tables: &Snapshot,
         now: Time,
     ) -> Option<BackendId> {
+        service.pool.tid.as_ref()?;
         match attempt {
             // A duplicate follows the last decision, if it is still possible.
             RequestAttempt::Duplicate { attempts, backend } if attempts >= REDISPATCH_ATTEMPT => {

@@ -43,7 +43,7 @@ fn from(client: u8, vip: &str) -> Packet {
 
 #[test]
 fn the_third_request_goes_to_another_backend_and_each_gets_two() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::new().stock_with_ranges();
     let backends = repeat(&mut fixture, &read_request(STOCK[0], 2000), 8);
     assert_eq!(backends[0], backends[1]);
     assert_eq!([backends[2], backends[4], backends[6]], [backends[3], backends[5], backends[7]]);
@@ -52,8 +52,31 @@ fn the_third_request_goes_to_another_backend_and_each_gets_two() {
         (fixture.count(PacketCounter::Redispatched), fixture.count(PacketCounter::BySuccessor), fixture.count(PacketCounter::ByMaglev)),
         (6, 6, 2)
     );
-    // Without TID ranges the acknowledgements must follow.
-    assert_eq!(backend(&mut fixture, &acknowledgement(STOCK[0], 2000, 40_000)), backends[7]);
+}
+
+/// Without ranges, only this director would know where the transfer is.
+#[test]
+fn a_repeated_request_and_its_acknowledgements_go_to_one_backend_on_every_director() {
+    for (make, vip) in
+        [(Fixture::new as fn() -> Fixture, STOCK), (Fixture::new, CLIENT_KEY), (|| Fixture::new().stock_with_ranges(), STOCK)]
+    {
+        for family in 0..2 {
+            for port in 2000..2020 {
+                let (mut first, mut other) = (make(), make());
+                let got = repeat(&mut first, &read_request(vip[family], port), 4);
+                let server_port = if first.tables.services.iter().any(|s| s.pool.name.as_ref() == "stock" && s.pool.tid.is_some()) {
+                    20_001 + 1000 * got[3]
+                } else {
+                    40_000
+                };
+                let acknowledgement = acknowledgement(vip[family], port, server_port);
+                for fixture in [&mut first, &mut other] {
+                    assert_eq!(backend(fixture, &acknowledgement), got[3], "{} port {port}", vip[family]);
+                }
+            }
+        }
+    }
+    assert_eq!(repeat(&mut Fixture::new(), &read_request(STOCK[0], 2000), 4).iter().collect::<BTreeSet<_>>().len(), 1);
 }
 
 #[test]
@@ -66,13 +89,14 @@ fn requests_are_redispatched_with_tid_ranges_and_over_ipv6() {
 #[test]
 fn an_acknowledgement_ends_retransmissions_on_fast_and_slow_path() {
     for options in [&[][..], &[1, 1, 1, 0]] {
-        let mut fixture = Fixture::new();
+        let mut fixture = Fixture::new().stock_with_ranges();
         let first = repeat(&mut fixture, &read_request(STOCK[0], 2000), 2)[0];
-        let ack = acknowledgement(STOCK[0], 2000, 40_000);
+        let port = 20_001 + 1000 * first;
+        let ack = acknowledgement(STOCK[0], 2000, port);
         let ack = if options.is_empty() { ack } else { ack.options(options) };
         assert_eq!(backend(&mut fixture, &ack), first);
         assert_eq!(repeat(&mut fixture, &read_request(STOCK[0], 2000), 2), [first; 2], "it starts anew");
-        let other = acknowledgement(STOCK[0], 2001, 40_000);
+        let other = acknowledgement(STOCK[0], 2001, port);
         assert_eq!(fixture.gre(&other, 0).verdict, Verdict::Transmit, "another flow");
         assert_ne!(repeat(&mut fixture, &read_request(STOCK[0], 2000), 1), [first]);
     }
@@ -106,7 +130,7 @@ fn requests_are_not_redispatched_without_another_backend() {
 
 #[test]
 fn a_slow_origin_behind_all_takes_few_to_another_backend() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::new().stock_with_ranges();
     let mut moved = 0;
     for _ in 0..6 {
         let before = fixture.count(PacketCounter::Redispatched);
@@ -121,7 +145,7 @@ fn a_slow_origin_behind_all_takes_few_to_another_backend() {
 
 #[test]
 fn several_clients_that_wait_for_one_backend_raise_a_suspicion() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::new().stock_with_ranges();
     let suspected = |fixture: &mut Fixture| {
         let mut found: Vec<Suspicion> = Vec::new();
         fixture.state.drain_suspicions(|suspicion| found.push(suspicion));

@@ -56,7 +56,7 @@ fn a_connection_that_opens_leaves_a_drained_backend_and_running_ones_stay() {
         // With options the slow path takes it.
         for options in [&[][..], &[1, 1, 1, 0]] {
             let mut fixture = Fixture::new();
-            let mut arrive = |fixture: &mut Fixture, port: u16, flags: u8| {
+            let arrive = |fixture: &mut Fixture, port: u16, flags: u8| {
                 let packet = build::tcp(socket(CLIENT[family], port), socket(DNS[family], 53), flags, b"");
                 let packet = if family == 0 { packet.options(options) } else { packet.extension(60, &[0, 1, 4, 0, 0, 0, 0]) };
                 let outcome = fixture.gre(&packet, 0);

@@ -170,6 +170,16 @@ impl Fixture {
         self.tables.services.iter_mut().for_each(|service| service.has_remote_site = true);
     }
 
+    /// The servers of [`STOCK`] and [`CLIENT_KEY`] have TID ranges from now on: 22000–22999, 23000–23999, 24000–24999.
+    pub fn stock_with_ranges(mut self) -> Fixture {
+        for service in self.tables.services.iter_mut().filter(|service| &*service.pool.name == "stock") {
+            let mut pool = (*service.pool).clone();
+            pool.tid = Some(Arc::new(TidMap::new(pool.members.iter().map(|id| ((20_000 + 1000 * id, 20_999 + 1000 * id), *id)))));
+            service.pool = Arc::new(pool);
+        }
+        self
+    }
+
     /// This backend of the pool gets nothing new from now on.
     pub fn drain(&mut self, pool: &str, id: BackendId) {
         self.tables.backends[usize::from(id)].as_mut().unwrap().draining = true;
