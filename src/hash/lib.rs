@@ -18,8 +18,12 @@
 //! | 20 transfer | SipHash-2-4 | VIP and client as 16 bytes each (IPv4 mapped), client port |
 //! | 21 key id | SipHash-2-4 | nothing |
 //! | 22 checkpoints | SipHash-2-4-128 | nothing: the key of the messages between servers, see `guideway_tftp::takeover` |
+//! | 23 clients | SipHash-2-4-128 | nothing: the key of [`ClientHasher`] |
 
+mod client_hasher;
 pub mod successors;
+
+pub use client_hasher::ClientHasher;
 
 use siphasher::sip::{SipHasher13, SipHasher24};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -50,6 +54,8 @@ pub enum Domain {
     KeyId = 21,
     /// The key of the messages in which servers tell one another of transfers.
     Checkpoints = 22,
+    /// The key of [`ClientHasher`].
+    Clients = 23,
 }
 
 /// The fleet's hash key: 16 bytes, the same on every director of a fleet. Its bytes are never shown.
@@ -109,7 +115,11 @@ impl FleetKey {
 
     /// The functions computed for every packet.
     pub fn packet_hasher(&self) -> PacketHasher {
-        PacketHasher { hasher: SipHasher13::new_with_key(&self.0), words: SipWords::new(&self.0) }
+        PacketHasher {
+            hasher: SipHasher13::new_with_key(&self.0),
+            words: SipWords::new(&self.0),
+            clients: ClientHasher::new(self.derive_key(Domain::Clients)),
+        }
     }
 }
 
@@ -118,6 +128,8 @@ impl FleetKey {
 pub struct PacketHasher {
     hasher: SipHasher13,
     words: SipWords,
+    /// The quick hash of clients.
+    pub clients: ClientHasher,
 }
 
 /// Not derived: the hasher of the `siphasher` crate shows the key that it was made with.

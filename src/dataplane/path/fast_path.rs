@@ -9,6 +9,7 @@ use super::flow::Flow;
 use super::lookup::{Family, LastLookup, LastLookups};
 use super::select::{FlowEntries, Plan, Steering, steer};
 use crate::tables::{HashKey, Service, ServiceKind, Snapshot};
+use guideway_hash::ClientHasher;
 use guideway_packet::wire::l4::Ports;
 use guideway_packet::wire::layout::ethernet::{IPV4, IPV6, LEN as UNTAGGED, TAG_LEN, TAGGED_LEN as TAGGED, VLAN};
 use guideway_packet::wire::layout::{gre, ipv4, protocol};
@@ -35,6 +36,13 @@ impl FastPathPacket<'_> {
             ServiceKind::Tftp(HashKey::Client) => self.flow(frame, tables).map_or(flow_hash, |flow| flow.row_hash(flow_hash, tables)),
             ServiceKind::Tftp(HashKey::Flow) | ServiceKind::Flow => flow_hash,
         }
+    }
+
+    /// The quick hash of the client. `frame` was not changed since.
+    #[inline(always)]
+    pub fn client_hash(&self, frame: &[u8], hasher: &ClientHasher) -> Option<u64> {
+        let inner = frame.get(usize::from(self.encap_params.inner)..)?;
+        if self.encap_params.is_v6() { Ipv6Addr::hash_client(inner, hasher) } else { Ipv4Addr::hash_client(inner, hasher) }
     }
 
     /// Reads the flow from `frame`, which was not changed since. The first pass does not carry it along, because few packets need it.

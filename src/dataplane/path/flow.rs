@@ -1,6 +1,7 @@
 //! A flow: one client's conversation with a service of a VIP, and its hashes.
 
 use crate::tables::{HashKey, Service, ServiceId, ServiceKind, Snapshot, TFTP_PORT};
+use guideway_hash::ClientHasher;
 use guideway_packet::wire::l4::Ports;
 use guideway_packet::wire::layout::tftp::{READ_REQUEST, WRITE_REQUEST};
 use std::net::{IpAddr, Ipv6Addr};
@@ -61,6 +62,15 @@ impl Flow {
         match self.kind(tables) {
             ServiceKind::Tftp(HashKey::Client) => tables.hash.client(self.client, self.vip),
             ServiceKind::Tftp(HashKey::Flow) | ServiceKind::Flow => flow_hash,
+        }
+    }
+
+    /// The quick hash of the client, as [`super::fast_path::FastPathPacket::client_hash`].
+    pub(super) fn client_hash(&self, hasher: &ClientHasher) -> u64 {
+        let port = u16::from_ne_bytes(self.client_port.to_be_bytes());
+        match self.client {
+            IpAddr::V4(client) => hasher.v4(u32::from_ne_bytes(client.octets()), port),
+            IpAddr::V6(client) => hasher.v6(u128::from_ne_bytes(client.octets()), port),
         }
     }
 

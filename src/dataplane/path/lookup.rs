@@ -1,6 +1,7 @@
 //! Lookups in the tables by address, and the memory of the last ones: most packets of a batch come from the same routers to the same service.
 
 use crate::tables::{PortRange, Service, Snapshot, Vip};
+use guideway_hash::ClientHasher;
 use guideway_packet::wire::layout::protocol::{GRE, UDP};
 use guideway_packet::wire::plain::Address;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,12 +16,14 @@ pub trait Family: Address + Into<IpAddr> {
     fn is_router(self, tables: &Snapshot) -> bool;
     /// The VIP at this address.
     fn vip(self, tables: &Snapshot) -> Option<&Vip>;
+    /// Quick hash of the client that sent `packet`, which has no options or extension headers.
+    fn hash_client(packet: &[u8], hasher: &ClientHasher) -> Option<u64>;
     /// Hash of a flow.
     fn hash(protocol: u8, client: Self, vip: Self, client_port: u16, server_port: u16, tables: &Snapshot) -> u64;
 }
 
 macro_rules! family {
-    ($address:ty, $family:ident, $is_router:ident, $vip:ident, $hash:ident) => {
+    ($address:ty, $number:ty, $family:ident, $is_router:ident, $vip:ident, $hash:ident) => {
         impl Family for $address {
             #[inline(always)]
             fn last<'l, 't>(last: &'l mut LastLookups<'t>) -> &'l mut Option<LastLookup<'t, Self>> {
@@ -43,6 +46,12 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn hash_client(packet: &[u8], hasher: &ClientHasher) -> Option<u64> {
+                let (source, port) = <$address>::client(packet)?;
+                Some(hasher.$family(<$number>::from_ne_bytes(source.octets()), port))
+            }
+
+            #[inline(always)]
             fn hash(protocol: u8, client: Self, vip: Self, client_port: u16, server_port: u16, tables: &Snapshot) -> u64 {
                 tables.hash.$hash(protocol, client, vip, client_port, server_port)
             }
@@ -50,8 +59,8 @@ macro_rules! family {
     };
 }
 
-family! { Ipv4Addr, v4, contains_v4, get_v4, flow_v4 }
-family! { Ipv6Addr, v6, contains_v6, get_v6, flow_v6 }
+family! { Ipv4Addr, u32, v4, contains_v4, get_v4, flow_v4 }
+family! { Ipv6Addr, u128, v6, contains_v6, get_v6, flow_v6 }
 
 /// The last lookups, by family. They hold for one batch, in which the tables do not change.
 #[derive(Debug, Default)]

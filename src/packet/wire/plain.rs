@@ -7,8 +7,8 @@
 //! length lies within the one around it.
 
 use super::l4::Ports;
-use super::layout::{ethernet, ipv4, ipv6, udp};
-use super::view::{Ipv4View, Ipv6View, UdpView};
+use super::layout::{ethernet, ipv4, ipv6, ports, udp};
+use super::view::{Ipv4View, Ipv6View, PortsView, UdpView};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The header of a whole IP packet without options or extension headers.
@@ -38,9 +38,16 @@ pub trait Address: Copy + Eq {
     /// Returns source, destination and protocol in the header at the start of `bytes`, before any check.
     fn peek(bytes: &[u8]) -> Option<(Self, Self, u8)>;
 
+    /// Returns the source and the source port, as its two bytes stand, of the UDP or TCP packet at the start of `bytes`, before any check.
+    fn client(bytes: &[u8]) -> Option<(Self, u16)>;
+
     /// Reads the header at the start of `bytes`.
     fn read(bytes: &[u8], before: usize, limit: usize) -> Option<PlainIp<Self>>;
 }
+
+/// Header and ports of a packet.
+const V4_WITH_PORTS: usize = ipv4::LEN + ports::LEN;
+const V6_WITH_PORTS: usize = ipv6::LEN + ports::LEN;
 
 impl Address for Ipv4Addr {
     const HEADER_LEN: usize = ipv4::LEN;
@@ -49,6 +56,12 @@ impl Address for Ipv4Addr {
     #[inline(always)]
     fn peek(bytes: &[u8]) -> Option<(Self, Self, u8)> {
         Ipv4View::new(bytes).map(|ip| (ip.source(), ip.destination(), ip.protocol()))
+    }
+
+    #[inline(always)]
+    fn client(bytes: &[u8]) -> Option<(Self, u16)> {
+        let bytes = bytes.first_chunk::<V4_WITH_PORTS>()?;
+        Some((Ipv4View::new(bytes)?.source(), PortsView::new(&bytes[ipv4::LEN..])?.source_port_bytes()))
     }
 
     #[inline(always)]
@@ -70,6 +83,12 @@ impl Address for Ipv6Addr {
     #[inline(always)]
     fn peek(bytes: &[u8]) -> Option<(Self, Self, u8)> {
         Ipv6View::new(bytes).map(|ip| (ip.source(), ip.destination(), ip.next_header()))
+    }
+
+    #[inline(always)]
+    fn client(bytes: &[u8]) -> Option<(Self, u16)> {
+        let bytes = bytes.first_chunk::<V6_WITH_PORTS>()?;
+        Some((Ipv6View::new(bytes)?.source(), PortsView::new(&bytes[ipv6::LEN..])?.source_port_bytes()))
     }
 
     #[inline(always)]

@@ -305,6 +305,14 @@ macro_rules! ports {
 
 ports! { PortsView UdpView TcpView }
 
+impl PortsView<'_> {
+    /// Source port in network byte order, as a number of this machine.
+    #[inline(always)]
+    pub fn source_port_bytes(self) -> u16 {
+        u16::from_ne_bytes(take(self.0, ports::SOURCE))
+    }
+}
+
 impl UdpView<'_> {
     /// Bytes of the datagram, header included.
     #[inline(always)]

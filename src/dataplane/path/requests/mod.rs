@@ -1,11 +1,12 @@
 //! Requests: which backend gets them, also when the first choice is unresponsive, and how many get through. Acknowledgements pay for it with the test of one
-//! flag per batch.
+//! flag per batch, and with a quick hash while any client repeats a request.
 //!
 //! Order: the Maglev table names a backend. If it has left this very request unanswered twice, one of its successors gets it, provided that the pool has TID
 //! ranges: without, another director that gets the acknowledgements would send them to the first backend. Then comes admission.
 
 pub mod admission;
 mod budget;
+mod client_filter;
 pub mod retransmissions;
 pub mod suspicion;
 #[cfg(test)]
@@ -72,11 +73,12 @@ fn is_ack_or_error(opcode: Option<u16>) -> bool {
     matches!(opcode, Some(ACKNOWLEDGEMENT | ERROR))
 }
 
-/// Records the acknowledgements among the ordinary packets of a batch.
-#[cold]
+/// Records the acknowledgements of clients that retransmit requests, among the ordinary packets of a batch.
+#[inline(never)]
 pub(super) fn scan_acks(classified: &[Option<FastPathPacket<'_>>], frames: &[Frame<'_>], tables: &Snapshot, requests: &mut Requests) {
     for (packet, frame) in classified.iter().zip(frames) {
         if let Some(packet) = packet
+            && packet.client_hash(frame.bytes(), &tables.hash.clients).is_some_and(|client| requests.retransmissions.may_wait(client))
             && packet.service.kind != ServiceKind::Flow
             && let Some(flow) = packet.flow(frame.bytes(), tables)
         {
@@ -174,7 +176,7 @@ impl Requests {
                 self.budget.spend(now);
             }
         }
-        self.retransmissions.record(hash, digest, attempt, choice.backend, now);
+        self.retransmissions.record(hash, flow.client_hash(&tables.hash.clients), digest, attempt, choice.backend, now);
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Fixed memory. A new request replaces one that was sent once. One that was sent again stays until its client acknowledges or is silent for long.
 
+use super::client_filter::ClientFilter;
 use crate::tables::BackendId;
 use guideway_packet::time::Time;
 use std::time::Duration;
@@ -29,6 +30,8 @@ struct Entry {
     backend: BackendId,
     /// How often it came; 0: nothing is here.
     attempts: u8,
+    /// The quick hash of its client.
+    client: u64,
 }
 
 /// How a request that has just come relates to earlier ones.
@@ -61,11 +64,19 @@ pub struct RetransmissionTable {
     /// The set that is swept next.
     next: usize,
     evicted: u64,
+    /// Clients whose requests came more than once.
+    waiting: ClientFilter,
 }
 
 impl Default for RetransmissionTable {
     fn default() -> Self {
-        RetransmissionTable { entries: vec![Entry::default(); ENTRIES].into_boxed_slice(), retransmitted: 0, next: 0, evicted: 0 }
+        RetransmissionTable {
+            entries: vec![Entry::default(); ENTRIES].into_boxed_slice(),
+            retransmitted: 0,
+            next: 0,
+            evicted: 0,
+            waiting: ClientFilter::default(),
+        }
     }
 }
 
@@ -74,6 +85,12 @@ impl RetransmissionTable {
     #[inline]
     pub fn any(&self) -> bool {
         self.retransmitted > 0
+    }
+
+    /// Whether a client with this quick hash may have retransmitted a request. Only its acknowledgements matter.
+    #[inline(always)]
+    pub fn may_wait(&self, client: u64) -> bool {
+        self.waiting.contains(client)
     }
 
     /// Classifies the request of `flow` with these bytes.
@@ -88,8 +105,8 @@ impl RetransmissionTable {
         }
     }
 
-    /// Records that the request, as it was just classified, went to `backend`.
-    pub fn record(&mut self, flow: u64, digest: u32, attempt: RequestAttempt, backend: BackendId, now: Time) {
+    /// Records that the request, as it was just classified, went to `backend`. `client` is the quick hash of its client.
+    pub fn record(&mut self, flow: u64, client: u64, digest: u32, attempt: RequestAttempt, backend: BackendId, now: Time) {
         let attempts = match attempt {
             RequestAttempt::First => 1,
             RequestAttempt::Retransmission { attempts, .. } => attempts,
@@ -106,7 +123,10 @@ impl RetransmissionTable {
             self.evicted += u64::from(rank(place).0 > 1);
             self.retransmitted -= usize::from(place.attempts > 1);
             self.retransmitted += usize::from(attempts > 1);
-            *place = Entry { flow, last: now, digest, backend, attempts };
+            *place = Entry { flow, last: now, digest, backend, attempts, client };
+            if attempts > 1 {
+                self.waiting.insert(client);
+            }
         }
     }
 
@@ -134,11 +154,18 @@ impl RetransmissionTable {
     #[cold]
     fn sweep(&mut self, now: Time) {
         let part = &mut self.entries[self.next..self.next + SWEEP * WAYS];
-        for entry in part.iter_mut().filter(|entry| entry.attempts > 1 && now - entry.last >= CLIENT_TIMEOUT) {
+        for entry in part.iter_mut().filter(|entry| entry.attempts > 1) {
+            if now - entry.last < CLIENT_TIMEOUT {
+                self.waiting.keep(entry.client);
+                continue;
+            }
             self.retransmitted -= 1;
             *entry = Entry::default();
         }
         self.next = (self.next + SWEEP * WAYS) % ENTRIES;
+        if self.next == 0 {
+            self.waiting.end_round();
+        }
     }
 }
 
@@ -158,7 +185,7 @@ mod tests {
 
     fn ask(retransmissions: &mut RetransmissionTable, flow: u64, digest: u32, now: Time) -> RequestAttempt {
         let attempt = retransmissions.classify(flow, digest, now);
-        retransmissions.record(flow, digest, attempt, 7, now);
+        retransmissions.record(flow, flow << 13, digest, attempt, 7, now);
         attempt
     }
 
@@ -213,5 +240,25 @@ mod tests {
         let later = ms(1000).plus(CLIENT_TIMEOUT);
         (0..ENTRIES / WAYS / SWEEP).for_each(|_| retransmissions.tick(later));
         assert!(!retransmissions.any());
+    }
+
+    #[test]
+    fn a_client_that_repeats_may_wait_for_as_long_as_it_does_and_others_do_not() {
+        let mut retransmissions = RetransmissionTable::default();
+        let flow = |n: u64| n << 40;
+        for n in 0..100 {
+            ask(&mut retransmissions, flow(n), 1, ms(0));
+            assert!(n == 0 || !retransmissions.may_wait(flow(n) << 13), "who asked once");
+        }
+        ask(&mut retransmissions, flow(5), 1, ms(1000));
+        for round in 0..3 {
+            assert!(retransmissions.may_wait(flow(5) << 13), "round {round}");
+            assert!((6..100).all(|n| !retransmissions.may_wait(flow(n) << 13)), "round {round}");
+            (0..ENTRIES / WAYS / SWEEP).for_each(|_| retransmissions.tick(ms(2000)));
+        }
+        ask(&mut retransmissions, flow(6), 1, ms(2000));
+        retransmissions.acknowledged(flow(5));
+        (0..2 * ENTRIES / WAYS / SWEEP).for_each(|_| retransmissions.tick(ms(3000)));
+        assert!(!retransmissions.may_wait(flow(5) << 13) && retransmissions.may_wait(flow(6) << 13));
     }
 }

@@ -241,3 +241,17 @@ fn a_request_in_fragments_is_a_request() {
     fixture.state.tick(fixture.now);
     assert_eq!(fixture.counters().dropped(Reason::FragmentHoldExpired), 1);
 }
+
+#[test]
+fn among_many_that_acknowledge_only_the_one_that_waits_is_looked_up() {
+    for family in 0..2 {
+        let mut fixture = Fixture::new();
+        let first = repeat(&mut fixture, &read_request(BOOT[family], 2000), 2)[0];
+        let port = 20_001 + 1000 * first;
+        let batch: Vec<Vec<u8>> = (3000..3200).map(|client| in_gre(&acknowledgement(BOOT[family], client, port), 0)).collect();
+        fixture.batch(&batch);
+        assert!(fixture.state.requests.watches_acks(), "the others have received nothing for it");
+        fixture.batch(&[batch, vec![in_gre(&acknowledgement(BOOT[family], 2000, port), family)]].concat());
+        assert!(!fixture.state.requests.watches_acks());
+    }
+}
