@@ -5,7 +5,7 @@ use super::reader::{Field, Located, Table};
 use super::text;
 use super::{Addresses, Echo, Unmatched};
 use guideway_hash::FleetKey;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use netmap_rings::PortName;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -19,6 +19,8 @@ pub struct Director {
     pub name: String,
     /// Address that receives GRE from routers, and source of GRE to backends. At least one of the two families.
     pub address: Addresses,
+    /// Sources of GRE to backends over IPv4 instead of `address`, one for each client, so that routers and network cards spread the packets: /8–/31.
+    pub source_prefix: Option<Ipv4Net>,
     /// The fleet's hash key.
     pub key: FleetKey,
     /// The next key of the fleet, known before it is used.
@@ -116,6 +118,8 @@ pub struct NetmapPorts {
 const FLOWS: usize = 1 << 20;
 const RETIRE: Duration = Duration::from_secs(600);
 const RETIRE_LIMITS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+/// Lengths of `source_prefix`: at least two sources, and no more than a private network has.
+const SOURCE_PREFIX_LENGTHS: RangeInclusive<u8> = 8..=31;
 /// Maximum number of directors in `remote_site` and in `fleet`.
 const MAX_DIRECTORS: usize = 256;
 /// Highest CPU number in an affinity mask of the usual size.
@@ -128,6 +132,8 @@ pub(super) struct RawDirector<'r, 't> {
     pub(super) director: Option<Director>,
     /// Valid elements of `address`.
     pub(super) addresses: Vec<Located<'r, 't, IpAddr>>,
+    /// `source_prefix`, if it is valid.
+    pub(super) source_prefix: Option<Located<'r, 't, Ipv4Net>>,
     /// Valid elements of `routers`.
     pub(super) routers: Vec<Located<'r, 't, IpNet>>,
     /// Valid elements of `remote_site`.
@@ -142,6 +148,7 @@ pub(super) struct RawDirector<'r, 't> {
 pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawDirector<'r, 't> {
     let name = table.required("name", "name = \"d1\"").and_then(|f| f.parse("a name in quotes", text::name)).map(|s| s.value);
     let (address, addresses) = table.required("address", "address = \"10.0.1.11\"").map(address).unwrap_or_default();
+    let source_prefix = table.optional("source_prefix").map_or(Some(None), |f| source_prefix(&f, address).map(Some));
     let key = table.required("key", "key = \"…\" with 32 hex digits (openssl rand -hex 16)").and_then(key);
     let next_key = table.optional("next_key").map_or(Some(None), |f| self::key(f).map(Some));
     let io = table.required("io", "io = { kind = \"af_xdp\", interface = \"eth0\" }").and_then(|f| io(&f));
@@ -175,6 +182,7 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawDirector<'r, 't> {
         Some(Director {
             name: name?,
             address: address?,
+            source_prefix: source_prefix.as_ref()?.as_ref().map(|located| located.value),
             key: key?,
             next_key: next_key?,
             io: io.clone()?,
@@ -192,9 +200,11 @@ pub(super) fn read<'r, 't>(mut table: Table<'r, 't>) -> RawDirector<'r, 't> {
         })
     };
     let remote_site = remote_site.clone().unwrap_or_default();
+    let director = director();
     RawDirector {
-        director: director(),
+        director,
         addresses,
+        source_prefix: source_prefix.flatten(),
         routers: routers.unwrap_or_default(),
         remote_site,
         fleet: fleet.clone().flatten(),
@@ -236,6 +246,27 @@ pub(super) fn address<'r, 't>(field: Field<'r, 't>) -> (Option<Addresses>, Vec<L
         }
     }
     (good.then_some(addresses), located)
+}
+
+/// Reads a prefix of IPv4 sources. Only GRE over IPv4 needs it.
+fn source_prefix<'r, 't>(field: &Field<'r, 't>, address: Option<Addresses>) -> Option<Located<'r, 't, Ipv4Net>> {
+    let read = |text: &str| match text::prefix(text)? {
+        IpNet::V6(_) => Err("is an IPv6 prefix; GRE over IPv6 needs none, because its flow label differs by client".to_owned()),
+        IpNet::V4(prefix) if !SOURCE_PREFIX_LENGTHS.contains(&prefix.prefix_len()) => Err(format!(
+            "has length {}; allowed: /{} to /{}, such as /28 for 16 sources",
+            prefix.prefix_len(),
+            SOURCE_PREFIX_LENGTHS.start(),
+            SOURCE_PREFIX_LENGTHS.end()
+        )),
+        IpNet::V4(prefix) if prefix != prefix.trunc() => Err(format!("has bits beyond its prefix length; write {}", prefix.trunc())),
+        IpNet::V4(prefix) => Ok(prefix),
+    };
+    let prefix = field.clone().parse("an IPv4 prefix in quotes, such as \"10.0.1.16/28\"", read)?;
+    if address.is_some_and(|address| address.v4.is_none()) {
+        field.error("has no effect: director.address has no IPv4 address, so no GRE leaves over IPv4; remove this key or add the address");
+        return None;
+    }
+    Some(prefix)
 }
 
 /// Reads the fleet's key. Its value is never shown.

@@ -22,6 +22,7 @@ pub(super) fn check(reader: &Reader, sections: &Sections<'_, '_>) {
     let pools = pools_by_name(sections);
     backend_count(reader, sections);
     backend_addresses(sections);
+    source_prefix(sections);
     vip_addresses(sections);
     remote_site(sections);
     fleet(sections);
@@ -85,6 +86,24 @@ fn backend_count(reader: &Reader, sections: &Sections<'_, '_>) {
             reader.error(&pool.list, format!("raises the total to {total} backends; at most {MAX_BACKENDS} are allowed in all pools"));
             return;
         }
+    }
+}
+
+/// Reports sources of GRE that other hosts have. Replies and ICMP errors would go there.
+fn source_prefix(sections: &Sections<'_, '_>) {
+    let Some(prefix) = &sections.director.source_prefix else { return };
+    let backends =
+        sections.pools.iter().flat_map(|pool| &pool.backends).filter_map(|backend| Some(("a backend", backend.address.as_ref()?)));
+    let vips = sections.vips.iter().filter_map(|vip| Some(("a VIP", vip.address.as_ref()?)));
+    let remote = sections.director.remote_site.iter().map(|address| ("a director of the remote site", address));
+    let inside = |address: &IpAddr| matches!(address, IpAddr::V4(address) if prefix.value.contains(address));
+    if let Some((owner, address)) = backends.chain(vips).chain(remote).find(|(_, address)| inside(&address.value)) {
+        let message = format!(
+            "contains {}, the address of {owner} (line {}); choose a prefix that only this director has",
+            address.value,
+            address.field.line()
+        );
+        prefix.field.error(message);
     }
 }
 

@@ -56,6 +56,11 @@ const SECTION: &[Key] = &[
         "source of GRE to backends, destination of GRE from routers; one address, or a list with one IPv4 and one IPv6; needs a restart to change",
     ),
     key(
+        "source_prefix",
+        "none",
+        "an IPv4 prefix, /8–/31: GRE to backends over IPv4 comes from its addresses, one for each client, so that routers and receive queues spread it",
+    ),
+    key(
         "key",
         "required",
         "the fleet's hash key, 32 hex digits, the same on every director; needs a restart to change (but see `active_key`)",

@@ -38,6 +38,38 @@ fn names() {
 }
 
 #[test]
+fn sources_of_gre() {
+    let prefix = |text: &str| good(&with_director(text)).director.source_prefix.map(|prefix| prefix.to_string());
+    assert_eq!(prefix("source_prefix = \"10.0.3.16/28\"").as_deref(), Some("10.0.3.16/28"));
+    assert_eq!(prefix(""), None);
+    for (text, expected) in [
+        ("\"10.0.3.1\"", "has length 32; allowed: /8 to /31, such as /28 for 16 sources"),
+        ("\"10.0.0.0/7\"", "has length 7; allowed: /8 to /31, such as /28 for 16 sources"),
+        ("\"10.0.3.17/28\"", "has bits beyond its prefix length; write 10.0.3.16/28"),
+        ("\"2001:db8::/64\"", "is an IPv6 prefix; GRE over IPv6 needs none, because its flow label differs by client"),
+        ("\"x\"", "is neither a prefix nor an address; write it like 10.0.0.0/24, 2001:db8::/64 or 10.0.0.1"),
+    ] {
+        director(&format!("source_prefix = {text}"), &format!("line 7: director.source_prefix = {text}: {expected}"));
+    }
+    director(
+        "source_prefix = 28",
+        "line 7: director.source_prefix = 28: expected an IPv4 prefix in quotes, such as \"10.0.1.16/28\", found an integer",
+    );
+    director(
+        "source_prefix = \"10.0.2.16/28\"",
+        "line 7: director.source_prefix = \"10.0.2.16/28\": contains 10.0.2.21, the address of a backend (line 14); choose a prefix that only this director has",
+    );
+    director(
+        "source_prefix = \"192.0.2.64/28\"",
+        "line 7: director.source_prefix = \"192.0.2.64/28\": contains 192.0.2.69, the address of a VIP (line 9); choose a prefix that only this director has",
+    );
+    let without_v4 = with_director("source_prefix = \"10.0.3.16/28\"").replace("\"10.0.1.11\"", "\"2001:db8::11\"");
+    let found = messages(&without_v4, Severity::Error);
+    let expected = "line 7: director.source_prefix = \"10.0.3.16/28\": has no effect: director.address has no IPv4 address, so no GRE leaves over IPv4; remove this key or add the address";
+    assert!(found.iter().any(|found| found == expected), "{found:#?}");
+}
+
+#[test]
 fn addresses() {
     for (line, expected) in [
         ("address = \"10.0.1\"", " = \"10.0.1\": is not an IP address; write it like 10.0.1.11 or 2001:db8::11"),
@@ -295,7 +327,7 @@ fn other_keys() {
     }
     director(
         "cluster = \"x\"",
-        "line 7: director.cluster: unknown key. Known: name, address, key, next_key, io, routers, remote_site, fleet, socket, metrics, unmatched, icmp_echo, flows, retire, steering, mark",
+        "line 7: director.cluster: unknown key. Known: name, address, source_prefix, key, next_key, io, routers, remote_site, fleet, socket, metrics, unmatched, icmp_echo, flows, retire, steering, mark",
     );
     let config =
         good(&with_director("socket = \"/tmp/d.sock\"\nunmatched = \"drop\"\nicmp_echo = \"answer\"\nflows = 1_024\nretire = \"0s\""))

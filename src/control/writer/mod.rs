@@ -19,7 +19,7 @@ use guideway_dataplane::maglev::Table;
 use guideway_dataplane::tables::{
     Backend, BackendId, Fleet, Member, Pool, PrefixSet, RequestPolicy, Service, ServiceKind, Snapshot, Successors, TidMap, VipTable,
 };
-use guideway_hash::FleetKey;
+use guideway_hash::{ClientHasher, FleetKey};
 use guideway_packet::time::Time;
 use guideway_packet::wire::l4::{TCP, UDP};
 use guideway_store::{Health, Observation, PoolHealth};
@@ -96,7 +96,7 @@ impl Writer {
         let others: Vec<IpAddr> = directors.iter().copied().filter(|address| !own(address)).collect();
         registry.update(config, &others, health, now)?;
         registry.mark_unreachable(hops);
-        let backends = backends(&registry, config, hops)?;
+        let backends = backends(&registry, config, key.packet_hasher().clients, hops)?;
         let mut pools = HashMap::with_capacity(config.pools.len());
         let members = registry.by_pool();
         for pool in &config.pools {
@@ -219,12 +219,14 @@ impl Writer {
     }
 }
 
-fn backends(registry: &Registry, config: &Config, hops: &NextHops) -> Result<Vec<Option<Backend>>, ApplyError> {
+fn backends(registry: &Registry, config: &Config, hasher: ClientHasher, hops: &NextHops) -> Result<Vec<Option<Backend>>, ApplyError> {
     let mut backends = vec![None; registry.len()];
     for (identity, entry) in &registry.entries {
         let backend = config.director.address.same_family(identity.address).and_then(|source| {
             let (name, pool) = (identity.name.clone(), identity.pool.clone());
             let mut backend = Backend::new(name, pool, hops.link.mac, source, identity.address, hops.get(identity.address))?;
+            // Directors accept GRE from the directors that they know.
+            backend.spread(hasher, config.director.source_prefix.filter(|_| !identity.is_director()));
             backend.down = entry.health == Observation::Down || entry.unreachable;
             backend.draining = !matches!(entry.state(), BackendState::Active | BackendState::Slow);
             Some(backend)

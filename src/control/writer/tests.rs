@@ -32,6 +32,7 @@ fn config(backends: &[(&str, &str, u16, u16)]) -> Config {
         director: Director {
             name: "d1".into(),
             address: Addresses { v4: Some([10, 0, 1, 11].into()), v6: None },
+            source_prefix: None,
             key: FleetKey::new([7; 16]),
             next_key: None,
             io: Io::Pcap { mac: [2; 6], mtu: 1500 },

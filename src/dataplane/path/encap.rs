@@ -2,6 +2,7 @@
 
 use super::parse::Packet;
 use crate::tables::{Backend, ENCAP_LEN_V4, ENCAP_LEN_V6, EncapFields, EncapHeader};
+use guideway_hash::ClientHasher;
 use guideway_packet::frame::{Frame, OWN_INTERFACE};
 use guideway_packet::verdict::Reason;
 use guideway_packet::wire::layout::ethernet::{self, ETHERTYPE, IPV6, TAG_LEN};
@@ -47,9 +48,15 @@ impl From<&Packet> for EncapParams {
     }
 }
 
-/// Wraps the packet in `frame`. Nothing is changed when it fails.
+/// Wraps the packet in `frame`. Nothing is changed when it fails. `client` hashes its client, if the outer header shall differ by client; it reads the frame
+/// as it came.
 #[inline(always)]
-pub fn encapsulate(frame: &mut Frame<'_>, packet: &EncapParams, backend: &Backend) -> Result<(), Reason> {
+pub fn encapsulate(
+    frame: &mut Frame<'_>,
+    packet: &EncapParams,
+    backend: &Backend,
+    client: impl FnOnce(&[u8], &ClientHasher) -> u64,
+) -> Result<(), Reason> {
     // A packet in a loop must end.
     if packet.ttl < 2 {
         return Err(Reason::TtlExpired);
@@ -60,12 +67,24 @@ pub fn encapsulate(frame: &mut Frame<'_>, packet: &EncapParams, backend: &Backen
     let fields = EncapFields { inner_len: packet.total_len, inner_ethertype: packet.ethertype, tos: packet.tos, ttl: packet.ttl - 1 };
     // A tag of the interface that a packet came from means nothing on another one.
     if usize::from(packet.l2) != ethernet::LEN && backend.output() == OWN_INTERFACE {
-        return encapsulate_tagged(frame, packet, backend.head(), fields);
+        let client = match backend.head() {
+            EncapHeader::V4(_) => 0,
+            EncapHeader::V4Sources(head) => client(frame.bytes(), head.hasher()),
+            EncapHeader::V6(head) => client(frame.bytes(), head.hasher()),
+        };
+        return encapsulate_tagged(frame, packet, backend.head(), fields, client);
     }
     // Every io leaves headroom for the largest header that we write. Padding behind the packet is cut off.
     match backend.head() {
         EncapHeader::V4(head) => head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields),
-        EncapHeader::V6(head) => head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields),
+        EncapHeader::V4Sources(head) => {
+            let client = client(frame.bytes(), head.hasher());
+            head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields, client);
+        }
+        EncapHeader::V6(head) => {
+            let client = client(frame.bytes(), head.hasher());
+            head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields, client);
+        }
     }
     frame.output = backend.output();
     Ok(())
@@ -73,7 +92,13 @@ pub fn encapsulate(frame: &mut Frame<'_>, packet: &EncapParams, backend: &Backen
 
 /// The same behind a VLAN tag, which stays.
 #[cold]
-fn encapsulate_tagged(frame: &mut Frame<'_>, packet: &EncapParams, head: &EncapHeader, fields: EncapFields) -> Result<(), Reason> {
+fn encapsulate_tagged(
+    frame: &mut Frame<'_>,
+    packet: &EncapParams,
+    head: &EncapHeader,
+    fields: EncapFields,
+    client: u64,
+) -> Result<(), Reason> {
     let (place, len) = (usize::from(packet.inner), usize::from(packet.total_len));
     let (mut v4, mut v6) = ([0; ENCAP_LEN_V4], [0; ENCAP_LEN_V6]);
     let bytes = match head {
@@ -81,8 +106,12 @@ fn encapsulate_tagged(frame: &mut Frame<'_>, packet: &EncapParams, head: &EncapH
             head.write(&mut v4, fields);
             &v4[..]
         }
+        EncapHeader::V4Sources(head) => {
+            head.write(&mut v4, fields, client);
+            &v4[..]
+        }
         EncapHeader::V6(head) => {
-            head.write(&mut v6, fields);
+            head.write(&mut v6, fields, client);
             &v6[..]
         }
     };

@@ -121,7 +121,7 @@ fn run_fast_path(frame: &mut Frame<'_>, packet: &FastPathPacket<'_>, tables: &Sn
         {
             state.draining_flows.record(&flow, choice.backend, tables, now);
         }
-        encap::encapsulate(frame, &packet.encap_params, backend).is_ok()
+        encap::encapsulate(frame, &packet.encap_params, backend, |frame, hasher| packet.client_hash(frame, hasher).unwrap_or(0)).is_ok()
     });
     Some(if wrapped { Verdict::Transmit } else { send_exception(frame, choice.backend, tables, state, now) })
 }
@@ -286,7 +286,7 @@ fn send(
     if packet.from_remote_site && tables.remote_site_directors.contains(&id) {
         return Verdict::Drop(Reason::NoBackend);
     }
-    match encap::encapsulate(frame, &packet.into(), backend) {
+    match encap::encapsulate(frame, &packet.into(), backend, |frame, hasher| packet.client_hash(frame, hasher)) {
         Ok(()) => Verdict::Transmit,
         Err(Reason::NeighbourUnresolved) => {
             out.request_resolution(id);

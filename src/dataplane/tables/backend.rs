@@ -1,9 +1,11 @@
 //! A backend, and the header that every packet to it gets.
 
+use guideway_hash::ClientHasher;
 use guideway_packet::frame::{OWN_INTERFACE, Output};
 use guideway_packet::wire::layout::protocol::GRE;
 use guideway_packet::wire::layout::{ethernet, gre, ipv4, ipv6};
-use guideway_packet::wire::write::{ip_template, ipv6_version_and_class, put16};
+use guideway_packet::wire::write::{ip_template, ipv6_version_class_label, put16};
+use ipnet::Ipv4Net;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -67,11 +69,14 @@ const GRE_V4: usize = IP + ipv4::LEN;
 /// The same behind IPv6.
 const GRE_V6: usize = IP + ipv6::LEN;
 
-/// The headers before a packet on its way to the backend, complete but for length, DSCP/ECN, TTL, checksum and GRE protocol.
+/// The headers before a packet on its way to the backend, complete but for length, DSCP/ECN, TTL, checksum, GRE protocol, and what differs by client, so that
+/// routers and network cards can spread the packets to one backend: IPv6's flow label (RFC 6438 section 3), optionally IPv4's source.
 #[derive(Clone, Debug)]
 pub enum EncapHeader {
-    /// Over IPv4.
+    /// Over IPv4 from one address.
     V4(EncapHeaderV4),
+    /// Over IPv4 from the addresses of a prefix.
+    V4Sources(EncapHeaderV4Sources),
     /// Over IPv6.
     V6(EncapHeaderV6),
 }
@@ -86,8 +91,19 @@ pub struct EncapHeaderV4 {
 
 /// See [`EncapHeader`].
 #[derive(Clone, Debug)]
+pub struct EncapHeaderV4Sources {
+    /// With the prefix as source.
+    header: EncapHeaderV4,
+    /// The bits of the source that the client chooses.
+    hosts: u32,
+    hasher: ClientHasher,
+}
+
+/// See [`EncapHeader`].
+#[derive(Clone, Debug)]
 pub struct EncapHeaderV6 {
     bytes: [u8; ENCAP_LEN_V6],
+    hasher: ClientHasher,
 }
 
 /// The fields that differ from packet to packet.
@@ -107,15 +123,26 @@ impl EncapHeaderV4 {
     /// Writes the headers of one packet.
     #[inline(always)]
     pub fn write(&self, to: &mut [u8; ENCAP_LEN_V4], packet: EncapFields) {
+        self.write_from(to, packet, 0);
+    }
+
+    /// The same from a source with these bits more.
+    #[inline(always)]
+    fn write_from(&self, to: &mut [u8; ENCAP_LEN_V4], packet: EncapFields, host: u32) {
         const PROTOCOL: usize = GRE_V4 + gre::PROTOCOL;
+        const SOURCE: usize = IP + ipv4::SOURCE;
         to[..PROTOCOL].copy_from_slice(&self.bytes[..PROTOCOL]);
+        for (byte, more) in to[SOURCE..SOURCE + 4].iter_mut().zip(host.to_be_bytes()) {
+            *byte |= more;
+        }
         let total = packet.inner_len.wrapping_add((ipv4::LEN + gre::LEN) as u16);
         to[IP + ipv4::TOS] = packet.tos;
         put16(to, IP + ipv4::TOTAL_LEN, total);
         to[IP + ipv4::TTL] = packet.ttl;
         // Each field in the half of a 16-bit word in which it stands.
         let word = |high, low| u32::from(u16::from_ne_bytes([high, low]));
-        let sum = self.sum + word(0, packet.tos) + u32::from(total.to_be()) + word(packet.ttl, 0);
+        let host = host.to_be();
+        let sum = self.sum + word(0, packet.tos) + u32::from(total.to_be()) + word(packet.ttl, 0) + (host & 0xffff) + (host >> 16);
         // Both halves added to both halves: the upper one is then their sum with the carry added.
         let sum = (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16;
         put16(to, IP + ipv4::CHECKSUM, (!sum).to_be());
@@ -123,12 +150,33 @@ impl EncapHeaderV4 {
     }
 }
 
-impl EncapHeaderV6 {
-    /// Writes the headers of one packet.
+impl EncapHeaderV4Sources {
+    /// The hash that clients are to be hashed by.
     #[inline(always)]
-    pub fn write(&self, to: &mut [u8; ENCAP_LEN_V6], packet: EncapFields) {
+    pub fn hasher(&self) -> &ClientHasher {
+        &self.hasher
+    }
+
+    /// Writes the headers of one packet. `client` is the hash of its client.
+    #[inline(always)]
+    pub fn write(&self, to: &mut [u8; ENCAP_LEN_V4], packet: EncapFields, client: u64) {
+        self.header.write_from(to, packet, (client >> 32) as u32 & self.hosts);
+    }
+}
+
+impl EncapHeaderV6 {
+    /// The hash that clients are to be hashed by.
+    #[inline(always)]
+    pub fn hasher(&self) -> &ClientHasher {
+        &self.hasher
+    }
+
+    /// Writes the headers of one packet. `client` is the hash of its client.
+    #[inline(always)]
+    pub fn write(&self, to: &mut [u8; ENCAP_LEN_V6], packet: EncapFields, client: u64) {
         *to = self.bytes;
-        put16(to, IP + ipv6::VERSION_CLASS_LABEL, ipv6_version_and_class(packet.tos));
+        let label = (client >> (u64::BITS - ipv6::FLOW_LABEL_BITS)) as u32;
+        ipv6_version_class_label(to, IP, packet.tos, label);
         put16(to, IP + ipv6::PAYLOAD_LEN, packet.inner_len.wrapping_add(gre::LEN as u16));
         to[IP + ipv6::HOP_LIMIT] = packet.ttl;
         to[GRE_V6 + gre::PROTOCOL..].copy_from_slice(&packet.inner_ethertype);
@@ -155,13 +203,12 @@ impl Backend {
                 write(&mut bytes, ethernet::IPV4, GRE_V4);
                 // Identification stays 0: with DF set it means nothing (RFC 6864 section 4.1).
                 put16(&mut bytes, IP + ipv4::FLAGS_AND_OFFSET, ipv4::DONT_FRAGMENT);
-                let sum = bytes[IP..GRE_V4].chunks_exact(2).map(|w| u32::from(u16::from_ne_bytes([w[0], w[1]]))).sum();
-                EncapHeader::V4(EncapHeaderV4 { bytes, sum })
+                EncapHeader::V4(EncapHeaderV4 { bytes, sum: header_sum(&bytes) })
             }
             (IpAddr::V6(_), IpAddr::V6(_)) => {
                 let mut bytes = [0u8; ENCAP_LEN_V6];
                 write(&mut bytes, ethernet::IPV6, GRE_V6);
-                EncapHeader::V6(EncapHeaderV6 { bytes })
+                EncapHeader::V6(EncapHeaderV6 { bytes, hasher: ClientHasher::default() })
             }
             _ => return None,
         };
@@ -169,6 +216,20 @@ impl Backend {
             Backend { name, pool, address, down: false, draining: false, next_hop: None, head, inner_mtu: 0, output: OWN_INTERFACE, mac };
         backend.set_next_hop(next_hop);
         Some(backend)
+    }
+
+    /// Lets the outer headers differ by client: IPv6 by the flow label, IPv4 by the source if `sources` has addresses for it.
+    pub fn spread(&mut self, hasher: ClientHasher, sources: Option<Ipv4Net>) {
+        match (&mut self.head, sources) {
+            (EncapHeader::V6(head), _) => head.hasher = hasher,
+            (EncapHeader::V4(header), Some(sources)) => {
+                let mut header = header.clone();
+                header.bytes[IP + ipv4::SOURCE..IP + ipv4::SOURCE + 4].copy_from_slice(&sources.network().octets());
+                header.sum = header_sum(&header.bytes);
+                self.head = EncapHeader::V4Sources(EncapHeaderV4Sources { header, hosts: sources.hostmask().to_bits(), hasher });
+            }
+            (EncapHeader::V4(_) | EncapHeader::V4Sources(_), _) => {}
+        }
     }
 
     /// `None` while the kernel has not resolved it.
@@ -184,6 +245,7 @@ impl Backend {
         self.inner_mtu = next_hop.map_or(0, |hop| hop.mtu.saturating_sub(overhead));
         let link = match &mut self.head {
             EncapHeader::V4(head) => &mut head.bytes[..],
+            EncapHeader::V4Sources(head) => &mut head.header.bytes[..],
             EncapHeader::V6(head) => &mut head.bytes[..],
         };
         let output = next_hop.and_then(|hop| hop.output);
@@ -214,10 +276,14 @@ impl Backend {
     #[inline]
     pub fn outer_len(&self) -> usize {
         match self.head {
-            EncapHeader::V4(_) => ENCAP_LEN_V4 - IP,
+            EncapHeader::V4(_) | EncapHeader::V4Sources(_) => ENCAP_LEN_V4 - IP,
             EncapHeader::V6(_) => ENCAP_LEN_V6 - IP,
         }
     }
+}
+
+fn header_sum(bytes: &[u8; ENCAP_LEN_V4]) -> u32 {
+    bytes[IP..GRE_V4].chunks_exact(2).map(|w| u32::from(u16::from_ne_bytes([w[0], w[1]]))).sum()
 }
 
 #[cfg(test)]
@@ -252,12 +318,32 @@ mod tests {
         let backend = backend("2001:db8::11", "2001:db8::21").unwrap();
         let EncapHeader::V6(head) = backend.head() else { panic!("the families are IPv6") };
         let mut to = [0u8; ENCAP_LEN_V6];
-        head.write(&mut to, EncapFields { inner_len: 100, inner_ethertype: IPV4.to_be_bytes(), tos: 0xb9, ttl: 7 });
+        head.write(&mut to, EncapFields { inner_len: 100, inner_ethertype: IPV4.to_be_bytes(), tos: 0xb9, ttl: 7 }, 0xabcd_e123_0000_0000);
         assert_eq!(to[12..14], [0x86, 0xdd]);
         let ip = Ipv6Packet::new(&to[14..]).unwrap();
         assert_eq!((ip.get_version(), ip.get_traffic_class(), ip.get_payload_length(), ip.get_hop_limit()), (6, 0xb9, 104, 7));
-        assert_eq!(ip.get_next_header().0, 47);
+        assert_eq!((ip.get_next_header().0, ip.get_flow_label()), (47, 0xabcde));
         assert_eq!(to[54..], [0, 0, 0x08, 0x00]);
+    }
+
+    #[test]
+    fn the_outer_source_is_one_of_the_prefix_and_the_checksum_stays_right() {
+        for (prefix, hosts) in [("10.0.1.16/28", 0xf), ("10.0.0.0/16", 0xffff), ("10.255.255.254/31", 1)] {
+            let prefix: Ipv4Net = prefix.parse().unwrap();
+            let mut backend = backend("10.0.1.11", "10.0.2.21").unwrap();
+            backend.spread(ClientHasher::new([7; 16]), Some(prefix));
+            backend.set_next_hop(Some(NextHop { mac: [2, 0, 0, 0, 0, 8], mtu: 1500, output: None }));
+            let EncapHeader::V4Sources(head) = backend.head() else { panic!("there is a prefix") };
+            for client in [0, 0x0000_0005_0000_0000, 0x1234_5678_9abc_def0, u64::MAX] {
+                let mut to = [0u8; ENCAP_LEN_V4];
+                head.write(&mut to, EncapFields { inner_len: 100, inner_ethertype: IPV4.to_be_bytes(), tos: 0xb8, ttl: 7 }, client);
+                let ip = Ipv4Packet::new(&to[14..]).unwrap();
+                assert_eq!(ip.get_checksum(), checksum(&ip), "{prefix} {client:#x}");
+                assert_eq!(ip.get_source().to_bits(), prefix.network().to_bits() | (client >> 32) as u32 & hosts);
+                assert_eq!((&to[..6], ip.get_destination().octets()), (&[2, 0, 0, 0, 0, 8][..], [10, 0, 2, 21]));
+            }
+            assert_eq!((backend.outer_len(), backend.inner_mtu()), (24, 1476));
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ mod tid;
 mod vips;
 
 pub use backend::{
-    Backend, BackendId, ENCAP_LEN_V4, ENCAP_LEN_V6, EncapFields, EncapHeader, EncapHeaderV4, EncapHeaderV6, NO_BACKEND, NextHop,
-    OutputInterface,
+    Backend, BackendId, ENCAP_LEN_V4, ENCAP_LEN_V6, EncapFields, EncapHeader, EncapHeaderV4, EncapHeaderV4Sources, EncapHeaderV6,
+    NO_BACKEND, NextHop, OutputInterface,
 };
 pub use fleet::{FLEET_TABLE_SIZE, Fleet, MAX_DIRECTORS};
 pub use policy::{Addresses, Admission, Echo, HashKey, Unmatched, Writes};

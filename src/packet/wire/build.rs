@@ -4,7 +4,7 @@ use super::checksum::{checksum, fold, sum};
 use super::layout::ethernet::{IPV4, IPV6, VLAN};
 use super::layout::protocol::{FRAGMENT, GRE, ICMP, ICMPV6, TCP, UDP};
 use super::layout::{gre, icmp, ipv4, ipv6, ports, tcp, udp};
-use super::write::{ip_header, ip_header_len, ipv4_checksum, ipv6_version_and_class, put16};
+use super::write::{ip_header, ip_header_len, ipv4_checksum, ipv6_version_class_label, put16};
 use std::net::{IpAddr, SocketAddr};
 
 /// An IP packet.
@@ -130,7 +130,7 @@ impl Packet {
         if self.is_v4() {
             self.bytes[ipv4::TOS] = tos;
         } else {
-            put16(&mut self.bytes, ipv6::VERSION_CLASS_LABEL, ipv6_version_and_class(tos));
+            ipv6_version_class_label(&mut self.bytes, 0, tos, 0);
         }
         self.with_checksum()
     }

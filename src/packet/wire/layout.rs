@@ -60,6 +60,7 @@ pub mod ipv6 {
     pub const LEN: usize = 40;
 
     pub const VERSION: u8 = 6;
+    pub const FLOW_LABEL_BITS: u32 = 20;
 
     /// Offsets in an extension header.
     pub mod extension {

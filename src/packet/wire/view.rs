@@ -195,6 +195,12 @@ impl Ipv6View<'_> {
         (be16(self.0, ipv6::VERSION_CLASS_LABEL) >> 4) as u8
     }
 
+    /// Flow label.
+    #[inline(always)]
+    pub fn flow_label(self) -> u32 {
+        u32::from_be_bytes(take(self.0, ipv6::VERSION_CLASS_LABEL)) & ((1 << ipv6::FLOW_LABEL_BITS) - 1)
+    }
+
     /// Bytes after this header.
     #[inline(always)]
     pub fn payload_len(self) -> u16 {
@@ -371,10 +377,14 @@ mod tests {
             );
             let (ours, theirs) = (Ipv6View::new(&bytes), Ipv6Packet::new(&bytes));
             prop_assert_eq!(
-                ours.map(|ip| (ip.version(), ip.traffic_class(), ip.payload_len(), ip.next_header(), ip.hop_limit(), ip.source(), ip.destination())),
+                ours.map(|ip| {
+                    let first = (ip.version(), ip.traffic_class(), ip.flow_label());
+                    (first, ip.payload_len(), ip.next_header(), ip.hop_limit(), ip.source(), ip.destination())
+                }),
                 theirs.map(|ip| {
+                    let first = (ip.get_version(), ip.get_traffic_class(), ip.get_flow_label());
                     let (len, next, hops) = (ip.get_payload_length(), ip.get_next_header().0, ip.get_hop_limit());
-                    (ip.get_version(), ip.get_traffic_class(), len, next, hops, ip.get_source(), ip.get_destination())
+                    (first, len, next, hops, ip.get_source(), ip.get_destination())
                 })
             );
             prop_assert_eq!(

@@ -25,7 +25,7 @@ pub fn ip_template(head: &mut [u8], source: IpAddr, destination: IpAddr, protoco
             head[ipv4::DESTINATION..ipv4::DESTINATION + 4].copy_from_slice(&destination.octets());
         }
         IpAddr::V6(destination) => {
-            put16(head, ipv6::VERSION_CLASS_LABEL, ipv6_version_and_class(tos));
+            ipv6_version_class_label(head, 0, tos, 0);
             head[ipv6::NEXT_HEADER] = protocol;
             head[ipv6::HOP_LIMIT] = ttl;
             if let IpAddr::V6(source) = source {
@@ -36,10 +36,11 @@ pub fn ip_template(head: &mut [u8], source: IpAddr, destination: IpAddr, protoco
     }
 }
 
-/// The first two bytes of an IPv6 header: version, traffic class, and the upper bits of a flow label of 0.
+/// Writes the first word of the IPv6 header that starts at `at`. `label` has at most 20 bits.
 #[inline(always)]
-pub fn ipv6_version_and_class(class: u8) -> u16 {
-    u16::from(ipv6::VERSION) << 12 | u16::from(class) << 4
+pub fn ipv6_version_class_label(bytes: &mut [u8], at: usize, class: u8, label: u32) {
+    let word = u32::from(ipv6::VERSION) << 28 | u32::from(class) << ipv6::FLOW_LABEL_BITS | label;
+    bytes[at + ipv6::VERSION_CLASS_LABEL..][..4].copy_from_slice(&word.to_be_bytes());
 }
 
 /// Writes the header of a packet with `payload` bytes behind it.

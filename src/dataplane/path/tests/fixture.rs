@@ -32,6 +32,8 @@ pub const BOOT: [&str; 2] = ["192.0.2.69", "2001:db8:f::69"];
 pub const STOCK: [&str; 2] = ["192.0.2.70", "2001:db8:f::70"];
 /// TFTP without TID ranges, key = client.
 pub const CLIENT_KEY: [&str; 2] = ["192.0.2.71", "2001:db8:f::71"];
+/// Sources of GRE over IPv4, where a test has them.
+pub const SOURCES: &str = "10.0.1.16/28";
 /// The numbers of the backends of [`DNS`].
 pub const DNS_BACKENDS: [u8; 2] = [5, 6];
 /// DNS over UDP and TCP.
@@ -87,7 +89,9 @@ impl Fixture {
             for (n, (backend, address)) in members.iter().enumerate() {
                 let source = if ip(address).is_ipv4() { ip(DIRECTOR[0]) } else { ip(DIRECTOR[1]) };
                 let next_hop = Some(NextHop { mac: [2, 0, 0, 0, 2, first as u8 + n as u8], mtu: MTU, output: None });
-                backends.push(Some(Backend::new((*backend).into(), name.clone(), DIRECTOR_MAC, source, ip(address), next_hop).unwrap()));
+                let mut backend = Backend::new((*backend).into(), name.clone(), DIRECTOR_MAC, source, ip(address), next_hop).unwrap();
+                backend.spread(key.packet_hasher().clients, None);
+                backends.push(Some(backend));
             }
             let weights: Vec<_> = members.iter().map(|(name, _)| (*name, 100)).collect();
             let members: Vec<u16> = (first..first + members.len() as u16).collect();
@@ -193,6 +197,13 @@ impl Fixture {
         }
     }
 
+    /// GRE over IPv4 comes from this prefix from now on.
+    pub fn spread_over(&mut self, prefix: &str) {
+        for backend in self.tables.backends.iter_mut().flatten() {
+            backend.spread(self.tables.hash.clients, Some(prefix.parse().unwrap()));
+        }
+    }
+
     /// No backend gets anything new from now on.
     pub fn remove_all_backends(&mut self) {
         let nobody = Arc::new(Table::build(&FleetKey::new([7; 16]), 1_009, &[("none", 0)]).unwrap());
@@ -295,7 +306,7 @@ pub fn sent(frame: &[u8]) -> Sent {
     assert_eq!(usize::from(outer.total_len), packet.len(), "nothing stands behind the packet");
     assert_eq!(outer.protocol, 47);
     assert!(outer.df && outer.fragment.is_none());
-    assert!(DIRECTOR.map(ip).contains(&outer.source));
+    assert!(DIRECTOR.map(ip).contains(&outer.source) || SOURCES.parse::<ipnet::IpNet>().unwrap().contains(&outer.source));
     let payload = &packet[usize::from(outer.header_len)..];
     let gre = Gre::parse(payload).unwrap();
     assert_eq!(gre.len, 4);

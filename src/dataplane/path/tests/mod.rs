@@ -2,6 +2,7 @@
 
 mod balance;
 mod draining;
+mod entropy;
 mod equivalence;
 pub(crate) mod fixture;
 mod fleet;
