@@ -60,6 +60,17 @@ impl Fixture {
         Fixture::established(Kind::V4, 1, 1 << 16, SMALL)
     }
 
+    fn acknowledgements() -> Fixture {
+        Fixture::established(Kind::Tid, MILLION, 1 << 16, SMALL)
+    }
+
+    /// Another client has repeated a request a moment ago.
+    fn with_repeated_request() -> Fixture {
+        let mut fixture = Fixture::acknowledgements();
+        fixture::repeat_request(&fixture.tables, &mut fixture.state, NOW);
+        fixture
+    }
+
     fn run(&mut self) -> Duration {
         self.batch.run(&self.tables, &mut self.state, NOW)
     }
@@ -143,8 +154,10 @@ fn rows(c: &mut Criterion) {
     let mut row = |name: &str, make: fn() -> Fixture| paired::row(&mut group, name, PACKET, make, |w| (w.run(), Some(reference.run())));
     row("path_hot", Fixture::hot);
     row("path_1m", || Fixture::established(Kind::V4, MILLION, MILLION as usize, SMALL));
-    row("path_tid_1m", || Fixture::established(Kind::Tid, MILLION, 1 << 16, SMALL));
+    row("path_tid_1m", Fixture::acknowledgements);
     row("path_new_full", Fixture::flooded);
+    let repeat = || (Fixture::with_repeated_request(), Fixture::acknowledgements());
+    paired::row(&mut group, "path_tid_1m_repeat", PACKET, repeat, |(repeat, tid)| (repeat.run(), Some(tid.run())));
     let v6 = || (Fixture::established(Kind::V6, 1, 1 << 16, SMALL), Fixture::hot());
     paired::row(&mut group, "path_v6", PACKET, v6, |(v6, hot)| (v6.run(), Some(hot.run())));
     let whole = || (Loop::new(), Fixture::hot());

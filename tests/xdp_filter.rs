@@ -103,8 +103,18 @@ fn client_packet(random: &mut Rng) -> Packet {
     if one_in(random, 8) { piece(packet, random) } else { packet }
 }
 
+/// What a router puts into its keepalive, or something near to it.
+fn keepalive(random: &mut Rng) -> Packet {
+    let (from, to) = (if one_in(random, 8) { CLIENTS } else { OURS }, if one_in(random, 8) { CLIENTS } else { ROUTERS });
+    let gre = [random.u8(..2) << 5, 0, if one_in(random, 8) { 8 } else { 0 }, 0, 0, 0, 0, 9];
+    let len = *random.choice(&[8, 8, 8, 4, 3, 0]).unwrap();
+    let packet = build::ip(address(from, false), address(to, false), if one_in(random, 8) { 50 } else { protocol::GRE }, &gre[..len]);
+    let packet = if one_in(random, 8) { packet.options(&[1; 4]) } else { packet };
+    if one_in(random, 16) { packet.fragments(7, 8).remove(0) } else { packet }
+}
+
 fn frame(random: &mut Rng) -> Vec<u8> {
-    let mut packet = client_packet(random);
+    let mut packet = if one_in(random, 8) { keepalive(random) } else { client_packet(random) };
     if !one_in(random, 4) {
         let v6 = random.bool();
         let fields = GreFields {
@@ -149,7 +159,7 @@ fn fix_checksums(frame: &mut [u8]) {
     for at in ethernet::LEN..frame.len().saturating_sub(ipv4::LEN) {
         let len = usize::from(frame[at] & ipv4::IHL_MASK) * 4;
         let addresses = &frame[at + ipv4::SOURCE..at + ipv4::LEN];
-        let known = [CLIENTS, ROUTERS].iter().any(|of| of[0].parse::<std::net::Ipv4Addr>().unwrap().octets() == addresses[..4]);
+        let known = [CLIENTS, ROUTERS, OURS].iter().any(|of| of[0].parse::<std::net::Ipv4Addr>().unwrap().octets() == addresses[..4]);
         if known && frame[at] >> 4 == ipv4::VERSION && len >= ipv4::LEN && at + len <= frame.len() {
             guideway_packet::wire::write::ipv4_checksum(&mut frame[at..at + len]);
         }

@@ -244,6 +244,9 @@ fn keepalive(asm: &mut Assembler, ours: Ipv4Addr, base: u8, offset: i16, load_gr
     asm.jump_if(Condition::NotEqual, 1, ipv4::PLAIN.into(), "look up");
     asm.load(Width::Half, 1, base, offset + at(ipv4::FLAGS_AND_OFFSET));
     asm.jump_if(Condition::AnyBit, 1, wire16(ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK), "look up");
+    asm.load(Width::Half, 1, base, offset + at(ipv4::TOTAL_LEN));
+    asm.big_endian16(1);
+    asm.jump_if(Condition::Less, 1, (ipv4::LEN + gre::LEN) as u32, "look up");
     load_gre(asm);
     asm.load(Width::Half, 1, base, offset + at(ipv4::LEN + gre::PROTOCOL));
     asm.jump_if(Condition::Equal, 1, wire16(gre::KEEPALIVE), "take");

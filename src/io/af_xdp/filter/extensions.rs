@@ -4,8 +4,8 @@
 //! copied to the stack by `bpf_xdp_load_bytes`, which takes an offset.
 
 use super::{
-    CONTEXT, KEY, LINK, Program, STACK, at, keepalive, key_v4, key_v6, pass_neighbour_discovery, require_gre_version, require_key, require_version,
-    wire16,
+    CONTEXT, KEY, LINK, Program, STACK, at, keepalive, key_v4, key_v6, pass_neighbour_discovery, require_gre_version, require_key,
+    require_version, wire16,
 };
 use crate::af_xdp::asm::{Assembler, Condition, Op, Width};
 use guideway_packet::wire::ip::MAX_EXTENSIONS;

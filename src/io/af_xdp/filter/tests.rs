@@ -154,6 +154,7 @@ fn a_routers_keepalive_is_taken_and_other_gre_inside_gre_is_left() {
         let inside = |protocol: u16, source: Ipv4Addr| {
             let mut packet = v4(Ipv4Addr::new(10, 0, 0, 1), 47, 0, &gre(0, 0, protocol, &[]));
             packet[12..16].copy_from_slice(&source.octets());
+            packet[3] = 24;
             packet
         };
         let outside = |inner: &[u8]| {
@@ -175,6 +176,7 @@ fn a_routers_keepalive_is_taken_and_other_gre_inside_gre_is_left() {
             ("a first fragment", with(6, 0x20)),
             ("a later fragment", with(7, 1)),
             ("options", with(0, 0x46)),
+            ("three bytes of GRE", with(3, 23)),
             ("the header only", inside(0, LOCAL_V4)[..20].to_vec()),
         ] {
             outside(&inner).iter().for_each(|frame| filter.passes(what, frame));

@@ -50,6 +50,7 @@ const fn goal(name: &'static str, what: &'static str, reference: Reference, boun
 
 const SIPHASH: Reference = Reference::Beside("SipHash-1-3 of 13 bytes");
 const HOT: Reference = Reference::Beside("path_hot");
+const TID: Reference = Reference::Beside("path_tid_1m");
 const READS: Reference = Reference::Beside("one SipHash + twice a prefetched random read");
 const CRATE: Reference = Reference::Beside("crate maglev 0.2.1");
 
@@ -58,6 +59,7 @@ pub const GOALS: &[Goal] = &[
     goal("path_hot", "path, GRE in, GRE out, one flow", SIPHASH, RatioLimit::AtMost(3.0)),
     goal("path_1m", "path, 1,048,576 established flows, random order", SIPHASH, RatioLimit::AtMost(5.0)),
     goal("path_tid_1m", "path, TFTP acknowledgements by TID range, 1,048,576 clients", SIPHASH, RatioLimit::AtMost(2.0)),
+    goal("path_tid_1m_repeat", "the same while another client repeats a request", TID, RatioLimit::AtMost(1.1)),
     goal("path_new_full", "path, every packet a new flow, table full", SIPHASH, RatioLimit::AtMost(8.0)),
     goal("path_v6", "path, IPv6 in GRE over IPv6, one flow", HOT, RatioLimit::AtMost(1.4)),
     goal("loop_memory", "a worker's whole loop over queues in memory", HOT, RatioLimit::AtMost(1.3)),
