@@ -110,7 +110,7 @@ fn keepalive(random: &mut Rng) -> Packet {
     let len = *random.choice(&[8, 8, 8, 4, 3, 0]).unwrap();
     let packet = build::ip(address(from, false), address(to, false), if one_in(random, 8) { 50 } else { protocol::GRE }, &gre[..len]);
     let packet = if one_in(random, 8) { packet.options(&[1; 4]) } else { packet };
-    if one_in(random, 16) { packet.fragments(7, 8).remove(0) } else { packet }
+    if one_in(random, 16) { piece(packet, random) } else { packet }
 }
 
 fn frame(random: &mut Rng) -> Vec<u8> {
