@@ -65,6 +65,12 @@ impl<'a> Frame<'a> {
         self.buffer.len() - self.len()
     }
 
+    /// The `N` bytes from `at` on; of the buffer behind the frame, where the frame is shorter. For what was found in the frame before.
+    #[inline(always)]
+    pub fn peek<const N: usize>(&self, at: u16) -> Option<&[u8; N]> {
+        self.buffer.get(self.start + usize::from(at)..)?.first_chunk()
+    }
+
     /// Takes `old` bytes off the front and puts `new` in their place (not initialised: the caller writes them all).
     /// `None`, and nothing changed, when the frame has less than `old` bytes or the buffer too little room.
     #[inline]

@@ -1,7 +1,7 @@
 //! Last stage: the client's packet, untouched, into GRE to its backend, in place.
 
 use super::parse::Packet;
-use crate::tables::{Backend, ENCAP_LEN_V4, ENCAP_LEN_V6, EncapFields, EncapHeader};
+use crate::tables::{Backend, ENCAP_LEN_V4, ENCAP_LEN_V6, EncapFields, EncapHeader, EncapHeaderV4Sources};
 use guideway_hash::ClientHasher;
 use guideway_packet::frame::{Frame, OWN_INTERFACE};
 use guideway_packet::verdict::Reason;
@@ -48,14 +48,14 @@ impl From<&Packet> for EncapParams {
     }
 }
 
-/// Wraps the packet in `frame`. Nothing is changed when it fails. `client` hashes its client, if the outer header shall differ by client; it reads the frame
-/// as it came.
+/// Wraps the packet in `frame`. Nothing is changed when it fails. `entropy` is what the outer header shall differ by, if it can; it reads the
+/// frame as it came.
 #[inline(always)]
 pub fn encapsulate(
     frame: &mut Frame<'_>,
     packet: &EncapParams,
     backend: &Backend,
-    client: impl FnOnce(&[u8], &ClientHasher) -> u64,
+    entropy: impl FnOnce(&Frame<'_>, &ClientHasher) -> u64,
 ) -> Result<(), Reason> {
     // A packet in a loop must end.
     if packet.ttl < 2 {
@@ -67,26 +67,39 @@ pub fn encapsulate(
     let fields = EncapFields { inner_len: packet.total_len, inner_ethertype: packet.ethertype, tos: packet.tos, ttl: packet.ttl - 1 };
     // A tag of the interface that a packet came from means nothing on another one.
     if usize::from(packet.l2) != ethernet::LEN && backend.output() == OWN_INTERFACE {
-        let client = match backend.head() {
+        let entropy = match backend.head() {
             EncapHeader::V4(_) => 0,
-            EncapHeader::V4Sources(head) => client(frame.bytes(), head.hasher()),
-            EncapHeader::V6(head) => client(frame.bytes(), head.hasher()),
+            EncapHeader::V4Sources(head) => entropy(frame, head.hasher()),
+            EncapHeader::V6(head) => entropy(frame, head.hasher()),
         };
-        return encapsulate_tagged(frame, packet, backend.head(), fields, client);
+        return encapsulate_tagged(frame, packet, backend.head(), fields, entropy);
     }
     // Every io leaves headroom for the largest header that we write. Padding behind the packet is cut off.
     match backend.head() {
         EncapHeader::V4(head) => head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields),
         EncapHeader::V4Sources(head) => {
-            let client = client(frame.bytes(), head.hasher());
-            head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields, client);
+            let entropy = entropy(frame, head.hasher());
+            encapsulate_from_sources(frame, packet, head, fields, entropy)?;
         }
         EncapHeader::V6(head) => {
-            let client = client(frame.bytes(), head.hasher());
-            head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields, client);
+            let entropy = entropy(frame, head.hasher());
+            head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields, entropy);
         }
     }
     frame.output = backend.output();
+    Ok(())
+}
+
+/// The same from one of several sources.
+#[inline(never)]
+fn encapsulate_from_sources(
+    frame: &mut Frame<'_>,
+    packet: &EncapParams,
+    head: &EncapHeaderV4Sources,
+    fields: EncapFields,
+    entropy: u64,
+) -> Result<(), Reason> {
+    head.write(frame.replace_header(packet.inner, packet.total_len).ok_or(Reason::TooBig)?, fields, entropy);
     Ok(())
 }
 
@@ -97,7 +110,7 @@ fn encapsulate_tagged(
     packet: &EncapParams,
     head: &EncapHeader,
     fields: EncapFields,
-    client: u64,
+    entropy: u64,
 ) -> Result<(), Reason> {
     let (place, len) = (usize::from(packet.inner), usize::from(packet.total_len));
     let (mut v4, mut v6) = ([0; ENCAP_LEN_V4], [0; ENCAP_LEN_V6]);
@@ -107,11 +120,11 @@ fn encapsulate_tagged(
             &v4[..]
         }
         EncapHeader::V4Sources(head) => {
-            head.write(&mut v4, fields, client);
+            head.write(&mut v4, fields, entropy);
             &v4[..]
         }
         EncapHeader::V6(head) => {
-            head.write(&mut v6, fields, client);
+            head.write(&mut v6, fields, entropy);
             &v6[..]
         }
     };

@@ -3,7 +3,7 @@
 use super::choice::SelectedBy;
 use super::flow::Flow;
 use super::remote_site;
-use super::select::{self, FlowEntries, Plan};
+use super::select::{self, Plan};
 use crate::tables::HashKey;
 use crate::tables::{Backend, ServiceId, ServiceKind, Snapshot, TFTP_PORT};
 use guideway_packet::verdict::Reason;
@@ -65,15 +65,13 @@ pub fn explain<'t>(tables: &'t Snapshot, protocol: u8, client: SocketAddr, vip: 
         Plan::Tables { hash, read, .. } => {
             let row_hash = flow.row_hash(hash, tables);
             match select::maglev(row_hash, service) {
-                Some(backend) => {
-                    (backend, SelectedBy::Maglev, Some(row_hash), Some(service.pool.maglev.row(row_hash)), read != FlowEntries::None)
-                }
+                Some(backend) => (backend, SelectedBy::Maglev, Some(row_hash), Some(service.pool.maglev.row(row_hash)), read),
                 None => (
                     remote_site::choose(&flow, false, tables).ok_or(Reason::NoBackend)?.backend,
                     SelectedBy::RemoteSite,
                     Some(hash),
                     None,
-                    read != FlowEntries::None,
+                    read,
                 ),
             }
         }

@@ -7,13 +7,14 @@ use super::choice::{Choice, SelectedBy};
 use super::encap::EncapParams;
 use super::flow::Flow;
 use super::lookup::{Family, LastLookup, LastLookups};
-use super::select::{FlowEntries, Plan, Steering, steer};
+use super::select::{Plan, Steering, steer};
 use crate::tables::{HashKey, Service, ServiceKind, Snapshot};
 use guideway_hash::ClientHasher;
+use guideway_packet::frame::Frame;
 use guideway_packet::wire::l4::Ports;
 use guideway_packet::wire::layout::ethernet::{IPV4, IPV6, LEN as UNTAGGED, TAG_LEN, TAGGED_LEN as TAGGED, VLAN};
 use guideway_packet::wire::layout::{gre, ipv4, protocol};
-use guideway_packet::wire::plain::{PlainIp, PlainUdp};
+use guideway_packet::wire::plain::{PlainIp, PlainUdp, V4_WITH_PORTS, V6_WITH_PORTS};
 use guideway_packet::wire::view::{EthernetView, GreView};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -40,9 +41,22 @@ impl FastPathPacket<'_> {
 
     /// The quick hash of the client. `frame` was not changed since.
     #[inline(always)]
-    pub fn client_hash(&self, frame: &[u8], hasher: &ClientHasher) -> Option<u64> {
-        let inner = frame.get(usize::from(self.encap_params.inner)..)?;
-        if self.encap_params.is_v6() { Ipv6Addr::hash_client(inner, hasher) } else { Ipv4Addr::hash_client(inner, hasher) }
+    pub fn client_hash(&self, frame: &Frame<'_>, hasher: &ClientHasher) -> Option<u64> {
+        let inner = self.encap_params.inner;
+        if self.encap_params.is_v6() {
+            Ipv6Addr::hash_client(frame.peek::<V6_WITH_PORTS>(inner)?, hasher)
+        } else {
+            Ipv4Addr::hash_client(frame.peek::<V4_WITH_PORTS>(inner)?, hasher)
+        }
+    }
+
+    /// What the outer header shall differ by: the hash of the flow where it is known, else that of the client. `frame` was not changed since.
+    #[inline(always)]
+    pub fn entropy(&self, frame: &Frame<'_>, hasher: &ClientHasher) -> u64 {
+        match self.plan {
+            Plan::Tables { hash, .. } => hash,
+            Plan::Chosen(_) => self.client_hash(frame, hasher).unwrap_or(0),
+        }
     }
 
     /// Reads the flow from `frame`, which was not changed since. The first pass does not carry it along, because few packets need it.
@@ -182,8 +196,8 @@ fn plan<'t, I: Family>(
     // The hash takes all bits of the server's port, or none.
     let hash = |bits: u16| I::hash(ip.protocol, ip.source, ip.destination, ports.source, ports.destination & bits, tables);
     match service.kind {
-        ServiceKind::Flow => set(Plan::Tables { hash: hash(u16::MAX), read: FlowEntries::of_packet(ports.opens_connection), learn: true }),
-        ServiceKind::Tftp(_) => match steer(service, ports.destination, ports.opcode, false, false).ok()? {
+        ServiceKind::Flow => set(Plan::Tables { hash: hash(u16::MAX), read: true, learn: true }),
+        ServiceKind::Tftp(_) => match steer(service, ports.destination, ports.opcode, false).ok()? {
             Steering::Tables { read, learn } => set(Plan::Tables { hash: hash(0), read, learn }),
             Steering::Owner(backend) => set(Plan::Chosen(Choice { backend, by: SelectedBy::TidRange })),
             // These are few, and more has to be decided about them.

@@ -1,5 +1,6 @@
 //! A flow: one client's conversation with a service of a VIP, and its hashes.
 
+use super::select::Relation;
 use crate::tables::{HashKey, Service, ServiceId, ServiceKind, Snapshot, TFTP_PORT};
 use guideway_hash::ClientHasher;
 use guideway_packet::wire::l4::Ports;
@@ -41,6 +42,15 @@ impl Flow {
     pub(super) fn is_request(&self, service: &Service) -> bool {
         let ServiceKind::Tftp(_) = service.kind else { return false };
         !self.related && self.server_port == TFTP_PORT && matches!(self.opcode, Some(READ_REQUEST | WRITE_REQUEST))
+    }
+
+    /// What the packet is to it.
+    pub(super) fn relation(&self) -> Relation {
+        match (self.related, self.opens_connection) {
+            (true, _) => Relation::About,
+            (false, true) => Relation::Opening,
+            (false, false) => Relation::Member,
+        }
     }
 
     /// Hash of the 5-tuple. A `tftp` service leaves out the server's port, which changes within a transfer.

@@ -42,6 +42,7 @@ use crate::tables::{BackendId, Snapshot};
 use fast_path::FastPathPacket;
 use flow::Flow;
 use fragment::Hold;
+use guideway_hash::ClientHasher;
 use guideway_packet::frame::Frame;
 use guideway_packet::io::BATCH;
 use guideway_packet::time::Time;
@@ -50,7 +51,7 @@ use icmp_error::IcmpError;
 use lookup::LastLookups;
 use parse::Packet;
 use requests::Request;
-use select::Plan;
+use select::{Plan, Relation};
 use state::Out;
 
 /// What is left to do with a packet that takes the slow path.
@@ -109,20 +110,21 @@ fn classify_batch<'t>(classified: &mut [Option<FastPathPacket<'t>>; BATCH], fram
     }
 }
 
-/// Second pass, for an ordinary packet. Returns `None`, and changes nothing, when no backend takes it.
+/// Second pass, for an ordinary packet. Returns `None` when no backend takes it, or the one that the flow table names takes no new connection.
 #[inline(always)]
 fn run_fast_path(frame: &mut Frame<'_>, packet: &FastPathPacket<'_>, tables: &Snapshot, state: &mut State, now: Time) -> Option<Verdict> {
     let row_hash = |hash| packet.row_hash(frame.bytes(), hash, tables);
-    let (choice, backend) = select::finish(&packet.plan, packet.service, false, row_hash, tables, &mut state.flows, now).ok()?;
-    state.counters.add(choice.by.counter(), 1);
-    let wrapped = backend.is_some_and(|backend| {
-        if backend.draining
-            && let Some(flow) = packet.flow(frame.bytes(), tables)
-        {
-            state.draining_flows.record(&flow, choice.backend, tables, now);
+    let (choice, backend) = select::finish(&packet.plan, packet.service, Relation::Member, row_hash, tables, &mut state.flows, now).ok()?;
+    if backend.is_some_and(|backend| backend.draining) {
+        let flow = packet.flow(frame.bytes(), tables)?;
+        if flow.opens_connection {
+            return None;
         }
-        encap::encapsulate(frame, &packet.encap_params, backend, |frame, hasher| packet.client_hash(frame, hasher).unwrap_or(0)).is_ok()
-    });
+        state.draining_flows.record(&flow, choice.backend, tables, now);
+    }
+    state.counters.add(choice.by.counter(), 1);
+    let entropy = |frame: &Frame<'_>, hasher: &ClientHasher| packet.entropy(frame, hasher);
+    let wrapped = backend.is_some_and(|backend| encap::encapsulate(frame, &packet.encap_params, backend, entropy).is_ok());
     Some(if wrapped { Verdict::Transmit } else { send_exception(frame, choice.backend, tables, state, now) })
 }
 
@@ -153,6 +155,15 @@ fn run_slow_path(frame: &mut Frame<'_>, tables: &Snapshot, state: &mut State, no
             send(frame, &packet, owner, tables, &mut state.out, &mut state.counters, now)
         }
         Err(verdict) => verdict,
+    }
+}
+
+/// What the outer header shall differ by, as [`FastPathPacket::entropy`]. All fragments of a packet, the first included, have that of their client's address.
+#[cold]
+fn entropy(frame: &[u8], packet: &Packet, tables: &Snapshot, hasher: &ClientHasher) -> u64 {
+    match classify(frame, tables) {
+        Ok(SlowPathAction::Forward(_, _, Plan::Tables { hash, .. })) if packet.ip.fragment.is_none() => hash,
+        _ => packet.client_hash(frame, hasher),
     }
 }
 
@@ -195,7 +206,7 @@ fn forward(frame: &mut Frame<'_>, packet: &Packet, flow: &Flow, plan: Plan, tabl
                 state.flows.adopt(hash, now);
             }
             let row_hash = |hash| flow.row_hash(hash, tables);
-            select::finish(&plan, service, flow.related, row_hash, tables, &mut state.flows, now).map(|(choice, _)| choice)
+            select::finish(&plan, service, flow.relation(), row_hash, tables, &mut state.flows, now).map(|(choice, _)| choice)
         }
     };
     let choice = match chosen {
@@ -286,7 +297,7 @@ fn send(
     if packet.from_remote_site && tables.remote_site_directors.contains(&id) {
         return Verdict::Drop(Reason::NoBackend);
     }
-    match encap::encapsulate(frame, &packet.into(), backend, |frame, hasher| packet.client_hash(frame, hasher)) {
+    match encap::encapsulate(frame, &packet.into(), backend, |frame, hasher| entropy(frame.bytes(), packet, tables, hasher)) {
         Ok(()) => Verdict::Transmit,
         Err(Reason::NeighbourUnresolved) => {
             out.request_resolution(id);

@@ -21,30 +21,22 @@ pub enum Plan {
     Tables {
         /// Hash of the flow.
         hash: u64,
-        /// The entries of the flow table that may name the backend.
-        read: FlowEntries,
+        /// Whether the flow table may name the backend.
+        read: bool,
         /// Whether the flow table shall remember the choice.
         learn: bool,
     },
 }
 
-/// Entries of the flow table.
+/// What a packet is to its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlowEntries {
-    /// None.
-    None,
-    /// All whose backend still serves.
-    All,
-    /// Those whose backend gets new flows. A connection that opens on the ports of an earlier one is a new flow.
-    AcceptingNew,
-}
-
-impl FlowEntries {
-    /// Those for a packet that belongs to a flow, or opens one.
-    #[inline(always)]
-    pub fn of_packet(opens_connection: bool) -> FlowEntries {
-        if opens_connection { FlowEntries::AcceptingNew } else { FlowEntries::All }
-    }
+pub enum Relation {
+    /// One of its packets.
+    Member,
+    /// A TCP SYN: a new flow, even on the ports of an earlier one. It follows no entry of the flow table to a backend that gets nothing new.
+    Opening,
+    /// A message about it (ICMP), which neither starts nor refreshes anything.
+    About,
 }
 
 /// The steering of a packet, which depends on its service, server port and opcode alone.
@@ -61,8 +53,8 @@ pub(super) enum Steering {
     },
     /// The tables name the backend.
     Tables {
-        /// The entries of the flow table that may.
-        read: FlowEntries,
+        /// Whether the flow table may.
+        read: bool,
         /// Whether the flow table shall remember the choice.
         learn: bool,
     },
@@ -70,19 +62,11 @@ pub(super) enum Steering {
 
 /// Steers a packet: by its TID, or by the tables.
 #[inline(always)]
-pub(super) fn steer(
-    service: &Service,
-    server_port: u16,
-    opcode: Option<u16>,
-    opens_connection: bool,
-    related: bool,
-) -> Result<Steering, Reason> {
+pub(super) fn steer(service: &Service, server_port: u16, opcode: Option<u16>, related: bool) -> Result<Steering, Reason> {
     if service.paused {
         return Err(Reason::ServicePaused);
     }
-    let ServiceKind::Tftp(_) = service.kind else {
-        return Ok(Steering::Tables { read: FlowEntries::of_packet(opens_connection), learn: !related });
-    };
+    let ServiceKind::Tftp(_) = service.kind else { return Ok(Steering::Tables { read: true, learn: !related }) };
     let opcode = opcode.filter(|opcode| (READ_REQUEST..=OPTION_ACKNOWLEDGEMENT).contains(opcode));
     if opcode.is_none() && !related {
         return Err(Reason::NotTftp);
@@ -98,38 +82,37 @@ pub(super) fn steer(
             return Ok(Steering::Owner(backend));
         }
         let orphan = (service.pool.successors.takeover || service.has_remote_site) && server_port >= TID_MIN;
-        return Ok(if orphan { Steering::Orphan } else { Steering::Tables { read: FlowEntries::None, learn: false } });
+        return Ok(if orphan { Steering::Orphan } else { Steering::Tables { read: false, learn: false } });
     }
-    Ok(Steering::Tables { read: FlowEntries::All, learn: !related })
+    Ok(Steering::Tables { read: true, learn: !related })
 }
 
 /// Decides as much as needs no state. A packet that came from a remote site is not sent to a third one.
 #[inline]
 pub fn plan(flow: &Flow, from_remote_site: bool, tables: &Snapshot) -> Result<Plan, Reason> {
     let service = &tables.services[usize::from(flow.service)];
-    match steer(service, flow.server_port, flow.opcode, flow.opens_connection, flow.related)? {
+    match steer(service, flow.server_port, flow.opcode, flow.related)? {
         // The owner of a TID range keeps its transfers, whatever its weight, for as long as it is in the tables and up.
         Steering::Owner(backend) => Ok(Plan::Chosen(Choice { backend, by: SelectedBy::TidRange })),
         Steering::Orphan => {
             let elsewhere = remote_site::choose_for_unknown_tid(flow, service, from_remote_site, tables);
             let choice = elsewhere.or_else(|| successor::choose_successor(flow, service, tables));
-            Ok(choice.map_or_else(|| Plan::Tables { hash: flow.hash(tables), read: FlowEntries::None, learn: false }, Plan::Chosen))
+            Ok(choice.map_or_else(|| Plan::Tables { hash: flow.hash(tables), read: false, learn: false }, Plan::Chosen))
         }
         Steering::Request { learn } => {
             request_policy::check(flow, service, tables)?;
-            Ok(Plan::Tables { hash: flow.hash(tables), read: FlowEntries::None, learn })
+            Ok(Plan::Tables { hash: flow.hash(tables), read: false, learn })
         }
         Steering::Tables { read, learn } => Ok(Plan::Tables { hash: flow.hash(tables), read, learn }),
     }
 }
 
-/// Completes `plan` for a packet of `service`. Returns the choice, and the backend if there is one of that number. `related` as in [`Flow`]. Calls `row_hash`
-/// only if the Maglev table is needed.
+/// Completes `plan` for a packet of `service`. Returns the choice, and the backend if there is one of that number. Calls `row_hash` only if the Maglev table is needed.
 #[inline(always)]
 pub fn finish<'t>(
     plan: &Plan,
     service: &Service,
-    related: bool,
+    relation: Relation,
     row_hash: impl FnOnce(u64) -> u64,
     tables: &'t Snapshot,
     flows: &mut FlowTable,
@@ -139,9 +122,7 @@ pub fn finish<'t>(
         Plan::Chosen(choice) => return Ok((*choice, tables.backend(choice.backend))),
         Plan::Tables { hash, read, learn } => (*hash, *read, learn),
     };
-    if read != FlowEntries::None
-        && let Some((id, backend)) = lookup_flow_table(hash, read, service, related, tables, flows, now)
-    {
+    if read && let Some((id, backend)) = lookup_flow_table(hash, service, relation, tables, flows, now) {
         return Ok((Choice { backend: id, by: SelectedBy::Flow }, Some(backend)));
     }
     if *read
@@ -162,18 +143,23 @@ pub fn finish<'t>(
 #[inline(always)]
 fn lookup_flow_table<'t>(
     hash: u64,
-    read: FlowEntries,
     service: &Service,
-    related: bool,
+    relation: Relation,
     tables: &'t Snapshot,
     flows: &mut FlowTable,
     now: Time,
 ) -> Option<(BackendId, &'t Backend)> {
-    let id = if related { flows.peek(hash, now)?.backend } else { flows.lookup(hash, now, service.idle)? };
+    let id = if relation == Relation::About { flows.peek(hash, now)?.backend } else { flows.lookup(hash, now, service.idle)? };
     let backend = tables.backend(id)?;
-    let serves = Arc::ptr_eq(&backend.pool, &service.pool.name) || backend.pool == service.pool.name;
-    let left = (backend.down && service.kind == ServiceKind::Flow) || (backend.draining && read == FlowEntries::AcceptingNew);
-    (serves && !left).then_some((id, backend))
+    // A service's own name, but for backends whose pool was built anew.
+    let serves = Arc::ptr_eq(&backend.pool, &service.pool.name) || same_name(&backend.pool, &service.pool.name);
+    let opening = relation == Relation::Opening && backend.draining;
+    (serves && !(backend.down && service.kind == ServiceKind::Flow) && !opening).then_some((id, backend))
+}
+
+#[cold]
+fn same_name(one: &str, other: &str) -> bool {
+    one == other
 }
 
 /// The same for a flow that a fragment opened at another worker.

@@ -151,31 +151,32 @@ impl EncapHeaderV4 {
 }
 
 impl EncapHeaderV4Sources {
-    /// The hash that clients are to be hashed by.
+    /// The hash by which clients are told apart where there is no hash of the flow.
     #[inline(always)]
     pub fn hasher(&self) -> &ClientHasher {
         &self.hasher
     }
 
-    /// Writes the headers of one packet. `client` is the hash of its client.
+    /// Writes the headers of one packet. `entropy` is what they shall differ by.
     #[inline(always)]
-    pub fn write(&self, to: &mut [u8; ENCAP_LEN_V4], packet: EncapFields, client: u64) {
-        self.header.write_from(to, packet, (client >> 32) as u32 & self.hosts);
+    pub fn write(&self, to: &mut [u8; ENCAP_LEN_V4], packet: EncapFields, entropy: u64) {
+        self.header.write_from(to, packet, entropy as u32 & self.hosts);
     }
 }
 
 impl EncapHeaderV6 {
-    /// The hash that clients are to be hashed by.
+    /// The hash by which clients are told apart where there is no hash of the flow.
     #[inline(always)]
     pub fn hasher(&self) -> &ClientHasher {
         &self.hasher
     }
 
-    /// Writes the headers of one packet. `client` is the hash of its client.
+    /// Writes the headers of one packet. `entropy` is what they shall differ by.
     #[inline(always)]
-    pub fn write(&self, to: &mut [u8; ENCAP_LEN_V6], packet: EncapFields, client: u64) {
+    pub fn write(&self, to: &mut [u8; ENCAP_LEN_V6], packet: EncapFields, entropy: u64) {
         *to = self.bytes;
-        let label = (client >> (u64::BITS - ipv6::FLOW_LABEL_BITS)) as u32;
+        // The lower bits: the upper ones name the row of the Maglev table, in which all flows of a backend are alike.
+        let label = entropy as u32 & ((1 << ipv6::FLOW_LABEL_BITS) - 1);
         ipv6_version_class_label(to, IP, packet.tos, label);
         put16(to, IP + ipv6::PAYLOAD_LEN, packet.inner_len.wrapping_add(gre::LEN as u16));
         to[IP + ipv6::HOP_LIMIT] = packet.ttl;
@@ -318,7 +319,7 @@ mod tests {
         let backend = backend("2001:db8::11", "2001:db8::21").unwrap();
         let EncapHeader::V6(head) = backend.head() else { panic!("the families are IPv6") };
         let mut to = [0u8; ENCAP_LEN_V6];
-        head.write(&mut to, EncapFields { inner_len: 100, inner_ethertype: IPV4.to_be_bytes(), tos: 0xb9, ttl: 7 }, 0xabcd_e123_0000_0000);
+        head.write(&mut to, EncapFields { inner_len: 100, inner_ethertype: IPV4.to_be_bytes(), tos: 0xb9, ttl: 7 }, 0x0000_0000_123a_bcde);
         assert_eq!(to[12..14], [0x86, 0xdd]);
         let ip = Ipv6Packet::new(&to[14..]).unwrap();
         assert_eq!((ip.get_version(), ip.get_traffic_class(), ip.get_payload_length(), ip.get_hop_limit()), (6, 0xb9, 104, 7));
@@ -334,12 +335,12 @@ mod tests {
             backend.spread(ClientHasher::new([7; 16]), Some(prefix));
             backend.set_next_hop(Some(NextHop { mac: [2, 0, 0, 0, 0, 8], mtu: 1500, output: None }));
             let EncapHeader::V4Sources(head) = backend.head() else { panic!("there is a prefix") };
-            for client in [0, 0x0000_0005_0000_0000, 0x1234_5678_9abc_def0, u64::MAX] {
+            for client in [0, 5, 0x1234_5678_9abc_def0, u64::MAX] {
                 let mut to = [0u8; ENCAP_LEN_V4];
                 head.write(&mut to, EncapFields { inner_len: 100, inner_ethertype: IPV4.to_be_bytes(), tos: 0xb8, ttl: 7 }, client);
                 let ip = Ipv4Packet::new(&to[14..]).unwrap();
                 assert_eq!(ip.get_checksum(), checksum(&ip), "{prefix} {client:#x}");
-                assert_eq!(ip.get_source().to_bits(), prefix.network().to_bits() | (client >> 32) as u32 & hosts);
+                assert_eq!(ip.get_source().to_bits(), prefix.network().to_bits() | client as u32 & hosts);
                 assert_eq!((&to[..6], ip.get_destination().octets()), (&[2, 0, 0, 0, 0, 8][..], [10, 0, 2, 21]));
             }
             assert_eq!((backend.outer_len(), backend.inner_mtu()), (24, 1476));

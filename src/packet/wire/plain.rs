@@ -45,9 +45,10 @@ pub trait Address: Copy + Eq {
     fn read(bytes: &[u8], before: usize, limit: usize) -> Option<PlainIp<Self>>;
 }
 
-/// Header and ports of a packet.
-const V4_WITH_PORTS: usize = ipv4::LEN + ports::LEN;
-const V6_WITH_PORTS: usize = ipv6::LEN + ports::LEN;
+/// Bytes of IPv4 header and ports.
+pub const V4_WITH_PORTS: usize = ipv4::LEN + ports::LEN;
+/// Bytes of IPv6 header and ports.
+pub const V6_WITH_PORTS: usize = ipv6::LEN + ports::LEN;
 
 impl Address for Ipv4Addr {
     const HEADER_LEN: usize = ipv4::LEN;

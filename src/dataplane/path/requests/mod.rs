@@ -23,6 +23,7 @@ use crate::tables::{BackendId, Service, ServiceKind, Snapshot};
 use admission::{Admission, AdmissionRequest, Limit};
 use budget::RetryBudget;
 use guideway_packet::frame::Frame;
+use guideway_packet::io::BATCH;
 use guideway_packet::time::Time;
 use guideway_packet::verdict::Reason;
 use guideway_packet::wire::layout::tftp::{ACKNOWLEDGEMENT, ERROR, READ_REQUEST};
@@ -73,12 +74,28 @@ fn is_ack_or_error(opcode: Option<u16>) -> bool {
     matches!(opcode, Some(ACKNOWLEDGEMENT | ERROR))
 }
 
-/// Records the acknowledgements of clients that retransmit requests, among the ordinary packets of a batch.
+/// Records the acknowledgements of clients that retransmit requests, among the ordinary packets of a batch. Nearly every batch has none.
 #[inline(never)]
-pub(super) fn scan_acks(classified: &[Option<FastPathPacket<'_>>], frames: &[Frame<'_>], tables: &Snapshot, requests: &mut Requests) {
-    for (packet, frame) in classified.iter().zip(frames) {
+pub(super) fn scan_acks(
+    classified: &[Option<FastPathPacket<'_>>; BATCH],
+    frames: &[Frame<'_>],
+    tables: &Snapshot,
+    requests: &mut Requests,
+) {
+    let hasher = tables.hash.clients;
+    let mut waiting = 0u64;
+    for (at, (packet, frame)) in classified.iter().zip(frames).enumerate() {
         if let Some(packet) = packet
-            && packet.client_hash(frame.bytes(), &tables.hash.clients).is_some_and(|client| requests.retransmissions.may_wait(client))
+            && let Some(client) = packet.client_hash(frame, &hasher)
+            && requests.retransmissions.may_wait(client)
+        {
+            waiting |= 1 << at;
+        }
+    }
+    while waiting != 0 {
+        let at = waiting.trailing_zeros() as usize;
+        waiting &= waiting - 1;
+        if let (Some(packet), Some(frame)) = (&classified[at], frames.get(at))
             && packet.service.kind != ServiceKind::Flow
             && let Some(flow) = packet.flow(frame.bytes(), tables)
         {

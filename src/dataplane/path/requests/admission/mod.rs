@@ -172,7 +172,7 @@ impl Admission {
         let client = prefix(request.client, limits);
         let prefix = |limit| hash.prefix(client, limit);
         let own = self.cost(limits.per_prefix);
-        let at_vip = self.slot(&prefix, request.service, NO_BACKEND, limits.per_vip, now);
+        let at_vip = self.slot(prefix, request.service, NO_BACKEND, limits.per_vip, now);
         if !self.slots[at_vip.0].own.has(now, own) {
             return Err(Limit::Prefix);
         }
@@ -180,7 +180,7 @@ impl Admission {
         let backend = match limits.per_backend {
             None => None,
             some => {
-                let slot = self.slot(&prefix, request.service, request.backend, some, now);
+                let slot = self.slot(prefix, request.service, request.backend, some, now);
                 Some((slot, self.request_share(slot, now).ok_or(Limit::Backend)?))
             }
         };
