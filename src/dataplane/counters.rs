@@ -48,6 +48,7 @@ named! {
     /// A table of fixed size. When it is full, it forgets something for something new, or does not remember the new.
     BoundedTable {
         Flows "flows" "Flows that were seen once and had to leave the flow table for others, or that it had no room for.",
+        FirstFragments "first_fragments" "Datagrams in fragments that were forgotten before they were complete.",
         Requests "requests" "Requests whose retransmissions are not recognised any more, or not counted for their backend.",
         Prefixes "prefixes" "Requests of prefixes that share their part of an `admission` limit with another prefix.",
         DrainingFlows "draining_flows" "Flows on backends without new flows that `drain` does not show.",

@@ -10,6 +10,7 @@ use super::lookup::{Family, LastLookup, LastLookups};
 use super::select::{Plan, Steering, steer};
 use crate::tables::{HashKey, Service, ServiceKind, Snapshot};
 use guideway_hash::ClientHasher;
+use guideway_hash::successors::fmix64;
 use guideway_packet::frame::Frame;
 use guideway_packet::wire::l4::Ports;
 use guideway_packet::wire::layout::ethernet::{IPV4, IPV6, LEN as UNTAGGED, TAG_LEN, TAGGED_LEN as TAGGED, VLAN};
@@ -55,7 +56,7 @@ impl FastPathPacket<'_> {
     pub fn entropy(&self, frame: &Frame<'_>, hasher: &ClientHasher) -> u64 {
         match self.plan {
             Plan::Tables { hash, .. } => hash,
-            Plan::Chosen(_) => self.client_hash(frame, hasher).unwrap_or(0),
+            Plan::Chosen(_) => self.client_hash(frame, hasher).map_or(0, fmix64),
         }
     }
 

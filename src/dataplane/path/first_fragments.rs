@@ -120,8 +120,9 @@ impl FirstFragments {
         (owner >> 16 == tag(key) && backend != NO_BACKEND && !progress.expired(ticks(now))).then_some((entry, progress, backend))
     }
 
-    /// Remembers that the datagram `key`, of which `packet` is the first fragment, goes to `backend`.
-    pub fn learn(&self, key: u64, backend: BackendId, packet: &Packet, now: Time) {
+    /// Remembers that the datagram `key`, of which `packet` is the first fragment, goes to `backend`. Returns whether a datagram that may not be complete was
+    /// forgotten for it.
+    pub fn learn(&self, key: u64, backend: BackendId, packet: &Packet, now: Time) -> bool {
         let now = ticks(now);
         let set = self.set(key);
         let rank = |entry: &Entry| match entry.owner.load(Relaxed) {
@@ -129,10 +130,13 @@ impl FirstFragments {
             _ => Progress::read(entry.progress.load(Relaxed)).rank(now),
         };
         let known = set.iter().find(|entry| entry.owner.load(Relaxed) >> 16 == tag(key));
-        let Some(entry) = known.or_else(|| set.iter().max_by_key(|entry| rank(entry))) else { return };
+        let Some(entry) = known.or_else(|| set.iter().max_by_key(|entry| rank(entry))) else { return false };
+        let (expired, complete, _) = rank(entry);
+        let evicts = known.is_none() && !expired && !complete;
         entry.owner.store(tag(key) << 16 | u64::from(backend), Relaxed);
         entry.progress.store(Progress { since: now, seen: 0, total: 0 }.after(packet).word(), Relaxed);
         self.learned.fetch_add(1, Relaxed);
+        evicts
     }
 
     /// How many first fragments were ever learned.
@@ -190,9 +194,9 @@ mod tests {
             assert_eq!(table.find(key(5), fragment, at(WAYS)), Some(1));
         }
         assert_eq!(table.find(key(5), &fragments[2], at(WAYS)), Some(1), "a duplicate goes there too");
-        table.learn(key(WAYS), 2, &fragments[0], at(WAYS));
+        assert!(!table.learn(key(WAYS), 2, &fragments[0], at(WAYS)));
         assert_eq!(table.find(key(5), &fragments[1], at(WAYS)), None, "the complete one made room");
-        table.learn(key(WAYS + 1), 2, &fragments[0], at(WAYS + 1));
+        assert!(table.learn(key(WAYS + 1), 2, &fragments[0], at(WAYS + 1)));
         let known = (0..WAYS + 2).filter(|n| table.find(key(*n), &fragments[1], at(WAYS + 1)).is_some());
         assert_eq!(known.collect::<Vec<_>>(), [1, 2, 3, 4, 6, 7, 8, 9], "then the oldest");
     }

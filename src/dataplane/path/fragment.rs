@@ -29,6 +29,7 @@ pub struct FragmentTable {
     /// Held frames in order of arrival: index of the oldest, and how many.
     oldest: usize,
     count: usize,
+    evicted: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,7 @@ impl FragmentTable {
             slot,
             oldest: 0,
             count: 0,
+            evicted: 0,
         }
     }
 
@@ -97,8 +99,13 @@ impl FragmentTable {
     }
 
     /// Remembers that the datagram `key`, of which `packet` is the first fragment, goes to `backend`.
-    pub fn learn(&self, key: u64, backend: BackendId, packet: &Packet, now: Time) {
-        self.first_fragments.learn(key, backend, packet, now);
+    pub fn learn(&mut self, key: u64, backend: BackendId, packet: &Packet, now: Time) {
+        self.evicted += u64::from(self.first_fragments.learn(key, backend, packet, now));
+    }
+
+    /// How many datagrams were forgotten before they were complete or their time was over.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// Keeps an early fragment. Without a free place, the oldest one leaves.

@@ -163,7 +163,7 @@ fn run_slow_path(frame: &mut Frame<'_>, tables: &Snapshot, state: &mut State, no
 fn entropy(frame: &[u8], packet: &Packet, tables: &Snapshot, hasher: &ClientHasher) -> u64 {
     match classify(frame, tables) {
         Ok(SlowPathAction::Forward(_, _, Plan::Tables { hash, .. })) if packet.ip.fragment.is_none() => hash,
-        _ => packet.client_hash(frame, hasher),
+        _ => packet.entropy(frame, hasher),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::tables::Snapshot;
 use guideway_hash::ClientHasher;
+use guideway_hash::successors::fmix64;
 use guideway_packet::verdict::{Reason, Verdict};
 use guideway_packet::wire::ethernet::{Ethernet, IPV4, IPV6};
 use guideway_packet::wire::gre::{self, Gre};
@@ -44,14 +45,14 @@ impl Packet {
         &self.bytes(frame)[usize::from(self.ip.header_len)..]
     }
 
-    /// The quick hash of its client, or of the client's address alone where not all fragments of a packet show the port, so that all have the same.
-    pub fn client_hash(&self, frame: &[u8], hasher: &ClientHasher) -> u64 {
+    /// A hash of its client, or of the client's address alone where not all fragments of a packet show the port, so that all have the same.
+    pub fn entropy(&self, frame: &[u8], hasher: &ClientHasher) -> u64 {
         let whole = self.ip.fragment.is_none() && matches!(self.ip.protocol, UDP | TCP);
         let port = PortsView::new(self.payload(frame)).filter(|_| whole).map_or(0, PortsView::source_port_bytes);
-        match self.ip.source {
+        fmix64(match self.ip.source {
             IpAddr::V4(client) => hasher.v4(u32::from_ne_bytes(client.octets()), port),
             IpAddr::V6(client) => hasher.v6(u128::from_ne_bytes(client.octets()), port),
-        }
+        })
     }
 
     /// Hash of the fields that all fragments of a packet share.

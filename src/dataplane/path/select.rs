@@ -125,9 +125,9 @@ pub fn finish<'t>(
     if read && let Some((id, backend)) = lookup_flow_table(hash, service, relation, tables, flows, now) {
         return Ok((Choice { backend: id, by: SelectedBy::Flow }, Some(backend)));
     }
-    if *read
+    if read
         && flows.may_be_elsewhere(now)
-        && let Some((id, backend)) = lookup_elsewhere(hash, service, related, tables, flows, now)
+        && let Some((id, backend)) = lookup_elsewhere(hash, service, relation, tables, flows, now)
     {
         return Ok((Choice { backend: id, by: SelectedBy::Flow }, Some(backend)));
     }
@@ -168,13 +168,13 @@ fn same_name(one: &str, other: &str) -> bool {
 fn lookup_elsewhere<'t>(
     hash: u64,
     service: &Service,
-    related: bool,
+    relation: Relation,
     tables: &'t Snapshot,
     flows: &mut FlowTable,
     now: Time,
 ) -> Option<(BackendId, &'t Backend)> {
     flows.adopt(hash, now);
-    lookup_flow_table(hash, service, related, tables, flows, now)
+    lookup_flow_table(hash, service, relation, tables, flows, now)
 }
 
 /// The backend in the row of the service's Maglev table that `hash` falls on.

@@ -105,9 +105,10 @@ impl State {
 
     /// Brings the counters of evictions up to date. To be called before counters are shown.
     pub fn count_evictions(&mut self) {
-        let State { counters, flows, draining_flows, requests, .. } = self;
+        let State { counters, flows, fragments, draining_flows, requests, .. } = self;
         let flows = flows.statistics();
         counters.set_evicted(BoundedTable::Flows, flows.evicted + flows.refused);
+        counters.set_evicted(BoundedTable::FirstFragments, fragments.evicted());
         counters.set_evicted(BoundedTable::Requests, requests.evicted());
         counters.set_evicted(BoundedTable::Prefixes, requests.admission.shared());
         counters.set_evicted(BoundedTable::DrainingFlows, draining_flows.evicted());

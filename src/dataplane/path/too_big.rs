@@ -42,12 +42,12 @@ pub fn fragment_packet(frame: &mut Frame<'_>, packet: &Packet, backend: &Backend
             ip[..header].copy_from_slice(&from[packet.inner..][..header]);
             ip[header..].copy_from_slice(&from[packet.inner + header + piece * room..][..len]);
             let cut = write_fragment_header(ip, &bare, piece * room, len, piece + 1 < pieces);
-            encapsulate(out, &(&cut).into(), backend, |frame, hasher| cut.client_hash(frame.bytes(), hasher))
+            encapsulate(out, &(&cut).into(), backend, |frame, hasher| cut.entropy(frame.bytes(), hasher))
         });
         made.ok_or(Reason::OutboxFull)??;
     }
     let first = write_fragment_header(&mut frame.bytes_mut()[packet.inner..], packet, 0, room, true);
-    encapsulate(frame, &(&first).into(), backend, |frame, hasher| first.client_hash(frame.bytes(), hasher))?;
+    encapsulate(frame, &(&first).into(), backend, |frame, hasher| first.entropy(frame.bytes(), hasher))?;
     Ok(pieces as u64 - 1)
 }
 

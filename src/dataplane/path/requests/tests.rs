@@ -60,18 +60,18 @@ fn a_repeated_request_and_its_acknowledgements_go_to_one_backend_on_every_direct
     for (make, vip) in
         [(Fixture::new as fn() -> Fixture, STOCK), (Fixture::new, CLIENT_KEY), (|| Fixture::new().stock_with_ranges(), STOCK)]
     {
-        for family in 0..2 {
+        for vip in vip {
             for port in 2000..2020 {
                 let (mut first, mut other) = (make(), make());
-                let got = repeat(&mut first, &read_request(vip[family], port), 4);
+                let got = repeat(&mut first, &read_request(vip, port), 4);
                 let server_port = if first.tables.services.iter().any(|s| s.pool.name.as_ref() == "stock" && s.pool.tid.is_some()) {
                     20_001 + 1000 * got[3]
                 } else {
                     40_000
                 };
-                let acknowledgement = acknowledgement(vip[family], port, server_port);
+                let acknowledgement = acknowledgement(vip, port, server_port);
                 for fixture in [&mut first, &mut other] {
-                    assert_eq!(backend(fixture, &acknowledgement), got[3], "{} port {port}", vip[family]);
+                    assert_eq!(backend(fixture, &acknowledgement), got[3], "{} port {port}", vip);
                 }
             }
         }
@@ -244,14 +244,14 @@ fn a_request_in_fragments_is_a_request() {
 
 #[test]
 fn among_many_that_acknowledge_only_the_one_that_waits_is_looked_up() {
-    for family in 0..2 {
+    for (family, vip) in BOOT.into_iter().enumerate() {
         let mut fixture = Fixture::new();
-        let first = repeat(&mut fixture, &read_request(BOOT[family], 2000), 2)[0];
+        let first = repeat(&mut fixture, &read_request(vip, 2000), 2)[0];
         let port = 20_001 + 1000 * first;
-        let batch: Vec<Vec<u8>> = (3000..3200).map(|client| in_gre(&acknowledgement(BOOT[family], client, port), 0)).collect();
+        let batch: Vec<Vec<u8>> = (3000..3200).map(|client| in_gre(&acknowledgement(vip, client, port), 0)).collect();
         fixture.batch(&batch);
         assert!(fixture.state.requests.watches_acks(), "the others have received nothing for it");
-        fixture.batch(&[batch, vec![in_gre(&acknowledgement(BOOT[family], 2000, port), family)]].concat());
+        fixture.batch(&[batch, vec![in_gre(&acknowledgement(vip, 2000, port), family)]].concat());
         assert!(!fixture.state.requests.watches_acks());
     }
 }

@@ -29,14 +29,14 @@ fn acknowledge(vip: &str, client: u16, port: u16, tid: u16) -> Packet {
 
 #[test]
 fn flows_to_one_backend_have_many_outer_headers_and_each_keeps_its_own() {
-    for family in 0..2 {
+    for (family, vip) in BOOT.into_iter().enumerate() {
         for tid in TIDS {
             let mut fixture = Fixture::new();
             fixture.spread_over(SOURCES);
             let mut seen = BTreeMap::new();
             for client in 1..=100 {
                 for port in 2000..2003 {
-                    let packet = acknowledge(BOOT[family], client, port, tid);
+                    let packet = acknowledge(vip, client, port, tid);
                     let first = arrive(&mut fixture, &packet);
                     *seen.entry(first).or_insert(0) += 1;
                     assert_eq!(arrive(&mut fixture, &packet), first);
