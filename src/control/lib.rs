@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod changes;
+mod counters_document;
 pub mod events;
 pub mod explain;
 pub mod fleet;
@@ -19,6 +20,7 @@ pub mod worker_status;
 pub mod writer;
 
 pub use api::{Api, DryRun, ReloadReply};
+pub use counters_document::counters_document;
 pub use host_problems::{HostProblem, HostProblems};
 pub use next_hops::{Link, NextHops, Unresolved};
 pub use status::{DirectorInfo, DrainingSummary, IDLE_TIMEOUT, Status};

@@ -3,8 +3,8 @@
 /// Tells clients apart where a collision costs a little time, and nothing else: SipHash would cost each packet as much as all else together. For an even
 /// choice, mix the hash further ([`crate::successors::fmix64`]).
 ///
-/// The product of two words, each under a part of the key, folded by XOR of its halves. It is no pseudo-random function: its values must not be shown to those
-/// who choose its input.
+/// A sum of products with odd keys, of which the upper bits count (multiply-shift: Dietzfelbinger, "Universal hashing and k-wise independent random variables",
+/// 1996). It is no pseudo-random function: its values must not be shown to those who choose its input.
 #[derive(Clone, Copy, Default)]
 pub struct ClientHasher([u64; 2]);
 
@@ -18,25 +18,20 @@ impl ClientHasher {
     /// The hash under this key.
     pub fn new(key: [u8; 16]) -> ClientHasher {
         let [a, b] = [0, 8].map(|at| key[at..].first_chunk().map_or(0, |half| u64::from_le_bytes(*half)));
-        ClientHasher([a, b])
+        ClientHasher([a | 1, b | 1])
     }
 
     /// Hash of an IPv4 client. Address and port as they stand in the packet, read in the same byte order each time.
     #[inline(always)]
     pub fn v4(self, address: u32, port: u16) -> u64 {
-        self.fold(u64::from(address) | u64::from(port) << 32, 0)
+        self.0[0].wrapping_mul(u64::from(address) | u64::from(port) << 32)
     }
 
     /// Hash of an IPv6 client, as [`ClientHasher::v4`].
     #[inline(always)]
     pub fn v6(self, address: u128, port: u16) -> u64 {
-        self.fold(address as u64 ^ u64::from(port), (address >> 64) as u64)
-    }
-
-    #[inline(always)]
-    fn fold(self, a: u64, b: u64) -> u64 {
-        let product = u128::from(a ^ self.0[0]) * u128::from(b ^ self.0[1]);
-        (product >> 64) as u64 ^ product as u64
+        let (low, high) = (address as u64 ^ u64::from(port), (address >> 64) as u64);
+        self.0[0].wrapping_mul(low).wrapping_add(self.0[1].wrapping_mul(high))
     }
 }
 

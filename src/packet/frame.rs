@@ -68,7 +68,9 @@ impl<'a> Frame<'a> {
     /// The `N` bytes from `at` on; of the buffer behind the frame, where the frame is shorter. For what was found in the frame before.
     #[inline(always)]
     pub fn peek<const N: usize>(&self, at: u16) -> Option<&[u8; N]> {
-        self.buffer.get(self.start + usize::from(at)..)?.first_chunk()
+        // No buffer has 4 GiB. Said like this, the compiler knows that the sum does not overflow.
+        let from = self.start as u32 as usize + usize::from(at);
+        self.buffer.get(from..from + N)?.first_chunk()
     }
 
     /// Takes `old` bytes off the front and puts `new` in their place (not initialised: the caller writes them all).

@@ -14,7 +14,7 @@ use guideway_hash::successors::fmix64;
 use guideway_packet::frame::Frame;
 use guideway_packet::wire::l4::Ports;
 use guideway_packet::wire::layout::ethernet::{IPV4, IPV6, LEN as UNTAGGED, TAG_LEN, TAGGED_LEN as TAGGED, VLAN};
-use guideway_packet::wire::layout::{gre, ipv4, protocol};
+use guideway_packet::wire::layout::{gre, ipv4, ipv6, protocol};
 use guideway_packet::wire::plain::{PlainIp, PlainUdp, V4_WITH_PORTS, V6_WITH_PORTS};
 use guideway_packet::wire::view::{EthernetView, GreView};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -111,9 +111,12 @@ fn same_as_last<'t, A: Family>(frame: &[u8], tables: &'t Snapshot, last: &mut La
 /// Any families, tags and transport protocols.
 #[inline(never)]
 fn classify_any<'t>(frame: &[u8], tables: &'t Snapshot, last: &mut LastLookups<'t>, found: &mut Found<'t>) -> Option<()> {
+    // As in `classify`.
+    const HEADERS: usize = UNTAGGED + ipv6::LEN + gre::LEN + ipv6::LEN + PlainUdp::LEN;
     match EthernetView::new(frame)?.ethertype() {
+        IPV6 if frame.len() >= HEADERS && same_as_last::<Ipv6Addr>(frame, tables, last, found).is_some() => Some(()),
+        IPV6 => outer::<Ipv6Addr>(frame, UNTAGGED, tables, last, found),
         IPV4 => outer::<Ipv4Addr>(frame, UNTAGGED, tables, last, found),
-        IPV6 => same_as_last::<Ipv6Addr>(frame, tables, last, found).or_else(|| outer::<Ipv6Addr>(frame, UNTAGGED, tables, last, found)),
         VLAN => match EthernetView::new(&frame[TAG_LEN..])?.ethertype() {
             IPV4 => outer::<Ipv4Addr>(frame, TAGGED, tables, last, found),
             IPV6 => outer::<Ipv6Addr>(frame, TAGGED, tables, last, found),

@@ -1,6 +1,5 @@
 //! A flow: one client's conversation with a service of a VIP, and its hashes.
 
-use super::select::Relation;
 use crate::tables::{HashKey, Service, ServiceId, ServiceKind, Snapshot, TFTP_PORT};
 use guideway_hash::ClientHasher;
 use guideway_packet::wire::l4::Ports;
@@ -28,6 +27,17 @@ pub struct Flow {
     pub opens_connection: bool,
     /// The packet is *about* the flow (ICMP) and not of it. It neither starts nor refreshes anything.
     pub related: bool,
+}
+
+/// What a packet is to its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// One of its packets.
+    Member,
+    /// A TCP SYN: a new flow, even on the ports of an earlier one. It follows no entry of the flow table to a backend that gets nothing new.
+    Opening,
+    /// A message about it (ICMP), which neither starts nor refreshes anything.
+    About,
 }
 
 impl Flow {

@@ -40,7 +40,7 @@ pub use state::{Shared, State};
 use crate::counters::{Counters, PacketCounter};
 use crate::tables::{BackendId, Snapshot};
 use fast_path::FastPathPacket;
-use flow::Flow;
+use flow::{Flow, Relation};
 use fragment::Hold;
 use guideway_hash::ClientHasher;
 use guideway_packet::frame::Frame;
@@ -51,7 +51,7 @@ use icmp_error::IcmpError;
 use lookup::LastLookups;
 use parse::Packet;
 use requests::Request;
-use select::{Plan, Relation};
+use select::Plan;
 use state::Out;
 
 /// What is left to do with a packet that takes the slow path.

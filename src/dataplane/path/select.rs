@@ -3,7 +3,7 @@
 //! [`plan`] needs no state. [`finish`] reads and writes the flow table, after its cache line was fetched.
 
 use super::choice::{Choice, SelectedBy};
-use super::flow::Flow;
+use super::flow::{Flow, Relation};
 use super::{remote_site, request_policy, successor};
 use crate::flow::FlowTable;
 use crate::tables::{Backend, BackendId, Service, ServiceKind, Snapshot, TFTP_PORT, TID_MIN};
@@ -26,17 +26,6 @@ pub enum Plan {
         /// Whether the flow table shall remember the choice.
         learn: bool,
     },
-}
-
-/// What a packet is to its flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relation {
-    /// One of its packets.
-    Member,
-    /// A TCP SYN: a new flow, even on the ports of an earlier one. It follows no entry of the flow table to a backend that gets nothing new.
-    Opening,
-    /// A message about it (ICMP), which neither starts nor refreshes anything.
-    About,
 }
 
 /// The steering of a packet, which depends on its service, server port and opcode alone.

@@ -12,7 +12,7 @@ const ENTRIES: usize = 8192;
 /// Places where one of them may stand.
 const WAYS: usize = 4;
 /// Sets that are looked over with every batch while any request was retransmitted.
-const SWEEP: usize = 4;
+const SWEEP: usize = 1;
 /// A request that comes again within this time is a duplicate on the way: no client gives up sooner.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_millis(200);
 /// A client that is silent for so long does not wait any more. Most retransmit a request after 1 to 5 seconds.
