@@ -176,6 +176,8 @@ impl Seen {
                 assert!(near.iter().any(|input| input.frame.get(6..12) == Some(&out.to[..])), "no router is at {:02x?}", out.to);
                 match (kind, code) {
                     (3, 4) | (2, 0) => assert!(in_any_input(&rest[4..], near) && u16::from_be_bytes([rest[2], rest[3]]) >= 1456),
+                    // A plain packet whose TTL ends.
+                    (11 | 3, 0) => assert!(in_any_input(&rest[4..], near) && rest[..4] == [0; 4]),
                     (0 | 129, _) => assert!(rest.len() >= 4 && in_any_input(rest, near)),
                     other => panic!("the director says {other:?} to a client"),
                 }
@@ -184,7 +186,7 @@ impl Seen {
     }
 
     /// All packets of one client port of a `tftp` VIP go to one backend whatever the server's port, unless a TID range says otherwise. Read requests that
-    /// come again and again may go to another, and then the acknowledgements of a pool without ranges follow.
+    /// come again and again may go to another, in a pool with ranges.
     fn transfer(&mut self, inner: &[u8], header: &Ip, backend: IpAddr) {
         let tftp = ["192.0.2.69", "2001:db8:f::69", "192.0.2.70", "2001:db8:f::70", "192.0.2.71"].map(address);
         if header.protocol != 17 || header.piece.1 != 0 || !tftp.contains(&header.destination) {
@@ -200,9 +202,8 @@ impl Seen {
             Some(owner) => assert_eq!(backend, owner, "port {server} of {}", header.destination),
             None => {
                 let first = self.transfers.entry((header.destination, header.source, client)).or_insert(backend);
-                if backend != *first && server == 69 && inner.get(header.header + 8..header.header + 10) == Some(&[0, 1]) {
+                if ranges && backend != *first && server == 69 && inner.get(header.header + 8..header.header + 10) == Some(&[0, 1]) {
                     self.moved += 1;
-                    *first = if ranges { *first } else { backend };
                     return;
                 }
                 assert_eq!(backend, *first, "{}:{client} to {}:{server}", header.source, header.destination);

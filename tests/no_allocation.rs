@@ -44,6 +44,7 @@ const CONFIG: &str = r#"
 [director]
 name = "d1"
 address = ["10.0.1.11", "2001:db8:1::11"]
+source_prefix = "10.0.3.16/28"
 key = "000102030405060708090a0b0c0d0e0f"
 io = { kind = "pcap", mac = "02:00:00:00:01:11" }
 routers = ["10.0.0.0/24"]
@@ -62,6 +63,11 @@ admission = { per_vip = 7, per_backend = 5, per_prefix = 9 }
 address = "192.0.2.70"
 service = { protocol = "tftp", key = "client" }
 pool = "stock"
+
+[[vip]]
+address = "192.0.2.71"
+service = "tftp"
+pool = "boot"
 
 [[vip]]
 address = "192.0.2.53"
@@ -116,7 +122,7 @@ fn frames(round: u16) -> Vec<Vec<u8>> {
     let mut packets: Vec<Packet> = vec![
         udp(port, "192.0.2.69:69", b"\0\x01f\0octet\0"),
         udp(port, "192.0.2.69:69", b"\0\x02f\0octet\0"),
-        udp(1999, "192.0.2.70:69", b"\0\x01again\0octet\0"),
+        udp(1999, "192.0.2.71:69", b"\0\x01again\0octet\0"),
         udp(1998, "192.0.2.70:33333", &[0, 4, 0, 1]),
         build::udp(([203, 0, 113, 7], port).into(), "192.0.2.69:69".parse().unwrap(), b"\0\x01f\0octet\0"),
         build::udp(([10, 0, 2, 21], port).into(), "192.0.2.69:69".parse().unwrap(), b"\0\x01f\0octet\0"),
@@ -130,6 +136,7 @@ fn frames(round: u16) -> Vec<Vec<u8>> {
         udp(port, "192.0.2.70:33333", &[0, 4, 0, 1]),
         udp(port, "192.0.2.53:53", b"query"),
         build::icmp([198, 51, 100, 7].into(), [192, 0, 2, 69].into(), 8, 0, b"\0\x01\0\x01ping"),
+        build::ip([10, 0, 1, 11].into(), [10, 0, 0, 1].into(), 47, &[0; 4]),
     ];
     packets.extend(pieces);
     let mut frames: Vec<Vec<u8>> =
@@ -138,6 +145,7 @@ fn frames(round: u16) -> Vec<Vec<u8>> {
     frames.push(too_big.frame(ROUTER, DIRECTOR));
     frames.push(too_big.df().frame(ROUTER, DIRECTOR));
     frames.push(udp(port, "203.0.113.1:9", b"x").frame(ROUTER, DIRECTOR));
+    frames.push(udp(port, "192.0.2.69:21001", &[0, 4, 0, 1]).ttl(1).frame(ROUTER, DIRECTOR));
     frames.push(frames[0][..40].to_vec());
     frames
 }
@@ -172,7 +180,10 @@ fn a_poll_allocates_nothing() {
         assert!(counters[name].as_u64() > Some(0), "{name}: {counters}");
     }
     let guards = ["write_refused", "client_not_allowed", "bogus_source"];
-    for name in ["not_tftp", "icmp_answered", "truncated", "too_big", "neighbour_unresolved"].into_iter().chain(guards) {
+    for name in ["not_tftp", "icmp_answered", "keepalive_answered", "ttl_expired", "truncated", "too_big", "neighbour_unresolved"]
+        .into_iter()
+        .chain(guards)
+    {
         assert!(counters["dropped"][name].as_u64() > Some(100), "{name}: {counters}");
     }
     assert!(state.draining_flows.active_within(Duration::MAX).len() > 100, "what goes to a drained backend is looked at");
