@@ -204,7 +204,7 @@ fn bad_flags_are_refused_with_exit_code_2_and_the_reason() {
     for (flags, reason) in [
         ("--directors 0", "1..=16"),
         ("--backends 65", "1..=64"),
-        ("--size 1TiB", "use B, KiB, MiB or GiB"),
+        ("--size 1TiB", "allowed: 0B to 4GiB"),
         ("--blksize 7", "8..=65464"),
         ("--io dpdk", "af_xdp"),
         ("--reload add", "add-backend or broken"),
