@@ -1,4 +1,4 @@
-//! The units that are shipped, checked by systemd itself where it is installed; sockets that a server is passed, and readiness that it tells.
+//! The units that are shipped, checked by systemd itself where it is installed; passed sockets, readiness and the watchdog.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod netns_fixture;
@@ -16,6 +16,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 fn units() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/systemd");
     let mut units: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    // Drop-ins for units.
+    units.retain(|unit| unit.extension().is_some_and(|extension| extension != "conf"));
     units.sort();
     units
 }
@@ -48,7 +50,7 @@ fn units_have_sections_and_settings_and_start_what_there_is() {
             }
         }
         assert_eq!((sections.len(), sections[0], sections[2]), (3, "Unit", "Install"), "{}", unit.display());
-        if let Some(command) = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/guideway ")) {
+        if let Some(command) = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/guideway ")) {
             let (command, rest) = command.split_once(' ').unwrap();
             assert!(rest.starts_with("--config /etc/guideway/"), "{rest}");
             assert!(Command::new(GUIDEWAY).args([command, "--help"]).stdout(Stdio::null()).status().unwrap().success());
@@ -65,7 +67,7 @@ fn systemd_finds_nothing_wrong_with_the_units_and_calls_them_protected() {
     let mut copies = Vec::new();
     for unit in units() {
         // The program that is verified is the one that was built.
-        let text = std::fs::read_to_string(&unit).unwrap().replace("/usr/local/bin/guideway", GUIDEWAY);
+        let text = std::fs::read_to_string(&unit).unwrap().replace("/usr/bin/guideway", GUIDEWAY);
         copies.push(directory.path().join(unit.file_name().unwrap()));
         std::fs::write(copies.last().unwrap(), text).unwrap();
     }
@@ -74,7 +76,7 @@ fn systemd_finds_nothing_wrong_with_the_units_and_calls_them_protected() {
     // It warns of other units of this machine, too.
     assert!(output.status.success() && !said.contains("guideway-"), "{said}");
     // Tenths of the exposure level from 0 to 10; an ordinary service has about 96.
-    for (unit, most) in [("guideway-tftpd.service", "20"), ("guideway-director.service", "30")] {
+    for (unit, most) in [("guideway-tftpd.service", "20"), ("guideway-director.service", "30"), ("guideway-health.service", "20")] {
         let file = directory.path().join(unit);
         let output = analyze().unwrap().args(["security", "--offline=true", "--threshold", most]).arg(file).output().unwrap();
         let table = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -112,8 +114,43 @@ fn a_passed_socket_is_served_and_no_request_that_came_before_is_lost() {
         assert_ne!(tid.port(), port, "the transfer has a port of its own");
         client.send_to(b"\0\x04\0\x01", tid).unwrap();
         let len = systemd.recv(&mut packet).unwrap();
-        assert_eq!(&packet[..len], b"READY=1");
+        assert_eq!(&packet[..len], b"READY=1\n");
         drop(server);
+    }
+}
+
+#[test]
+fn a_daemon_that_works_reports_to_the_watchdog() {
+    let directory = tempfile::tempdir().unwrap();
+    let notify = directory.path().join("notify");
+    let systemd = UnixDatagram::bind(&notify).unwrap();
+    systemd.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let mut receive = || {
+        let mut message = [0; 64];
+        let length = systemd.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    let health = directory.path().join("health.toml");
+    let socket = directory.path().join("h1.sock");
+    let text = format!(
+        "[health]\nname = \"h1\"\nsource = \"192.0.2.1\"\nsocket = \"{}\"\n[[pool]]\nname = \"boot\"\ncheck = {{ kind = \"icmp\" }}\n\
+         backends = [{{ name = \"t1\", address = \"192.0.2.2\" }}]\n",
+        socket.display()
+    );
+    std::fs::write(&health, text).unwrap();
+    let mut server = Command::new(GUIDEWAY);
+    server.args(["tftpd", "--listen", "127.0.0.1:0", "--root"]).arg(directory.path());
+    let mut controller = Command::new(GUIDEWAY);
+    controller.args(["health", "--config"]).arg(&health);
+    for mut daemon in [server, controller] {
+        daemon.env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "500000").stdout(Stdio::null()).stderr(Stdio::null());
+        let running = Running(daemon.spawn().unwrap());
+        let messages = [receive(), receive(), receive()];
+        assert_eq!(messages, ["READY=1\n", "WATCHDOG=1\n", "WATCHDOG=1\n"], "{daemon:?}");
+        drop(running);
+        systemd.set_nonblocking(true).unwrap();
+        while systemd.recv(&mut [0; 64]).is_ok() {}
+        systemd.set_nonblocking(false).unwrap();
     }
 }
 

@@ -1,11 +1,10 @@
-//! Protocols between systemd and a daemon: socket activation (sd_listen_fds(3)) and readiness (sd_notify(3)).
+//! systemd: socket activation (sd_listen_fds(3)), readiness and the watchdog (sd_notify(3)).
 
 use guideway_sys::inherited;
+use sd_notify::NotifyState;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
 
 /// The first passed descriptor.
 const LISTEN_FDS_START: i32 = 3;
@@ -31,16 +30,37 @@ fn fds_for_process(pid: Option<&str>, fds: Option<&str>, own: u32) -> Option<i32
 
 /// Reports readiness to systemd, if systemd started the daemon and asks for it.
 pub fn notify_ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let send = || {
-        let address = match path.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-            _ => SocketAddr::from_pathname(&path)?,
-        };
-        UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address)
-    };
-    if let Err(error) = send() {
-        tracing::warn!(%error, "readiness not reported to systemd");
+    notify(NotifyState::Ready, "readiness");
+}
+
+fn notify(state: NotifyState<'_>, what: &str) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "{what} not reported to systemd");
+    }
+}
+
+/// Reports to the watchdog of systemd (`WatchdogSec=` of the unit). systemd restarts a daemon that does not report.
+#[derive(Debug)]
+pub struct Watchdog {
+    /// `None`: systemd does not watch this process.
+    interval: Option<Duration>,
+    reported: Option<Instant>,
+}
+
+impl Watchdog {
+    /// Reads the interval from the environment (`WATCHDOG_USEC`, `WATCHDOG_PID`).
+    pub fn from_environment() -> Self {
+        // Half of the limit, as sd_watchdog_enabled(3) recommends.
+        Self { interval: sd_notify::watchdog_enabled().map(|limit| limit / 2), reported: None }
+    }
+
+    /// Reports that the daemon works, at most once in half of the unit's limit. The main loop of a daemon calls it at least once a second.
+    pub fn report(&mut self, now: Instant) {
+        let Some(interval) = self.interval else { return };
+        if self.reported.is_none_or(|last| now.duration_since(last) >= interval) {
+            self.reported = Some(now);
+            notify(NotifyState::Watchdog, "life");
+        }
     }
 }
 

@@ -5,13 +5,14 @@ use super::host_problems;
 use super::open::Filter;
 use super::signals::Signals;
 use super::worker::WorkerEvent;
-use crate::announce::Announcer;
+use crate::announce::{Announcer, watchdog};
 use arc_swap::ArcSwap;
 use crossbeam_channel::Receiver;
 use guideway_config::{Config, duration};
 use guideway_control::api::credentials::Credentials;
 use guideway_control::neighbour::Neighbours;
 use guideway_control::{CheckedHealth, DryRun, ReloadReply, Status, StoreStatus, View, Writer};
+use guideway_daemon::systemd;
 use guideway_dataplane::path::requests::suspicion::Suspicion;
 use guideway_dataplane::tables::{BackendId, Snapshot};
 use guideway_io::interface::Interface;
@@ -84,6 +85,26 @@ pub(super) struct Control<'f> {
     pub(super) credentials: Option<Credentials>,
     /// `None`: the file has no `[announce]`, or all VIPs are withdrawn permanently.
     pub(super) announcer: Option<Announcer>,
+    pub(super) liveness: Liveness,
+}
+
+/// Reports to systemd while the control loop runs and every worker polls.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    workers: watchdog::Watchdog,
+    systemd: systemd::Watchdog,
+}
+
+impl Liveness {
+    pub(super) fn new() -> Self {
+        Self { workers: watchdog::Watchdog::default(), systemd: systemd::Watchdog::from_environment() }
+    }
+
+    fn report(&mut self, now: Time, polls: &[u64]) {
+        if self.workers.check(now, polls).is_none() {
+            self.systemd.report(Instant::now());
+        }
+    }
 }
 
 impl Control<'_> {
@@ -139,6 +160,7 @@ impl Control<'_> {
                     self.request_neighbours(&worker_reports.unresolved);
                     self.update_suspects(&worker_reports.suspected);
                     self.free_snapshots();
+                    self.liveness.report(self.now(), &self.status.polls());
                 }
                 _ = facts.tick() => self.examine_interface(),
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),

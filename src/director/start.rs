@@ -1,6 +1,6 @@
 //! Starts a director from a configuration and stops it. Resources are released in reverse order.
 
-use super::control::{Control, WorkerReports};
+use super::control::{Control, Liveness, WorkerReports};
 use super::resolve::{START_RESOLVE_TIMEOUT, route_key, targets, vips, wait_resolved};
 use super::signals::Signals;
 use super::worker::{self, Worker, WorkerEvent};
@@ -185,6 +185,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         started,
         credentials: remote.as_ref().map(api::tcp::Tcp::credentials),
         announcer,
+        liveness: Liveness::new(),
     };
     control.update_status();
     let listener = socket.listener().map_err(system("cannot listen on the control socket"))?;

@@ -183,12 +183,15 @@ async fn serve(file: &Path, health: HealthSection, from: LoadedIntent, control: 
     tokio::pin!(engine);
     tracing::info!(name = %health.name, source = %sources.join(", "), "ready");
     systemd::notify_ready();
+    let mut watchdog = systemd::Watchdog::from_environment();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             () = &mut engine => return Err(Error::Ended("the engine")),
             _ = &mut server => return Err(Error::Ended("the control socket's server")),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            _ = tick.tick() => watchdog.report(Instant::now()),
             Some(()) = hangup.recv() => status.reloaded(&reload(file, &health, &from, &store).await),
             Some(reply) = reload_requests.recv() => {
                 let outcome = reload(file, &health, &from, &store).await;

@@ -197,7 +197,9 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     }
     let running = server.start()?;
     systemd::notify_ready();
+    let mut watchdog = systemd::Watchdog::from_environment();
     loop {
+        watchdog.report(Instant::now());
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(1000u16)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}

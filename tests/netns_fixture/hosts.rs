@@ -57,7 +57,7 @@ pub fn ready(mut command: Command, directory: &Path) -> Running {
     let running = Running(command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).spawn().unwrap());
     let mut said = [0; 16];
     let length = notify.recv(&mut said).unwrap_or_else(|e| panic!("{command:?} is not ready: {e}"));
-    assert_eq!(&said[..length], b"READY=1");
+    assert_eq!(&said[..length], b"READY=1\n");
     running
 }
 
