@@ -6,11 +6,11 @@ use super::target::DirectorArgs;
 use guideway_api::backend::{BackendStatus, Backends, HealthState};
 use guideway_daemon::client::Client;
 
-/// Show the backends of a running director: state, weight, share of new flows, what still runs on those that are drained
+/// Show the backends of a running director: state, weight, share of new flows, running transfers of drained backends
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  guideway backends\n  guideway backends t1 --pool boot --json")]
 pub struct Args {
-    /// Only the backends of this name, with what is known of their health
+    /// Only the backends of this name, with their health
     #[arg(value_name = "BACKEND")]
     name: Option<String>,
     /// Only those of this pool

@@ -10,13 +10,13 @@ use guideway_daemon::client::{Client, Error};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// Time between two questions to the directors.
+/// Time between two queries to the directors.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Give a backend no new requests; with --wait, return when the last of its transfers has ended
 ///
-/// Directors do not see how a transfer ends, only that its packets cease: it has ended when it was silent for --idle-timeout. With several --socket or --url the
-/// first is told to drain (or all, where each has its own store), and --wait asks them all.
+/// Directors do not see the end of a transfer. It counts as ended after --idle-timeout without a packet. With several --socket or --url, the command drains at
+/// the first director (or at all, if each has its own store), and --wait queries all of them.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit code 0: done, and with --wait nothing runs any more; 1: it failed, or something still runs after --timeout.\n\n\
@@ -35,7 +35,7 @@ pub struct Args {
     /// Give up after this time; the backend stays drained
     #[arg(long, value_name = "TIME", requires = "wait", value_parser = time)]
     timeout: Option<Duration>,
-    /// A transfer that was silent for so long has ended; more than the longest time after which a client repeats
+    /// Time without a packet after which a transfer counts as ended; must exceed the longest retransmission time-out of the clients
     #[arg(long, value_name = "TIME", requires = "wait", default_value = "10s", value_parser = time)]
     idle_timeout: Duration,
     #[command(flatten)]

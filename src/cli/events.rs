@@ -6,7 +6,7 @@ use super::{DONE, print, time};
 use guideway_api::event::{Changes, EventData, NeighbourChange, StateChange, StreamMessage};
 use std::fmt::Display;
 
-/// Follow what happens at a running director: backends that come, go, drain, fall and rise; reloads, neighbours, the store
+/// Follow the events of a running director: changes of backends and VIPs, reloads, neighbours, the store
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Ends with Ctrl-C, with the director, or after --count events.\n\n\
     Example:\n  guideway events\n  guideway events --since 0 --count 5 --json")]

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
                         guideway explain --director d1 198.51.100.7:2070 192.0.2.69:69/udp\n  \
                         guideway explain --config boot.toml --down boot/t1 198.51.100.7:2070 192.0.2.69:20123")]
 pub struct Args {
-    /// The configuration; without it, a running director is asked
+    /// The configuration; without it, the command queries a running director
     #[arg(long, value_name = "FILE", conflicts_with_all = ["director", "socket", "url"])]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -34,7 +34,7 @@ pub struct Args {
     /// VIP, port and transport protocol (udp or tcp; udp if left out).
     #[arg(value_name = "VIP:PORT/udp")]
     to: Destination,
-    /// As if this backend had been seen to be down; may be given several times.
+    /// Treat this backend as down; may be given several times
     #[arg(long, value_name = "POOL/BACKEND", requires = "config", conflicts_with_all = ["director", "socket", "url"])]
     down: Vec<String>,
     /// Print one JSON document.
@@ -115,8 +115,8 @@ fn selected_text(answer: &Explanation, selected: &SelectedBackend) -> String {
     }
     let by = match selected.by {
         Selection::RemoteSite => {
-            let why = if selected.request { "no backend here takes it" } else { "no backend here takes it, or its port is nobody's here" };
-            let _ = writeln!(out, "  site      {}, a director of the remote site, for {why}", selected.address);
+            let why = if selected.request { "no local backend can take it" } else { "no local backend can take it or owns its port" };
+            let _ = writeln!(out, "  site      {}, a director of the remote site: {why}", selected.address);
             return out;
         }
         Selection::TidRange => "the TID range that the server's port lies in",
@@ -127,7 +127,7 @@ fn selected_text(answer: &Explanation, selected: &SelectedBackend) -> String {
     };
     let _ = writeln!(out, "  backend   {} at {}, named by {by}", selected.backend, selected.address);
     if selected.flow_table_consulted {
-        let _ = writeln!(out, "  note      a running director that knows the flow keeps it on the backend that it had");
+        let _ = writeln!(out, "  note      a running director that knows the flow keeps it on its present backend");
     }
     out
 }

@@ -55,7 +55,7 @@ fn command(mut cli: Command, words: &[&str]) -> Result<String, String> {
     for word in words {
         let Some(next) = found.find_subcommand(word).cloned() else {
             let known = found.get_subcommands().map(Command::get_name).chain(["config", "reasons"]);
-            return Err(format!("{word} is no command and no topic{}", did_you_mean(word, known)));
+            return Err(format!("unknown command or topic {word}{}", did_you_mean(word, known)));
         };
         found = next;
     }
@@ -77,7 +77,7 @@ fn config(wanted: Option<&str>, json: bool) -> Result<String, String> {
             let of_group = entries().filter(|(group, _)| group.name == text).collect();
             by_rule.chain([of_group]).find(|found| !found.is_empty()).ok_or_else(|| {
                 let paths = GROUPS.iter().flat_map(|group| group.sections).flat_map(|section| section.path.split('.'));
-                format!("{text} is no section and no key{}; guideway help config shows all", did_you_mean(text, paths))
+                format!("unknown section or key {text}{}; guideway help config shows all", did_you_mean(text, paths))
             })?
         }
     };
@@ -116,7 +116,7 @@ fn reasons(wanted: Option<&str>, json: bool) -> Result<String, String> {
     if found.is_empty() {
         let name = wanted.unwrap_or_default();
         let known = every_reason().map(|[name, ..]| name);
-        return Err(format!("{name} is no drop reason{}; guideway help reasons shows all", did_you_mean(name, known)));
+        return Err(format!("unknown drop reason {name}{}; guideway help reasons shows all", did_you_mean(name, known)));
     }
     if json {
         let row = |[name, stage, explain]: &[&str; 3]| json!({"reason": name, "stage": stage, "description": plain(explain)});

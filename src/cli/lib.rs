@@ -38,7 +38,7 @@ pub use exit::{BAD_USAGE, DONE, FAILED};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
-/// A Maglev load balancer for TFTP and other UDP fleets
+/// A Maglev load balancer for TFTP and other UDP services
 #[derive(Debug, Parser)]
 #[command(
     name = "guideway",

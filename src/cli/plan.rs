@@ -55,7 +55,7 @@ fn text(plan: &Plan) -> String {
     let mut out = String::new();
     let percent = |share: Option<f64>| share.map_or_else(|| "?".to_owned(), |share| format!("{:.1} %", 100.0 * share));
     if !plan.changed {
-        return "nothing to do: nothing differs from what is there\n".to_owned();
+        return "nothing to do: the intent does not change\n".to_owned();
     }
     // Writing into a String cannot fail.
     for backend in &plan.effects.backends {
@@ -73,7 +73,7 @@ fn text(plan: &Plan) -> String {
                 percent(vip.moved_share),
                 vip.moved_from_remaining.unwrap_or_default()
             ),
-            None => "its table is a new one".to_owned(),
+            None => "its table is new".to_owned(),
         };
         let change = if vip.change == VipEffect::Rows { String::new() } else { format!("{}, ", vip.change.name()) };
         let _ = writeln!(out, "VIP {} {}: {change}{moved}", vip.vip, vip.service);

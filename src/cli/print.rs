@@ -1,18 +1,18 @@
-//! Printing that survives a reader who has gone (`guideway status | head -1`).
+//! Printing that tolerates a closed pipe (`guideway status | head -1`).
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
-/// Prints a line to stdout; `false` when it could not be written and somebody should know.
+/// Prints a line to stdout. Returns `false` on any error but a closed pipe.
 pub fn line(text: impl Display) -> bool {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
     written.is_ok_or_broken_pipe()
 }
 
-/// Prints a line to stderr. When that fails there is nobody left to tell.
+/// Prints a line to stderr. Ignores errors.
 pub fn error(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

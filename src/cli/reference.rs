@@ -40,7 +40,7 @@ impl Group {
 }
 
 impl Entry {
-    /// The name, and whether it must be there or what stands for it.
+    /// Returns the name, followed by `required` or the default.
     pub fn heading(&self) -> String {
         let default = plain(self.key.default);
         if default == "required" { format!("{}  ({default})", self.name) } else { format!("{}  (default: {default})", self.name) }

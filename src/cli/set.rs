@@ -1,4 +1,4 @@
-//! `guideway set`: change a backend, or anything else that is wanted, in one transaction.
+//! `guideway set`: changes a backend, or the whole intent, in one transaction.
 
 use super::common::{encode_component, failed, usage_error};
 use super::plan::{ChangeArgs, plan_and_apply};
@@ -8,9 +8,9 @@ use guideway_api::plan::Plan;
 use guideway_config::read_intent;
 use std::path::PathBuf;
 
-/// Change what a running director serves: a backend's weight, address or range; a new backend or one less; or all, from a file
+/// Change the intent of a running director: add, change or remove a backend, or replace all VIPs and pools by those of a file
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Makes the change, all of it or none, and says what it does; --dry-run says it and changes nothing.\n\n\
+#[command(after_help = "Shows the effect of the change, then commits it as one transaction; --dry-run only shows it.\n\n\
     Examples:\n  guideway set backend t1 --weight 50\n  guideway set backend t9 --pool boot --address 10.0.2.29 --tid-range 29000-29999\n  \
     guideway set backend t1 --remove --dry-run\n  guideway set intent pools.toml")]
 pub struct Args {
@@ -30,16 +30,16 @@ enum SetCommand {
 struct BackendArgs {
     /// Its name
     name: String,
-    /// Its pool; needed for a new one, and if several pools have one of that name
+    /// Its pool; required for a new backend, or if several pools have a backend of this name
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,
     /// 0–1000; 0: no new flows
     #[arg(long, value_name = "N")]
     weight: Option<u16>,
-    /// Where its GRE goes
+    /// Destination of its GRE
     #[arg(long, value_name = "IP")]
     address: Option<String>,
-    /// The server ports that are its own, 20000-20999
+    /// Its range of server ports, such as 20000-20999
     #[arg(long, value_name = "RANGE")]
     tid_range: Option<String>,
     /// Remove it; its transfers go on

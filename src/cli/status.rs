@@ -21,7 +21,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Show what a running director, TFTP server or health controller does: backends, drops and their reasons; transfers, failures, caches; checks
+/// Show the status of a running director (backends, drops by reason), TFTP server (transfers, failures, caches) or health controller (checks)
 ///
 /// Backends in trouble come first: down, unresolved, suspected, unknown.
 #[derive(Debug, clap::Args)]

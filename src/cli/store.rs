@@ -14,7 +14,7 @@ use open::{STORE_TIMEOUT, StoreArgs, read, with_state, with_store};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// Put VIPs and pools into the store that directors share, take them out, show who is there
+/// Import, export and show the VIPs and pools in the store that directors share
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  guideway store show --config /etc/guideway/director.toml")]
 pub struct Args {
@@ -33,7 +33,7 @@ enum Command {
 
 /// Put the [[vip]] and [[pool]] of a file into the store, as one change
 ///
-/// All that the store had of them is replaced: all of it or, when anything is wrong, nothing.
+/// Replaces all VIPs and pools of the store in one transaction. An error changes nothing.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A director's file may hold [[vip]] and [[pool]] or name a [store]. To go from one to the other: write [store] into the file, import, \
@@ -44,16 +44,16 @@ enum Command {
 struct Import {
     #[command(flatten)]
     store_args: StoreArgs,
-    /// The file with [[vip]] and [[pool]]; its other sections are passed over [default: that of --config]
+    /// The file with [[vip]] and [[pool]]; other sections are ignored [default: that of --config]
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// Replace what the store has; without, only an empty store is filled
+    /// Replace the content of the store; without this flag, import only into an empty store
     #[arg(long)]
     replace: bool,
     /// Make the change also if it leaves a pool without a backend for new requests
     #[arg(long)]
     yes: bool,
-    /// Say what would change, and change nothing
+    /// Show the changes, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -106,7 +106,7 @@ impl Import {
         if had && !self.replace && !self.dry_run {
             let (vips, pools) = (cluster.intent.vips.len(), cluster.intent.pools.len());
             return usage_error(&format!(
-                "the store has {vips} VIPs and {pools} pools already: replace them by --replace, see what that changes by --dry-run"
+                "the store has {vips} VIPs and {pools} pools already: --replace replaces them, --dry-run shows the changes"
             ));
         }
         if self.dry_run {
@@ -133,7 +133,7 @@ impl Import {
         }
     }
 
-    /// Replaces content that cannot be read; the changes are not known then.
+    /// Replaces unreadable content. The changes are unknown then.
     async fn replace_unusable(&self, store: &Store, intent: Intent, why: &OpenError) -> u8 {
         let base = match store.intent_generation().await {
             Ok(base) => base,

@@ -18,7 +18,7 @@ pub struct Args {
     /// The configuration.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Say how many entries of the other backends would move if this one were not there; POOL/BACKEND if several pools have one of this name.
+    /// Show how many entries of other backends would move without this backend; POOL/BACKEND if several pools have this name.
     #[arg(long, value_name = "BACKEND")]
     without: Option<String>,
     /// Print one JSON array, with an object for each VIP.

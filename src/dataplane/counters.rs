@@ -118,7 +118,7 @@ impl Counters {
         }
     }
 
-    /// A held packet has met its end.
+    /// Counts the end of a held packet.
     #[inline]
     pub fn release_held(&mut self, verdict: Verdict) {
         self.0[PacketCounter::Held as usize] -= 1;

@@ -1,4 +1,4 @@
-//! One turn of a worker: the io receives, the path decides, the io sends. The same for a live director, a replay and a benchmark.
+//! One poll of a worker: the io receives, the path decides, the io sends. The same for a live director, a replay and a benchmark.
 
 use crate::path::{self, State};
 use crate::tables::Snapshot;
@@ -26,7 +26,7 @@ impl SnapshotSource for Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>> {
     }
 }
 
-/// Runs one turn over `io` with the tables of the moment. Gives what the io says, and whether anything was originated or released.
+/// Polls `io` once with the newest tables. Returns the result of the io, and whether a frame was originated or released.
 ///
 /// # Errors
 /// Those of the io.

@@ -26,7 +26,7 @@ pub(super) fn table(status: &ControllerStatus, summary: &str, selection: &Select
     let (name, version, generation, uptime) = (&status.name, &status.version, checking.generation, uptime(status.uptime_seconds));
     line(&mut out, format_args!("{name} (guideway {version}), {publishes}, generation {generation} of the {store} store, up {uptime}"));
     if store == "memory" {
-        line(&mut out, "no director reads this store: what is seen shows here and in metrics only");
+        line(&mut out, "no director reads this store: results appear only here and in metrics");
     }
     if let Some(stale) = &checking.stale {
         line(&mut out, format_args!("the store {} for {} s: {}", stale.reason.text(), stale.seconds, stale.why));
@@ -46,7 +46,7 @@ pub(super) fn table(status: &ControllerStatus, summary: &str, selection: &Select
         line(
             &mut out,
             format_args!(
-                "POOL {}: {} of {} backends fail their checks, {} of them are held up by min_healthy = {}: is it the check, or the way to the backends?",
+                "POOL {}: {} of {} backends fail their checks, {} of them are held up by min_healthy = {}; verify the check and the path to the backends",
                 pool.pool, pool.failing, pool.backends, pool.held_up, pool.min_healthy,
             ),
         );

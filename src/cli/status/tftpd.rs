@@ -43,10 +43,10 @@ pub(super) fn table(status: &ServerStatus) -> String {
     out.push_str(&numbers(others.filter(|(_, count)| *count > 0)));
     if let Some(checkpoints) = &status.checkpoints {
         let (transfers, limit, peers) = (checkpoints.transfers, checkpoints.transfers_limit, checkpoints.peers);
-        line(&mut out, format_args!("\n{transfers} of {limit} notes of other servers' transfers kept; {peers} other server(s) answer"));
+        line(&mut out, format_args!("\n{transfers} of {limit} checkpoints of other servers stored; {peers} other server(s) answer"));
         if let Some(active) = &checkpoints.key.active {
             let others = checkpoints.key.others();
-            let also = if others.is_empty() { String::new() } else { format!(" (also believed: {})", others.join(", ")) };
+            let also = if others.is_empty() { String::new() } else { format!(" (also accepted: {})", others.join(", ")) };
             line(&mut out, format_args!("key id {active}{also}"));
         }
     }
@@ -78,7 +78,7 @@ mod tests {
             "t1 (guideway 0.1.0), up 1 min 1 s, 1 loop(s), 3 of 100 places taken",
             "answers from 127.0.0.1:20001",
             "images    5",
-            "key id 00ff (also believed: 11ee)",
+            "key id 00ff (also accepted: 11ee)",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write;
 
-/// Show the generation of the store's set, who leads over health, and which directors have it
+/// Show the generation of the store, the leading health controller, and the generation of each director
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  guideway store show --config /etc/guideway/director.toml --json")]
 pub(super) struct Show {
@@ -116,7 +116,7 @@ fn text(store: &Store, view: &StoreView, leader: Option<String>, directors: &[(S
         let behind = match presence.tables.map(|tables| tables.generation) {
             Some(own) if own == cluster.generation => format!("generation {own}"),
             Some(own) => format!("generation {own}, not {}", cluster.generation),
-            None => "says no generation".to_owned(),
+            None => "generation unknown".to_owned(),
         };
         let _ = writeln!(text, "    {name}  {behind}");
         let other = first.as_ref().zip(tables(record)).and_then(|((first, own), other)| Some((first, own.disagreement(name, &other)?)));

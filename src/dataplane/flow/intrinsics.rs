@@ -1,4 +1,4 @@
-//! Unsafe fence: what the machine can do for the flow table and no safe call asks for: a prefetch, huge pages, one comparison of all tags or deadlines of
+//! Unsafe fence: machine instructions for the flow table that have no safe call: a prefetch, huge pages, one comparison of all tags or deadlines of
 //! a line.
 //! Nothing here writes memory.
 #![allow(unsafe_code)]

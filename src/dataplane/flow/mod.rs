@@ -7,7 +7,7 @@
 //!
 //! **False matches.** The tag is the lower 48 bits of the hash, and the buckets come from the upper ones. A flow that is not in the table is compared with at most 12
 //! tags, so it takes another's backend with a probability of at most 12 · 2^-48, less than 1 in 2·10^13; in tables of more than 2^16 buckets only if two hashes share
-//! practically all 64 bits. The hash is keyed, so nobody can choose such flows.
+//! practically all 64 bits. The hash is keyed, so no client can choose such flows.
 //!
 //! **Time.** An entry holds its deadline, not when it was last seen: whether it may be replaced is then decided by its own service's idle timeout, not by that of the
 //! newcomer. Deadlines are 16 bits of seconds, which wrap after 18.2 hours, and idle timeouts end at 12 hours; a sweep that this table drives by itself visits
@@ -77,7 +77,7 @@ pub struct Occupancy {
     pub probation: usize,
     /// Those of them that do not live in their home bucket.
     pub away: usize,
-    /// Entries whose flow has expired and that nobody needed yet.
+    /// Entries of expired flows that were not replaced yet.
     pub expired: usize,
 }
 

@@ -124,7 +124,7 @@ impl Table {
     /// Builds the table of `backends` (name, weight 0 to 1000) with `size` slots, a prime of at least 100 per backend and at most [`MAX_SIZE`].
     ///
     /// The order of `backends` does not matter: members are numbered from 0 in the order of their names (compared as bytes), those of weight 0 included.
-    /// If all weights are 0, or there are no backends, nobody owns any slot.
+    /// If all weights are 0, or there are no backends, no slot has an owner.
     pub fn build(key: &FleetKey, size: u32, backends: &[(&str, u16)]) -> Result<Table, Error> {
         check_size(size, backends.len(), SLOTS_PER_BACKEND)?;
         Table::build_checked(key, size, backends)

@@ -1,4 +1,4 @@
-//! A packet that no backend here takes goes to a director of the remote site, once. A packet that came from there is not sent on.
+//! If no local backend can take a packet, it goes once to a director of the remote site. A packet that came from there is not forwarded again.
 //!
 //! No state is kept of it. A transfer's acknowledgements come the same way as its request, or are recognised by their server port, which lies in no range of
 //! a backend here. So the two sites' ranges must be disjoint.

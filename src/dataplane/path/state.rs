@@ -130,7 +130,7 @@ impl State {
         });
     }
 
-    /// Backends that packets wanted while their neighbour was unresolved; each is named once.
+    /// Hands over the backends whose next hop was unresolved when a packet needed it, each once.
     pub fn drain_unresolved(&mut self, ask: impl FnMut(BackendId)) {
         self.out.unresolved.drain(..).for_each(ask);
     }

@@ -48,7 +48,7 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Addresses of this director and of backends: no client has one of them.
     pub internal_addresses: PrefixSet,
-    /// Directors of the remote site, by number. They get the packets that no backend here takes.
+    /// Directors of the remote site, by number. They get packets that no local backend can take.
     pub remote_site_directors: Vec<BackendId>,
     /// Their addresses. Packets from there are not sent to a remote site again.
     pub remote_site_addresses: PrefixSet,

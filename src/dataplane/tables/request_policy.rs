@@ -1,4 +1,4 @@
-//! What a `tftp` service lets through, and who can be nobody's client.
+//! The request policy of a `tftp` service, and the source addresses that no client can have.
 
 use super::policy::Admission;
 use super::prefix_set::PrefixSet;
@@ -9,14 +9,14 @@ use std::net::{IpAddr, Ipv4Addr};
 pub struct RequestPolicy {
     /// Write requests are forwarded.
     pub writes: bool,
-    /// Whose requests are forwarded; `None`: everybody's.
+    /// Prefixes whose requests are forwarded; `None`: all.
     pub clients: Option<PrefixSet>,
     /// How many are; `None`: all.
     pub admission: Option<Admission>,
 }
 
-/// Whether no host can have sent a packet from `source` that it wants an answer to: unspecified or "this network" (RFC 6890), loopback, multicast,
-/// broadcast, class E (RFC 1112 section 4), or an IPv4 address in IPv6 clothes (RFC 4291 section 2.5.5).
+/// Returns whether no client can have the address `source`: unspecified or "this network" (RFC 6890), loopback, multicast,
+/// broadcast, class E (RFC 1112 section 4), or an IPv6 address that embeds an IPv4 address (RFC 4291 section 2.5.5).
 pub fn is_bogus_source(source: IpAddr) -> bool {
     match source {
         IpAddr::V4(a) => a.octets()[0] == 0 || a.is_loopback() || a.octets()[0] >= FIRST_MULTICAST,

@@ -126,7 +126,7 @@ impl Vip {
     }
 }
 
-/// Address → number, by open addressing at a load of at most a half. The set of VIPs is the operator's, so nobody can aim at this hash.
+/// Address → number, by open addressing at a load of at most a half. Operators choose the VIPs, so no client can attack this hash.
 #[derive(Clone, Debug)]
 struct Index<A> {
     slots: Box<[(A, u32)]>,

@@ -15,7 +15,7 @@ const WAYS: usize = 4;
 const SWEEP: usize = 1;
 /// A request that comes again within this time is a duplicate on the way: no client gives up sooner.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_millis(200);
-/// A client that is silent for so long does not wait any more. Most retransmit a request after 1 to 5 seconds.
+/// A client that sends nothing for this time has given up. Most retransmit a request after 1 to 5 seconds.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A request that was forwarded.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Different clients that have to retransmit.
 pub const MIN_CLIENTS: usize = 3;
-/// The time within which they have to.
+/// The time within which they must retransmit.
 pub const WINDOW: Duration = Duration::from_secs(5);
 /// How long a suspicion lasts.
 pub const SUSPICION_TIMEOUT: Duration = Duration::from_secs(10);

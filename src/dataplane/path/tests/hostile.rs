@@ -1,4 +1,4 @@
-//! What only somebody hostile, or something broken, would send.
+//! Packets that only an attacker or a broken host sends.
 
 use super::fixture::*;
 use crate::counters::PacketCounter;

@@ -1,4 +1,4 @@
-//! What does not fit the MTU once wrapped.
+//! Packets that exceed the MTU after encapsulation.
 
 use super::fixture::*;
 use crate::counters::PacketCounter;

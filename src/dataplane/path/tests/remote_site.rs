@@ -1,4 +1,4 @@
-//! What no backend here takes goes to a remote site, and what came from there goes no further.
+//! A packet that no local backend can take goes to the remote site. A packet from there goes no further.
 
 use super::fixture::*;
 use crate::counters::PacketCounter;

@@ -1,4 +1,4 @@
-//! How many requests a second get as far as a backend, and whose: max-min fair between the prefixes that clients come from.
+//! Limits requests per second, max-min fair between the prefixes of clients.
 //!
 //! **A limit** (of a VIP, or of a VIP towards one backend) is a bucket that fills with its rate and holds one second's worth. Each prefix has a bucket of the
 //! same kind, which fills with its *share* of the limit: the rate which, if no prefix got more, would use the limit up (Bertsekas and Gallager, "Data
@@ -6,9 +6,9 @@
 //! prefix that was seen. What the prefixes leave of the limit may be borrowed: the fuller its bucket, the more, and as much by each. So a lone prefix
 //! may use all of a limit, and in a storm from many, small ones are not held up by large ones.
 //!
-//! **Who was shed comes back**, after 8 seconds even, when time-outs are doubled: so long a prefix counts as one that will ask for as much as it was refused
-//! in about its last second. Otherwise each wave would begin as if nobody but those who come first were there, and large prefixes come first, for the early
-//! clients of small ones are through. No client is remembered: a retry has the chance that any other request of its prefix has.
+//! **Shed clients retry**, within 8 seconds even if they double their time-outs. Until then a prefix counts as one that will send as many requests as were shed
+//! in about its last second. Otherwise the first requests of each wave would get the whole limit. They come mostly from large prefixes, because the early
+//! clients of small ones already succeeded. No client is stored: a retry has the same chance as any other request of its prefix.
 //!
 //! Fixed memory, no allocation. Prefixes for which there is no place share that of another one of the same set.
 
@@ -31,7 +31,7 @@ const LIMITER_WAYS: usize = 8;
 /// Rounds in which the share of each prefix is found; each goes on where the one before ended.
 const ROUNDS: usize = 6;
 const SECOND: u64 = 1_000_000_000;
-/// No clock gets as far as this: after it all times are one.
+/// Upper limit of times; a later time counts as this one.
 const MAX_TIME: u64 = u64::MAX / 2;
 /// Shares are found anew after so much time.
 const UPDATE_INTERVAL: u64 = SECOND / 4;
@@ -193,7 +193,7 @@ impl Admission {
         Ok(())
     }
 
-    /// A prefix asks for one more; what that costs it, if it may have it.
+    /// Returns the cost of one more request of a prefix, if the limit admits it.
     fn request_share(&mut self, (slot, limiter): (usize, usize), now: u64) -> Option<u64> {
         let slot = &mut self.slots[slot];
         let limiter = &mut self.limiters[limiter];
