@@ -125,7 +125,7 @@ fn a_daemon_that_works_reports_to_the_watchdog() {
     let notify = directory.path().join("notify");
     let systemd = UnixDatagram::bind(&notify).unwrap();
     systemd.set_read_timeout(Some(TIMEOUT)).unwrap();
-    let mut receive = || {
+    let receive = || {
         let mut message = [0; 64];
         let length = systemd.recv(&mut message).unwrap();
         String::from_utf8(message[..length].to_vec()).unwrap()
