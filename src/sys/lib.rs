@@ -214,6 +214,21 @@ pub fn read_cached(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result
     usize::try_from(got).map_err(|_| Error::last_os_error())
 }
 
+/// Returns device and inode of an open file, from what the kernel has in memory: a file system of another host is not asked.
+pub fn file_id(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: an empty path, and one structure, which the kernel fills; every bit pattern is a valid value of it.
+    let found = unsafe {
+        let rc = libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_INO, found.as_mut_ptr());
+        if rc != 0 {
+            return Err(Error::last_os_error());
+        }
+        found.assume_init()
+    };
+    Ok((u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor), found.stx_ino))
+}
+
 /// Waits until `fd` is readable or has an error, at most `wait`. An interrupting signal ends the wait too.
 pub fn wait_readable(fd: BorrowedFd<'_>, wait: Duration) -> Result<PollFlags> {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];

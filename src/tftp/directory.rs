@@ -1,7 +1,9 @@
 //! The handler that serves the regular files below a directory, and nothing else.
 //!
-//! The kernel enforces this: `openat2` with `RESOLVE_BENEATH` resolves the whole name in one step, so that no `..`, symbolic link or
-//! concurrent rename leads out of the directory.
+//! Symbolic links are followed as long as they stay below the directory. Absolute ones may name their target as the host sees it, or as it looks after
+//! chroot(2) to the directory.
+//!
+//! In a process of root only files are served that everybody may read.
 //!
 //! A name that the kernel can resolve from memory (`RESOLVE_CACHED`), on a local file system, is opened at once. All others are opened on threads that
 //! may block: one for all requests for a name at a time, and at most a few for each of two kinds of places, the root's own file system and those mounted
@@ -12,13 +14,15 @@ use super::content::file::{FileContent, is_local};
 use super::handler::{Handler, Opened, Refusal};
 use super::name::normalize;
 use super::request::Request;
+use super::root::{OpenRoot, Reach, Root};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -49,9 +53,7 @@ pub struct Directory(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    root: OwnedFd,
-    /// Whether the root's file system never waits for another host.
-    local: bool,
+    root: Root,
     options: DirectoryOptions,
     /// Open files by device and inode: clients that fetch the same file share one descriptor.
     open: Mutex<HashMap<(u64, u64), Weak<FileContent>>>,
@@ -59,17 +61,6 @@ struct Inner {
     opening: Mutex<HashMap<PathBuf, watch::Receiver<Option<Opened>>>>,
     own_places: Arc<Semaphore>,
     mounted_places: Arc<Semaphore>,
-}
-
-/// What an opening may do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// Only what needs no wait.
-    Cached,
-    /// The root's own file system.
-    Own,
-    /// Everything below the root.
-    Mounted,
 }
 
 /// Why a file is not open.
@@ -83,27 +74,18 @@ impl Directory {
     /// Serves the files below `root`.
     ///
     /// # Errors
-    /// When it cannot be opened or is not a directory, or when the kernel is older than 5.6 and lacks `openat2`.
+    /// When it cannot be opened or is not a directory.
     pub fn new(root: impl Into<PathBuf>, options: DirectoryOptions) -> io::Result<Directory> {
         let root: PathBuf = root.into();
-        let file = File::open(&root)?;
-        if !file.metadata()?.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, "not a directory"));
-        }
         let places = || Arc::new(Semaphore::new(MAX_OPENING));
-        let inner = Inner {
-            local: is_local(&file),
-            root: file.into(),
+        Ok(Directory(Arc::new(Inner {
+            root: Root::open(&root)?,
             options,
             open: Mutex::default(),
             opening: Mutex::default(),
             own_places: places(),
             mounted_places: places(),
-        };
-        match inner.openat(Path::new("."), Reach::Mounted) {
-            Err(Errno::ENOSYS) => Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel lacks openat2 (Linux 5.6)")),
-            _ => Ok(Directory(Arc::new(inner))),
-        }
+        })))
     }
 }
 
@@ -135,10 +117,8 @@ impl Handler for Directory {
             Ok(path) => path,
             Err(refusal) => return Some(Err(refusal)),
         };
-        if !self.0.local {
-            return None;
-        }
-        match self.0.open(&path, Reach::Cached) {
+        let root = self.0.root.current_now().filter(|root| root.local)?;
+        match self.0.open(&root, &path, Reach::Cached) {
             Ok(content) => Some(Ok(content)),
             Err(NotOpen::Refused(refusal)) if !self.0.options.ignore_case || refusal != Refusal::not_found() => Some(Err(refusal)),
             Err(_) => None,
@@ -186,36 +166,26 @@ impl Inner {
         let _sent = sender.send(Some(opened.map_err(refused)));
     }
 
-    fn openat(&self, path: &Path, reach: Reach) -> nix::Result<OwnedFd> {
-        let mut resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        if !self.options.symlinks {
-            resolve |= ResolveFlag::RESOLVE_NO_SYMLINKS;
-        }
-        if reach != Reach::Mounted {
-            resolve |= ResolveFlag::RESOLVE_NO_XDEV;
-        }
-        if reach == Reach::Cached {
-            resolve |= ResolveFlag::from_bits_retain(RESOLVE_CACHED);
-        }
+    fn openat(&self, root: &OpenRoot, path: &Path, reach: Reach) -> nix::Result<OwnedFd> {
         // Without O_NONBLOCK, opening a FIFO would wait for a writer.
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        openat2(self.root.as_fd(), path, OpenHow::new().flags(flags).resolve(resolve))
+        root.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, reach, self.options.symlinks)
     }
 
     fn open_in_any_case(&self, path: &Path, reach: Reach) -> Result<Content, NotOpen> {
-        match self.open(path, reach) {
+        let root = self.root.current();
+        match self.open(&root, path, reach) {
             Err(NotOpen::Refused(refusal)) if self.options.ignore_case && refusal == Refusal::not_found() => {
                 if reach == Reach::Own {
                     return Err(NotOpen::Further);
                 }
-                self.folded(path).map_or(Err(NotOpen::Refused(refusal)), |path| self.open(&path, Reach::Mounted))
+                self.folded(&root, path).map_or(Err(NotOpen::Refused(refusal)), |path| self.open(&root, &path, Reach::Mounted))
             }
             opened => opened,
         }
     }
 
-    fn open(&self, path: &Path, reach: Reach) -> Result<Content, NotOpen> {
-        let file = File::from(self.openat(path, reach).map_err(|errno| match (errno, reach) {
+    fn open(&self, root: &OpenRoot, path: &Path, reach: Reach) -> Result<Content, NotOpen> {
+        let file = File::from(self.openat(root, path, reach).map_err(|errno| match (errno, reach) {
             // Not in memory; on another file system, or out of the root; a kernel without RESOLVE_CACHED.
             (Errno::EAGAIN | Errno::EXDEV | Errno::EINVAL, Reach::Cached) | (Errno::EXDEV, Reach::Own) => NotOpen::Further,
             (errno, _) => NotOpen::Refused(refusal(errno)),
@@ -224,7 +194,12 @@ impl Inner {
         if !metadata.is_file() {
             return Err(NotOpen::Refused(Refusal::not_found()));
         }
-        let local = if reach == Reach::Mounted { is_local(&file) } else { self.local };
+        if metadata.mode() & READABLE_BY_OTHERS == 0 && geteuid().is_root() {
+            let file = path.display();
+            tracing::warn!(%file, "not served by a process of root, because not everybody may read it: chmod o+r, or set `user`");
+            return Err(NotOpen::Refused(Refusal::access()));
+        }
+        let local = if reach == Reach::Mounted { is_local(&file) } else { root.local };
         let mut open = lock(&self.open);
         let key = (metadata.dev(), metadata.ino());
         if let Some(known) = open.get(&key).and_then(Weak::upgrade)
@@ -232,7 +207,8 @@ impl Inner {
         {
             return Ok(Content(known));
         }
-        let file = Arc::new(FileContent::of(file, &metadata, local));
+        let file = FileContent::of(file, &metadata, local).map_err(|_| NotOpen::Refused(Refusal::failed("the file cannot be read")))?;
+        let file = Arc::new(file);
         if open.len() == open.capacity() {
             open.retain(|_, file| file.strong_count() > 0);
         }
@@ -241,7 +217,7 @@ impl Inner {
     }
 
     /// Returns the path on disk that differs only in the case of ASCII letters, if there is one.
-    fn folded(&self, path: &Path) -> Option<PathBuf> {
+    fn folded(&self, root: &OpenRoot, path: &Path) -> Option<PathBuf> {
         let mut found = PathBuf::new();
         for part in path.components() {
             let part = match part {
@@ -250,12 +226,12 @@ impl Inner {
                 _ => return None,
             };
             let exact = found.join(part);
-            if self.openat(&exact, Reach::Mounted).is_ok() {
+            if self.openat(root, &exact, Reach::Mounted).is_ok() {
                 found = exact;
                 continue;
             }
             let directory = if found.as_os_str().is_empty() { Path::new(".") } else { &found };
-            let mut entries = nix::dir::Dir::from_fd(self.openat(directory, Reach::Mounted).ok()?).ok()?;
+            let mut entries = nix::dir::Dir::from_fd(self.openat(root, directory, Reach::Mounted).ok()?).ok()?;
             let same = |name: &OsStr| name.as_bytes().eq_ignore_ascii_case(part.as_bytes());
             let entry =
                 entries.iter().flatten().map(|e| OsStr::from_bytes(e.file_name().to_bytes()).to_owned()).filter(|n| same(n)).min()?;
@@ -265,12 +241,12 @@ impl Inner {
     }
 }
 
-/// `RESOLVE_CACHED` of openat2(2): fail with EAGAIN unless the whole name is in the kernel's cache.
-const RESOLVE_CACHED: u64 = 0x20;
+/// The bit of a file's mode with which every user may read it.
+const READABLE_BY_OTHERS: u32 = 0o004;
 
 fn refusal(errno: Errno) -> Refusal {
     match errno {
-        // RESOLVE_BENEATH reports a name that leads out as EXDEV.
+        // A name that leads out is EXDEV.
         Errno::EXDEV | Errno::EACCES | Errno::EPERM | Errno::ELOOP => Refusal::access(),
         Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG | Errno::ENXIO | Errno::EINVAL => Refusal::not_found(),
         Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN => Refusal::overloaded(),

@@ -124,6 +124,8 @@ pub mod report;
 #[cfg(feature = "server")]
 pub mod request;
 pub mod rollover;
+#[cfg(feature = "server")]
+mod root;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod rto;
 #[cfg(feature = "swarm")]

@@ -1,7 +1,8 @@
 //! The directory that clients may write to. It takes new files only, within limits of size and number, and only complete ones.
 //!
 //! A file is written without a name (`O_TMPFILE`) and linked when its bytes are on disk, so that a crash leaves nothing. On file systems
-//! without `O_TMPFILE` it has a hidden temporary name, which the next start removes if no process writes to it.
+//! without `O_TMPFILE` it has a hidden temporary name, which the next start removes if no process writes to it. On those without hard links it is
+//! renamed.
 
 mod quota;
 
@@ -11,15 +12,16 @@ use super::handler::{Accepted, Destination, Handler, Opened, Refusal, SharedHand
 use super::name::{NameError, normalize};
 use super::packet::{ErrorCode, Mode as TransferMode};
 use super::request::Request;
+use super::root::{OpenRoot, Reach, Root};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use quota::{Quota, Space, TEMPORARY, UploadSlot, full};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,7 +39,7 @@ pub struct Writable(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     quota: Arc<Quota>,
-    /// Whether the file system supports `O_TMPFILE`.
+    /// Whether files without a name are tried.
     nameless: bool,
     names: AtomicU64,
 }
@@ -46,24 +48,17 @@ impl Writable {
     /// Opens `root` for new files; names may include existing directories below it. Removes temporary files of crashed processes.
     ///
     /// # Errors
-    /// When it cannot be opened or is not a directory, or when the kernel is older than 5.6 and lacks `openat2`.
+    /// When it cannot be opened or is not a directory.
     pub fn new(root: impl AsRef<Path>, settings: Settings) -> io::Result<Writable> {
         Writable::with(root.as_ref(), settings, true)
     }
 
     fn with(root: &Path, settings: Settings, nameless: bool) -> io::Result<Writable> {
-        let file = File::open(root)?;
-        if !file.metadata()?.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, "not a directory"));
-        }
+        let quota = Quota::new(Root::open(root)?, settings);
         clean(root)?;
-        let mut inner = Inner { quota: Arc::new(Quota::new(file.into(), settings)), nameless, names: AtomicU64::new(0) };
-        if matches!(inner.parent(Path::new("")), Err(Errno::ENOSYS)) {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel lacks openat2 (Linux 5.6)"));
-        }
-        inner.nameless = nameless && !matches!(nameless_file(&inner.quota.root), Err(Errno::EOPNOTSUPP));
-        inner.quota.count()?;
-        Ok(Writable(Arc::new(inner)))
+        quota.directory();
+        quota.count()?;
+        Ok(Writable(Arc::new(Inner { quota: Arc::new(quota), nameless, names: AtomicU64::new(0) })))
     }
 
     /// Returns the largest file in bytes.
@@ -85,18 +80,22 @@ impl Writable {
     /// # Errors
     /// As for [`Writable::check`], and when the disk is full.
     pub fn begin(&self, file: &[u8]) -> Result<Option<TemporaryFile>, Refusal> {
-        let (parent, name) = self.0.place(file)?;
+        let (root, parent, name) = self.0.place(file)?;
         match self.0.quota.space() {
             Space::Free => {}
             Space::Counting => return Ok(None),
             Space::Full => return Err(full()),
         }
         let Some(slot) = UploadSlot::take(&self.0.quota) else { return Ok(None) };
-        let (file, temporary) = if self.0.nameless {
-            (nameless_file(&parent).map_err(refusal)?.into(), None)
-        } else {
-            let (file, temporary) = self.0.named_file()?;
-            (file, Some(temporary))
+        let nameless = if self.0.nameless { nameless_file(&parent) } else { Err(Errno::EOPNOTSUPP) };
+        let (file, temporary) = match nameless {
+            Ok(file) => (file.into(), None),
+            // open(2) names the first for file systems, the others for old kernels; FUSE answers ENOSYS.
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOSYS) => {
+                let (file, temporary) = self.0.named_file(root)?;
+                (file, Some(temporary))
+            }
+            Err(errno) => return Err(refusal(errno)),
         };
         Ok(Some(TemporaryFile { file: BufWriter::with_capacity(BUFFER, file), written: 0, parent, name, temporary, slot }))
     }
@@ -122,16 +121,8 @@ fn clean(root: &Path) -> io::Result<()> {
 }
 
 impl Inner {
-    /// Opens a directory below the root, never through a symbolic link.
-    fn parent(&self, path: &Path) -> nix::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_SYMLINKS;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        openat2(self.quota.root.as_fd(), path, OpenHow::new().flags(flags).resolve(resolve))
-    }
-
-    /// Returns the directory and name for a file.
-    fn place(&self, file: &[u8]) -> Result<(OwnedFd, OsString), Refusal> {
+    /// Returns the root, the directory and the name for a file. No symbolic link leads to the directory.
+    fn place(&self, file: &[u8]) -> Result<(Arc<OpenRoot>, OwnedFd, OsString), Refusal> {
         let path = match normalize(file) {
             Ok(name) => PathBuf::from(OsString::from_vec(name)),
             Err(NameError::ParentDirectory) => return Err(Refusal::access()),
@@ -142,22 +133,24 @@ impl Inner {
             return Err(Refusal::access());
         }
         let name = path.file_name().ok_or_else(invalid_name)?;
-        let parent = self.parent(path.parent().unwrap_or(Path::new(""))).map_err(refusal)?;
+        let directory = path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let root = self.quota.directory();
+        let parent = root.open(directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Reach::Mounted, false).map_err(refusal)?;
         match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(_) => Err(refusal(Errno::EEXIST)),
-            Err(Errno::ENOENT) => Ok((parent, name.to_owned())),
+            Err(Errno::ENOENT) => Ok((root, parent, name.to_owned())),
             Err(errno) => Err(refusal(errno)),
         }
     }
 
-    fn named_file(self: &Arc<Inner>) -> Result<(File, TemporaryName), Refusal> {
+    fn named_file(&self, root: Arc<OpenRoot>) -> Result<(File, TemporaryName), Refusal> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         loop {
             let name = format!("{TEMPORARY}{}-{}", std::process::id(), self.names.fetch_add(1, Ordering::Relaxed));
-            match openat(&self.quota.root, name.as_str(), flags, MODE) {
+            match openat(root.fd(), name.as_str(), flags, MODE) {
                 Ok(fd) => {
                     let file = File::from(fd);
-                    let temporary = |lock| TemporaryName { place: Arc::clone(self), name, _lock: lock };
+                    let temporary = |lock| TemporaryName { root, name, _lock: lock };
                     let lock = file.try_clone().ok().and_then(|again| Flock::lock(again, FlockArg::LockExclusiveNonblock).ok());
                     return Ok((file, temporary(lock)));
                 }
@@ -192,15 +185,17 @@ fn io_refusal(error: &io::Error) -> Refusal {
 /// A temporary name, removed on drop.
 #[derive(Debug)]
 struct TemporaryName {
-    place: Arc<Inner>,
+    root: Arc<OpenRoot>,
     name: String,
     _lock: Option<Flock<File>>,
 }
 
 impl Drop for TemporaryName {
     fn drop(&mut self) {
-        if let Err(error) = unlinkat(&self.place.quota.root, self.name.as_str(), UnlinkatFlags::NoRemoveDir) {
-            tracing::warn!("cannot remove temporary file {}: {error}", self.name);
+        match unlinkat(self.root.fd(), self.name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            // It was renamed.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => tracing::warn!("cannot remove temporary file {}: {error}", self.name),
         }
     }
 }
@@ -258,7 +253,13 @@ impl TemporaryFile {
 /// Gives a file its name, without replacing another file.
 fn link(file: &File, temporary: Option<&TemporaryName>, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
     match temporary {
-        Some(temporary) => linkat(&temporary.place.quota.root, temporary.name.as_str(), parent, name, AtFlags::empty())?,
+        Some(temporary) => match linkat(temporary.root.fd(), temporary.name.as_str(), parent, name, AtFlags::empty()) {
+            // FAT and some FUSE file systems have no hard links.
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                renameat2(temporary.root.fd(), temporary.name.as_str(), parent, name, RenameFlags::RENAME_NOREPLACE)?;
+            }
+            linked => linked?,
+        },
         None => {
             let own = format!("/proc/self/fd/{}", file.as_raw_fd());
             linkat(AT_FDCWD, own.as_str(), parent, name, AtFlags::AT_SYMLINK_FOLLOW)?;

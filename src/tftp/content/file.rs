@@ -3,6 +3,7 @@
 //! An event loop takes only bytes that the kernel has in memory (`RWF_NOWAIT`, populated pages of a mapping). All others are read in chunks on other
 //! threads. So is everything of file systems that may wait for another host: opening, metadata and closing, too.
 
+use super::changes::Watch;
 use super::chunks::{BlockingRead, Chunked};
 use super::pages::Pages;
 use super::source::{Borrowed, Source, Version};
@@ -126,7 +127,7 @@ impl FileReader {
     }
 }
 
-/// Metadata that changes when a file is written.
+/// Metadata that changes when a file is written. It is the same for copies of a file with the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     seconds: i64,
@@ -141,6 +142,32 @@ impl Stamp {
     }
 }
 
+/// Metadata that changes when a file is written, whatever its writer sets afterwards: no program can set the time of the last change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LocalStamp {
+    stamp: Stamp,
+    changed: (i64, i64),
+    links: u64,
+}
+
+impl LocalStamp {
+    fn of(metadata: &Metadata) -> LocalStamp {
+        LocalStamp { stamp: Stamp::of(metadata), changed: (metadata.ctime(), metadata.ctime_nsec()), links: metadata.nlink() }
+    }
+
+    /// Returns whether `now` may be the metadata of other bytes.
+    fn allows_change(&self, now: &LocalStamp, watch: Option<&Watch>) -> bool {
+        if self == now {
+            return false;
+        }
+        match watch {
+            Some(watch) => self.stamp.size != now.stamp.size || !watch.only_metadata_changed(),
+            // A file that is replaced by another one loses a link, which changes its time.
+            None => self.stamp != now.stamp || self.links == now.links,
+        }
+    }
+}
+
 fn changed() -> io::Error {
     io::Error::other("the file changed while it was read")
 }
@@ -149,7 +176,9 @@ fn changed() -> io::Error {
 #[derive(Debug)]
 pub(crate) struct FileContent {
     reader: FileReader,
-    stamp: Stamp,
+    stamp: LocalStamp,
+    /// Large files on local file systems.
+    watch: Option<Watch>,
 }
 
 impl FileContent {
@@ -160,41 +189,50 @@ impl FileContent {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let local = is_local(&file);
-        Ok(FileContent::of(file, &metadata, local))
+        FileContent::of(file, &metadata, local)
     }
 
     /// Takes an open file with its metadata.
-    pub fn of(file: File, metadata: &Metadata, local: bool) -> FileContent {
-        let stamp = Stamp::of(metadata);
-        FileContent { reader: FileReader::new(file, local, Some(stamp)), stamp }
+    pub fn of(file: File, metadata: &Metadata, local: bool) -> io::Result<FileContent> {
+        let watch = if local { Watch::new(&file, metadata.len()) } else { None };
+        // What happened before it was watched is in the metadata.
+        let stamp = if watch.is_some() { LocalStamp::of(&file.metadata()?) } else { LocalStamp::of(metadata) };
+        Ok(FileContent { reader: FileReader::new(file, local, Some(stamp.stamp)), stamp, watch })
     }
 
     /// Returns whether it has these metadata.
     pub fn is_unchanged(&self, metadata: &Metadata) -> bool {
-        self.stamp == Stamp::of(metadata)
+        self.stamp == LocalStamp::of(metadata)
+    }
+
+    fn was_changed(&self) -> io::Result<bool> {
+        let now = LocalStamp::of(&self.reader.file().metadata()?);
+        Ok(self.stamp.allows_change(&now, self.watch.as_ref()))
     }
 }
 
 impl Source for FileContent {
     fn size(&self) -> Option<u64> {
-        Some(self.stamp.size)
+        Some(self.stamp.stamp.size)
     }
 
     fn version(&self) -> Version {
-        Version::of(&[&self.stamp.seconds.to_be_bytes(), &self.stamp.nanoseconds.to_be_bytes(), &self.stamp.size.to_be_bytes()])
+        // Without the time of the last change, which differs between servers with copies of one file.
+        let Stamp { seconds, nanoseconds, size } = self.stamp.stamp;
+        Version::of(&[&seconds.to_be_bytes(), &nanoseconds.to_be_bytes(), &size.to_be_bytes()])
     }
 
     fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let Poll::Ready(len) = self.reader.poll_read_at(context, offset, buffer)? else { return Poll::Pending };
         // Checked when the end is read: a client that got bytes of two versions must not get the last block.
-        if offset + len as u64 >= self.stamp.size && self.reader.local && Stamp::of(&self.reader.file().metadata()?) != self.stamp {
+        if offset + len as u64 >= self.stamp.stamp.size && self.reader.local && self.was_changed()? {
             return Poll::Ready(Err(changed()));
         }
         Poll::Ready(Ok(len))
     }
 
     fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
-        self.reader.borrow_at(self.stamp.size, offset, len)
+        self.reader.borrow_at(self.stamp.stamp.size, offset, len)
     }
 }
 

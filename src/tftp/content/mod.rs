@@ -1,6 +1,7 @@
 //! Content of transfers: bytes, files, streams, or data that is read at any offset, with an optional size and a tag that changes with the bytes.
 
 mod bytes;
+mod changes;
 mod chunks;
 pub(crate) mod file;
 pub(crate) mod netascii;

@@ -2,7 +2,7 @@ use super::*;
 use crate::handlers::testing::{read_all, request, settle, start};
 use crate::packet::ErrorCode;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 /// A root with files, and a secret file outside of it.
 fn place() -> tempfile::TempDir {
@@ -111,6 +111,74 @@ fn one_file_is_opened_once_and_again_when_it_was_changed() {
     assert_ne!(first.version(), third.version());
     assert!(read(&first).unwrap_err().to_string().contains("changed"));
     assert_eq!(read(&third).unwrap(), b"longer than before");
+}
+
+#[test]
+fn metadata_may_change_during_a_transfer_but_not_a_byte() {
+    let dir = place();
+    let d = directory(&dir, DirectoryOptions::default());
+    for size in [10, 300 * 1024] {
+        let (file, bytes) = (dir.path().join("root/plain"), vec![b'a'; size]);
+        fs::write(&file, &bytes).unwrap();
+        let before = fs::metadata(&file).unwrap().modified().unwrap();
+        let content = open(&d, b"plain").unwrap();
+        if size > 1000 {
+            let now = std::time::SystemTime::now();
+            let times = fs::FileTimes::new().set_accessed(now).set_modified(now);
+            fs::File::options().write(true).open(&file).unwrap().set_times(times).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(read(&content).unwrap(), bytes, "touched");
+        }
+        fs::write(dir.path().join("root/new"), "another file").unwrap();
+        let replaced = open(&d, b"plain").unwrap();
+        fs::rename(dir.path().join("root/new"), &file).unwrap();
+        assert_eq!(read(&replaced).unwrap(), bytes, "replaced by another one");
+
+        fs::write(&file, &bytes).unwrap();
+        let changed = open(&d, b"plain").unwrap();
+        let first = read(&changed);
+        assert_eq!(first.unwrap(), bytes);
+        // The clock of a file system has steps.
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        let again = fs::File::options().write(true).open(&file).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&again, b"b", 5).unwrap();
+        again.set_modified(before).unwrap();
+        assert!(read(&changed).unwrap_err().to_string().contains("changed"), "{size}");
+        assert_eq!(read(&open(&d, b"plain").unwrap()).unwrap()[5], b'b');
+    }
+}
+
+#[test]
+fn a_process_of_root_serves_what_everybody_may_read() {
+    let dir = place();
+    let d = directory(&dir, DirectoryOptions::default());
+    fs::set_permissions(dir.path().join("root/plain"), fs::Permissions::from_mode(0o640)).unwrap();
+    let expected = if geteuid().is_root() { Err(ErrorCode::ACCESS) } else { Ok(b"plain".to_vec()) };
+    assert_eq!(bytes(&d, b"plain"), expected);
+    fs::set_permissions(dir.path().join("root/plain"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(bytes(&d, b"plain"), Ok(b"plain".to_vec()));
+}
+
+#[test]
+fn absolute_links_and_a_root_that_is_replaced() {
+    let dir = place();
+    symlink(dir.path().join("root/plain"), dir.path().join("root/full")).unwrap();
+    symlink("/plain", dir.path().join("root/chrooted")).unwrap();
+    symlink("root", dir.path().join("current")).unwrap();
+    for ignore_case in [false, true] {
+        let d = Directory::new(dir.path().join("current"), DirectoryOptions { ignore_case, ..DirectoryOptions::default() }).unwrap();
+        for name in [&b"full"[..], b"chrooted"] {
+            assert_eq!(bytes(&d, name), Ok(b"plain".to_vec()), "{}", name.escape_ascii());
+        }
+    }
+    let d = Directory::new(dir.path().join("current"), DirectoryOptions::default()).unwrap();
+    assert_eq!(bytes(&d, b"plain"), Ok(b"plain".to_vec()));
+    fs::create_dir(dir.path().join("next")).unwrap();
+    fs::write(dir.path().join("next/plain"), "next release").unwrap();
+    symlink("next", dir.path().join("switch")).unwrap();
+    fs::rename(dir.path().join("switch"), dir.path().join("current")).unwrap();
+    assert_eq!(bytes(&d, b"plain"), Ok(b"next release".to_vec()));
+    assert_eq!(bytes(&d, b"link"), Err(ErrorCode::NOT_FOUND));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use crate::handler::Refusal;
 use crate::packet::ErrorCode;
+use crate::root::{OpenRoot, Root};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,7 +38,7 @@ impl Default for Settings {
 /// A directory, and how much of it is used.
 #[derive(Debug)]
 pub(super) struct Quota {
-    pub(super) root: OwnedFd,
+    root: Root,
     pub(super) settings: Settings,
     usage: Mutex<Usage>,
 }
@@ -54,6 +55,8 @@ pub(super) struct Usage {
     /// Number of files ever stored, to detect one that is stored during a count.
     kept: u64,
     counted: Option<Instant>,
+    /// Device and inode of the directory that was counted.
+    directory: (u64, u64),
     counting: bool,
 }
 
@@ -74,12 +77,24 @@ impl Usage {
 
 impl Quota {
     /// Nothing is counted yet.
-    pub(super) fn new(root: OwnedFd, settings: Settings) -> Quota {
+    pub(super) fn new(root: Root, settings: Settings) -> Quota {
         Quota { root, settings, usage: Mutex::default() }
     }
 
     pub(super) fn usage(&self) -> MutexGuard<'_, Usage> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the directory. One that has replaced another is counted first. May block.
+    pub(super) fn directory(&self) -> Arc<OpenRoot> {
+        let root = self.root.current();
+        let known = std::mem::replace(&mut self.usage().directory, root.id());
+        if known != root.id()
+            && let Err(error) = self.count()
+        {
+            tracing::warn!("cannot count the writable directory: {error}");
+        }
+        root
     }
 
     /// Returns whether there is room. A full directory is counted again at intervals, on a thread, because the disk may be slow.
@@ -118,7 +133,7 @@ impl Quota {
     /// When the directory cannot be read. The earlier count stays.
     pub(super) fn count(&self) -> io::Result<()> {
         let before = self.usage().kept;
-        let counted = walk(&self.root, self.settings.files);
+        let counted = walk(&self.root.current(), self.settings.files);
         let mut usage = self.usage();
         (usage.counting, usage.counted) = (false, Some(Instant::now()));
         let (files, bytes) = counted?;
@@ -138,8 +153,8 @@ impl Quota {
 }
 
 /// Counts files and bytes in a directory and below it; stops when there are too many.
-fn walk(root: &OwnedFd, most: usize) -> io::Result<(usize, u64)> {
-    let root = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
+fn walk(root: &OpenRoot, most: usize) -> io::Result<(usize, u64)> {
+    let root = PathBuf::from(format!("/proc/self/fd/{}", root.fd().as_raw_fd()));
     let (mut files, mut bytes) = (0, 0);
     let mut todo = vec![root.read_dir()?];
     while let Some(directory) = todo.pop() {

@@ -193,6 +193,26 @@ fn temporary_files_of_a_crash_are_removed_and_running_uploads_stay() {
 }
 
 #[test]
+fn a_root_that_is_replaced_takes_the_next_files() {
+    for nameless in [true, false] {
+        let dir = place();
+        symlink("root", dir.path().join("current")).unwrap();
+        let settings = Settings { files: 7, ..Settings::default() };
+        let w = Writable::with(&dir.path().join("current"), settings, nameless).unwrap();
+        let mut running = w.begin(b"running").unwrap().unwrap();
+        running.write(b"bytes").unwrap();
+        symlink("beside", dir.path().join("switch")).unwrap();
+        fs::rename(dir.path().join("switch"), dir.path().join("current")).unwrap();
+        w.begin(b"next").unwrap().unwrap().persist().unwrap();
+        assert!(dir.path().join("beside/next").exists());
+        assert_eq!(w.0.quota.usage_now().0, 1, "the new directory was counted");
+        running.persist().unwrap();
+        assert_eq!(names(&dir), ["dangling", "in", "out", "running", "switches", "there"]);
+        assert_eq!(w.begin(b"switches/s1").unwrap_err().code, Some(ErrorCode::NOT_FOUND));
+    }
+}
+
+#[test]
 fn a_file_as_root_is_refused() {
     let dir = place();
     assert!(Writable::new(dir.path().join("root/there"), Settings::default()).is_err());
