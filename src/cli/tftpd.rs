@@ -3,6 +3,7 @@
 use super::{BAD_USAGE, DONE, FAILED, common, logging, print};
 use guideway_config::duration;
 use guideway_config::size::parse_size;
+use guideway_config::text::socket_address;
 use guideway_tftp::directory::DirectoryOptions;
 use guideway_tftp::engine::Tid;
 use guideway_tftpd::config::{Server, WINDOW_BYTES, WRITABLE_LIMIT, WRITABLE_TOTAL, rollover};
@@ -42,7 +43,7 @@ pub struct Args {
     writable_total: Option<u64>,
     /// Address and port for requests; may be repeated. Default: the sockets that systemd passes, or [::]:69, which includes IPv4, unless
     /// --gre is given
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket_address)]
     listen: Vec<SocketAddr>,
     /// Receive GRE from directors at this address of the host; needs no tunnel device. At most one IPv4 and one IPv6
     #[arg(long, value_name = "ADDRESS")]
@@ -103,7 +104,7 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Address for Prometheus metrics at /metrics. Default: none
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket_address)]
     metrics: Option<SocketAddr>,
     /// Also print the counters as JSON at the end
     #[arg(long)]

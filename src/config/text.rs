@@ -108,7 +108,18 @@ pub fn port_range_text((first, last): (u16, u16)) -> String {
 
 /// Parses an address with a port.
 pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "is not an address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"".to_owned())
+    text.parse().map_err(|_| {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return format!("has no port; write it like \"{}\"", SocketAddr::new(address, 9069));
+        }
+        let name = text.rsplit_once(':').map_or(text, |(name, _)| name);
+        let hint = if name.starts_with(|c: char| c.is_ascii_alphabetic()) && !name.contains(':') {
+            format!("; {name} is a name: write the address of this interface or host")
+        } else {
+            String::new()
+        };
+        format!("is not an address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"{hint}")
+    })
 }
 
 /// Parses the path of a Unix socket.
@@ -165,4 +176,24 @@ pub fn abbreviate_list<'a>(names: &[&'a str]) -> String {
 /// Returns the word in the singular or plural: `1 error`, `2 errors`.
 pub fn plural(count: usize, word: &str) -> String {
     if count == 1 { word.to_owned() } else { format!("{word}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_without_port_and_names_are_told_apart() {
+        assert_eq!(socket_address("[::1]:69"), Ok("[::1]:69".parse().unwrap()));
+        for (text, part) in [
+            ("eth0:69", "eth0 is a name: write the address of this interface"),
+            ("localhost", "localhost is a name"),
+            ("192.0.2.1", "has no port; write it like \"192.0.2.1:9069\""),
+            ("::1", "has no port; write it like \"[::1]:9069\""),
+            ("192.0.2.1:99999", "write it like \"127.0.0.1:9069\""),
+        ] {
+            let error = socket_address(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType};
 use nix::unistd::{User, setgid, setgroups, setuid};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -309,6 +310,12 @@ fn take_passed(engine: &mut Config, addresses_given: bool) -> Result<(), Error> 
     engine.passed = sockets.into_iter().map(engine::PassedSocket::new).collect::<Result<_, _>>()?;
     let passed: Vec<SocketAddr> = engine.passed.iter().map(|passed| passed.address).collect();
     if passed.is_empty() {
+        if !addresses_given && lacks_ipv6() {
+            for address in engine.listen.iter_mut().filter(|address| address.is_ipv6()) {
+                tracing::warn!("this host has no IPv6: requests are served by IPv4 only");
+                address.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+            }
+        }
         return Ok(());
     }
     if !addresses_given {
@@ -317,6 +324,12 @@ fn take_passed(engine: &mut Config, addresses_given: bool) -> Result<(), Error> 
         return Err(Error::Unused(*unused));
     }
     Ok(())
+}
+
+/// Returns whether the kernel was built or booted without IPv6 (`ipv6.disable=1`).
+fn lacks_ipv6() -> bool {
+    let socket = nix::sys::socket::socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    matches!(socket, Err(nix::errno::Errno::EAFNOSUPPORT))
 }
 
 /// Raises the limit of open files to its maximum, because every transfer may hold a file open.
