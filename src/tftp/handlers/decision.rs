@@ -77,7 +77,7 @@ pub(super) async fn apply_decision(answer: Answer, bytes: Vec<u8>, who: &str, re
             }
         },
         Err(error) => {
-            tracing::error!(who, %error, "handler did not answer with a decision");
+            tracing::error!(who, %error, answer = super::json::text(&bytes).as_ref(), "handler did not answer with a decision");
             Err(Refusal::failed("the server's logic failed"))
         }
     }

@@ -2,7 +2,7 @@
 
 use super::concurrency::ConcurrencyLimit;
 use super::decision::{Answer, apply_decision};
-use super::json::as_json;
+use super::json::{MAX_LOGGED, as_json, text};
 use crate::handler::{Handler, Opened, Refusal, SharedHandler};
 use crate::request::Request;
 use nix::sys::signal::{Signal, killpg};
@@ -16,8 +16,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// Largest part of the program's standard error that is logged, in bytes.
-const MAX_LOGGED: usize = 4096;
+/// What a program printed so far.
+#[derive(Debug, Default)]
+struct Printed {
+    stdout: Vec<u8>,
+    /// The beginning.
+    stderr: Vec<u8>,
+}
 
 /// Settings of an [`Exec`] handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,16 +91,19 @@ impl Handler for Exec {
     async fn open(&self, request: Request) -> Opened {
         let inner = &*self.0;
         let place = inner.gate.enter().await?;
-        let (limit, mut stderr) = (inner.settings.timeout, Vec::new());
-        let ran = timeout(limit, inner.run(&request, &mut stderr)).await.unwrap_or(Err(ExecError::TimedOut(limit)));
+        let (limit, mut printed) = (inner.settings.timeout, Printed::default());
+        let ran = timeout(limit, inner.run(&request, &mut printed)).await.unwrap_or(Err(ExecError::TimedOut(limit)));
         drop(place);
         match ran {
-            Ok(output) => {
+            Ok(()) => {
                 let who = inner.settings.program.display().to_string();
-                apply_decision(inner.settings.answer, output, &who, request, inner.files.as_ref()).await
+                if !printed.stderr.is_empty() {
+                    tracing::info!(program = who, file = %request.file().escape_ascii(), stderr = text(&printed.stderr).as_ref(), "program printed");
+                }
+                apply_decision(inner.settings.answer, printed.stdout, &who, request, inner.files.as_ref()).await
             }
             Err(ExecError::Run(error)) if is_shortage(&error) => Err(Refusal::overloaded()),
-            Err(error) => Err(inner.failed(&error, &String::from_utf8_lossy(&stderr))),
+            Err(error) => Err(inner.failed(&error, &printed)),
         }
     }
 }
@@ -106,7 +114,8 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 impl Inner {
-    async fn run(&self, request: &Request, stderr_log: &mut Vec<u8>) -> Result<Vec<u8>, ExecError> {
+    async fn run(&self, request: &Request, printed: &mut Printed) -> Result<(), ExecError> {
+        let Printed { stdout: output, stderr: errors } = printed;
         let json = as_json(request);
         let mut command = Command::new(&self.settings.program);
         command.args(&self.settings.arguments).env_clear();
@@ -131,27 +140,27 @@ impl Inner {
             Ok(())
         };
         let read = async {
-            let mut output = Vec::new();
             let limit = self.settings.output;
             if let Some(stdout) = stdout {
-                stdout.take(limit as u64 + 1).read_to_end(&mut output).await?;
+                stdout.take(limit as u64 + 1).read_to_end(output).await?;
             }
-            if output.len() > limit { Err(ExecError::OutputTooLarge(limit)) } else { Ok(output) }
+            if output.len() > limit { Err(ExecError::OutputTooLarge(limit)) } else { Ok(()) }
         };
         let listen = async {
             if let Some(stderr) = stderr {
-                read_stderr(stderr, stderr_log).await;
+                read_stderr(stderr, errors).await;
             }
             Ok(())
         };
-        let ((), output, ()) = tokio::try_join!(write, read, listen)?;
+        tokio::try_join!(write, read, listen)?;
         let status = child.wait().await?;
         group.0 = None;
-        if status.success() { Ok(output) } else { Err(ExecError::Status(status)) }
+        if status.success() { Ok(()) } else { Err(ExecError::Status(status)) }
     }
 
-    fn failed(&self, error: &ExecError, stderr: &str) -> Refusal {
-        tracing::error!(program = %self.settings.program.display(), %error, stderr, "program failed");
+    fn failed(&self, error: &ExecError, printed: &Printed) -> Refusal {
+        let (stdout, stderr) = (text(&printed.stdout), text(&printed.stderr));
+        tracing::error!(program = %self.settings.program.display(), %error, stdout = stdout.as_ref(), stderr = stderr.as_ref(), "program failed");
         Refusal::failed("the server's logic failed")
     }
 }
@@ -170,7 +179,7 @@ mod tests {
     use super::*;
     use crate::content::Content;
     use crate::handler::handler_fn;
-    use crate::handlers::testing::{ask, read_all, settle, start};
+    use crate::handlers::testing::{ask, read_all, request, runtime, settle, start};
     use crate::packet::ErrorCode;
 
     fn shell(script: &str, answer: Answer, change: impl FnOnce(&mut Settings)) -> Exec {
@@ -210,6 +219,14 @@ mod tests {
         assert_eq!(decide(r#"{"content": "text"}"#), Ok("text".into()));
         assert_eq!(decide(r#"{"error": {"code": 1, "text": "none"}}"#), Err(Refusal::new(ErrorCode::NOT_FOUND, "none")));
         assert_eq!(decide("nonsense"), Err(Refusal::failed("the server's logic failed")));
+    }
+
+    #[test]
+    fn what_a_failed_program_printed_is_known_on_both_streams() {
+        let (handler, mut printed) = (shell("echo some; echo why >&2; exit 3", Answer::Bytes, |_| {}), Printed::default());
+        let ran = runtime().block_on(handler.0.run(&request("10.0.0.7:2070".parse().unwrap(), b"f"), &mut printed));
+        assert!(matches!(ran, Err(ExecError::Status(status)) if status.code() == Some(3)), "{ran:?}");
+        assert_eq!((text(&printed.stdout), text(&printed.stderr)), ("some\n".into(), "why\n".into()));
     }
 
     #[test]

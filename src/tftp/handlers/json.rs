@@ -2,6 +2,15 @@
 
 use crate::request::Request;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+
+/// Largest part of an answer or of the output of a program that is logged, in bytes.
+pub(super) const MAX_LOGGED: usize = 4096;
+
+/// Returns the beginning of an answer or output for the log.
+pub(super) fn text(output: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(&output[..output.len().min(MAX_LOGGED)])
+}
 
 /// Formats a request for programs and hooks.
 ///
