@@ -53,7 +53,7 @@ fn nginx(directory: &Path) -> Running {
 fn get(text: &str, files: &[&str]) -> Vec<Result<Vec<u8>, String>> {
     let checked = config::read(text);
     let (config, _) = checked.config.unwrap_or_else(|| panic!("{:#?}", checked.problems));
-    let built = config.build(None).unwrap();
+    let built = config.build(None, &[]).unwrap();
     let server = Server::bind(Config::listen("127.0.0.1:0".parse().unwrap()), built.handler, ()).unwrap().start().unwrap();
     let address: SocketAddr = server.addresses()[0];
     let one = |file: &&str| {

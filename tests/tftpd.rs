@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 const GUIDEWAY: &str = env!("CARGO_BIN_EXE_guideway");
 
@@ -160,4 +161,159 @@ fn a_server_tells_what_it_does() {
     let second = Command::new(GUIDEWAY).args(["tftpd", "--config"]).arg(at("t1.toml")).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains("another director or server answers"));
+}
+
+/// A transfer whose first block has arrived.
+struct Transfer {
+    socket: UdpSocket,
+    bytes: Vec<u8>,
+}
+
+impl Transfer {
+    /// Requests a file; `None` if no answer comes.
+    fn start(address: &str, file: &str, wait: Duration) -> Option<Transfer> {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(wait)).unwrap();
+        socket.send_to(format!("\0\x01{file}\0octet\0").as_bytes(), address).unwrap();
+        let mut transfer = Transfer { socket, bytes: Vec::new() };
+        let mut packet = [0; 1024];
+        let (len, from) = transfer.socket.recv_from(&mut packet).ok()?;
+        transfer.socket.connect(from).unwrap();
+        transfer.block(&packet[..len], 1);
+        Some(transfer)
+    }
+
+    fn block(&mut self, packet: &[u8], number: u16) {
+        assert_eq!((&packet[..2], &packet[2..4]), (&[0, 3][..], &number.to_be_bytes()[..]), "{}", packet.escape_ascii());
+        self.bytes.extend_from_slice(&packet[4..]);
+    }
+
+    /// Fetches the rest.
+    fn end(mut self) -> Vec<u8> {
+        let mut packet = [0; 1024];
+        for number in 1.. {
+            let [high, low] = u16::to_be_bytes(number);
+            self.socket.send(&[0, 4, high, low]).unwrap();
+            if self.bytes.len() < usize::from(number) * 512 {
+                break;
+            }
+            // The server repeats blocks while this client does other things.
+            let len = loop {
+                let len = self.socket.recv(&mut packet).unwrap();
+                if packet[2..4] != number.to_be_bytes() {
+                    break len;
+                }
+            };
+            self.block(&packet[..len], number + 1);
+        }
+        self.bytes
+    }
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[test]
+fn reloads_and_a_drain_fail_no_transfer() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let contents = [vec![b'a'; 1500], vec![b'b'; 1600]];
+    for (root, content) in ["first", "second"].iter().zip(&contents) {
+        std::fs::create_dir(at(root)).unwrap();
+        std::fs::write(at(root).join("f"), content).unwrap();
+    }
+    let write = |root: &str, rest: &str| {
+        let text = format!(
+            "[server]\nname = \"t1\"\nsocket = \"{0}/t1.sock\"\nlisten = \"127.0.0.1:0\"\n\
+             [[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"{0}/{root}\"\n{rest}",
+            directory.path().display()
+        );
+        std::fs::write(at("t1.toml"), text).unwrap();
+    };
+    let reload = || Command::new(GUIDEWAY).args(["reload", "--socket"]).arg(at("t1.sock")).output().unwrap();
+    write("first", "");
+    let mut server = Server::with(&at("t1.toml"), &[]);
+    let start = |server: &Server| (0..200).map(|_| Transfer::start(&server.address, "f", LONG).unwrap()).collect::<Vec<_>>();
+
+    let running = start(&server);
+    write("second", "[[rule]]\nfile = \"*.key\"\ndeny = true\n[[rule]]\nuse = \"files\"\n");
+    let reloaded = reload();
+    assert!(reloaded.status.success(), "{}", String::from_utf8_lossy(&reloaded.stderr));
+    assert!(running.into_iter().all(|transfer| transfer.end() == contents[0]), "they keep their file");
+    assert_eq!(server.get("f").stdout, contents[1]);
+    assert!(String::from_utf8_lossy(&server.get("x.key").stderr).contains("access denied"));
+
+    write("first", "[[rule]]\nuse = \"filez\"\n");
+    let refused = reload();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("t1.toml:10") && said.contains("filez"), "{said}");
+    write("missing", "");
+    let refused = reload();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("/missing: "), "{}", String::from_utf8_lossy(&refused.stderr));
+    assert_eq!(server.get("f").stdout, contents[1], "refused files change nothing");
+
+    let running = start(&server);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(server.child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    // The signal needs a moment.
+    while let Some(transfer) = Transfer::start(&server.address, "f", Duration::from_millis(200)) {
+        transfer.end();
+    }
+    assert!(server.child.try_wait().unwrap().is_none(), "transfers run");
+    assert!(running.into_iter().all(|transfer| transfer.end() == contents[1]));
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[test]
+fn a_second_signal_and_the_end_of_the_grace_end_a_drain() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("f"), [7; 2000]).unwrap();
+    let text = format!("[[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"{}\"\n", directory.path().display());
+    std::fs::write(at("t1.toml"), text).unwrap();
+    for (grace, signals) in [("300ms", 1), ("1h", 2)] {
+        let mut server = Server::with(&at("t1.toml"), &["--listen", "127.0.0.1:0", "--grace", grace]);
+        let _running = Transfer::start(&server.address, "f", LONG).unwrap();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(server.child.id()).unwrap());
+        for _ in 0..signals {
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+            while server.child.try_wait().unwrap().is_none() && Transfer::start(&server.address, "f", Duration::from_millis(200)).is_some()
+            {
+            }
+        }
+        assert!(server.child.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn successes_are_logged_and_hunting_is_two_lines() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("f"), vec![7; 100_000]).unwrap();
+    let mut child = Command::new(GUIDEWAY)
+        .args(["tftpd", "--listen", "127.0.0.1:0", "--root"])
+        .arg(directory.path())
+        .stderr(std::fs::File::create(at("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let log = || std::fs::read_to_string(at("log")).unwrap();
+    while !log().contains("answers from") {
+        std::thread::yield_now();
+    }
+    let address = log().split_once("requests at ").unwrap().1.lines().next().unwrap().to_owned();
+    let get =
+        |file: &str| Command::new(GUIDEWAY).args(["tftp", "get", "-o", "-"]).arg(format!("tftp://{address}/{file}")).output().unwrap();
+    for name in ["C0000201", "C000020", "C00002", "default"] {
+        assert_eq!(get(&format!("pxelinux.cfg/{name}")).status.code(), Some(1));
+    }
+    assert_eq!(get("f").stdout.len(), 100_000);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap()), nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    let log = log();
+    let done = log.lines().find(|line| line.contains("file=f ")).unwrap_or_else(|| panic!("{log}"));
+    for part in ["client=127.0.0.1:", "outcome=\"done\"", "bytes=100000", "retransmitted=", "seconds=", "mbyte_per_second=", "blksize="] {
+        assert!(done.contains(part), "{part}: {done}");
+    }
+    assert_eq!(log.matches("pxelinux.cfg").count(), 2, "{log}");
+    assert!(log.contains("more=3") && log.contains("file=pxelinux.cfg/default"), "{log}");
 }

@@ -1,10 +1,10 @@
-//! `guideway reload`: a running director or health controller reads its file again.
+//! `guideway reload`: a running daemon reads its file again.
 
 use super::common::{failed, print_result};
 use super::status::{DaemonArgs, client};
 use guideway_api::status::Reloaded;
 
-/// Let a running director or health controller read its file again, with the certificates and tokens that it names; wait until that is done
+/// Let a running director, health controller or TFTP server read its file again, with the certificates and tokens that it names; wait until that is done
 ///
 /// A file that is refused changes nothing; every error is printed. SIGHUP does the same, without an answer.
 #[derive(Debug, clap::Args)]

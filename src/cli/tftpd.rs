@@ -6,7 +6,7 @@ use guideway_config::size::parse_size;
 use guideway_config::text::socket_address;
 use guideway_tftp::directory::DirectoryOptions;
 use guideway_tftp::engine::Tid;
-use guideway_tftpd::config::{Server, WINDOW_BYTES, WRITABLE_LIMIT, WRITABLE_TOTAL, rollover};
+use guideway_tftpd::config::{GRACES, Server, WINDOW_BYTES, WRITABLE_LIMIT, WRITABLE_TOTAL, rollover};
 use guideway_tftpd::daemon::{self, Files, Options};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     group = clap::ArgGroup::new("source").required(true).args(["root", "config"]),
-    after_help = "SIGUSR1 prints the counters; `guideway status` shows them, too, if there is a control socket. SIGHUP reloads the pool of [takeover]. SIGTERM and SIGINT end the server without an ERROR to running transfers, so that another server can continue them.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
+    after_help = "SIGUSR1 prints the counters; `guideway status` shows them, too, if there is a control socket. SIGHUP reads the file again: handlers, rules, limits, the pool of [takeover]; a file with errors is refused and changes nothing. SIGTERM lets running transfers end, within --grace, and answers no new requests; a second signal, or SIGINT, ends the server at once, without an ERROR to running transfers, so that another server can continue them.\n\nExamples:\n  guideway tftpd --root /srv/tftp --listen 127.0.0.1:6969\n  \
     guideway tftpd --root /srv/tftp --gre 10.0.2.21 --vip 192.0.2.69 --tid-port 20001 --user nobody\n  \
     guideway tftpd --root /srv/tftp --writable /srv/backups --writable-limit 4MiB --user nobody\n  \
     guideway tftpd --config /etc/guideway/tftpd.toml"
@@ -94,6 +94,9 @@ pub struct Args {
     /// Maximum number of concurrent transfers per client address; further requests get no answer. Default: 1000
     #[arg(long, value_name = "COUNT")]
     max_per_client: Option<usize>,
+    /// How long running transfers may go on after SIGTERM, 0s to 1h. Default: 30s, with [takeover] 0s
+    #[arg(long, value_name = "TIME", value_parser = grace)]
+    grace: Option<Duration>,
     /// Time-out before the first round-trip measurement, 1ms to 60s. Default: 1s
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     timeout: Option<Duration>,
@@ -118,6 +121,12 @@ fn timeout(text: &str) -> Result<Duration, String> {
     let time = duration::parse(text).map_err(|error| error.to_string())?;
     let allowed = Duration::from_millis(1)..=Duration::from_secs(60);
     allowed.contains(&time).then_some(time).ok_or_else(|| "is out of range; allowed: 1ms to 60s".to_owned())
+}
+
+/// Parses a time of 0 s to 1 h.
+fn grace(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text).map_err(|error| error.to_string())?;
+    GRACES.contains(&time).then_some(time).ok_or_else(|| "is out of range; allowed: 0s to 1h".to_owned())
 }
 
 /// Parses a size of 512 bytes to 1 GiB.
@@ -158,6 +167,7 @@ impl Args {
             rollover: self.rollover.map(rollover),
             max_transfers: self.max_transfers,
             max_per_client: self.max_per_client,
+            grace: self.grace,
             timeout: self.timeout,
             retries: self.retries,
             ..Server::default()
@@ -193,7 +203,9 @@ impl Args {
         let settings = takeover.as_ref().map(|takeover| takeover.settings(server.name(), &engine));
         engine.takeover = settings.transpose().map_err(|why| common::usage_error(&why))?;
         let (addresses_given, name) = (server.listen.is_some(), server.name().to_owned());
-        Ok(Options { files, writable, engine, addresses_given, name, user: server.user, socket, metrics: server.metrics, takeover })
+        let grace = server.grace(takeover.is_some());
+        let (user, metrics, config) = (server.user, server.metrics, self.config.clone());
+        Ok(Options { files, config, writable, engine, addresses_given, name, user, socket, metrics, takeover, grace })
     }
 }
 

@@ -33,6 +33,11 @@ pub fn notify_ready() {
     notify(NotifyState::Ready, "readiness");
 }
 
+/// Reports to systemd that the daemon ends.
+pub fn notify_stopping() {
+    notify(NotifyState::Stopping, "the end");
+}
+
 fn notify(state: NotifyState<'_>, what: &str) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "{what} not reported to systemd");

@@ -1,15 +1,16 @@
-//! The server process: file descriptors, privileges, signals, and a log line for each transfer.
+//! The server process: file descriptors, privileges, signals.
 
-use super::config::{self, Built};
-use super::status::{self, Status};
+use super::config::{self, Built, HttpHandler};
+use super::log::TransferLog;
+use super::status::{self, ReloadRequests, Status};
 use guideway_daemon::socket;
 use guideway_daemon::socket::ControlSocket;
 use guideway_daemon::{metrics, systemd};
 use guideway_store as store;
 use guideway_tftp::directory::{Directory, DirectoryOptions};
-use guideway_tftp::engine::{self, Config, Server};
+use guideway_tftp::engine::{self, Config, Running, Server};
 use guideway_tftp::handler::SharedHandler;
-use guideway_tftp::report::{Observer, Outcome, TransferReport};
+use guideway_tftp::handlers::http::Cache;
 use guideway_tftp::takeover::{Membership, Settings};
 use guideway_tftp::writable::{self, WithUploads, Writable};
 use indexmap::IndexMap;
@@ -22,9 +23,9 @@ use nix::unistd::{User, setgid, setgroups, setuid};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Threads of the runtime, on which handlers, status and metrics run.
 const RUNTIME_THREADS: usize = 2;
@@ -34,6 +35,8 @@ const RUNTIME_THREADS: usize = 2;
 pub struct Options {
     /// Source of the files.
     pub files: Files,
+    /// The file that `files` was read from, read again for a reload.
+    pub config: Option<PathBuf>,
     /// The directory that clients may write to, with its limits; `None` if uploads are refused.
     pub writable: Option<(PathBuf, writable::Settings)>,
     /// Configuration of the engine. The daemon sets its runtime.
@@ -50,6 +53,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// The section `[takeover]`. The engine's part of it is in `engine.takeover`.
     pub takeover: Option<config::Takeover>,
+    /// How long running transfers may go on after SIGTERM.
+    pub grace: Duration,
 }
 
 /// Source of the files.
@@ -123,7 +128,7 @@ fn system(doing: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Error {
     move |errno| Error::System { doing, source: errno.into() }
 }
 
-/// Serves until SIGTERM or SIGINT and returns the counters. Each SIGUSR1 passes them to `counters`.
+/// Serves until SIGTERM, and then until running transfers have ended or their grace is over, or until SIGINT; returns the counters. Each SIGUSR1 passes them to `counters`.
 ///
 /// # Errors
 /// When the server cannot be set up, or an event loop ends by itself.
@@ -148,16 +153,16 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     let open =
         |(path, settings): (PathBuf, writable::Settings)| Writable::new(&path, settings).map_err(|source| Error::Writable { path, source });
     let uploads = options.writable.map(open).transpose()?;
-    let Built { handler, caches } = match &options.files {
+    let built = match &options.files {
         Files::Directory(root, options) => {
             let files = Directory::new(root, *options).map_err(|source| Error::Root { path: root.clone(), source })?;
-            let handler = match uploads {
+            let handler = match uploads.clone() {
                 Some(uploads) => SharedHandler::new(WithUploads::new(files, uploads)),
                 None => SharedHandler::new(files),
             };
-            Built { handler, caches: Vec::new() }
+            Built { handler, http: Vec::new() }
         }
-        Files::Rules(config) => config.build(uploads)?,
+        Files::Rules(config) => config.build(uploads.clone(), &[])?,
     };
     let memberships = match (&options.takeover, &engine.takeover) {
         (Some(takeover), Some(settings)) => watch_membership(takeover, settings, &options.name, background)?,
@@ -165,7 +170,8 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     };
     let (loops, capacity) = (engine.loops, engine.max_transfers.saturating_mul(engine.loops));
     let settings = engine.takeover.clone();
-    let server = Server::bind(engine, handler, Log)?;
+    let caches = Mutex::new(built.caches());
+    let server = Server::bind(engine, built.handler, TransferLog::default())?;
     if let Some(user) = user {
         become_user(&user)?;
     }
@@ -173,9 +179,8 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         tracing::info!("{what} {}", addresses.join(", "));
     }
-    let options_name = options.name.clone();
     let status = Arc::new(Status {
-        name: options.name,
+        name: options.name.clone(),
         listen: server.addresses().to_vec(),
         tids: server.tids().to_vec(),
         loops,
@@ -184,6 +189,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         caches,
         checkpoints: settings.as_ref().map(|settings| (settings.checkpoint_store, server.takeover_status())),
         started,
+        reloads: ReloadRequests::default(),
     });
     if let Some(control) = &control {
         // In a task: the listener must be created inside its runtime.
@@ -193,10 +199,13 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         background.spawn(async move { status::serve(tokio::net::UnixListener::from_std(listener)?, status).await });
     }
     if let Some(listener) = scraped {
+        let status = status.clone();
         metrics::start(listener, move || status.metrics())
             .map_err(|source| Error::System { doing: "starting a thread for the metrics".to_owned(), source })?;
     }
     let running = server.start()?;
+    let reload = Reload { name: options.name, config: options.config, takeover: options.takeover, settings, uploads };
+    let (mut http, mut reloads) = (built.http, 0);
     systemd::notify_ready();
     let mut watchdog = systemd::Watchdog::from_environment();
     loop {
@@ -213,16 +222,22 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         let signal = if fds[0].any() == Some(true) { signals.read_signal().map_err(system("reading a signal"))? } else { None };
         match signal.map(|signal| signal.ssi_signo as i32) {
             Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&status::counters(running.statistics())),
-            Some(signal) if signal == Signal::SIGHUP as i32 => match (&options.takeover, &settings) {
-                (Some(takeover), Some(before)) => match takeover.reload(&options_name, before) {
-                    Ok(membership) => {
-                        tracing::info!(servers = membership.members().len(), "takeover pool changed");
-                        running.handle().set_membership(&Arc::new(membership));
-                    }
-                    Err(why) => tracing::error!("takeover pool not changed: {why}"),
-                },
-                _ => tracing::warn!("SIGHUP ignored: it only reloads the pool of [takeover]; other changes need a restart"),
-            },
+            Some(signal) if signal == Signal::SIGHUP as i32 => {
+                let result = reload.apply(&running, &mut http).map(|caches| {
+                    *status.caches() = caches;
+                    reloads += 1;
+                    tracing::info!(reloads, "configuration reloaded");
+                    reloads
+                });
+                if let Err(reason) = &result {
+                    tracing::error!(%reason, "reload refused, nothing changed");
+                }
+                status.reloads.answer(&result);
+            }
+            Some(signal) if signal == Signal::SIGTERM as i32 => {
+                drain(&running, options.grace, &signals, background, &mut watchdog)?;
+                break;
+            }
             Some(_) => break,
             None if running.has_ended() => break,
             None => {}
@@ -232,6 +247,78 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     running.stop().map_err(|source| Error::System { doing: "serving".to_owned(), source })?;
     tracing::info!("stopped");
     Ok(status::counters(&statistics))
+}
+
+/// Lets running transfers end, and takes no new ones, until `grace` is over or a signal ends the server at once.
+fn drain(
+    running: &Running,
+    grace: Duration,
+    signals: &SignalFd,
+    background: &tokio::runtime::Handle,
+    watchdog: &mut systemd::Watchdog,
+) -> Result<(), Error> {
+    let open = running.statistics().totals().open();
+    if grace.is_zero() || open == 0 {
+        return Ok(());
+    }
+    tracing::info!(open, ?grace, "draining: running transfers may end, a second signal ends them at once");
+    systemd::notify_stopping();
+    running.handle().shutdown(grace);
+    loop {
+        watchdog.report(Instant::now());
+        // Ready or not: the future is polled once.
+        if background.block_on(async { tokio::time::timeout(Duration::ZERO, running.ended()).await.is_ok() }) {
+            return Ok(());
+        }
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::from(50u16)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(system("waiting for signals")(errno)),
+        }
+        let signal = if fds[0].any() == Some(true) { signals.read_signal().map_err(system("reading a signal"))? } else { None };
+        if signal.is_some_and(|signal| [Signal::SIGTERM as u32, Signal::SIGINT as u32].contains(&signal.ssi_signo)) {
+            return Ok(());
+        }
+    }
+}
+
+/// What a reload needs.
+struct Reload {
+    name: String,
+    config: Option<PathBuf>,
+    takeover: Option<config::Takeover>,
+    settings: Option<Settings>,
+    uploads: Option<Writable>,
+}
+
+impl Reload {
+    /// Reads the file again and replaces handlers, rules, limits and the pool of takeover. Running transfers keep what they have opened. Returns the
+    /// caches.
+    ///
+    /// # Errors
+    /// The reasons for which the file was refused. Then nothing has changed.
+    fn apply(&self, running: &Running, http: &mut Vec<HttpHandler>) -> Result<Vec<(String, Cache)>, String> {
+        let Some(file) = &self.config else {
+            return Err("there is no file to read: the server was started with --root, which it always serves as it is now".to_owned());
+        };
+        let checked = config::load(file).map_err(|error| error.to_string())?;
+        let problems: Vec<_> = checked.errors().map(|problem| problem.in_file(file).to_string()).collect();
+        let Some((config, _)) = checked.config.filter(|_| problems.is_empty()) else { return Err(problems.join("\n")) };
+        let membership = match (&self.takeover, &self.settings) {
+            (Some(takeover), Some(before)) => Some(takeover.reload(&self.name, before)?),
+            _ if config.takeover.is_some() => return Err("[takeover] was added; that requires a restart".to_owned()),
+            _ => None,
+        };
+        let built = config.build(self.uploads.clone(), http).map_err(|error| error.to_string())?;
+        if let Some(membership) = membership {
+            tracing::info!(servers = membership.members().len(), "takeover pool changed");
+            running.handle().set_membership(&Arc::new(membership));
+        }
+        let caches = built.caches();
+        *http = built.http;
+        running.handle().set_handler(built.handler);
+        Ok(caches)
+    }
 }
 
 /// The runtime. It ends without waiting for its threads: one may hang in a system call.
@@ -350,35 +437,4 @@ fn become_user(user: &User) -> Result<(), Error> {
     setgroups(&[user.gid]).map_err(system(doing()))?;
     setgid(user.gid).map_err(system(doing()))?;
     setuid(user.uid).map_err(system(doing()))
-}
-
-/// Logs each transfer.
-struct Log;
-
-impl Observer for Log {
-    fn finished(&self, report: &TransferReport) {
-        let file = report.file().escape_ascii();
-        let outcome = report.outcome.name();
-        let seconds = report.duration.as_secs_f64();
-        let (client, vip, retransmitted, write) = (report.client, report.vip, report.retransmitted, report.write);
-        let (taken_over, tid) = (report.taken_over, report.tid);
-        let bytes = if write { report.bytes_received } else { report.bytes_sent };
-        match &report.outcome {
-            Outcome::Refused(code, text) => {
-                let code = code.map_or_else(|| "no answer".to_owned(), |code| code.to_string());
-                tracing::info!(%client, %vip, %file, outcome, %code, "{text}");
-            }
-            Outcome::Aborted(code, text) => {
-                tracing::info!(%client, %vip, %file, outcome, bytes, seconds, %code, "client sent ERROR: {}", text.escape_debug());
-            }
-            // Uploads change the disk of this host, so they are always logged.
-            Outcome::Done if write => tracing::info!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
-            Outcome::Done if taken_over => tracing::info!(%client, %vip, %file, outcome, taken_over, tid, bytes, retransmitted, seconds),
-            Outcome::Failed(why) => tracing::warn!(%client, %vip, %file, outcome, bytes, seconds, "{why}"),
-            // The log is bounded by place: forged requests must not hide clients that fell silent.
-            Outcome::HalfOpen => tracing::info!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
-            Outcome::TimedOut => tracing::info!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
-            _ => tracing::debug!(%client, %vip, %file, outcome, write, bytes, retransmitted, seconds),
-        }
-    }
 }

@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod daemon;
+mod log;
 pub mod status;

@@ -2,11 +2,11 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use guideway_api::error::Error;
 use guideway_api::server::{CacheStatus, Capacity, Checkpoints, ServerKind, ServerStatus};
-use guideway_api::status::KeyIds;
+use guideway_api::status::{KeyIds, Reloaded};
 use guideway_daemon::metrics::{Exposition, MetricKind};
 use guideway_hash::KeyId;
 use guideway_tftp::engine::TakeoverStatus;
@@ -14,11 +14,14 @@ use guideway_tftp::handlers::http::{Cache, CacheReport};
 use guideway_tftp::report::{Counter, Statistics};
 use guideway_tftp::takeover::checkpoint_store::Limits;
 use indexmap::IndexMap;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 
 /// The parts of a running server that its status is made from.
 pub struct Status {
@@ -35,11 +38,42 @@ pub struct Status {
     /// Its counters.
     pub statistics: Statistics,
     /// The caches of its handlers, by their names.
-    pub caches: Vec<(String, Cache)>,
+    pub caches: Mutex<Vec<(String, Cache)>>,
     /// Checkpoints stored for other servers: limits and current use.
     pub checkpoints: Option<(Limits, Arc<TakeoverStatus>)>,
     /// When it started.
     pub started: Instant,
+    /// Asks the thread of the signals for a reload.
+    pub reloads: ReloadRequests,
+}
+
+/// Clients of the control socket that wait for a reload.
+#[derive(Default)]
+pub struct ReloadRequests(Mutex<Vec<oneshot::Sender<ReloadResult>>>);
+
+/// The number of reloads so far, or the reasons for which the file was refused.
+pub type ReloadResult = Result<u64, String>;
+
+impl ReloadRequests {
+    /// Asks for a reload as a signal does, and waits for its result; `None` when the server ends.
+    async fn request(&self) -> Option<ReloadResult> {
+        let (sender, result) = oneshot::channel();
+        self.lock().push(sender);
+        kill(Pid::this(), Signal::SIGHUP).ok()?;
+        result.await.ok()
+    }
+
+    /// Answers all that wait.
+    pub fn answer(&self, result: &ReloadResult) {
+        for waiting in self.lock().drain(..) {
+            // One whose client has gone has no receiver.
+            let _sent = waiting.send(result.clone());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<oneshot::Sender<ReloadResult>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The ids of the keys under which checkpoints are accepted. The first one is active.
@@ -55,6 +89,11 @@ pub(super) fn counters(statistics: &Statistics) -> IndexMap<String, u64> {
 }
 
 impl Status {
+    /// The caches of its handlers, by their names.
+    pub fn caches(&self) -> MutexGuard<'_, Vec<(String, Cache)>> {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The document of `GET /v1/status`.
     pub fn document(&self) -> ServerStatus {
         let cache = |(name, cache): &(String, Cache)| {
@@ -81,7 +120,7 @@ impl Status {
             capacity: Capacity { used: counters.get("open").copied().unwrap_or_default(), limit: self.capacity },
             counters,
             checkpoints: self.checkpoints.as_ref().map(checkpoints),
-            caches: self.caches.iter().map(cache).collect(),
+            caches: self.caches().iter().map(cache).collect(),
         }
     }
 
@@ -123,7 +162,7 @@ impl Status {
     }
 
     fn cache_metrics(&self, out: &mut Exposition) {
-        let reports: Vec<_> = self.caches.iter().map(|(name, cache)| (name, cache.report())).collect();
+        let reports: Vec<_> = self.caches().iter().map(|(name, cache)| (name.clone(), cache.report())).collect();
         let mut put = |name: &str, kind, help: &str, value: fn(&CacheReport) -> u64| {
             let metric = out.metric(&format!("guideway_tftpd_cache_{name}"), kind, help);
             for (name, report) in &reports {
@@ -158,10 +197,18 @@ fn metric(counter: Counter) -> &'static str {
 /// # Errors
 /// When the listener cannot be used.
 pub async fn serve(listener: UnixListener, status: Arc<Status>) -> std::io::Result<()> {
-    let unknown =
-        || async { (StatusCode::NOT_FOUND, Json(Error { error: "no such resource: see /v1/status".to_owned(), ..Error::default() })) };
+    let refused = |status: StatusCode, error: &str| (status, Json(Error { error: error.to_owned(), ..Error::default() }));
+    let unknown = move || async move { refused(StatusCode::NOT_FOUND, "no such resource: see /v1/status, or /v1/reload") };
     let shown = |State(status): State<Arc<Status>>| async move { Json(status.document()) };
-    axum::serve(listener, Router::new().route("/v1/status", get(shown)).fallback(unknown).with_state(status)).await
+    let reload = move |State(status): State<Arc<Status>>| async move {
+        match status.reloads.request().await {
+            Some(Ok(generation)) => Ok(Json(Reloaded { generation })),
+            Some(Err(why)) => Err(refused(StatusCode::UNPROCESSABLE_ENTITY, &why)),
+            None => Err(refused(StatusCode::SERVICE_UNAVAILABLE, "the server is ending")),
+        }
+    };
+    let routes = Router::new().route("/v1/status", get(shown)).route("/v1/reload", post(reload));
+    axum::serve(listener, routes.fallback(unknown).with_state(status)).await
 }
 
 #[cfg(test)]
@@ -185,9 +232,10 @@ mod tests {
             loops: 1,
             capacity: 5000,
             statistics: statistics.clone(),
-            caches: Vec::new(),
+            caches: Mutex::default(),
             checkpoints: Some((Limits::default(), Arc::default())),
             started: Instant::now(),
+            reloads: ReloadRequests::default(),
         };
         let samples = parse(&status.metrics());
         let of = |name: &str| samples[&format!("guideway_tftpd_{name}")] as u64;

@@ -93,9 +93,10 @@ fn metrics(daemon: &str) -> Result<String, String> {
                 loops: 1,
                 capacity: 0,
                 statistics: Statistics::new(Vec::new()),
-                caches: Vec::new(),
+                caches: Default::default(),
                 checkpoints: Some((Limits::default(), Arc::default())),
                 started,
+                reloads: Default::default(),
             };
             status.exposition()
         }

@@ -6,7 +6,7 @@ use guideway_tftp::handler::SharedHandler;
 use guideway_tftp::handlers::chain::Chain;
 use guideway_tftp::handlers::exec::Exec;
 use guideway_tftp::handlers::hook::Hook;
-use guideway_tftp::handlers::http::{Cache, Http};
+use guideway_tftp::handlers::http::{self, Cache, Http};
 use guideway_tftp::handlers::limits::Limited;
 use guideway_tftp::handlers::rules::{self, Remap, Rules};
 use guideway_tftp::handlers::template::Template;
@@ -29,8 +29,23 @@ pub struct BuildError {
 pub struct Built {
     /// The handler that gets all requests.
     pub handler: SharedHandler,
-    /// The caches of its `http` handlers, by their names.
-    pub caches: Vec<(String, Cache)>,
+    /// Its `http` handlers.
+    pub http: Vec<HttpHandler>,
+}
+
+impl Built {
+    /// Returns the caches of its `http` handlers, by their names.
+    pub fn caches(&self) -> Vec<(String, Cache)> {
+        self.http.iter().map(|handler| (handler.name.clone(), handler.http.cache())).collect()
+    }
+}
+
+/// An `http` handler with its cache.
+#[derive(Clone)]
+pub struct HttpHandler {
+    name: String,
+    settings: http::Settings,
+    http: Http,
 }
 
 /// Adds the path to an error.
@@ -39,12 +54,13 @@ fn with_path(path: &Path, source: io::Error) -> io::Error {
 }
 
 impl Config {
-    /// Creates the handlers, and the rules that choose between them. Rules and limits hold for `uploads`, too.
+    /// Creates the handlers, and the rules that choose between them. Rules and limits hold for `uploads`, too. Of the `earlier` handlers those with
+    /// the same settings are kept: a cache belongs to one handler.
     ///
     /// # Errors
     /// When a directory or a cache cannot be used.
-    pub fn build(&self, uploads: Option<Writable>) -> Result<Built, BuildError> {
-        let mut caches = Vec::new();
+    pub fn build(&self, uploads: Option<Writable>, earlier: &[HttpHandler]) -> Result<Built, BuildError> {
+        let mut kept = Vec::new();
         let mut made: HashMap<&str, SharedHandler> = HashMap::new();
         for handler in &self.handlers {
             let opener = |files: &Option<String>| files.as_ref().and_then(|files| made.get(files.as_str()).cloned());
@@ -54,8 +70,12 @@ impl Config {
                     SharedHandler::new(Directory::new(root, *options).map_err(|source| failed(with_path(root, source)))?)
                 }
                 Kind::Http(settings) => {
-                    let http = Http::new(settings.clone()).map_err(failed)?;
-                    caches.push((handler.name.clone(), http.cache()));
+                    let same = earlier.iter().find(|earlier| earlier.settings == *settings);
+                    let http = match same {
+                        Some(earlier) => earlier.http.clone(),
+                        None => Http::new(settings.clone()).map_err(failed)?,
+                    };
+                    kept.push(HttpHandler { name: handler.name.clone(), settings: settings.clone(), http: http.clone() });
                     SharedHandler::new(http)
                 }
                 Kind::Template(settings) => SharedHandler::new(Template::new(settings.clone()).map_err(failed)?),
@@ -89,6 +109,6 @@ impl Config {
             Some(settings) => SharedHandler::new(Limited::new(settings, all)),
             None => all,
         };
-        Ok(Built { handler, caches })
+        Ok(Built { handler, http: kept })
     }
 }

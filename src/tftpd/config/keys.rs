@@ -33,6 +33,7 @@ const PROCESS: &[Key] = &[
     key("single_port", "false", "answers from the port of the requests instead"),
     key("loops", "1", "event loops, each a thread, 1–64"),
     key("nice", "2", "nice value of event loops above that of other threads, 0–19"),
+    key("grace", "`\"30s\"`, with `[takeover]` 0s", "after SIGTERM: longest time for running transfers, 0s–1h"),
     key("user", "unchanged", "user to become once ports are bound"),
 ];
 

@@ -17,12 +17,12 @@ mod takeover;
 mod tests;
 mod values;
 
-pub use build::{BuildError, Built};
+pub use build::{BuildError, Built, HttpHandler};
 pub use check::check_command;
 pub use handler::{Handler, Kind};
 pub use reload::check_replacement;
 pub use rule::{Action, Rule};
-pub use server::{Server, WINDOW_BYTES, WRITABLE_LIMIT, WRITABLE_TOTAL, rollover};
+pub use server::{GRACES, Server, WINDOW_BYTES, WRITABLE_LIMIT, WRITABLE_TOTAL, rollover};
 pub use takeover::Takeover;
 
 use guideway_config::reader::Reader;

@@ -58,6 +58,8 @@ pub struct Server {
     pub max_transfers: Option<usize>,
     /// Transfers at once with one client address in each loop.
     pub max_per_client: Option<usize>,
+    /// Longest time that running transfers get to end when the server is stopped.
+    pub grace: Option<Duration>,
     /// Retransmission time-out before the first measurement.
     pub timeout: Option<Duration>,
     /// Shortest measured time-out.
@@ -73,6 +75,10 @@ pub struct Server {
 }
 
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+/// Allowed values of `grace`.
+pub const GRACES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// Default of `grace`. systemd kills a unit after 90 s.
+const GRACE: Duration = Duration::from_secs(30);
 const LONG_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 /// Limits of `writable_limit`, `writable_total` and `max_window_bytes`, in bytes, in the file and as flags.
 pub const WRITABLE_LIMIT: RangeInclusive<u64> = 1..=1 << 40;
@@ -119,6 +125,7 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
     let rollover = key(t, "rollover", |f| f.integer::<u8>("the number after 65535", 0..=1).map(rollover));
     let max_transfers = key(t, "max_transfers", |f| f.integer("transfers at once", 1..=4_000_000));
     let max_per_client = key(t, "max_per_client", |f| f.integer("transfers at once", 1..=4_000_000));
+    let grace = key(t, "grace", |f| duration_within(f, GRACES));
     let timeout = key(t, "timeout", |f| duration_within(f, TIMEOUTS));
     let timeout_min = key(t, "timeout_min", |f| duration_within(f, TIMEOUTS));
     let timeout_max = key(t, "timeout_max", |f| duration_within(f, TIMEOUTS));
@@ -168,6 +175,7 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         rollover: rollover?,
         max_transfers: max_transfers?,
         max_per_client: max_per_client?,
+        grace: grace?,
         timeout: timeout?,
         timeout_min: timeout_min?,
         timeout_max: timeout_max?,
@@ -229,6 +237,7 @@ impl Server {
             rollover: self.rollover.or(other.rollover),
             max_transfers: self.max_transfers.or(other.max_transfers),
             max_per_client: self.max_per_client.or(other.max_per_client),
+            grace: self.grace.or(other.grace),
             timeout: self.timeout.or(other.timeout),
             timeout_min: self.timeout_min.or(other.timeout_min),
             timeout_max: self.timeout_max.or(other.timeout_max),
@@ -302,6 +311,11 @@ impl Server {
             None if settings == default => Ok(None),
             None => Err("limits of uploads require writable: the directory that clients may write to".to_owned()),
         }
+    }
+
+    /// Returns how long running transfers may go on when the server is stopped. With takeover, other servers go on with them at once.
+    pub fn grace(&self, takeover: bool) -> Duration {
+        self.grace.unwrap_or(if takeover { Duration::ZERO } else { GRACE })
     }
 
     /// Returns the path of the control socket.

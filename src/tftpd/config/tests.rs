@@ -301,7 +301,7 @@ fn fixture(rules: &str) -> Fixture {
         }
         text += &format!("[[handler]]\nname = \"{tree}\"\nkind = \"directory\"\nroot = \"{}\"\n", directory.path().join(tree).display());
     }
-    let handler = good(&(text + rules)).build(None).unwrap().handler;
+    let handler = good(&(text + rules)).build(None, &[]).unwrap().handler;
     Fixture { _directory: directory, handler }
 }
 
@@ -372,7 +372,7 @@ fn limits_apply_first_and_send_no_answer() {
 #[test]
 fn the_error_names_a_handler_that_cannot_be_created() {
     let text = "[[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"/does/not/exist\"\n";
-    let error = good(text).build(None).err().unwrap();
+    let error = good(text).build(None, &[]).err().unwrap();
     assert!(error.to_string().starts_with("cannot create the handler \"files\": /does/not/exist: "), "{error}");
 }
 
