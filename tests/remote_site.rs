@@ -87,7 +87,10 @@ impl Sites {
         let text = configuration::configuration(&plan, number, io, &self.socket(number), backends);
         let other = self.plan.directors[1 - number].address;
         let file = self.directory.path().join(format!("d{number}.toml"));
-        std::fs::write(&file, text.replace("socket = ", &format!("remote_site = [\"{other}\"]\nsocket = "))).unwrap();
+        // Each director is a site of its own, and the fleet there.
+        let lines =
+            text.lines().map(|line| if line.starts_with("fleet = ") { format!("remote_site = [\"{other}\"]") } else { line.to_owned() });
+        std::fs::write(&file, lines.collect::<Vec<_>>().join("\n")).unwrap();
         file
     }
 
@@ -128,7 +131,7 @@ fn a_site_that_comes_and_goes(family: &'static str, io: Io) {
             let before = maglev(0);
             until("requests are served here", || (maglev(0) > before + 3).then_some(()).ok_or("not yet".to_owned()));
             // Its transfers go on here; new ones go to the remote site.
-            sites.tell_router("drain t1");
+            sites.tell_router("drain t1 --yes");
             let before = maglev(1);
             until("and now at the remote site", || (maglev(1) > before + 3).then_some(()).ok_or("not yet".to_owned()));
             sites.tell_router("undrain t1");
