@@ -198,7 +198,13 @@ fn local_of(control: &Control, used: usize) -> Option<(Local, bool)> {
             // struct in_pktinfo: interface, source address for answers, destination address of the header.
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 let [address, destination] = [number(4)?, number(8)?].map(|address| Ipv4Addr::from(u32::from_be(address)));
-                return Some((Local { address: address.into(), interface: number(0)? }, address != destination));
+                // The kernel computes the source address only for packets that came after the option was set: not for those that waited in a
+                // passed socket.
+                let broadcast = match address {
+                    Ipv4Addr::UNSPECIFIED => destination.is_multicast() || destination.is_broadcast(),
+                    address => address != destination,
+                };
+                return Some((Local { address: address.into(), interface: number(0)? }, broadcast));
             }
             // struct in6_pktinfo: address, interface.
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
