@@ -106,6 +106,7 @@ impl<'a> Network<'a> {
             Event::Down(host) => self.set_route_announced(host, false)?,
             Event::Up(host) => self.set_route_announced(host, true)?,
             Event::ChangeMac(host) => self.change_mac(host)?,
+            Event::ChangeMtu(host, mtu) => self.change_mtu(host, *mtu)?,
             Event::ChangeQueues(host, queues) => self.change_queues(host, *queues)?,
             Event::ReloadBroken(host) => {
                 if let Some(director) = self.director(host).and_then(|number| self.lab.directors.get(number)) {
@@ -293,6 +294,11 @@ impl<'a> Network<'a> {
         mac[1] ^= 0xff;
         Netlink::in_namespace(namespace, |n| n.set_mac(INTERFACE, mac))?;
         self.lab.topology.announce_mac(director.address, mac)
+    }
+
+    fn change_mtu(&self, host: &str, mtu: u32) -> Result<(), Error> {
+        let Some(namespace) = self.director(host).and_then(|number| self.lab.topology.directors.get(number)) else { return Ok(()) };
+        Netlink::in_namespace(namespace, |n| n.set_mtu(INTERFACE, mtu))
     }
 
     /// Gives a director's interface more or fewer receive queues, and the other end of its cable as many to send by.

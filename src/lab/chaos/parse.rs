@@ -16,9 +16,8 @@ use std::time::Duration;
 const DIRECTIVES: &str = "event, directors, backends, spares, server, client, networks, transfers, concurrency, size, blksize, windowsize, timeout, for, allowed, \
                      takeover, detection, ranges, admission, link, full, random, at, after or also";
 /// What may happen.
-const EVENTS: &str = "kill, start, restart, stop, cont, partition, block-receive, heal, down, up, drain, add, remove, weight, change-mac, change-queues, \
-                      reload broken, reshuffle, \
-                      link client, change-file or rolling-restart";
+const EVENTS: &str = "kill, start, restart, stop, cont, partition, block-receive, heal, down, up, drain, add, remove, weight, \
+                      change-mac, change-mtu, change-queues, reload broken, reshuffle, link client, change-file or rolling-restart";
 
 /// How a script is read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -206,6 +205,7 @@ fn parse_event(words: &[&str]) -> Result<Event, String> {
         ["remove", name] => Event::Remove(backend(name)?),
         ["weight", name, weight] => Event::Weight(backend(name)?, parse_integer(weight, 0..=1000, "a weight")?),
         ["change-mac", name] => Event::ChangeMac(director(name)?),
+        ["change-mtu", name, mtu] => Event::ChangeMtu(director(name)?, parse_integer(mtu, 1280..=3500, "an MTU")?),
         ["change-queues", name, queues] => Event::ChangeQueues(director(name)?, parse_integer(queues, 1..=64, "a number of queues")?),
         ["reload", "broken", name] => Event::ReloadBroken(director(name)?),
         ["reshuffle"] => Event::Reshuffle,
@@ -331,7 +331,12 @@ impl Event {
         match self {
             Event::Kill(h) | Event::Start(h) | Event::Restart(h, _) | Event::Stop(h) | Event::Cont(h) | Event::Partition(h) => vec![h],
             Event::BlockReceive(h) | Event::Heal(h) | Event::Down(h) | Event::Up(h) | Event::Drain(h) | Event::Add(h) => vec![h],
-            Event::Remove(h) | Event::Weight(h, _) | Event::ChangeMac(h) | Event::ChangeQueues(h, _) | Event::ReloadBroken(h) => vec![h],
+            Event::Remove(h)
+            | Event::Weight(h, _)
+            | Event::ChangeMac(h)
+            | Event::ChangeMtu(h, _)
+            | Event::ChangeQueues(h, _)
+            | Event::ReloadBroken(h) => vec![h],
             Event::ChangeFile(hosts) => hosts.iter().map(String::as_str).collect(),
             Event::Reshuffle | Event::Link(_) | Event::RollingRestart => Vec::new(),
         }

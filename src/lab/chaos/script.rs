@@ -188,6 +188,8 @@ pub enum Event {
     Weight(String, u16),
     /// A director's interface gets another link-layer address; its neighbours hear of it.
     ChangeMac(String),
+    /// A director's interface gets another MTU.
+    ChangeMtu(String, u32),
     /// A director's interface gets so many receive queues, and packets come by all of them.
     ChangeQueues(String, u32),
     /// A director reloads a file that is no TOML.
@@ -251,6 +253,7 @@ impl Display for Event {
             Event::Remove(host) => write!(f, "remove {host}"),
             Event::Weight(host, weight) => write!(f, "weight {host} {weight}"),
             Event::ChangeMac(host) => write!(f, "change-mac {host}"),
+            Event::ChangeMtu(host, mtu) => write!(f, "change-mtu {host} {mtu}"),
             Event::ChangeQueues(host, queues) => write!(f, "change-queues {host} {queues}"),
             Event::ReloadBroken(host) => write!(f, "reload broken {host}"),
             Event::Reshuffle => f.write_str("reshuffle"),

@@ -27,6 +27,7 @@ const ROWS: &[&str] = &[
     "rolling-restart",
     "restart-lone-director",
     "change-mac",
+    "change-mtu",
     "change-queues",
     "bad-link",
     "boot-storm",

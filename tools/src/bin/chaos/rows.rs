@@ -22,6 +22,7 @@ const ORDER: &[&str] = &[
     "change-file",
     "rolling-restart",
     "change-mac",
+    "change-mtu",
     "change-queues",
     "bad-link",
     "boot-storm",
