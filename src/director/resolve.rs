@@ -21,7 +21,12 @@ pub(super) fn targets(config: &Config, also: BTreeSet<IpAddr>) -> NextHopTargets
     addresses.extend(config.pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.address));
     addresses.extend(&config.director.remote_site);
     addresses.extend(config.director.fleet.iter().filter(|address| !config.director.address.contains(**address)));
-    NextHopTargets { addresses, static_entries: config.neighbours.iter().map(|n| (n.address, n.mac)).collect(), vips: vips(config) }
+    NextHopTargets {
+        addresses,
+        static_entries: config.neighbours.iter().map(|n| (n.address, n.mac)).collect(),
+        vips: vips(config),
+        source_prefix: config.director.source_prefix,
+    }
 }
 
 /// Returns what the director's GRE has by which the kernel may route it.

@@ -9,10 +9,10 @@ mod tests;
 
 use super::NextHops;
 use futures_util::StreamExt;
-use guideway_dataplane::tables::Addresses;
+use ipnet::Ipv4Net;
 pub use netlink::{Error, RouteKey};
 use netlink::{KernelEvent, Netlink, NetlinkRequests};
-use path_mtu::{Listener, TooBig};
+use path_mtu::{Listener, Sources, TooBig};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub struct NextHopTargets {
     pub static_entries: HashMap<IpAddr, [u8; 6]>,
     /// Our VIPs: packets to others are not ours.
     pub vips: BTreeSet<IpAddr>,
+    /// The prefix that our GRE over IPv4 comes from, in place of the director's address.
+    pub source_prefix: Option<Ipv4Net>,
 }
 
 /// The other ends of the watcher.
@@ -187,6 +189,7 @@ impl Watcher {
         // Found anew only where something changed: it looks at every neighbour.
         let mut next_timer = self.next_timer();
         loop {
+            let sources = self.sources();
             tokio::select! {
                 message = netlink.events.next() => match message {
                     Some(message) => match netlink.event(&message) {
@@ -215,7 +218,7 @@ impl Watcher {
                     self.settle(&netlink.requests, &mut schedule).await?;
                     next_timer = self.next_timer();
                 }
-                message = receive(&self.too_big, self.key.address) => if self.learn(message) {
+                message = receive(&self.too_big, sources) => if self.learn(message) {
                     schedule.after_debounce();
                 },
                 () = sleep_until(next_timer) => {
@@ -224,6 +227,11 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// Where our GRE comes from.
+    fn sources(&self) -> Sources {
+        Sources { address: self.key.address, prefix: self.targets.borrow().source_prefix }
     }
 
     fn next_timer(&self) -> Instant {
@@ -323,8 +331,8 @@ pub fn mac(mac: [u8; 6]) -> String {
 }
 
 /// The next message of a router; never without listeners.
-async fn receive(listeners: &[Option<Listener>; 2], own: Addresses) -> TooBig {
-    async fn of(listener: Option<&Listener>, own: Addresses) -> TooBig {
+async fn receive(listeners: &[Option<Listener>; 2], own: Sources) -> TooBig {
+    async fn of(listener: Option<&Listener>, own: Sources) -> TooBig {
         match listener {
             Some(listener) => listener.receive(own).await,
             None => std::future::pending().await,

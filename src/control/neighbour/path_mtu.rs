@@ -7,6 +7,7 @@ use guideway_packet::wire::layout::protocol::GRE;
 use guideway_packet::wire::layout::{ethernet, gre, icmp, ipv4};
 use guideway_packet::wire::view::{GreView, Ipv4View, Ipv6View};
 use guideway_sys as sys;
+use ipnet::Ipv4Net;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use std::collections::{BTreeSet, HashMap};
@@ -28,6 +29,24 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 /// MTUs of common links for routers that do not name theirs (RFC 1191 section 7).
 const PLATEAUS: [u16; 6] = [17_914, 8_166, 4_352, 2_002, 1_492, 1_006];
 
+/// The outer sources of our GRE.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sources {
+    /// The director's addresses.
+    pub(super) address: Addresses,
+    /// The prefix that GRE to backends comes from over IPv4, in place of the address (`director.source_prefix`).
+    pub(super) prefix: Option<Ipv4Net>,
+}
+
+impl Sources {
+    /// Whether GRE to `destination` may come from `source`.
+    fn contain(&self, source: IpAddr, destination: IpAddr) -> bool {
+        let spread =
+            matches!((self.prefix, source, destination), (Some(prefix), IpAddr::V4(source), IpAddr::V4(_)) if prefix.contains(&source));
+        spread || self.address.same_family(destination) == Some(source)
+    }
+}
+
 /// A packet of ours was too big for a router on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooBig {
@@ -42,7 +61,7 @@ pub(super) struct TooBig {
 }
 
 /// Reads an ICMP message as a raw socket gives it: for IPv4 behind its IP header. `None` unless it is about GRE that `own` could have sent.
-pub(super) fn parse(packet: &[u8], v4: bool, own: Addresses) -> Option<TooBig> {
+pub(super) fn parse(packet: &[u8], v4: bool, own: Sources) -> Option<TooBig> {
     let message = if v4 { packet.get(usize::from(Ipv4View::new(packet)?.header_len())..)? } else { packet };
     // Raw sockets get ICMP before the kernel has looked at its checksum, and ICMPv6 after that.
     if v4 && fold(u64::from(sum(message))) != 0xffff {
@@ -76,7 +95,7 @@ pub(super) fn parse(packet: &[u8], v4: bool, own: Addresses) -> Option<TooBig> {
         ethernet::IPV6 => (header, Ipv6View::new(inner).map(|ip| ip.destination().into())),
         _ => return None,
     };
-    if own.same_family(destination) != Some(source) || inner_len != header {
+    if !own.contain(source, destination) || inner_len != header {
         return None;
     }
     let named = if v4 {
@@ -151,7 +170,7 @@ impl Listener {
     }
 
     /// Waits for a message about GRE from `own`.
-    pub(super) async fn receive(&self, own: Addresses) -> TooBig {
+    pub(super) async fn receive(&self, own: Sources) -> TooBig {
         let mut buffer = vec![0u8; MAX_MESSAGE];
         loop {
             match self.socket.recv(&mut buffer).await {
@@ -191,8 +210,9 @@ pub(super) mod tests {
     use super::*;
     use guideway_packet::wire::build;
 
-    fn own() -> Addresses {
-        Addresses { v4: Some("10.0.1.11".parse().unwrap()), v6: Some("2001:db8:1::11".parse().unwrap()) }
+    fn own() -> Sources {
+        let address = Addresses { v4: Some("10.0.1.11".parse().unwrap()), v6: Some("2001:db8:1::11".parse().unwrap()) };
+        Sources { address, prefix: None }
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -202,7 +222,7 @@ pub(super) mod tests {
     /// The GRE packet that a director sends for a datagram of `len` bytes to a VIP, as the next router sees it.
     pub fn ours(backend: &str, len: usize) -> Vec<u8> {
         let inner = build::udp("198.51.100.7:4000".parse().unwrap(), "192.0.2.53:53".parse().unwrap(), &vec![0; len - 28]);
-        let source = own().same_family(ip(backend)).unwrap();
+        let source = own().address.same_family(ip(backend)).unwrap();
         let mut outer = inner.gre(source, ip(backend)).bytes().to_vec();
         if source.is_ipv4() {
             outer[ipv4::FLAGS_AND_OFFSET] = 0x40;
@@ -279,6 +299,17 @@ pub(super) mod tests {
         }
         let v6 = refusal(&ours("2001:db8:2::21", 1400), 1300, 1232, false);
         (0..icmp::LEN + 44).for_each(|len| assert_eq!(parse(&v6[..len], false, own()), None, "{len} bytes"));
+    }
+
+    #[test]
+    fn gre_from_the_prefix_of_sources_is_ours() {
+        let mut outer = ours("10.0.2.21", 1400);
+        outer[ipv4::SOURCE..ipv4::SOURCE + 4].copy_from_slice(&[10, 0, 3, 20]);
+        let message = refusal(&outer, 1300, 548, true);
+        let spread = |prefix: &str| Sources { prefix: Some(prefix.parse().unwrap()), ..own() };
+        assert_eq!(parse(&message, true, own()), None);
+        assert_eq!(parse(&message, true, spread("10.0.4.16/28")), None, "another prefix");
+        assert_eq!(parse(&message, true, spread("10.0.3.16/28")).map(|found| found.mtu), Some(1300));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::Unresolved;
-use guideway_dataplane::tables::{NextHop, OutputInterface};
+use guideway_dataplane::tables::{Addresses, NextHop, OutputInterface};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{MsgFlags, SockFlag, SockType};
 use std::net::Ipv4Addr;
