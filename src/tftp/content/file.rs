@@ -147,12 +147,11 @@ impl Stamp {
 struct LocalStamp {
     stamp: Stamp,
     changed: (i64, i64),
-    links: u64,
 }
 
 impl LocalStamp {
     fn of(metadata: &Metadata) -> LocalStamp {
-        LocalStamp { stamp: Stamp::of(metadata), changed: (metadata.ctime(), metadata.ctime_nsec()), links: metadata.nlink() }
+        LocalStamp { stamp: Stamp::of(metadata), changed: (metadata.ctime(), metadata.ctime_nsec()) }
     }
 
     /// Returns whether `now` may be the metadata of other bytes.
@@ -162,8 +161,8 @@ impl LocalStamp {
         }
         match watch {
             Some(watch) => self.stamp.size != now.stamp.size || !watch.only_metadata_changed(),
-            // A file that is replaced by another one loses a link, which changes its time.
-            None => self.stamp != now.stamp || self.links == now.links,
+            // The time of the last change says nothing alone: links that come and go change it, too.
+            None => self.stamp != now.stamp,
         }
     }
 }

@@ -129,6 +129,9 @@ fn metadata_may_change_during_a_transfer_but_not_a_byte() {
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
             assert_eq!(read(&content).unwrap(), bytes, "touched");
         }
+        fs::hard_link(&file, dir.path().join("link")).unwrap();
+        fs::remove_file(dir.path().join("link")).unwrap();
+        assert_eq!(read(&content).unwrap(), bytes, "a link came and went");
         fs::write(dir.path().join("root/new"), "another file").unwrap();
         let replaced = open(&d, b"plain").unwrap();
         fs::rename(dir.path().join("root/new"), &file).unwrap();
