@@ -315,6 +315,11 @@ impl Transfer {
         self.established
     }
 
+    /// Returns when the client's last valid ACK arrived; `None` before the first one.
+    pub fn heard_at(&self) -> Option<Time> {
+        self.established.then_some(self.confirmed_at.max(self.progress_at))
+    }
+
     /// Returns the last acknowledged block.
     pub fn acked(&self) -> u64 {
         self.acked

@@ -53,7 +53,8 @@ pub struct Upload {
     terms: Terms,
     oack: bool,
     receive_window: ReceiveWindow,
-    established: bool,
+    /// When the last new block arrived.
+    heard_at: Option<Time>,
     tries: u8,
     rto: Rto,
     answered: Time,
@@ -74,7 +75,7 @@ impl Upload {
             terms,
             oack,
             receive_window: ReceiveWindow::default(),
-            established: false,
+            heard_at: None,
             tries: 0,
             rto,
             answered: now,
@@ -96,7 +97,7 @@ impl Upload {
                 if let Some(sent) = self.clock.take() {
                     self.rto.measured(now - sent);
                 }
-                self.established = true;
+                self.heard_at = Some(now);
                 self.tries = 0;
                 self.rto.progress();
                 self.arm(now);
@@ -127,8 +128,8 @@ impl Upload {
         if now < self.deadline {
             return Step::Wait;
         }
-        if !self.rto.again() || (!self.established && self.tries >= retransmission.retries) {
-            return Step::GiveUp(if self.established { Unresponsive::MidTransfer } else { Unresponsive::HalfOpen });
+        if !self.rto.again() || (!self.established() && self.tries >= retransmission.retries) {
+            return Step::GiveUp(if self.established() { Unresponsive::MidTransfer } else { Unresponsive::HalfOpen });
         }
         self.tries = self.tries.saturating_add(1);
         self.receive_window.reset_gap();
@@ -143,7 +144,12 @@ impl Upload {
 
     /// Returns whether the client has sent a block.
     pub fn established(&self) -> bool {
-        self.established
+        self.heard_at.is_some()
+    }
+
+    /// Returns when the client's last new block arrived; `None` before the first one.
+    pub fn heard_at(&self) -> Option<Time> {
+        self.heard_at
     }
 
     /// Returns the number of blocks received in order.

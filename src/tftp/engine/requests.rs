@@ -17,12 +17,14 @@ use crate::packet::{self, ErrorCode, Mode};
 use crate::report::{Counter, Outcome};
 use crate::request::Request;
 use crate::transfer::{Step, Transfer};
+use guideway_packet::time::Time;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-/// A request that is repeated within this time is a duplicate. Later it is a restart of the client.
+/// A request that is repeated within this time after the first one, or after the client's last packet, is a duplicate: it was delayed, or crossed our
+/// repeated answer, because most clients repeat theirs after a second, too. Later it is a restart of the client.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 
 impl EventLoop {
@@ -34,7 +36,7 @@ impl EventLoop {
         let known = self.sessions.key_of(&peer);
         if let Some(key) = known {
             let now = self.now;
-            if self.sessions.get(key).is_some_and(|session| session.request[..] == *bytes && session.is_starting(now)) {
+            if self.sessions.get(key).is_some_and(|session| session.request[..] == *bytes && session.is_duplicate_request(now)) {
                 self.counters.add(Counter::RequestsRepeated, 1);
                 return;
             }
@@ -250,12 +252,13 @@ pub(super) struct Span<'a> {
 }
 
 impl Session {
-    /// Returns whether a repeated request is a duplicate: the first one is still being answered, or was just answered.
-    fn is_starting(&self, now: guideway_packet::time::Time) -> bool {
+    /// Returns whether a repeated request is a duplicate: the first one is still being answered, was just answered, or its client has just been received.
+    fn is_duplicate_request(&self, now: Time) -> bool {
+        let recent = |at: Option<Time>| at.is_some_and(|at| now - at < DUPLICATE_WINDOW);
         match &self.stage {
-            // After the last block was sent, the client may have the whole file, and its next request may overtake its last ACK.
-            Stage::Running(running) => now - self.started < DUPLICATE_WINDOW && !running.transfer.all_sent(),
-            Stage::Receiving(receiving) => now - self.started < DUPLICATE_WINDOW || !receiving.upload.established(),
+            // After the last block was sent, the client may have the whole file, and its next request may overtake its only ACK.
+            Stage::Running(running) => recent(running.transfer.heard_at().or((!running.transfer.all_sent()).then_some(self.started))),
+            Stage::Receiving(receiving) => !receiving.upload.established() || recent(receiving.upload.heard_at()),
             _ => true,
         }
     }

@@ -10,6 +10,7 @@ mod isolation;
 mod limits;
 mod loops;
 mod ports;
+mod repeated_requests;
 mod takeover;
 mod tunnel;
 mod uploads;
@@ -323,26 +324,6 @@ fn refusals_writes_and_invalid_packets_are_answered() {
         }
         until(&running, "all end", |totals| totals.open() == 0 && totals.get(Counter::Overloaded) == 1);
         assert_eq!(running.statistics().totals().get(Counter::HandlerPanics), 1);
-    });
-}
-
-#[test]
-fn a_repeated_request_restarts_only_if_it_differs_or_is_late() {
-    in_namespace(|| {
-        let (running, _) = serve(Config::listen(local(69)), handler_fn(|_| Ok(Content::bytes(vec![7; 600]))));
-        let client = Client::ask(local(69), "a", &[]);
-        client.data(1, &[7; 512]);
-        client.request(local(69), "a", &[]);
-        until(&running, "the duplicate is counted", |totals| totals.get(Counter::RequestsRepeated) == 1);
-        client.request(local(69), "b", &[]);
-        until(&running, "the other is a restart", |totals| totals.get(Counter::Restarted) == 1 && totals.get(Counter::Started) == 2);
-        let tid = client.data(1, &[7; 512]);
-        client.ack(tid, 1);
-        client.data(2, &[7; 88]);
-        // The next request overtakes the last ACK.
-        client.request(local(69), "b", &[]);
-        client.data(1, &[7; 512]);
-        until(&running, "it starts again", |totals| totals.get(Counter::Restarted) == 2 && totals.get(Counter::Started) == 3);
     });
 }
 

@@ -47,6 +47,25 @@ impl Client {
 }
 
 #[test]
+fn a_repeated_write_request_that_crosses_the_repeated_answer_changes_nothing() {
+    in_namespace(|| {
+        let (directory, running, outcomes) = taking(4);
+        let client = Client::write("f", &[("tsize", "522")]);
+        let (oack, tid) = client.receive();
+        let (repeated, _) = client.receive();
+        assert_eq!(oack, repeated);
+        client.send(tid, 1, &[7; 512]);
+        assert_eq!(client.acked(1), tid);
+        client.write_again(local(69), "f", &[("tsize", "522")]);
+        until(&running, "the duplicate is counted", |totals| totals.get(Counter::RequestsRepeated) == 1);
+        client.send(tid, 2, &[8; 10]);
+        client.acked(2);
+        outcomes.expect(&[Outcome::Done]);
+        assert_eq!(std::fs::read(directory.path().join("f")).unwrap().len(), 522);
+    });
+}
+
+#[test]
 fn a_stored_file_is_acknowledged_and_again_if_the_ack_was_lost() {
     in_namespace(|| {
         let (directory, running, outcomes) = taking(4);
