@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -290,10 +291,14 @@ fn successes_are_logged_and_hunting_is_two_lines() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     std::fs::write(at("f"), vec![7; 100_000]).unwrap();
+    let file = std::fs::File::create(at("log")).unwrap();
+    // As systemd connects a unit to the journal.
+    let journal = format!("{}:{}", file.metadata().unwrap().dev(), file.metadata().unwrap().ino());
     let mut child = Command::new(GUIDEWAY)
         .args(["tftpd", "--listen", "127.0.0.1:0", "--root"])
         .arg(directory.path())
-        .stderr(std::fs::File::create(at("log")).unwrap())
+        .env("JOURNAL_STREAM", &journal)
+        .stderr(file)
         .spawn()
         .unwrap();
     let log = || std::fs::read_to_string(at("log")).unwrap();
@@ -311,9 +316,28 @@ fn successes_are_logged_and_hunting_is_two_lines() {
     assert!(child.wait().unwrap().success());
     let log = log();
     let done = log.lines().find(|line| line.contains("file=f ")).unwrap_or_else(|| panic!("{log}"));
-    for part in ["client=127.0.0.1:", "outcome=\"done\"", "bytes=100000", "retransmitted=", "seconds=", "mbyte_per_second=", "blksize="] {
+    for part in [
+        "client=127.0.0.1:",
+        "handler=\"root\"",
+        "outcome=\"done\"",
+        "bytes=100000",
+        "retransmitted=",
+        "seconds=",
+        "mbyte_per_second=",
+        "blksize=",
+    ] {
         assert!(done.contains(part), "{part}: {done}");
     }
     assert_eq!(log.matches("pxelinux.cfg").count(), 2, "{log}");
     assert!(log.contains("more=3") && log.contains("file=pxelinux.cfg/default"), "{log}");
+    assert!(log.lines().all(|line| line.starts_with("<6> INFO ")), "{log}");
+    // A unit that cannot start says so as an error; one that is not connected to the journal writes no priorities.
+    for (file, priority) in [("log", "<3>"), ("other", "")] {
+        let mut command = Command::new(GUIDEWAY);
+        command.args(["health", "--config", "/missing.toml"]).env("JOURNAL_STREAM", &journal);
+        command.stderr(std::fs::File::options().create(true).truncate(true).write(true).open(at(file)).unwrap());
+        assert_eq!(command.status().unwrap().code(), Some(2));
+        let said = std::fs::read_to_string(at(file)).unwrap();
+        assert!(said.starts_with(priority) && said.starts_with('<') == (file == "log"), "{said}");
+    }
 }

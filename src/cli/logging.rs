@@ -3,8 +3,11 @@
 use super::log_limit::LogLimit;
 use super::print;
 use clap::ValueEnum;
-use std::io::{IsTerminal, stderr};
+use guideway_daemon::systemd::{is_journal, with_priority};
+use std::io::{self, IsTerminal, Write, stderr};
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -25,6 +28,53 @@ enum LogFormat {
     Json,
 }
 
+/// Writes the log to standard error. In the journal each line gets the priority of its level (sd-daemon(3)), so that `journalctl -p` finds it.
+struct Lines {
+    journal: bool,
+}
+
+/// Writes one message.
+struct Message {
+    /// The level as a priority of syslog(3); `None` outside of the journal.
+    priority: Option<u8>,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Message;
+
+    fn make_writer(&'a self) -> Message {
+        Message { priority: self.journal.then_some(priority(Level::INFO)) }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Message {
+        Message { priority: self.journal.then_some(priority(*metadata.level())) }
+    }
+}
+
+/// Returns the priority of syslog(3).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+impl Write for Message {
+    fn write(&mut self, message: &[u8]) -> io::Result<usize> {
+        match self.priority {
+            Some(priority) => stderr().write_all(&with_priority(priority, message))?,
+            None => stderr().write_all(message)?,
+        }
+        Ok(message.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
+    }
+}
+
 /// Parses a filter. A word that is not a level is a mistyped level, not a module name: as such it would hide all other messages.
 fn filter(text: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -42,8 +92,11 @@ pub fn start(args: &LogArgs) -> Result<(), u8> {
             Some(level) => filter(level)?,
             None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
         };
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
+        let journal = is_journal(&stderr());
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines { journal }).with_ansi(stderr().is_terminal());
         let set = match args.log_format {
+            // The journal has its own time stamps.
+            LogFormat::Human if journal => builder.with_target(false).without_time().finish().with(LogLimit::default()).try_init(),
             LogFormat::Human => builder.with_target(false).finish().with(LogLimit::default()).try_init(),
             LogFormat::Json => builder.json().flatten_event(true).finish().with(LogLimit::default()).try_init(),
         };
@@ -58,6 +111,11 @@ pub fn start(args: &LogArgs) -> Result<(), u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_are_priorities_of_syslog() {
+        assert_eq!([Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE].map(priority), [3, 4, 6, 7, 7]);
+    }
 
     #[test]
     fn a_mistyped_level_is_refused() {

@@ -1,6 +1,7 @@
 //! Printing that tolerates a closed pipe (`guideway status | head -1`).
 
 use comfy_table::{CellAlignment, Table, presets};
+use guideway_daemon::systemd::{is_journal, with_priority};
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
@@ -12,9 +13,10 @@ pub fn line(text: impl Display) -> bool {
     written.is_ok_or_broken_pipe()
 }
 
-/// Prints a line to stderr. Ignores errors.
+/// Prints a line to stderr, as an error where that is the journal. Ignores failures.
 pub fn error(text: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let (text, mut stderr) = (format!("{text}\n").into_bytes(), std::io::stderr().lock());
+    let _ = if is_journal(&stderr) { stderr.write_all(&with_priority(3, &text)) } else { stderr.write_all(&text) };
 }
 
 /// Returns a document as indented JSON.

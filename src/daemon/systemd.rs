@@ -3,7 +3,7 @@
 use guideway_sys::inherited;
 use sd_notify::NotifyState;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The first passed descriptor.
@@ -26,6 +26,18 @@ pub fn listen_fds() -> io::Result<Vec<OwnedFd>> {
 fn fds_for_process(pid: Option<&str>, fds: Option<&str>, own: u32) -> Option<i32> {
     (pid?.parse::<u32>().ok()? == own).then_some(())?;
     fds?.parse().ok().filter(|count| (1..=MAX_FDS).contains(count))
+}
+
+/// Returns whether this file is the journal, as systemd connects it to a unit (`JOURNAL_STREAM`, systemd.exec(5)).
+pub fn is_journal(file: &impl AsFd) -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    nix::sys::stat::fstat(file).is_ok_and(|file| stream == format!("{}:{}", file.st_dev, file.st_ino))
+}
+
+/// Puts a priority of syslog(3) before each line of a message to the journal (sd-daemon(3)).
+pub fn with_priority(priority: u8, message: &[u8]) -> Vec<u8> {
+    let lines = message.split_inclusive(|&byte| byte == b'\n');
+    lines.flat_map(|line| [format!("<{priority}>").as_bytes(), line].concat()).collect()
 }
 
 /// Reports readiness to systemd, if systemd started the daemon and asks for it.
@@ -72,6 +84,12 @@ impl Watchdog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_line_of_a_message_has_its_priority() {
+        assert_eq!(with_priority(3, b" ERROR one\ntwo\n"), b"<3> ERROR one\n<3>two\n");
+        assert!(with_priority(3, b"").is_empty());
+    }
 
     #[test]
     fn descriptors_for_other_processes_are_ignored() {

@@ -170,6 +170,37 @@ pub fn handler_fn(open: impl Fn(&Request) -> Opened + Send + Sync + 'static) -> 
     move |request: Request| ready(open(&request))
 }
 
+/// Gives a handler a name, which the reports of its requests have.
+pub fn named(name: impl Into<Arc<str>>, handler: impl Handler) -> impl Handler {
+    Named { name: name.into(), handler }
+}
+
+struct Named<H> {
+    name: Arc<str>,
+    handler: H,
+}
+
+impl<H: Handler> Handler for Named<H> {
+    fn open(&self, request: Request) -> impl Future<Output = Opened> + Send {
+        request.handler.set(&self.name);
+        self.handler.open(request)
+    }
+
+    fn store(&self, request: Request) -> impl Future<Output = Accepted> + Send {
+        request.handler.set(&self.name);
+        self.handler.store(request)
+    }
+
+    fn accepts_uploads(&self) -> bool {
+        self.handler.accepts_uploads()
+    }
+
+    fn open_now(&self, request: &Request) -> Option<Opened> {
+        request.handler.set(&self.name);
+        self.handler.open_now(request)
+    }
+}
+
 /// Largest number of threads on which one [`blocking`] handler blocks.
 const MAX_BLOCKING: usize = 64;
 

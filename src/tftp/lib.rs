@@ -104,6 +104,8 @@ pub mod client;
 #[cfg(feature = "server")]
 pub mod content;
 #[cfg(feature = "server")]
+mod counters;
+#[cfg(feature = "server")]
 pub mod directory;
 #[cfg(feature = "server")]
 pub mod engine;
@@ -117,6 +119,8 @@ pub mod handlers;
 pub mod name;
 pub mod netascii;
 pub mod options;
+#[cfg(feature = "server")]
+mod outcome;
 pub mod packet;
 pub mod receive_window;
 #[cfg(feature = "server")]
@@ -144,7 +148,7 @@ pub use content::{Bytes, Content, ReadAt, Version};
 #[cfg(feature = "server")]
 pub use engine::{Config, Running, Server, ServerHandle, Tid, TunnelConfig};
 #[cfg(feature = "server")]
-pub use handler::{Accepted, Destination, Handler, Opened, Refusal, SharedHandler, blocking, handler_fn};
+pub use handler::{Accepted, Destination, Handler, Opened, Refusal, SharedHandler, blocking, handler_fn, named};
 #[cfg(feature = "server")]
 pub use report::{Counter, Observer, Outcome, Statistics, Totals, TransferReport};
 #[cfg(feature = "server")]

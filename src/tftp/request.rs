@@ -4,7 +4,23 @@ use super::options::announced;
 use super::packet::{Mode, Options, Packet, put_request};
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The name of the handler that answers a request. Clones share it, so that the report of the request has it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HandlerName(Arc<Mutex<Option<Arc<str>>>>);
+
+impl HandlerName {
+    /// Records the name of a handler that is asked.
+    pub fn set(&self, name: &Arc<str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(name));
+    }
+
+    /// Returns the name of the handler that was asked last; `None` if none with a name was.
+    pub fn get(&self) -> Option<Arc<str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// A read or write request. A clone shares its bytes.
 #[derive(Clone, Debug)]
@@ -20,6 +36,8 @@ pub struct Request {
     pub mode: Mode,
     /// Whether the client writes.
     pub write: bool,
+    /// The name of the handler that was asked last.
+    pub(crate) handler: HandlerName,
     /// Another name than that of the packet.
     file: Option<Arc<[u8]>>,
     packet: Arc<[u8]>,
@@ -30,14 +48,15 @@ impl Request {
     pub fn from_packet(client: SocketAddr, vip: IpAddr, tid: u16, packet: Arc<[u8]>) -> Option<Request> {
         let Ok(Packet::Request(request)) = Packet::parse(&packet) else { return None };
         let (mode, write) = (request.known_mode()?, request.write);
-        Some(Request { client, vip, tid, mode, write, file: None, packet })
+        Some(Request { client, vip, tid, mode, write, handler: HandlerName::default(), file: None, packet })
     }
 
     /// Creates a read request in mode octet without options, for tests of handlers.
     pub fn for_file(client: SocketAddr, vip: IpAddr, tid: u16, file: &[u8]) -> Request {
         let mut packet = Vec::new();
         put_request(&mut packet, false, b"f", b"octet", []);
-        Request { client, vip, tid, mode: Mode::Octet, write: false, file: Some(file.into()), packet: packet.into() }
+        let (handler, file) = (HandlerName::default(), Some(file.into()));
+        Request { client, vip, tid, mode: Mode::Octet, write: false, handler, file, packet: packet.into() }
     }
 
     /// Returns the request for another file.

@@ -9,7 +9,7 @@ use guideway_daemon::{metrics, systemd};
 use guideway_store as store;
 use guideway_tftp::directory::{Directory, DirectoryOptions};
 use guideway_tftp::engine::{self, Config, Running, Server};
-use guideway_tftp::handler::SharedHandler;
+use guideway_tftp::handler::{SharedHandler, named};
 use guideway_tftp::handlers::http::Cache;
 use guideway_tftp::takeover::{Membership, Settings};
 use guideway_tftp::writable::{self, WithUploads, Writable};
@@ -157,8 +157,8 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         Files::Directory(root, options) => {
             let files = Directory::new(root, *options).map_err(|source| Error::Root { path: root.clone(), source })?;
             let handler = match uploads.clone() {
-                Some(uploads) => SharedHandler::new(WithUploads::new(files, uploads)),
-                None => SharedHandler::new(files),
+                Some(uploads) => SharedHandler::new(WithUploads::new(named(config::ROOT, files), named(config::UPLOADS, uploads))),
+                None => SharedHandler::new(named(config::ROOT, files)),
             };
             Built { handler, http: Vec::new() }
         }

@@ -168,7 +168,7 @@ impl LocalStamp {
 }
 
 fn changed() -> io::Error {
-    io::Error::other("the file changed while it was read")
+    io::Error::new(io::ErrorKind::InvalidData, "the file changed while it was read")
 }
 
 /// The content of a regular file. The kernel sends its bytes from the page cache.

@@ -335,7 +335,7 @@ impl EventLoop {
         }
         if !self.net.flushed.faulted.is_empty() {
             for key in std::mem::take(&mut self.net.flushed.faulted) {
-                let why = io::Error::other("the content was cut short while it was sent");
+                let why = io::Error::new(io::ErrorKind::InvalidData, "the content was cut short while it was sent");
                 self.with_session(key, |this, session| this.fail(session, &why));
             }
             self.flush();

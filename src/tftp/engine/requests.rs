@@ -87,7 +87,8 @@ impl EventLoop {
     /// Returns the request of a session as handlers see it; `None` if its mode is unknown.
     pub(super) fn handler_request(&mut self, session: &Session) -> Option<Request> {
         let tid = self.net.sockets[usize::from(session.peer.socket)].local.port();
-        let request = Request::from_packet(session.peer.client, session.peer.vip, tid, Arc::clone(&session.request))?;
+        let mut request = Request::from_packet(session.peer.client, session.peer.vip, tid, Arc::clone(&session.request))?;
+        request.handler = session.handler.clone();
         self.reports.push(|| Report::Started(request.clone()));
         Some(request)
     }
@@ -96,6 +97,7 @@ impl EventLoop {
     pub(super) fn refuse(&mut self, session: &mut Session, refusal: Refusal) -> Disposition {
         session.answered = Some(self.now);
         self.counters.add(Counter::Overloaded, u64::from(refusal.overload));
+        session.overloaded = refusal.overload;
         if let Some(code) = refusal.code {
             self.error(session.route, code, &refusal.text);
         }
@@ -105,6 +107,7 @@ impl EventLoop {
     /// Ends a transfer whose content cannot be read. The client gets no details.
     pub(super) fn fail(&mut self, session: &mut Session, why: &std::io::Error) -> Disposition {
         self.error(session.route, ErrorCode::NOT_DEFINED, "the file cannot be read");
+        session.io_error = Some(why.kind());
         Disposition::Close(Outcome::Failed(why.to_string()))
     }
 

@@ -11,6 +11,7 @@ use crate::netascii::Decoder;
 use crate::options::Terms;
 use crate::packet::{Mode, Options, Packet};
 use crate::report::{Outcome, TransferReport};
+use crate::request::HandlerName;
 use crate::takeover::Checkpoint;
 use crate::transfer::Transfer;
 use crate::upload::Upload;
@@ -110,6 +111,12 @@ pub struct Session {
     /// The request as received, with file name and options.
     pub request: Arc<[u8]>,
     pub mode: Option<Mode>,
+    /// The name of the handler that was asked last.
+    pub handler: HandlerName,
+    /// Whether it was refused because the server lacked a resource.
+    pub overloaded: bool,
+    /// The kind of error with which its content could not be read.
+    pub io_error: Option<std::io::ErrorKind>,
     pub stage: Stage,
     /// The checkpoint to resume from, until the transfer is resumed.
     pub resume: Option<Box<Resume>>,
@@ -153,6 +160,9 @@ impl Session {
             route,
             request: request.into(),
             mode: None,
+            handler: HandlerName::default(),
+            overloaded: false,
+            io_error: None,
             stage: Stage::Opening(None),
             resume: None,
             taken_over: false,
@@ -205,11 +215,14 @@ impl Session {
             write: receiving.is_some(),
             taken_over: self.taken_over,
             mode: self.mode,
+            handler: self.handler.get(),
             terms: running.map(|running| *running.transfer.terms()).or(receiving.map(|receiving| *receiving.upload.terms()))
                 as Option<Terms>,
             size: running.and_then(|running| running.size).or(receiving.and_then(|receiving| receiving.size)),
             version: running.and_then(|running| running.content.known_version()),
             outcome,
+            overloaded: self.overloaded,
+            io_error: self.io_error,
             duration: now - self.started,
             opening: self.answered.unwrap_or(now) - self.started,
             packets_sent: self.tally.packets,

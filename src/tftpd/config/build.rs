@@ -2,7 +2,7 @@
 
 use super::{Action, Config, Kind};
 use guideway_tftp::directory::Directory;
-use guideway_tftp::handler::SharedHandler;
+use guideway_tftp::handler::{SharedHandler, named};
 use guideway_tftp::handlers::chain::Chain;
 use guideway_tftp::handlers::exec::Exec;
 use guideway_tftp::handlers::hook::Hook;
@@ -14,6 +14,11 @@ use guideway_tftp::writable::{WithUploads, Writable};
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+
+/// Names in reports of the handler of uploads, and of the directory without a configuration file: the keys and flags that set them.
+pub const UPLOADS: &str = "writable";
+/// See [`UPLOADS`].
+pub const ROOT: &str = "root";
 
 /// A handler with a valid configuration cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +89,10 @@ impl Config {
             };
             made.insert(&handler.name, new);
         }
-        let chain = |names: &mut dyn Iterator<Item = &str>| Chain::of(names.filter_map(|name| made.get(name).cloned()).collect());
+        // Reports name the handler that a rule uses. One that gets the decisions of an exec or hook handler is not named: the program has decided.
+        let name = |name: &str| made.get(name).map(|handler| SharedHandler::new(named(name, handler.clone())));
+        let chain = |names: &mut dyn Iterator<Item = &str>| Chain::of(names.filter_map(name).collect());
+        let uploads = uploads.map(|uploads| SharedHandler::new(named(UPLOADS, uploads)));
         let all = if self.rules.is_empty() {
             let files = chain(&mut self.handlers.iter().map(|handler| handler.name.as_str()));
             match uploads {
@@ -103,7 +111,7 @@ impl Config {
                     Action::Serve(names) => rules::Action::Serve(chain(&mut names.iter().map(String::as_str))),
                 },
             };
-            SharedHandler::new(Rules::new(self.rules.iter().map(rule).collect(), uploads.map(SharedHandler::new)))
+            SharedHandler::new(Rules::new(self.rules.iter().map(rule).collect(), uploads))
         };
         let handler = match self.limits {
             Some(settings) => SharedHandler::new(Limited::new(settings, all)),

@@ -17,7 +17,7 @@ mod takeover;
 mod tests;
 mod values;
 
-pub use build::{BuildError, Built, HttpHandler};
+pub use build::{BuildError, Built, HttpHandler, ROOT, UPLOADS};
 pub use check::check_command;
 pub use handler::{Handler, Kind};
 pub use reload::check_replacement;

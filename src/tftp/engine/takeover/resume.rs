@@ -143,6 +143,7 @@ impl EventLoop {
         if content.size() != Some(checkpoint.size) || content.version() != checkpoint.version || checkpoint.version == Version([0; 16]) {
             self.counters.add(Counter::ResumeRefused, 1);
             self.error(session.route, ErrorCode::NOT_DEFINED, "the file has changed");
+            session.io_error = Some(std::io::ErrorKind::InvalidData);
             return Disposition::Close(Outcome::Failed("the file differs from the one that another server started to send".to_owned()));
         }
         session.resume = None;
