@@ -109,7 +109,7 @@ fn check_row(name: &str) {
 #[test]
 fn a_dead_server_loses_its_own_transfers_alone_and_they_are_counted() {
     let Some(_lock) = root() else { return };
-    let text = "event a stock server dies\nserver in.tftpd\nclient guideway\ntransfers 12\nconcurrency 12\nsize 256KiB\ntimeout 4s\n";
+    let text = "event a stock server dies\nserver in.tftpd\nclient guideway\ntransfers 12\nconcurrency 12\nsize 4MiB\ntimeout 4s\n";
     let dies = "at 30% kill t1\nalso kill t2\nalso kill t3\nalso kill t4\n";
     let row = report(&lab(script_file(&format!("{text}{dies}")).path(), &["--json"]));
     assert_eq!((&row["ok"], &row["failed"], &row["in_flight"]), (&false.into(), &12.into(), &12.into()), "{row:#}");
