@@ -29,6 +29,8 @@ pub struct Counters {
     pub by_remote_site: u64,
     /// Fragments that went to the director of the fleet that owns their datagram.
     pub handed_on: u64,
+    /// Packets that another director, or a health check, sent to the server of this host.
+    pub to_local_server: u64,
     /// Requests that went to another backend, as the first left them unanswered.
     pub redispatched: u64,
     /// Requests shed by the limit of their VIP.
@@ -46,7 +48,7 @@ pub struct Counters {
 
 impl Counters {
     /// Returns every counter but those of dropped packets, by its name in JSON.
-    pub fn each(&self) -> [(&'static str, u64); 15] {
+    pub fn each(&self) -> [(&'static str, u64); 16] {
         [
             ("received", self.received),
             ("transmitted", self.transmitted),
@@ -59,6 +61,7 @@ impl Counters {
             ("by_successor", self.by_successor),
             ("by_remote_site", self.by_remote_site),
             ("handed_on", self.handed_on),
+            ("to_local_server", self.to_local_server),
             ("redispatched", self.redispatched),
             ("shed_by_vip", self.shed_by_vip),
             ("shed_by_backend", self.shed_by_backend),

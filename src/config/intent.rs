@@ -3,7 +3,7 @@
 
 use super::duration::human;
 use super::text::port_range_text;
-use super::{Backend, Check, Config, HashKey, Pool, Probe, Service, Vip};
+use super::{Backend, Check, Config, HashKey, Io, Pool, Probe, Service, Vip};
 use guideway_hash::{FleetKey, KeyId};
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -92,9 +92,10 @@ impl Config {
         let vips =
             vips.map(|vip| format!("vip {}: is the director's own address; a VIP must not be the address of a machine", vip.address));
         let backends = self.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
-        let backends = backends.filter(|(_, backend)| own(backend.address)).map(|(pool, backend)| {
+        let copies = matches!(self.director.io, Io::AfPacket { .. });
+        let backends = backends.filter(|(_, backend)| copies && own(backend.address)).map(|(pool, backend)| {
             format!(
-                "pool.{}.backends.{}: {} is an address of this director; a backend must be another machine",
+                "pool.{}.backends.{}: {} is an address of this director; a server of its own host needs io \"af_xdp\" or \"netmap\"",
                 pool.name, backend.name, backend.address
             )
         });

@@ -5,7 +5,7 @@ use super::reader::Reader;
 use super::sections::Sections;
 use super::service::ClaimedPorts;
 use super::text::{did_you_mean, port_range_text};
-use super::{Probe, Service};
+use super::{Io, Probe, Service};
 use super::{announce, neighbour, vip};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -110,8 +110,14 @@ fn source_prefix(sections: &Sections<'_, '_>) {
 fn backend_addresses(sections: &Sections<'_, '_>) {
     let ours = &sections.director.addresses;
     for address in sections.pools.iter().flat_map(|p| &p.backends).filter_map(|b| b.address.as_ref()) {
-        if let Some(own) = ours.iter().find(|own| own.value == address.value) {
-            address.field.error(format!("is an address of this director (line {}); a backend must be another machine", own.field.line()));
+        // With AF_PACKET the kernel sees every packet too: the server would get GRE of routers and of other directors beside the director.
+        let copies = matches!(sections.director.io, Some(Io::AfPacket { .. }));
+        if let Some(own) = ours.iter().find(|own| own.value == address.value).filter(|_| copies) {
+            address.field.error(format!(
+                "is an address of this director (line {}): a server of its own host needs io \"af_xdp\" or \"netmap\", for with \"af_packet\" \
+                 the host gets a copy of every packet",
+                own.field.line()
+            ));
         }
         // Without the full list of the director's addresses, an error might be wrong.
         if sections.director.director.is_some() && !ours.iter().any(|own| own.value.is_ipv4() == address.value.is_ipv4()) {

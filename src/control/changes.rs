@@ -1,7 +1,7 @@
 //! Differences between two views, for the stream of events.
 
 use super::View;
-use super::neighbour::mac;
+use super::neighbour::link_layer;
 use super::writer::{BackendEntry, BackendState};
 use guideway_api::event::{BackendTransition, ChangedBackend, ChangedVip, Changes, NeighbourChange, StateChange, VipTransition};
 use std::cmp::Ordering;
@@ -137,8 +137,8 @@ pub fn neighbour_changes(before: &View, after: &View) -> Option<Changes<Neighbou
     for (address, is) in &after.hops.hops {
         let was = before.hops.hops.get(address);
         match (was.and_then(|was| was.as_ref().ok()), is) {
-            (Some(was), Ok(is)) if was.mac == is.mac => {}
-            (_, Ok(is)) => changes.add(|| NeighbourChange::Resolved { address: *address, neighbour: mac(is.mac) }),
+            (Some(was), Ok(is)) if (was.mac, was.output) == (is.mac, is.output) => {}
+            (_, Ok(is)) => changes.add(|| NeighbourChange::Resolved { address: *address, neighbour: link_layer(is) }),
             (Some(_), Err(why)) => changes.add(|| NeighbourChange::Lost { address: *address, why: why.to_string() }),
             (None, Err(_)) => {}
         }

@@ -21,6 +21,7 @@ pub fn counters_document(counters: &Counters) -> api::counters::Counters {
         by_successor: of(PacketCounter::BySuccessor),
         by_remote_site: of(PacketCounter::ByRemoteSite),
         handed_on: of(PacketCounter::HandedOn),
+        to_local_server: of(PacketCounter::ToLocalServer),
         redispatched: of(PacketCounter::Redispatched),
         shed_by_vip: of(PacketCounter::ShedByVip),
         shed_by_backend: of(PacketCounter::ShedByBackend),

@@ -146,6 +146,14 @@ pub fn exposition(status: &Status) -> Exposition {
         &[(&[], handed_on)],
     );
 
+    let to_local_server = counters.get(PacketCounter::ToLocalServer);
+    put(
+        "packets_to_local_server_total",
+        MetricKind::Counter,
+        "Packets that another director, or a health check, sent to the server of this host.",
+        &[(&[], to_local_server)],
+    );
+
     put("flow_table_entries", MetricKind::Gauge, "Entries of the flow tables in use.", &[(&[], document.flows.used as u64)]);
     put("flow_table_capacity", MetricKind::Gauge, "Entries that the flow tables have room for.", &[(&[], document.flows.capacity as u64)]);
     let problems = status.host_problems().all();

@@ -1,6 +1,6 @@
 //! The current tables, and their documents: VIPs, backends, next hops.
 
-use super::{BackendEntry, BackendState, NextHops, Suspect, neighbour::mac};
+use super::{BackendEntry, BackendState, NextHops, Suspect, neighbour::link_layer};
 use guideway_api::backend::BackendSummary;
 use guideway_api::status::{KeyIds, RemoteDirector};
 use guideway_api::vip::AnnouncedVip;
@@ -127,7 +127,7 @@ impl View {
     /// Returns the link-layer address of a next hop as documents show it, and why it is not known.
     pub(super) fn neighbour(&self, address: IpAddr) -> (String, Option<String>) {
         match self.hops.status(address) {
-            Ok(hop) => (mac(hop.mac), None),
+            Ok(hop) => (link_layer(&hop), None),
             Err(why) => ("unresolved".to_owned(), Some(why.to_string())),
         }
     }

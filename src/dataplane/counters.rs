@@ -37,6 +37,7 @@ named! {
         BySuccessor "by_successor" "Packets that went to a successor, because their backend is down or leaves the request unanswered.",
         ByRemoteSite "by_remote_site" "Packets that went to a director of the remote site, because no backend here takes them or their server port belongs to none.",
         HandedOn "handed_on" "Fragments that went to the director of the fleet that owns their datagram.",
+        ToLocalServer "to_local_server" "Packets that another director, or a health check, sent to the server of this host; they are not balanced again.",
         Redispatched "redispatched" "Requests that went to another backend, as the first leaves them unanswered.",
         ShedByVip "shed_by_vip" "Requests shed by the limit of their VIP.",
         ShedByBackend "shed_by_backend" "Requests shed by the limit of a backend.",

@@ -11,6 +11,7 @@ mod checksum;
 pub mod conformance;
 pub mod fault;
 pub mod interface;
+mod loopback;
 pub mod memory;
 pub mod netmap;
 pub mod offloads;

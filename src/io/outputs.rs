@@ -2,10 +2,14 @@
 //! packets come from.
 //!
 //! A packet socket for each such interface, opened with the first frame for it. Frames for the io's own interface are left to the io.
+//!
+//! GRE to a server of this host leaves by the loopback. It goes to raw IP sockets: the kernel accepts its own address as a source from these, but not from a
+//! packet socket.
 
 use super::af_packet::{address, send};
+use super::loopback::Loopback;
 use super::{BatchHandler, Io, PollResult};
-use guideway_packet::frame::{Frame, OWN_INTERFACE, Output};
+use guideway_packet::frame::{Frame, LOOPBACK, OWN_INTERFACE, Output};
 use guideway_packet::loss::Losses;
 use guideway_packet::time::Time;
 use guideway_packet::verdict::{Reason, Verdict};
@@ -19,6 +23,7 @@ use std::time::Duration;
 pub struct Outputs<I> {
     io: I,
     sockets: Sockets,
+    loopback: Loopback,
 }
 
 /// One socket for each other interface.
@@ -28,17 +33,17 @@ struct Sockets(Vec<(Output, Socket)>);
 impl<I: Io> Outputs<I> {
     /// Puts the other interfaces on top of `io`.
     pub fn new(io: I) -> Outputs<I> {
-        Outputs { io, sockets: Sockets::default() }
+        Outputs { io, sockets: Sockets::default(), loopback: Loopback::default() }
     }
 }
 
 impl<I: Io> Io for Outputs<I> {
     fn poll(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
-        let Outputs { io, sockets } = self;
+        let Outputs { io, sockets, loopback } = self;
         let mut lost = 0;
         let mut poll = io.poll(wait, &mut |now, frames| {
             work(now, frames);
-            lost += sockets.transmit(frames);
+            lost += loopback.transmit(frames) + sockets.transmit(frames);
         })?;
         poll.transmit_full += lost;
         Ok(poll)
@@ -52,6 +57,9 @@ impl<I: Io> Io for Outputs<I> {
     fn send_by(&mut self, frame: &[u8], output: Output) -> std::io::Result<bool> {
         if output == OWN_INTERFACE {
             return self.io.send(frame);
+        }
+        if output == LOOPBACK {
+            return Ok(self.loopback.send(frame));
         }
         let sent = self.sockets.of(output).and_then(|socket| socket.send_with_flags(frame, libc::MSG_DONTWAIT));
         if sent.is_err() {

@@ -94,6 +94,9 @@ pub struct LabArgs {
     /// With --chaos: the script's `full` lines count, which make it large
     #[arg(long, requires = "chaos")]
     pub full: bool,
+    /// Run the server of each backend on the host of the director of the same number
+    #[arg(long, conflicts_with = "direct")]
+    pub local_servers: bool,
     /// Backends that are up and not in the pool; a script says so.
     #[arg(skip)]
     pub spares: u8,
@@ -212,6 +215,11 @@ impl LabArgs {
         }
         if self.direct && self.reload.is_some() {
             return Err(Error::Usage("--reload needs directors, and --direct leaves them out: give one of the two".to_owned()));
+        }
+        if self.local_servers && self.directors < self.backends + u8::from(self.reload.is_some()) {
+            return Err(Error::Usage(
+                "--local-servers needs a director for each backend: give more --directors or fewer --backends".to_owned(),
+            ));
         }
         if self.drain.is_some() && (self.direct || self.backends < 2) {
             return Err(Error::Usage("--drain needs directors, and at least --backends 2".to_owned()));

@@ -12,9 +12,10 @@ use super::reload;
 use super::report::RouterReport;
 use super::router::{self, Router};
 use super::topology::{ROUTER_INGRESS, Topology};
-use super::traffic_monitor::{self, TrafficMonitor};
+use super::traffic_monitor::{self, Port, TrafficMonitor};
 use super::transfers::{self, TransferEvent, Workload};
 use guideway_host::error::{Context, Error};
+use guideway_host::netns::Namespace;
 use guideway_testbed::servers::Server;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -70,7 +71,13 @@ impl Lab {
             None
         };
         let topology = Topology::build(&plan)?;
-        let monitor = traffic_monitor::watch(&topology.fabric, names, args.ipv6)?;
+        // GRE for a server of its own host never passes the fabric: it is seen on the loopback, whichever director sent it.
+        let port = |(backend, host): (String, &Namespace)| match plan.local_servers {
+            true => Port { backend, host: host.clone(), interface: "lo".to_owned() },
+            false => Port { interface: backend.clone(), backend, host: topology.fabric.clone() },
+        };
+        let ports: Vec<Port> = names.into_iter().zip(&topology.backends).map(port).collect();
+        let monitor = traffic_monitor::watch(&topology.fabric, &ports, args.ipv6)?;
         let start = |(number, (backend, host))| {
             let backend_config = BackendConfig {
                 vip: plan.vip,

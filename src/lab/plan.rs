@@ -81,6 +81,8 @@ pub struct Plan {
     pub takeover: bool,
     /// New requests a second that each director lets through.
     pub admission: Admission,
+    /// Whether the server of each backend is on the host of the director of the same number.
+    pub local_servers: bool,
     /// Every director is a port of a VALE switch.
     pub vale_switched: bool,
 }
@@ -98,6 +100,7 @@ impl Plan {
             }
         };
         let address = |v4: [u8; 4], v6_address: [u16; 8]| if v6 { IpAddr::from(v6_address) } else { IpAddr::from(v4) };
+        let local = args.local_servers;
         let spares = args.spares + u8::from(args.reload.is_some());
         let count = args.backends + spares;
         let span = ((TID_RANGE.1 - TID_RANGE.0 + 1) / u16::from(count.max(1))).min(MAX_TIDS);
@@ -106,8 +109,8 @@ impl Plan {
                 let first = TID_RANGE.0 + u16::from(i) * span;
                 Backend {
                     name: format!("t{}", i + 1),
-                    address: host([10, 0, 2], 2, 21 + i),
-                    mac: mac(2, 21 + i),
+                    address: if local { host([10, 0, 1], 1, 11 + i) } else { host([10, 0, 2], 2, 21 + i) },
+                    mac: if local { mac(1, 11 + i) } else { mac(2, 21 + i) },
                     tid_range: (args.server.supports_tid_range() && !args.no_tid_ranges).then_some((first, first + span - 1)),
                     weight: DEFAULT_WEIGHT,
                     drain: false,
@@ -129,6 +132,7 @@ impl Plan {
             spares,
             takeover: args.takeover,
             admission: args.admission,
+            local_servers: local,
             vale_switched: args.io == Some(Io::Vale),
         }
     }
@@ -160,6 +164,12 @@ impl Plan {
     /// namespaces of the machine together: a large lab would push out those that the machine itself needs.
     pub fn needs_static_neighbours(&self) -> bool {
         self.directors.len() * (self.backends.len() + 1) > 256
+    }
+
+    /// The name of the fabric's port that a host is connected to.
+    pub fn port<'a>(&'a self, host: &'a str) -> &'a str {
+        let backend = self.all_backends().position(|backend| backend.name == host).filter(|_| self.local_servers);
+        backend.and_then(|number| self.directors.get(number)).map_or(host, |director| &director.name)
     }
 
     /// Where the router sends what is for the VIP.

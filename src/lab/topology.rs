@@ -49,12 +49,15 @@ impl Topology {
             router: host("router")?,
             fabric: host("fabric")?,
             directors: plan.directors.iter().map(|d| host(&d.name)).collect::<Result<_, _>>()?,
-            backends: plan
-                .all_backends()
-                .map(|b| host(&b.name).and_then(|host| set_ttl(&host, b.ttl, ipv6).map(|()| host)))
-                .collect::<Result<_, _>>()?,
+            backends: Vec::new(),
             vale_links: Vec::new(),
         };
+        for (number, backend) in plan.all_backends().enumerate() {
+            let local = topology.directors.get(number).filter(|_| plan.local_servers).cloned();
+            let host = local.map_or_else(|| host(&backend.name), Ok)?;
+            set_ttl(&host, backend.ttl, ipv6)?;
+            topology.backends.push(host);
+        }
         topology.connect_hosts(plan)?;
         if plan.vale_switched {
             topology.vale_links = topology.directors.iter().map(|host| ValeLink::start(host).map(Arc::new)).collect::<Result<_, _>>()?;
@@ -90,7 +93,7 @@ impl Topology {
                 self.attach_host(&staging, (host, INTERFACE), &director.name, director.mac, address)?;
             }
         }
-        for (host, backend) in self.backends.iter().zip(plan.all_backends()) {
+        for (host, backend) in self.backends.iter().zip(plan.all_backends()).filter(|_| !plan.local_servers) {
             self.attach_host(&staging, (host, INTERFACE), &backend.name, backend.mac, (backend.address, plan.router.1))?;
         }
         self.add_static_neighbours(plan)
@@ -118,8 +121,9 @@ impl Topology {
         let directors: Vec<(IpAddr, Mac)> = plan.directors.iter().map(|d| (d.address, d.mac)).collect();
         let backends: Vec<(IpAddr, Mac)> = plan.all_backends().map(|b| (b.address, b.mac)).collect();
         Netlink::in_namespace(&self.router, |n| n.add_neighbours(ROUTER_FABRIC, directors.iter().chain(&backends).copied()))?;
-        for host in &self.backends {
-            Netlink::in_namespace(host, |n| n.add_neighbours(INTERFACE, directors.iter().copied().chain([router])))?;
+        for (host, backend) in self.backends.iter().zip(plan.all_backends()) {
+            let others = directors.iter().copied().filter(|(address, _)| *address != backend.address);
+            Netlink::in_namespace(host, |n| n.add_neighbours(INTERFACE, others.chain([router])))?;
         }
         Ok(())
     }

@@ -35,20 +35,31 @@ impl TrafficMonitor {
     }
 }
 
-/// Watches the interfaces of `fabric` that carry these names of backends.
-pub fn watch(fabric: &Namespace, backends: Vec<String>, ipv6: bool) -> Result<TrafficMonitor, Error> {
+/// Where the requests to a backend can be seen.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// The backend's name.
+    pub backend: String,
+    /// The host that has the interface.
+    pub host: Namespace,
+    /// The interface.
+    pub interface: String,
+}
+
+/// Watches these interfaces, by a thread on the host `fabric`.
+pub fn watch(fabric: &Namespace, ports: &[Port], ipv6: bool) -> Result<TrafficMonitor, Error> {
     let monitor = TrafficMonitor::default();
     let recorder = monitor.clone();
-    let sockets = fabric.run(|| {
-        let netlink = Netlink::open()?;
-        let open = |name: &String| {
-            let socket = sys::packet_socket(netlink.index(name)?).with_context(|| format!("watching the port of {name}"))?;
+    let open = |port: &Port| {
+        port.host.run(|| {
+            let index = Netlink::open()?.index(&port.interface)?;
+            let socket = sys::packet_socket(index).with_context(|| format!("watching the port of {}", port.backend))?;
             socket.attach_filter(&request_size_filter(ipv6)).with_context(|| "filtering a socket".to_owned())?;
             socket.set_nonblocking(true).with_context(|| "setting up a socket".to_owned())?;
-            Ok((name.clone(), socket))
-        };
-        backends.iter().map(open).collect::<Result<Vec<(String, Socket)>, Error>>()
-    })?;
+            Ok((port.backend.clone(), socket))
+        })
+    };
+    let sockets = ports.iter().map(open).collect::<Result<Vec<(String, Socket)>, Error>>()?;
     fabric.thread("traffic-monitor", move || monitor_loop(sockets, &recorder))?;
     Ok(monitor)
 }

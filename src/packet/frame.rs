@@ -24,6 +24,9 @@ pub type Output = u32;
 /// The interface of the io itself.
 pub const OWN_INTERFACE: Output = 0;
 
+/// The loopback, which has this index in every network namespace: by it leaves GRE to a server of this host.
+pub const LOOPBACK: Output = 1;
+
 impl<'a> Frame<'a> {
     /// A frame of `len` bytes that starts at `start` in `buffer`. Bounds that do not fit the buffer are cut to it.
     pub fn new(buffer: &'a mut [u8], start: usize, len: usize) -> Self {

@@ -91,6 +91,18 @@ fn too_many_backends() {
 }
 
 #[test]
+fn a_server_of_the_directors_host_needs_an_io_that_keeps_packets_from_the_kernel() {
+    let text = with_pool("", &["name = \"t1\", address = \"10.0.1.11\""]);
+    errors(&text, &[]);
+    errors(
+        &text.replace("af_xdp", "af_packet"),
+        &[
+            "line 15: pool.boot.backends.t1.address = \"10.0.1.11\": is an address of this director (line 3): a server of its own host needs io \"af_xdp\" or \"netmap\", for with \"af_packet\" the host gets a copy of every packet",
+        ],
+    );
+}
+
+#[test]
 fn backends() {
     for (backend, expected) in [
         ("address = \"10.0.2.21\"", "[0].name: is missing; example: name = \"t1\""),
@@ -98,10 +110,6 @@ fn backends() {
         (
             "name = \"t1\", address = \"0.0.0.0\"",
             ".t1.address = \"0.0.0.0\": is the unspecified address; give the unicast address of one machine",
-        ),
-        (
-            "name = \"t1\", address = \"10.0.1.11\"",
-            ".t1.address = \"10.0.1.11\": is an address of this director (line 3); a backend must be another machine",
         ),
         (
             "name = \"t1\", address = \"2001:db8::1\"",

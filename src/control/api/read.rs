@@ -4,7 +4,7 @@ use super::error::ApiError;
 use super::request::ApiRequest;
 use super::state::Api;
 use crate::explain::{self, Destination, ExplainQuery};
-use crate::neighbour::mac;
+use crate::neighbour::{link_layer, mac};
 use crate::status::IDLE_TIMEOUT;
 use crate::view::{fingerprint, unknown_because};
 use crate::{BackendEntry, BackendState, Unresolved, View};
@@ -135,7 +135,7 @@ pub(super) async fn neighbours(AxumState(api): AxumState<Arc<Api>>, _: ApiReques
         let known = hop.as_ref().ok();
         Neighbour {
             address: *address,
-            neighbour: known.map(|hop| mac(hop.mac)),
+            neighbour: known.map(link_layer),
             mtu: known.map(|hop| hop.mtu),
             unresolved_because: hop.as_ref().err().map(ToString::to_string),
         }

@@ -9,6 +9,8 @@ mod tests;
 
 use super::NextHops;
 use futures_util::StreamExt;
+use guideway_dataplane::tables::NextHop;
+use guideway_packet::frame::LOOPBACK;
 use ipnet::Ipv4Net;
 pub use netlink::{Error, RouteKey};
 use netlink::{KernelEvent, Netlink, NetlinkRequests};
@@ -79,7 +81,7 @@ async fn start(
     key: RouteKey,
     targets: NextHopTargets,
 ) -> Result<Neighbours, Error> {
-    let mut table = NeighbourTable::new(interface);
+    let mut table = NeighbourTable::new(interface, key.address);
     table.refresh = refresh.unwrap_or(table.refresh);
     table.static_entries = targets.static_entries.clone();
     resync(&netlink.requests, &mut table, &targets.addresses).await?;
@@ -117,7 +119,7 @@ pub struct Survey {
 /// When a request to the kernel fails.
 pub async fn survey(interface: u32, key: RouteKey, targets: NextHopTargets) -> Result<Survey, Error> {
     let netlink = Netlink::open(interface, key)?;
-    let mut table = NeighbourTable::new(interface);
+    let mut table = NeighbourTable::new(interface, key.address);
     table.static_entries = targets.static_entries;
     resync(&netlink.requests, &mut table, &targets.addresses).await?;
     let mut local_vips = Vec::new();
@@ -323,6 +325,11 @@ impl Watcher {
         });
         Ok(())
     }
+}
+
+/// `02:00:00:00:02:21`, or `this host`
+pub fn link_layer(hop: &NextHop) -> String {
+    if hop.output.is_some_and(|output| output.index == LOOPBACK) { "this host".to_owned() } else { mac(hop.mac) }
 }
 
 /// `02:00:00:00:02:21`

@@ -2,7 +2,8 @@
 
 use super::path_mtu::PathMtus;
 use crate::{Link, NextHops, Unresolved};
-use guideway_dataplane::tables::{NextHop, OutputInterface};
+use guideway_dataplane::tables::{Addresses, NextHop, OutputInterface};
+use guideway_packet::frame::LOOPBACK;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,6 +14,9 @@ const MIN_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 /// The kernel checks a neighbour only when it is used, and does not see our packets. So it gets a hint at this interval.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
+
+/// The way to a server of this host. Its loopback takes whatever IP can carry.
+const THIS_HOST: NextHop = NextHop { mac: [0; 6], mtu: u16::MAX, output: Some(OutputInterface { index: LOOPBACK, mac: [0; 6] }) };
 
 /// A neighbour on an interface. Link-local addresses mean nothing without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +73,8 @@ struct Probe {
 pub(super) struct NeighbourTable {
     /// Index of our interface.
     pub(super) own: u32,
+    /// The director's addresses: a backend with one of them is a server of this host.
+    pub(super) addresses: Addresses,
     /// Every Ethernet interface, ours among them.
     pub(super) interfaces: HashMap<u32, Interface>,
     pub(super) routes: BTreeMap<IpAddr, Result<Route, Unresolved>>,
@@ -86,9 +92,10 @@ pub(super) struct NeighbourTable {
 }
 
 impl NeighbourTable {
-    pub(super) fn new(own: u32) -> NeighbourTable {
+    pub(super) fn new(own: u32, addresses: Addresses) -> NeighbourTable {
         NeighbourTable {
             own,
+            addresses,
             interfaces: HashMap::new(),
             routes: BTreeMap::new(),
             neighbours: HashMap::new(),
@@ -132,6 +139,9 @@ impl NeighbourTable {
             if let Some(mac) = self.static_entries.get(backend) {
                 let mtu = route.as_ref().ok().and_then(|r| r.mtu);
                 return Ok(NextHop { mac: *mac, mtu: self.mtu(*backend, mtu, link), output: None });
+            }
+            if self.addresses.contains(*backend) && matches!(route, Err(Unresolved::RouteKind(kind)) if kind == "local") {
+                return Ok(THIS_HOST);
             }
             let route = route.as_ref().map_err(Clone::clone)?;
             self.choose(*backend, route)
@@ -256,7 +266,7 @@ mod tests {
     }
 
     fn table(routes: &[(&str, &str, Option<u32>)]) -> NeighbourTable {
-        let mut table = NeighbourTable::new(OWN);
+        let mut table = NeighbourTable::new(OWN, Addresses { v4: Some([10, 0, 1, 11].into()), v6: None });
         table.interfaces.insert(OWN, interface("eth0", [2; 6]));
         table.routes = routes.iter().map(|(to, hop, mtu)| (ip(to), Ok(Route { hops: vec![on(OWN, hop)], mtu: *mtu }))).collect();
         table
@@ -281,6 +291,20 @@ mod tests {
         assert_eq!(hops.get(ip("10.0.2.22")), Some(NextHop { mac: MAC, mtu: 1500, output: None }), "never more than the interface's");
         assert_eq!(hops.status(ip("10.0.1.7")), Err(Unresolved::Unresponsive(ip("10.0.1.7"))));
         assert_eq!(table.due_probes(seconds(0)), [on(OWN, "10.0.1.1"), on(OWN, "10.0.1.7")], "a shared gateway is requested once");
+    }
+
+    #[test]
+    fn a_backend_at_the_directors_address_is_a_server_of_this_host() {
+        let mut table = table(&[]);
+        for local in ["10.0.1.11", "10.0.1.12"] {
+            table.routes.insert(ip(local), Err(Unresolved::RouteKind("local".into())));
+        }
+        let hops = table.next_hops();
+        assert_eq!(hops.get(ip("10.0.1.11")), Some(THIS_HOST));
+        assert!(hops.is_unreachable(ip("10.0.1.12")), "GRE to another address of this host is taken by nobody");
+        table.routes.insert(ip("10.0.1.11"), Err(Unresolved::NoRoute));
+        assert!(table.next_hops().is_unreachable(ip("10.0.1.11")), "the address is not on this host");
+        assert!(table.due_probes(seconds(0)).is_empty());
     }
 
     #[test]

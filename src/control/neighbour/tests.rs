@@ -129,12 +129,13 @@ fn what_has_no_way_says_why_and_gets_one_when_a_route_comes() {
         ip("link set side0 up");
         ip("addr add 10.7.0.1/24 dev side0");
         ip("route add blackhole 10.8.0.0/24");
-        let mut neighbours = watch(index, KEY, targets(&["10.7.0.5", "10.8.0.5", "10.9.0.5", "10.0.1.11"])).await.unwrap();
+        let mut neighbours = watch(index, KEY, targets(&["10.7.0.5", "10.8.0.5", "10.9.0.5", "10.0.1.11", "10.7.0.1"])).await.unwrap();
         let hops = neighbours.hops.borrow().clone();
         assert_eq!(hops.status(address("10.7.0.5")), Err(Unresolved::NoLink("side0".into())), "its other end is down");
         assert_eq!(hops.status(address("10.8.0.5")), Err(Unresolved::NoRoute));
         assert_eq!(hops.status(address("10.9.0.5")), Err(Unresolved::NoRoute));
-        assert_eq!(hops.status(address("10.0.1.11")), Err(Unresolved::RouteKind("local".into())));
+        assert_eq!(hops.get(address("10.0.1.11")).map(|hop| link_layer(&hop)).as_deref(), Some("this host"), "the director's own address");
+        assert_eq!(hops.status(address("10.7.0.1")), Err(Unresolved::RouteKind("local".into())), "another address of this host");
         ip("route add 10.9.0.0/24 via 10.0.1.1");
         until(&mut neighbours, |hops| hops.get(address("10.9.0.5")).is_some()).await;
         ip("route del 10.9.0.0/24");

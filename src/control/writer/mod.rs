@@ -124,6 +124,7 @@ impl Writer {
         self.tables_built += pools.iter().filter(|pool| !kept(pool)).count() as u64;
         let remote_site_directors = registry.remote_site_directors();
         let fleet = self.fleet(key, directors, &registry)?;
+        let local_server = registry.backend_at(|address| config.director.address.contains(address));
         self.registry = registry;
         self.pools = pools;
         self.generation = generation;
@@ -145,6 +146,7 @@ impl Writer {
             remote_site_directors,
             remote_site_addresses: PrefixSet::new(&remote_site_addresses),
             fleet,
+            local_server,
             backends,
             hash: key.packet_hasher(),
         })

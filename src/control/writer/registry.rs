@@ -217,6 +217,12 @@ impl Registry {
         there.map(|(_, entry)| entry.id).collect()
     }
 
+    /// Returns the id of the first backend with such an address.
+    pub(super) fn backend_at(&self, is_it: impl Fn(IpAddr) -> bool) -> Option<BackendId> {
+        let mut backends = self.entries.iter().filter(|(identity, _)| !identity.is_director() && is_it(identity.address));
+        backends.next().map(|(_, entry)| entry.id)
+    }
+
     /// Returns the id of another director of the fleet.
     pub(super) fn fleet_director(&self, address: IpAddr) -> Option<BackendId> {
         let mut fleet = self.entries.iter().filter(|(identity, entry)| &*identity.pool == FLEET && entry.retired.is_none());

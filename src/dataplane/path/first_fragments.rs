@@ -161,7 +161,17 @@ mod tests {
         let datagram = build::udp("198.51.100.7:2000".parse().unwrap(), "192.0.2.69:69".parse().unwrap(), &[7; 100]);
         let parsed = datagram.fragments(9, 40).into_iter().map(|fragment| Ip::parse(fragment.ethertype(), fragment.bytes()).unwrap());
         parsed
-            .map(|ip| Packet { l2: 14, inner: 14, in_gre: false, from_remote_site: false, from_fleet: false, ttl: 64, tos: 0, ip })
+            .map(|ip| Packet {
+                l2: 14,
+                inner: 14,
+                in_gre: false,
+                from_remote_site: false,
+                from_fleet: false,
+                for_local_server: false,
+                ttl: 64,
+                tos: 0,
+                ip,
+            })
             .collect()
     }
 

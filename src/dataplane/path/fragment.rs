@@ -174,7 +174,17 @@ mod tests {
     fn packet() -> Packet {
         let bytes = guideway_packet::wire::build::udp("198.51.100.7:2000".parse().unwrap(), "192.0.2.69:69".parse().unwrap(), b"x");
         let ip = Ip::parse(bytes.ethertype(), bytes.bytes()).unwrap();
-        Packet { l2: 14, inner: 14, in_gre: false, from_remote_site: false, from_fleet: false, ttl: 64, tos: 0, ip }
+        Packet {
+            l2: 14,
+            inner: 14,
+            in_gre: false,
+            from_remote_site: false,
+            from_fleet: false,
+            for_local_server: false,
+            ttl: 64,
+            tos: 0,
+            ip,
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ macro_rules! family {
 
             #[inline(always)]
             fn is_router(self, tables: &Snapshot) -> bool {
-                tables.routers.$is_router(self)
+                tables.routers.$is_router(self) && !(tables.local_server.is_some() && tables.fleet.contains(self.into()))
             }
 
             #[inline(always)]

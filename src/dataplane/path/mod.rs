@@ -61,6 +61,7 @@ enum SlowPathAction {
     LaterFragment(Packet),
     EchoReply(Packet),
     HandOn(Packet, BackendId),
+    ToLocalServer(Packet, BackendId),
     KeepaliveReply(Packet),
 }
 
@@ -154,6 +155,10 @@ fn run_slow_path(frame: &mut Frame<'_>, tables: &Snapshot, state: &mut State, no
             state.counters.add(PacketCounter::HandedOn, 1);
             send(frame, &packet, owner, tables, &mut state.out, &mut state.counters, now)
         }
+        Ok(SlowPathAction::ToLocalServer(packet, server)) => {
+            state.counters.add(PacketCounter::ToLocalServer, 1);
+            send(frame, &packet, server, tables, &mut state.out, &mut state.counters, now)
+        }
         Err(verdict) => verdict,
     }
 }
@@ -172,6 +177,9 @@ fn entropy(frame: &[u8], packet: &Packet, tables: &Snapshot, hasher: &ClientHash
 fn classify(frame: &[u8], tables: &Snapshot) -> Result<SlowPathAction, Verdict> {
     let packet = parse::parse(frame, tables)?;
     let kind = vip::find(&packet, frame, tables)?;
+    if let Some(server) = fleet::local_server(&packet, tables) {
+        return Ok(SlowPathAction::ToLocalServer(packet, server));
+    }
     if let Some(owner) = fleet::owner(&packet, tables) {
         return Ok(SlowPathAction::HandOn(packet, owner));
     }

@@ -24,6 +24,8 @@ pub struct Packet {
     pub from_remote_site: bool,
     /// Another director of the fleet sent it. It must not hop again.
     pub from_fleet: bool,
+    /// No router sent it: it is for the server of this host, unless it is a fragment of a datagram that this director owns.
+    pub for_local_server: bool,
     /// TTL of the outermost header.
     pub ttl: u8,
     /// DSCP and ECN of the outermost header.
@@ -91,7 +93,10 @@ fn in_gre(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packe
     if outer.protocol != gre::PROTOCOL {
         return Err(Verdict::ToHost);
     }
-    if !tables.routers.contains(outer.source) {
+    let from_fleet = tables.fleet.contains(outer.source);
+    let allowed = tables.routers.contains(outer.source);
+    let for_local_server = tables.local_server.is_some() && (from_fleet || !allowed);
+    if !allowed && !for_local_server {
         return Err(Verdict::Drop(Reason::RouterNotAllowed));
     }
     if outer.fragment.is_some() {
@@ -109,8 +114,7 @@ fn in_gre(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packe
     }
     let inner = ethernet.len + usize::from(outer.header_len) + gre.len;
     let from_remote_site = tables.remote_site_addresses.contains(outer.source);
-    let from_fleet = tables.fleet.contains(outer.source);
-    Ok(Packet { l2: ethernet.len, inner, in_gre: true, from_remote_site, from_fleet, ttl: outer.ttl, tos: outer.tos, ip })
+    Ok(Packet { l2: ethernet.len, inner, in_gre: true, from_remote_site, from_fleet, for_local_server, ttl: outer.ttl, tos: outer.tos, ip })
 }
 
 /// A packet that a router sent to a VIP without GRE.
@@ -129,6 +133,7 @@ fn plain(ethernet: &Ethernet, packet: &[u8], tables: &Snapshot) -> Result<Packet
         in_gre: false,
         from_remote_site: false,
         from_fleet: false,
+        for_local_server: false,
         ttl: ip.ttl,
         tos: ip.tos,
         ip,

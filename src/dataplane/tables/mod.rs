@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub remote_site_addresses: PrefixSet,
     /// The directors of this fleet, among which datagrams in fragments are divided.
     pub fleet: Fleet,
+    /// The server of this host, if it is a backend: it gets GRE that no router sent.
+    pub local_server: Option<BackendId>,
     /// By [`BackendId`]; directors of the remote site and of the fleet are among them. An unused id is `None`.
     pub backends: Vec<Option<Backend>>,
     /// The keyed hashes of flows and fragments.

@@ -58,7 +58,28 @@ impl Host<'_> {
         self.survey.missing_addresses.iter().map(finding).collect()
     }
 
+    /// Whether a server of this host is among the backends.
+    fn has_local_server(&self) -> bool {
+        let mut backends = self.config.pools.iter().flat_map(|pool| &pool.backends);
+        backends.any(|backend| self.config.director.address.contains(backend.address))
+    }
+
+    /// A server of this host may have VIPs on it: the director takes their packets before the kernel does. But no more than one host of a link may
+    /// answer ARP for them.
+    fn arp(&self) -> Option<Finding> {
+        let answers = |which: &str| (self.sysctl)(&format!("net/ipv4/conf/{which}/arp_ignore")).is_none_or(|value| value == "0");
+        let vip = self.survey.local_vips.iter().find(|vip| vip.is_ipv4() && answers("all") && answers(self.name()))?;
+        let message = format!(
+            "{} answers ARP for the VIP {vip}, which is an address of this host: right for the one host that VRRP chose, wrong for all others",
+            self.name()
+        );
+        Some(Finding::new(Warning, "arp", message, "sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"))
+    }
+
     fn vips(&self) -> Vec<Finding> {
+        if self.has_local_server() {
+            return self.arp().into_iter().collect();
+        }
         let finding = |vip: &IpAddr| {
             let message = format!("the VIP {vip} is an address of this host, so its own kernel answers for it beside the backends");
             Finding::new(Error, "vip_on_this_host", message, format!("ip addr show to {vip}  # and `ip addr del` there"))
@@ -84,7 +105,9 @@ impl Host<'_> {
             let from = own.filter(|own| !self.survey.missing_addresses.contains(own)).map_or(String::new(), |own| format!(" from {own}"));
             let mark = self.config.director.mark.map_or(String::new(), |mark| format!(" mark {mark}"));
             let more = if addresses.len() > 1 { format!(" and {} more", addresses.len() - 1) } else { String::new() };
-            let message = format!("backend {}{more}: {why}", addresses[0]);
+            let here = "; it is an address of this host, and a server of this host has director.address";
+            let other_address = if why.contains("`local`") { here } else { "" };
+            let message = format!("backend {}{more}: {why}{other_address}", addresses[0]);
             Finding::new(severity, "route_to_backend", message, format!("ip route get {}{from}{mark}", addresses[0]))
         };
         reasons.into_iter().map(finding).collect()

@@ -70,6 +70,17 @@ fn each_fault_of_a_real_host_is_found_with_the_command_that_mends_it() {
         let found = examine(&config);
         assert_eq!(names(&found), ["route_to_backend", "receive_queues"], "{found:#?}");
         assert_eq!((found[0].severity, found[0].command.as_str()), (Severity::Warning, "ip route get 10.0.2.22 from 10.0.1.11"));
+        // A server of this host; another address of the host is nobody's.
+        let local = self::config(&FILE.replace("10.0.1.21", "10.0.1.11").replace("10.0.2.22", "10.0.1.13"));
+        ip("addr add 10.0.1.13/24 dev gw0");
+        ip("addr add 192.0.2.69/32 dev lo");
+        let found = examine(&local);
+        assert_eq!(names(&found), ["arp", "route_to_backend", "receive_queues"], "{found:#?}");
+        assert!(found[1].message.starts_with("backend 10.0.1.13: ") && found[1].message.contains("an address of this host"), "{found:#?}");
+        assert!(Command::new("sh").args(["-c", &found[0].command]).output().unwrap().status.success());
+        assert_eq!(names(&examine(&local)), ["route_to_backend", "receive_queues"]);
+        ip("addr del 192.0.2.69/32 dev lo");
+        ip("addr del 10.0.1.13/24 dev gw0");
         ip("route add 10.0.2.0/24 via 10.0.1.1");
         ip("link set gw0 mtu 1500");
         let af_packet = self::config(&FILE.replace("af_xdp", "af_packet"));

@@ -261,7 +261,7 @@ impl<'a> Network<'a> {
         if self.director(host).is_none() && self.backend(host).is_none() {
             return Ok(());
         }
-        Netlink::in_namespace(&self.lab.topology.fabric, |n| n.set_up(host, up))
+        Netlink::in_namespace(&self.lab.topology.fabric, |n| n.set_up(self.lab.plan.port(host), up))
     }
 
     /// Gives a backend a link-layer address that no other host knows, so that it receives nothing; or its own again.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// What a line may begin with.
 const DIRECTIVES: &str = "event, directors, backends, spares, server, client, networks, transfers, concurrency, size, blksize, windowsize, timeout, for, allowed, \
-                     takeover, detection, ranges, admission, link, full, random, at, after or also";
+                     takeover, detection, local-servers, ranges, admission, link, full, random, at, after or also";
 /// What may happen.
 const EVENTS: &str = "kill, start, restart, stop, cont, partition, block-receive, heal, down, up, drain, add, remove, weight, \
                       change-mac, change-mtu, change-queues, reload broken, reshuffle, link client, change-file or rolling-restart";
@@ -108,6 +108,9 @@ fn parse_config_line(config: &mut ScriptConfig, key: &str, rest: &[&str]) -> Res
         }
         ("takeover", _) => return Err("write `takeover on`, `takeover on at-least COUNT` or `takeover off`".to_owned()),
         ("detection", [time]) => config.detection = Some(parse_time(time)?),
+        ("local-servers", ["on"]) => config.local_servers = true,
+        ("local-servers", ["off"]) => config.local_servers = false,
+        ("local-servers", _) => return Err("write `local-servers on` or `local-servers off`".to_owned()),
         ("ranges", ["on"]) => config.ranges = true,
         ("ranges", ["off"]) => config.ranges = false,
         ("ranges", _) => return Err("write `ranges on` or `ranges off`".to_owned()),
@@ -304,6 +307,9 @@ fn validate(script: &Script) -> Vec<String> {
     let all = u32::from(config.backends) + u32::from(config.spares);
     if all > 64 {
         errors.push(format!("{all} backends with the spare ones: at most 64"));
+    }
+    if config.local_servers && all > u32::from(config.directors) {
+        errors.push(format!("`local-servers on` needs a director for each backend: {} directors, {all} backends", config.directors));
     }
     if config.takeover && !config.ranges {
         errors.push("takeover needs `ranges on`: a successor is found by the TID range of the server that died".to_owned());

@@ -61,6 +61,7 @@ pub fn prepare(args: &LabArgs) -> Result<(LabArgs, Script), Error> {
     let args = LabArgs {
         directors: config.directors,
         backends: config.backends,
+        local_servers: config.local_servers && !args.direct,
         spares: config.spares,
         server: config.server,
         client,

@@ -28,6 +28,8 @@ pub struct ScriptConfig {
     pub directors: u8,
     /// `t1`, `t2`, … in the pool from the start; 1–64 with the spare ones.
     pub backends: u8,
+    /// Whether the server of each backend is on the host of the director of the same number.
+    pub local_servers: bool,
     /// Those that are up and wait to be added.
     pub spares: u8,
     /// What serves.
@@ -72,6 +74,7 @@ impl Default for ScriptConfig {
         ScriptConfig {
             directors: 3,
             backends: 4,
+            local_servers: false,
             spares: 0,
             server: Server::GuidewayTunnel,
             clients: Clients::Real(vec![Client::Curl]),
@@ -318,6 +321,7 @@ impl Display for Script {
             0 => writeln!(f, "takeover {}", if config.takeover { "on" } else { "off" })?,
             count => writeln!(f, "takeover on at-least {count}")?,
         }
+        writeln!(f, "local-servers {}", if config.local_servers { "on" } else { "off" })?;
         writeln!(f, "ranges {}", if config.ranges { "on" } else { "off" })?;
         if let Some(time) = config.detection {
             writeln!(f, "detection {}", human(time))?;

@@ -33,6 +33,8 @@ const ROWS: &[&str] = &[
     "boot-storm",
     "fragments",
     "fragments-60k",
+    "servers-on-directors",
+    "in-tftpd-on-directors",
 ];
 
 /// Rows that run at the same time: they wait most of their time for clients' time-outs.

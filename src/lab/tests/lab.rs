@@ -66,6 +66,17 @@ fn each(report: &Value, list: &str, key: &str) -> Vec<u64> {
 }
 
 #[test]
+fn a_server_on_the_host_of_a_director_serves_what_any_director_gives_it() {
+    let Some(_lock) = root() else { return };
+    for flags in ["--server guideway-tunnel", "--server guideway-tunnel --ipv6", "--server in.tftpd --decap user", "--server dnsmasq"] {
+        let report = verified(&format!("--local-servers --backends 2 --size 20KiB --client guideway {flags}"), 40);
+        assert!(each(&report, "backends", "transfers").iter().all(|count| *count > 0), "{flags}: {report:#}");
+        // Some came by the director of the other host: the local server must get these, and nobody balances them again.
+        assert!(each(&report, "directors", "to_local_server").iter().all(|count| *count > 0), "{flags}: {report:#}");
+    }
+}
+
+#[test]
 fn every_client_fetches_from_every_server_through_directors() {
     let Some(_lock) = root() else { return };
     for server in ["in.tftpd", "dnsmasq", "dnsmasq-single-port", "guideway", "guideway-tunnel"] {

@@ -134,6 +134,7 @@ impl Fixture {
             remote_site_directors: Vec::new(),
             remote_site_addresses: PrefixSet::default(),
             fleet: Fleet::default(),
+            local_server: None,
             backends,
             hash: key.packet_hasher(),
         };

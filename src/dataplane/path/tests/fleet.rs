@@ -2,9 +2,10 @@
 
 use super::fixture::*;
 use crate::counters::PacketCounter;
-use crate::tables::{Backend, Fleet, NextHop, PrefixSet};
+use crate::tables::{Backend, Fleet, NextHop, OutputInterface, PrefixSet};
 use guideway_hash::FleetKey;
-use guideway_packet::verdict::Verdict;
+use guideway_packet::frame::LOOPBACK;
+use guideway_packet::verdict::{Reason, Verdict};
 use guideway_packet::wire::build::{self, Packet};
 use guideway_packet::wire::ethernet::Ethernet;
 use guideway_packet::wire::ip::Ip;
@@ -193,4 +194,54 @@ fn whole_packets_never_hop() {
         sent(&fixture.frame(&query).frame);
     }
     assert_eq!(fixture.count(PacketCounter::HandedOn), 0);
+}
+
+/// Sends a client's packet in GRE from `outer` to the director; the destination of what it sends on.
+fn sent_from(fixture: &mut Fixture, outer: &str, packet: &Packet) -> Result<IpAddr, Verdict> {
+    let frame = packet.gre(ip(outer), ip(DIRECTORS[0])).frame(ROUTER_MAC, DIRECTOR_MAC);
+    let outcome = fixture.frame(&frame);
+    let ethernet = Ethernet::parse(&outcome.frame).unwrap();
+    let to = Ip::parse(ethernet.ethertype, &outcome.frame[ethernet.len..]).unwrap().destination;
+    if outcome.verdict == Verdict::Transmit { Ok(to) } else { Err(outcome.verdict) }
+}
+
+#[test]
+fn gre_that_no_router_sent_reaches_the_server_of_this_host_and_is_not_balanced_again() {
+    let mut fixture = director(0, &DIRECTORS);
+    // A server of `boot` is on this host.
+    let tables = &mut fixture.tables;
+    let local = tables.backends.len() as u16;
+    let next_hop = Some(NextHop { mac: [0; 6], mtu: u16::MAX, output: Some(OutputInterface { index: LOOPBACK, mac: [0; 6] }) });
+    tables.backends.push(Backend::new("here".into(), "boot".into(), DIRECTOR_MAC, ip(DIRECTORS[0]), ip(DIRECTORS[0]), next_hop));
+    // A transfer of the backend t4, whatever the table says.
+    let ack = build::udp(socket(CLIENT[0], 2070), socket(BOOT[0], 20_001), &[0, 4, 0, 1]);
+    let request = build::udp(socket(CLIENT[0], 2070), socket(BOOT[0], 69), b"\0\x01f\0octet\0");
+    let other = Err(Verdict::Drop(Reason::RouterNotAllowed));
+    for (outer, expected) in [(ROUTER[0], Ok(ip("10.0.2.21"))), (DIRECTORS[1], Ok(ip("10.0.2.21"))), ("10.8.0.1", other)] {
+        assert_eq!(sent_from(&mut fixture, outer, &ack), expected, "without a server here: {outer}");
+    }
+    fixture.tables.local_server = Some(local);
+    let here = Ok(ip(DIRECTORS[0]));
+    for packet in [&ack, &request] {
+        // The router's packets in between must not open the fast path to the others.
+        for (outer, expected) in [(ROUTER[0], None), (DIRECTORS[1], Some(here)), (ROUTER[0], None), ("10.8.0.1", Some(here))] {
+            let to = sent_from(&mut fixture, outer, packet);
+            assert!(expected.map_or(to.is_ok() && to != here, |expected| to == expected), "{outer}: {to:?}");
+        }
+    }
+    assert_eq!(fixture.count(PacketCounter::ToLocalServer), 4);
+    // Fragments: those that another director handed on are balanced here; those of other owners are for the server.
+    let mut ends = BTreeSet::new();
+    for client in 0..40 {
+        let from = std::net::SocketAddr::from(([198, 51, 100, client], 2070));
+        let fragments = build::udp(from, socket(BOOT[0], 20_001), &[&[0, 4, 0, 1][..], &[0; 3000]].concat()).fragments(7, 1400);
+        let owned = fixture.tables.fleet.owner(fixture.tables.hash.hosts(17, from.ip(), ip(BOOT[0]))).is_none();
+        for fragment in &fragments {
+            let to = sent_from(&mut fixture, DIRECTORS[1], fragment);
+            assert_eq!(to, if owned { Ok(ip("10.0.2.21")) } else { here }, "{client}");
+        }
+        ends.insert(owned);
+    }
+    assert_eq!(ends.len(), 2, "both kinds came");
+    assert!(fixture.state.counters.balanced());
 }
