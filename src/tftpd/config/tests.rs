@@ -249,7 +249,7 @@ writable_files = 0
         &[
             "line 2: server.name = \"a b\": is not a valid name; a name has 1 to 63 characters of a-z, A-Z, 0-9, '-', '_' and '.'",
             "line 3: server.metrics = \"9069\": is not an address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"",
-            "line 4: server.listen = \"127.0.0.1\": is not an address with a port; write it like \"127.0.0.1:9069\" or \"[::1]:9069\"",
+            "line 4: server.listen = \"127.0.0.1\": has no port; write it like \"127.0.0.1:9069\"",
             "line 5: server.gre: has several addresses of one family; at most one IPv4 and one IPv6 address are allowed",
             "line 6: server.vip: is empty; write addresses in quotes, or remove the key",
             "line 7: server.tid_port = 69: is out of range; allowed: a port, 1024 to 65535",
@@ -259,7 +259,7 @@ writable_files = 0
             "line 11: server.max_window_bytes = 65536: expected a size in quotes, such as \"10GiB\", found an integer",
             "line 12: server.timeout = \"1h\": is out of range; allowed: 1ms to 1m",
             "line 13: server.retrys: unknown key; did you mean \"retries\"? Known: name, socket, metrics, listen, gre, vip, \
-             tid_port, single_port, loops, nice, user, writable, writable_limit, writable_files, writable_total, max_blksize, fragments, max_window, max_window_bytes, rollover, max_transfers, max_per_client, \
+             tid_port, single_port, loops, nice, user, writable, writable_limit, writable_files, writable_total, max_blksize, fragments, max_window, max_window_bytes, rollover, max_transfers, max_per_client, grace, \
              timeout, timeout_min, timeout_max, retries, give_up_after, open_timeout",
             "line 14: server.writable = \"backups\": is not an absolute path; write it like \"/srv/tftp\"",
             "line 15: server.writable_limit = \"2TiB\": is out of range; allowed: 1B to 1TiB",
