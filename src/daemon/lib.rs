@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod connections;
+pub mod histogram;
 pub mod metrics;
 pub mod socket;
 pub mod systemd;

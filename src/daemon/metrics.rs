@@ -1,6 +1,7 @@
 //! Metrics for Prometheus: the text exposition format 0.0.4, and a small HTTP server for it.
 
 use crate::connections::{Connections, Limits, Place};
+use crate::histogram::Histogram;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{StatusCode, header};
@@ -46,6 +47,19 @@ pub enum MetricKind {
     Counter,
     /// May grow and shrink.
     Gauge,
+    /// Counts values in buckets.
+    Histogram,
+}
+
+impl MetricKind {
+    /// Returns its name in the format.
+    pub fn name(self) -> &'static str {
+        match self {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
+        }
+    }
 }
 
 /// The metrics of one scrape. `prometheus-client` writes them.
@@ -82,6 +96,7 @@ impl Collector for Exposition {
             let (kind, name) = match metric.kind {
                 MetricKind::Counter => (MetricType::Counter, metric.name.trim_end_matches("_total")),
                 MetricKind::Gauge => (MetricType::Gauge, metric.name.as_str()),
+                MetricKind::Histogram => (MetricType::Histogram, metric.name.as_str()),
             };
             let mut family = encoder.encode_descriptor(name, &metric.help, None, kind)?;
             for (labels, value) in &metric.samples {
@@ -89,8 +104,11 @@ impl Collector for Exposition {
                 match (metric.kind, value) {
                     (MetricKind::Counter, Value::Whole(value)) => sample.encode_counter::<NoLabelSet, _, u64>(value, None)?,
                     (MetricKind::Counter, Value::Real(value)) => sample.encode_counter::<NoLabelSet, _, u64>(value, None)?,
-                    (MetricKind::Gauge, Value::Whole(value)) => sample.encode_gauge(value)?,
-                    (MetricKind::Gauge, Value::Real(value)) => sample.encode_gauge(value)?,
+                    (_, Value::Histogram(value)) => {
+                        sample.encode_histogram::<NoLabelSet>(value.sum(), value.count(), &value.buckets(), None)?;
+                    }
+                    (_, Value::Whole(value)) => sample.encode_gauge(value)?,
+                    (_, Value::Real(value)) => sample.encode_gauge(value)?,
                 }
             }
         }
@@ -117,12 +135,20 @@ impl Metric {
 }
 
 /// The value of a sample.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Value {
     /// A count, exact.
     Whole(u64),
     /// Anything else.
     Real(f64),
+    /// The value of a histogram.
+    Histogram(Histogram),
+}
+
+impl From<Histogram> for Value {
+    fn from(value: Histogram) -> Value {
+        Value::Histogram(value)
+    }
 }
 
 impl From<u64> for Value {

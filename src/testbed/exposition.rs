@@ -16,15 +16,18 @@ pub fn parse(text: &str) -> BTreeMap<String, f64> {
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap();
             assert_eq!(name, current, "TYPE follows its HELP");
-            assert!(kind == "counter" || kind == "gauge", "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
             assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "duplicate {name}");
         } else {
             let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
             let name = series.split('{').next().unwrap();
             assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{line}");
-            assert_eq!(name, current, "samples follow their metric");
-            assert!(types.contains_key(name), "{line}");
+            // The samples of a histogram have names of their own.
+            let of_histogram = |name: &&str| types.get(*name).is_some_and(|kind| kind == "histogram");
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).filter(of_histogram);
+            assert_eq!(base.unwrap_or(name), current, "samples follow their metric");
+            assert!(types.contains_key(&current), "{line}");
             labels(&series[name.len()..]);
             let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
             assert!(samples.insert(series.to_owned(), value).is_none(), "duplicate {series}");
