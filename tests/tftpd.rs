@@ -328,8 +328,9 @@ fn successes_are_logged_and_hunting_is_two_lines() {
     ] {
         assert!(done.contains(part), "{part}: {done}");
     }
-    assert_eq!(log.matches("pxelinux.cfg").count(), 2, "{log}");
-    assert!(log.contains("more=3") && log.contains("file=pxelinux.cfg/default"), "{log}");
+    // The last name is general: hunting does not hide that it is missing.
+    assert_eq!(log.matches("pxelinux.cfg").count(), 3, "{log}");
+    assert!(log.contains("file=pxelinux.cfg/C00002 outcome=\"refused\" more=2") && log.contains("file=pxelinux.cfg/default"), "{log}");
     assert!(log.lines().all(|line| line.starts_with("<6> INFO ")), "{log}");
     // A unit that cannot start says so as an error; one that is not connected to the journal writes no priorities.
     for (file, priority) in [("log", "<3>"), ("other", "")] {

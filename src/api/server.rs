@@ -1,6 +1,6 @@
 //! Status of a TFTP server.
 
-use super::status::KeyIds;
+use super::status::{KeyIds, Reloads};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -36,6 +36,10 @@ pub struct ServerStatus {
     pub checkpoints: Option<Checkpoints>,
     /// Caches of its handlers.
     pub caches: Vec<CacheStatus>,
+    /// Reloads since the start.
+    pub reload: Reloads,
+    /// Keys of the file that differ from those in use since the last reload, each with its old and new value: they require a restart.
+    pub restart_required: Vec<String>,
 }
 
 /// `kind` of a TFTP server.

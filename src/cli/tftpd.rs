@@ -194,7 +194,8 @@ impl Args {
     fn options(&self) -> Result<Options, u8> {
         let (files, file) = self.files()?;
         let has_section = file.is_some();
-        let server = self.server().or(file.unwrap_or_default());
+        let (flags, from_file) = (self.server(), file.unwrap_or_default());
+        let server = flags.clone().or(from_file.clone());
         // Without [server] there is no control socket unless a flag sets it: several servers may run by hand.
         let socket = if has_section { Some(server.control_socket()) } else { server.socket.clone() };
         let mut engine = server.engine().map_err(|why| common::usage_error(&why))?;
@@ -205,7 +206,8 @@ impl Args {
         let (addresses_given, name) = (server.listen.is_some(), server.name().to_owned());
         let grace = server.grace(takeover.is_some());
         let (user, metrics, config) = (server.user, server.metrics, self.config.clone());
-        Ok(Options { files, config, writable, engine, addresses_given, name, user, socket, metrics, takeover, grace })
+        let server = from_file;
+        Ok(Options { files, config, flags, server, writable, engine, addresses_given, name, user, socket, metrics, takeover, grace })
     }
 }
 

@@ -1,8 +1,12 @@
 //! The server process: file descriptors, privileges, signals.
 
-use super::config::{self, Built, HttpHandler};
+use super::config::{self, Built};
 use super::log::TransferLog;
+use super::observer::TransferObserver;
+use super::reload::Reload;
+use super::reports::Reports;
 use super::status::{self, ReloadRequests, Status};
+use guideway_api::status::Reloads;
 use guideway_daemon::socket;
 use guideway_daemon::socket::ControlSocket;
 use guideway_daemon::{metrics, systemd};
@@ -10,7 +14,6 @@ use guideway_store as store;
 use guideway_tftp::directory::{Directory, DirectoryOptions};
 use guideway_tftp::engine::{self, Config, Running, Server};
 use guideway_tftp::handler::{SharedHandler, named};
-use guideway_tftp::handlers::http::Cache;
 use guideway_tftp::takeover::{Membership, Settings};
 use guideway_tftp::writable::{self, WithUploads, Writable};
 use indexmap::IndexMap;
@@ -29,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// Threads of the runtime, on which handlers, status and metrics run.
 const RUNTIME_THREADS: usize = 2;
+/// How long the last reports may take at the end.
+const REPORTS_GRACE: Duration = Duration::from_secs(5);
 
 /// Options of the daemon.
 #[derive(Clone, Debug)]
@@ -51,6 +56,10 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Listening address of the metrics endpoint.
     pub metrics: Option<SocketAddr>,
+    /// The flags of `[server]`, which take precedence over those of the file.
+    pub flags: config::Server,
+    /// `[server]` of the file.
+    pub server: config::Server,
     /// The section `[takeover]`. The engine's part of it is in `engine.takeover`.
     pub takeover: Option<config::Takeover>,
     /// How long running transfers may go on after SIGTERM.
@@ -88,6 +97,9 @@ pub enum Error {
     /// A configured handler cannot be created.
     #[error(transparent)]
     Handlers(#[from] config::BuildError),
+    /// A target of reports cannot be used.
+    #[error("{0}")]
+    Reports(String),
     /// The pool of `[takeover]` is not available.
     #[error("{0}")]
     Takeover(String),
@@ -119,7 +131,10 @@ pub enum Error {
 impl Error {
     /// Returns whether the options are wrong, as opposed to a failure of the host.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Root { .. } | Error::Writable { .. } | Error::Handlers(_) | Error::NoUser(_) | Error::Unused(_))
+        matches!(
+            self,
+            Error::Root { .. } | Error::Writable { .. } | Error::Handlers(_) | Error::Reports(_) | Error::NoUser(_) | Error::Unused(_)
+        )
     }
 }
 
@@ -171,10 +186,15 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     let (loops, capacity) = (engine.loops, engine.max_transfers.saturating_mul(engine.loops));
     let settings = engine.takeover.clone();
     let caches = Mutex::new(built.caches());
-    let server = Server::bind(engine, built.handler, TransferLog::default())?;
+    let (metrics, reports) = (Arc::default(), Arc::new(Reports::new(&options.name)));
+    let observer = TransferObserver { log: TransferLog::default(), metrics: Arc::clone(&metrics), reports: Arc::clone(&reports) };
+    let server = Server::bind(engine, built.handler, observer)?;
     if let Some(user) = user {
         become_user(&user)?;
     }
+    // As the user that opens them again later.
+    let targets = if let Files::Rules(config) = &options.files { config.reports.as_ref() } else { None };
+    reports.apply(reports.prepare(targets, background).map_err(Error::Reports)?);
     for (what, addresses) in [("requests at", server.addresses()), ("answers from", server.tids())] {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         tracing::info!("{what} {}", addresses.join(", "));
@@ -189,7 +209,10 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         caches,
         checkpoints: settings.as_ref().map(|settings| (settings.checkpoint_store, server.takeover_status())),
         started,
-        reloads: ReloadRequests::default(),
+        transfers: metrics,
+        reports: Arc::clone(&reports),
+        requests: ReloadRequests::default(),
+        reloads: Mutex::new((Reloads { last: status::unix_seconds(), ..Reloads::default() }, Vec::new())),
     });
     if let Some(control) = &control {
         // In a task: the listener must be created inside its runtime.
@@ -204,8 +227,19 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
             .map_err(|source| Error::System { doing: "starting a thread for the metrics".to_owned(), source })?;
     }
     let running = server.start()?;
-    let reload = Reload { name: options.name, config: options.config, takeover: options.takeover, settings, uploads };
-    let (mut http, mut reloads) = (built.http, 0);
+    let mut reload = Reload {
+        name: options.name,
+        config: options.config,
+        flags: options.flags,
+        server: options.server,
+        grace: options.grace,
+        takeover: options.takeover,
+        settings,
+        uploads,
+        http: built.http,
+        reports: Arc::clone(&reports),
+        runtime: background.clone(),
+    };
     systemd::notify_ready();
     let mut watchdog = systemd::Watchdog::from_environment();
     loop {
@@ -223,19 +257,21 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         match signal.map(|signal| signal.ssi_signo as i32) {
             Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&status::counters(running.statistics())),
             Some(signal) if signal == Signal::SIGHUP as i32 => {
-                let result = reload.apply(&running, &mut http).map(|caches| {
-                    *status.caches() = caches;
-                    reloads += 1;
-                    tracing::info!(reloads, "configuration reloaded");
-                    reloads
-                });
-                if let Err(reason) = &result {
-                    tracing::error!(%reason, "reload refused, nothing changed");
+                let result = reload.apply(&running);
+                match &result {
+                    Ok(applied) => {
+                        applied.restart_required.iter().for_each(|change| tracing::warn!("{change} requires a restart, ignored"))
+                    }
+                    Err(reason) => tracing::error!(%reason, "reload refused, nothing changed"),
                 }
-                status.reloads.answer(&result);
+                let result = status.record(result);
+                if let Ok(reloads) = &result {
+                    tracing::info!(reloads, "configuration reloaded");
+                }
+                status.requests.answer(&result);
             }
             Some(signal) if signal == Signal::SIGTERM as i32 => {
-                drain(&running, options.grace, &signals, background, &mut watchdog)?;
+                drain(&running, reload.grace, &signals, background, &mut watchdog)?;
                 break;
             }
             Some(_) => break,
@@ -245,6 +281,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     }
     let statistics = running.statistics().clone();
     running.stop().map_err(|source| Error::System { doing: "serving".to_owned(), source })?;
+    reports.stop(REPORTS_GRACE);
     tracing::info!("stopped");
     Ok(status::counters(&statistics))
 }
@@ -279,45 +316,6 @@ fn drain(
         if signal.is_some_and(|signal| [Signal::SIGTERM as u32, Signal::SIGINT as u32].contains(&signal.ssi_signo)) {
             return Ok(());
         }
-    }
-}
-
-/// What a reload needs.
-struct Reload {
-    name: String,
-    config: Option<PathBuf>,
-    takeover: Option<config::Takeover>,
-    settings: Option<Settings>,
-    uploads: Option<Writable>,
-}
-
-impl Reload {
-    /// Reads the file again and replaces handlers, rules, limits and the pool of takeover. Running transfers keep what they have opened. Returns the
-    /// caches.
-    ///
-    /// # Errors
-    /// The reasons for which the file was refused. Then nothing has changed.
-    fn apply(&self, running: &Running, http: &mut Vec<HttpHandler>) -> Result<Vec<(String, Cache)>, String> {
-        let Some(file) = &self.config else {
-            return Err("there is no file to read: the server was started with --root, which it always serves as it is now".to_owned());
-        };
-        let checked = config::load(file).map_err(|error| error.to_string())?;
-        let problems: Vec<_> = checked.errors().map(|problem| problem.in_file(file).to_string()).collect();
-        let Some((config, _)) = checked.config.filter(|_| problems.is_empty()) else { return Err(problems.join("\n")) };
-        let membership = match (&self.takeover, &self.settings) {
-            (Some(takeover), Some(before)) => Some(takeover.reload(&self.name, before)?),
-            _ if config.takeover.is_some() => return Err("[takeover] was added; that requires a restart".to_owned()),
-            _ => None,
-        };
-        let built = config.build(self.uploads.clone(), http).map_err(|error| error.to_string())?;
-        if let Some(membership) = membership {
-            tracing::info!(servers = membership.members().len(), "takeover pool changed");
-            running.handle().set_membership(&Arc::new(membership));
-        }
-        let caches = built.caches();
-        *http = built.http;
-        running.handle().set_handler(built.handler);
-        Ok(caches)
     }
 }
 

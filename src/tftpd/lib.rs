@@ -2,5 +2,10 @@
 
 pub mod config;
 pub mod daemon;
+mod hunting;
 mod log;
+mod observer;
+mod reload;
+pub mod reports;
 pub mod status;
+pub mod transfer_metrics;

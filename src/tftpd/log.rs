@@ -1,5 +1,7 @@
 //! A log line for each transfer.
 
+use super::hunting::is_hunting;
+use super::transfer_metrics::rate;
 use guideway_tftp::packet::ErrorCode;
 use guideway_tftp::report::{Observer, Outcome, Statistics, TransferReport};
 use std::collections::HashMap;
@@ -16,7 +18,8 @@ const MAX_CLIENTS: usize = 4096;
 /// Logs each transfer: with `info` when it has ended, by whatever outcome. Of several missing files of one client, one is logged, and then their number.
 #[derive(Default)]
 pub struct TransferLog {
-    misses: Mutex<HashMap<IpAddr, Misses>>,
+    /// By client, those of hunting apart: they must hide no fault.
+    misses: Mutex<HashMap<(IpAddr, bool), Misses>>,
 }
 
 /// Files that a client asked for in vain.
@@ -28,29 +31,30 @@ struct Misses {
 }
 
 impl TransferLog {
-    fn misses(&self) -> MutexGuard<'_, HashMap<IpAddr, Misses>> {
+    fn misses(&self) -> MutexGuard<'_, HashMap<(IpAddr, bool), Misses>> {
         self.misses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether to log this missing file at `info`; otherwise it was counted.
-    fn is_first_miss(&self, client: IpAddr, file: &dyn std::fmt::Display, now: Instant) -> bool {
+    fn is_first_miss(&self, client: IpAddr, file: &[u8], now: Instant) -> bool {
         let mut misses = self.misses();
-        if let Some(known) = misses.get_mut(&client) {
+        let key = (client, is_hunting(file));
+        if let Some(known) = misses.get_mut(&key) {
             known.more += 1;
             known.last.clear();
             // A string takes everything.
-            let _ = write!(known.last, "{file}");
+            let _ = write!(known.last, "{}", file.escape_ascii());
             return false;
         }
         if misses.len() < MAX_CLIENTS {
-            misses.insert(client, Misses { since: now, more: 0, last: String::new() });
+            misses.insert(key, Misses { since: now, more: 0, last: String::new() });
         }
         true
     }
 
     /// Logs what was counted for clients whose time is over, at `now`.
     fn summarize(&self, now: Instant) {
-        self.misses().retain(|client, misses| {
+        self.misses().retain(|(client, _), misses| {
             let keep = now.saturating_duration_since(misses.since) < HUNTING;
             if !keep && misses.more > 0 {
                 let outcome = "refused";
@@ -65,12 +69,6 @@ impl Drop for TransferLog {
     fn drop(&mut self) {
         self.summarize(Instant::now() + HUNTING);
     }
-}
-
-/// Returns bytes a second, in MB/s, of the part of a transfer after its first answer.
-fn rate(report: &TransferReport, bytes: u64) -> f64 {
-    let seconds = report.duration.saturating_sub(report.opening).as_secs_f64();
-    if seconds > 0.0 { (bytes as f64 / seconds / 1e4).round() / 100.0 } else { 0.0 }
 }
 
 /// Formats the options that both sides agreed on, as `blksize=1468 tsize=600`.
@@ -89,7 +87,7 @@ impl Observer for TransferLog {
         let handler = report.handler.as_deref();
         let bytes = if write { report.bytes_received } else { report.bytes_sent };
         match &report.outcome {
-            Outcome::Refused(Some(ErrorCode::NOT_FOUND), text) if !self.is_first_miss(client.ip(), &file, Instant::now()) => {
+            Outcome::Refused(Some(ErrorCode::NOT_FOUND), text) if !self.is_first_miss(client.ip(), report.file(), Instant::now()) => {
                 tracing::debug!(%client, %vip, %file, handler, outcome, code = %ErrorCode::NOT_FOUND, "{text}");
             }
             Outcome::Refused(code, text) => {
@@ -100,7 +98,7 @@ impl Observer for TransferLog {
                 tracing::info!(%client, %vip, %file, handler, outcome, bytes, seconds, %code, "client sent ERROR: {}", text.escape_debug());
             }
             Outcome::Done => {
-                let (options, mbyte_per_second) = (options(report), rate(report, bytes));
+                let (options, mbyte_per_second) = (options(report), (rate(report).unwrap_or_default() / 1e4).round() / 100.0);
                 let (write, taken_over) = (write.then_some(true), taken_over.then_some(true));
                 let tid = taken_over.map(|_| tid);
                 tracing::info!(
@@ -131,13 +129,17 @@ mod tests {
     fn a_client_that_hunts_is_two_lines_and_counted_for_a_bounded_number_of_clients() {
         let (log, start) = (TransferLog::default(), Instant::now());
         let client = |n: u32| IpAddr::from(n.to_be_bytes());
-        let told: Vec<_> = (0..9).map(|n| log.is_first_miss(client(1), &format!("pxelinux.cfg/{n}"), start)).collect();
+        let told: Vec<_> = (0..9).map(|n| log.is_first_miss(client(1), format!("pxelinux.cfg/{n}").as_bytes(), start)).collect();
         assert_eq!((told[0], told[1..].contains(&true)), (true, false));
+        assert!(log.is_first_miss(client(1), b"vmlinuz", start), "hunting hides no fault");
         log.summarize(start + HUNTING / 2);
-        assert_eq!(log.misses().get(&client(1)).map(|misses| (misses.more, misses.last.clone())), Some((8, "pxelinux.cfg/8".to_owned())));
+        assert_eq!(
+            log.misses().get(&(client(1), true)).map(|misses| (misses.more, misses.last.clone())),
+            Some((8, "pxelinux.cfg/8".to_owned()))
+        );
         log.summarize(start + HUNTING);
-        assert!(log.is_first_miss(client(1), &"again", start + HUNTING));
-        assert!((0..2 * MAX_CLIENTS as u32).all(|n| n == 1 || log.is_first_miss(client(n), &"f", start)));
+        assert!(log.is_first_miss(client(1), b"again", start + HUNTING));
+        assert!((0..2 * MAX_CLIENTS as u32).all(|n| n == 1 || log.is_first_miss(client(n), b"f", start)));
         assert_eq!(log.misses().len(), MAX_CLIENTS);
     }
 }

@@ -1,12 +1,15 @@
 //! Status of a running server: a document for `guideway status`, and metrics for Prometheus.
 
+use super::reload::Applied;
+use super::reports::Reports;
+use super::transfer_metrics::TransferMetrics;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use guideway_api::error::Error;
 use guideway_api::server::{CacheStatus, Capacity, Checkpoints, ServerKind, ServerStatus};
-use guideway_api::status::{KeyIds, Reloaded};
+use guideway_api::status::{KeyIds, Reloaded, Reloads};
 use guideway_daemon::metrics::{Exposition, MetricKind};
 use guideway_hash::KeyId;
 use guideway_tftp::engine::TakeoverStatus;
@@ -19,7 +22,7 @@ use nix::unistd::Pid;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
@@ -43,8 +46,14 @@ pub struct Status {
     pub checkpoints: Option<(Limits, Arc<TakeoverStatus>)>,
     /// When it started.
     pub started: Instant,
+    /// Metrics of its transfers.
+    pub transfers: Arc<TransferMetrics>,
+    /// Targets of reports.
+    pub reports: Arc<Reports>,
     /// Asks the thread of the signals for a reload.
-    pub reloads: ReloadRequests,
+    pub requests: ReloadRequests,
+    /// Reloads so far, and changes that require a restart.
+    pub reloads: Mutex<(Reloads, Vec<String>)>,
 }
 
 /// Clients of the control socket that wait for a reload.
@@ -82,6 +91,11 @@ fn keys(keys: &[KeyId]) -> KeyIds {
     KeyIds { active: known.first().cloned(), known }
 }
 
+/// Returns the seconds since 1970-01-01 UTC.
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// The counters by name, and the number of open transfers.
 pub(super) fn counters(statistics: &Statistics) -> IndexMap<String, u64> {
     let totals = statistics.totals();
@@ -92,6 +106,32 @@ impl Status {
     /// The caches of its handlers, by their names.
     pub fn caches(&self) -> MutexGuard<'_, Vec<(String, Cache)>> {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reloads(&self) -> MutexGuard<'_, (Reloads, Vec<String>)> {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records a reload and returns its number.
+    ///
+    /// # Errors
+    /// The reasons for which the file was refused.
+    pub(super) fn record(&self, result: Result<Applied, String>) -> ReloadResult {
+        let mut reloads = self.reloads();
+        reloads.0.last = unix_seconds();
+        match result {
+            Ok(Applied { caches, restart_required }) => {
+                reloads.0.accepted += 1;
+                (reloads.0.last_error, reloads.1) = (None, restart_required);
+                *self.caches() = caches;
+                Ok(reloads.0.accepted)
+            }
+            Err(why) => {
+                reloads.0.refused += 1;
+                reloads.0.last_error = Some(why.clone());
+                Err(why)
+            }
+        }
     }
 
     /// The document of `GET /v1/status`.
@@ -109,6 +149,7 @@ impl Status {
             bytes_limit: limits.bytes,
         };
         let counters = counters(&self.statistics);
+        let (reload, restart_required) = self.reloads().clone();
         ServerStatus {
             kind: ServerKind::Tftpd,
             name: self.name.clone(),
@@ -121,6 +162,8 @@ impl Status {
             counters,
             checkpoints: self.checkpoints.as_ref().map(checkpoints),
             caches: self.caches().iter().map(cache).collect(),
+            reload,
+            restart_required,
         }
     }
 
@@ -147,6 +190,9 @@ impl Status {
             out.metric(&format!("guideway_tftpd_{}_total", metric(*counter)), MetricKind::Counter, counter.explain())
                 .sample(&[], totals.get(*counter));
         }
+        self.transfers.write(&mut out);
+        self.reports.write(&mut out);
+        self.reload_metrics(&mut out);
         if let Some((limits, checkpoints)) = &self.checkpoints {
             let mut gauge = |name: &str, help: &str, value: u64| {
                 out.metric(&format!("guideway_tftpd_{name}"), MetricKind::Gauge, help).sample(&[], value);
@@ -159,6 +205,19 @@ impl Status {
         }
         self.cache_metrics(&mut out);
         out
+    }
+
+    fn reload_metrics(&self, out: &mut Exposition) {
+        let (reloads, restart_required) = self.reloads().clone();
+        let counts = out.metric("guideway_tftpd_reloads_total", MetricKind::Counter, "Files accepted or refused since the start.");
+        counts.sample(&[("outcome", "accepted")], reloads.accepted).sample(&[("outcome", "refused")], reloads.refused);
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            out.metric(&format!("guideway_tftpd_{name}"), MetricKind::Gauge, help).sample(&[], value);
+        };
+        let successful = u64::from(reloads.last_error.is_none());
+        gauge("last_reload_successful", "1 when the last reload was accepted; the start counts.", successful);
+        gauge("last_reload_timestamp_seconds", "When the file was last read, in seconds since 1970-01-01 UTC.", reloads.last);
+        gauge("restart_required_keys", "Keys of the file whose change requires a restart.", restart_required.len() as u64);
     }
 
     fn cache_metrics(&self, out: &mut Exposition) {
@@ -201,7 +260,7 @@ pub async fn serve(listener: UnixListener, status: Arc<Status>) -> std::io::Resu
     let unknown = move || async move { refused(StatusCode::NOT_FOUND, "no such resource: see /v1/status, or /v1/reload") };
     let shown = |State(status): State<Arc<Status>>| async move { Json(status.document()) };
     let reload = move |State(status): State<Arc<Status>>| async move {
-        match status.reloads.request().await {
+        match status.requests.request().await {
             Some(Ok(generation)) => Ok(Json(Reloaded { generation })),
             Some(Err(why)) => Err(refused(StatusCode::UNPROCESSABLE_ENTITY, &why)),
             None => Err(refused(StatusCode::SERVICE_UNAVAILABLE, "the server is ending")),
@@ -235,7 +294,10 @@ mod tests {
             caches: Mutex::default(),
             checkpoints: Some((Limits::default(), Arc::default())),
             started: Instant::now(),
-            reloads: ReloadRequests::default(),
+            transfers: Arc::default(),
+            reports: Arc::default(),
+            requests: ReloadRequests::default(),
+            reloads: Mutex::default(),
         };
         let samples = parse(&status.metrics());
         let of = |name: &str| samples[&format!("guideway_tftpd_{name}")] as u64;

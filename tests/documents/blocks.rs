@@ -96,16 +96,16 @@ fn metrics(daemon: &str) -> Result<String, String> {
                 caches: Default::default(),
                 checkpoints: Some((Limits::default(), Arc::default())),
                 started,
+                transfers: Default::default(),
+                reports: Default::default(),
+                requests: Default::default(),
                 reloads: Default::default(),
             };
             status.exposition()
         }
         _ => return Err(format!("no daemon is called {daemon:?}")),
     };
-    let row = |(name, kind, help): (&str, MetricKind, &str)| {
-        let kind = if kind == MetricKind::Counter { "counter" } else { "gauge" };
-        [format!("`{name}`"), kind.to_owned(), help.to_owned()]
-    };
+    let row = |(name, kind, help): (&str, MetricKind, &str)| [format!("`{name}`"), kind.name().to_owned(), help.to_owned()];
     Ok(table(["Metric", "Type", "Description"], exposition.described().map(row)))
 }
 

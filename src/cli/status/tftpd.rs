@@ -1,5 +1,6 @@
 //! The status of a TFTP server.
 
+use super::super::time::utc;
 use super::super::{BAD_USAGE, common, print};
 use super::format::{line, numbers, rows, uptime};
 use guideway_api::server::ServerStatus;
@@ -33,6 +34,15 @@ pub(super) fn table(status: &ServerStatus) -> String {
             status.name, status.version, status.loops, capacity.used, capacity.limit,
         ),
     );
+    let reload = &status.reload;
+    if reload.accepted + reload.refused > 0 {
+        let (accepted, refused, last) = (reload.accepted, reload.refused, utc(reload.last as f64));
+        let result = reload.last_error.as_ref().map_or_else(|| "accepted".to_owned(), |why| format!("refused: {why}"));
+        line(&mut out, format_args!("{accepted} reload(s), {refused} refused, the last one at {last} {result}"));
+    }
+    for change in &status.restart_required {
+        line(&mut out, format_args!("restart required for {change}"));
+    }
     line(&mut out, format_args!("requests at {}\nanswers from {}\n", list(&status.listen), list(&status.tids)));
     // First the ways in which requests ended, then other counters that are not 0.
     let (ends, others): (Vec<&Counter>, Vec<&Counter>) = Counter::ALL.iter().partition(|counter| counter.is_end());
@@ -72,12 +82,15 @@ mod tests {
             "capacity": {"used": 3, "limit": 100}, "counters": {"open": 3, "done": 7, "retransmitted": 2, "writes": 0},
             "checkpoints": {"transfers": 2, "transfers_limit": 9, "bytes": 0, "bytes_limit": 9, "peers": 1, "key": {"active": "00ff", "known": ["00ff", "11ee"]}},
             "caches": [{"handler": "images", "hits": 5, "misses": 1, "coalesced": 0, "negative_hits": 0, "files": 1, "bytes": 4096, "limit": 8192}],
+            "reload": {"accepted": 2, "refused": 1, "last_error": "no such file", "last": 1_796_074_805}, "restart_required": ["server.loops: 1 → 2"],
         });
         let shown = table(&serde_json::from_value(status).unwrap());
         for part in [
             "t1 (guideway 0.1.0), up 1 min 1 s, 1 loop(s), 3 of 100 places taken",
             "answers from 127.0.0.1:20001",
             "images    5",
+            "2 reload(s), 1 refused, the last one at 2026-11-30 21:40:05.000Z refused: no such file",
+            "restart required for server.loops: 1 → 2",
             "key id 00ff (also accepted: 11ee)",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");

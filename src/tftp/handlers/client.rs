@@ -3,7 +3,8 @@
 use guideway_tls::{self as tls, error_chain};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response, Uri};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -56,6 +57,9 @@ pub fn url(text: &str) -> Result<Uri, String> {
     Ok(uri)
 }
 
+/// Largest body of an answer that is read only to use its connection again.
+const MAX_DROPPED: usize = 64 * 1024;
+
 /// A pool of connections.
 #[derive(Clone)]
 pub struct Client {
@@ -88,6 +92,17 @@ impl Client {
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, HttpError> {
         let answer = timeout(self.timeout, self.pool.request(request)).await.map_err(|_| HttpError::TimedOut(self.timeout))?;
         answer.map_err(|error| HttpError::Failed(error_chain(&error)))
+    }
+
+    /// Posts a body and returns the status of the answer, whose body is dropped.
+    pub async fn post(&self, url: &Uri, content_type: &'static str, body: Vec<u8>) -> Result<StatusCode, HttpError> {
+        let mut post = request(Method::POST, &url.to_string(), body.into())?;
+        post.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        let answer = self.send(post).await?;
+        let status = answer.status();
+        // A connection is used again when its answer was read.
+        let _dropped = self.read_body(answer.into_body(), MAX_DROPPED).await;
+        Ok(status)
     }
 
     /// Returns the next chunk of a body; `None` at its end.

@@ -3,6 +3,8 @@
 
 use crate::content::{Content, Source};
 use crate::handler::{Handler, Opened};
+use crate::packet::{Mode, put_request};
+use crate::report::{Outcome, TransferReport};
 use crate::request::Request;
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake};
 use std::thread::Thread;
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
@@ -67,6 +70,40 @@ pub fn ask(handler: &impl Handler, file: &[u8]) -> Opened {
 pub fn ask_from(handler: &impl Handler, client: &str, file: &[u8]) -> Opened {
     let request = request(client.parse().unwrap(), file);
     handler.open_now(&request).unwrap_or_else(|| runtime().block_on(handler.open(request)))
+}
+
+/// Returns the report of a request for `file` by 10.0.0.7 that has ended so.
+pub fn report(file: &[u8], outcome: Outcome) -> TransferReport {
+    let mut packet = Vec::new();
+    put_request(&mut packet, false, file, b"octet", [(&b"blksize"[..], &b"1428"[..])]);
+    TransferReport {
+        client: "10.0.0.7:2070".parse().unwrap(),
+        vip: "192.0.2.69".parse().unwrap(),
+        tid: 20_000,
+        request: packet.into(),
+        oack: b"\0\x06blksize\x001428\0"[..].into(),
+        write: false,
+        taken_over: false,
+        mode: Some(Mode::Octet),
+        handler: None,
+        terms: None,
+        size: None,
+        version: None,
+        outcome,
+        overloaded: false,
+        io_error: None,
+        duration: Duration::ZERO,
+        opening: Duration::ZERO,
+        packets_sent: 0,
+        bytes_sent: 0,
+        bytes_received: 0,
+        blocks_acknowledged: 0,
+        retransmitted: 0,
+        timeouts: 0,
+        acks: 0,
+        acks_ignored: 0,
+        round_trip: Duration::ZERO,
+    }
 }
 
 /// Reads content at `offset` and waits for the bytes.

@@ -24,6 +24,11 @@ fn host_requirements(config: &Config, server: Option<&Server>) -> Vec<HostRequir
         server.writable.iter().for_each(|path| add("server.writable".to_owned(), path, RequirementKind::Directory));
         server.user.iter().for_each(|name| add("server.user".to_owned(), Path::new(name), RequirementKind::User));
     }
+    if let Some(reports) = &config.reports {
+        let parent = |path: &Path| path.parent().map(Path::to_owned);
+        reports.file.as_deref().and_then(parent).iter().for_each(|path| add("reports.file".to_owned(), path, RequirementKind::Directory));
+        reports.hook.iter().flat_map(|hook| &hook.ca).for_each(|path| add("reports.ca".to_owned(), path, RequirementKind::File));
+    }
     if let Some(takeover) = &config.takeover {
         takeover.config.iter().for_each(|path| add("takeover.config".to_owned(), path, RequirementKind::File));
         takeover.key_file.iter().for_each(|path| add("takeover.key_file".to_owned(), path, RequirementKind::Secret));

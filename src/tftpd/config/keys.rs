@@ -18,6 +18,7 @@ pub const SERVER: &[Section] = &[
     Section::new("rule", RULE),
     Section::new("rule.remap", REMAP),
     Section::new("limits", LIMITS),
+    Section::new("reports", REPORTS),
     Section::new("takeover", TAKEOVER),
     Section::new("takeover.memory", MEMORY),
 ];
@@ -136,6 +137,18 @@ const LIMITS: &[Key] = &[
     key("max_prefixes", "65536", "prefixes that are remembered, 1024–16777216"),
 ];
 
+const REPORTS: &[Key] = &[
+    key("file", "none", "file for reports, opened anew when it was moved; one of `file`, `socket`, `url` is required"),
+    key("socket", "none", "Unix datagram socket of another program, a report each"),
+    key("url", "none", "service that reports are posted to"),
+    key("ca", "authorities of the host", "with an https `url`: file of authorities"),
+    key("timeout", "`\"5s\"`", "with `url`: longest answer, 1s–5m"),
+    key("retries", "3", "with `url`: further attempts for a batch, 0–100; the pause before them doubles from 0.5 s to 30 s"),
+    key("batch", "500", "with `url`: reports of one request, 1–10000"),
+    key("interval", "`\"1s\"`", "with `url`: how long a report waits for others, 0s–1h"),
+    key("queue", "10000", "reports that may wait for each target, 1–1000000; further ones are dropped and counted"),
+];
+
 const TAKEOVER: &[Key] = &[
     key(
         "config",
@@ -179,6 +192,7 @@ mod tests {
         add("rule", &[""], "[[rule]]");
         add("rule.remap", &[""], "[[rule]]\nremap = {}");
         add("limits", &[""], "[limits]");
+        add("reports", &[""], "[reports]");
         add("takeover", &[""], "[takeover]");
         add("takeover.memory", &[""], "[takeover]\nmemory = {}");
         add("pool", &[""], "[[pool]]");

@@ -10,6 +10,7 @@ mod check;
 mod handler;
 pub mod keys;
 mod reload;
+mod reports;
 mod rule;
 mod server;
 mod takeover;
@@ -42,6 +43,8 @@ pub struct Config {
     pub limits: Option<limits::Settings>,
     /// `[takeover]`
     pub takeover: Option<Takeover>,
+    /// `[reports]`
+    pub reports: Option<crate::reports::Settings>,
 }
 
 /// Handlers and rules of a file, and its `[server]` section if present.
@@ -74,6 +77,7 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<FileConfig> {
     let rules: Vec<_> = rules.into_iter().map(rule::read).collect();
     let limits = root.optional("limits").map(|f| f.table("a table: [limits]").and_then(rule::limits));
     let takeover = takeover::read(reader, &mut root);
+    let reports = reports::read(&mut root);
     root.finish();
     reader.unless_broken(|| {
         if handlers.is_empty() {
@@ -94,6 +98,7 @@ fn sections(reader: &Reader, document: &DeTable<'_>) -> Option<FileConfig> {
         rules: rules.into_iter().map(rule::RawRule::rule).collect::<Option<_>>()?,
         limits,
         takeover: takeover?,
+        reports: reports?,
     };
     Some((config, server?))
 }

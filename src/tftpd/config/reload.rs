@@ -13,6 +13,21 @@ impl Takeover {
         check_replacement(before, self.reread()?.membership(me)?)
     }
 
+    /// Returns the settings that differ in `new` and need a restart: key, value here and value there.
+    pub fn changes(&self, new: &Takeover) -> Vec<String> {
+        let mut changes = Vec::new();
+        let mut compare = |key: &str, old: String, new: String| {
+            if old != new {
+                changes.push(format!("takeover.{key}: {old} → {new}"));
+            }
+        };
+        compare("port", self.port.to_string(), new.port.to_string());
+        compare("checkpoint_timeout", format!("{:?}", self.checkpoint_timeout), format!("{:?}", new.checkpoint_timeout));
+        compare("memory.transfers", self.memory.transfers.to_string(), new.memory.transfers.to_string());
+        compare("memory.bytes", self.memory.bytes.to_string(), new.memory.bytes.to_string());
+        changes
+    }
+
     /// Reads the section from its file again.
     ///
     /// # Errors

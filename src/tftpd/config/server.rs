@@ -211,40 +211,49 @@ pub fn rollover(number: u8) -> Rollover {
     if number == 0 { Rollover::Zero } else { Rollover::One }
 }
 
+/// Calls a macro with all fields of [`Server`]. One that is missing here is an error of the compiler in [`Server::or`].
+macro_rules! with_fields {
+    ($then:ident) => {
+        $then!(name socket metrics listen gre vip tid loops nice user writable writable_limit writable_files writable_total max_blksize
+            fragments max_window max_window_bytes rollover max_transfers max_per_client grace timeout timeout_min timeout_max retries
+            give_up_after open_timeout)
+    };
+}
+
+/// Formats a value as in the file.
+fn shown(value: Option<&impl std::fmt::Debug>) -> String {
+    let text = value.map_or_else(|| "default".to_owned(), |value| format!("{value:?}"));
+    match text.as_str() {
+        "Zero" => "0".to_owned(),
+        "One" => "1".to_owned(),
+        "Single" => "single_port".to_owned(),
+        port => port.strip_prefix("Port(").and_then(|port| port.strip_suffix(')')).unwrap_or(port).to_owned(),
+    }
+}
+
 impl Server {
     /// Returns these settings, completed by those of `other`.
     #[must_use]
     pub fn or(self, other: Server) -> Server {
-        Server {
-            name: self.name.or(other.name),
-            socket: self.socket.or(other.socket),
-            metrics: self.metrics.or(other.metrics),
-            listen: self.listen.or(other.listen),
-            gre: self.gre.or(other.gre),
-            vip: self.vip.or(other.vip),
-            tid: self.tid.or(other.tid),
-            loops: self.loops.or(other.loops),
-            nice: self.nice.or(other.nice),
-            user: self.user.or(other.user),
-            writable: self.writable.or(other.writable),
-            writable_limit: self.writable_limit.or(other.writable_limit),
-            writable_files: self.writable_files.or(other.writable_files),
-            writable_total: self.writable_total.or(other.writable_total),
-            max_blksize: self.max_blksize.or(other.max_blksize),
-            fragments: self.fragments.or(other.fragments),
-            max_window: self.max_window.or(other.max_window),
-            max_window_bytes: self.max_window_bytes.or(other.max_window_bytes),
-            rollover: self.rollover.or(other.rollover),
-            max_transfers: self.max_transfers.or(other.max_transfers),
-            max_per_client: self.max_per_client.or(other.max_per_client),
-            grace: self.grace.or(other.grace),
-            timeout: self.timeout.or(other.timeout),
-            timeout_min: self.timeout_min.or(other.timeout_min),
-            timeout_max: self.timeout_max.or(other.timeout_max),
-            retries: self.retries.or(other.retries),
-            give_up_after: self.give_up_after.or(other.give_up_after),
-            open_timeout: self.open_timeout.or(other.open_timeout),
+        macro_rules! or {
+            ($($field:ident)*) => { Server { $($field: self.$field.or(other.$field)),* } };
         }
+        with_fields!(or)
+    }
+
+    /// Returns the settings that differ in `new`: key, value here and value there, as `server.loops: 1 → 4`.
+    pub fn changes(&self, new: &Server) -> Vec<String> {
+        macro_rules! shown {
+            ($($field:ident)*) => { [$((stringify!($field), shown(self.$field.as_ref()), shown(new.$field.as_ref()))),*] };
+        }
+        let all = with_fields!(shown);
+        all.into_iter()
+            .filter(|(_, old, new)| old != new)
+            .map(|(key, old, new)| {
+                let key = if key == "tid" { "tid_port" } else { key };
+                format!("server.{key}: {old} → {new}")
+            })
+            .collect()
     }
 
     /// Returns the engine's configuration, with defaults for the rest.
