@@ -25,6 +25,9 @@ pub struct ServerStatus {
     /// Source address of the answers, one for each event loop.
     #[schema(value_type = Vec<String>)]
     pub tids: Vec<SocketAddr>,
+    /// Listening addresses of HTTP.
+    #[schema(value_type = Vec<String>)]
+    pub http: Vec<SocketAddr>,
     /// Event loops.
     pub loops: usize,
     /// Transfers that run, and their limit.

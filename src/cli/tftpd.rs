@@ -45,6 +45,9 @@ pub struct Args {
     /// --gre is given
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket_address)]
     listen: Vec<SocketAddr>,
+    /// Serve the same content by HTTP at this address and port, too; may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket_address)]
+    http: Vec<SocketAddr>,
     /// Receive GRE from directors at this address of the host; needs no tunnel device. At most one IPv4 and one IPv6
     #[arg(long, value_name = "ADDRESS")]
     gre: Vec<IpAddr>,
@@ -150,6 +153,7 @@ impl Args {
             socket: self.socket.clone(),
             metrics: self.metrics,
             listen: (!self.listen.is_empty()).then(|| self.listen.clone()),
+            http: (!self.http.is_empty()).then(|| self.http.clone()),
             gre: non_empty(&self.gre),
             vip: non_empty(&self.vip),
             tid: if self.single_port { Some(Tid::Single) } else { self.tid_port.map(Tid::Port) },
@@ -205,9 +209,26 @@ impl Args {
         engine.takeover = settings.transpose().map_err(|why| common::usage_error(&why))?;
         let (addresses_given, name) = (server.listen.is_some(), server.name().to_owned());
         let grace = server.grace(takeover.is_some());
+        let (http_limits, http) = (server.http_limits(), server.http.unwrap_or_default());
         let (user, metrics, config) = (server.user, server.metrics, self.config.clone());
         let server = from_file;
-        Ok(Options { files, config, flags, server, writable, engine, addresses_given, name, user, socket, metrics, takeover, grace })
+        Ok(Options {
+            files,
+            config,
+            flags,
+            server,
+            writable,
+            engine,
+            addresses_given,
+            http,
+            http_limits,
+            name,
+            user,
+            socket,
+            metrics,
+            takeover,
+            grace,
+        })
     }
 }
 

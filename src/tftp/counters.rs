@@ -84,6 +84,10 @@ counters! {
     TakenOver "taken_over" "Transfers of other servers that this one took over.",
     Resumed "resumed" "Own transfers resumed after a restart.",
     ResumeRefused "resume_refused" "Transfers not resumed because the content differs here.",
+    HttpConnections "http_connections" "HTTP connections accepted, refused ones included.",
+    HttpConnectionsRefused "http_connections_refused" "HTTP connections answered with 503, or closed, because a limit was reached.",
+    HttpRequests "http_requests" "HTTP requests.",
+    HttpInvalid "http_invalid" "HTTP requests with another method than GET and HEAD, or whose URL names no file.",
 }
 
 /// Counters of one event loop. Only the loop writes them; any thread may read them.

@@ -95,6 +95,7 @@
 //! | [`takeover`] | `server` | the protocol between servers that take over each other's transfers |
 //! | [`report`] | `server` | reports and counters |
 //! | [`engine`] | `server` | event loops |
+//! | [`http`] | `http` | the same content by HTTP |
 //! | [`handlers`] | `handlers` | other handlers, chosen by rules |
 //! | [`client`] | `client` | one client |
 //! | [`swarm`] | `swarm` | thousands of clients |
@@ -115,6 +116,8 @@ pub mod fuzz;
 pub mod handler;
 #[cfg(feature = "handlers")]
 pub mod handlers;
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "server")]
 pub mod name;
 pub mod netascii;
@@ -152,4 +155,4 @@ pub use handler::{Accepted, Destination, Handler, Opened, Refusal, SharedHandler
 #[cfg(feature = "server")]
 pub use report::{Counter, Observer, Outcome, Statistics, Totals, TransferReport};
 #[cfg(feature = "server")]
-pub use request::Request;
+pub use request::{Protocol, Request};

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The client acknowledged the last block.
+    /// The client acknowledged the last block. By HTTP: the kernel took the last byte, or the client has this version already.
     Done,
     /// All blocks were sent, and only the last acknowledgement is missing.
     Unconfirmed,

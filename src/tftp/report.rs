@@ -5,7 +5,7 @@ pub use super::counters::{Counter, Counters, Statistics, Totals};
 use super::options::Terms;
 pub use super::outcome::Outcome;
 use super::packet::{self, ErrorCode, Mode, Options, Packet};
-use super::request::Request;
+use super::request::{Protocol, Request};
 use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +27,8 @@ pub struct TransferReport {
     pub(crate) oack: Box<[u8]>,
     /// Whether it was a write request.
     pub write: bool,
+    /// The protocol of the client.
+    pub protocol: Protocol,
     /// Whether it was started by another server, or before a restart.
     pub taken_over: bool,
     /// The mode; `None` if it is not supported.

@@ -22,6 +22,27 @@ impl HandlerName {
     }
 }
 
+/// The protocol of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// TFTP, RFC 1350.
+    #[default]
+    Tftp,
+    /// HTTP, RFC 9110.
+    Http,
+}
+
+impl Protocol {
+    /// Returns its name in logs, metrics and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Protocol::Tftp => "tftp",
+            Protocol::Http => "http",
+        }
+    }
+}
+
 /// A read or write request. A clone shares its bytes.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -30,12 +51,14 @@ pub struct Request {
     pub client: SocketAddr,
     /// The destination address of the request; behind a director, the VIP.
     pub vip: IpAddr,
-    /// The source port of answers.
+    /// The source port of answers; by HTTP, the port of the server.
     pub tid: u16,
     /// The transfer mode. The engine translates; content is always untranslated.
     pub mode: Mode,
     /// Whether the client writes.
     pub write: bool,
+    /// The protocol. A request by HTTP has no options.
+    pub protocol: Protocol,
     /// The name of the handler that was asked last.
     pub(crate) handler: HandlerName,
     /// Another name than that of the packet.
@@ -48,15 +71,30 @@ impl Request {
     pub fn from_packet(client: SocketAddr, vip: IpAddr, tid: u16, packet: Arc<[u8]>) -> Option<Request> {
         let Ok(Packet::Request(request)) = Packet::parse(&packet) else { return None };
         let (mode, write) = (request.known_mode()?, request.write);
-        Some(Request { client, vip, tid, mode, write, handler: HandlerName::default(), file: None, packet })
+        let (handler, protocol) = (HandlerName::default(), Protocol::Tftp);
+        Some(Request { client, vip, tid, mode, write, protocol, handler, file: None, packet })
     }
 
     /// Creates a read request in mode octet without options, for tests of handlers.
     pub fn for_file(client: SocketAddr, vip: IpAddr, tid: u16, file: &[u8]) -> Request {
         let mut packet = Vec::new();
         put_request(&mut packet, false, b"f", b"octet", []);
-        let (handler, file) = (HandlerName::default(), Some(file.into()));
-        Request { client, vip, tid, mode: Mode::Octet, write: false, handler, file, packet: packet.into() }
+        let (mode, protocol, handler) = (Mode::Octet, Protocol::Tftp, HandlerName::default());
+        Request { client, vip, tid, mode, write: false, protocol, handler, file: Some(file.into()), packet: packet.into() }
+    }
+
+    /// Creates the read request of a client that came by another protocol to `server`; `None` if the name contains a NUL.
+    #[cfg(feature = "http")]
+    pub(crate) fn of_other(protocol: Protocol, client: SocketAddr, server: SocketAddr, file: &[u8]) -> Option<Request> {
+        let mut packet = Vec::new();
+        put_request(&mut packet, false, file, b"octet", []);
+        let request = Request::from_packet(client, server.ip(), server.port(), packet.into()).filter(|_| !file.contains(&0))?;
+        Some(Request { protocol, ..request })
+    }
+
+    /// Returns the packet, from which reports take the name.
+    pub(crate) fn packet(&self) -> Arc<[u8]> {
+        Arc::clone(&self.packet)
     }
 
     /// Returns the request for another file.

@@ -1,19 +1,22 @@
 //! The server process: file descriptors, privileges, signals.
 
 use super::config::{self, Built};
+pub use super::error::Error;
+use super::error::system;
+use super::listen;
 use super::log::TransferLog;
 use super::observer::TransferObserver;
 use super::reload::Reload;
 use super::reports::Reports;
 use super::status::{self, ReloadRequests, Status};
 use guideway_api::status::Reloads;
-use guideway_daemon::socket;
 use guideway_daemon::socket::ControlSocket;
 use guideway_daemon::{metrics, systemd};
 use guideway_store as store;
 use guideway_tftp::directory::{Directory, DirectoryOptions};
-use guideway_tftp::engine::{self, Config, Running, Server};
+use guideway_tftp::engine::{Config, Running, Server};
 use guideway_tftp::handler::{SharedHandler, named};
+use guideway_tftp::http;
 use guideway_tftp::takeover::{Membership, Settings};
 use guideway_tftp::writable::{self, WithUploads, Writable};
 use indexmap::IndexMap;
@@ -21,7 +24,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType};
 use nix::unistd::{User, setgid, setgroups, setuid};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -48,6 +50,10 @@ pub struct Options {
     pub engine: Config,
     /// Whether `engine.listen` was configured explicitly. If not, sockets from systemd replace it.
     pub addresses_given: bool,
+    /// Listening addresses of HTTP, and limits of its connections.
+    pub http: Vec<SocketAddr>,
+    /// See `http`.
+    pub http_limits: http::Limits,
     /// The user that the process switches to after the sockets are bound.
     pub user: Option<String>,
     /// The server's name in status and metrics.
@@ -75,74 +81,6 @@ pub enum Files {
     Rules(Box<config::Config>),
 }
 
-/// Reasons for which the daemon cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The directory cannot be served.
-    #[error("cannot serve {}: {source}", path.display())]
-    Root {
-        /// The directory.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// The directory that clients may write to cannot be used.
-    #[error("cannot use the writable directory {}: {source}", path.display())]
-    Writable {
-        /// The directory.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// A configured handler cannot be created.
-    #[error(transparent)]
-    Handlers(#[from] config::BuildError),
-    /// A target of reports cannot be used.
-    #[error("{0}")]
-    Reports(String),
-    /// The pool of `[takeover]` is not available.
-    #[error("{0}")]
-    Takeover(String),
-    /// There is no such user.
-    #[error("--user {0}: there is no such user on this host")]
-    NoUser(String),
-    /// systemd passed a socket for an address that `listen` does not contain.
-    #[error("systemd passed a socket for {0}, which is not in `listen`: remove `listen`, or add the address to it")]
-    Unused(SocketAddr),
-    /// A system call failed.
-    #[error("{doing}: {source}")]
-    System {
-        /// The operation.
-        doing: String,
-        /// The kernel's error.
-        source: std::io::Error,
-    },
-    /// The control socket cannot be opened.
-    #[error(transparent)]
-    Socket(#[from] socket::Error),
-    /// The metrics endpoint cannot be opened.
-    #[error(transparent)]
-    Metrics(#[from] metrics::Error),
-    /// The engine's sockets cannot be opened.
-    #[error(transparent)]
-    Engine(#[from] engine::Error),
-}
-
-impl Error {
-    /// Returns whether the options are wrong, as opposed to a failure of the host.
-    pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Error::Root { .. } | Error::Writable { .. } | Error::Handlers(_) | Error::Reports(_) | Error::NoUser(_) | Error::Unused(_)
-        )
-    }
-}
-
-fn system(doing: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Error {
-    let doing = doing.into();
-    move |errno| Error::System { doing, source: errno.into() }
-}
-
 /// Serves until SIGTERM, and then until running transfers have ended or their grace is over, or until SIGINT; returns the counters. Each SIGUSR1 passes them to `counters`.
 ///
 /// # Errors
@@ -156,7 +94,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     raise_descriptors();
     let user = options.user.as_deref().map(find).transpose()?;
     let mut engine = options.engine;
-    take_passed(&mut engine, options.addresses_given)?;
+    let http_server = listen::open(&mut engine, options.addresses_given, &options.http, options.http_limits)?;
     // Before any thread starts, because the umask belongs to the whole process.
     let control = options.socket.as_deref().map(ControlSocket::claim).transpose()?;
     let scraped = options.metrics.map(metrics::listen).transpose()?;
@@ -195,7 +133,11 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     // As the user that opens them again later.
     let targets = if let Files::Rules(config) = &options.files { config.reports.as_ref() } else { None };
     reports.apply(reports.prepare(targets, background).map_err(Error::Reports)?);
-    for (what, addresses) in [("requests at", server.addresses()), ("answers from", server.tids())] {
+    let http_addresses = http_server.as_ref().map(http::HttpServer::addresses).unwrap_or_default();
+    for (what, addresses) in [("requests at", server.addresses()), ("answers from", server.tids()), ("HTTP at", &http_addresses)] {
+        if addresses.is_empty() {
+            continue;
+        }
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         tracing::info!("{what} {}", addresses.join(", "));
     }
@@ -203,6 +145,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         name: options.name.clone(),
         listen: server.addresses().to_vec(),
         tids: server.tids().to_vec(),
+        http: http_addresses,
         loops,
         capacity,
         statistics: server.statistics().clone(),
@@ -227,6 +170,11 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
             .map_err(|source| Error::System { doing: "starting a thread for the metrics".to_owned(), source })?;
     }
     let running = server.start()?;
+    if let Some(http_server) = http_server {
+        let _entered = background.enter();
+        let started = http_server.start(&running.handle().service());
+        started.map_err(|source| Error::System { doing: "listening for HTTP".to_owned(), source })?;
+    }
     let mut reload = Reload {
         name: options.name,
         config: options.config,
@@ -387,34 +335,6 @@ fn watch_membership(
         Ok(Err(why)) => Err(Error::Takeover(why)),
         Err(_) => Err(Error::Takeover("the thread that watches the store has ended".to_owned())),
     }
-}
-
-/// Takes the sockets that systemd passes: they replace the default addresses and serve configured ones.
-fn take_passed(engine: &mut Config, addresses_given: bool) -> Result<(), Error> {
-    let sockets = systemd::listen_fds().map_err(|source| Error::System { doing: "taking sockets from systemd".to_owned(), source })?;
-    engine.passed = sockets.into_iter().map(engine::PassedSocket::new).collect::<Result<_, _>>()?;
-    let passed: Vec<SocketAddr> = engine.passed.iter().map(|passed| passed.address).collect();
-    if passed.is_empty() {
-        if !addresses_given && lacks_ipv6() {
-            for address in engine.listen.iter_mut().filter(|address| address.is_ipv6()) {
-                tracing::warn!("this host has no IPv6: requests are served by IPv4 only");
-                address.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
-            }
-        }
-        return Ok(());
-    }
-    if !addresses_given {
-        engine.listen = passed;
-    } else if let Some(unused) = passed.iter().find(|address| !engine.listen.contains(address)) {
-        return Err(Error::Unused(*unused));
-    }
-    Ok(())
-}
-
-/// Returns whether the kernel was built or booted without IPv6 (`ipv6.disable=1`).
-fn lacks_ipv6() -> bool {
-    let socket = nix::sys::socket::socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
-    matches!(socket, Err(nix::errno::Errno::EAFNOSUPPORT))
 }
 
 /// Raises the limit of open files to its maximum, because every transfer may hold a file open.

@@ -2,7 +2,9 @@
 
 pub mod config;
 pub mod daemon;
+mod error;
 mod hunting;
+mod listen;
 mod log;
 mod observer;
 mod reload;

@@ -2,6 +2,7 @@
 
 use super::hunting::is_hunting;
 use super::transfer_metrics::rate;
+use guideway_tftp::Protocol;
 use guideway_tftp::packet::ErrorCode;
 use guideway_tftp::report::{Observer, Outcome, Statistics, TransferReport};
 use std::collections::HashMap;
@@ -85,31 +86,34 @@ impl Observer for TransferLog {
         let (client, vip, retransmitted, write) = (report.client, report.vip, report.retransmitted, report.write);
         let (taken_over, tid) = (report.taken_over, report.tid);
         let handler = report.handler.as_deref();
+        // Most are by TFTP, whose lines do not say so.
+        let protocol = (report.protocol != Protocol::Tftp).then_some(report.protocol.name());
         let bytes = if write { report.bytes_received } else { report.bytes_sent };
         match &report.outcome {
             Outcome::Refused(Some(ErrorCode::NOT_FOUND), text) if !self.is_first_miss(client.ip(), report.file(), Instant::now()) => {
-                tracing::debug!(%client, %vip, %file, handler, outcome, code = %ErrorCode::NOT_FOUND, "{text}");
+                tracing::debug!(%client, %vip, protocol, %file, handler, outcome, code = %ErrorCode::NOT_FOUND, "{text}");
             }
             Outcome::Refused(code, text) => {
                 let code = code.map_or_else(|| "no answer".to_owned(), |code| code.to_string());
-                tracing::info!(%client, %vip, %file, handler, outcome, %code, "{text}");
+                tracing::info!(%client, %vip, protocol, %file, handler, outcome, %code, "{text}");
             }
             Outcome::Aborted(code, text) => {
-                tracing::info!(%client, %vip, %file, handler, outcome, bytes, seconds, %code, "client sent ERROR: {}", text.escape_debug());
+                let said = if protocol.is_none() { "client sent ERROR: " } else { "" };
+                tracing::info!(%client, %vip, protocol, %file, handler, outcome, bytes, seconds, %code, "{said}{}", text.escape_debug());
             }
             Outcome::Done => {
                 let (options, mbyte_per_second) = (options(report), (rate(report).unwrap_or_default() / 1e4).round() / 100.0);
                 let (write, taken_over) = (write.then_some(true), taken_over.then_some(true));
                 let tid = taken_over.map(|_| tid);
                 tracing::info!(
-                    %client, %vip, %file, handler, outcome, write, taken_over, tid, bytes, retransmitted, seconds, mbyte_per_second, options
+                    %client, %vip, protocol, %file, handler, outcome, write, taken_over, tid, bytes, retransmitted, seconds, mbyte_per_second, options
                 );
             }
-            Outcome::Failed(why) => tracing::warn!(%client, %vip, %file, handler, outcome, bytes, seconds, "{why}"),
+            Outcome::Failed(why) => tracing::warn!(%client, %vip, protocol, %file, handler, outcome, bytes, seconds, "{why}"),
             // The log is bounded by place: forged requests must not hide clients that fell silent.
-            Outcome::HalfOpen => tracing::info!(%client, %vip, %file, handler, outcome, write, bytes, retransmitted, seconds),
-            Outcome::TimedOut => tracing::info!(%client, %vip, %file, handler, outcome, write, bytes, retransmitted, seconds),
-            _ => tracing::debug!(%client, %vip, %file, handler, outcome, write, bytes, retransmitted, seconds),
+            Outcome::HalfOpen => tracing::info!(%client, %vip, protocol, %file, handler, outcome, write, bytes, retransmitted, seconds),
+            Outcome::TimedOut => tracing::info!(%client, %vip, protocol, %file, handler, outcome, write, bytes, retransmitted, seconds),
+            _ => tracing::debug!(%client, %vip, protocol, %file, handler, outcome, write, bytes, retransmitted, seconds),
         }
     }
     fn server(&self, _: &Statistics) {

@@ -34,6 +34,8 @@ pub struct Status {
     pub listen: Vec<SocketAddr>,
     /// Source address of the answers, one for each event loop.
     pub tids: Vec<SocketAddr>,
+    /// Listening addresses of HTTP.
+    pub http: Vec<SocketAddr>,
     /// Event loops.
     pub loops: usize,
     /// Largest number of transfers, in all loops together.
@@ -157,6 +159,7 @@ impl Status {
             uptime_seconds: self.started.elapsed().as_secs(),
             listen: self.listen.clone(),
             tids: self.tids.clone(),
+            http: self.http.clone(),
             loops: self.loops,
             capacity: Capacity { used: counters.get("open").copied().unwrap_or_default(), limit: self.capacity },
             counters,
@@ -288,6 +291,7 @@ mod tests {
             name: "t1".into(),
             listen: vec!["127.0.0.1:69".parse().unwrap()],
             tids: Vec::new(),
+            http: Vec::new(),
             loops: 1,
             capacity: 5000,
             statistics: statistics.clone(),

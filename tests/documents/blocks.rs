@@ -90,6 +90,7 @@ fn metrics(daemon: &str) -> Result<String, String> {
                 name: String::new(),
                 listen: Vec::new(),
                 tids: Vec::new(),
+                http: Vec::new(),
                 loops: 1,
                 capacity: 0,
                 statistics: Statistics::new(Vec::new()),

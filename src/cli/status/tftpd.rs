@@ -44,6 +44,9 @@ pub(super) fn table(status: &ServerStatus) -> String {
         line(&mut out, format_args!("restart required for {change}"));
     }
     line(&mut out, format_args!("requests at {}\nanswers from {}\n", list(&status.listen), list(&status.tids)));
+    if !status.http.is_empty() {
+        line(&mut out, format_args!("HTTP at {}\n", list(&status.http)));
+    }
     // First the ways in which requests ended, then other counters that are not 0.
     let (ends, others): (Vec<&Counter>, Vec<&Counter>) = Counter::ALL.iter().partition(|counter| counter.is_end());
     let ends = std::iter::once("open").chain(ends.into_iter().map(|counter| counter.name()));

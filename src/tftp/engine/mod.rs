@@ -20,6 +20,7 @@
 //! | `read_ahead`, `outbox` | content in and datagrams out, without a copy per block |
 //! | `timer_wheel` | timers |
 //! | `openers`, `reports` | calls of handlers and observers, on other threads |
+//! | `service` | handler, reports and counters for another protocol |
 //! | `channel` | messages of other threads |
 //! | `takeover` | checkpoints to successors, and transfers of other servers |
 //! | `tunnel` | requests in GRE |
@@ -43,6 +44,8 @@ mod read_ahead;
 mod reports;
 mod requests;
 mod serve;
+#[cfg_attr(not(feature = "http"), expect(dead_code))]
+mod service;
 mod session;
 mod sessions;
 mod sockets;
@@ -55,6 +58,9 @@ mod uploads;
 
 pub use config::{Config, PassedSocket, Tid, TunnelConfig};
 pub use error::Error;
+#[cfg(feature = "http")]
+pub(crate) use service::ServiceTransfer;
+pub use service::{Phase, Service};
 pub use takeover::TakeoverStatus;
 
 use super::handler::{Handler, SharedHandler};
@@ -124,8 +130,11 @@ impl Server {
         let (handler, observer): (_, Arc<dyn Observer>) = (SharedHandler::new(handler), Arc::new(observer));
         let counters: Vec<_> = (0..count).map(|_| Arc::new(Counters::default())).collect();
         let report_counters = Arc::new(Counters::default());
-        let statistics = Statistics::new(counters.iter().chain([&report_counters]).cloned().collect());
+        let service_counters = Arc::new(Counters::default());
+        let statistics = Statistics::new(counters.iter().chain([&report_counters, &service_counters]).cloned().collect());
         let report_queue = Arc::new(ReportQueue::default());
+        let reports = || Reports::new((!observer.ignores_all()).then(|| Arc::clone(&report_queue)));
+        let service = Service::new(handler.clone(), reports(), service_counters, config.open_timeout, config.retransmission.min_give_up);
         let takeover_status = Arc::new(TakeoverStatus::default());
         let mut config = config;
         let (mut addresses, mut tids, mut channels, mut loops) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -148,7 +157,7 @@ impl Server {
                 sockets,
                 tunnel,
                 openers: Openers::new(runtime.clone(), handler.clone(), Arc::clone(&channel), config.takeover.is_some()),
-                reports: Reports::new((!observer.ignores_all()).then(|| Arc::clone(&report_queue))),
+                reports: reports(),
                 counters,
                 channel,
                 config: config.clone(),
@@ -157,7 +166,7 @@ impl Server {
             event_loop.enable_takeover(&config, index, &takeover_status)?;
             loops.push(event_loop);
         }
-        let handle = ServerHandle { channels: channels.into(), runtime };
+        let handle = ServerHandle { channels: channels.into(), service: Arc::new(service), runtime };
         Ok(Server { loops, addresses, tids, observer, report_queue, report_counters, statistics, takeover_status, handle, own_runtime })
     }
 
@@ -257,6 +266,7 @@ fn dedup_wildcards(listen: &mut Vec<SocketAddr>) {
 #[derive(Clone)]
 pub struct ServerHandle {
     channels: Arc<[Arc<EventChannel>]>,
+    service: Arc<Service>,
     runtime: Handle,
 }
 
@@ -268,6 +278,7 @@ impl ServerHandle {
     /// Replaces the handler. Running openings and transfers keep the earlier one.
     pub fn set_handler(&self, handler: impl Handler) {
         let handler = SharedHandler::new(handler);
+        self.service.set_handler(handler.clone());
         self.send(|| LoopEvent::Handler(handler.clone()));
     }
 
@@ -278,12 +289,23 @@ impl ServerHandle {
 
     /// Ends the server when its transfers have ended, or after `grace`. It does not answer new requests meanwhile.
     pub fn shutdown(&self, grace: Duration) {
+        self.service.enter(Phase::Draining);
         self.send(|| LoopEvent::Drain);
         let handle = self.clone();
         self.runtime.spawn(async move {
             tokio::time::sleep(grace).await;
-            handle.send(|| LoopEvent::Stop);
+            handle.stop();
         });
+    }
+
+    /// Returns what another protocol needs to serve the same content.
+    pub fn service(&self) -> Arc<Service> {
+        Arc::clone(&self.service)
+    }
+
+    fn stop(&self) {
+        self.service.enter(Phase::Stopped);
+        self.send(|| LoopEvent::Stop);
     }
 }
 
@@ -296,6 +318,8 @@ struct Ended {
 
 /// Longest wait for an observer that is called when the server stops.
 const OBSERVER_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait for transfers of other protocols when the server stops.
+const SERVICE_WAIT: Duration = Duration::from_millis(500);
 
 /// A running server. Dropping it stops it.
 pub struct Running {
@@ -333,7 +357,10 @@ impl Running {
     /// Waits until a loop has ended by an error, or all have ended.
     pub async fn ended(&self) {
         let (mut ended, all) = (self.ended.clone(), self.threads.len());
-        let _closed = ended.wait_for(|ended| ended.failed || ended.count >= all).await;
+        let closed = ended.wait_for(|ended| ended.failed || ended.count >= all).await;
+        if closed.is_ok_and(|ended| !ended.failed) {
+            self.handle.service.idle().await;
+        }
     }
 
     /// Ends the server when its transfers have ended, or after `grace`.
@@ -343,7 +370,8 @@ impl Running {
     pub async fn shutdown(self, grace: Duration) -> std::io::Result<()> {
         self.handle.shutdown(grace);
         let (mut ended, all) = (self.ended.clone(), self.threads.len());
-        let _closed = ended.wait_for(|ended| ended.count >= all).await;
+        drop(ended.wait_for(|ended| ended.count >= all).await);
+        self.handle.service.idle().await;
         self.stop()
     }
 
@@ -356,14 +384,19 @@ impl Running {
     }
 
     fn end(&mut self) -> std::io::Result<()> {
-        self.handle.send(|| LoopEvent::Stop);
+        self.handle.stop();
         let results: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
-        self.report_queue.stop();
-        if let Some(reports) = self.reports.take() {
+        let wait = |done: &dyn Fn() -> bool, most| {
             let since = Instant::now();
-            while !reports.is_finished() && since.elapsed() < OBSERVER_WAIT {
+            while !done() && since.elapsed() < most {
                 std::thread::sleep(Duration::from_millis(1));
             }
+        };
+        // Their reports come first. They end on the runtime, which may be the one of this thread.
+        wait(&|| self.handle.service.is_idle(), SERVICE_WAIT);
+        self.report_queue.stop();
+        if let Some(reports) = self.reports.take() {
+            wait(&|| reports.is_finished(), OBSERVER_WAIT);
         }
         results.into_iter().try_for_each(|result| result.unwrap_or_else(|_| Err(std::io::Error::other("an event loop panicked"))))
     }

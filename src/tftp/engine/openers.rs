@@ -96,17 +96,7 @@ impl Openers {
     ) -> OpeningTask {
         let channel = Arc::clone(&self.channel);
         let task = self.runtime.spawn(async move {
-            let mut call = Box::pin(call);
-            // As `FutureExt::catch_unwind`: after a panic the call is dropped.
-            let done = std::future::poll_fn(move |context| {
-                let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)));
-                match polled {
-                    Ok(Poll::Pending) => Poll::Pending,
-                    Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
-                    Err(_) => Poll::Ready(Err(Panicked)),
-                }
-            });
-            channel.send(event(done.await));
+            channel.send(event(caught(call).await));
         });
         OpeningTask(task.abort_handle())
     }
@@ -134,8 +124,19 @@ impl Openers {
     }
 }
 
+/// Runs a call of foreign code. As `FutureExt::catch_unwind`: after a panic the call is dropped.
+pub(super) async fn caught<T>(call: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut call = Box::pin(call);
+    std::future::poll_fn(move |context| match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+        Err(_) => Poll::Ready(Err(Panicked)),
+    })
+    .await
+}
+
 /// Computes the version of content in memory, on a thread for long work.
-async fn compute_version(content: &Content) {
+pub(super) async fn compute_version(content: &Content) {
     if content.0.known_version().is_none() {
         let source: Arc<dyn Source> = Arc::clone(&content.0);
         // A panic leaves the version unknown.

@@ -11,7 +11,7 @@ use crate::netascii::Decoder;
 use crate::options::Terms;
 use crate::packet::{Mode, Options, Packet};
 use crate::report::{Outcome, TransferReport};
-use crate::request::HandlerName;
+use crate::request::{HandlerName, Protocol};
 use crate::takeover::Checkpoint;
 use crate::transfer::Transfer;
 use crate::upload::Upload;
@@ -213,6 +213,7 @@ impl Session {
             request: Arc::clone(&self.request),
             oack: oack.cloned().unwrap_or_default(),
             write: receiving.is_some(),
+            protocol: Protocol::Tftp,
             taken_over: self.taken_over,
             mode: self.mode,
             handler: self.handler.get(),

@@ -83,6 +83,7 @@ pub fn report(file: &[u8], outcome: Outcome) -> TransferReport {
         request: packet.into(),
         oack: b"\0\x06blksize\x001428\0"[..].into(),
         write: false,
+        protocol: crate::request::Protocol::Tftp,
         taken_over: false,
         mode: Some(Mode::Octet),
         handler: None,

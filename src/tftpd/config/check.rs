@@ -109,11 +109,10 @@ fn addresses(server: &Server) -> String {
     let tunnel = server.gre.iter().zip(&server.vip).map(|(gre, vip)| format!("{} in GRE to {}", list(vip), list(gre)));
     let plain = server.listen.iter().flatten().map(ToString::to_string);
     let all: Vec<String> = plain.chain(tunnel).collect();
-    if all.is_empty() {
-        "requests at the addresses of the command line, or port 69".to_owned()
-    } else {
-        format!("requests at {}", all.join(", "))
-    }
+    let all = if all.is_empty() { "the addresses of the command line, or port 69".to_owned() } else { all.join(", ") };
+    let http: Vec<String> = server.http.iter().flatten().map(ToString::to_string).collect();
+    let http = if http.is_empty() { String::new() } else { format!(", by HTTP at {}", http.join(", ")) };
+    format!("requests at {all}{http}")
 }
 
 #[cfg(test)]

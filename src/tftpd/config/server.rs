@@ -4,6 +4,7 @@ use super::values::{one_or_more, path, size};
 use guideway_config::reader::{Field, Table};
 use guideway_config::{duration_within, text};
 use guideway_tftp::engine::{Config, Tid, TunnelConfig};
+use guideway_tftp::http;
 use guideway_tftp::options::{Limits, Rollover};
 use guideway_tftp::packet::PORT;
 use guideway_tftp::rto::RetransmissionPolicy;
@@ -24,6 +25,12 @@ pub struct Server {
     pub metrics: Option<SocketAddr>,
     /// Listening addresses.
     pub listen: Option<Vec<SocketAddr>>,
+    /// Listening addresses of HTTP.
+    pub http: Option<Vec<SocketAddr>>,
+    /// Largest number of HTTP connections.
+    pub http_connections: Option<usize>,
+    /// Largest number of HTTP connections with one client address.
+    pub http_per_client: Option<usize>,
     /// Addresses of this host that receive GRE, at most one of each family.
     pub gre: Option<Vec<IpAddr>>,
     /// Destination addresses of requests that arrive in GRE.
@@ -101,6 +108,9 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
     let metrics = key(t, "metrics", |f| Some(f.parse("an address with a port in quotes", text::socket_address)?.value));
     let one = |f: Field<'_, '_>| Some(f.parse(ADDRESSES, text::socket_address)?.value);
     let listen = key(t, "listen", |f| one_or_more(&f, ADDRESSES, one));
+    let http = key(t, "http", |f| one_or_more(&f, ADDRESSES, one));
+    let http_connections = key(t, "http_connections", |f| f.integer("connections at once", 1..=1_000_000));
+    let http_per_client = key(t, "http_per_client", |f| f.integer("connections at once", 1..=1_000_000));
     let host = |f: Field<'_, '_>| Some(f.parse("an address in quotes", text::unicast)?.value);
     let gre_field = t.optional("gre");
     let gre = gre_field.clone().map(|f| one_or_more(&f, "addresses in quotes", host).filter(|gre| one_of_each(&f, gre)));
@@ -158,6 +168,9 @@ fn section(mut table: Table<'_, '_>) -> Option<Server> {
         socket: socket?,
         metrics: metrics?,
         listen: listen?,
+        http: http?,
+        http_connections: http_connections?,
+        http_per_client: http_per_client?,
         gre: transpose(gre)?,
         vip: transpose(vip)?,
         tid,
@@ -214,7 +227,7 @@ pub fn rollover(number: u8) -> Rollover {
 /// Calls a macro with all fields of [`Server`]. One that is missing here is an error of the compiler in [`Server::or`].
 macro_rules! with_fields {
     ($then:ident) => {
-        $then!(name socket metrics listen gre vip tid loops nice user writable writable_limit writable_files writable_total max_blksize
+        $then!(name socket metrics listen http http_connections http_per_client gre vip tid loops nice user writable writable_limit writable_files writable_total max_blksize
             fragments max_window max_window_bytes rollover max_transfers max_per_client grace timeout timeout_min timeout_max retries
             give_up_after open_timeout)
     };
@@ -301,6 +314,16 @@ impl Server {
             open_timeout: self.open_timeout.unwrap_or(default.open_timeout),
             ..default
         })
+    }
+
+    /// Returns the limits of HTTP connections.
+    pub fn http_limits(&self) -> http::Limits {
+        let default = http::Limits::default();
+        http::Limits {
+            connections: self.http_connections.unwrap_or(default.connections),
+            per_client: self.http_per_client.unwrap_or(default.per_client),
+            ..default
+        }
     }
 
     /// Returns the directory that clients may write to, with its limits; `None` if uploads are refused.

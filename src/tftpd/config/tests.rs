@@ -258,7 +258,7 @@ writable_files = 0
             "line 10: server.max_blksize = 65465: is out of range; allowed: bytes of a block, 8 to 65464",
             "line 11: server.max_window_bytes = 65536: expected a size in quotes, such as \"10GiB\", found an integer",
             "line 12: server.timeout = \"1h\": is out of range; allowed: 1ms to 1m",
-            "line 13: server.retrys: unknown key; did you mean \"retries\"? Known: name, socket, metrics, listen, gre, vip, \
+            "line 13: server.retrys: unknown key; did you mean \"retries\"? Known: name, socket, metrics, listen, http, http_connections, http_per_client, gre, vip, \
              tid_port, single_port, loops, nice, user, writable, writable_limit, writable_files, writable_total, max_blksize, fragments, max_window, max_window_bytes, rollover, max_transfers, max_per_client, grace, \
              timeout, timeout_min, timeout_max, retries, give_up_after, open_timeout",
             "line 14: server.writable = \"backups\": is not an absolute path; write it like \"/srv/tftp\"",

@@ -14,6 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 struct Record<'a> {
     server: &'a str,
     started: f64,
+    protocol: &'static str,
     operation: &'static str,
     client: IpAddr,
     client_port: u16,
@@ -66,6 +67,7 @@ pub fn line(server: &str, report: &TransferReport) -> String {
     let record = Record {
         server,
         started: (seconds(report.started_at().duration_since(UNIX_EPOCH).unwrap_or_default()) * 1e3).round() / 1e3,
+        protocol: report.protocol.name(),
         operation: if report.write { "write" } else { "read" },
         client: report.client.ip().to_canonical(),
         client_port: report.client.port(),
