@@ -16,6 +16,7 @@ mod explain;
 mod fixture;
 mod health;
 mod help;
+mod init;
 mod log_limit;
 mod logging;
 mod man;
@@ -57,6 +58,7 @@ enum Command {
     Tftpd(tftpd::Args),
     Health(health::Args),
     Check(check::Args),
+    Init(init::Args),
     Status(status::Args),
     Reload(reload::Args),
     Backends(backends::Args),
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Tftpd(args) => tftpd::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Init(args) => init::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Backends(args) => backends::run(&args),
