@@ -6,9 +6,11 @@
 
 mod netns_fixture;
 
-use netns_fixture::{GUIDEWAY, Tftpd, ip, program};
+use netns_fixture::{GUIDEWAY, Running, Tftpd, ip, program};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 const NEEDS: [(&str, &str); 4] = [("curl", "curl"), ("tftp", "tftp-hpa"), ("atftp", "atftp"), ("busybox", "busybox")];
@@ -273,6 +275,36 @@ fn blocks_beyond_the_path_are_cut_down_or_travel_in_fragments() {
             // The OACK, the blocks, and one of them empty where the size is a multiple. A busy machine may send some twice.
             let sent = counters["packets_sent"].as_u64().unwrap() - counters["retransmitted"].as_u64().unwrap();
             assert_eq!((sent, &counters["done"]), (packets, &1.into()), "{flags}: {counters:#}");
+        }
+    });
+}
+
+#[test]
+fn a_host_without_ipv6_is_served_by_ipv4() {
+    netns_fixture::in_namespace(&NEEDS, || {
+        for which in ["all", "default", "lo"] {
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").unwrap();
+        }
+        let mut site = Fixture::new();
+        site.file("file", 3000);
+        // IPv6 switched off in the namespace, and a kernel without it.
+        for (without, warnings) in [(false, 0), (true, 1)] {
+            let mut command = program(if without { PYTHON } else { GUIDEWAY });
+            if without {
+                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/without_ipv6.py")).arg(GUIDEWAY);
+            }
+            command.args(["tftpd", "--root"]).arg(site.root()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut server = Running(command.spawn().unwrap());
+            let lines = BufReader::new(server.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+            let mut log = Vec::new();
+            for line in lines {
+                log.push(line);
+                if log.last().is_some_and(|line| line.contains("answers from")) {
+                    break;
+                }
+            }
+            assert_eq!(log.iter().filter(|line| line.contains("this host has no IPv6")).count(), warnings, "{log:?}");
+            site.curl(V4, "file", 512);
         }
     });
 }

@@ -216,17 +216,37 @@ pub fn read_cached(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result
 
 /// Returns device and inode of an open file, from what the kernel has in memory: a file system of another host is not asked.
 pub fn file_id(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
+    let found = statx(fd, libc::AT_STATX_DONT_SYNC, libc::STATX_INO)?;
+    Ok((u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor), found.stx_ino))
+}
+
+/// Size and times of a file, in seconds and nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileState {
+    /// Size in bytes.
+    pub size: u64,
+    /// When its bytes were modified; programs may set it.
+    pub modified: (i64, u32),
+    /// When its bytes or metadata were changed.
+    pub changed: (i64, u32),
+}
+
+/// Returns the state of an open file. A file system of another host is asked for it, however recently it was.
+pub fn file_state(fd: BorrowedFd<'_>) -> Result<FileState> {
+    let found = statx(fd, libc::AT_STATX_FORCE_SYNC, libc::STATX_SIZE | libc::STATX_MTIME | libc::STATX_CTIME)?;
+    let time = |time: libc::statx_timestamp| (time.tv_sec, time.tv_nsec);
+    Ok(FileState { size: found.stx_size, modified: time(found.stx_mtime), changed: time(found.stx_ctime) })
+}
+
+fn statx(fd: BorrowedFd<'_>, flags: libc::c_int, mask: libc::c_uint) -> Result<libc::statx> {
     let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
-    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
     // SAFETY: an empty path, and one structure, which the kernel fills; every bit pattern is a valid value of it.
-    let found = unsafe {
-        let rc = libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_INO, found.as_mut_ptr());
-        if rc != 0 {
+    unsafe {
+        if libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags | libc::AT_EMPTY_PATH, mask, found.as_mut_ptr()) != 0 {
             return Err(Error::last_os_error());
         }
-        found.assume_init()
-    };
-    Ok((u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor), found.stx_ino))
+        Ok(found.assume_init())
+    }
 }
 
 /// Waits until `fd` is readable or has an error, at most `wait`. An interrupting signal ends the wait too.

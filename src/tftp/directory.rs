@@ -10,7 +10,7 @@
 //! below it, so that a mount that hangs delays no other file.
 
 use super::content::Content;
-use super::content::file::{FileContent, is_local};
+use super::content::file::{Access, FileContent, is_local};
 use super::handler::{Handler, Opened, Refusal};
 use super::name::normalize;
 use super::request::Request;
@@ -200,14 +200,21 @@ impl Inner {
             return Err(NotOpen::Refused(Refusal::access()));
         }
         let local = if reach == Reach::Mounted { is_local(&file) } else { root.local };
-        let mut open = lock(&self.open);
         let key = (metadata.dev(), metadata.ino());
-        if let Some(known) = open.get(&key).and_then(Weak::upgrade)
-            && known.is_unchanged(&metadata)
-        {
+        let known = lock(&self.open).get(&key).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| known.is_unchanged(&metadata)) {
             return Ok(Content(known));
         }
-        let file = FileContent::of(file, &metadata, local).map_err(|_| NotOpen::Refused(Refusal::failed("the file cannot be read")))?;
+        let access = if reach == Reach::Cached { Access::Cached } else { Access::Blocking };
+        // Without the lock: an event loop waits for it, and this may wait for another host.
+        let file = FileContent::of(file, &metadata, local, access).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock if reach == Reach::Cached => NotOpen::Further,
+            _ => NotOpen::Refused(Refusal::failed("the file cannot be read")),
+        })?;
+        let mut open = lock(&self.open);
+        if let Some(known) = open.get(&key).and_then(Weak::upgrade).filter(|known| known.is_unchanged(&metadata)) {
+            return Ok(Content(known));
+        }
         let file = Arc::new(file);
         if open.len() == open.capacity() {
             open.retain(|_, file| file.strong_count() > 0);

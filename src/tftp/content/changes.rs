@@ -12,9 +12,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-/// Smallest watched file. A shorter transfer is over before somebody touches the file.
-const MIN_WATCHED_SIZE: u64 = 256 * 1024;
-
 /// What happened to a file since it was opened.
 #[derive(Debug, Default)]
 struct Seen {
@@ -78,9 +75,9 @@ impl Watcher {
 }
 
 impl Watch {
-    /// Watches a file of `size` bytes. `None` if it is small, or the user has no watch left. Metadata are to be read afterwards.
-    pub fn new(file: &File, size: u64) -> Option<Watch> {
-        let watcher = watcher().filter(|_| size >= MIN_WATCHED_SIZE)?;
+    /// Watches a file. `None` if the user has no watch left. Metadata are to be read afterwards.
+    pub fn new(file: &File) -> Option<Watch> {
+        let watcher = watcher()?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let mut watched = watcher.lock();
         // Earlier events do not concern this watch.
@@ -93,8 +90,20 @@ impl Watch {
 
     /// Returns whether the file has new metadata, and the bytes that it had.
     pub fn only_metadata_changed(&self) -> bool {
+        !self.was_modified() && self.seen.metadata.load(Relaxed)
+    }
+
+    /// Returns whether somebody wrote to the file, also in the same step of the file system's clock.
+    pub fn was_modified(&self) -> bool {
         self.watcher.update(&mut self.watcher.lock());
-        self.seen.metadata.load(Relaxed) && !self.seen.modified.load(Relaxed)
+        self.seen.modified.load(Relaxed)
+    }
+
+    /// Forgets what has happened so far.
+    pub fn reset(&self) {
+        self.watcher.update(&mut self.watcher.lock());
+        self.seen.modified.store(false, Relaxed);
+        self.seen.metadata.store(false, Relaxed);
     }
 }
 

@@ -15,6 +15,12 @@ const MAX_CHUNKS: usize = 4;
 pub(super) trait BlockingRead: Send + Sync + 'static {
     /// Reads at `offset` and returns the number of bytes, 0 only at the end.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Checks a chunk that was read. Chunks may be read again, and several at once.
+    fn check(&self, start: u64, bytes: &[u8]) -> io::Result<()> {
+        let _ = (start, bytes);
+        Ok(())
+    }
 }
 
 /// Runs work on a thread that may block; here, where there is no runtime.
@@ -41,7 +47,7 @@ pub(super) struct Shared<R> {
 }
 
 /// The bytes of a chunk, or why they cannot be read. A chunk that is not full is the last one.
-type Loaded = Result<Box<[u8]>, String>;
+type Loaded = Result<Box<[u8]>, (io::ErrorKind, String)>;
 
 #[derive(Debug, Default)]
 struct Chunks {
@@ -92,8 +98,9 @@ impl<R: BlockingRead> Chunked<R> {
                     Poll::Ready(Ok(len))
                 }
                 Err(_) => {
-                    let failed = chunks.loaded.remove(index).and_then(|(_, loaded)| loaded.err()).unwrap_or_default();
-                    Poll::Ready(Err(io::Error::other(failed)))
+                    let failed = chunks.loaded.remove(index).and_then(|(_, loaded)| loaded.err());
+                    let (kind, why) = failed.unwrap_or((io::ErrorKind::Other, String::new()));
+                    Poll::Ready(Err(io::Error::new(kind, why)))
                 }
             },
             None => Poll::Pending,
@@ -135,7 +142,7 @@ impl<R: BlockingRead> Shared<R> {
         let read = catch_unwind(AssertUnwindSafe(|| self.read_chunk(start)));
         let read = read.unwrap_or_else(|_| Err(io::Error::other("reading the content panicked")));
         let mut chunks = self.chunks();
-        chunks.loaded.push_back((start, read.map_err(|error| error.to_string())));
+        chunks.loaded.push_back((start, read.map_err(|error| (error.kind(), error.to_string()))));
         if chunks.loaded.len() > MAX_CHUNKS {
             chunks.loaded.pop_front();
         }
@@ -145,19 +152,26 @@ impl<R: BlockingRead> Shared<R> {
     }
 
     fn read_chunk(&self, start: u64) -> io::Result<Box<[u8]>> {
-        let mut bytes = vec![0; CHUNK as usize];
-        let mut len = 0;
-        while len < bytes.len() {
-            match self.reader.read_at(start + len as u64, &mut bytes[len..]) {
-                Ok(0) => break,
-                Ok(more) => len += more.min(CHUNK as usize - len),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        bytes.truncate(len);
-        Ok(bytes.into())
+        let bytes = read_chunk(&self.reader, start)?;
+        self.reader.check(start, &bytes)?;
+        Ok(bytes)
     }
+}
+
+/// Reads the chunk at `start`, of fewer bytes only at the end.
+pub(super) fn read_chunk(reader: &impl BlockingRead, start: u64) -> io::Result<Box<[u8]>> {
+    let mut bytes = vec![0; CHUNK as usize];
+    let mut len = 0;
+    while len < bytes.len() {
+        match reader.read_at(start + len as u64, &mut bytes[len..]) {
+            Ok(0) => break,
+            Ok(more) => len += more.min(CHUNK as usize - len),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes.into())
 }
 
 impl<R: BlockingRead> Drop for Chunked<R> {

@@ -5,8 +5,12 @@
 
 use super::changes::Watch;
 use super::chunks::{BlockingRead, Chunked};
+use super::digests::Digests;
 use super::pages::Pages;
+pub(crate) use super::snapshot::Access;
+use super::snapshot::Snapshot;
 use super::source::{Borrowed, Source, Version};
+use guideway_sys::{FileState, file_state};
 use nix::sys::statfs::fstatfs;
 use std::fs::{File, Metadata};
 use std::io;
@@ -68,26 +72,29 @@ pub(crate) struct FileReader {
 #[derive(Debug)]
 struct OpenFile {
     file: File,
-    /// On file systems that may wait: metadata that must not change, checked after each read.
-    unchanged: Option<Stamp>,
+    /// On file systems that may wait: what must not change, checked after each read.
+    digests: Option<Digests>,
     pages: Pages,
 }
 
 impl BlockingRead for OpenFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = self.file.read_at(buffer, offset)?;
-        match self.unchanged {
-            Some(stamp) if Stamp::of(&self.file.metadata()?) != stamp => Err(changed()),
-            _ => Ok(len),
+        self.file.read_at(buffer, offset)
+    }
+
+    fn check(&self, start: u64, bytes: &[u8]) -> io::Result<()> {
+        match &self.digests {
+            Some(digests) => digests.check(self, start, bytes, || file_state(self.file.as_fd()), changed),
+            None => Ok(()),
         }
     }
 }
 
 impl FileReader {
-    /// Reads `file`, which fails when it changes if there is a `stamp`. `local` files never wait for another host.
-    pub fn new(file: File, local: bool, stamp: Option<Stamp>) -> FileReader {
-        let unchanged = stamp.filter(|_| !local);
-        let file = Chunked::new(OpenFile { file, unchanged, pages: Pages::default() }, !local);
+    /// Reads `file`, which fails when it changes if there is a `state`. `local` files never wait for another host.
+    pub fn new(file: File, local: bool, state: Option<FileState>) -> FileReader {
+        let digests = state.filter(|_| !local).map(Digests::new);
+        let file = Chunked::new(OpenFile { file, digests, pages: Pages::default() }, !local);
         FileReader { file, local, nowait: AtomicBool::new(local) }
     }
 
@@ -156,14 +163,19 @@ impl LocalStamp {
 
     /// Returns whether `now` may be the metadata of other bytes.
     fn allows_change(&self, now: &LocalStamp, watch: Option<&Watch>) -> bool {
-        if self == now {
-            return false;
-        }
         match watch {
+            // A write within one step of the clock changes no time.
+            Some(watch) if self == now => watch.was_modified(),
             Some(watch) => self.stamp.size != now.stamp.size || !watch.only_metadata_changed(),
             // The time of the last change says nothing alone: links that come and go change it, too.
             None => self.stamp != now.stamp,
         }
+    }
+
+    fn state(&self) -> FileState {
+        let time = |seconds, nanoseconds: i64| (seconds, u32::try_from(nanoseconds).unwrap_or_default());
+        let Stamp { seconds, nanoseconds, size } = self.stamp;
+        FileState { size, modified: time(seconds, nanoseconds), changed: time(self.changed.0, self.changed.1) }
     }
 }
 
@@ -171,12 +183,14 @@ fn changed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the file changed while it was read")
 }
 
-/// The content of a regular file. The kernel sends its bytes from the page cache.
+/// The content of a regular file. The kernel sends the bytes of large ones from the page cache.
 #[derive(Debug)]
 pub(crate) struct FileContent {
     reader: FileReader,
     stamp: LocalStamp,
-    /// Large files on local file systems.
+    /// The bytes of small files.
+    snapshot: Option<Snapshot>,
+    /// Other files on local file systems.
     watch: Option<Watch>,
 }
 
@@ -188,15 +202,28 @@ impl FileContent {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let local = is_local(&file);
-        FileContent::of(file, &metadata, local)
+        FileContent::of(file, &metadata, local, Access::Blocking)
     }
 
     /// Takes an open file with its metadata.
-    pub fn of(file: File, metadata: &Metadata, local: bool) -> io::Result<FileContent> {
-        let watch = if local { Watch::new(&file, metadata.len()) } else { None };
-        // What happened before it was watched is in the metadata.
-        let stamp = if watch.is_some() { LocalStamp::of(&file.metadata()?) } else { LocalStamp::of(metadata) };
-        Ok(FileContent { reader: FileReader::new(file, local, Some(stamp.stamp)), stamp, watch })
+    ///
+    /// # Errors
+    /// When its bytes are needed and cannot be read; with [`Access::Cached`], `WouldBlock` when they are not in memory.
+    pub fn of(file: File, metadata: &Metadata, local: bool, access: Access) -> io::Result<FileContent> {
+        let mut stamp = LocalStamp::of(metadata);
+        let snapshot = Snapshot::read(&file, metadata, access)?;
+        let watch = if local && snapshot.is_none() { Watch::new(&file) } else { None };
+        if let Some(watch) = &watch {
+            // What happened before it was watched is in the metadata.
+            for _ in 0..3 {
+                watch.reset();
+                stamp = LocalStamp::of(&file.metadata()?);
+                if !watch.was_modified() {
+                    break;
+                }
+            }
+        }
+        Ok(FileContent { reader: FileReader::new(file, local, Some(stamp.state())), stamp, snapshot, watch })
     }
 
     /// Returns whether it has these metadata.
@@ -222,6 +249,12 @@ impl Source for FileContent {
     }
 
     fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Some(snapshot) = &self.snapshot {
+            let left = usize::try_from(offset).ok().and_then(|offset| snapshot.bytes().get(offset..)).unwrap_or_default();
+            let len = left.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&left[..len]);
+            return Poll::Ready(Ok(len));
+        }
         let Poll::Ready(len) = self.reader.poll_read_at(context, offset, buffer)? else { return Poll::Pending };
         // Checked when the end is read: a client that got bytes of two versions must not get the last block.
         if offset + len as u64 >= self.stamp.stamp.size && self.reader.local && self.was_changed()? {
@@ -231,6 +264,10 @@ impl Source for FileContent {
     }
 
     fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
+        if let Some(snapshot) = &self.snapshot {
+            let offset = usize::try_from(offset).ok()?;
+            return snapshot.bytes().get(offset..offset.checked_add(len)?).map(Borrowed::from);
+        }
         self.reader.borrow_at(self.stamp.stamp.size, offset, len)
     }
 }
@@ -268,3 +305,7 @@ impl Source for CustomReader {
         self.reader.poll_read_at(context, offset, buffer)
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "handlers")]
+mod tests;

@@ -3,9 +3,11 @@
 mod bytes;
 mod changes;
 mod chunks;
+mod digests;
 pub(crate) mod file;
 pub(crate) mod netascii;
 mod pages;
+mod snapshot;
 mod source;
 mod stream;
 
@@ -34,8 +36,8 @@ impl Content {
         Content::from_source(bytes.into())
     }
 
-    /// Returns the content of a regular file. Bytes that are not cached by the kernel are read on other threads. A file that is changed during a
-    /// transfer fails it.
+    /// Returns the content of a regular file. Bytes that are not cached by the kernel are read on other threads. Files below 64 KiB are read at once.
+    /// A larger one that is changed during a transfer fails it.
     ///
     /// # Errors
     /// When its metadata cannot be read, or it is not a regular file.
