@@ -100,6 +100,8 @@ fn settings(cache: &Path) -> Settings {
         negative_ttl: Duration::from_secs(5),
         stale_if_error: true,
         timeout: Duration::from_secs(20),
+        redirect_hosts: Vec::new(),
+        forward_client: None,
         max_connections: 16,
     }
 }

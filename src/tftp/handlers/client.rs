@@ -74,7 +74,11 @@ impl Client {
     /// # Errors
     /// When TLS is used and there is no trusted authority.
     pub fn new(url: &Uri, ca: Option<&Path>, timeout: Duration) -> io::Result<Client> {
-        let authorities = if url.scheme_str() == Some("https") { tls::authorities(ca)? } else { RootCertStore::empty() };
+        let authorities = match url.scheme_str() {
+            Some("https") => tls::authorities(ca)?,
+            // A redirect may lead to https.
+            _ => tls::authorities(None).unwrap_or_else(|_| RootCertStore::empty()),
+        };
         let tls = tls::client_config(authorities, None)?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);

@@ -17,6 +17,8 @@ pub struct Page {
     /// Status; 0 means 200.
     pub status: u16,
     pub kind: &'static str,
+    /// `Location`, if not empty.
+    pub location: String,
 }
 
 /// How a body is sent.
@@ -171,7 +173,7 @@ fn serve(inner: &Inner, mut stream: TcpStream) -> std::io::Result<()> {
         (&mut reader).take(length).read_to_string(&mut sent)?;
         let path = lines[0].split(' ').nth(1).unwrap_or_default().to_owned();
         let mut entry = path.clone();
-        for name in ["range", "if-range", "if-none-match", "if-modified-since"] {
+        for name in ["range", "if-range", "if-none-match", "if-modified-since", "x-client"] {
             header(name).iter().for_each(|value| entry += &format!(" {name}: {value}"));
         }
         if !sent.is_empty() {
@@ -200,6 +202,9 @@ fn answer(inner: &Inner, stream: &mut TcpStream, page: Option<Page>, header: imp
     }
     if !page.kind.is_empty() {
         head += &format!("content-type: {}\r\n", page.kind);
+    }
+    if !page.location.is_empty() {
+        head += &format!("location: {}\r\n", page.location);
     }
     let validator = page.etag.map(str::to_owned).or(page.dated.then(|| CHANGED.to_owned()));
     let unchanged = page.etag.is_some() && header("if-none-match").as_deref() == page.etag

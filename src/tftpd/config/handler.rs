@@ -148,6 +148,10 @@ fn origin<'r, 't>(table: &mut Table<'r, 't>) -> (Option<http::Settings>, Option<
     let negative_ttl = duration(table, "negative_ttl", 5, 0..=3600);
     let stale_if_error = boolean(table, "stale_if_error", true);
     let timeout = duration(table, "timeout", 10, 1..=300);
+    let host = |f: Field<'r, 't>| Some(f.parse("a host in quotes, such as \"cdn.example\"", authority)?.value);
+    let redirect_hosts = table.optional("redirect_hosts").map_or(Some(Vec::new()), |f| one_or_more(&f, "hosts in quotes", host));
+    let header = |text: &str| text.parse().map_err(|_| "is not the name of a header; write it like \"X-Forwarded-For\"".to_owned());
+    let forward_client = table.optional("forward_client").map_or(Some(None), |f| Some(Some(f.parse("a header in quotes", header)?.value)));
     let max_connections = integer(table, "max_connections", PLACES, 16, 1..=1024);
     let settings = || {
         Some(http::Settings {
@@ -159,10 +163,18 @@ fn origin<'r, 't>(table: &mut Table<'r, 't>) -> (Option<http::Settings>, Option<
             negative_ttl: negative_ttl?,
             stale_if_error: stale_if_error?,
             timeout: timeout?,
+            redirect_hosts: redirect_hosts?,
+            forward_client: forward_client?,
             max_connections: max_connections?,
         })
     };
     (settings(), cache)
+}
+
+/// Checks a host with an optional port.
+fn authority(text: &str) -> Result<String, String> {
+    let parsed = text.parse::<::http::uri::Authority>().ok().filter(|host| !host.as_str().contains('@'));
+    parsed.map(|host| host.to_string()).ok_or_else(|| "is not a host; write it like \"cdn.example\" or \"cdn.example:8080\"".to_owned())
 }
 
 fn template(table: &mut Table<'_, '_>) -> Option<template::Settings> {

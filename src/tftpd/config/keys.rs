@@ -84,6 +84,8 @@ const HTTP: &[Key] = &[
     key("negative_ttl", "`\"5s\"`", "how long a missing file is not asked for again, 0s–1h"),
     key("stale_if_error", "true", "whether the cached file is served when the origin is down"),
     key("timeout", "`\"10s\"`", "longest time without a byte from the origin, 1s–5m"),
+    key("redirect_hosts", "none", "hosts, or HOST:PORT, beside that of `url` that redirects may lead to, one or a list"),
+    key("forward_client", "none", "header of requests to the origin with the client's address, such as `\"X-Forwarded-For\"`"),
     key("max_connections", "16", "connections to the origin at once, 1–1024"),
 ];
 

@@ -119,7 +119,7 @@ burst = 0
             "line 14: handler.h.max_age = \"2d\": lacks a known unit; write ms, s, m or h after every number, such as \"60s\"",
             "line 19: handler.h2.cache = \"/c\": is also the cache in line 12; each handler needs its own directory",
             "line 20: handler.h2.cache_size = \"1KiB\": is out of range; allowed: 1MiB to 1024TiB",
-            "line 21: handler.h2.root: unknown key. Known: name, kind, url, ca, cache, cache_size, max_age, negative_ttl, stale_if_error, timeout, max_connections",
+            "line 21: handler.h2.root: unknown key. Known: name, kind, url, ca, cache, cache_size, max_age, negative_ttl, stale_if_error, timeout, redirect_hosts, forward_client, max_connections",
             "line 25: handler.t.pattern = \"(?<client>.*\": is not a valid regular expression: unclosed group",
             "line 27: handler.t.template = \"../x\": is not the name of a file in the directory; write it like \"grub.cfg.j2\"",
             "line 28: handler.t.inventory.json = \"/b\": is a second source; keep one of csv, json and url",

@@ -1,7 +1,7 @@
 //! Fetches the bytes of one version of a file, one stream at a time, and continues with a range request when the stream breaks.
 
 use super::object::Object;
-use super::origin::{Origin, OriginError, OriginRequest, OriginResponse};
+use super::origin::{Origin, OriginError, OriginRequest, OriginResponse, Target};
 use crate::content::Version;
 use hyper::body::Incoming;
 use sha2::{Digest, Sha256};
@@ -64,7 +64,7 @@ impl FetchError {
 }
 
 /// Fills `object`, starting with `stream`; returns its size.
-pub(super) async fn fill(origin: &Origin, url: &str, object: &Object, stream: Stream) -> Result<u64, FetchError> {
+pub(super) async fn fill(origin: &Origin, target: &Target, object: &Object, stream: Stream) -> Result<u64, FetchError> {
     let mut next = stream.at;
     let mut stream = Some(stream);
     let mut failed = 0;
@@ -72,7 +72,7 @@ pub(super) async fn fill(origin: &Origin, url: &str, object: &Object, stream: St
         let before = next;
         let round = match stream.take() {
             Some(stream) => copy_body(origin, object, stream, &mut next).await,
-            None => continued(origin, url, object, next).await.map(|continued| stream = continued),
+            None => continued(origin, target, object, next).await.map(|continued| stream = continued),
         };
         let Some(size) = object.meta.size else { return round.map(|()| next) };
         match round {
@@ -87,7 +87,7 @@ pub(super) async fn fill(origin: &Origin, url: &str, object: &Object, stream: St
                 if failed >= ATTEMPTS || !error.is_retryable() {
                     return Err(error);
                 }
-                tracing::debug!(url, %error, next, "fetch interrupted, continuing");
+                tracing::debug!(url = target.url, %error, next, "fetch interrupted, continuing");
                 tokio::time::sleep(FIRST_PAUSE * 2u32.pow(failed - 1)).await;
             }
         }
@@ -95,10 +95,10 @@ pub(super) async fn fill(origin: &Origin, url: &str, object: &Object, stream: St
 }
 
 /// Requests the first hole at or after `next`.
-async fn continued(origin: &Origin, url: &str, object: &Object, next: u64) -> Result<Option<Stream>, FetchError> {
+async fn continued(origin: &Origin, target: &Target, object: &Object, next: u64) -> Result<Option<Stream>, FetchError> {
     let Some(hole) = object.meta.size.and_then(|size| object.hole(next, size)) else { return Ok(None) };
     let at = hole.start;
-    match origin.send(url, OriginRequest::Part(&object.meta, hole)).await? {
+    match origin.send(target, OriginRequest::Part(&object.meta, hole)).await? {
         OriginResponse::Part(body, skip) => Ok(Some(Stream { body, at, skip })),
         OriginResponse::Complete(..) | OriginResponse::Unchanged => Err(FetchError::Changed),
         OriginResponse::Missing | OriginResponse::Forbidden => Err(FetchError::Gone),

@@ -6,6 +6,7 @@
 //! | `range_set`, `object` | one version of a file, partial or complete, read by many while it is fetched |
 //! | `disk` | the cache's directory, reused after a restart |
 //! | `index` | cached files, running fetches, missing files |
+//! | `redirects` | where redirects may lead |
 //! | `origin`, `fetch` | requests to the origin; the bytes of one version, continued when the stream breaks |
 //!
 //! One answer of the origin serves all waiting requests, and one stream serves all readers. Bytes of two versions never mix: a fetch is
@@ -19,6 +20,7 @@ mod meta;
 mod object;
 mod origin;
 mod range_set;
+mod redirects;
 #[cfg(test)]
 mod tests;
 
@@ -30,11 +32,13 @@ use crate::request::Request;
 use fetch::{FetchError, Stream, fill, hash_file};
 use futures_util::FutureExt;
 use hyper::Uri;
+use hyper::header::HeaderName;
 use index::{Index, Lookup, SharedFetch, Version};
 use meta::Meta;
 use object::{Object, Stage};
-use origin::{Origin, OriginRequest, OriginResponse};
+use origin::{Origin, OriginRequest, OriginResponse, Target};
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -63,6 +67,10 @@ pub struct Settings {
     pub stale_if_error: bool,
     /// Time limit for connecting, for the head of an answer, and for each chunk of its body.
     pub timeout: Duration,
+    /// Hosts beside that of `url` that redirects may lead to, as `name` or `name:port`.
+    pub redirect_hosts: Vec<String>,
+    /// Field of requests to the origin with the address of the client, such as `X-Forwarded-For`.
+    pub forward_client: Option<HeaderName>,
     /// Largest number of files fetched at once; others wait.
     pub max_connections: usize,
 }
@@ -141,7 +149,8 @@ impl Http {
             index.keep(&url, Version::Settled(cached, Weak::new()), size, None);
         }
         index.gone.drain(..).for_each(|path| disk::remove(&path));
-        let origin = Origin::new(settings.url.clone(), Client::new(&settings.url, settings.ca.as_deref(), settings.timeout)?);
+        let client = Client::new(&settings.url, settings.ca.as_deref(), settings.timeout)?;
+        let origin = Origin::new(settings.url.clone(), client, settings.redirect_hosts.clone(), settings.forward_client.clone());
         let connections = Semaphore::new(settings.max_connections.clamp(1, Semaphore::MAX_PERMITS));
         let shared = Shared { settings, origin, disk, index: Mutex::new(index), connections, cache_counters: CacheCounters::default() };
         Ok(Http { shared: Arc::new(shared) })
@@ -163,9 +172,9 @@ enum Found {
 impl Handler for Http {
     async fn open(&self, request: Request) -> Opened {
         let url = self.shared.origin.url(&normalize(request.file())?);
-        let shared = self.shared.clone();
+        let (shared, client) = (self.shared.clone(), request.client.ip());
         // The index may open a cached file.
-        let found = run_blocking(move || Ok(shared.find(url))).await?;
+        let found = run_blocking(move || Ok(shared.find(url, client))).await?;
         let object = match found {
             Found::Opened(object) => object,
             Found::Fetching(fetch) => fetch.await?,
@@ -201,7 +210,7 @@ impl Shared {
     }
 
     /// Looks a file up, and starts to fetch it if needed. May block.
-    fn find(self: Arc<Self>, url: String) -> Found {
+    fn find(self: Arc<Self>, url: String, client: IpAddr) -> Found {
         let count = |number: &AtomicU64| number.fetch_add(1, Relaxed);
         let mut index = self.index();
         if let Some(shared_fetch) = index.in_flight.get(&url) {
@@ -225,7 +234,7 @@ impl Shared {
                 let shared_fetch = answer.boxed().shared();
                 index.in_flight.insert(url.clone(), shared_fetch.clone());
                 drop(index);
-                let in_flight = OriginFetch { shared: self.clone(), url, sender: Some(sender) };
+                let in_flight = OriginFetch { shared: self.clone(), target: Target { url, client }, sender: Some(sender) };
                 tokio::spawn(in_flight.run(here));
                 Found::Fetching(shared_fetch)
             }
@@ -246,7 +255,7 @@ impl Shared {
 /// One request to the origin and its result.
 struct OriginFetch {
     shared: Arc<Shared>,
-    url: String,
+    target: Target,
     sender: Option<oneshot::Sender<Result<Arc<Object>, Refusal>>>,
 }
 
@@ -254,7 +263,7 @@ impl Drop for OriginFetch {
     /// Removes the running fetch from the index, however the task ends.
     fn drop(&mut self) {
         if self.sender.is_some() {
-            self.shared.index().in_flight.remove(&self.url);
+            self.shared.index().in_flight.remove(&self.target.url);
         }
     }
 }
@@ -264,7 +273,7 @@ impl OriginFetch {
     fn answer(&mut self, answer: Result<Arc<Object>, Refusal>, note: impl FnOnce(&mut Index)) {
         self.shared.change(|index| {
             note(index);
-            index.in_flight.remove(&self.url);
+            index.in_flight.remove(&self.target.url);
         });
         if let Some(sender) = self.sender.take() {
             // If no request waits any more, the file is cached for the next one.
@@ -275,7 +284,7 @@ impl OriginFetch {
     async fn run(mut self, here: Option<Arc<Object>>) {
         let shared = self.shared.clone();
         let Ok(_permit) = shared.connections.acquire().await else { return };
-        let url = self.url.clone();
+        let url = self.target.url.clone();
         let part = here.as_ref().filter(|object| object.stage() == Stage::Failed && object.meta.validator().is_some());
         let part = part.and_then(|object| Some((object, object.hole(0, object.meta.size?)?)));
         let request = match (&part, &here) {
@@ -284,7 +293,7 @@ impl OriginFetch {
             _ => OriginRequest::Complete,
         };
         let now = Instant::now;
-        match (shared.origin.send(&url, request).await, here.as_ref()) {
+        match (shared.origin.send(&self.target, request).await, here.as_ref()) {
             (Ok(OriginResponse::Unchanged), Some(object)) => {
                 self.answer(Ok(object.clone()), |index| index.checked(&url, object, now()));
             }
@@ -321,7 +330,7 @@ impl OriginFetch {
         let object = match self.shared.disk.create(meta) {
             Ok(object) => Arc::new(object),
             Err(error) => {
-                tracing::error!(url = self.url, %error, "cannot write to the cache");
+                tracing::error!(url = self.target.url, %error, "cannot write to the cache");
                 let refusal = match error.raw_os_error() {
                     Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Refusal::overloaded(),
                     _ => Refusal::failed("the server's cache cannot be written"),
@@ -341,7 +350,7 @@ impl OriginFetch {
 
     /// Stores the object and answers with it, if there is room.
     fn keep(&mut self, object: &Arc<Object>, size: u64) -> bool {
-        let url = self.url.clone();
+        let url = self.target.url.clone();
         let cached = self.shared.change(|index| index.keep(&url, Version::Open(object.clone()), size, Some(Instant::now())));
         if cached {
             self.answer(Ok(object.clone()), |_| {});
@@ -354,7 +363,7 @@ impl OriginFetch {
 
     /// Fetches the missing bytes of an object that transfers may already read.
     async fn fetch(&self, object: &Arc<Object>, stream: Stream) {
-        match fill(&self.shared.origin, &self.url, object, stream).await {
+        match fill(&self.shared.origin, &self.target, object, stream).await {
             Ok(size) => self.settle(object, size).await,
             Err(error) => self.failed(object, &error),
         }
@@ -362,7 +371,7 @@ impl OriginFetch {
 
     /// Fetches an object whose size or tag is known only when it is complete.
     async fn fetch_before_answering(&mut self, object: &Arc<Object>, stream: Stream) {
-        let filled = fill(&self.shared.origin, &self.url, object, stream).await;
+        let filled = fill(&self.shared.origin, &self.target, object, stream).await;
         let hash_file = match filled {
             Ok(size) => {
                 let object = object.clone();
@@ -379,7 +388,7 @@ impl OriginFetch {
                 }
             }
             Err(error) => {
-                tracing::warn!(url = self.url, %error, "fetch from the origin failed");
+                tracing::warn!(url = self.target.url, %error, "fetch from the origin failed");
                 disk::remove(&object.path());
                 self.answer(Err(Refusal::failed("the origin of the file failed")), |_| {});
             }
@@ -387,24 +396,24 @@ impl OriginFetch {
     }
 
     fn failed(&self, object: &Arc<Object>, error: &FetchError) {
-        tracing::warn!(url = self.url, %error, "fetch failed");
-        object.fail(&format!("fetch of {} failed: {error}", self.url));
-        self.shared.change(|index| index.failed(&self.url, object, error.is_continuable()));
+        tracing::warn!(url = self.target.url, %error, "fetch failed");
+        object.fail(&format!("fetch of {} failed: {error}", self.target.url));
+        self.shared.change(|index| index.failed(&self.target.url, object, error.is_continuable()));
     }
 
     /// Puts a complete object on disk, while transfers continue to read it.
     async fn settle(&self, object: &Arc<Object>, size: u64) {
         let version = crate::content::Source::version(&**object);
         object.finish(size, version);
-        self.shared.change(|index| index.whole(&self.url, object));
-        let (task_object, url) = (object.clone(), self.url.clone());
+        self.shared.change(|index| index.whole(&self.target.url, object));
+        let (task_object, url) = (object.clone(), self.target.url.clone());
         let settled = tokio::task::spawn_blocking(move || disk::settle(&task_object, &url, size, version)).await;
         let settled = settled.unwrap_or_else(|error| Err(io::Error::other(error)));
         self.shared.change(|index| match settled {
-            Ok(cached) => index.settled(&self.url, object, cached),
+            Ok(cached) => index.settled(&self.target.url, object, cached),
             Err(error) => {
-                if index.unsettled(&self.url, object) {
-                    tracing::error!(url = self.url, %error, "cannot store the file in the cache");
+                if index.unsettled(&self.target.url, object) {
+                    tracing::error!(url = self.target.url, %error, "cannot store the file in the cache");
                 }
             }
         });

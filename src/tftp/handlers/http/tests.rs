@@ -15,6 +15,8 @@ fn settings(url: &str, cache: &Path) -> Settings {
         max_age: Duration::from_secs(3600),
         negative_ttl: Duration::from_secs(3600),
         stale_if_error: true,
+        redirect_hosts: Vec::new(),
+        forward_client: None,
         timeout: Duration::from_secs(20),
         max_connections: 8,
     }
@@ -359,5 +361,40 @@ fn a_file_that_does_not_fit_is_refused() {
         let handler = w.handler(|settings| settings.cache_size = 8192);
         assert!(get(&handler, "big").is_err_and(|e| e.contains("does not fit")));
         assert!(get(&handler, "small").is_ok());
+    });
+}
+
+#[test]
+fn redirects_are_followed_and_the_client_is_named() {
+    fixture(|w| {
+        let (file, elsewhere) = (bytes(100_000, 9), Origin::start());
+        let to = |location: String| Page { status: 302, location, ..Page::default() };
+        elsewhere.put("/cdn/f", page(&file, "\"1\""));
+        w.origin.put("/f", to("/g".into()));
+        w.origin.put("/g", to(format!("{}cdn/f", elsewhere.url())));
+        w.origin.put("/loop", to("/loop".into()));
+        w.origin.put("/nowhere", Page { status: 302, ..Page::default() });
+        let host = elsewhere.url().trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let name = || Some(HeaderName::from_static("x-client"));
+        let strict = w.handler(|settings| settings.forward_client = name());
+        assert!(get(&strict, "f").is_err());
+        assert_eq!(
+            (w.origin.log(), elsewhere.log()),
+            (vec!["/f x-client: 10.0.0.7".into(), "/g x-client: 10.0.0.7".into()], Vec::<String>::new())
+        );
+        drop(strict);
+        let other = tempfile::tempdir().unwrap();
+        let handler = w.handler(|settings| {
+            (settings.cache, settings.redirect_hosts, settings.forward_client) = (other.path().to_owned(), vec![host], name());
+            settings.max_age = Duration::ZERO;
+        });
+        assert!(get(&handler, "f").unwrap() == *file);
+        whole(&handler, "f");
+        assert!(get(&handler, "f").unwrap() == *file, "asked again, and unchanged");
+        let asked = elsewhere.log();
+        assert_eq!(asked, ["/cdn/f x-client: 10.0.0.7", "/cdn/f if-none-match: \"1\" x-client: 10.0.0.7"]);
+        let before = w.origin.log().len();
+        assert!(get(&handler, "loop").is_err() && get(&handler, "nowhere").is_err());
+        assert_eq!(w.origin.log().len() - before, redirects::MAX_REDIRECTS + 1 + 1, "bounded");
     });
 }
