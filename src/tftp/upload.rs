@@ -128,7 +128,10 @@ impl Upload {
         if now < self.deadline {
             return Step::Wait;
         }
-        if !self.rto.again() || (!self.established() && self.tries >= retransmission.retries) {
+        // As for reads: a client that has answered may be busy.
+        let patient = self.heard_at.is_some_and(|at| now - at < retransmission.min_give_up);
+        let used_up = !self.rto.again() || (!self.established() && self.tries >= retransmission.retries);
+        if used_up && !patient {
             return Step::GiveUp(if self.established() { Unresponsive::MidTransfer } else { Unresponsive::HalfOpen });
         }
         self.tries = self.tries.saturating_add(1);

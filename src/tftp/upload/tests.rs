@@ -76,6 +76,22 @@ fn an_unresponsive_client_is_answered_again_and_given_up() {
 }
 
 #[test]
+fn a_client_that_has_answered_gets_the_configured_time() {
+    let policy = RetransmissionPolicy { min_give_up: Duration::from_secs(120), retries: 1, ..RetransmissionPolicy::default() };
+    // Half-open, in the middle, and with a time-out of the client, which is not doubled.
+    for (established, timeout, seconds) in [(false, None, 1..10), (true, None, 120..130), (true, Some(Duration::from_secs(1)), 120..130)] {
+        let terms = Terms { timeout, blksize: 8, ..Terms::plain(&Limits::default()) };
+        let mut upload = Upload::new(terms, true, &policy, at(0));
+        if established {
+            assert_eq!(upload.on_data(1, 8, at(1)), KEEP_AND_ANSWER);
+            upload.answer(false, at(1));
+        }
+        while !matches!(upload.on_timer(&policy, upload.deadline()), Step::GiveUp(_)) {}
+        assert!(seconds.contains(&(upload.deadline() - at(0)).as_secs()), "{established} {timeout:?}: {:?}", upload.deadline() - at(0));
+    }
+}
+
+#[test]
 fn a_negotiated_timeout_is_kept() {
     let terms = Terms { timeout: Some(Duration::from_secs(3)), ..Terms::plain(&Limits::default()) };
     let mut upload = Upload::new(terms, true, &RetransmissionPolicy::default(), at(0));
