@@ -94,6 +94,13 @@ impl Host {
         Running(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
     }
 
+    /// The status of a daemon.
+    fn status(&self, daemon: &str) -> serde_json::Value {
+        let socket = self.file(&format!("run/guideway/{daemon}.sock"));
+        let output = program_on(&self.namespace, GUIDEWAY).args(["status", "--json", "--socket"]).arg(socket).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
     fn has_vip(&self) -> bool {
         let output = program_on(&self.namespace, "ip").args(["-o", "addr", "show", "to", VIP]).output().unwrap();
         !output.stdout.is_empty()
@@ -138,15 +145,7 @@ impl Swarm {
 }
 
 fn transfers_run(hosts: &[Host]) {
-    let open = |host: &Host| {
-        let output = program_on(&host.namespace, GUIDEWAY)
-            .args(["status", "--json", "--socket"])
-            .arg(host.file("run/guideway/tftpd.sock"))
-            .output()
-            .unwrap();
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        status["counters"]["open"].as_u64().unwrap_or(0)
-    };
+    let open = |host: &Host| host.status("tftpd")["counters"]["open"].as_u64().unwrap_or(0);
     until("transfers run on both", || {
         let open: Vec<u64> = hosts.iter().map(open).collect();
         open.iter().all(|open| *open > 20).then_some(()).ok_or(format!("{open:?}"))
@@ -188,17 +187,37 @@ fn the_vip_of_a_pair_moves_under_transfers_and_the_old_host_may_die_with_it() {
         until("one host has the VIP", || (hosts[0].has_vip() != hosts[1].has_vip()).then_some(()).ok_or(String::new()));
         let first = usize::from(hosts[1].has_vip());
 
-        // keepalived of the holder ends, and everything else goes on: the VIP moves.
+        // The director of the holder goes into maintenance: the VIP moves. So does its server, which ends its transfers and takes no new ones.
         let swarm = Swarm::start(&client, 200, directory.path());
         transfers_run(&hosts);
         let since = Instant::now();
-        signal(hosts[first].keepalived.as_ref().unwrap(), Signal::SIGTERM);
+        hosts[first].guideway(&format!("maintenance on --socket {}", hosts[first].file(&format!("run/guideway/{}.sock", HOSTS[first].0))));
+        let tftpd = hosts[first].file("run/guideway/tftpd.sock");
+        hosts[first].guideway(&format!("maintenance on --wait --idle-timeout 4s --timeout 20s --socket {tftpd}"));
+        let served = hosts[first].status("tftpd")["counters"]["started"].as_u64();
         until("the VIP has moved", || (hosts[1 - first].has_vip() && !hosts[first].has_vip()).then_some(()).ok_or(String::new()));
         println!("moved after {:?}", since.elapsed());
         swarm.all_verified("the VIP moves");
+        Swarm::start(&client, 20, directory.path()).all_verified("the other server alone");
+        let director = HOSTS[first].0;
+        hosts[first].guideway(&format!("reload --socket {}", hosts[first].file(&format!("run/guideway/{director}.sock"))));
+        for daemon in [director, "tftpd"] {
+            assert_eq!(hosts[first].status(daemon)["maintenance"], true, "{daemon}: also after a reload");
+        }
+        assert_eq!(hosts[first].status("tftpd")["counters"]["started"].as_u64(), served, "nothing new");
+        for daemon in [director, "tftpd"] {
+            let socket = hosts[first].file(&format!("run/guideway/{daemon}.sock"));
+            hosts[first].guideway(&format!("maintenance off --socket {socket}"));
+            hosts[first].guideway(&format!("maintenance state --socket {socket}"));
+        }
+        until("the server of this host is up again", || {
+            let status = hosts[1 - first].status(HOSTS[1 - first].0);
+            let all =
+                status["backends"].as_array().unwrap().iter().all(|backend| backend["state"] == "active" || backend["state"] == "slow");
+            all.then_some(()).ok_or(status["backends"].to_string())
+        });
 
         // The holder dies as a whole.
-        hosts[first].keepalived = Some(hosts[first].keepalived());
         let swarm = Swarm::start(&client, 200, directory.path());
         transfers_run(&hosts);
         let since = Instant::now();

@@ -197,6 +197,21 @@ fn a_day_of_a_fleet(family: &'static str) {
             fleet.router(if paused { "paused" } else { "not paused any more" }, &[0], !paused, ms(900));
         }
 
+        // Maintenance: withdrawn, what still comes is forwarded, and nothing comes any more.
+        let maintenance = |action: &str| {
+            run_on(&fleet.topology.directors[1], GUIDEWAY, &format!("maintenance {action} --socket {}", fleet.socket(1).display()));
+        };
+        maintenance("on --wait --idle-timeout 1s --timeout 20s");
+        fleet.router("in maintenance", &[1], false, ms(100));
+        assert_eq!(fleet.vip(1)["not_announced_because"], "the director is in maintenance");
+        signal(&fleet.directors[1], Signal::SIGHUP);
+        let reloads =
+            |number: usize| control_client::get::<Value>(&fleet.socket(number), "/v1/status").unwrap()["reload"]["accepted"].clone();
+        until("it has reloaded", || (reloads(1) == 1).then_some(()).ok_or(reloads(1).to_string()));
+        assert_eq!(fleet.vip(1)["announced"], false, "after a reload, too");
+        maintenance("off");
+        fleet.router("maintenance has ended", &[0, 1, 2], true, TIMEOUT);
+
         // BIRD hangs; BIRD is killed; the host is cut off.
         signal(&fleet.birds[2], Signal::SIGSTOP);
         fleet.router("BIRD stopped", &[2], false, ms(2000));

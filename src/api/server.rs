@@ -30,6 +30,10 @@ pub struct ServerStatus {
     pub http: Vec<SocketAddr>,
     /// Event loops.
     pub loops: usize,
+    /// Whether it answers no new requests, for maintenance.
+    #[serde(default)]
+    #[schema(required)]
+    pub maintenance: bool,
     /// Transfers that run, and their limit.
     pub capacity: Capacity,
     /// Counters by name, and `open` transfers.

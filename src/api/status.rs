@@ -37,6 +37,10 @@ pub struct DirectorStatus {
     pub disagreements: Vec<Disagreement>,
     /// Whether packets are forwarded.
     pub ready: bool,
+    /// Whether an operator keeps clients away from it: its VIPs are withdrawn, and it forwards what still comes.
+    #[serde(default)]
+    #[schema(required)]
+    pub maintenance: bool,
     /// What is wrong with its host, and what to do.
     #[serde(default)]
     #[schema(required)]
@@ -212,4 +216,21 @@ pub struct Reloads {
     #[serde(default)]
     #[schema(required)]
     pub last: u64,
+}
+
+/// Maintenance of a director or a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Maintenance {
+    /// Whether it is on.
+    pub on: bool,
+    /// Of a director: the packets of clients that it forwarded since the start.
+    #[schema(required)]
+    pub forwarded: Option<u64>,
+    /// Of a server: the transfers that run.
+    #[schema(required)]
+    pub running: Option<u64>,
+    /// Of a server: others go on with its transfers, as soon as health checks find it without answers.
+    #[serde(default)]
+    #[schema(required)]
+    pub takeover: bool,
 }

@@ -19,6 +19,7 @@ mod help;
 mod init;
 mod log_limit;
 mod logging;
+mod maintenance;
 mod man;
 mod plan;
 mod print;
@@ -61,6 +62,7 @@ enum Command {
     Init(init::Args),
     Status(status::Args),
     Reload(reload::Args),
+    Maintenance(maintenance::Args),
     Backends(backends::Args),
     Drain(drain::Args),
     Undrain(drain::UndrainArgs),
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::Maintenance(args) => maintenance::run(&args),
         Command::Backends(args) => backends::run(&args),
         Command::Drain(args) => drain::run(&args),
         Command::Undrain(args) => drain::undrain(&args),

@@ -174,6 +174,9 @@ fn head(status: &DirectorStatus) -> String {
     let (active, others) = status.key.as_ref().map(|key| (key.active.as_deref().unwrap_or_default(), key.others())).unwrap_or_default();
     let also = if others.is_empty() { String::new() } else { format!(" (also known: {})", others.join(", ")) };
     line(&mut out, format_args!("key id {active}{also}"));
+    if status.maintenance {
+        line(&mut out, format_args!("in maintenance: its VIPs are withdrawn, and it forwards what still comes"));
+    }
     if let Some(why) = &io.trouble {
         line(&mut out, format_args!("the io does not receive all packets, so all VIPs are withdrawn: {why}"));
     }

@@ -21,7 +21,7 @@ use indexmap::IndexMap;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -70,6 +70,7 @@ pub struct Status {
     suspected: SuspectedBackends,
     disagreements: Mutex<Vec<Disagreement>>,
     host_problems: HostProblems,
+    maintenance: AtomicBool,
 }
 
 /// The flows that still run on backends without new flows.
@@ -82,6 +83,18 @@ pub struct DrainingSummary {
 }
 
 impl Status {
+    /// Whether an operator keeps clients away from this director.
+    pub fn in_maintenance(&self) -> bool {
+        self.maintenance.load(Relaxed)
+    }
+
+    /// Begins or ends maintenance. It outlives reloads, and ends with the process.
+    pub fn set_maintenance(&self, on: bool) {
+        if self.maintenance.swap(on, Relaxed) != on {
+            tracing::info!(on, "maintenance");
+        }
+    }
+
     /// Creates a status without a view: the director is not ready. `steering` is the status of the steering thread, if there is one.
     pub fn new(info: DirectorInfo, workers: Vec<Arc<WorkerStatus>>, steering: Option<Arc<WorkerStatus>>) -> Status {
         Status {
@@ -101,6 +114,7 @@ impl Status {
             suspected: SuspectedBackends::default(),
             disagreements: Mutex::default(),
             host_problems: HostProblems::default(),
+            maintenance: AtomicBool::new(false),
         }
     }
 
@@ -379,6 +393,7 @@ impl Status {
             health: self.health_leader.document(view.as_ref().is_some_and(|view| view.checked.any)),
             disagreements: self.disagreements.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             ready: self.ready(),
+            maintenance: self.in_maintenance(),
             host_problems: self.host_problems.all().into_iter().map(|(_, why)| why).collect(),
             io: IoStatus {
                 kind: self.info.kind.to_owned(),

@@ -8,7 +8,7 @@ use super::log::TransferLog;
 use super::observer::TransferObserver;
 use super::reload::Reload;
 use super::reports::Reports;
-use super::status::{self, ReloadRequests, Status};
+use super::status::{self, MaintenanceState, ReloadRequests, Status};
 use guideway_api::status::Reloads;
 use guideway_daemon::socket::ControlSocket;
 use guideway_daemon::{metrics, systemd};
@@ -154,6 +154,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         started,
         transfers: metrics,
         reports: Arc::clone(&reports),
+        maintenance: MaintenanceState::default(),
         requests: ReloadRequests::default(),
         reloads: Mutex::new((Reloads { last: status::unix_seconds(), ..Reloads::default() }, Vec::new())),
     });
@@ -170,6 +171,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
             .map_err(|source| Error::System { doing: "starting a thread for the metrics".to_owned(), source })?;
     }
     let running = server.start()?;
+    status.maintenance.set_server(running.handle().clone());
     if let Some(http_server) = http_server {
         let _entered = background.enter();
         let started = http_server.start(&running.handle().service());

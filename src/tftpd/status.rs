@@ -9,10 +9,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use guideway_api::error::Error;
 use guideway_api::server::{CacheStatus, Capacity, Checkpoints, ServerKind, ServerStatus};
-use guideway_api::status::{KeyIds, Reloaded, Reloads};
+use guideway_api::status::{KeyIds, Maintenance, Reloaded, Reloads};
 use guideway_daemon::metrics::{Exposition, MetricKind};
 use guideway_hash::KeyId;
-use guideway_tftp::engine::TakeoverStatus;
+use guideway_tftp::engine::{ServerHandle, TakeoverStatus};
 use guideway_tftp::handlers::http::{Cache, CacheReport};
 use guideway_tftp::report::{Counter, Statistics};
 use guideway_tftp::takeover::checkpoint_store::Limits;
@@ -20,8 +20,8 @@ use indexmap::IndexMap;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
@@ -52,10 +52,35 @@ pub struct Status {
     pub transfers: Arc<TransferMetrics>,
     /// Targets of reports.
     pub reports: Arc<Reports>,
+    /// Whether it answers no new requests, and who is told.
+    pub maintenance: MaintenanceState,
     /// Asks the thread of the signals for a reload.
     pub requests: ReloadRequests,
     /// Reloads so far, and changes that require a restart.
     pub reloads: Mutex<(Reloads, Vec<String>)>,
+}
+
+/// Whether the server answers no new requests.
+#[derive(Default)]
+pub struct MaintenanceState {
+    on: AtomicBool,
+    server: OnceLock<ServerHandle>,
+}
+
+impl MaintenanceState {
+    /// Names the server, once it runs.
+    pub fn set_server(&self, server: ServerHandle) {
+        let _first = self.server.set(server);
+    }
+
+    fn set(&self, on: bool) {
+        if let Some(server) = self.server.get() {
+            server.pause(on);
+            if self.on.swap(on, Relaxed) != on {
+                tracing::info!(on, "maintenance");
+            }
+        }
+    }
 }
 
 /// Clients of the control socket that wait for a reload.
@@ -136,6 +161,15 @@ impl Status {
         }
     }
 
+    fn maintenance(&self) -> Maintenance {
+        Maintenance {
+            on: self.maintenance.on.load(Relaxed),
+            forwarded: None,
+            running: Some(self.statistics.totals().open()),
+            takeover: self.checkpoints.is_some(),
+        }
+    }
+
     /// The document of `GET /v1/status`.
     pub fn document(&self) -> ServerStatus {
         let cache = |(name, cache): &(String, Cache)| {
@@ -161,6 +195,7 @@ impl Status {
             tids: self.tids.clone(),
             http: self.http.clone(),
             loops: self.loops,
+            maintenance: self.maintenance().on,
             capacity: Capacity { used: counters.get("open").copied().unwrap_or_default(), limit: self.capacity },
             counters,
             checkpoints: self.checkpoints.as_ref().map(checkpoints),
@@ -269,7 +304,16 @@ pub async fn serve(listener: UnixListener, status: Arc<Status>) -> std::io::Resu
             None => Err(refused(StatusCode::SERVICE_UNAVAILABLE, "the server is ending")),
         }
     };
-    let routes = Router::new().route("/v1/status", get(shown)).route("/v1/reload", post(reload));
+    let maintenance = |State(status): State<Arc<Status>>| async move { Json(status.maintenance()) };
+    let set = |on| {
+        move |State(status): State<Arc<Status>>| async move {
+            status.maintenance.set(on);
+            Json(status.maintenance())
+        }
+    };
+    let routes = Router::new().route("/v1/maintenance", get(maintenance));
+    let routes = routes.route("/v1/maintenance/on", post(set(true))).route("/v1/maintenance/off", post(set(false)));
+    let routes = routes.route("/v1/status", get(shown)).route("/v1/reload", post(reload));
     axum::serve(listener, routes.fallback(unknown).with_state(status)).await
 }
 
@@ -300,6 +344,7 @@ mod tests {
             started: Instant::now(),
             transfers: Arc::default(),
             reports: Arc::default(),
+            maintenance: MaintenanceState::default(),
             requests: ReloadRequests::default(),
             reloads: Mutex::default(),
         };

@@ -87,6 +87,7 @@ fn metrics(daemon: &str) -> Result<String, String> {
         "health" => guideway_health::daemon::exposition("", "", Duration::ZERO, &Default::default(), &Controller::new(1, 0)),
         "tftpd" => {
             let status = ServerStatus {
+                maintenance: guideway_tftpd::status::MaintenanceState::default(),
                 name: String::new(),
                 listen: Vec::new(),
                 tids: Vec::new(),

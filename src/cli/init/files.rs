@@ -221,7 +221,7 @@ impl Site {
         format!(
             "# The VIP is on the host whose director works. Advertisements come every 0.2 s, so that it moves within a second; it does not move back by itself.\n\
              global_defs {{\n    vrrp_version 3\n    script_user root\n    enable_script_security\n}}\n\n\
-             vrrp_script director {{\n    script \"/usr/bin/guideway status --socket {}\"\n    interval 1\n    timeout 2\n    fall 1\n    rise 1\n}}\n\n\
+             vrrp_script director {{\n    script \"/usr/bin/guideway maintenance state --socket {}\"\n    interval 1\n    timeout 2\n    fall 1\n    rise 1\n}}\n\n\
              vrrp_instance boot {{\n    state BACKUP\n    nopreempt\n    interface {}\n    virtual_router_id 69\n    priority {}\n    advert_int 0.2\n    \
              unicast_src_ip {address}\n    unicast_peer {{\n        {}\n    }}\n    virtual_ipaddress {{\n        {}\n    }}\n    track_script {{\n        director\n    }}\n}}\n",
             self.socket(name),

@@ -34,6 +34,9 @@ pub(super) fn table(status: &ServerStatus) -> String {
             status.name, status.version, status.loops, capacity.used, capacity.limit,
         ),
     );
+    if status.maintenance {
+        line(&mut out, format_args!("in maintenance: it answers no new requests"));
+    }
     let reload = &status.reload;
     if reload.accepted + reload.refused > 0 {
         let (accepted, refused, last) = (reload.accepted, reload.refused, utc(reload.last as f64));

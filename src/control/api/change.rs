@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::State as AxumState;
 use axum::http::StatusCode;
 use axum::response::Response;
-use guideway_api::status::Reloaded;
+use guideway_api::status::{Maintenance, Reloaded};
 use guideway_config::{Intent, Pool};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
@@ -25,6 +25,19 @@ pub(super) async fn reload(AxumState(api): AxumState<Arc<Api>>, _: ApiRequest) -
     api.reloads.send(reply).await.map_err(|_| gone())?;
     let outcome = answered.await.map_err(|_| gone())?;
     outcome.map(|generation| Json(Reloaded { generation })).map_err(|reasons| ApiError::reasons(StatusCode::UNPROCESSABLE_ENTITY, &reasons))
+}
+
+pub(super) async fn maintenance_on(AxumState(api): AxumState<Arc<Api>>, _: ApiRequest) -> Json<Maintenance> {
+    set_maintenance(&api, true)
+}
+
+pub(super) async fn maintenance_off(AxumState(api): AxumState<Arc<Api>>, _: ApiRequest) -> Json<Maintenance> {
+    set_maintenance(&api, false)
+}
+
+fn set_maintenance(api: &Api, on: bool) -> Json<Maintenance> {
+    api.status.set_maintenance(on);
+    Json(api.maintenance())
 }
 
 pub(super) async fn put_intent(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {

@@ -15,7 +15,7 @@ use guideway_api::neighbour::Neighbours;
 use guideway_api::plan::Plan;
 use guideway_api::pool::{PoolStatus, Pools};
 use guideway_api::state::ClusterState;
-use guideway_api::status::{DirectorStatus, Reloaded};
+use guideway_api::status::{DirectorStatus, Maintenance, Reloaded};
 use guideway_api::transfers::Transfers;
 use guideway_api::vip::Vips;
 use guideway_config::duration;
@@ -171,6 +171,34 @@ pub static OPERATIONS: &[Operation] = &[
         get(stream::events)
     }),
     query_operation("/v1/openapi.json", "openapi", "This document.", NO_QUERY, of::<OpenApi>(), || get(read::openapi)),
+    query_operation(
+        "/v1/maintenance",
+        "maintenance",
+        "Whether it is in maintenance, and what still comes.",
+        NO_QUERY,
+        of::<Maintenance>(),
+        || get(read::maintenance),
+    ),
+    Operation {
+        method: "POST",
+        path: "/v1/maintenance/on",
+        id: "maintenance_on",
+        summary: "Withdraws all VIPs; what still comes is forwarded.",
+        query: NO_QUERY,
+        body: None,
+        answer: of::<Maintenance>(),
+        route: || post(change::maintenance_on),
+    },
+    Operation {
+        method: "POST",
+        path: "/v1/maintenance/off",
+        id: "maintenance_off",
+        summary: "Announces the VIPs again.",
+        query: NO_QUERY,
+        body: None,
+        answer: of::<Maintenance>(),
+        route: || post(change::maintenance_off),
+    },
     Operation {
         method: "POST",
         path: "/v1/reload",

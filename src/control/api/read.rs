@@ -17,7 +17,7 @@ use guideway_api::counters::PacketCounters;
 use guideway_api::explain::Explanation;
 use guideway_api::neighbour::{Link, Neighbour, Neighbours};
 use guideway_api::pool::{PoolStatus, Pools};
-use guideway_api::status::DirectorStatus;
+use guideway_api::status::{DirectorStatus, Maintenance};
 use guideway_api::transfers::{Transfer, Transfers};
 use guideway_api::vip::{ServedVip, Vips};
 use guideway_config::{Backend, Intent, Pool, duration};
@@ -127,6 +127,10 @@ pub(super) async fn transfers(AxumState(api): AxumState<Arc<Api>>, request: ApiR
         ended: draining_flows.flows.is_empty() && draining.is_some_and(|since| since >= idle_timeout),
         transfers: transfers.collect(),
     }))
+}
+
+pub(super) async fn maintenance(AxumState(api): AxumState<Arc<Api>>, _: ApiRequest) -> Json<Maintenance> {
+    Json(api.maintenance())
 }
 
 pub(super) async fn neighbours(AxumState(api): AxumState<Arc<Api>>, _: ApiRequest) -> ApiResult<Neighbours> {

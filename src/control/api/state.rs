@@ -4,7 +4,9 @@ use super::error::ApiError;
 use crate::status::Status;
 use crate::view::View;
 use axum::http::StatusCode;
+use guideway_api::status::Maintenance;
 use guideway_config::Intent;
+use guideway_dataplane::counters::PacketCounter;
 use guideway_dataplane::tables::Snapshot;
 use guideway_store::{ClusterState, Store};
 use std::sync::Arc;
@@ -41,6 +43,13 @@ impl Api {
     /// Creates the state: `status` to show, `store` to change, `dry_runs` and `reloads` for control.
     pub fn new(status: Arc<Status>, store: Store, dry_runs: mpsc::Sender<DryRun>, reloads: mpsc::Sender<ReloadReply>) -> Api {
         Api { status, store, dry_runs, reloads, commit_lock: Mutex::default() }
+    }
+
+    /// Returns whether it is in maintenance. Packets for a server of this host do not count: they come as long as others direct them there.
+    pub(super) fn maintenance(&self) -> Maintenance {
+        let counters = self.status.counters();
+        let forwarded = counters.get(PacketCounter::Transmitted).saturating_sub(counters.get(PacketCounter::ToLocalServer));
+        Maintenance { on: self.status.in_maintenance(), forwarded: Some(forwarded), running: None, takeover: false }
     }
 
     /// Returns the newest cluster state of the store.

@@ -76,7 +76,13 @@ impl VipState {
         let since = *self.since.get_or_insert(now);
         let wait = match verdict {
             Ok(()) => self.wait,
-            Err(WithdrawReason::Paused(_) | WithdrawReason::Io(_) | WithdrawReason::Stuck(_) | WithdrawReason::Host(_)) => Duration::ZERO,
+            Err(
+                WithdrawReason::Paused(_)
+                | WithdrawReason::Maintenance
+                | WithdrawReason::Io(_)
+                | WithdrawReason::Stuck(_)
+                | WithdrawReason::Host(_),
+            ) => Duration::ZERO,
             Err(WithdrawReason::NoBackend(_)) => WITHDRAW_DELAY,
         };
         if now < since.plus(wait) {

@@ -108,7 +108,10 @@ impl AnnounceTask {
     async fn run(mut self, mut changes: watch::Receiver<Verdicts>, mut withdraw_requested: oneshot::Receiver<()>) {
         loop {
             let mut verdicts = changes.borrow_and_update().clone();
-            if let Some(why) = self.stuck().or_else(|| self.status.host_problems().blocking().map(WithdrawReason::Host)) {
+            let stuck = self.stuck();
+            let maintenance = self.status.in_maintenance().then_some(WithdrawReason::Maintenance);
+            let host = self.status.host_problems().blocking().map(WithdrawReason::Host);
+            if let Some(why) = stuck.or(maintenance).or(host) {
                 verdicts.values_mut().for_each(|verdict| *verdict = Err(why.clone()));
             }
             let announcements = self.damper.announcements(self.now(), &verdicts);

@@ -26,6 +26,9 @@ pub enum WithdrawReason {
     /// The workers do not forward.
     #[error("{0}")]
     Stuck(String),
+    /// The director is in maintenance.
+    #[error("the director is in maintenance")]
+    Maintenance,
     /// Something is wrong with the host.
     #[error("{0}")]
     Host(String),

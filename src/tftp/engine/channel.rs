@@ -40,6 +40,8 @@ pub enum LoopEvent {
     Membership(Arc<Membership>),
     /// Further requests get this handler.
     Handler(SharedHandler),
+    /// Answer no new requests, or answer them again.
+    Pause(bool),
     /// Answer no new requests, and end with the last transfer.
     Drain,
     /// Stop the loop.

@@ -90,6 +90,8 @@ pub struct EventLoop {
     pub(super) channel: Arc<EventChannel>,
     /// Whether no new requests are answered, and the loop ends with its last transfer.
     pub(super) draining: bool,
+    /// It answers no new requests for now.
+    pub(super) paused: bool,
     /// The current second, and the ERRORs for unknown TIDs in it.
     pub(super) unknown_tid_errors: (u64, u32),
     pub(super) now: Time,
@@ -124,6 +126,7 @@ impl EventLoop {
             counters: parts.counters,
             channel: parts.channel,
             draining: false,
+            paused: false,
             unknown_tid_errors: (0, 0),
             now,
         }
@@ -301,6 +304,7 @@ impl EventLoop {
                 LoopEvent::Woken(key) => self.with_session(key, |this, session| this.woken(key, session)),
                 LoopEvent::Membership(membership) => self.set_membership(&membership),
                 LoopEvent::Handler(handler) => self.openers.set_handler(handler),
+                LoopEvent::Pause(paused) => self.paused = paused,
                 LoopEvent::Drain => self.draining = true,
                 LoopEvent::Stop => stop = true,
             }

@@ -287,6 +287,11 @@ impl ServerHandle {
         self.send(|| LoopEvent::Membership(Arc::clone(membership)));
     }
 
+    /// Answers no new TFTP requests, or answers them again. Running transfers go on.
+    pub fn pause(&self, paused: bool) {
+        self.send(|| LoopEvent::Pause(paused));
+    }
+
     /// Ends the server when its transfers have ended, or after `grace`. It does not answer new requests meanwhile.
     pub fn shutdown(&self, grace: Duration) {
         self.service.enter(Phase::Draining);

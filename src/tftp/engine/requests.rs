@@ -45,7 +45,7 @@ impl EventLoop {
         if self.sessions.of_client(peer.client.ip()) >= self.config.max_per_client {
             return self.counters.add(Counter::Shed, 1);
         }
-        if self.draining || !self.ensure_capacity() {
+        if self.draining || self.paused || !self.ensure_capacity() {
             return self.counters.add(Counter::Shed, 1);
         }
         let mut session = Session::new(peer, route, bytes, self.now);
