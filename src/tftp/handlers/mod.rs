@@ -7,6 +7,7 @@
 //! | [`exec`], [`hook`] | decisions by a program or an HTTP service, in any language |
 //! | [`decision`] | format of these decisions |
 //! | [`rules`] | choice of the handler by file, client and VIP; renaming, access |
+//! | [`replacement`] | new names, with the address of the client and other case |
 //! | [`limits`] | rate and concurrency of each client |
 //! | [`chain`] | handlers tried in order |
 
@@ -19,6 +20,7 @@ pub mod hook;
 pub mod http;
 mod json;
 pub mod limits;
+pub mod replacement;
 pub mod rules;
 pub mod template;
 #[cfg(any(test, feature = "testing"))]

@@ -1,11 +1,12 @@
 //! Rules that choose the handler of a request.
 
+use super::replacement::Replacement;
 use crate::handler::{Accepted, Handler, Opened, Refusal, SharedHandler};
 use crate::name::normalize;
 use crate::request::Request;
 use globset::{Candidate, GlobSet};
 use ipnet::IpNet;
-use regex::bytes::Regex;
+use regex::bytes::{Captures, Regex};
 use std::net::IpAddr;
 
 /// Ordered rules. The first one that matches and has a decision wins. Without a decision, the file is not found.
@@ -37,8 +38,8 @@ pub struct Rule {
 pub struct Remap {
     /// Pattern whose first match is replaced.
     pub pattern: Regex,
-    /// The replacement; `$name` and `${1}` refer to captures.
-    pub to: String,
+    /// The replacement.
+    pub to: Replacement,
 }
 
 /// Action of a rule.
@@ -66,7 +67,7 @@ impl Rules {
                 continue;
             }
             for Remap { pattern, to } in &rule.remap {
-                name = normalize(&pattern.replace(&name, to.as_bytes()))?;
+                name = normalize(&pattern.replace(&name, |captures: &Captures<'_>| to.expand(captures, client)))?;
             }
             match &rule.action {
                 Action::FallThrough => {}

@@ -130,7 +130,11 @@ const RULE: &[Key] = &[
 
 const REMAP: &[Key] = &[
     key("pattern", "required", "regular expression of names"),
-    key("to", "required", "replacement of its first match, `$1` for a capture"),
+    key(
+        "to",
+        "required",
+        "replacement of its first match: `$1` for a capture, `\\i` for the client's address, `\\x` for it in hexadecimal, `\\U`, `\\L`, `\\E` for the case of what follows",
+    ),
 ];
 
 const LIMITS: &[Key] = &[

@@ -6,6 +6,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use guideway_config::reader::{Field, Located, Location, Reader, Table};
 use guideway_config::text;
 use guideway_tftp::handlers::limits::Settings;
+use guideway_tftp::handlers::replacement::Replacement;
 use ipnet::IpNet;
 use regex::bytes::Regex;
 use std::collections::{BTreeSet, HashSet};
@@ -21,7 +22,7 @@ pub struct Rule {
     /// Destination addresses of requests.
     pub vips: Vec<IpAddr>,
     /// Patterns and their replacements.
-    pub remap: Vec<(Regex, String)>,
+    pub remap: Vec<(Regex, Replacement)>,
     /// The action of a rule that matches.
     pub action: Action,
 }
@@ -129,11 +130,11 @@ fn globs(field: &Field<'_, '_>, ignore_case: bool) -> Option<GlobSet> {
     }
 }
 
-fn remap(field: &Field<'_, '_>) -> Option<(Regex, String)> {
+fn remap(field: &Field<'_, '_>) -> Option<(Regex, Replacement)> {
     let mut table = field.table("a table such as { pattern = \"^old/\", to = \"new/\" }")?;
     let pattern = |text: &str| Regex::new(text).map_err(|error| regex_error(&error));
     let pattern = table.required("pattern", "pattern = \"^old/\"").and_then(|f| f.parse("a regular expression in quotes", pattern));
-    let to = table.required("to", "to = \"new/\"").and_then(|f| f.parse("a string", |text| Ok(text.to_owned())));
+    let to = table.required("to", "to = \"new/\"").and_then(|f| f.parse("a string", Replacement::parse));
     table.finish();
     Some((pattern?.value, to?.value))
 }

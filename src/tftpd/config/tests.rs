@@ -335,7 +335,7 @@ fn the_first_rule_with_a_decision_wins() {
         use = "two"
         [[rule]]
         file = "old/**"
-        remap = [{ pattern = '^old/(?<rest>.*)$', to = "$rest" }, { pattern = "^x", to = "b" }]
+        remap = [{ pattern = '^old/(?<rest>.*)$', to = '\L$rest' }, { pattern = "^x", to = "b" }]
         [[rule]]
         file = "both"
         vip = ["192.0.2.69", "2001:db8::69"]
@@ -351,7 +351,7 @@ fn the_first_rule_with_a_decision_wins() {
         assert_eq!(w.get(spelled), Err(Refusal::access()), "{spelled}");
     }
     assert_eq!(w.get("old/secret"), Ok("one/secret".into()), "rules after a remap see the new name; those before it were already tried");
-    assert_eq!((w.get("old/x"), w.get("old/a")), (Ok("two/b".into()), Ok("one/a".into())));
+    assert_eq!((w.get("old/X"), w.get("old/a")), (Ok("two/b".into()), Ok("one/a".into())));
     assert_eq!((w.get("both"), w.get("a"), w.get("b")), (Ok("two/both".into()), Ok("one/a".into()), Ok("two/b".into())));
     let mut elsewhere = request("10.0.0.7:1".parse().unwrap(), b"both");
     elsewhere.vip = "192.0.2.70".parse().unwrap();
