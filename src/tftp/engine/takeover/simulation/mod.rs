@@ -383,6 +383,9 @@ fn no_schedule_brings_two_owners_or_wrong_bytes_and_all_transfers_end() {
     let runs: Vec<Run> = (first..first + count).map(run).collect();
     let lost = runs.iter().filter(|run| !run.done).count() as u64;
     let lost_by_one_crash = runs.iter().filter(|run| !run.done && run.crashes <= 1).count() as u64;
+    for (schedule, run) in (first..).zip(&runs).filter(|(_, run)| !run.done && run.crashes <= 1) {
+        println!("lost: schedule {schedule}, {} crashes, {} other faults", run.crashes, run.other_faults);
+    }
     let faults = runs.iter().filter(|run| run.crashes + run.other_faults > 0).count();
     let two_owners = runs.iter().map(|run| run.two_owners).max().unwrap_or(0) / MS;
     println!(
