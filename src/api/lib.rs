@@ -4,7 +4,7 @@
 //!
 //! | Daemon | Documents |
 //! |---|---|
-//! | director | [`status`], [`backend`], [`vip`], [`pool`], [`transfers`], [`neighbour`], [`counters`], [`explain`], [`event`], [`plan`], [`error`], [`presence`], [`state`]; requests: [`intent`] |
+//! | director | [`status`], [`backend`], [`vip`], [`pool`], [`transfers`], [`neighbour`], [`counters`], [`explain`], [`event`], [`plan`], [`history`], [`error`], [`presence`], [`state`]; requests: [`intent`] |
 //! | TFTP server | [`server`] |
 //! | health controller | [`health`] |
 
@@ -15,6 +15,7 @@ pub mod event;
 pub mod event_kinds;
 pub mod explain;
 pub mod health;
+pub mod history;
 pub mod intent;
 pub mod neighbour;
 pub mod plan;

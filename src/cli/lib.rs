@@ -16,11 +16,13 @@ mod explain;
 mod fixture;
 mod health;
 mod help;
+mod history;
 mod init;
 mod log_limit;
 mod logging;
 mod maintenance;
 mod man;
+mod origin;
 mod plan;
 mod print;
 mod reference;
@@ -67,6 +69,8 @@ enum Command {
     Drain(drain::Args),
     Undrain(drain::UndrainArgs),
     Set(set::Args),
+    History(history::Args),
+    Rollback(history::RollbackArgs),
     Events(events::Args),
     Replay(replay::Args),
     Explain(explain::Args),
@@ -99,6 +103,8 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => drain::run(&args),
         Command::Undrain(args) => drain::undrain(&args),
         Command::Set(args) => set::run(&args),
+        Command::History(args) => history::run(&args),
+        Command::Rollback(args) => history::rollback(&args),
         Command::Events(args) => events::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),

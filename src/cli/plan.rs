@@ -1,6 +1,6 @@
 //! Plans of changes: makes a change and shows what it does.
 
-use super::common::failed;
+use super::common::{failed, query};
 use super::print;
 use super::target::DirectorArgs;
 use guideway_api::plan::{Plan, VipEffect};
@@ -17,6 +17,9 @@ pub(super) struct ChangeArgs {
     /// Make the change also if it leaves no VIP, or a pool without a backend for new requests
     #[arg(long, conflicts_with = "dry_run")]
     pub(super) yes: bool,
+    /// Why, for `guideway history` and the log
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
     /// Print the plan as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -27,11 +30,10 @@ pub(super) struct ChangeArgs {
 /// Makes a change and shows what it does, or only shows it in a dry run. A change that fails prints nothing but its error. An `Err` is the exit
 /// code.
 pub(super) fn plan_and_apply(client: &Client, method: &str, path: &str, body: Option<&Value>, change: &ChangeArgs) -> Result<Plan, u8> {
-    let query = match (change.dry_run, change.yes) {
-        (true, _) => "?dry_run=true",
-        (false, true) => "?confirm=true",
-        (false, false) => "",
-    };
+    let flags = [("dry_run", change.dry_run), ("confirm", change.yes)];
+    let mut parameters: Vec<(&str, &str)> = flags.iter().filter(|(_, set)| *set).map(|(name, _)| (*name, "true")).collect();
+    parameters.extend(change.reason.as_deref().map(|reason| ("reason", reason)));
+    let query = if parameters.is_empty() { String::new() } else { format!("?{}", query(&parameters)) };
     let plan: Plan = client.change(method, &format!("{path}{query}"), body).map_err(|error| failed(&error.to_string()))?;
     let generation = plan.intent_generation.after.unwrap_or(plan.intent_generation.before);
     let made = plan.changed && !change.dry_run;

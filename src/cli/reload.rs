@@ -1,6 +1,6 @@
 //! `guideway reload`: a running daemon reads its file again.
 
-use super::common::{failed, print_result};
+use super::common::{failed, print_result, query};
 use super::status::{DaemonArgs, client};
 use guideway_api::status::Reloaded;
 
@@ -13,6 +13,9 @@ use guideway_api::status::Reloaded;
 pub struct Args {
     #[command(flatten)]
     daemon: DaemonArgs,
+    /// Why, for `guideway history` and the log (directors only)
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 /// Runs the command.
@@ -21,7 +24,11 @@ pub fn run(args: &Args) -> u8 {
         Ok(client) => client,
         Err(code) => return code,
     };
-    match client.change::<Reloaded>("POST", "/v1/reload", None) {
+    let path = match &args.reason {
+        Some(reason) => format!("/v1/reload?{}", query(&[("reason", reason)])),
+        None => "/v1/reload".to_owned(),
+    };
+    match client.change::<Reloaded>("POST", &path, None) {
         Ok(reloaded) => print_result(&format!("reloaded: generation {}", reloaded.generation)),
         Err(error) => failed(&error.to_string()),
     }

@@ -1,11 +1,11 @@
 //! `guideway store`: shows, imports and exports the content of the store that directors share.
 
-mod diff;
 mod open;
 mod repair;
 mod show;
 
 use super::common::{failed, print_result, usage_error};
+use super::origin::origin;
 use clap::Subcommand;
 use guideway_api::presence::Presence;
 use guideway_config::{self as config, Intent};
@@ -50,6 +50,9 @@ struct Import {
     /// Replace the content of the store; without this flag, import only into an empty store
     #[arg(long)]
     replace: bool,
+    /// Why, for `guideway history`
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// Make the change also if it leaves a pool without a backend for new requests
     #[arg(long)]
     yes: bool,
@@ -101,7 +104,7 @@ impl Import {
             Err(error) if self.replace && !self.dry_run => return self.replace_unusable(store, intent, &error).await,
             Err(error) => return failed(&error.to_string()),
         };
-        let changes = diff::diff(&cluster.intent, &intent);
+        let changes = cluster.intent.differences(&intent);
         let had = *cluster.intent != Intent::default();
         if had && !self.replace && !self.dry_run {
             let (vips, pools) = (cluster.intent.vips.len(), cluster.intent.pools.len());
@@ -123,7 +126,7 @@ impl Import {
                 cluster.generation
             ));
         }
-        match store.commit(cluster.intent_generation, intent).await {
+        match store.commit(cluster.intent_generation, intent, &origin("store import", self.reason.as_ref())).await {
             Ok(generation) => {
                 let first =
                     format!("imported as generation {generation}; {} {}", changes.len(), config::text::plural(changes.len(), "change"));
@@ -139,7 +142,7 @@ impl Import {
             Ok(base) => base,
             Err(_) => return failed(&why.to_string()),
         };
-        match store.commit(base, intent).await {
+        match store.commit(base, intent, &origin("store import", self.reason.as_ref())).await {
             Ok(generation) => print_result(&format!("imported as generation {generation}, in place of what could not be used ({why})")),
             Err(error) => failed(&error.to_string()),
         }

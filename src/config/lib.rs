@@ -14,6 +14,7 @@ mod announce;
 mod api;
 mod check;
 mod config;
+mod difference;
 mod director;
 mod document;
 pub mod duration;

@@ -19,7 +19,7 @@ pub mod view;
 pub mod worker_status;
 pub mod writer;
 
-pub use api::{Api, DryRun, ReloadReply};
+pub use api::{Api, DryRun, ReloadRequest};
 pub use counters_document::counters_document;
 pub use host_problems::{HostProblem, HostProblems};
 pub use next_hops::{Link, NextHops, Unresolved};

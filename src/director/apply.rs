@@ -7,7 +7,7 @@ use super::resolve::{START_RESOLVE_TIMEOUT, targets, vips, wait_resolved};
 use guideway_config::Config;
 use guideway_control::{DryRun, NextHops, Writer};
 use guideway_dataplane::tables::Snapshot;
-use guideway_store::{ClusterState, Health};
+use guideway_store::{ClusterState, Health, Origin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,9 +40,9 @@ impl Control<'_> {
     }
 
     /// Reloads the file, and the files that it names, or logs and returns why not and changes nothing. Returns the generation in force.
-    pub(super) async fn reload(&mut self, by: &str) -> Result<u64, Vec<String>> {
+    pub(super) async fn reload(&mut self, by: &str, origin: &Origin) -> Result<u64, Vec<String>> {
         tracing::info!(file = %self.file.display(), by, "reloading");
-        let outcome = self.reload_file().await;
+        let outcome = self.reload_file(origin).await;
         match &outcome {
             Ok(()) => tracing::info!(generation = self.generation, "reloaded"),
             Err(reasons) => {
@@ -57,7 +57,7 @@ impl Control<'_> {
         outcome.map(|()| self.generation)
     }
 
-    async fn reload_file(&mut self) -> Result<(), Vec<String>> {
+    async fn reload_file(&mut self, origin: &Origin) -> Result<(), Vec<String>> {
         let file = load(self.file).map_err(|error| match error {
             Error::Config { file, problems } => problems.iter().map(|p| p.in_file(&file).to_string()).collect(),
             other => vec![other.to_string()],
@@ -83,7 +83,8 @@ impl Control<'_> {
             // Without a durable store, the intent comes from the file. An intent that cannot be applied must not be committed.
             let hops = self.neighbours.hops.borrow().clone();
             self.build_tables(&file, 0, &current.health, &hops)?;
-            let committed = self.store.commit(current.intent_generation, file.intent()).await;
+            let from = format!("reload of {}: {}", self.file.display(), origin.from);
+            let committed = self.store.commit(current.intent_generation, file.intent(), &Origin { from, ..origin.clone() }).await;
             self.file_generation = committed.map_err(|why| vec![format!("{}: {why}", self.file.display())])?;
         }
         let cluster = self.store_view.borrow_and_update().cluster.clone();

@@ -11,14 +11,14 @@ use crossbeam_channel::Receiver;
 use guideway_config::{Config, duration};
 use guideway_control::api::credentials::Credentials;
 use guideway_control::neighbour::Neighbours;
-use guideway_control::{CheckedHealth, DryRun, ReloadReply, Status, StoreStatus, View, Writer};
+use guideway_control::{CheckedHealth, DryRun, ReloadRequest, Status, StoreStatus, View, Writer};
 use guideway_daemon::systemd;
 use guideway_dataplane::path::requests::suspicion::Suspicion;
 use guideway_dataplane::tables::{BackendId, Snapshot};
 use guideway_io::interface::Interface;
 use guideway_io::offloads;
 use guideway_packet::time::Time;
-use guideway_store::{Health, Lineage, Store, StoreView, SuspectedBackend};
+use guideway_store::{Health, Lineage, Origin, Store, StoreView, SuspectedBackend};
 use serde_json::Value;
 use std::net::IpAddr;
 use std::path::Path;
@@ -115,13 +115,14 @@ impl Control<'_> {
         mut worker_events: mpsc::UnboundedReceiver<WorkerEvent>,
         worker_reports: WorkerReports,
         mut dry_runs: mpsc::Receiver<DryRun>,
-        mut reloads: mpsc::Receiver<ReloadReply>,
+        mut reloads: mpsc::Receiver<ReloadRequest>,
         mut server: JoinHandle<std::io::Result<()>>,
     ) -> Result<(), Error> {
         let mut tick = tokio::time::interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut facts = tokio::time::interval(FACTS_INTERVAL);
         facts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let sighup = Origin { who: "SIGHUP".to_owned(), from: "a signal".to_owned(), reason: None };
         let mut due = None;
         let mut end = None;
         loop {
@@ -139,10 +140,10 @@ impl Control<'_> {
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(end.unwrap_or_else(|| tokio::time::Instant::now() + NEVER)) => return Ok(()),
-                Some(()) = signals.reload.recv() => drop(self.reload("SIGHUP").await),
-                Some(reply) = reloads.recv() => {
+                Some(()) = signals.reload.recv() => drop(self.reload("SIGHUP", &sighup).await),
+                Some(ReloadRequest { origin, reply }) = reloads.recv() => {
                     // The requester may be gone.
-                    let _gone = reply.send(self.reload("a command").await);
+                    let _gone = reply.send(self.reload("a command", &origin).await);
                 }
                 Ok(()) = self.store_view.changed(), if due.is_none() => due = Some(self.next_update.max(Instant::now())),
                 () = sleep_until(due), if due.is_some() => {

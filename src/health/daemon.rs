@@ -16,7 +16,7 @@ use guideway_daemon::metrics::{self, Exposition, MetricKind};
 use guideway_daemon::socket;
 use guideway_daemon::socket::ControlSocket;
 use guideway_daemon::systemd;
-use guideway_store::{self as store, Store};
+use guideway_store::{self as store, Origin, Store};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -224,7 +224,7 @@ async fn reload(file: &Path, running: &HealthSection, from: &LoadedIntent, store
         Ok(_) if matches!(from, LoadedIntent::Store(_)) => "[store] was removed; restart the controller to apply it".to_owned(),
         Ok((_, LoadedIntent::File(intent))) => {
             let base = store.watch().borrow().cluster.intent_generation;
-            match store.commit(base, intent).await {
+            match store.commit(base, intent, &Origin { who: "reload".to_owned(), from: file.display().to_string(), reason: None }).await {
                 Ok(generation) => {
                     tracing::info!(generation, "intent reloaded");
                     return Ok(generation);

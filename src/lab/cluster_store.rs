@@ -5,7 +5,7 @@ use super::configuration::{intent, store_section};
 use super::plan::{Backend, Plan};
 use guideway_config::{self as config, read_intent};
 use guideway_host::error::{Context, Error};
-use guideway_store::{self as store, Leadership, Observation, Observed, PoolHealth, Store};
+use guideway_store::{self as store, Leadership, Observation, Observed, Origin, PoolHealth, Store};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -55,7 +55,8 @@ impl ClusterStore {
         self.runtime.block_on(async {
             let state = self.store.watch().borrow().cluster.clone();
             if *state.intent != intent {
-                self.store.commit(state.intent_generation, intent).await.map_err(|why| Error::failed(context(), why))?;
+                let origin = Origin { who: "guideway-lab".to_owned(), from: "its script".to_owned(), reason: None };
+                self.store.commit(state.intent_generation, intent, &origin).await.map_err(|why| Error::failed(context(), why))?;
             }
             self.store.publish("boot", health).await.map_err(|why| Error::failed(context(), why))
         })

@@ -22,6 +22,7 @@ mod error;
 mod etcd;
 mod file;
 mod health;
+mod history;
 mod known;
 mod leadership;
 mod lineage;
@@ -33,6 +34,7 @@ pub use cache::{from_json, read as read_cache, to_json};
 pub use cluster_state::{ClusterState, Stale, StaleReason, StoreView};
 pub use error::{CommitError, ReadError};
 pub use health::{Health, Observation, Observed, PoolHealth};
+pub use history::{HistoryEntry, MAX_ENTRIES, MAX_REASON, Origin, audit_refused};
 pub use leadership::{Leadership, Presence};
 pub use lineage::Lineage;
 pub use open::{OpenError, open, open_timeout, ready, start};
@@ -88,17 +90,23 @@ impl Store {
     }
 
     /// Replaces the whole intent if its generation is still `base`. Returns the generation of the change; watchers see it a moment later.
+    /// The history says that `origin` did it, and so does the log, which also says what was refused.
     ///
     /// # Errors
     /// Returns an error when the intent has changed since `base`, or the store cannot be written or was rolled back. Nothing has changed then,
     /// unless the error says otherwise.
-    pub async fn commit(&self, base: u64, intent: Intent) -> Result<u64, CommitError> {
-        self.check_not_rolled_back()?;
-        match self {
-            Store::Memory(memory) => memory.commit(base, intent),
-            Store::File(file) => file.commit(base, intent).await,
-            Store::Etcd(etcd) => etcd.commit(base, &intent).await,
-        }
+    pub async fn commit(&self, base: u64, intent: Intent, origin: &Origin) -> Result<u64, CommitError> {
+        let entry = self.entry(base, &intent, origin);
+        let outcome = match self.check_not_rolled_back() {
+            Ok(()) => match self {
+                Store::Memory(memory) => memory.commit(base, intent, &entry),
+                Store::File(file) => file.commit(base, intent, entry.clone()).await,
+                Store::Etcd(etcd) => etcd.commit(base, &intent, &entry).await,
+            },
+            Err(error) => Err(error),
+        };
+        history::audit(&entry, &outcome);
+        outcome
     }
 
     /// Writes a copy of the cluster state, such as [`read_cache`] returns it, into a store that was emptied, rolled back or spoilt. All
@@ -106,24 +114,55 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error when the store cannot be written.
-    pub async fn restore(&self, copy: &ClusterState) -> Result<u64, CommitError> {
-        match self {
-            Store::Memory(memory) => memory.commit(memory.watch().borrow().cluster.intent_generation, Intent::clone(&copy.intent)),
-            Store::File(file) => file.restore(copy.clone()).await,
-            Store::Etcd(etcd) => etcd.restore(copy).await,
-        }
+    pub async fn restore(&self, copy: &ClusterState, origin: &Origin) -> Result<u64, CommitError> {
+        let base = self.watch().borrow().cluster.intent_generation;
+        let entry = self.entry(base, &copy.intent, origin);
+        let outcome = match self {
+            Store::Memory(memory) => memory.commit(base, Intent::clone(&copy.intent), &entry),
+            Store::File(file) => file.restore(copy.clone(), entry.clone()).await,
+            Store::Etcd(etcd) => etcd.restore(copy, &entry).await,
+        };
+        history::audit(&entry, &outcome);
+        outcome
     }
 
     /// Declares the contents of the store as right. All processes take them, whatever they know. Returns the new generation.
     ///
     /// # Errors
     /// Returns an error when the contents are not valid, or the store cannot be written.
-    pub async fn accept(&self) -> Result<u64, CommitError> {
+    pub async fn accept(&self, origin: &Origin) -> Result<u64, CommitError> {
         match self {
             Store::Memory(memory) => Ok(memory.watch().borrow().cluster.generation),
-            Store::File(file) => file.accept().await,
-            Store::Etcd(etcd) => etcd.accept().await,
+            Store::File(file) => file.accept(origin.clone()).await,
+            Store::Etcd(etcd) => etcd.accept(origin).await,
         }
+    }
+
+    /// Returns the last changes of the intent, at most `limit`, the newest first.
+    ///
+    /// # Errors
+    /// Returns an error when the store cannot be read.
+    pub async fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, ReadError> {
+        match self {
+            Store::Memory(memory) => Ok(memory.history(limit)),
+            Store::File(file) => file.history(limit),
+            Store::Etcd(etcd) => etcd.history(limit).await,
+        }
+    }
+
+    /// Returns the change that made the intent of `generation`: the newest one that is not newer. `None`: the history does not reach so far.
+    ///
+    /// # Errors
+    /// Returns an error when the store cannot be read.
+    pub async fn change_of(&self, generation: u64) -> Result<Option<HistoryEntry>, ReadError> {
+        Ok(self.history(MAX_ENTRIES).await?.into_iter().find(|entry| entry.generation <= generation))
+    }
+
+    /// Describes a change of the intent of generation `base`.
+    fn entry(&self, base: u64, intent: &Intent, origin: &Origin) -> HistoryEntry {
+        let cluster = self.watch().borrow().cluster.clone();
+        let before = (cluster.intent_generation == base).then_some(&*cluster.intent);
+        HistoryEntry::new(origin, base, before, intent)
     }
 
     /// Reads certificates again, which new connections then use. A password is read for each login anyway.

@@ -57,7 +57,7 @@ async fn in_and_out(home: &Path, store: &str) {
     let (code, _, said) = guideway(&["store", "import", "--config", &file]).await;
     assert!(code == 2 && said.contains("there is no [[vip]] and no [[pool]] in it"), "{said}");
     let (code, out, _) = guideway(&["store", "import", "--config", &file, "--from", &other, "--replace"]).await;
-    assert!(code == 0 && out.ends_with("; 3 changes\n- pool p1\n- backend p1/t1\n~ backend p0/t1\n"), "{out}");
+    assert!(code == 0 && out.ends_with("; 3 changes\n- pool p1\n- backend p1/t1\n~ backend p0/t1: weight 100 becomes 7\n"), "{out}");
     let (code, out, _) = guideway(&["store", "export", "--config", &file]).await;
     assert_eq!((code, config::read_intent(&out).config), (0, Some(second.clone())));
     let (code, out, _) = guideway(&["store", "export", "--config", &file, "--json"]).await;

@@ -99,7 +99,7 @@ fn when_the_leader_is_cut_off_another_leads_and_the_old_one_cannot_publish() {
         let etcd = Etcd::start(&home);
         let proxy = Proxy::start(etcd.port).await;
         let (old, new) = (open(&config(proxy.port)).await, open(&etcd.config()).await);
-        let base = new.commit(0, intent(1, 2)).await.unwrap();
+        let base = new.commit(0, intent(1, 2), &guideway_store::Origin::default()).await.unwrap();
         assert_eq!(new.leader().await, Ok(None));
         let mut first = old.campaign("h1");
         timeout(TIMEOUT, first.elected()).await.unwrap();

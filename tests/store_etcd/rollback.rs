@@ -19,7 +19,7 @@ async fn stands(store: &Store, known: &Arc<ClusterState>, cache: &Path, because:
     assert!(why.contains("guideway store restore") && why.contains("guideway store accept"), "{why}");
     assert_eq!(view.cluster, *known);
     assert_eq!(read_cache(cache).as_ref(), Ok(&**known));
-    let commit = store.commit(known.intent_generation, intent(9, 1)).await;
+    let commit = store.commit(known.intent_generation, intent(9, 1), &guideway_store::Origin::default()).await;
     assert!(matches!(&commit, Err(CommitError::Unavailable(why)) if why.contains(because)), "{commit:?}");
     assert!(store.publish("p0", down("t1")).await.is_err());
 }
@@ -40,9 +40,9 @@ fn a_lost_etcd_changes_nothing_until_an_operator_decides() {
         std::fs::write(&file, store_section).unwrap();
         let with_cache = config::Etcd { cache: Some(cache.clone()), ..etcd.config() };
         let store = open(&with_cache).await;
-        let first = store.commit(0, intent(5, 2)).await.unwrap();
+        let first = store.commit(0, intent(5, 2), &guideway_store::Origin::default()).await.unwrap();
         etcd.ctl(&["snapshot", "save", &backup.display().to_string()]);
-        let second = store.commit(first, intent(6, 3)).await.unwrap();
+        let second = store.commit(first, intent(6, 3), &guideway_store::Origin::default()).await.unwrap();
         let mut leadership = store.campaign("h1");
         leadership.elected().await;
         let generation = store.publish("p0", down("t1")).await.unwrap();
@@ -77,7 +77,7 @@ fn a_lost_etcd_changes_nothing_until_an_operator_decides() {
         std::fs::remove_dir_all(home.join("etcd")).unwrap();
         etcd.restart();
         stands(&store, &restored, &cache, "the store is empty").await;
-        open(&etcd.config()).await.commit(0, intent(7, 1)).await.unwrap();
+        open(&etcd.config()).await.commit(0, intent(7, 1), &guideway_store::Origin::default()).await.unwrap();
         stands(&store, &restored, &cache, "another one than that of the known generation").await;
 
         // An old backup: the operator takes it.

@@ -38,7 +38,7 @@ fn tls_with_certificates_on_both_sides() {
             ..etcd.config()
         };
         let store = open(&with("good.pem", Some("good"))).await;
-        let generation = store.commit(0, intent(5, 2)).await.unwrap();
+        let generation = store.commit(0, intent(5, 2), &guideway_store::Origin::default()).await.unwrap();
         assert_eq!(*wait_for_view(&mut store.watch(), |view| view.cluster.generation == generation).await.cluster.intent, intent(5, 2));
         let mut leadership = store.campaign("h1");
         tokio::time::timeout(TIMEOUT, leadership.elected()).await.unwrap();
@@ -89,7 +89,7 @@ fn a_login_is_renewed_when_etcd_forgets_it() {
 
         let store = open(&config).await;
         let mut watch = store.watch();
-        let mut base = store.commit(0, intent(5, 2)).await.unwrap();
+        let mut base = store.commit(0, intent(5, 2), &guideway_store::Origin::default()).await.unwrap();
         let mut leadership = store.campaign("h1");
         tokio::time::timeout(TIMEOUT, leadership.elected()).await.unwrap();
         // A restart forgets every token.
@@ -98,23 +98,23 @@ fn a_login_is_renewed_when_etcd_forgets_it() {
         etcd.plain = false;
         etcd.restart();
         wait_for_view(&mut watch, |view| view.stale.is_none()).await;
-        base = store.commit(base, intent(6, 2)).await.unwrap();
+        base = store.commit(base, intent(6, 2), &guideway_store::Origin::default()).await.unwrap();
         // So does every change of users and roles.
         let root = ["--user", "root:secret"];
         etcd.ctl(&[&root[..], &["role", "add", "another"]].concat());
-        base = store.commit(base, intent(7, 2)).await.unwrap();
+        base = store.commit(base, intent(7, 2), &guideway_store::Origin::default()).await.unwrap();
         wait_for_view(&mut watch, |view| view.cluster.generation == base).await;
         // A password that was changed is read anew.
         etcd.ctl_with_input(&[&root[..], &["user", "passwd", "d1", "--interactive=false"]].concat(), "another\n");
         // On a busy machine etcd may take longer over a password than anybody waits.
         let refused = async {
-            while !matches!(store.commit(base, intent(8, 2)).await, Err(CommitError::Unavailable(why)) if why.contains("invalid user ID or password"))
+            while !matches!(store.commit(base, intent(8, 2), &guideway_store::Origin::default()).await, Err(CommitError::Unavailable(why)) if why.contains("invalid user ID or password"))
             {
             }
         };
         tokio::time::timeout(TIMEOUT, refused).await.unwrap();
         std::fs::write(&password, "another").unwrap();
-        let accepted = async { while store.commit(base, intent(8, 2)).await.is_err() {} };
+        let accepted = async { while store.commit(base, intent(8, 2), &guideway_store::Origin::default()).await.is_err() {} };
         tokio::time::timeout(TIMEOUT, accepted).await.unwrap();
     });
 }

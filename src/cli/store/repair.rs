@@ -1,8 +1,8 @@
 //! `guideway store restore` and `accept`: what operators decide when a store was emptied, rolled back, replaced or spoilt.
 
 use super::super::common::{failed, print_result};
+use super::super::origin::origin;
 use super::super::target::DirectorArgs;
-use super::diff::diff;
 use super::open::{STORE_TIMEOUT, StoreArgs, with_unknown_store};
 use guideway_config::{self as config, Intent};
 use guideway_store::{ClusterState, Store, from_json, read_cache, ready};
@@ -27,6 +27,9 @@ pub(super) struct Restore {
     /// Say what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Why, for `guideway history`
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 /// Use what the store holds, although directors know a newer or another state
@@ -39,6 +42,9 @@ pub(super) struct Accept {
     /// Say what the store holds, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Why, for `guideway history`
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 impl Restore {
@@ -50,12 +56,12 @@ impl Restore {
         with_unknown_store(&self.store_args, async |store| {
             let there = found(&store).await;
             let changes =
-                there.map_or_else(|why| vec![format!("in place of what cannot be used ({why})")], |found| diff(&found, &copy.intent));
+                there.map_or_else(|why| vec![format!("in place of what cannot be used ({why})")], |found| found.differences(&copy.intent));
             let what = format!("generation {} of {source}: {}", copy.generation, contents(&copy.intent));
             if self.dry_run {
                 return print_result(&[vec![format!("would restore {what}")], changes].concat().join("\n"));
             }
-            match store.restore(&copy).await {
+            match store.restore(&copy, &origin("store restore", self.reason.as_ref())).await {
                 Ok(generation) => {
                     print_result(&[vec![format!("restored as generation {generation}, {what}")], changes].concat().join("\n"))
                 }
@@ -97,7 +103,7 @@ impl Accept {
                     Err(why) => failed(&why),
                 };
             }
-            match store.accept().await {
+            match store.accept(&origin("store accept", self.reason.as_ref())).await {
                 Ok(generation) => {
                     let taken = found(&store).await.map_or_else(|_| String::new(), |intent| format!(": {}", contents(&intent)));
                     print_result(&format!("accepted as generation {generation}{taken}"))

@@ -4,7 +4,7 @@ use super::commit::commit;
 use super::error::{ApiError, quote};
 use super::read::{find_pool, unknown_backend};
 use super::request::ApiRequest;
-use super::state::Api;
+use super::state::{Api, ReloadRequest};
 use axum::Json;
 use axum::extract::State as AxumState;
 use axum::http::StatusCode;
@@ -19,10 +19,10 @@ use tokio::sync::oneshot;
 type ApiResult = Result<Response, ApiError>;
 
 /// Lets control read its file again.
-pub(super) async fn reload(AxumState(api): AxumState<Arc<Api>>, _: ApiRequest) -> Result<Json<Reloaded>, ApiError> {
+pub(super) async fn reload(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> Result<Json<Reloaded>, ApiError> {
     let gone = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the director is ending; nothing was changed");
     let (reply, answered) = oneshot::channel();
-    api.reloads.send(reply).await.map_err(|_| gone())?;
+    api.reloads.send(ReloadRequest { origin: request.origin, reply }).await.map_err(|_| gone())?;
     let outcome = answered.await.map_err(|_| gone())?;
     outcome.map(|generation| Json(Reloaded { generation })).map_err(|reasons| ApiError::reasons(StatusCode::UNPROCESSABLE_ENTITY, &reasons))
 }
@@ -41,11 +41,13 @@ fn set_maintenance(api: &Api, on: bool) -> Json<Maintenance> {
 }
 
 pub(super) async fn put_intent(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {
-    commit(api, request, |_, document, request| {
-        *document = request.body.clone();
-        Ok(())
-    })
-    .await
+    commit(api, request, replace).await
+}
+
+/// Replaces all that is wanted by the body.
+pub(super) fn replace(_: &Intent, document: &mut Value, request: &ApiRequest) -> Result<(), ApiError> {
+    *document = request.body.clone();
+    Ok(())
 }
 
 pub(super) async fn add_pool(AxumState(api): AxumState<Arc<Api>>, request: ApiRequest) -> ApiResult {

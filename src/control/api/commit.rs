@@ -11,7 +11,7 @@ use guideway_api::plan::{Effects, IntentGenerations, Plan};
 use guideway_api::presence::Presence;
 use guideway_config::{Intent, Problem, Severity};
 use guideway_dataplane::tables::Snapshot;
-use guideway_store::{ClusterState, CommitError};
+use guideway_store::{ClusterState, CommitError, audit_refused};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +33,17 @@ struct Edited {
     warnings: Vec<Problem>,
 }
 
-/// Makes the change, or returns its plan.
+/// Makes the change, or returns its plan. The log says what was refused; the store says what was committed or refused by it.
 pub(super) async fn commit(api: Arc<Api>, request: ApiRequest, edit: Edit) -> Result<Response, ApiError> {
     let request = Arc::new(request);
+    let outcome = try_commit(api, request.clone(), edit).await;
+    if let Err(api_error) = &outcome {
+        audit_refused(&request.origin, &request.line, &api_error.document.error);
+    }
+    outcome
+}
+
+async fn try_commit(api: Arc<Api>, request: Arc<ApiRequest>, edit: Edit) -> Result<Response, ApiError> {
     let commit_lock = api.commit_lock.lock().await;
     for _ in 0..MAX_ATTEMPTS {
         let cluster = api.cluster();
@@ -58,7 +66,7 @@ pub(super) async fn commit(api: Arc<Api>, request: ApiRequest, edit: Edit) -> Re
             plan.not_applied_because = Some(reason.to_owned());
             return Ok(to_response(StatusCode::OK, base, &plan));
         }
-        match api.store.commit(base, edited.intent).await {
+        match api.store.commit(base, edited.intent, &request.origin).await {
             Ok(generation) => {
                 drop(commit_lock);
                 return Ok(committed_response(&api, generation, plan(&api, &cluster, effects)).await);

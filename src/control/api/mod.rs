@@ -6,6 +6,7 @@ mod change;
 mod commit;
 pub mod credentials;
 mod error;
+mod history;
 pub mod openapi;
 pub mod operation;
 pub mod operations;
@@ -22,4 +23,4 @@ mod write_timeout;
 
 pub use router::router;
 pub use serve::serve;
-pub use state::{Api, DryRun, ReloadReply};
+pub use state::{Api, DryRun, ReloadRequest};

@@ -3,13 +3,14 @@
 use super::operation::{Document, Operation, Parameter, of};
 use super::read::OpenApi;
 use super::state::Api;
-use super::{change, read, stream};
+use super::{change, history, read, stream};
 use crate::explain::{self, Destination};
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use guideway_api::backend::{BackendStatus, Backends};
 use guideway_api::counters::PacketCounters;
 use guideway_api::event::StreamMessage;
 use guideway_api::explain::Explanation;
+use guideway_api::history::History;
 use guideway_api::intent::{BackendChange, BackendPut, Intent, Pool, Vip, VipChange};
 use guideway_api::neighbour::Neighbours;
 use guideway_api::plan::Plan;
@@ -19,6 +20,7 @@ use guideway_api::status::{DirectorStatus, Maintenance, Reloaded};
 use guideway_api::transfers::Transfers;
 use guideway_api::vip::Vips;
 use guideway_config::duration;
+use guideway_store::{MAX_ENTRIES, MAX_REASON};
 use std::sync::Arc;
 
 const DRY_RUN: Parameter = Parameter {
@@ -36,6 +38,30 @@ const CONFIRM: Parameter = Parameter {
     kind: "boolean",
     example: "true",
     check: DRY_RUN.check,
+};
+const REASON: Parameter = Parameter {
+    name: "reason",
+    description: "why, for the history and the log: at most 500 characters without control characters",
+    required: false,
+    kind: "string",
+    example: "broken-disk",
+    check: |value| match value.chars().count() {
+        0 => Err("is empty".to_owned()),
+        length if length > MAX_REASON => Err(format!("has {length} characters; at most {MAX_REASON} are kept")),
+        _ if value.chars().any(char::is_control) => Err("has a control character".to_owned()),
+        _ => Ok(()),
+    },
+};
+const LIMIT: Parameter = Parameter {
+    name: "limit",
+    description: "how many changes, the newest first: 1 to 1000, default 20",
+    required: false,
+    kind: "integer",
+    example: "20",
+    check: |value| match value.parse() {
+        Ok(1..=MAX_ENTRIES) => Ok(()),
+        _ => Err(format!("is no number from 1 to {MAX_ENTRIES}")),
+    },
 };
 const SERVICE: Parameter = Parameter {
     name: "service",
@@ -91,8 +117,8 @@ const TO: Parameter = Parameter {
 };
 
 const NO_QUERY: &[Parameter] = &[];
-const CHANGE: &[Parameter] = &[DRY_RUN, CONFIRM];
-const VIP_CHANGE: &[Parameter] = &[DRY_RUN, CONFIRM, SERVICE];
+const CHANGE: &[Parameter] = &[DRY_RUN, CONFIRM, REASON];
+const VIP_CHANGE: &[Parameter] = &[DRY_RUN, CONFIRM, REASON, SERVICE];
 
 /// An operation that reads.
 const fn query_operation(
@@ -170,6 +196,14 @@ pub static OPERATIONS: &[Operation] = &[
     query_operation("/v1/events", "events", "What happens, as server-sent events.", &[SINCE], of::<StreamMessage>(), || {
         get(stream::events)
     }),
+    query_operation(
+        "/v1/history",
+        "history",
+        "Who changed the intent, from where, when, why, and what.",
+        &[LIMIT],
+        of::<History>(),
+        || get(history::history),
+    ),
     query_operation("/v1/openapi.json", "openapi", "This document.", NO_QUERY, of::<OpenApi>(), || get(read::openapi)),
     query_operation(
         "/v1/maintenance",
@@ -204,7 +238,7 @@ pub static OPERATIONS: &[Operation] = &[
         path: "/v1/reload",
         id: "reload",
         summary: "Reads the file and the files that it names again, as SIGHUP does, and answers when that is done.",
-        query: NO_QUERY,
+        query: &[REASON],
         body: None,
         answer: of::<Reloaded>(),
         route: || post(change::reload),
@@ -212,6 +246,15 @@ pub static OPERATIONS: &[Operation] = &[
     change_operation("PUT", "/v1/intent", "put_intent", "Replaces all that is wanted.", CHANGE, Some(of::<Intent>()), || {
         put(change::put_intent)
     }),
+    change_operation(
+        "POST",
+        "/v1/history/{generation}/rollback",
+        "rollback",
+        "Makes the intent again what it was at a generation, as a new change.",
+        CHANGE,
+        None,
+        || post(history::rollback),
+    ),
     change_operation("POST", "/v1/pools", "add_pool", "Adds a pool.", CHANGE, Some(of::<Pool>()), || post(change::add_pool)),
     change_operation("DELETE", "/v1/pools/{pool}", "delete_pool", "Removes a pool that no VIP uses.", CHANGE, None, || {
         delete(change::delete_pool)

@@ -5,6 +5,7 @@ use super::operation::Operation;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use guideway_config::text;
+use guideway_store::Origin;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 use std::time::Duration;
@@ -13,6 +14,10 @@ use std::time::Duration;
 pub const MAX_BODY: usize = 8 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who asks over a connection, as an extension of its requests.
+#[derive(Clone, Debug)]
+pub(super) struct Caller(pub(super) Origin);
 
 /// A checked request.
 #[derive(Debug)]
@@ -23,6 +28,10 @@ pub struct ApiRequest {
     pub if_match: Option<Vec<u64>>,
     /// `Last-Event-ID`
     pub last_event: Option<u64>,
+    /// Who asks, from where, and why.
+    pub origin: Origin,
+    /// Method and path.
+    pub line: String,
     /// The body; null where the operation takes none.
     pub body: Value,
 }
@@ -53,6 +62,9 @@ impl ApiRequest {
         let operation = parts.extensions.get::<&'static Operation>().copied();
         let operation = operation.ok_or_else(|| ApiError::bad("there is no such operation"))?;
         let query = query(&parts.uri, operation)?;
+        let mut origin = parts.extensions.get::<Caller>().map(|caller| caller.0.clone()).unwrap_or_default();
+        origin.reason = query.iter().find(|(name, _)| name == "reason").map(|(_, reason)| reason.clone());
+        let line = format!("{} {}", parts.method, quote(parts.uri.path()));
         let if_match = if_match(&parts.headers)?;
         let last_event = last_event(&parts.headers)?;
         let path = RawPathParams::from_request_parts(&mut parts, &()).await;
@@ -63,7 +75,7 @@ impl ApiRequest {
             ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs()))
         })??;
         let body = parse_body(operation, &parts.headers, &bytes)?;
-        Ok(ApiRequest { path, query, if_match, last_event, body })
+        Ok(ApiRequest { path, query, if_match, last_event, origin, line, body })
     }
 }
 

@@ -8,7 +8,7 @@ use guideway_api::status::Maintenance;
 use guideway_config::Intent;
 use guideway_dataplane::counters::PacketCounter;
 use guideway_dataplane::tables::Snapshot;
-use guideway_store::{ClusterState, Store};
+use guideway_store::{ClusterState, Origin, Store};
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -22,7 +22,7 @@ pub struct Api {
     /// Where dry runs are sent.
     pub dry_runs: mpsc::Sender<DryRun>,
     /// Where reloads are sent.
-    pub reloads: mpsc::Sender<ReloadReply>,
+    pub reloads: mpsc::Sender<ReloadRequest>,
     /// Held from the reading of the intent to its commit, so that concurrent changes at this director do not conflict.
     pub(super) commit_lock: Mutex<()>,
 }
@@ -36,12 +36,18 @@ pub struct DryRun {
     pub reply: oneshot::Sender<Result<Arc<Snapshot>, Vec<String>>>,
 }
 
-/// A request to control to read the file again: gets the generation in force then, or every reason why the file was refused.
-pub type ReloadReply = oneshot::Sender<Result<u64, Vec<String>>>;
+/// A request to control to read the file again.
+#[derive(Debug)]
+pub struct ReloadRequest {
+    /// Who wants it.
+    pub origin: Origin,
+    /// Gets the generation in force then, or every reason why the file was refused.
+    pub reply: oneshot::Sender<Result<u64, Vec<String>>>,
+}
 
 impl Api {
     /// Creates the state: `status` to show, `store` to change, `dry_runs` and `reloads` for control.
-    pub fn new(status: Arc<Status>, store: Store, dry_runs: mpsc::Sender<DryRun>, reloads: mpsc::Sender<ReloadReply>) -> Api {
+    pub fn new(status: Arc<Status>, store: Store, dry_runs: mpsc::Sender<DryRun>, reloads: mpsc::Sender<ReloadRequest>) -> Api {
         Api { status, store, dry_runs, reloads, commit_lock: Mutex::default() }
     }
 

@@ -2,6 +2,7 @@
 
 use super::credentials::{Credentials, FileError};
 use super::error::ApiError;
+use super::request::Caller;
 use super::router::router;
 use super::serve::connection;
 use super::state::Api;
@@ -12,6 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use guideway_config::ApiListen;
 use guideway_daemon::connections::{Connections, Limits, Ticket};
+use guideway_store::Origin;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -148,13 +150,15 @@ struct Client {
 async fn require_token(
     State(authenticator): State<Arc<Authenticator>>,
     Extension(client): Extension<Client>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let shown = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    let api_error = match authenticator.authenticate(client.peer.ip(), shown) {
+    let shown = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes().to_vec());
+    let api_error = match authenticator.authenticate(client.peer.ip(), shown.as_deref()) {
         Ok(()) => {
             client.ticket.authenticate();
+            let who = if shown.is_some() { "the token" } else { "a certificate" };
+            request.extensions_mut().insert(Caller(Origin { who: who.to_owned(), from: client.peer.to_string(), reason: None }));
             return next.run(request).await;
         }
         Err(api_error) => api_error,

@@ -32,6 +32,9 @@ pub(super) struct Range {
     pub(super) header: Header,
     #[serde(default)]
     pub(super) kvs: Vec<KeyValue>,
+    /// How many keys there are, also beyond a limit.
+    #[serde(default, deserialize_with = "number")]
+    pub(super) count: u64,
 }
 
 /// The response to [`txn`].
@@ -123,6 +126,16 @@ pub(super) fn range(first: &str, end: &str) -> Value {
     json!({"key": encoded(first), "range_end": encoded(end)})
 }
 
+/// Reads the keys alone of a range, in order and at most `limit`, and how many there are.
+pub(super) fn keys(first: &str, end: &str, limit: usize) -> Value {
+    json!({"key": encoded(first), "range_end": encoded(end), "keys_only": true, "limit": limit.to_string()})
+}
+
+/// Reads the last keys of a range, at most `limit`, the last one first.
+pub(super) fn last(first: &str, end: &str, limit: usize) -> Value {
+    json!({"key": encoded(first), "range_end": encoded(end), "sort_order": "DESCEND", "sort_target": "KEY", "limit": limit.to_string()})
+}
+
 /// Reads one key.
 pub(super) fn get(key: &str) -> Value {
     json!({"key": encoded(key)})
@@ -162,6 +175,11 @@ pub(super) fn put(key: &str, value: &[u8], lease: u64) -> Value {
 /// Removes a key.
 pub(super) fn delete(key: &str) -> Value {
     json!({"request_delete_range": get(key)})
+}
+
+/// Removes the keys from `first` up to, excluding, `end`.
+pub(super) fn delete_range(first: &str, end: &str) -> Value {
+    json!({"request_delete_range": range(first, end)})
 }
 
 /// Reads a key within a [`txn`].

@@ -4,7 +4,7 @@
 //! When a connection breaks after a transaction was sent, the result is unknown. So each transaction writes a unique id into that key, and
 //! is sent again, to another endpoint, until etcd answers. A writer that finds its own id has succeeded.
 
-use super::super::{ClusterState, CommitError, Lineage, PoolHealth};
+use super::super::{ClusterState, CommitError, HistoryEntry, Lineage, Origin, PoolHealth};
 use super::Etcd;
 use super::api::{Range, RpcStatus, Txn, create_revision_is, delete, mod_revision_is, put, range, read, txn, unmodified_since};
 use super::client::Error;
@@ -26,17 +26,17 @@ const MAX_POOLS_PER_TXN: usize = 100;
 const MAX_CONFLICTS: usize = 4;
 
 impl Etcd {
-    pub(in super::super) async fn commit(&self, base: u64, intent: &Intent) -> Result<u64, CommitError> {
+    pub(in super::super) async fn commit(&self, base: u64, intent: &Intent, entry: &HistoryEntry) -> Result<u64, CommitError> {
         let (keyspace, revision) = self.read(self.keys.intent()).await?;
         let now = keyspace.revision(INTENT_GENERATION);
         if now != base {
             return Err(CommitError::Changed { base, now });
         }
-        self.replace(&keyspace, revision, intent, keyspace.lineage().or_new()).await
+        self.replace(&keyspace, revision, intent, keyspace.lineage().or_new(), entry).await
     }
 
     /// Writes the intent and the health of `copy`, which readers take whatever they know.
-    pub(in super::super) async fn restore(&self, copy: &ClusterState) -> Result<u64, CommitError> {
+    pub(in super::super) async fn restore(&self, copy: &ClusterState, entry: &HistoryEntry) -> Result<u64, CommitError> {
         let (keyspace, revision) = self.read(self.keys.state_range()).await?;
         let (there, known) = (keyspace.lineage(), copy.lineage.clone());
         let lineage = if known.id.is_empty() { there.clone() } else { known };
@@ -52,15 +52,17 @@ impl Etcd {
             operations.push(put(&generation, &serde_json::to_vec(&generation_record).unwrap_or_default(), 0));
             self.commit_txn(&[], &operations, &[&generation], &generation_record, chunk.len()).await?;
         }
-        self.replace(&keyspace, revision, &copy.intent, lineage).await
+        self.replace(&keyspace, revision, &copy.intent, lineage, entry).await
     }
 
     /// Declares what etcd holds as right, which readers then take whatever they know.
-    pub(in super::super) async fn accept(&self) -> Result<u64, CommitError> {
+    pub(in super::super) async fn accept(&self, origin: &Origin) -> Result<u64, CommitError> {
         let (keyspace, revision) = self.read(self.keys.state_range()).await?;
         let found = keyspace.cluster_state(&ClusterState::default()).map_err(CommitError::Unavailable)?;
         let known = self.view.borrow().cluster.lineage.accepted;
-        self.replace(&keyspace, revision, &found.intent, found.lineage.clone().accepted_now(&[found.lineage.accepted, known])).await
+        let entry = HistoryEntry::new(origin, found.intent_generation, Some(&found.intent), &found.intent);
+        let lineage = found.lineage.clone().accepted_now(&[found.lineage.accepted, known]);
+        self.replace(&keyspace, revision, &found.intent, lineage, &entry).await
     }
 
     /// Reads the keys of a range, and the revision of etcd then.
@@ -77,7 +79,14 @@ impl Etcd {
     }
 
     /// Replaces the intent of `keyspace`, which was read at `revision`.
-    async fn replace(&self, keyspace: &Keyspace, revision: u64, intent: &Intent, lineage: Lineage) -> Result<u64, CommitError> {
+    async fn replace(
+        &self,
+        keyspace: &Keyspace,
+        revision: u64,
+        intent: &Intent,
+        lineage: Lineage,
+        entry: &HistoryEntry,
+    ) -> Result<u64, CommitError> {
         let base = keyspace.revision(INTENT_GENERATION);
         let (first, end) = self.keys.intent();
         let wanted = intent_entries(intent);
@@ -90,9 +99,20 @@ impl Etcd {
         let generation = self.keys.of(INTENT_GENERATION);
         let count = operations.len();
         operations.push(put(&generation, &serde_json::to_vec(&generation_record).unwrap_or_default(), 0));
+        let entry = HistoryEntry { base, ..entry.clone() };
+        let without_intent = HistoryEntry { intent: Value::Null, ..entry.clone() };
         // The second comparison: no key was written by hand between read and write, or we would take it for ours.
         let compare = [mod_revision_is(&generation, base), unmodified_since(&first, &end, revision)];
-        let (done, txn) = self.commit_txn(&compare, &operations, &[&generation], &generation_record, count).await?;
+        let mut outcome = Err(CommitError::TooLarge(String::new()));
+        // The intent of a large change may be too large beside it.
+        for entry in [entry, without_intent] {
+            let operations = [operations.clone(), self.journal(revision, &entry).await?].concat();
+            outcome = self.commit_txn(&compare, &operations, &[&generation], &generation_record, count).await;
+            if !matches!(outcome, Err(CommitError::TooLarge(_))) {
+                break;
+            }
+        }
+        let (done, txn) = outcome?;
         if done {
             return Ok(revision_of(&txn, &generation).unwrap_or(txn.header.revision));
         }

@@ -7,6 +7,7 @@
 //! | `intent/generation` | author and time of the commit, number of pools, JSON | every commit |
 //! | `health/pool/NAME` | state of its backends, JSON | the health controller that leads |
 //! | `health/generation` | author and time of the publication, JSON | every publication |
+//! | `journal/REVISION` | a change of the intent, JSON: who, from where, when, why, what, and the intent after it | every commit, with it |
 //! | `leader/health` | name of the leading controller, with its lease | |
 //! | `director/NAME` | presence record of a director, JSON, with its lease | |
 //! | `suspicion/NAME` | backends that a director suspects, JSON, with a lease; absent without suspicions | |
@@ -32,6 +33,8 @@ pub(super) const INTENT_GENERATION: &str = "intent/generation";
 pub(super) const HEALTH: &str = "health/pool/";
 /// `health/generation`
 pub(super) const HEALTH_GENERATION: &str = "health/generation";
+/// `journal/`
+const JOURNAL: &str = "journal/";
 /// `leader/health`
 pub(super) const LEADER: &str = "leader/health";
 /// `director/`
@@ -66,6 +69,16 @@ impl Keys {
     /// Returns first key and end of the range that holds exactly `health/…` and `intent/…`.
     pub(super) fn state_range(&self) -> (String, String) {
         (self.of("health/"), self.of("intent0"))
+    }
+
+    /// Returns the key of the change that is made of what was read at `revision`. Keys sort as the changes were made.
+    pub(super) fn journal(&self, revision: u64) -> String {
+        self.of(&format!("{JOURNAL}{revision:020}"))
+    }
+
+    /// Returns the range of `journal/…`.
+    pub(super) fn journal_range(&self) -> (String, String) {
+        (self.of(JOURNAL), self.of("journal0"))
     }
 
     /// Returns the range of `intent/…`.

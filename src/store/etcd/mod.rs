@@ -7,6 +7,7 @@ mod api;
 mod client;
 mod commit;
 mod follow;
+mod journal;
 mod keys;
 mod keyspace;
 mod lease;

@@ -1,7 +1,8 @@
 //! The files of the store's directory, read and written as a whole; the only place that knows their format.
 
 use super::super::atomic_write::atomic_write;
-use super::super::{ClusterState, CommitError, Health, Lineage, PoolHealth};
+use super::super::history;
+use super::super::{ClusterState, CommitError, Health, HistoryEntry, Lineage, Origin, PoolHealth};
 use guideway_config::Intent;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -118,15 +119,20 @@ impl Disk {
         if record.intent_sha256 == digest || self.text(INTENT)?.as_deref() != Some(text) {
             return Ok(());
         }
-        atomic_write(&self.path(ACTIVE_INTENT), text.as_bytes())?;
+        let parsed = intent(text).map_err(invalid)?;
+        let entry = self.entry(&record, &parsed, &self.editor());
         record.generation += 1;
+        self.write_history(&HistoryEntry { generation: record.generation, ..entry.clone() })?;
+        atomic_write(&self.path(ACTIVE_INTENT), text.as_bytes())?;
         let lineage = record.lineage.or_new();
         record = Record { intent_generation: record.generation, intent_sha256: digest, manual: true, lineage, ..record };
-        self.write(&record)
+        self.write(&record)?;
+        history::audit(&entry, &Ok(record.generation));
+        Ok(())
     }
 
     /// Writes `copy` as the state in force, whatever there is now.
-    pub(super) fn restore(&self, copy: &ClusterState) -> io::Result<u64> {
+    pub(super) fn restore(&self, copy: &ClusterState, entry: HistoryEntry) -> io::Result<u64> {
         fs::create_dir_all(&self.directory)?;
         let _lock = self.lock()?;
         // It may be what is broken.
@@ -141,24 +147,34 @@ impl Disk {
             health: copy.health.clone(),
             ..Record::default()
         };
-        self.write_intent(&format!("{HEADER}{}", copy.intent.to_toml()), record)
+        self.write_intent(&format!("{HEADER}{}", copy.intent.to_toml()), record, entry)
     }
 
     /// Declares what is there as right: the edited intent, or else the one in force. `known` is when an operator last did so.
-    pub(super) fn accept(&self, known: u64) -> io::Result<u64> {
+    pub(super) fn accept(&self, known: u64, origin: &Origin) -> io::Result<u64> {
         let _lock = self.lock()?;
         let record = self.record()?;
         let text = match self.text(INTENT)? {
             Some(text) => text,
             None => self.text(ACTIVE_INTENT)?.unwrap_or_else(|| HEADER.to_owned()),
         };
-        intent(&text).map_err(invalid)?;
+        let entry = self.entry(&record, &intent(&text).map_err(invalid)?, origin);
         let lineage = record.lineage.clone().accepted_now(&[record.lineage.accepted, known]);
-        self.write_intent(&text, Record { lineage, manual: true, ..record })
+        self.write_intent(&text, Record { lineage, manual: true, ..record }, entry)
+    }
+
+    /// Describes the change of the intent in force to `after`.
+    fn entry(&self, record: &Record, after: &Intent, origin: &Origin) -> HistoryEntry {
+        let before = match record.intent_generation {
+            0 => Some(Intent::default()),
+            _ => self.text(ACTIVE_INTENT).ok().flatten().and_then(|text| intent(&text).ok()),
+        };
+        HistoryEntry::new(origin, record.intent_generation, before.as_ref(), after)
     }
 
     /// Writes an intent as the next generation after that of `record`.
-    fn write_intent(&self, text: &str, record: Record) -> io::Result<u64> {
+    fn write_intent(&self, text: &str, record: Record, entry: HistoryEntry) -> io::Result<u64> {
+        self.write_history(&HistoryEntry { generation: record.generation + 1, base: record.intent_generation, ..entry })?;
         atomic_write(&self.path(ACTIVE_INTENT), text.as_bytes())?;
         if self.text(INTENT)?.as_deref() != Some(text) {
             atomic_write(&self.path(INTENT), text.as_bytes())?;
@@ -168,8 +184,8 @@ impl Disk {
         Ok(generation)
     }
 
-    pub(super) fn commit(&self, base: u64, intent: &Intent) -> Result<u64, CommitError> {
-        let commit = || -> io::Result<Result<u64, CommitError>> {
+    pub(super) fn commit(&self, base: u64, intent: &Intent, entry: HistoryEntry) -> Result<u64, CommitError> {
+        let commit = move || -> io::Result<Result<u64, CommitError>> {
             let _lock = self.lock()?;
             let mut record = self.record()?;
             if record.intent_generation != base {
@@ -188,7 +204,7 @@ impl Disk {
             }
             let lineage = record.lineage.or_new();
             record = Record { manual: false, lineage, ..record };
-            self.write_intent(&format!("{HEADER}{}", intent.to_toml()), record).map(Ok)
+            self.write_intent(&format!("{HEADER}{}", intent.to_toml()), record, entry).map(Ok)
         };
         commit().unwrap_or_else(|why| Err(CommitError::Unavailable(why.to_string())))
     }
@@ -208,6 +224,11 @@ impl Disk {
             Ok(record.generation)
         };
         publish().map_err(|why| CommitError::Unavailable(why.to_string()))
+    }
+
+    /// Returns the changes, at most `limit`, the newest first.
+    pub(super) fn history(&self, limit: usize) -> io::Result<Vec<HistoryEntry>> {
+        self.read_history(self.record()?.intent_generation, limit)
     }
 
     pub(super) fn intent_generation(&self) -> io::Result<u64> {
@@ -254,7 +275,7 @@ impl Disk {
     }
 }
 
-fn invalid(why: String) -> io::Error {
+pub(super) fn invalid(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 

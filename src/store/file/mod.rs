@@ -6,6 +6,7 @@
 //! | `state.json` | the cluster state in force: its generations, the SHA-256 of its intent, health | every change, under the lock |
 //! | `active.toml` | the intent in force: the last valid `intent.toml` | every change, under the lock |
 //! | `intent.edited.toml` | the last edited `intent.toml` that a commit replaced | commits |
+//! | `history/GENERATION.json` | a change: who, from where, when, why, what, and the intent after it | every change of the intent, before `state.json` |
 //! | `lock` | locked (flock) while something is written | |
 //! | `leader` | locked by the health controller that leads, with its name in it | |
 //! | `directors/NAME.json` | presence record of a director; `NAME.lock` is locked while the director runs | directors |
@@ -22,12 +23,13 @@
 mod disk;
 mod edits;
 mod follow;
+mod history;
 mod leases;
 #[cfg(test)]
 mod tests;
 
 use super::known::Known;
-use super::{ClusterState, CommitError, PoolHealth, ReadError, StoreView};
+use super::{ClusterState, CommitError, HistoryEntry, Origin, PoolHealth, ReadError, StoreView};
 use disk::Disk;
 use follow::FollowHandle;
 use guideway_config::Intent;
@@ -64,21 +66,25 @@ impl File {
         &self.view
     }
 
-    pub(super) async fn restore(&self, copy: ClusterState) -> Result<u64, CommitError> {
-        self.on_disk(move |disk| disk.restore(&copy).map_err(|why| CommitError::Unavailable(why.to_string()))).await
+    pub(super) async fn restore(&self, copy: ClusterState, entry: HistoryEntry) -> Result<u64, CommitError> {
+        self.on_disk(move |disk| disk.restore(&copy, entry).map_err(|why| CommitError::Unavailable(why.to_string()))).await
     }
 
-    pub(super) async fn accept(&self) -> Result<u64, CommitError> {
+    pub(super) async fn accept(&self, origin: Origin) -> Result<u64, CommitError> {
         let known = self.view.borrow().cluster.lineage.accepted;
-        self.on_disk(move |disk| disk.accept(known).map_err(|why| CommitError::Unavailable(why.to_string()))).await
+        self.on_disk(move |disk| disk.accept(known, &origin).map_err(|why| CommitError::Unavailable(why.to_string()))).await
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<StoreView> {
         self.view.subscribe()
     }
 
-    pub(super) async fn commit(&self, base: u64, intent: Intent) -> Result<u64, CommitError> {
-        self.on_disk(move |disk| disk.commit(base, &intent)).await
+    pub(super) async fn commit(&self, base: u64, intent: Intent, entry: HistoryEntry) -> Result<u64, CommitError> {
+        self.on_disk(move |disk| disk.commit(base, &intent, entry)).await
+    }
+
+    pub(super) fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, ReadError> {
+        self.disk.history(limit).map_err(|why| ReadError(why.to_string()))
     }
 
     pub(super) fn intent_generation(&self) -> Result<u64, ReadError> {

@@ -52,12 +52,12 @@ async fn all_processes_have_the_same_cluster_state_and_generation() {
     let (one, two) = (open(&home).await, open(&home).await);
     let (mut first, mut second) = (one.watch(), two.watch());
     assert_eq!((one.kind(), one.is_durable(), first.borrow().cluster.generation), ("file", true, 0));
-    assert_eq!(one.commit(0, intent(100)).await, Ok(1));
+    assert_eq!(one.commit(0, intent(100), &crate::Origin::default()).await, Ok(1));
     for watch in [&mut first, &mut second] {
         let view = wait_for_view(watch, |view| view.cluster.generation == 1).await;
         assert_eq!((&*view.cluster.intent, view.cluster.intent_generation), (&intent(100), 1));
     }
-    assert_eq!(two.commit(0, intent(7)).await, Err(CommitError::Changed { base: 0, now: 1 }));
+    assert_eq!(two.commit(0, intent(7), &crate::Origin::default()).await, Err(CommitError::Changed { base: 0, now: 1 }));
 
     // Health has its own writer: the leader.
     assert_eq!(two.publish("boot", down()).await, Err(CommitError::NotLeading));
@@ -75,10 +75,10 @@ async fn all_processes_have_the_same_cluster_state_and_generation() {
         assert_eq!((&*view.cluster.intent, view.cluster.intent_generation, view.stale.is_none()), (&intent(7), 3, true));
     }
     // A commit keeps the edited file beside it.
-    assert_eq!(one.commit(3, intent(8)).await, Ok(4));
+    assert_eq!(one.commit(3, intent(8), &crate::Origin::default()).await, Ok(4));
     assert_eq!(fs::read_to_string(home.join("intent.edited.toml")).unwrap(), intent_text(7));
     assert!(fs::read_to_string(home.join("intent.toml")).unwrap().starts_with("# VIPs and pools of the directors"));
-    assert_eq!(two.commit(3, intent(9)).await, Err(CommitError::Changed { base: 3, now: 4 }));
+    assert_eq!(two.commit(3, intent(9), &crate::Origin::default()).await, Err(CommitError::Changed { base: 3, now: 4 }));
 
     // The same after a restart of all processes.
     drop((one, two, leadership));
@@ -101,7 +101,9 @@ async fn an_invalid_edit_leaves_the_last_valid_cluster_state_in_force_also_after
     let Some(Stale { why, .. }) = bad.stale else { panic!() };
     assert!(why.contains("intent.toml has errors") && why.contains("1001") && why.contains("tfpt") && why.lines().count() >= 3, "{why}");
     assert_eq!((bad.cluster.generation, &*bad.cluster.intent), (1, &intent(5)));
-    let Err(CommitError::Unavailable(refused)) = store.commit(1, intent(6)).await else { panic!("an edit must not be lost") };
+    let Err(CommitError::Unavailable(refused)) = store.commit(1, intent(6), &crate::Origin::default()).await else {
+        panic!("an edit must not be lost")
+    };
     assert!(refused.contains("was edited"), "{refused}");
 
     // Health still changes, and a restart finds the valid intent.
@@ -129,7 +131,7 @@ async fn three_processes_see_a_change_a_moment_later() {
     let (mut took, mut delays) = (Vec::new(), Vec::new());
     for base in 0..100u16 {
         let began = std::time::Instant::now();
-        let generation = stores[usize::from(base) % 3].commit(base.into(), intent(base)).await.unwrap();
+        let generation = stores[usize::from(base) % 3].commit(base.into(), intent(base), &crate::Origin::default()).await.unwrap();
         let committed = began.elapsed();
         for watch in &mut watches {
             let view = wait_for_view(watch, |view| view.cluster.generation == generation).await;
@@ -178,15 +180,15 @@ async fn a_directory_that_is_moved_away_and_back_is_found_again() {
     let (home, away) = (directory.path().join("here"), directory.path().join("away"));
     let store = open(&home).await;
     let mut watch = store.watch();
-    store.commit(0, intent(5)).await.unwrap();
+    store.commit(0, intent(5), &crate::Origin::default()).await.unwrap();
     wait_for_view(&mut watch, |view| view.cluster.generation == 1).await;
     fs::rename(&home, &away).unwrap();
     let gone = wait_for_view(&mut watch, |view| view.stale.is_some()).await;
     assert_eq!(&*gone.cluster.intent, &intent(5));
-    assert!(matches!(store.commit(1, intent(6)).await, Err(CommitError::Unavailable(_))));
+    assert!(matches!(store.commit(1, intent(6), &crate::Origin::default()).await, Err(CommitError::Unavailable(_))));
     fs::rename(&away, &home).unwrap();
     wait_for_view(&mut watch, |view| view.stale.is_none()).await;
-    assert_eq!(store.commit(1, intent(6)).await, Ok(2));
+    assert_eq!(store.commit(1, intent(6), &crate::Origin::default()).await, Ok(2));
 }
 
 #[tokio::test]
@@ -228,7 +230,7 @@ async fn a_directory_that_is_made_again_changes_nothing_until_an_operator_decide
     let (home, copy) = (directory.path().join("store"), directory.path().join("copy.json"));
     let store = open_cached(&home, &copy).await;
     let mut watch = store.watch();
-    assert_eq!(store.commit(0, intent(5)).await, Ok(1));
+    assert_eq!(store.commit(0, intent(5), &crate::Origin::default()).await, Ok(1));
     let mut leadership = store.campaign("h1");
     leadership.elected().await;
     assert_eq!(store.publish("boot", down()).await, Ok(2));
@@ -241,7 +243,9 @@ async fn a_directory_that_is_made_again_changes_nothing_until_an_operator_decide
     fs::create_dir(&home).unwrap();
     let trouble = wait_for_view(&mut watch, is_rolled_back).await;
     assert_eq!(trouble.cluster, known);
-    assert!(matches!(store.commit(1, intent(6)).await, Err(CommitError::Unavailable(why)) if why.contains("the store is empty")));
+    assert!(
+        matches!(store.commit(1, intent(6), &crate::Origin::default()).await, Err(CommitError::Unavailable(why)) if why.contains("the store is empty"))
+    );
     assert!(store.publish("boot", down()).await.is_err(), "the lost history is not begun anew");
     // A file that somebody puts there is another store.
     fs::write(home.join("intent.toml"), intent_text(7)).unwrap();
@@ -255,7 +259,7 @@ async fn a_directory_that_is_made_again_changes_nothing_until_an_operator_decide
     let mut watch = store.watch();
     assert_eq!(wait_for_view(&mut watch, is_rolled_back).await.cluster, known);
     assert_eq!(cache::read(&copy).as_ref(), Ok(&*known));
-    let generation = other.restore(&known).await.unwrap();
+    let generation = other.restore(&known, &crate::Origin::default()).await.unwrap();
     let restored = wait_for_view(&mut watch, |view| view.stale.is_none()).await.cluster;
     assert_eq!((restored.generation, &restored.intent, &restored.health), (generation, &known.intent, &known.health));
     assert_eq!(fs::read_to_string(home.join("intent.edited.toml")).unwrap(), intent_text(7));
@@ -267,10 +271,10 @@ async fn a_directory_that_is_made_again_changes_nothing_until_an_operator_decide
     fs::remove_file(home.join("state.json")).unwrap();
     fs::write(home.join("intent.toml"), intent_text(9)).unwrap();
     wait_for_view(&mut watch, is_rolled_back).await;
-    let generation = store.accept().await.unwrap();
+    let generation = store.accept(&crate::Origin::default()).await.unwrap();
     let accepted = wait_for_view(&mut watch, |view| view.stale.is_none()).await.cluster;
     assert_eq!((accepted.generation, &*accepted.intent), (generation, &intent(9)));
-    store.commit(accepted.intent_generation, intent(10)).await.unwrap();
+    store.commit(accepted.intent_generation, intent(10), &crate::Origin::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -278,13 +282,46 @@ async fn an_edit_without_any_vip_waits_for_an_operator() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
     let mut watch = store.watch();
-    store.commit(0, intent(5)).await.unwrap();
+    store.commit(0, intent(5), &crate::Origin::default()).await.unwrap();
     wait_for_view(&mut watch, |view| view.cluster.generation == 1).await;
     // The disk was full, or the editor died: the beginning of the file is a valid file.
     fs::write(directory.path().join("intent.toml"), &intent_text(6)[..7]).unwrap();
     let view = wait_for_view(&mut watch, |view| view.stale.is_some()).await;
     assert!(view.stale.unwrap().why.contains("has no VIP any more"));
     assert_eq!(&*view.cluster.intent, &intent(5));
-    store.accept().await.unwrap();
+    store.accept(&crate::Origin::default()).await.unwrap();
     assert!(wait_for_view(&mut watch, |view| view.stale.is_none()).await.cluster.intent.vips.is_empty());
+}
+
+#[tokio::test]
+async fn each_change_is_kept_with_who_made_it_and_with_its_intent() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let store = open(&home).await;
+    let origin = |who: &str| crate::Origin { who: who.to_owned(), from: "a test".to_owned(), reason: Some("because".to_owned()) };
+    store.commit(0, intent(100), &origin("alice")).await.unwrap();
+    let mut watch = store.watch();
+    wait_for_view(&mut watch, |view| view.cluster.generation == 1).await;
+    // An orphan: its writer died before the change happened.
+    let orphan =
+        fs::read_to_string(home.join("history/00000000000000000001.json")).unwrap().replace("\"generation\":1", "\"generation\":2");
+    fs::write(home.join("history/00000000000000000002.json"), orphan.replace("\"base\":0", "\"base\":1")).unwrap();
+    assert_eq!(store.history(10).await.unwrap().len(), 1, "not a change until it is in force");
+    assert_eq!(store.commit(1, intent(7), &origin("bob")).await, Ok(2));
+    wait_for_view(&mut watch, |view| view.cluster.generation == 2).await;
+    fs::write(home.join("intent.toml"), intent_text(9)).unwrap();
+    wait_for_view(&mut watch, |view| view.cluster.generation == 3).await;
+    assert!(matches!(store.commit(1, intent(5), &origin("eve")).await, Err(CommitError::Changed { .. })));
+
+    let history = open(&home).await.history(10).await.unwrap();
+    let said: Vec<_> = history.iter().map(|entry| (entry.generation, entry.base, entry.changes.join("; "))).collect();
+    let weight = |before: u8, after: u8| format!("~ backend boot/t1: weight {before} becomes {after}");
+    let first = "+ VIP 192.0.2.69 tftp; + pool boot; + backend boot/t1".to_owned();
+    assert_eq!(said, [(3, 2, weight(7, 9)), (2, 1, weight(100, 7)), (1, 0, first)]);
+    assert_eq!((history[1].origin.clone(), history[1].intent()), (origin("bob"), Ok(intent(7))));
+    let owner = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+    assert!(history[0].origin.who == owner && history[0].origin.from.contains("intent.toml"), "{:?}", history[0].origin);
+    assert_eq!(store.history(1).await.unwrap(), history[..1]);
+    let before = store.change_of(2).await.unwrap().unwrap();
+    assert_eq!((before.generation, store.change_of(0).await.unwrap()), (2, None));
 }
