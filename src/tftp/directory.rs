@@ -3,7 +3,7 @@
 //! Symbolic links are followed as long as they stay below the directory. Absolute ones may name their target as the host sees it, or as it looks after
 //! chroot(2) to the directory.
 //!
-//! In a process of root only files are served that everybody may read.
+//! In a process of root only files are served that everybody may read by their own mode (`o+r`); the modes of their directories do not count.
 //!
 //! A name that the kernel can resolve from memory (`RESOLVE_CACHED`), on a local file system, is opened at once. All others are opened on threads that
 //! may block: one for all requests for a name at a time, and at most a few for each of two kinds of places, the root's own file system and those mounted
@@ -46,6 +46,8 @@ impl Default for DirectoryOptions {
 
 /// Openings at once on the root's own file system, and on those mounted below it.
 const MAX_OPENING: usize = 16;
+/// Openings that run or wait, by name. Beyond it requests are overload, and are not answered.
+const MAX_WAITING: usize = 4096;
 
 /// Serves the files below a directory.
 #[derive(Clone, Debug)]
@@ -96,6 +98,7 @@ impl Handler for Directory {
             let mut running = lock(&self.0.opening);
             match running.get(&path) {
                 Some(opening) => opening.clone(),
+                None if running.len() >= MAX_WAITING => return Err(Refusal::overloaded()),
                 None => {
                     let (sender, receiver) = watch::channel(None);
                     running.insert(path.clone(), receiver.clone());
@@ -139,20 +142,31 @@ impl Inner {
     /// Opens a file for all requests that wait for it.
     async fn open_for_all(self: Arc<Inner>, path: PathBuf, sender: watch::Sender<Option<Opened>>) {
         /// However it ends, later requests open the file anew.
-        struct Entry(Arc<Inner>, PathBuf);
+        struct Entry(Arc<Inner>, Option<PathBuf>);
         impl Drop for Entry {
             fn drop(&mut self) {
-                lock(&self.0.opening).remove(&self.1);
+                if let Some(path) = self.1.take() {
+                    lock(&self.0.opening).remove(&path);
+                }
             }
         }
-        let entry = Entry(Arc::clone(&self), path);
+        let mut entry = Entry(Arc::clone(&self), Some(path.clone()));
         let mut opened = Err(NotOpen::Further);
         for (reach, places) in [(Reach::Own, &self.own_places), (Reach::Mounted, &self.mounted_places)] {
             if !matches!(opened, Err(NotOpen::Further)) {
                 break;
             }
             let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
-            let (inner, path) = (Arc::clone(&self), entry.1.clone());
+            {
+                // The clients may have gone meanwhile; one receiver is the entry's own.
+                let mut running = lock(&self.opening);
+                if sender.receiver_count() <= 1 {
+                    running.remove(&path);
+                    entry.1 = None;
+                    return;
+                }
+            }
+            let (inner, path) = (Arc::clone(&self), path.clone());
             let open = tokio::task::spawn_blocking(move || {
                 let _held = place;
                 inner.open_in_any_case(&path, reach)
@@ -175,10 +189,7 @@ impl Inner {
         let root = self.root.current();
         match self.open(&root, path, reach) {
             Err(NotOpen::Refused(refusal)) if self.options.ignore_case && refusal == Refusal::not_found() => {
-                if reach == Reach::Own {
-                    return Err(NotOpen::Further);
-                }
-                self.folded(&root, path).map_or(Err(NotOpen::Refused(refusal)), |path| self.open(&root, &path, Reach::Mounted))
+                self.folded(&root, path, reach)?.map_or(Err(NotOpen::Refused(refusal)), |path| self.open(&root, &path, reach))
             }
             opened => opened,
         }
@@ -223,28 +234,32 @@ impl Inner {
         Ok(Content(file))
     }
 
-    /// Returns the path on disk that differs only in the case of ASCII letters, if there is one.
-    fn folded(&self, root: &OpenRoot, path: &Path) -> Option<PathBuf> {
+    /// Returns the path on disk that differs only in the case of ASCII letters, if there is one within reach.
+    fn folded(&self, root: &OpenRoot, path: &Path, reach: Reach) -> Result<Option<PathBuf>, NotOpen> {
+        let openat = |path: &Path| match self.openat(root, path, reach) {
+            Err(Errno::EXDEV) if reach == Reach::Own => Err(NotOpen::Further),
+            opened => Ok(opened.ok()),
+        };
         let mut found = PathBuf::new();
         for part in path.components() {
             let part = match part {
                 std::path::Component::Normal(part) => part,
                 std::path::Component::CurDir => continue,
-                _ => return None,
+                _ => return Ok(None),
             };
             let exact = found.join(part);
-            if self.openat(root, &exact, Reach::Mounted).is_ok() {
+            if openat(&exact)?.is_some() {
                 found = exact;
                 continue;
             }
             let directory = if found.as_os_str().is_empty() { Path::new(".") } else { &found };
-            let mut entries = nix::dir::Dir::from_fd(self.openat(root, directory, Reach::Mounted).ok()?).ok()?;
+            let Some(mut entries) = openat(directory)?.and_then(|directory| nix::dir::Dir::from_fd(directory).ok()) else { return Ok(None) };
             let same = |name: &OsStr| name.as_bytes().eq_ignore_ascii_case(part.as_bytes());
-            let entry =
-                entries.iter().flatten().map(|e| OsStr::from_bytes(e.file_name().to_bytes()).to_owned()).filter(|n| same(n)).min()?;
-            found.push(entry);
+            let names = entries.iter().flatten().map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
+            let Some(name) = names.filter(|name| same(name)).min() else { return Ok(None) };
+            found.push(name);
         }
-        Some(found)
+        Ok(Some(found))
     }
 }
 

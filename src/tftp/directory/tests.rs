@@ -2,6 +2,7 @@ use super::*;
 use crate::handlers::testing::{read_all, request, settle, start};
 use crate::packet::ErrorCode;
 use std::fs;
+use std::future::Future;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 /// A root with files, and a secret file outside of it.
@@ -189,4 +190,36 @@ fn a_root_that_is_not_a_directory() {
     let dir = place();
     assert!(Directory::new(dir.path().join("secret"), DirectoryOptions::default()).is_err());
     assert!(Directory::new(dir.path().join("missing"), DirectoryOptions::default()).is_err());
+}
+
+#[test]
+fn a_flood_of_names_below_a_mount_that_hangs_is_bounded_and_forgotten() {
+    let dir = place();
+    let d = directory(&dir, DirectoryOptions::default());
+    let runtime = crate::handlers::testing::runtime();
+    let _entered = runtime.enter();
+    let hung = Arc::clone(&d.0.own_places).try_acquire_many_owned(MAX_OPENING as u32).unwrap();
+    let client = "198.51.100.7:2000".parse().unwrap();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut waiting: Vec<_> = (0..MAX_WAITING).map(|n| Box::pin(d.open(request(client, format!("n{n}").as_bytes())))).collect();
+    assert!(waiting.iter_mut().all(|open| open.as_mut().poll(&mut context).is_pending()));
+    assert_eq!(settle(start(&d, b"beyond")).unwrap_err(), Refusal::overloaded());
+    // Their clients have gone: when the mount answers again, no thread opens anything for them.
+    drop(waiting);
+    drop(hung);
+    let since = std::time::Instant::now();
+    while !lock(&d.0.opening).is_empty() {
+        assert!(since.elapsed() < std::time::Duration::from_secs(10));
+        std::thread::yield_now();
+    }
+    assert_eq!(bytes(&d, b"plain"), Ok(b"plain".to_vec()));
+}
+
+#[test]
+fn names_in_another_case_need_no_place_of_what_is_mounted_below() {
+    let dir = place();
+    let d = directory(&dir, DirectoryOptions { ignore_case: true, ..DirectoryOptions::default() });
+    let _hung = Arc::clone(&d.0.mounted_places).try_acquire_many_owned(MAX_OPENING as u32).unwrap();
+    assert_eq!(bytes(&d, b"BOOT/grub/GRUB.cfg"), Ok(b"menu".to_vec()));
+    assert_eq!(bytes(&d, b"pxelinux.cfg/C0A80001"), Err(ErrorCode::NOT_FOUND));
 }
