@@ -33,6 +33,16 @@ fn analyze() -> Option<Command> {
 }
 
 #[test]
+fn a_server_that_takes_gre_itself_does_without_the_socket() {
+    // A dependency cannot be taken back in a drop-in (systemd.unit(5)), so the service has none; systemd passes the socket of a unit of the same name.
+    let service = units().into_iter().find(|unit| unit.ends_with("guideway-tftpd.service")).unwrap();
+    let text = std::fs::read_to_string(&service).unwrap();
+    assert!(!text.contains("Requires=") && !text.contains("Wants=") && text.contains("After=network.target guideway-tftpd.socket"));
+    let drop_in = std::fs::read_to_string(service.with_file_name("guideway-tftpd-tunnel.conf")).unwrap();
+    assert!(drop_in.contains("[Service]") && !drop_in.contains("[Unit]"));
+}
+
+#[test]
 fn units_have_sections_and_settings_and_start_what_there_is() {
     let names: Vec<String> = units().iter().map(|unit| unit.file_name().unwrap().to_string_lossy().into_owned()).collect();
     assert_eq!(names, ["guideway-director.service", "guideway-health.service", "guideway-tftpd.service", "guideway-tftpd.socket"]);
