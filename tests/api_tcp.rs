@@ -283,3 +283,36 @@ fn a_reload_takes_a_new_token_and_a_new_certificate() {
         assert!(matches!(ask("current", "good.pem"), Err(Error::Connect { .. } | Error::InvalidResponse { .. })), "the old certificate");
     });
 }
+
+#[test]
+fn a_read_only_token_changes_nothing_and_tokens_are_rotated_by_a_reload() {
+    in_namespaces(|_wire| {
+        let director = start("[api]\nlisten = \"127.0.0.1:9443\"\ntoken_file = \"DIRECTORY/token\"\n");
+        let path = director.directory.path().to_owned();
+        let (reader, operator) = ("r".repeat(32), "o".repeat(32));
+        token(&path, "reader", &reader, 0o600);
+        token(&path, "operator", &operator, 0o600);
+        let of = |name: &str| client(&director, "http://127.0.0.1:9443", Some(name), None);
+        let drain = "/v1/pools/boot/backends/t1/drain?reason=disk";
+        let who = || director.get("/v1/history")["changes"][0]["who"].clone();
+        // A file with one token alone: an operator's.
+        assert_eq!(status(of("token").change("POST", drain, None)), 200);
+        assert_eq!(who(), "token");
+
+        token(&path, "token", &format!("monitor read-only {reader}\nalice operator {operator}\n"), 0o600);
+        assert!(director.command("reload").status.success());
+        assert_eq!(status(of("current").get::<serde_json::Value>("/v1/status")), 401, "the token of before");
+        assert_eq!(status(of("reader").get::<serde_json::Value>("/v1/intent")), 200);
+        let before = director.state();
+        for (method, path) in
+            [("POST", "/v1/pools/boot/backends/t2/drain?confirm=true"), ("POST", "/v1/reload"), ("DELETE", "/v1/vips/192.0.2.69")]
+        {
+            assert_eq!(status(of("reader").change(method, path, None)), 403, "{method} {path}");
+        }
+        assert_eq!(director.state(), before);
+        let line = director.logged("change of the intent refused");
+        assert!(line.contains("monitor") && line.contains("127.0.0.1:") && line.contains("read-only"), "{line}");
+        assert_eq!(status(of("operator").change("POST", drain, None)), 200);
+        assert_eq!(who(), "alice");
+    });
+}

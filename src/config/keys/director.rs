@@ -157,7 +157,7 @@ const API: &[Key] = &[
     key(
         "token_file",
         "none",
-        "file with the bearer token, at least 16 characters, not readable by everybody; required unless `client_ca` is set",
+        "file with a bearer token of at least 16 characters, or with lines `NAME ROLE TOKEN`, not readable by everybody; required unless `client_ca` is set",
     ),
     key("cert", "none", "PEM file with the certificate, for TLS; required unless `listen` is a loopback address"),
     key("key", "none", "PEM file with the key of the certificate"),

@@ -33,9 +33,28 @@ pub struct Credentials(Arc<ArcSwap<Secrets>>);
 
 /// What the files hold.
 pub(super) struct Secrets {
-    /// SHA-256 of the token.
-    pub(super) token: Option<[u8; 32]>,
+    /// The tokens, if there is a `token_file`.
+    pub(super) tokens: Option<Vec<Token>>,
     pub(super) tls: Option<TlsAcceptor>,
+}
+
+/// A token of the `token_file`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    /// Who has it.
+    pub(super) name: String,
+    pub(super) role: Role,
+    /// SHA-256 of the token.
+    pub(super) sha256: [u8; 32],
+}
+
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Reads.
+    ReadOnly,
+    /// Reads and changes.
+    Operator,
 }
 
 impl Credentials {
@@ -63,26 +82,65 @@ impl Credentials {
 
     #[cfg(test)]
     pub(super) fn with_token(token: &[u8]) -> Credentials {
-        Credentials(Arc::new(ArcSwap::from_pointee(Secrets { token: Some(Sha256::digest(token).into()), tls: None })))
+        Credentials(Arc::new(ArcSwap::from_pointee(Secrets { tokens: tokens_of(token).ok(), tls: None })))
     }
 }
 
 fn secrets(config: &ApiListen) -> Result<Secrets, FileError> {
     let tls = config.tls.as_ref().map(acceptor).transpose()?;
-    let token = config.token_file.as_deref().map(token).transpose()?;
-    Ok(Secrets { token, tls })
+    let tokens = config.token_file.as_deref().map(tokens).transpose()?;
+    Ok(Secrets { tokens, tls })
 }
 
-fn token(path: &Path) -> Result<[u8; 32], FileError> {
+/// Reads the tokens, which only their owner may read.
+fn tokens(path: &Path) -> Result<Vec<Token>, FileError> {
     let failed = |why: String| FileError { key: "token_file", path: path.to_owned(), why };
     let text = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
     if let Some(why) = exposed_because(path) {
         return Err(failed(why));
     }
-    let token = text.trim_ascii();
-    if token.len() < MIN_TOKEN_LEN || !token.iter().all(u8::is_ascii_graphic) {
-        let why = format!("holds no token; one has at least {MIN_TOKEN_LEN} printable characters without spaces (openssl rand -hex 32)");
-        return Err(failed(why));
+    tokens_of(&text).map_err(failed)
+}
+
+/// Parses one token alone, which is an operator's, or lines `NAME ROLE TOKEN`. Errors never show a token.
+fn tokens_of(text: &[u8]) -> Result<Vec<Token>, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8".to_owned())?;
+    let lines = (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let lines: Vec<(usize, Vec<&str>)> = lines.map(|(number, line)| (number, line.split_whitespace().collect())).collect();
+    if let [(_, fields)] = lines.as_slice()
+        && let [token] = fields.as_slice()
+    {
+        return Ok(vec![Token { name: "token".to_owned(), role: Role::Operator, sha256: digest(token)? }]);
+    }
+    let mut tokens: Vec<Token> = Vec::new();
+    for (number, fields) in lines {
+        let wrong = |why: String| format!("line {number}: {why}");
+        let [name, role, token] = fields.as_slice() else {
+            return Err(wrong("NAME ROLE TOKEN is expected, with the role operator or read-only".to_owned()));
+        };
+        let role = match *role {
+            "operator" => Role::Operator,
+            "read-only" => Role::ReadOnly,
+            other => return Err(wrong(format!("the role {other:?} is neither operator nor read-only"))),
+        };
+        if tokens.iter().any(|token| token.name == *name) {
+            return Err(wrong(format!("the name {name:?} is given twice")));
+        }
+        tokens.push(Token { name: (*name).to_owned(), role, sha256: digest(token).map_err(wrong)? });
+    }
+    if tokens.is_empty() { Err("holds no token; openssl rand -hex 32 makes one".to_owned()) } else { Ok(tokens) }
+}
+
+/// Returns the SHA-256 of a token, which may be written as `sha256:HEX`.
+fn digest(token: &str) -> Result<[u8; 32], String> {
+    if let Some(hex) = token.strip_prefix("sha256:") {
+        let byte = |at: usize| hex.get(2 * at..2 * at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let bytes: Option<Vec<u8>> = (0..32).map(byte).collect();
+        let bytes = bytes.filter(|_| hex.len() == 64).and_then(|bytes| bytes.try_into().ok());
+        return bytes.ok_or_else(|| "sha256: is followed by 64 hexadecimal digits".to_owned());
+    }
+    if token.len() < MIN_TOKEN_LEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("a token has at least {MIN_TOKEN_LEN} printable characters without spaces (openssl rand -hex 32)"));
     }
     Ok(Sha256::digest(token).into())
 }
@@ -131,11 +189,26 @@ mod tests {
         let with = |text: &str, mode: u32| {
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            token(&path).map_err(|error| error.to_string())
+            tokens(&path).map_err(|error| error.to_string())
         };
-        assert_eq!(with("0123456789abcdef\n", 0o600), Ok(Sha256::digest(b"0123456789abcdef").into()));
+        let sha256: [u8; 32] = Sha256::digest(b"0123456789abcdef").into();
+        let token = |name: &str, role| Token { name: name.to_owned(), role, sha256 };
+        assert_eq!(with("0123456789abcdef\n", 0o600), Ok(vec![token("token", Role::Operator)]));
+        let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        let several = format!("# who\nalice operator 0123456789abcdef\n\nmonitor  read-only\tsha256:{hex}\n");
+        assert_eq!(with(&several, 0o600), Ok(vec![token("alice", Role::Operator), token("monitor", Role::ReadOnly)]));
+        for (bad, why) in [
+            ("alice operator 0123456789abcdef\nalice read-only 0123456789abcdeF\n", "line 2: the name \"alice\" is given twice"),
+            ("alice admin 0123456789abcdef\n", "line 1: the role \"admin\""),
+            ("a operator 0123456789abcdef\n0123456789abcdef\n", "line 2: NAME ROLE TOKEN"),
+            ("a operator sha256:12\nb operator 0123456789abcdef", "line 1: sha256: is followed by 64"),
+            ("# nothing\n", "holds no token"),
+        ] {
+            let said = with(bad, 0o600).unwrap_err();
+            assert!(said.contains(why) && !said.contains("0123456789abcde"), "{said}");
+        }
         assert!(with("0123456789abcdef", 0o644).unwrap_err().contains("mode 644"));
         assert!(with("short", 0o600).unwrap_err().contains("at least 16"));
-        assert!(with("0123456789 abcdef", 0o600).unwrap_err().contains("without spaces"));
+        assert!(with("0123456789 abcdef", 0o600).unwrap_err().contains("NAME ROLE TOKEN"));
     }
 }

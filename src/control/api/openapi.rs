@@ -111,6 +111,7 @@ fn error_responses(operation: &Operation) -> Vec<(u16, String)> {
     let all = [
         (400, true, "the request cannot be understood".to_owned()),
         (401, true, "over TCP: no token, or a wrong one".to_owned()),
+        (403, operation.method != "GET", "over TCP: the token is read-only".to_owned()),
         (404, operation.names().next().is_some() || operation.id == "backends", "there is nothing of that name".to_owned()),
         (405, true, "the path does not know this method".to_owned()),
         (408, true, "the body did not arrive in time".to_owned()),

@@ -1,11 +1,12 @@
 //! A request, checked against its operation before the handler gets it.
 
+use super::credentials::Role;
 use super::error::{ApiError, quote};
 use super::operation::Operation;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use guideway_config::text;
-use guideway_store::Origin;
+use guideway_store::{Origin, audit_refused};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 use std::time::Duration;
@@ -17,7 +18,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who asks over a connection, as an extension of its requests.
 #[derive(Clone, Debug)]
-pub(super) struct Caller(pub(super) Origin);
+pub(super) struct Caller {
+    pub(super) origin: Origin,
+    pub(super) role: Role,
+}
 
 /// A checked request.
 #[derive(Debug)]
@@ -62,9 +66,16 @@ impl ApiRequest {
         let operation = parts.extensions.get::<&'static Operation>().copied();
         let operation = operation.ok_or_else(|| ApiError::bad("there is no such operation"))?;
         let query = query(&parts.uri, operation)?;
-        let mut origin = parts.extensions.get::<Caller>().map(|caller| caller.0.clone()).unwrap_or_default();
+        let caller = parts.extensions.get::<Caller>().cloned();
+        let Caller { mut origin, role } = caller.unwrap_or(Caller { origin: Origin::default(), role: Role::ReadOnly });
         origin.reason = query.iter().find(|(name, _)| name == "reason").map(|(_, reason)| reason.clone());
         let line = format!("{} {}", parts.method, quote(parts.uri.path()));
+        if operation.method != "GET" && role != Role::Operator {
+            let error =
+                format!("{} is read-only: {} {} takes the token of an operator", quote(&origin.who), operation.method, operation.path);
+            audit_refused(&origin, &line, &error);
+            return Err(ApiError::new(StatusCode::FORBIDDEN, error));
+        }
         let if_match = if_match(&parts.headers)?;
         let last_event = last_event(&parts.headers)?;
         let path = RawPathParams::from_request_parts(&mut parts, &()).await;

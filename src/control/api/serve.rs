@@ -1,5 +1,6 @@
 //! Serves connections of a listener, each with a deadline for its requests.
 
+use super::credentials::Role;
 use super::request::Caller;
 use super::router::router;
 use super::state::Api;
@@ -27,7 +28,7 @@ pub async fn serve(listener: UnixListener, api: Arc<Api>) -> std::io::Result<()>
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let router = router.clone().layer(Extension(Caller(peer(&stream))));
+                let router = router.clone().layer(Extension(Caller { origin: peer(&stream), role: Role::Operator }));
                 drop(tokio::spawn(connection(stream, router)));
             }
             Err(error) => {

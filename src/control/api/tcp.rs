@@ -1,6 +1,6 @@
 //! The API over TCP, for clients with a token, a certificate, or both. It has a thread of its own, so that connections never delay control.
 
-use super::credentials::{Credentials, FileError};
+use super::credentials::{Credentials, FileError, Role};
 use super::error::ApiError;
 use super::request::Caller;
 use super::router::router;
@@ -107,7 +107,7 @@ impl Tcp {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let connections = Connections::new(LIMITS);
         // A token is shown with each request; without tokens, the handshake is all there is.
-        let certificate_suffices = self.credentials.get().token.is_none();
+        let certificate_suffices = self.credentials.get().tokens.is_none();
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -155,10 +155,10 @@ async fn require_token(
 ) -> Response {
     let shown = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes().to_vec());
     let api_error = match authenticator.authenticate(client.peer.ip(), shown.as_deref()) {
-        Ok(()) => {
+        Ok((who, role)) => {
             client.ticket.authenticate();
-            let who = if shown.is_some() { "the token" } else { "a certificate" };
-            request.extensions_mut().insert(Caller(Origin { who: who.to_owned(), from: client.peer.to_string(), reason: None }));
+            let origin = Origin { who, from: client.peer.to_string(), reason: None };
+            request.extensions_mut().insert(Caller { origin, role });
             return next.run(request).await;
         }
         Err(api_error) => api_error,
@@ -174,12 +174,18 @@ async fn require_token(
 }
 
 impl Authenticator {
-    fn authenticate(&self, peer: IpAddr, authorization: Option<&[u8]>) -> Result<(), ApiError> {
-        let Some(token) = self.credentials.get().token else { return Ok(()) };
+    /// Returns the name and the role of the client.
+    fn authenticate(&self, peer: IpAddr, authorization: Option<&[u8]>) -> Result<(String, Role), ApiError> {
+        let credentials = self.credentials.get();
+        let Some(tokens) = &credentials.tokens else { return Ok(("a certificate".to_owned(), Role::Operator)) };
         let shown = authorization.and_then(bearer);
         // Whoever has the token is never locked out by those who have not, behind the same address or from many.
-        if shown.is_some_and(|shown| constant_time_eq(&Sha256::digest(shown).into(), &token)) {
-            return Ok(());
+        if let Some(shown) = shown.map(|shown| Sha256::digest(shown).into()) {
+            // Compares with all, so that the time does not tell which one it is.
+            let found = tokens.iter().fold(None, |found, token| if constant_time_eq(&shown, &token.sha256) { Some(token) } else { found });
+            if let Some(token) = found {
+                return Ok((token.name.clone(), token.role));
+            }
         }
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         wrong.retain(|_, (since, _)| since.elapsed() < WINDOW);
