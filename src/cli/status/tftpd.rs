@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn the_table_shows_ends_places_and_caches() {
         let status = json!({
-            "kind": "tftpd", "name": "t1", "version": "0.1.0", "uptime_seconds": 61, "loops": 1, "listen": ["127.0.0.1:69"], "tids": ["127.0.0.1:20001"],
+            "kind": "tftpd", "name": "t1", "version": "0.1.0", "uptime_seconds": 61, "loops": 1, "listen": ["127.0.0.1:69"], "http": ["127.0.0.1:80"], "tids": ["127.0.0.1:20001"],
             "capacity": {"used": 3, "limit": 100}, "counters": {"open": 3, "done": 7, "retransmitted": 2, "writes": 0},
             "checkpoints": {"transfers": 2, "transfers_limit": 9, "bytes": 0, "bytes_limit": 9, "peers": 1, "key": {"active": "00ff", "known": ["00ff", "11ee"]}},
             "caches": [{"handler": "images", "hits": 5, "misses": 1, "coalesced": 0, "negative_hits": 0, "files": 1, "bytes": 4096, "limit": 8192}],
