@@ -14,7 +14,7 @@ use guideway_daemon::socket::ControlSocket;
 use guideway_daemon::{metrics, systemd};
 use guideway_store as store;
 use guideway_tftp::directory::{Directory, DirectoryOptions};
-use guideway_tftp::engine::{Config, Running, Server};
+use guideway_tftp::engine::{Config, Running, Server, TunnelConfig};
 use guideway_tftp::handler::{SharedHandler, named};
 use guideway_tftp::http;
 use guideway_tftp::takeover::{Membership, Settings};
@@ -81,6 +81,21 @@ pub enum Files {
     Rules(Box<config::Config>),
 }
 
+/// Logs where requests arrive, and from where they are answered.
+fn log_addresses(server: &Server, tunnel: Option<&TunnelConfig>, http: &[SocketAddr]) {
+    fn list<T: ToString>(addresses: &[T]) -> String {
+        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+    let tunnel = tunnel.map(|tunnel| format!("{} in GRE to {}", list(&tunnel.vips), list(&tunnel.locals)));
+    let plain = (!server.addresses().is_empty()).then(|| list(server.addresses()));
+    let requests: Vec<String> = plain.into_iter().chain(tunnel).collect();
+    tracing::info!("requests at {}", requests.join(", "));
+    tracing::info!("answers from {}", list(server.tids()));
+    if !http.is_empty() {
+        tracing::info!("HTTP at {}", list(http));
+    }
+}
+
 /// Serves until SIGTERM, and then until running transfers have ended or their grace is over, or until SIGINT; returns the counters. Each SIGUSR1 passes them to `counters`.
 ///
 /// # Errors
@@ -126,6 +141,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     let caches = Mutex::new(built.caches());
     let (metrics, reports) = (Arc::default(), Arc::new(Reports::new(&options.name)));
     let observer = TransferObserver { log: TransferLog::default(), metrics: Arc::clone(&metrics), reports: Arc::clone(&reports) };
+    let tunnel = engine.tunnel.clone();
     let server = Server::bind(engine, built.handler, observer)?;
     if let Some(user) = user {
         become_user(&user)?;
@@ -134,13 +150,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     let targets = if let Files::Rules(config) = &options.files { config.reports.as_ref() } else { None };
     reports.apply(reports.prepare(targets, background).map_err(Error::Reports)?);
     let http_addresses = http_server.as_ref().map(http::HttpServer::addresses).unwrap_or_default();
-    for (what, addresses) in [("requests at", server.addresses()), ("answers from", server.tids()), ("HTTP at", &http_addresses)] {
-        if addresses.is_empty() {
-            continue;
-        }
-        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        tracing::info!("{what} {}", addresses.join(", "));
-    }
+    log_addresses(&server, tunnel.as_ref(), &http_addresses);
     let status = Arc::new(Status {
         name: options.name.clone(),
         listen: server.addresses().to_vec(),
