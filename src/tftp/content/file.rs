@@ -257,10 +257,15 @@ impl Source for FileContent {
         }
         let Poll::Ready(len) = self.reader.poll_read_at(context, offset, buffer)? else { return Poll::Pending };
         // Checked when the end is read: a client that got bytes of two versions must not get the last block.
-        if offset + len as u64 >= self.stamp.stamp.size && self.reader.local && self.was_changed()? {
-            return Poll::Ready(Err(changed()));
+        if offset + len as u64 >= self.stamp.stamp.size {
+            self.check()?;
         }
         Poll::Ready(Ok(len))
+    }
+
+    fn check(&self) -> io::Result<()> {
+        // Those of other file systems are checked as they are read.
+        if self.snapshot.is_none() && self.reader.local && self.was_changed()? { Err(changed()) } else { Ok(()) }
     }
 
     fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {

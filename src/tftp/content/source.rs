@@ -50,6 +50,15 @@ pub(crate) trait Source: Send + Sync {
         let _ = (offset, len);
         None
     }
+
+    /// Returns whether all bytes that were read belong to one version. Asked before the last bytes of a part that ends before the content does; a
+    /// read of its end checks that itself.
+    ///
+    /// # Errors
+    /// As of a read.
+    fn check(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Bytes that only the kernel may read. They may be a mapped file: after a truncation, reading them raises SIGBUS, whereas a system call

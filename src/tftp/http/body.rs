@@ -105,6 +105,12 @@ impl ContentBody {
             transfer.sent(len as u64);
         }
         self.left = self.left.map(|left| left - len as u64);
+        if self.left == Some(0)
+            && self.content.size().is_some_and(|size| self.offset < size)
+            && let Err(error) = self.content.0.check()
+        {
+            return Poll::Ready(Err(self.fail(error)));
+        }
         if len == 0 || self.left == Some(0) {
             self.end();
         }

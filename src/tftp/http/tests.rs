@@ -26,6 +26,13 @@ impl Handler for Every {
                 file.set_len(LONG as u64).unwrap();
                 Ok(Content::file(file).unwrap())
             }
+            "changed" => {
+                let file = tempfile::NamedTempFile::new().unwrap();
+                file.as_file().set_len(LONG as u64).unwrap();
+                let content = Content::file(file.reopen().unwrap());
+                std::io::Write::write_all(&mut file.as_file(), b"x").unwrap();
+                Ok(content.unwrap())
+            }
             "stream" => Ok(Content::reader(&b"streamed"[..], None)),
             "short" => Ok(Content::reader(&b"streamed"[..], Some(9))),
             "stuck" => Ok(Content::reader(tokio::io::empty().chain(tokio::io::duplex(1).0), Some(9))),
@@ -170,6 +177,8 @@ async fn heads_parts_and_versions() {
         assert_eq!(answer.contains("Content-Range: "), !range.is_empty(), "{answer}");
         assert!(range.is_empty() || answer.contains(&format!("Content-Range: {range}\r\n")), "{answer}");
     }
+    let mixed = server.get("/changed", "Range: bytes=0-9\r\n").await;
+    assert!(body(&mixed).is_empty(), "a part may not be of two versions: {mixed}");
     let ignored = server.get("/stream", "Range: bytes=1-2\r\nIf-None-Match: \"00000000000000000000000000000000\"\r\n").await;
     assert!(status(&ignored) == "200" && body(&ignored).contains("streamed"), "a stream is only read from its front: {ignored}");
     let (totals, _) = server.end().await;
