@@ -24,7 +24,7 @@ pub(super) trait BlockingRead: Send + Sync + 'static {
 }
 
 /// Runs work on a thread that may block; here, where there is no runtime.
-pub(super) fn run_elsewhere(work: impl FnOnce() + Send + 'static) {
+pub(crate) fn run_elsewhere(work: impl FnOnce() + Send + 'static) {
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn_blocking(work)),
         Err(_) => work(),

@@ -12,6 +12,7 @@ mod source;
 mod stream;
 
 pub use bytes::Bytes;
+pub(crate) use chunks::run_elsewhere;
 pub use file::ReadAt;
 pub use source::Version;
 pub(crate) use source::{Borrowed, KeepAlive, Source};

@@ -1,7 +1,8 @@
 //! Messages of other threads to an event loop.
 
+use super::destination::HeldDestination;
 use super::key::Key;
-use crate::handler::{Accepted, Destination, Opened, Refusal, SharedHandler};
+use crate::handler::{Opened, Refusal, SharedHandler};
 use crate::takeover::Membership;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
@@ -17,9 +18,9 @@ pub struct Panicked;
 /// Result of work on the destination of an upload.
 pub enum StoreResult {
     /// The destination takes more.
-    Ready(Box<dyn Destination>),
+    Ready(HeldDestination),
     /// It cannot begin now.
-    NotNow(Box<dyn Destination>),
+    NotNow(HeldDestination),
     /// The file is stored.
     Finished,
     /// The upload ends.
@@ -31,7 +32,7 @@ pub enum LoopEvent {
     /// The handler has answered a read request.
     Opened(Key, Result<Opened, Panicked>),
     /// The handler has answered a write request.
-    Accepted(Key, Result<Accepted, Panicked>),
+    Accepted(Key, Result<Result<HeldDestination, Refusal>, Panicked>),
     /// The destination of an upload has done its work.
     Stored(Key, Result<StoreResult, Panicked>),
     /// The waker of a transfer was woken.

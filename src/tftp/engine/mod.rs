@@ -30,6 +30,7 @@ mod channel;
 mod config;
 mod connect;
 mod connected_socket;
+mod destination;
 mod dispatch;
 mod error;
 mod event_loop;

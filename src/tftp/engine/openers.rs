@@ -1,9 +1,10 @@
 //! Runs handlers on the runtime and returns their results to the event loop. Panics are caught and become an answer.
 
 use super::channel::{EventChannel, LoopEvent, Panicked, StoreResult};
+use super::destination::HeldDestination;
 use super::key::Key;
-use crate::content::{Content, Source};
-use crate::handler::{Accepted, Destination, Handler, Opened, SharedHandler};
+use crate::content::{Content, Source, run_elsewhere};
+use crate::handler::{Handler, Opened, SharedHandler};
 use crate::request::Request;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,7 +51,9 @@ impl Openers {
 
     /// Replaces the handler of further requests.
     pub fn set_handler(&mut self, handler: SharedHandler) {
-        self.handler = handler;
+        let before = std::mem::replace(&mut self.handler, handler);
+        // It may be the last one that holds it, and dropping foreign code may take any time.
+        run_elsewhere(move || drop(before));
     }
 
     /// Returns whether write requests reach the handler.
@@ -84,7 +87,7 @@ impl Openers {
     pub fn store(&self, key: Key, request: Request) -> OpeningTask {
         let handler = self.handler.clone();
         let span = tracing::info_span!("store", client = %request.client, file = %request.name());
-        self.run(async move { handler.store(request).await }.instrument(span), move |accepted: Result<Accepted, Panicked>| {
+        self.run(async move { handler.store(request).await.map(HeldDestination::new) }.instrument(span), move |accepted| {
             LoopEvent::Accepted(key, accepted)
         })
     }
@@ -102,17 +105,18 @@ impl Openers {
     }
 
     /// Starts work on the destination of an upload.
-    pub fn step(&self, key: Key, mut destination: Box<dyn Destination>, step: StoreStep) {
+    pub fn step(&self, key: Key, destination: HeldDestination, step: StoreStep) {
+        let mut destination = destination.into_inner();
         let channel = Arc::clone(&self.channel);
         self.runtime.spawn_blocking(move || {
             let work = || match step {
                 StoreStep::Begin => match destination.begin() {
-                    Ok(()) => StoreResult::Ready(destination),
-                    Err(refusal) if refusal.code.is_none() => StoreResult::NotNow(destination),
+                    Ok(()) => StoreResult::Ready(HeldDestination::new(destination)),
+                    Err(refusal) if refusal.code.is_none() => StoreResult::NotNow(HeldDestination::new(destination)),
                     Err(refusal) => StoreResult::Refused(refusal),
                 },
                 StoreStep::Write(bytes) => {
-                    destination.write(&bytes).map_or_else(StoreResult::Refused, |()| StoreResult::Ready(destination))
+                    destination.write(&bytes).map_or_else(StoreResult::Refused, |()| StoreResult::Ready(HeldDestination::new(destination)))
                 }
                 StoreStep::Finish(bytes) => {
                     let finished = destination.write(&bytes).and_then(|()| destination.finish());

@@ -1,12 +1,12 @@
 //! The state of one request in an event loop.
 
 use super::channel::TransferWaker;
+use super::destination::HeldDestination;
 use super::openers::OpeningTask;
 use super::peer::{Peer, Route};
 use super::read_ahead::Cursor;
 use super::takeover::Replication;
 use crate::content::{KeepAlive, Source};
-use crate::handler::Destination;
 use crate::netascii::Decoder;
 use crate::options::Terms;
 use crate::packet::{Mode, Options, Packet};
@@ -77,24 +77,13 @@ pub struct Receiving {
 /// Where the bytes of an upload go.
 pub enum Target {
     /// Nothing was sent yet. No resources are taken before the first block, because requests can be forged.
-    Fresh(Box<dyn Destination>),
+    Fresh(HeldDestination),
     /// It prepares for this first block.
     Beginning(Box<[u8]>),
     /// It takes bytes.
-    Idle(Box<dyn Destination>),
+    Idle(HeldDestination),
     /// It is busy on another thread.
     Busy,
-}
-
-impl Drop for Receiving {
-    fn drop(&mut self) {
-        // Discarding a file may block.
-        if let Target::Fresh(destination) | Target::Idle(destination) = std::mem::replace(&mut self.target, Target::Busy)
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn_blocking(move || drop(destination));
-        }
-    }
 }
 
 /// A checkpoint to resume from, by another server or from before a restart.

@@ -2,12 +2,13 @@
 //! keeps what arrives meanwhile.
 
 use super::channel::{Panicked, StoreResult};
+use super::destination::HeldDestination;
 use super::event_loop::EventLoop;
 use super::key::Key;
 use super::openers::StoreStep;
 use super::peer::{Peer, Route};
 use super::session::{Disposition, Receiving, Session, Stage, Target};
-use crate::handler::{Accepted, Refusal};
+use crate::handler::Refusal;
 use crate::netascii::Decoder;
 use crate::packet::{ErrorCode, Mode, put_ack};
 use crate::report::{Counter, Outcome};
@@ -32,7 +33,7 @@ impl EventLoop {
     }
 
     /// Handles the handler's answer to a write request.
-    pub(super) fn accepted(&mut self, session: &mut Session, accepted: Result<Accepted, Panicked>) -> Disposition {
+    pub(super) fn accepted(&mut self, session: &mut Session, accepted: Result<Result<HeldDestination, Refusal>, Panicked>) -> Disposition {
         let destination = match accepted {
             Ok(Ok(destination)) => destination,
             Ok(Err(refusal)) => return self.refuse(session, refusal),

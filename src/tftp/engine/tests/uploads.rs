@@ -1,8 +1,10 @@
 //! Uploads, by clients that send exactly the packets that a test specifies.
 
 use super::*;
+use crate::handler::{Accepted, Destination, Opened};
 use crate::packet::put_data_header;
 use crate::writable::{Settings, WithUploads, Writable};
+use std::sync::Condvar;
 
 /// Starts a server that accepts files of up to 1000 bytes, `concurrent` at once.
 fn taking(concurrent: usize) -> (tempfile::TempDir, Running, Arc<Outcomes>) {
@@ -187,5 +189,82 @@ fn requests_alone_take_no_slot_and_clients_without_one_try_again() {
         // The server may have repeated its ACK meanwhile.
         while second.receive().0 != b"\0\x04\0\x01" {}
         assert_eq!(std::fs::read(directory.path().join("f2")).unwrap(), [2; 10]);
+    });
+}
+
+#[test]
+fn an_upload_or_a_handler_whose_drop_hangs_delays_no_transfer() {
+    /// Hangs in a write and when it is dropped, until it is released.
+    #[derive(Clone, Default)]
+    struct Hanging {
+        write: Arc<Gate>,
+        drop: Arc<Gate>,
+    }
+    #[derive(Default)]
+    struct Gate(Mutex<(bool, bool)>, Condvar);
+    impl Gate {
+        fn pass(&self) {
+            let mut state = self.0.lock().unwrap();
+            state.0 = true;
+            self.1.notify_all();
+            let _open = self.1.wait_while(state, |(_, open)| !*open).unwrap();
+        }
+        fn entered(&self) {
+            let waited = self.1.wait_timeout_while(self.0.lock().unwrap(), Duration::from_secs(10), |(entered, _)| !*entered).unwrap();
+            assert!(waited.0.0);
+        }
+        fn open(&self) {
+            self.0.lock().unwrap().1 = true;
+            self.1.notify_all();
+        }
+    }
+    struct Dropped(Hanging);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.drop.pass();
+        }
+    }
+    impl Destination for Dropped {
+        fn write(&mut self, _: &[u8]) -> Result<(), Refusal> {
+            self.0.write.pass();
+            Ok(())
+        }
+        fn finish(self: Box<Self>) -> Result<(), Refusal> {
+            Ok(())
+        }
+    }
+    struct Uploads(Hanging, #[expect(dead_code)] Dropped);
+    impl Handler for Uploads {
+        async fn open(&self, _: Request) -> Opened {
+            Ok("hello".into())
+        }
+        fn accepts_uploads(&self) -> bool {
+            true
+        }
+        async fn store(&self, _: Request) -> Accepted {
+            Ok(Box::new(Dropped(self.0.clone())))
+        }
+    }
+    in_namespace(|| {
+        let (upload, handler) = (Hanging::default(), Hanging::default());
+        let (running, _) = serve(Config::listen(local(69)), Uploads(upload.clone(), Dropped(handler.clone())));
+        let client = Client::write("f", &[("blksize", "65464")]);
+        let (_, tid) = client.receive();
+        client.send(tid, 1, &[7; 65464]);
+        client.acked(1);
+        client.send(tid, 2, &[7; 65464]);
+        client.acked(2);
+        upload.write.entered();
+        // The session ends while the write runs, so that its result comes too late.
+        client.0.send_to(b"\0\x05\0\0enough\0", tid).unwrap();
+        until(&running, "the client has given up", |totals| totals.open() == 0);
+        upload.write.open();
+        upload.drop.entered();
+        running.handle().set_handler(handler_fn(|_: &Request| Ok("hello".into())));
+        handler.drop.entered();
+        let other = Client::ask(local(69), "g", &[]);
+        other.data(1, b"hello");
+        upload.drop.open();
+        handler.drop.open();
     });
 }
