@@ -102,6 +102,8 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(any(feature = "handlers", feature = "http"))]
+mod client_prefix;
 #[cfg(feature = "server")]
 pub mod content;
 #[cfg(feature = "server")]

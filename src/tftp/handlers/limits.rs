@@ -1,11 +1,12 @@
 //! Limits for each client prefix: requests per second and concurrent transfers.
 
+use crate::client_prefix::{PREFIX6, client_prefix};
 use crate::content::{Borrowed, Content, KeepAlive, Source, Version};
 use crate::handler::{Accepted, Destination, Handler, Opened, Refusal, SharedHandler};
 use crate::request::Request;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { rate: None, burst: 32, concurrent: None, prefix4: 32, prefix6: 64, max_prefixes: 65_536 }
+        Settings { rate: None, burst: 32, concurrent: None, prefix4: 32, prefix6: PREFIX6, max_prefixes: 65_536 }
     }
 }
 
@@ -142,16 +143,7 @@ impl Limits {
     }
 
     fn prefix(&self, client: IpAddr) -> IpAddr {
-        match client.to_canonical() {
-            IpAddr::V4(a) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.settings.prefix4.min(32))).unwrap_or(0);
-                Ipv4Addr::from_bits(a.to_bits() & mask).into()
-            }
-            IpAddr::V6(a) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.settings.prefix6.min(128))).unwrap_or(0);
-                Ipv6Addr::from_bits(a.to_bits() & mask).into()
-            }
-        }
+        client_prefix(client, self.settings.prefix4, self.settings.prefix6)
     }
 
     /// Admits a request and returns its permit if transfers are counted; `None` if it is refused. `now` is the time since the start.
@@ -247,6 +239,10 @@ impl Source for PermitContent {
     fn borrow_at(&self, offset: u64, len: usize) -> Option<Borrowed<'_>> {
         self.inner.0.borrow_at(offset, len)
     }
+
+    fn check(&self) -> io::Result<()> {
+        self.inner.0.check()
+    }
 }
 
 #[cfg(test)]
@@ -255,6 +251,7 @@ mod tests {
     use crate::handler::{blocking, handler_fn};
     use crate::handlers::testing::{ask_from, read_all};
     use proptest::prelude::*;
+    use std::net::Ipv4Addr;
 
     fn limits(change: impl FnOnce(&mut Settings)) -> Arc<Limits> {
         let mut settings = Settings::default();

@@ -1,5 +1,6 @@
 //! Limits of connections, in total and by client address.
 
+use crate::client_prefix::{PREFIX6, client_prefix};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ const MAX_REFUSED: usize = 256;
 pub struct Limits {
     /// Largest number of connections.
     pub connections: usize,
-    /// Largest number of connections with one client address.
+    /// Largest number of connections with one client address; in IPv6, with the first 64 bits of it.
     pub per_client: usize,
     /// Longest time in which a client sends no request.
     pub idle: Duration,
@@ -61,6 +62,7 @@ impl Connections {
 
     /// Takes a place for a connection of `client`, if there is any.
     pub(super) fn enter(self: &Arc<Connections>, client: IpAddr) -> Option<Place> {
+        let client = client_prefix(client, 32, PREFIX6);
         let mut table = self.table();
         let of_client = table.by_client.get(&client).copied().unwrap_or_default();
         if table.served < self.limits.connections && of_client < self.limits.per_client {
@@ -111,6 +113,9 @@ mod tests {
         let refused: Vec<_> = (0..=MAX_REFUSED).map(|_| [connections.enter(client(1)), connections.enter(client(1))]).collect();
         assert!(refused.iter().flatten().any(Option::is_none), "those that are refused are limited, too");
         drop((first, refused));
+        let neighbours: Vec<_> = (0..3).map(|n| connections.enter(format!("2001:db8::{n}").parse().unwrap())).collect();
+        assert!(matches!(neighbours[..], [Some(Place::Served(_)), Some(Place::Served(_)), Some(Place::Refused(_))]), "one host");
+        drop(neighbours);
         let table = connections.table();
         assert_eq!((table.served, table.refused, table.by_client.len()), (0, 0, 0));
     }

@@ -30,7 +30,7 @@ const PROCESS: &[Key] = &[
     key("listen", "`\"[::]:69\"`, with `gre` none", "one address with port, or a list; without it, sockets that systemd passes come first"),
     key("http", "none", "the same content by HTTP: one address with port, or a list"),
     key("http_connections", "4096", "HTTP connections at once, 1–1000000"),
-    key("http_per_client", "64", "HTTP connections at once with one client address, 1–1000000"),
+    key("http_per_client", "64", "HTTP connections at once with one client address, in IPv6 with one /64, 1–1000000"),
     key("gre", "none", "tunnel: addresses of this host that take GRE, one of each family; one or a list; needs `vip`"),
     key("vip", "none", "tunnel: addresses that clients ask, one or a list; needs `gre`"),
     key("tid_port", "any", "port of the first loop, 1024–65535; the next loop has the next one"),
