@@ -239,10 +239,17 @@ impl TemporaryFile {
         let (parent, name, temporary) = (self.parent, self.name, self.temporary);
         let kept = self.file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| {
             file.sync_all()?;
+            self.slot.storing();
             link(&file, temporary.as_ref(), &parent, &name)?;
             self.slot.persist();
-            File::from(parent).sync_all()
+            Ok(())
         });
+        // The file is there, and a client that sent it again would hear that it exists.
+        if kept.is_ok()
+            && let Err(error) = File::from(parent).sync_all()
+        {
+            tracing::warn!("upload stored, but a crash of the host may lose its name: {}: {error}", name.as_bytes().escape_ascii());
+        }
         kept.map_err(|error| {
             tracing::warn!("upload discarded: {}: {error}", name.as_bytes().escape_ascii());
             io_refusal(&error)
@@ -256,7 +263,9 @@ fn link(file: &File, temporary: Option<&TemporaryName>, parent: &OwnedFd, name: 
         Some(temporary) => match linkat(temporary.root.fd(), temporary.name.as_str(), parent, name, AtFlags::empty()) {
             // FAT and some FUSE file systems have no hard links.
             Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-                renameat2(temporary.root.fd(), temporary.name.as_str(), parent, name, RenameFlags::RENAME_NOREPLACE)?;
+                let renamed = renameat2(temporary.root.fd(), temporary.name.as_str(), parent, name, RenameFlags::RENAME_NOREPLACE);
+                // The name is valid, but the file system has no such rename.
+                renamed.map_err(|errno| if errno == Errno::EINVAL { Errno::EOPNOTSUPP } else { errno })?;
             }
             linked => linked?,
         },

@@ -52,8 +52,9 @@ pub(super) struct Usage {
     /// Running uploads.
     pub(super) open: usize,
     reserved: u64,
-    /// Number of files ever stored, to detect one that is stored during a count.
+    /// Number of files ever stored, and of those that are being given their names, to detect one that is stored during a count.
     kept: u64,
+    storing: usize,
     counted: Option<Instant>,
     /// Device and inode of the directory that was counted.
     directory: (u64, u64),
@@ -88,7 +89,7 @@ impl Quota {
     /// Returns the directory. One that has replaced another is counted first. May block.
     pub(super) fn directory(&self) -> Arc<OpenRoot> {
         let root = self.root.current();
-        let known = std::mem::replace(&mut self.usage().directory, root.id());
+        let known = self.usage().directory;
         if known != root.id()
             && let Err(error) = self.count()
         {
@@ -133,13 +134,14 @@ impl Quota {
     /// When the directory cannot be read. The earlier count stays.
     pub(super) fn count(&self) -> io::Result<()> {
         let before = self.usage().kept;
-        let counted = walk(&self.root.current(), self.settings.files);
+        let root = self.root.current();
+        let counted = walk(&root, self.settings.files);
         let mut usage = self.usage();
         (usage.counting, usage.counted) = (false, Some(Instant::now()));
         let (files, bytes) = counted?;
         // If a file was stored meanwhile, the count may or may not include it: keep the earlier one.
-        if usage.kept == before {
-            (usage.files, usage.bytes) = (files, bytes);
+        if usage.kept == before && usage.storing == 0 {
+            (usage.files, usage.bytes, usage.directory) = (files, bytes, root.id());
         }
         if !usage.is_below_limits(&self.settings) {
             tracing::warn!(
@@ -185,6 +187,7 @@ pub(super) fn full() -> Refusal {
 pub(super) struct UploadSlot {
     pub(super) quota: Arc<Quota>,
     bytes: u64,
+    storing: bool,
     kept: bool,
 }
 
@@ -197,7 +200,7 @@ impl UploadSlot {
         }
         usage.open += 1;
         drop(usage);
-        Some(UploadSlot { quota: Arc::clone(quota), bytes: 0, kept: false })
+        Some(UploadSlot { quota: Arc::clone(quota), bytes: 0, storing: false, kept: false })
     }
 
     /// Reserves more bytes for it.
@@ -216,6 +219,12 @@ impl UploadSlot {
         Ok(())
     }
 
+    /// Records that the file is about to get its name.
+    pub(super) fn storing(&mut self) {
+        self.quota.usage().storing += usize::from(!self.storing);
+        self.storing = true;
+    }
+
     /// Records that the file is stored.
     pub(super) fn persist(&mut self) {
         self.kept = true;
@@ -227,6 +236,7 @@ impl Drop for UploadSlot {
         let mut usage = self.quota.usage();
         usage.open -= 1;
         usage.reserved -= self.bytes;
+        usage.storing -= usize::from(self.storing);
         if self.kept {
             usage.files += 1;
             usage.bytes += self.bytes;

@@ -218,3 +218,33 @@ fn a_file_as_root_is_refused() {
     assert!(Writable::new(dir.path().join("root/there"), Settings::default()).is_err());
     assert!(Writable::new(dir.path().join("nothing"), Settings::default()).is_err());
 }
+
+#[test]
+fn a_file_that_gets_its_name_during_a_count_is_counted_once() {
+    let dir = place();
+    let w = writable(&dir, Settings::default(), true);
+    let mut file = w.begin(b"a").unwrap().unwrap();
+    file.slot.storing();
+    fs::write(dir.path().join("root/a"), "").unwrap();
+    w.0.quota.count().unwrap();
+    file.slot.persist();
+    drop(file);
+    assert_eq!(w.0.quota.usage_now().0, BEFORE.len() - 1 + 1, "four entries that are no directories, and the new one");
+    w.0.quota.count().unwrap();
+    assert_eq!(w.0.quota.usage_now().0, BEFORE.len() - 1 + 1);
+}
+
+#[test]
+fn a_new_directory_whose_count_is_no_use_is_counted_again() {
+    let dir = place();
+    symlink("root", dir.path().join("current")).unwrap();
+    let w = Writable::with(&dir.path().join("current"), Settings::default(), true).unwrap();
+    let mut running = w.begin(b"running").unwrap().unwrap();
+    running.slot.storing();
+    symlink("beside", dir.path().join("switch")).unwrap();
+    fs::rename(dir.path().join("switch"), dir.path().join("current")).unwrap();
+    w.check(b"next").unwrap();
+    drop(running);
+    w.check(b"next").unwrap();
+    assert_eq!(w.0.quota.usage_now().0, 0, "the new directory is empty");
+}
