@@ -253,7 +253,9 @@ impl Inner {
                 continue;
             }
             let directory = if found.as_os_str().is_empty() { Path::new(".") } else { &found };
-            let Some(mut entries) = openat(directory)?.and_then(|directory| nix::dir::Dir::from_fd(directory).ok()) else { return Ok(None) };
+            let Some(mut entries) = openat(directory)?.and_then(|directory| nix::dir::Dir::from_fd(directory).ok()) else {
+                return Ok(None);
+            };
             let same = |name: &OsStr| name.as_bytes().eq_ignore_ascii_case(part.as_bytes());
             let names = entries.iter().flatten().map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
             let Some(name) = names.filter(|name| same(name)).min() else { return Ok(None) };

@@ -1,7 +1,8 @@
 //! Tells a file whose bytes were changed from one whose metadata were: `touch`, `chmod`, a new link, or a rename of another file over its name.
 //!
 //! All of them change its times. inotify(7) reports them apart, but for a modification time that is set alone (`touch -m`), which it reports as a
-//! write. It misses writes to mappings; then it has no event for the new times either.
+//! write. It misses writes to mappings; then it has no event for the new times either, and the file counts as changed. Only a write to a mapping of a
+//! file whose metadata are changed in the same transfer goes unnoticed: its times do not tell it from a `touch`. Replace files by a rename.
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
