@@ -132,9 +132,12 @@ impl Host<'_> {
         if matches!(self.config.director.io, Io::AfPacket { .. } | Io::Pcap { .. }) {
             return None;
         }
+        let netmap = matches!(self.config.director.io, Io::Netmap { .. });
         if steering > 0 {
+            // The steering thread has a socket of AF_XDP for each queue.
             let message = format!("{} has {queues} receive queues, and with `steering` one thread receives from one", self.name());
-            return (queues > 1).then(|| Finding::new(Error, "receive_queues", message, format!("ethtool -L {} combined 1", self.name())));
+            return (netmap && queues > 1)
+                .then(|| Finding::new(Error, "receive_queues", message, format!("ethtool -L {} combined 1", self.name())));
         }
         if queues == 1 && cpus > 1 {
             let message =
@@ -150,7 +153,8 @@ impl Host<'_> {
                 self.name(),
                 routers.len()
             );
-            let command = format!("ethtool -L {} combined 1  # and `steering = {}` in [director]", self.name(), queues.max(2));
+            let one_queue = if netmap { format!("ethtool -L {} combined 1  # and ", self.name()) } else { "# ".to_owned() };
+            let command = format!("{one_queue}`steering = {}` in [director]", queues.max(2));
             Finding::new(Warning, "receive_queues", message, command)
         })
     }

@@ -70,6 +70,9 @@ fn each_fault_of_a_real_host_is_found_with_the_command_that_mends_it() {
         let found = examine(&config);
         assert_eq!(names(&found), ["route_to_backend", "receive_queues"], "{found:#?}");
         assert_eq!((found[0].severity, found[0].command.as_str()), (Severity::Warning, "ip route get 10.0.2.22 from 10.0.1.11"));
+        assert_eq!(found[1].command, "# `steering = 2` in [director]", "one thread can receive from both queues");
+        let steering = self::config(&FILE.replace("routers =", "steering = 2\n    routers ="));
+        assert_eq!(names(&examine(&steering)), ["route_to_backend"]);
         // A server of this host; another address of the host is nobody's.
         let local = self::config(&FILE.replace("10.0.1.21", "10.0.1.11").replace("10.0.2.22", "10.0.1.13"));
         ip("addr add 10.0.1.13/24 dev gw0");
