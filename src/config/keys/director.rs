@@ -75,7 +75,7 @@ const SECTION: &[Key] = &[
         "one address of each director of the fleet, this one's too, the same list on all, at most 256; they divide datagrams in fragments among them",
     ),
     key("socket", "`/run/guideway/<name>.sock`", "control socket; needs a restart to change"),
-    key("metrics", "none", "`\"127.0.0.1:9068\"`: serves Prometheus at `/metrics`, 16 connections at a time; needs a restart to change"),
+    key("metrics", "none", "`\"127.0.0.1:9068\"`: serves Prometheus at `/metrics`, 64 connections at a time; needs a restart to change"),
     key("unmatched", "`\"host\"`", "GRE for an address that is no VIP: `\"host\"` or `\"drop\"`; with `af_xdp` a change needs a restart"),
     key("icmp_echo", "`\"forward\"`", "echo requests to a VIP: `\"forward\"` to a backend, `\"answer\"`, or `\"drop\"`"),
     key("flows", "1048576", "entries of the flow tables, 1024–67108864; needs a restart to change"),
