@@ -12,7 +12,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use guideway_config::ApiListen;
-use guideway_daemon::connections::{Connections, Limits, Ticket};
+use guideway_daemon::connections::{Connections, Limits, Ticket, site};
 use guideway_store::Origin;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 
 /// Connections at the same time. Clients authenticate with their first request, and at once.
 const LIMITS: Limits = Limits { strangers: 128, authenticated: 64, authenticate_within: Some(Duration::from_secs(10)) };
-/// Wrong tokens that one address may show within [`WINDOW`]; after that only the right one is answered with more than 429.
+/// Wrong tokens that one peer ([`site`]) may show within [`WINDOW`]; after that only the right one is answered with more than 429.
 const MAX_WRONG_TOKENS: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
-/// Addresses whose wrong tokens are counted.
+/// Peers whose wrong tokens are counted.
 const MAX_TRACKED_ADDRESSES: usize = 1024;
 /// How long to wait after the kernel had no file descriptor for a connection.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -187,16 +187,17 @@ impl Authenticator {
                 return Ok((token.name.clone(), token.role));
             }
         }
+        let site = site(peer);
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         wrong.retain(|_, (since, _)| since.elapsed() < WINDOW);
         let others = wrong.len();
-        let count = wrong.get(&peer).map_or(0, |(_, count)| *count);
+        let count = wrong.get(&site).map_or(0, |(_, count)| *count);
         if count >= MAX_WRONG_TOKENS || (count == 0 && others >= MAX_TRACKED_ADDRESSES) {
             let error = format!("too many wrong tokens; wait {} s", WINDOW.as_secs());
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, error));
         }
         if shown.is_some() {
-            let (_, count) = wrong.entry(peer).or_insert_with(|| (Instant::now(), 0));
+            let (_, count) = wrong.entry(site).or_insert_with(|| (Instant::now(), 0));
             *count += 1;
             match *count {
                 1 => tracing::warn!(%peer, "a wrong token was shown to the API"),
@@ -241,6 +242,15 @@ mod tests {
         }
         assert_eq!(status(one, Some("Bearer 0123456789abcdeF")), Some(StatusCode::TOO_MANY_REQUESTS));
         assert_eq!(status(one, Some("Bearer 0123456789abcdef")), None, "who has the token may share an address with who guesses");
+        let in_64 = |n: u32| format!("2001:db8::{n:x}").parse().unwrap();
+        for n in 0..MAX_WRONG_TOKENS {
+            assert_eq!(status(in_64(n), Some("Bearer 0123456789abcdeF")), Some(StatusCode::UNAUTHORIZED));
+        }
+        assert_eq!(
+            status(in_64(99), Some("Bearer 0123456789abcdeF")),
+            Some(StatusCode::TOO_MANY_REQUESTS),
+            "a host has all addresses of a /64"
+        );
         for n in 0..MAX_TRACKED_ADDRESSES as u32 {
             let _ = status(IpAddr::V4((0x0a00_0000 + n).into()), Some("Bearer 0123456789abcdeF"));
         }
