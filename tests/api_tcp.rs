@@ -275,6 +275,14 @@ fn a_reload_takes_a_new_token_and_a_new_certificate() {
         assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("does not go with the key"), "{refused:?}");
         assert_eq!(status(ask("token", "good.pem")), 200);
         std::fs::copy(path("other-leaf.key"), path("leaf.key")).unwrap();
+        // Nor does a reload that is refused later change them: each backend's TIDs would go to the other.
+        let file = std::fs::read_to_string(path("d1.toml")).unwrap();
+        let swapped = file.replace("20000-20999", "other").replace("21000-21999", "20000-20999").replace("other", "21000-21999");
+        std::fs::write(path("d1.toml"), swapped).unwrap();
+        let refused = director.command("reload");
+        assert!(!refused.status.success(), "{refused:?}");
+        assert_eq!(status(ask("token", "good.pem")), 200);
+        std::fs::write(path("d1.toml"), file).unwrap();
         token(director.directory.path(), "current", "fedcba9876543210fedcba9876543210", 0o600);
         let reloaded = director.command("reload");
         assert!(reloaded.status.success(), "{reloaded:?}");

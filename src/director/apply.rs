@@ -72,9 +72,11 @@ impl Control<'_> {
         if !restart.is_empty() {
             return Err(restart);
         }
-        if let (Some(credentials), Some(api)) = (&self.credentials, &file.api) {
-            credentials.reload(api).map_err(|error| vec![error.to_string()])?;
-        }
+        let renewal = match (&self.credentials, &file.api) {
+            (Some(credentials), Some(api)) => Some(credentials.read_again(api).map_err(|error| vec![error.to_string()])?),
+            _ => None,
+        };
+        // The paths cannot change, and a refused file is no reason to keep an old certificate.
         self.store.reload_credentials().map_err(|error| vec![error.to_string()])?;
         if !self.store.is_durable() {
             if current.intent_generation != self.file_generation {
@@ -88,7 +90,11 @@ impl Control<'_> {
             self.file_generation = committed.map_err(|why| vec![format!("{}: {why}", self.file.display())])?;
         }
         let cluster = self.store_view.borrow_and_update().cluster.clone();
-        self.apply_state(file, &cluster, START_RESOLVE_TIMEOUT).await
+        self.apply_state(file, &cluster, START_RESOLVE_TIMEOUT).await?;
+        if let Some(renewal) = renewal {
+            renewal.install();
+        }
+        Ok(())
     }
 
     /// Forgets backends that were retired long enough ago, and retries a cluster state that had to wait for this.

@@ -31,6 +31,20 @@ pub struct FileError {
 #[derive(Clone)]
 pub struct Credentials(Arc<ArcSwap<Secrets>>);
 
+/// Token and certificate that were read again and are not in use yet.
+#[must_use]
+pub struct Renewal {
+    credentials: Credentials,
+    secrets: Secrets,
+}
+
+impl Renewal {
+    /// Puts them in use: connections from now on need them.
+    pub fn install(self) {
+        self.credentials.0.store(Arc::new(self.secrets));
+    }
+}
+
 /// What the files hold.
 pub(super) struct Secrets {
     /// The tokens, if there is a `token_file`.
@@ -66,13 +80,12 @@ impl Credentials {
         secrets(config).map(|secrets| Credentials(Arc::new(ArcSwap::from_pointee(secrets))))
     }
 
-    /// Reads every file again; connections from now on need what they hold.
+    /// Reads every file again. Nothing changes before [`Renewal::install`].
     ///
     /// # Errors
-    /// When one of them cannot be used; then nothing changes.
-    pub fn reload(&self, config: &ApiListen) -> Result<(), FileError> {
-        self.0.store(Arc::new(secrets(config)?));
-        Ok(())
+    /// When one of them cannot be used.
+    pub fn read_again(&self, config: &ApiListen) -> Result<Renewal, FileError> {
+        Ok(Renewal { credentials: self.clone(), secrets: secrets(config)? })
     }
 
     /// Returns what is in use now.
