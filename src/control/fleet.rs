@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Interval at which the store is read. A director that died leaves it when its lease ends.
-const INTERVAL: Duration = Duration::from_secs(1);
+pub const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Watches the store for directors: one address of each, the IPv4 address where there is one. A store that cannot be read changes nothing. The task ends with the
 /// receiver; a store without other directors needs none.

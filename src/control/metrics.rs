@@ -344,8 +344,7 @@ mod tests {
         assert!(age(&status) >= 1.0 && parse(&render(&status))["guideway_director_health_leader"] == 0.0);
     }
 
-    #[test]
-    fn each_vip_is_announced_or_not_where_any_is() {
+    fn with_view() -> Status {
         let checked = guideway_config::read(
             r#"
             vip = [
@@ -369,6 +368,29 @@ mod tests {
             hops,
             checked: Default::default(),
         });
+        status
+    }
+
+    #[test]
+    fn a_director_that_receives_nothing_or_is_ending_is_not_ready() {
+        let status = with_view();
+        let ready = || {
+            let presence = status.presence()["ready"] == true;
+            assert_eq!((presence, status.document().ready), (presence, presence));
+            presence
+        };
+        assert!(ready());
+        status.set_io_trouble(Some("a queue is busy".to_owned()));
+        assert!(!ready());
+        status.set_io_trouble(None);
+        assert!(ready() && status.set_stuck(true) && !status.set_stuck(true) && !ready());
+        assert!(status.set_stuck(false) && ready());
+        assert!(status.set_ending() && !ready() && !status.set_ending());
+    }
+
+    #[test]
+    fn each_vip_is_announced_or_not_where_any_is() {
+        let status = with_view();
         assert!(!render(&status).contains("vip_announced{"), "this director announces nothing");
         assert_eq!(status.document().vips[0].announced, None);
         let why = "its service is paused";

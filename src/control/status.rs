@@ -71,6 +71,8 @@ pub struct Status {
     disagreements: Mutex<Vec<Disagreement>>,
     host_problems: HostProblems,
     maintenance: AtomicBool,
+    stuck: AtomicBool,
+    ending: AtomicBool,
 }
 
 /// The flows that still run on backends without new flows.
@@ -95,6 +97,16 @@ impl Status {
         }
     }
 
+    /// Records whether a thread has stopped polling. Returns whether this is news.
+    pub fn set_stuck(&self, stuck: bool) -> bool {
+        self.stuck.swap(stuck, Relaxed) != stuck
+    }
+
+    /// Records that the director is ending: it forwards what still comes, and other directors hand it nothing more. Returns whether this is news.
+    pub fn set_ending(&self) -> bool {
+        !self.ending.swap(true, Relaxed)
+    }
+
     /// Creates a status without a view: the director is not ready. `steering` is the status of the steering thread, if there is one.
     pub fn new(info: DirectorInfo, workers: Vec<Arc<WorkerStatus>>, steering: Option<Arc<WorkerStatus>>) -> Status {
         Status {
@@ -115,6 +127,8 @@ impl Status {
             disagreements: Mutex::default(),
             host_problems: HostProblems::default(),
             maintenance: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
         }
     }
 
@@ -253,9 +267,10 @@ impl Status {
         &self.host_problems
     }
 
-    /// Returns whether packets are forwarded.
+    /// Returns whether packets are forwarded, also those that other directors hand on.
     fn ready(&self) -> bool {
-        self.view.load().is_some() && self.host_problems.blocking().is_none()
+        let receives = !self.stuck.load(Relaxed) && self.io_trouble.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        self.view.load().is_some() && self.host_problems.blocking().is_none() && receives && !self.ending.load(Relaxed)
     }
 
     /// Replaces the announced VIPs.

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::Receiver;
 use guideway_config::{Config, duration};
 use guideway_control::api::credentials::Credentials;
+use guideway_control::fleet;
 use guideway_control::neighbour::Neighbours;
 use guideway_control::{CheckedHealth, DryRun, ReloadRequest, Status, StoreStatus, View, Writer};
 use guideway_daemon::systemd;
@@ -32,6 +33,8 @@ use tokio::time::MissedTickBehavior;
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval at which the interface is examined. The kernel sends a message about a changed MAC address, but none about a changed number of queues.
 const FACTS_INTERVAL: Duration = Duration::from_secs(1);
+/// Time in which other directors learn by the store that this one is ending, with a margin.
+const PEERS_DELAY: Duration = fleet::INTERVAL.saturating_add(Duration::from_millis(250));
 /// A time that never comes.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -100,10 +103,13 @@ impl Liveness {
         Self { workers: watchdog::Watchdog::default(), systemd: systemd::Watchdog::from_environment() }
     }
 
-    fn report(&mut self, now: Time, polls: &[u64]) {
-        if self.workers.check(now, polls).is_none() {
+    /// Returns whether a thread does not poll.
+    fn report(&mut self, now: Time, polls: &[u64]) -> bool {
+        let stuck = self.workers.check(now, polls).is_some();
+        if !stuck {
             self.systemd.report(Instant::now());
         }
+        stuck
     }
 }
 
@@ -161,7 +167,10 @@ impl Control<'_> {
                     self.request_neighbours(&worker_reports.unresolved);
                     self.update_suspects(&worker_reports.suspected);
                     self.free_snapshots();
-                    self.liveness.report(self.now(), &self.status.polls());
+                    let stuck = self.liveness.report(self.now(), &self.status.polls());
+                    if self.status.set_stuck(stuck) {
+                        self.update_status();
+                    }
                 }
                 _ = facts.tick() => self.examine_interface(),
                 _ = &mut server => return Err(Error::Ended("the control socket's server")),
@@ -169,15 +178,21 @@ impl Control<'_> {
         }
     }
 
-    /// Withdraws the VIPs. Returns until when the director goes on forwarding, or `None` when it need not wait any longer.
+    /// Withdraws the VIPs, and tells other directors to hand on no more fragments. Returns until when the director goes on forwarding, or
+    /// `None` when it need not wait any longer.
     async fn withdraw(&mut self, signal: &str) -> Option<tokio::time::Instant> {
+        let first = self.status.set_ending();
+        // A store with this director alone has one.
+        let has_peers = self.fleet.borrow().len() > 1;
+        self.update_status();
         let (Some(announcer), Some(announce)) = (self.announcer.take(), &self.config.announce) else {
             tracing::info!(signal, "director ending");
-            return None;
+            return (first && has_peers).then(|| tokio::time::Instant::now() + PEERS_DELAY);
         };
         announcer.withdraw().await;
-        tracing::info!(signal, linger = %duration::human(announce.linger), "VIPs withdrawn, director ending; a second signal ends it at once");
-        Some(tokio::time::Instant::now() + announce.linger)
+        let linger = if has_peers { announce.linger.max(PEERS_DELAY) } else { announce.linger };
+        tracing::info!(signal, linger = %duration::human(linger), "VIPs withdrawn, director ending; a second signal ends it at once");
+        Some(tokio::time::Instant::now() + linger)
     }
 
     fn watcher_error(&self) -> Error {
