@@ -19,7 +19,8 @@ mod tests;
 pub use error::Error;
 
 use super::interface::Interface;
-use super::{BATCH, BatchHandler, Io, PollResult, checksum};
+use super::checksum::{self, Checksum};
+use super::{BATCH, BatchHandler, Io, PollResult};
 use guideway_packet::frame::{Frame, HEADROOM};
 use guideway_packet::loss::{Loss, Losses};
 use guideway_packet::time::Time;
@@ -48,6 +49,8 @@ pub struct Counts {
     pub lost_to_host: u64,
     /// Frames in more than one buffer, that the kernel described wrongly, or of the host's that no buffer of ours holds: not received.
     pub bad_frames: u64,
+    /// Checksums that a local sender had left to its card, and that were finished here.
+    pub checksums_finished: u64,
 }
 
 /// The rings of one worker.
@@ -195,7 +198,7 @@ impl Netmap {
             return Ok(poll);
         }
         let mut after = [(0, 0, Verdict::ToHost); BATCH];
-        process(&mut batch, &mut after, work);
+        self.counts.checksums_finished += process(&mut batch, &mut after, work);
 
         let mut host = self.host.as_mut().map(|host| ring_pair(host).1);
         let (mut up, mut short) = (false, false);
@@ -259,19 +262,20 @@ fn forward(batch: &mut Batch<'_>, frame: usize, to: &mut TxRing, start: usize, l
     }
 }
 
-/// Shows the frames of a batch to `work`; afterwards `after` says where each starts, its length and its verdict.
-fn process(batch: &mut Batch<'_>, after: &mut [(usize, usize, Verdict); BATCH], work: &mut BatchHandler<'_>) {
+/// Shows the frames of a batch to `work`; afterwards `after` says where each starts, its length and its verdict. Returns how many checksums it finished.
+fn process(batch: &mut Batch<'_>, after: &mut [(usize, usize, Verdict); BATCH], work: &mut BatchHandler<'_>) -> u64 {
     let mut frames: [Frame<'_>; BATCH] = std::array::from_fn(|_| Frame::new(&mut [], 0, 0));
-    let mut count = 0;
+    let (mut count, mut finished) = (0, 0);
     for (frame, (_, buffer, len)) in frames.iter_mut().zip(batch.iter_mut()) {
         *frame = Frame::new(buffer, 0, len);
-        checksum::finish(frame.bytes_mut());
+        finished += u64::from(checksum::finish(frame.bytes_mut()) == Checksum::Finished);
         count += 1;
     }
     work(sys::monotonic(), &mut frames[..count]);
     for (after, frame) in after.iter_mut().zip(&frames[..count]) {
         *after = (frame.start(), frame.len(), frame.verdict);
     }
+    finished
 }
 
 impl Io for Netmap {
@@ -322,11 +326,12 @@ impl Io for Netmap {
     }
 
     fn for_each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
-        let Counts { rx_syncs, poll_waits, from_host, lost_to_host, bad_frames } = self.counts;
+        let Counts { rx_syncs, poll_waits, from_host, lost_to_host, bad_frames, checksums_finished } = self.counts;
         show("rx_syncs", rx_syncs);
         show("poll_waits", poll_waits);
         show("from_host", from_host);
         show("lost_to_host", lost_to_host);
         show("unreadable", bad_frames);
+        show("checksums_finished", checksums_finished);
     }
 }
