@@ -76,19 +76,13 @@ impl VipState {
         let since = *self.since.get_or_insert(now);
         let wait = match verdict {
             Ok(()) => self.wait,
-            Err(
-                WithdrawReason::Paused(_)
-                | WithdrawReason::Maintenance
-                | WithdrawReason::Io(_)
-                | WithdrawReason::Stuck(_)
-                | WithdrawReason::Host(_),
-            ) => Duration::ZERO,
+            Err(WithdrawReason::Paused(_) | WithdrawReason::Maintenance | WithdrawReason::Io(_) | WithdrawReason::Stuck(_)) => Duration::ZERO,
             Err(WithdrawReason::NoBackend(_)) => WITHDRAW_DELAY,
         };
         if now < since.plus(wait) {
             return Some(since.plus(wait));
         }
-        if let Err(WithdrawReason::NoBackend(_) | WithdrawReason::Io(_) | WithdrawReason::Stuck(_) | WithdrawReason::Host(_)) = verdict {
+        if let Err(WithdrawReason::NoBackend(_) | WithdrawReason::Io(_) | WithdrawReason::Stuck(_)) = verdict {
             let flaps = self.withdrawn.is_some_and(|before| now - before < FLAP_WINDOW);
             self.wait = if flaps { (self.wait * 2).min(MAX_REANNOUNCE_DELAY) } else { MIN_REANNOUNCE_DELAY };
             self.withdrawn = Some(now);

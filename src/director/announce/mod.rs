@@ -110,8 +110,7 @@ impl AnnounceTask {
             let mut verdicts = changes.borrow_and_update().clone();
             let stuck = self.stuck();
             let maintenance = self.status.in_maintenance().then_some(WithdrawReason::Maintenance);
-            let host = self.status.host_problems().blocking().map(WithdrawReason::Host);
-            if let Some(why) = stuck.or(maintenance).or(host) {
+            if let Some(why) = stuck.or(maintenance) {
                 verdicts.values_mut().for_each(|verdict| *verdict = Err(why.clone()));
             }
             let announcements = self.damper.announcements(self.now(), &verdicts);

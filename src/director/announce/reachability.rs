@@ -29,9 +29,6 @@ pub enum WithdrawReason {
     /// The director is in maintenance.
     #[error("the director is in maintenance")]
     Maintenance,
-    /// Something is wrong with the host.
-    #[error("{0}")]
-    Host(String),
 }
 
 /// The verdict for each VIP.
