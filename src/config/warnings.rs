@@ -31,12 +31,25 @@ fn routers(reader: &Reader, sections: &Sections<'_, '_>) {
              [\"10.0.0.0/24\"]",
         );
     }
+    let own = |address: IpAddr| raw.addresses.iter().any(|own| own.value == address);
+    let mut backends = sections.pools.iter().flat_map(|pool| &pool.backends).filter_map(|backend| backend.address.as_ref());
+    let local_server = backends.find(|address| own(address.value));
     for router in &raw.routers {
         let (prefix, meant) = (router.value, router.value.trunc());
         if prefix.prefix_len() == 0 {
             router.field.warning("accepts GRE from every address; name only the prefixes of your routers");
         } else if prefix != meant {
             router.field.warning(format!("has bits beyond its prefix length; {meant} is used"));
+        }
+        if let Some(server) = local_server
+            && prefix.prefix_len() > 0
+            && prefix.prefix_len() < prefix.max_prefix_len()
+        {
+            router.field.warning(format!(
+                "must hold no health controller and no other director: the GRE of these is for the server {} of this host, and from \
+                 `routers` it would be balanced to any server; name each router by its own address",
+                server.value
+            ));
         }
         if raw.director.is_some() && !raw.addresses.iter().any(|a| a.value.is_ipv4() == prefix.addr().is_ipv4()) {
             let family = if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" };

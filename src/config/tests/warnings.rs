@@ -29,6 +29,14 @@ fn transfers_may_move_without_tid_ranges() {
 }
 
 #[test]
+fn routers_beside_a_server_of_this_host() {
+    let text = with_rest(&format!("{VIP}{}", POOL.replace("10.0.2.21", "10.0.1.11")));
+    let found = messages(&text, Severity::Warning);
+    assert!(found.len() == 1 && found[0].contains("director.routers[0] = \"10.0.0.0/24\": must hold no health controller"), "{found:?}");
+    warnings(&text.replace("10.0.0.0/24", "10.0.0.1"), &[]);
+}
+
+#[test]
 fn routers() {
     let no_routers = "warning: director.routers: is empty: the director refuses all GRE and accepts plain ingress only; add the prefixes of your routers, such as [\"10.0.0.0/24\"]";
     warnings(&with_director("routers = []"), &[&format!("line 1: {no_routers}")]);
