@@ -76,7 +76,9 @@ impl VipState {
         let since = *self.since.get_or_insert(now);
         let wait = match verdict {
             Ok(()) => self.wait,
-            Err(WithdrawReason::Paused(_) | WithdrawReason::Maintenance | WithdrawReason::Io(_) | WithdrawReason::Stuck(_)) => Duration::ZERO,
+            Err(WithdrawReason::Paused(_) | WithdrawReason::Maintenance | WithdrawReason::Io(_) | WithdrawReason::Stuck(_)) => {
+                Duration::ZERO
+            }
             Err(WithdrawReason::NoBackend(_)) => WITHDRAW_DELAY,
         };
         if now < since.plus(wait) {

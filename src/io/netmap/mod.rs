@@ -18,8 +18,8 @@ mod tests;
 
 pub use error::Error;
 
-use super::interface::Interface;
 use super::checksum::{self, Checksum};
+use super::interface::Interface;
 use super::{BATCH, BatchHandler, Io, PollResult};
 use guideway_packet::frame::{Frame, HEADROOM};
 use guideway_packet::loss::{Loss, Losses};

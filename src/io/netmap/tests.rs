@@ -201,7 +201,10 @@ fn a_ring_of_frames_costs_one_look() {
     assert_eq!(bench.io.counts().poll_waits, 1);
     let mut counters = Vec::new();
     bench.io.for_each_counter(&mut |name, count| counters.push((name, count)));
-    assert_eq!(counters, [("rx_syncs", 1), ("poll_waits", 1), ("from_host", 0), ("lost_to_host", 0), ("unreadable", 0), ("checksums_finished", 0)]);
+    assert_eq!(
+        counters,
+        [("rx_syncs", 1), ("poll_waits", 1), ("from_host", 0), ("lost_to_host", 0), ("unreadable", 0), ("checksums_finished", 0)]
+    );
 }
 
 #[test]
