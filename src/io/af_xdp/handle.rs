@@ -3,8 +3,7 @@
 use super::bpf::{self, Link, Program, VipMap, XskMap};
 use super::error::Error;
 use super::setup::{Options, attach, chunk_size, load, open_queue, raise_memory_limit};
-use super::socket::QueueSocket;
-use super::{AfXdp, filter};
+use super::{AfXdp, Change, filter};
 use crate::interface::Interface;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -28,8 +27,8 @@ pub struct FilterHandle {
     name: String,
     chunk_size: u32,
     ports: Mutex<Vec<Port>>,
-    /// Where each worker gets the sockets of queues that were added.
-    workers: Vec<Sender<QueueSocket>>,
+    /// Where each worker hears of changes of its sockets.
+    workers: Vec<Sender<Change>>,
 }
 
 /// What frames come by: the interface itself, or a slave of it if it is a bond. The kernel runs a program on a bond at its slaves, and a frame of a slave's queue
@@ -110,39 +109,64 @@ impl FilterHandle {
     pub fn renew(&self) -> Result<Renewed, Error> {
         let interface = Interface::by_index(self.index)?;
         let members = interface.members()?;
+        self.close_ports(|index| members.iter().all(|member| member.index != index));
         let mut ports = self.ports();
         let mut renewed = Renewed::default();
-        ports.retain(|port| members.iter().any(|member| member.index == port.index));
+        // One member that fails keeps no other from being renewed.
+        let mut failed = None;
         for member in members {
-            let port = match ports.iter_mut().position(|port| port.index == member.index) {
-                Some(at) => &mut ports[at],
-                None => {
-                    if member.index != interface.index {
-                        renewed.slaves.push(member.name.clone());
-                    }
-                    let port = self.open_port(&member, interface.mac)?;
-                    ports.push(port);
-                    let last = ports.len() - 1;
-                    &mut ports[last]
-                }
-            };
-            if !port.link.is_attached().map_err(Error::kernel(&member.name, "ask for the filter"))? {
-                (port.link, port.generic) = attach(&port.program, &member)?;
-                (port.attached_queues, renewed.attached) = (member.rx_queues, true);
+            if let Err(error) = self.renew_member(&mut ports, &interface, &member, &mut renewed) {
+                failed.get_or_insert(error);
             }
-            let added = member.rx_queues.saturating_sub(port.queues);
-            while port.queues < member.rx_queues {
-                self.open_queue(port, &member)?;
-            }
-            if port.mac != interface.mac || port.queues > port.attached_queues {
-                let program = self.load(&port.sockets, interface.mac)?;
-                port.link.replace(&program).map_err(Error::kernel(&member.name, "replace the filter"))?;
-                renewed.mac = renewed.mac.or((port.mac != interface.mac).then_some(interface.mac));
-                (port.program, port.mac, port.attached_queues) = (program, interface.mac, port.queues);
-            }
-            renewed.queues += added;
         }
-        Ok(renewed)
+        match failed {
+            None => Ok(renewed),
+            Some(error) => {
+                if renewed != Renewed::default() {
+                    tracing::info!(interface = %self.name, changed = %renewed, "io renewed in part");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the workers close the sockets of some interfaces: a queue that comes back can be opened only then.
+    pub(super) fn close_ports(&self, which: impl Fn(u32) -> bool) {
+        for port in self.ports().extract_if(.., |port| which(port.index)) {
+            // A worker that has ended is reported by itself.
+            self.workers.iter().for_each(|worker| drop(worker.send(Change::Close(port.index))));
+        }
+    }
+
+    fn renew_member(&self, ports: &mut Vec<Port>, interface: &Interface, member: &Interface, renewed: &mut Renewed) -> Result<(), Error> {
+        let port = match ports.iter_mut().position(|port| port.index == member.index) {
+            Some(at) => &mut ports[at],
+            None => {
+                let port = self.open_port(member, interface.mac)?;
+                if member.index != interface.index {
+                    renewed.slaves.push(member.name.clone());
+                }
+                ports.push(port);
+                let last = ports.len() - 1;
+                &mut ports[last]
+            }
+        };
+        if !port.link.is_attached().map_err(Error::kernel(&member.name, "ask for the filter"))? {
+            (port.link, port.generic) = attach(&port.program, member)?;
+            (port.attached_queues, renewed.attached) = (member.rx_queues, true);
+        }
+        let added = member.rx_queues.saturating_sub(port.queues);
+        while port.queues < member.rx_queues {
+            self.open_queue(port, member)?;
+        }
+        if port.mac != interface.mac || port.queues > port.attached_queues {
+            let program = self.load(&port.sockets, interface.mac)?;
+            port.link.replace(&program).map_err(Error::kernel(&member.name, "replace the filter"))?;
+            renewed.mac = renewed.mac.or((port.mac != interface.mac).then_some(interface.mac));
+            (port.program, port.mac, port.attached_queues) = (program, interface.mac, port.queues);
+        }
+        renewed.queues += added;
+        Ok(())
     }
 
     fn ports(&self) -> MutexGuard<'_, Vec<Port>> {
@@ -176,7 +200,7 @@ impl FilterHandle {
         port.sockets.set(queue, socket.socket.as_fd()).map_err(Error::kernel(&member.name, "give a queue to its socket"))?;
         port.queues += 1;
         // A worker that has ended is reported by itself.
-        let _ended = self.workers[queue as usize % self.workers.len()].send(socket);
+        let _ended = self.workers[queue as usize % self.workers.len()].send(Change::Open(Box::new(socket)));
         Ok(())
     }
 

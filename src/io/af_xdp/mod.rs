@@ -43,27 +43,31 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct AfXdp {
     sockets: Vec<QueueSocket>,
-    /// Sockets of queues that were added.
-    added: Receiver<QueueSocket>,
+    changes: Receiver<Change>,
     /// The socket that received last, by which own frames leave.
     last: usize,
+    /// What the sockets that are closed have counted.
+    closed: (Counts, Losses),
+}
+
+/// What a worker does to its sockets.
+enum Change {
+    /// Receives by this one, too.
+    Open(Box<QueueSocket>),
+    /// Closes those of the interface with this number.
+    Close(u32),
 }
 
 impl AfXdp {
-    fn new(added: Receiver<QueueSocket>) -> AfXdp {
-        let mut io = AfXdp { sockets: Vec::new(), added, last: 0 };
-        io.adopt();
+    fn new(changes: Receiver<Change>) -> AfXdp {
+        let mut io = AfXdp { sockets: Vec::new(), changes, last: 0, closed: Default::default() };
+        io.follow_changes();
         io
     }
 
     /// Returns the counters of this worker.
     pub fn counts(&self) -> Counts {
-        self.sockets.iter().fold(Counts::default(), |sum, socket| Counts {
-            lost_to_host: sum.lost_to_host + socket.counts.lost_to_host,
-            checksums_finished: sum.checksums_finished + socket.counts.checksums_finished,
-            fill_ring_empty: sum.fill_ring_empty + socket.counts.fill_ring_empty,
-            invalid_descriptors: sum.invalid_descriptors + socket.counts.invalid_descriptors,
-        })
+        self.sockets.iter().fold(self.closed.0, |sum, socket| sum.plus(&socket.counts))
     }
 
     /// Returns whether the card reads and writes our memory itself.
@@ -71,11 +75,29 @@ impl AfXdp {
         self.sockets.iter().all(|socket| socket.zero_copy)
     }
 
-    /// Takes over the sockets of queues that were added.
-    fn adopt(&mut self) {
-        while let Ok(socket) = self.added.try_recv() {
-            self.sockets.push(socket);
+    fn follow_changes(&mut self) {
+        while let Ok(change) = self.changes.try_recv() {
+            match change {
+                Change::Open(socket) => self.sockets.push(*socket),
+                Change::Close(interface) => self.close(|socket| socket.interface == interface),
+            }
         }
+    }
+
+    /// Closes some of the sockets; their counts stay.
+    fn close(&mut self, which: impl Fn(&QueueSocket) -> bool) {
+        for socket in self.sockets.extract_if(.., |socket| which(socket)) {
+            self.closed.0 = self.closed.0.plus(&socket.counts);
+            self.closed.1.merge(&socket.losses);
+        }
+        self.last = 0;
+    }
+
+    /// Closes the sockets whose interface is gone. Passes `error` on when that explains nothing, or no socket is left.
+    fn close_gone(&mut self, error: std::io::Error) -> std::io::Result<()> {
+        let before = self.sockets.len();
+        self.close(|socket| sys::interface_error(std::io::ErrorKind::NotFound.into(), socket.interface).is_err());
+        if self.sockets.is_empty() || self.sockets.len() == before { Err(error) } else { Ok(()) }
     }
 
     /// Polls the sockets without waiting, from the one after the last that received on.
@@ -93,12 +115,8 @@ impl AfXdp {
     }
 }
 
-impl Io for AfXdp {
-    fn poll(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
-        self.adopt();
-        if let [only] = &mut *self.sockets {
-            return only.poll(wait, work);
-        }
+impl AfXdp {
+    fn poll_several(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
         let poll = self.poll_all(work)?;
         if poll.received > 0 || wait.is_zero() {
             return Ok(poll);
@@ -106,6 +124,16 @@ impl Io for AfXdp {
         self.sockets.iter_mut().try_for_each(QueueSocket::rest)?;
         sys::wait_any_readable(self.sockets.iter().map(|socket| socket.socket.as_fd()), wait)?;
         self.poll_all(work)
+    }
+}
+
+impl Io for AfXdp {
+    fn poll(&mut self, wait: Duration, work: &mut BatchHandler<'_>) -> std::io::Result<PollResult> {
+        self.follow_changes();
+        if let [only] = &mut *self.sockets {
+            return only.poll(wait, work);
+        }
+        self.poll_several(wait, work).or_else(|error| self.close_gone(error).map(|()| PollResult::default()))
     }
 
     /// Queues the frame; the next poll sends it.
@@ -118,7 +146,7 @@ impl Io for AfXdp {
     }
 
     fn losses(&self) -> Losses {
-        let mut losses = Losses::default();
+        let mut losses = self.closed.1;
         self.sockets.iter().for_each(|socket| losses.merge(&socket.losses));
         losses
     }

@@ -35,6 +35,17 @@ pub struct Counts {
     pub invalid_descriptors: u64,
 }
 
+impl Counts {
+    pub(super) fn plus(&self, other: &Counts) -> Counts {
+        Counts {
+            lost_to_host: self.lost_to_host + other.lost_to_host,
+            checksums_finished: self.checksums_finished + other.checksums_finished,
+            fill_ring_empty: self.fill_ring_empty + other.fill_ring_empty,
+            invalid_descriptors: self.invalid_descriptors + other.invalid_descriptors,
+        }
+    }
+}
+
 /// The socket of one receive queue.
 #[derive(Debug)]
 pub(super) struct QueueSocket {

@@ -222,6 +222,36 @@ fn a_checksum_that_was_left_to_the_card_is_finished() {
 }
 
 #[test]
+fn a_slave_that_left_can_come_back() {
+    testing::in_namespace(|| {
+        let mut bench = bench(1500);
+        bench._filter.close_ports(|_| true);
+        assert_eq!(received(&mut bench.io, SHORT).len() + bench.io.sockets.len(), 0);
+        assert_eq!(bench._filter.renew().unwrap(), Renewed { queues: 1, ..Renewed::default() });
+        testing::client().send(b"a request").unwrap();
+        assert_eq!(received(&mut bench.io, LONG).len(), 1);
+    });
+}
+
+#[test]
+fn a_slave_that_is_gone_leaves_the_others() {
+    testing::in_namespace(|| {
+        let mut bench = bench(1500);
+        let ip = |command: &str| assert!(std::process::Command::new("ip").args(command.split(' ')).status().unwrap().success());
+        ip("link add other0 type veth peer name other1");
+        ip("link set other0 up");
+        ip("link set other1 up");
+        let (_filter, mut others) = AfXdp::open("other0", options()).unwrap();
+        bench.io.sockets.append(&mut others[0].sockets);
+        bench.io.sockets[1].counts.lost_to_host = 7;
+        ip("link del other0");
+        testing::client().send(b"a request").unwrap();
+        let frames: usize = (0..3).map(|_| received(&mut bench.io, SHORT).len()).sum();
+        assert_eq!((frames, bench.io.sockets.len(), bench.io.counts().lost_to_host), (1, 1, 7));
+    });
+}
+
+#[test]
 fn workers_share_queues_where_there_are_more_of_these() {
     testing::in_namespace(|| {
         veth(2, 1500);
