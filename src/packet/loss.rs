@@ -28,7 +28,7 @@ losses! {
     RingFull "ring_full" "The receive ring of a worker was full: the worker does not keep up, or was stopped.",
     NoBuffer "no_buffer" "The kernel had no empty buffer for the frame (af_xdp), or the frame was longer than one.",
     SuperFrame "super_frame" "Longer than the MTU allows: GRO or LRO put packets together; switch them off (`ethtool -K`). What was for the host itself it has got.",
-    UnfinishedChecksum "unfinished_checksum" "Its sender left a checksum to the card that nobody can finish here; switch its transmit checksum offload off.",
+    UnfinishedChecksum "unfinished_checksum" "Its sender left a checksum to the card that nobody can finish here; switch its transmit checksum offload off. What was for the host itself it has got.",
     Unreadable "unreadable" "In several buffers, or described wrongly by the kernel (netmap).",
 }
 
