@@ -18,6 +18,8 @@ const ORDER: &[&str] = &[
     "kill-owner-and-successor",
     "partition-successor",
     "kill-in-tftpd",
+    "servers-on-directors",
+    "in-tftpd-on-directors",
     "no-tid-ranges",
     "change-file",
     "rolling-restart",
@@ -28,6 +30,7 @@ const ORDER: &[&str] = &[
     "boot-storm",
     "fragments",
     "fragments-60k",
+    "restart-lone-director",
 ];
 /// Failures of one row that are kept.
 const MAX_FAILURES: usize = 5;
