@@ -69,8 +69,13 @@ fn an_offload_that_is_switched_on_later_is_named_with_what_mends_it() {
         let director = Director::start("af_packet", INTENT, "");
         let output = Command::new("ethtool").args(["-K", "dut0", "gro", "on"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
-        let line = director.logged("an offload changes packets");
+        let line = director.logged("dut0 changes packets");
         assert!(line.contains("ethtool -K dut0 gro off"), "{line}");
+        let mut lines = 1;
+        director.signal(Signal::SIGHUP);
+        let reloaded = std::iter::from_fn(|| Some(director.logged(""))).inspect(|line| lines += usize::from(line.contains("gro off")));
+        assert!(reloaded.into_iter().any(|line| line.contains("\"reloaded\"")));
+        assert_eq!(lines, 1, "it is named once");
     });
 }
 

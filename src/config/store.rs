@@ -74,6 +74,15 @@ impl Store {
         }
     }
 
+    /// Returns the same store with a copy in `file`, unless it names another.
+    pub fn or_cache(self, file: PathBuf) -> Store {
+        match self {
+            Store::File { path, cache: None } => Store::File { path, cache: Some(file) },
+            Store::Etcd(etcd) if etcd.cache.is_none() => Store::Etcd(Etcd { cache: Some(file), ..etcd }),
+            named => named,
+        }
+    }
+
     /// Returns the same store without a copy on this host.
     pub fn without_cache(self) -> Store {
         match self {

@@ -12,13 +12,11 @@ pub enum HostProblem {
     Permission,
     /// An offload of the interface changes packets.
     Offload,
-    /// The interface has a larger MTU than the director has room for.
-    Mtu,
 }
 
 impl HostProblem {
     /// All of them.
-    pub const ALL: [HostProblem; 4] = [HostProblem::Address, HostProblem::Permission, HostProblem::Offload, HostProblem::Mtu];
+    pub const ALL: [HostProblem; 3] = [HostProblem::Address, HostProblem::Permission, HostProblem::Offload];
 
     /// Returns the name in metrics.
     pub fn name(self) -> &'static str {
@@ -26,7 +24,6 @@ impl HostProblem {
             HostProblem::Address => "address",
             HostProblem::Permission => "permission",
             HostProblem::Offload => "offload",
-            HostProblem::Mtu => "mtu",
         }
     }
 }

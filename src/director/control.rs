@@ -77,9 +77,10 @@ pub(super) struct Control<'f> {
     pub(super) old_snapshots: Vec<Arc<Snapshot>>,
     pub(super) interface: Interface,
     pub(super) filter: Filter,
-    /// Which offloads harm the io, and those that do now.
+    /// The largest MTU of the interface, in bytes, whose frames fit the buffers of the io.
+    pub(super) max_mtu: u32,
+    /// Which offloads harm the io.
     pub(super) offload_kind: offloads::Kind,
-    pub(super) offloads: Vec<offloads::Finding>,
     /// Why the io does not receive what it should.
     pub(super) io_trouble: Option<String>,
     pub(super) status: Arc<Status>,
@@ -291,7 +292,7 @@ impl Control<'_> {
     /// Updates the status and the announcements.
     pub(super) fn update_status(&self) {
         let hops = self.neighbours.hops.borrow().clone();
-        host_problems::update(&self.config, &hops, &self.interface, self.status.host_problems());
+        host_problems::update(&self.config, &hops, self.status.host_problems());
         self.status.set_store_status(self.store_status.clone());
         let view = View {
             snapshot: self.tables.load_full(),

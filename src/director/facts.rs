@@ -6,28 +6,29 @@ use guideway_io::interface::Interface;
 use guideway_io::offloads;
 
 impl Control<'_> {
-    /// Renews what has changed, and warns of offloads that were switched on.
+    /// Renews what has changed, and shows offloads that are on.
     pub(super) fn examine_interface(&mut self) {
         self.renew_io();
         let found = offloads::examine(&self.interface.name, self.offload_kind);
-        for finding in found.iter().filter(|finding| !self.offloads.contains(finding)) {
-            let fix = offloads::fix(&self.interface.name, &[*finding]);
-            tracing::warn!(interface = %self.interface.name, offload = finding.offload, effect = finding.effect, %fix, "an offload changes packets");
-        }
         host_problems::offloads_found(&self.interface, &found, self.status.host_problems());
-        self.offloads = found;
     }
 
     /// Renews what has changed. If that fails, all VIPs are withdrawn until it succeeds: packets are lost or go to the host.
     pub(super) fn renew_io(&mut self) {
+        // Without it, the watcher of neighbours knows, and ends the director.
+        let Ok(interface) = Interface::by_index(self.interface.index) else { return };
         let trouble = match self.filter.renew() {
-            Ok(None) => None,
-            Ok(Some(changed)) => {
-                tracing::info!(interface = %self.interface.name, changed, "io renewed, because its interface has changed");
-                None
+            Ok(changed) => {
+                if let Some(changed) = changed {
+                    tracing::info!(interface = %interface.name, changed, "io renewed, because its interface has changed");
+                }
+                (interface.mtu > self.max_mtu).then(|| {
+                    format!(
+                        "interface `{0}` has MTU {1}, but the io was opened with buffers for at most {2}: lower it (`ip link set {0} mtu {2}`), or restart the director",
+                        interface.name, interface.mtu, self.max_mtu
+                    )
+                })
             }
-            // The watcher of neighbours knows, and ends the director.
-            Err(_) if Interface::by_index(self.interface.index).is_err() => return,
             Err(why) => Some(why.to_string()),
         };
         if trouble == self.io_trouble {

@@ -5,8 +5,8 @@ use guideway_control::{HostProblem, HostProblems, NextHops};
 use guideway_io::interface::Interface;
 use guideway_io::offloads;
 
-/// Updates the problems that the watcher of the kernel has found; `opened` is the interface as it was when the io was opened.
-pub(super) fn update(config: &Config, hops: &NextHops, opened: &Interface, problems: &HostProblems) {
+/// Updates the problems that the watcher of the kernel has found.
+pub(super) fn update(config: &Config, hops: &NextHops, problems: &HostProblems) {
     let missing: Vec<String> = hops.missing_addresses.iter().map(ToString::to_string).collect();
     let missing = (!missing.is_empty()).then(|| {
         let addresses = missing.join(" and ");
@@ -25,13 +25,6 @@ pub(super) fn update(config: &Config, hops: &NextHops, opened: &Interface, probl
         )
     });
     problems.set(HostProblem::Permission, refused, false);
-    let (name, room, mtu) = (&opened.name, opened.mtu, u32::from(hops.link.mtu));
-    let raised = (mtu > room).then(|| {
-        format!(
-            "the MTU of {name} was raised from {room} to {mtu}: longer frames than before are dropped; restart the director to take them"
-        )
-    });
-    problems.set(HostProblem::Mtu, raised, false);
 }
 
 /// Shows the offloads that were found, until they are off.

@@ -61,6 +61,8 @@ pub struct Opened {
     pub cpus: Vec<usize>,
     /// The kernel filter that selects packets.
     pub filter: Filter,
+    /// The largest MTU of the interface, in bytes, whose frames fit the buffers of the io.
+    pub max_mtu: u32,
     /// Which offloads harm the io.
     pub offloads: offloads::Kind,
 }
@@ -154,6 +156,7 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
                 mode,
                 workers: boxed(workers),
                 cpus: cpus.clone(),
+                max_mtu: filter.max_mtu(),
                 offloads: offloads::Kind::AfXdp { generic: filter.generic() },
                 filter: Filter::Xdp(filter),
             })
@@ -165,6 +168,7 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
             };
             let shared = workers.iter().all(netmap::Netmap::shares_memory_with_host);
             let mode = if shared { "host rings, zero copy" } else { "host port, copied to and from" };
+            let max_mtu = workers.iter().map(netmap::Netmap::max_mtu).min().unwrap_or(u32::MAX);
             let workers = boxed(workers);
             let offloads = offloads::Kind::Netmap;
             Ok(Opened {
@@ -174,6 +178,7 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
                 workers,
                 cpus: cpus.clone(),
                 filter: Filter::All,
+                max_mtu,
                 offloads,
             })
         }
@@ -186,6 +191,8 @@ pub fn open(director: &config::Director, interface_info: Interface, vips: usize)
                 workers,
                 cpus: cpus.clone(),
                 filter: Filter::All,
+                // Its rings grow.
+                max_mtu: u32::MAX,
                 offloads: offloads::Kind::AfPacket,
             })
         }

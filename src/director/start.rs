@@ -7,7 +7,7 @@ use super::worker::{self, Worker, WorkerEvent};
 use super::{Error, health_leader, open, peers, steering};
 use crate::announce::{Announcer, Routes};
 use arc_swap::ArcSwap;
-use guideway_config::Config;
+use guideway_config::{self as config_file, Config};
 use guideway_control::{self as control, Api, DirectorInfo, Status, StoreStatus, WorkerStatus, Writer, api};
 use guideway_control::{fleet, neighbour};
 use guideway_daemon::metrics;
@@ -21,6 +21,7 @@ use guideway_packet::time::Time;
 use guideway_store::{self as store, Store};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -35,6 +36,14 @@ const QUEUE_LEN: usize = 256;
 /// Maximum number of queued dry runs.
 const MAX_DRY_RUNS: usize = 16;
 
+/// Returns the store with a copy below the first directory of `state_directories`, which systemd sets (`StateDirectory=`), unless the file names another.
+fn with_default_cache(store: &config_file::Store, director: &str, state_directories: Option<&OsStr>) -> config_file::Store {
+    match state_directories.and_then(|all| std::env::split_paths(all).find(|directory| directory.is_absolute())) {
+        Some(directory) => store.clone().or_cache(directory.join(format!("{director}.state.json"))),
+        None => store.clone(),
+    }
+}
+
 /// Runs the director until a signal ends it.
 pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let started = Instant::now();
@@ -45,7 +54,9 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
     let metrics_listener = config.director.metrics.map(metrics::listen).transpose()?;
     let remote = config.api.as_ref().map(api::tcp::listen).transpose()?;
     let interface = open::interface(&config.director)?;
-    let store = match &config.store {
+    let state_directories = std::env::var_os("STATE_DIRECTORY");
+    let with_cache = |store| with_default_cache(store, &config.director.name, state_directories.as_deref());
+    let store = match &config.store.as_ref().map(with_cache) {
         None => Store::memory(config.intent()),
         // The first cluster state may take long; signals end the wait.
         Some(at) => tokio::select! {
@@ -139,7 +150,7 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         socket = %config.director.socket.display(), "ready"
     );
 
-    let (interface, filter, offload_kind) = (opened.interface, opened.filter, opened.offloads);
+    let (interface, filter, max_mtu, offload_kind) = (opened.interface, opened.filter, opened.max_mtu, opened.offloads);
     // Must follow the start of the workers: an announced VIP must be forwarded.
     let announcer = routes.map(|routes| Announcer::start(routes, status.clone()));
     let (dry_run_sender, dry_runs) = mpsc::channel(MAX_DRY_RUNS);
@@ -178,9 +189,9 @@ pub(super) async fn run(file: &Path, config: Config) -> Result<(), Error> {
         old_snapshots: Vec::new(),
         interface,
         filter,
+        max_mtu,
         io_trouble: None,
         offload_kind,
-        offloads: Vec::new(),
         status: status.clone(),
         started,
         credentials: remote.as_ref().map(api::tcp::Tcp::credentials),
@@ -243,4 +254,31 @@ async fn wait_running(worker_events: &mut UnboundedReceiver<WorkerEvent>, worker
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_without_a_cache_gets_one_where_systemd_keeps_state() {
+        let read = |cache: &str| {
+            let text = format!(
+                "[director]\nname = \"d1\"\naddress = \"10.0.1.11\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
+                 io = {{ kind = \"af_packet\", interface = \"eth0\" }}\nrouters = [\"10.0.1.1\"]\n\
+                 [store]\nkind = \"etcd\"\nendpoints = [\"https://10.0.0.5:2379\"]\n{cache}"
+            );
+            config_file::read(&text).config.and_then(|config| config.store).unwrap()
+        };
+        let cache = |store: &config_file::Store, directories: Option<&str>| {
+            with_default_cache(store, "d1", directories.map(OsStr::new)).cache().map(Path::to_owned)
+        };
+        let unnamed = read("");
+        assert_eq!(cache(&unnamed, None), None);
+        let state = Some(Path::new("/var/lib/guideway/d1.state.json").to_owned());
+        assert_eq!(cache(&unnamed, Some("/var/lib/guideway")), state);
+        assert_eq!(cache(&unnamed, Some("/var/lib/guideway:/var/lib/other")), state);
+        assert_eq!(cache(&unnamed, Some("")), None);
+        assert_eq!(cache(&read("cache = \"/srv/d1.json\"\n"), Some("/var/lib/guideway")), Some("/srv/d1.json".into()));
+    }
 }

@@ -104,6 +104,11 @@ impl Worker {
         tables: &mut Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
         idle: &IdleBackoff,
     ) -> std::io::Result<bool> {
+        let mtu = tables.load().mtu;
+        if mtu > self.mtu {
+            state.make_room(mtu);
+            self.mtu = mtu;
+        }
         let wait = if state.holds_fragments() { idle.wait().min(HOLDING_WAIT) } else { idle.wait() };
         let (poll, sent) = poll(&mut *self.io, state, wait, tables)?;
         if poll.end {

@@ -54,7 +54,8 @@ fn a_recording_becomes_rows_page_pictures_and_the_part_of_the_readme() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let rows = fixture.rows();
     // The recording is older than `path_tid_1m_repeat`.
-    for row in rows.iter().filter(|row| !["steer_2", "path_hot_instructions", "path_tid_1m_repeat"].iter().any(|name| row["name"] == *name)) {
+    for row in rows.iter().filter(|row| !["steer_2", "path_hot_instructions", "path_tid_1m_repeat"].iter().any(|name| row["name"] == *name))
+    {
         let [least, most] = [0, 1].map(|end| row["spread"][end].as_f64().unwrap_or_else(|| panic!("not measured: {row}")));
         let ratio = row["ratio"].as_f64().unwrap();
         assert!(least <= ratio && ratio <= most && row["value"].as_f64().unwrap() > 0.0, "{row}");

@@ -12,7 +12,7 @@ pub const STORE: &[Section] = &[
             key("path", "required", "the directory, made if it does not exist"),
             key(
                 "cache",
-                "none",
+                "below `StateDirectory=`, else none",
                 "a copy of the last good state outside of `path`; a director starts with it when the directory is empty or older",
             ),
         ],
@@ -34,7 +34,7 @@ pub const STORE: &[Section] = &[
             key("password_file", "none", "file with the password alone; needs `user`"),
             key(
                 "cache",
-                "none",
+                "below `StateDirectory=`, else none",
                 "a copy of the last good state, written after each change; a director starts with it when etcd does not answer within 2 s, is empty, or holds an older state",
             ),
         ],

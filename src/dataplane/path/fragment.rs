@@ -69,6 +69,18 @@ impl FragmentTable {
         }
     }
 
+    /// Makes room for frames of up to `frame` bytes, if there is less. Held fragments stay.
+    pub fn make_room(&mut self, frame: usize) {
+        let slot = HEADROOM + frame;
+        if slot > self.slot {
+            let mut bytes = vec![0; MAX_HELD * slot].into_boxed_slice();
+            for (to, from) in bytes.chunks_exact_mut(slot).zip(self.bytes.chunks_exact(self.slot)) {
+                to[..from.len()].copy_from_slice(from);
+            }
+            (self.bytes, self.slot) = (bytes, slot);
+        }
+    }
+
     /// Learns together with other workers from now on.
     pub fn share(&mut self, first_fragments: &Arc<FirstFragments>) {
         (self.first_fragments, self.shared) = (first_fragments.clone(), true);

@@ -30,6 +30,13 @@ impl Outbox {
         Outbox { bytes: vec![0; slot * SLOTS].into_boxed_slice(), slot, used: Vec::with_capacity(SLOTS) }
     }
 
+    /// Makes room for frames of up to `frame` bytes, if there is less. Between batches: the outbox is empty.
+    pub fn make_room(&mut self, frame: usize) {
+        if HEADROOM + frame > self.slot && self.used.is_empty() {
+            *self = Outbox::new(frame);
+        }
+    }
+
     /// How many more frames fit.
     pub fn room(&self) -> usize {
         SLOTS - self.used.len()

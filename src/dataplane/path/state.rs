@@ -76,6 +76,13 @@ impl State {
         }
     }
 
+    /// Makes room for frames of an interface whose MTU was raised to `mtu` bytes. It allocates then: to be called between batches.
+    pub fn make_room(&mut self, mtu: u16) {
+        let frame = usize::from(mtu) + BEYOND_MTU;
+        self.fragments.make_room(frame);
+        self.out.outbox.make_room(frame);
+    }
+
     /// Expires held fragments and forgets old flows. Part of every batch; without packets the caller calls it.
     #[inline]
     pub fn tick(&mut self, now: Time) {

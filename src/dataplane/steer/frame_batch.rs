@@ -33,8 +33,7 @@ struct Used {
 impl FrameBatch {
     /// An empty one, for an interface with this MTU in bytes.
     pub fn new(mtu: u16) -> FrameBatch {
-        // An odd number of cache lines: the heads of all frames would fall into the same few sets of the cache otherwise.
-        let slot = ((HEADROOM + usize::from(mtu) + BEYOND_MTU).div_ceil(LINE) | 1) * LINE;
+        let slot = slot_size(mtu);
         FrameBatch { bytes: vec![0; slot * SLOTS].into_boxed_slice(), slot, used: Vec::with_capacity(SLOTS), now: Time(0), sent: 0 }
     }
 
@@ -95,9 +94,17 @@ impl FrameBatch {
         Ok(true)
     }
 
-    /// Empties it.
-    pub fn clear(&mut self) {
+    /// Empties it, and makes room for frames of an interface with this MTU in bytes, if there is less.
+    pub fn reset(&mut self, mtu: u16) {
+        if slot_size(mtu) > self.slot {
+            *self = FrameBatch::new(mtu);
+        }
         self.used.clear();
         self.sent = 0;
     }
+}
+
+/// Bytes of a slot: an odd number of cache lines. The heads of all frames would fall into the same few sets of the cache otherwise.
+fn slot_size(mtu: u16) -> usize {
+    ((HEADROOM + usize::from(mtu) + BEYOND_MTU).div_ceil(LINE) | 1) * LINE
 }

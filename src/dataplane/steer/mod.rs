@@ -47,6 +47,8 @@ pub struct Steering {
     io: Box<dyn Io>,
     queues: Vec<QueueEnd>,
     clock: Arc<AtomicU64>,
+    /// The largest MTU so far, in bytes: what batches have room for.
+    mtu: u16,
     /// Counters of the packets that no worker got.
     pub counters: Counters,
 }
@@ -80,7 +82,7 @@ pub fn split(io: Box<dyn Io>, workers: usize, mtu: u16) -> (Steering, Vec<Worker
             (QueueEnd { submissions: full, completions: done, free, filling: None, sending: None }, queue)
         })
         .unzip();
-    (Steering { io, queues: queue_ends, clock, counters: Counters::default() }, queues)
+    (Steering { io, queues: queue_ends, clock, mtu, counters: Counters::default() }, queues)
 }
 
 impl Steering {
@@ -89,6 +91,11 @@ impl Steering {
     /// # Errors
     /// Those of the io.
     pub fn poll(&mut self, wait: Duration, tables: &mut impl SnapshotSource) -> std::io::Result<PollResult> {
+        let mtu = tables.current().mtu;
+        if mtu > self.mtu {
+            self.mtu = mtu;
+            self.queues.iter_mut().flat_map(|queue| &mut queue.free).for_each(|batch| batch.reset(mtu));
+        }
         self.send_completed()?;
         let wait = if self.busy() { Duration::ZERO } else { wait };
         let Steering { io, queues, counters, .. } = self;
@@ -120,14 +127,14 @@ impl Steering {
 
     /// Sends the frames that workers decided to transmit, in the order in which each decided.
     fn send_completed(&mut self) -> std::io::Result<()> {
-        let Steering { io, queues, .. } = self;
+        let Steering { io, queues, mtu, .. } = self;
         for queue in queues {
             while let Some(mut batch) = queue.sending.take().or_else(|| queue.completions.try_recv().ok()) {
                 if !batch.send(&mut **io)? {
                     queue.sending = Some(batch);
                     break;
                 }
-                batch.clear();
+                batch.reset(*mtu);
                 queue.free.push(batch);
             }
         }

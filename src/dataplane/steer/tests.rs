@@ -106,6 +106,27 @@ fn two_workers_lose_nothing_and_keep_every_flow_in_order_and_to_one_of_them() {
     assert_eq!((sum.get(PacketCounter::Received), sum.get(PacketCounter::Transmitted)), (out.len() as u64, out.len() as u64));
 }
 
+#[test]
+fn longer_frames_of_a_raised_mtu_are_not_cut() {
+    let io = Arc::new(Mutex::new(Memory::new(4096)));
+    let (mut tables, io) = (tables(), Shared(io));
+    let (mut steering, mut queues) = split(Box::new(io.clone()), 1, 1500);
+    let long = [&frame(1000, 1)[..], &[7; 2500]].concat();
+    let lengths = |steering: &mut Steering, queue: &mut WorkerQueue, tables: &Snapshot| {
+        io.memory().push(&long);
+        steering.poll(Duration::ZERO, &mut &*tables).unwrap();
+        let mut lengths = Vec::new();
+        queue.poll(Duration::ZERO, &mut |_, frames| lengths.extend(frames.iter().map(|frame| frame.len()))).unwrap();
+        lengths
+    };
+    assert!(lengths(&mut steering, &mut queues[0], &tables)[0] < long.len());
+    tables.mtu = 3000;
+    for _ in 0..2 * BATCHES_PER_QUEUE {
+        let seen = lengths(&mut steering, &mut queues[0], &tables);
+        assert_eq!(seen, [long.len()]);
+    }
+}
+
 /// Notes which clients a worker sees.
 struct Watched<'a>(&'a mut WorkerQueue, &'a mut HashMap<u16, u16>);
 

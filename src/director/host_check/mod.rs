@@ -5,12 +5,17 @@ mod permissions;
 #[cfg(test)]
 mod tests;
 
-use guideway_config::Config;
+use guideway_config::{Config, Intent};
 use guideway_control::neighbour::{self, Survey};
 use guideway_io::interface::Interface;
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the store may take to answer. After 2 s its copy on this host is used.
+const STORE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -64,8 +69,33 @@ struct Host<'a> {
     exists: &'a dyn Fn(&Path) -> bool,
 }
 
-/// Examines this host for the director of `config`; the worst findings come first.
+/// Examines this host for the director of `config`, with VIPs and backends from its store if it has one; the worst findings come first.
 pub fn examine(config: &Config) -> Vec<Finding> {
+    let (config, unread) = match &config.store {
+        Some(store) => match stored_intent(store) {
+            Ok(intent) => (&config.with_intent(&intent), None),
+            Err(why) => {
+                let message = format!("VIPs and backends are in the store, which cannot be read: {why}; they are not examined");
+                (config, Some(Finding::new(Severity::Warning, "store", message, "guideway store show --config FILE")))
+            }
+        },
+        None => (config, None),
+    };
+    let mut findings = examine_host(config);
+    findings.extend(unread);
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+/// Reads what is wanted from the store as a director does, also from its copy on this host.
+fn stored_intent(store: &guideway_config::Store) -> Result<Arc<Intent>, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let opened = runtime.block_on(guideway_store::open_timeout(store, STORE_TIMEOUT)).map_err(|error| error.to_string())?;
+    let intent = opened.watch().borrow().cluster.intent.clone();
+    Ok(intent)
+}
+
+fn examine_host(config: &Config) -> Vec<Finding> {
     let interface = match super::open::interface(&config.director) {
         Ok(interface) => interface,
         Err(error) => return vec![Finding::new(Severity::Error, "interface", error.to_string(), "ip link")],
@@ -85,9 +115,7 @@ pub fn examine(config: &Config) -> Vec<Finding> {
         sysctl: &|key| Some(std::fs::read_to_string(Path::new("/proc/sys").join(key)).ok()?.trim().to_owned()),
         exists: &|path| path.exists(),
     };
-    let mut findings = host.findings();
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    findings
+    host.findings()
 }
 
 fn survey(config: &Config, interface: u32) -> Result<Survey, neighbour::Error> {

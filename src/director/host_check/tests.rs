@@ -92,6 +92,20 @@ fn each_fault_of_a_real_host_is_found_with_the_command_that_mends_it() {
         let found = examine(&af_packet);
         assert_eq!(names(&found), ["mtu_headroom", "offloads", "forwarding"]);
         assert_eq!(found[1].command, "ethtool -K gw0 gro off");
+
+        let directory = tempfile::tempdir().unwrap();
+        let own = &FILE[..FILE.find("[[vip]]").unwrap()];
+        let stored = self::config(&format!("{own}[store]\nkind = \"file\"\npath = {:?}\n", directory.path()));
+        assert!(!names(&examine(&stored)).contains(&"route_to_backend"), "the store is empty");
+        let intent = self::config(&FILE.replace("10.0.2.22", "10.9.9.9")).intent();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = guideway_store::open_timeout(stored.store.as_ref().unwrap(), STORE_TIMEOUT).await.unwrap();
+            store.commit(0, intent, &guideway_store::Origin::default()).await.unwrap();
+        });
+        let found = examine(&stored);
+        let route = found.iter().find(|finding| finding.check == "route_to_backend").unwrap();
+        assert!(route.message.contains("10.9.9.9"), "{found:#?}");
         Ok(())
     })
     .unwrap();

@@ -9,7 +9,8 @@
 //!   each acknowledgement, so that this time would be added to every block of every transfer. V2 hands over every frame at once.
 //! * A UDP or TCP checksum that is unfinished (TP_STATUS_CSUMNOTREADY: a container or virtual machine of this host left it to the card) is finished here. A frame
 //!   with another unfinished checksum is lost, counted as [`Loss::UnfinishedChecksum`].
-//! * A frame longer than the MTU (put together by GRO) does not fit its slot. It is lost, counted as [`Loss::SuperFrame`]: switch GRO off.
+//! * A frame longer than the MTU (put together by GRO) does not fit its slot. It is lost, counted as [`Loss::SuperFrame`]: switch GRO off. When the MTU was raised, the
+//!   ring is renewed.
 
 pub mod gre_sink;
 mod ring;
@@ -37,6 +38,9 @@ const SEND_BUFFER: libc::c_int = 8 << 20;
 /// Busy polls between two looks at the kernel's statistics. An idle poll looks at them anyway.
 const STATISTICS_INTERVAL: u32 = 1024;
 
+/// Time between two looks at the MTU of an interface that receives frames which are too long for the ring.
+const EXAMINE_INTERVAL: Duration = Duration::from_millis(100);
+
 /// One worker's share of an interface.
 ///
 /// `ToHost` and drops only release the frame: the host has its own copy.
@@ -45,9 +49,19 @@ pub struct AfPacket {
     ring: Ring,
     socket: Socket,
     interface: u32,
+    /// The MTU that the ring was made for.
+    mtu: u32,
+    /// The group of the workers, if there are several.
+    group: Option<u32>,
+    /// Frames that were too long for the ring when the interface was last examined, and when that was.
+    outgrown: u64,
+    examined: Time,
     /// The kernel said that the interface is down, and nothing has come since.
     down: bool,
+    /// Those of the socket, and of rings that were replaced.
     losses: Losses,
+    /// Checksums that were finished in rings that were replaced.
+    finished: u64,
     polls: u32,
     _gre_sink: Arc<GreSink>,
 }
@@ -94,17 +108,8 @@ impl AfPacket {
         let mut group = None;
         let mut opened = Vec::with_capacity(workers);
         for _ in 0..workers {
-            // Protocol 0 receives nothing until it is bound: no frame comes that the filter has not seen.
-            let socket = Socket::new(Domain::PACKET, Type::RAW, None).map_err(fail("open a packet socket"))?;
-            let fd = socket.as_fd();
-            sys::attach_filter(fd, &filter()).map_err(fail("attach its filter"))?;
-            sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1).map_err(fail("leave out what goes out"))?;
-            let ring = Ring::new(fd, interface.mtu).map_err(fail("map a receive ring of 8 MiB"))?;
-            sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1).map_err(fail("pass by the queueing discipline"))?;
-            if sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER).is_err() {
-                sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &SEND_BUFFER).map_err(fail("set the send buffer"))?;
-            }
-            sys::bind(fd, &address(interface.index, libc::ETH_P_ALL as u16)).map_err(fail("bind the socket"))?;
+            let (socket, ring) = open_socket(interface.mtu).map_err(|(what, error)| fail(what)(error))?;
+            sys::bind(socket.as_fd(), &address(interface.index, libc::ETH_P_ALL as u16)).map_err(fail("bind the socket"))?;
             if workers > 1 {
                 group = Some(join_fanout(&socket, group).map_err(fail("share the packets among the workers (PACKET_FANOUT)"))?);
             }
@@ -112,12 +117,18 @@ impl AfPacket {
                 ring,
                 socket,
                 interface: interface.index,
+                mtu: interface.mtu,
+                group: None,
+                outgrown: 0,
+                examined: Time::default(),
                 down: false,
                 losses: Losses::default(),
+                finished: 0,
                 polls: 0,
                 _gre_sink: gre_sink.clone(),
             });
         }
+        opened.iter_mut().for_each(|io| io.group = group);
         Ok(opened)
     }
 }
@@ -131,6 +142,34 @@ impl AfPacket {
             let now = sys::get_option::<libc::tpacket_stats>(self.socket.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
             self.losses.add(Loss::RingFull, now.tp_drops.into());
         }
+        Ok(())
+    }
+}
+
+impl AfPacket {
+    /// Makes a longer ring if frames did not fit because the MTU was raised. Called when the ring is empty, or nearly so. Frames that come until the new one is bound are lost.
+    fn grow(&mut self) -> std::io::Result<()> {
+        let (too_long, now) = (self.ring.losses().get(Loss::SuperFrame), sys::monotonic());
+        if too_long == self.outgrown || now - self.examined < EXAMINE_INTERVAL {
+            return Ok(());
+        }
+        (self.outgrown, self.examined) = (too_long, now);
+        // An interface that is gone is reported by the socket.
+        let Ok(interface) = Interface::by_index(self.interface) else { return Ok(()) };
+        if interface.mtu <= self.mtu {
+            return Ok(());
+        }
+        let (socket, ring) = open_socket(interface.mtu).map_err(|(_, error)| error)?;
+        self.update_losses(true)?;
+        self.losses.merge(&self.ring.losses());
+        self.finished += self.ring.finished_checksums();
+        // The old socket is closed first: no frame comes twice.
+        (self.socket, self.ring, self.mtu, self.outgrown) = (socket, ring, interface.mtu, 0);
+        sys::bind(self.socket.as_fd(), &address(self.interface, libc::ETH_P_ALL as u16))?;
+        if self.group.is_some() {
+            join_fanout(&self.socket, self.group)?;
+        }
+        tracing::info!(interface = %interface.name, mtu = interface.mtu, "ring renewed, because the MTU of its interface was raised");
         Ok(())
     }
 }
@@ -154,6 +193,9 @@ impl Io for AfPacket {
                     self.down = true;
                     sys::interface_error(error, self.interface)
                 })?;
+                if taken < BATCH {
+                    self.grow()?;
+                }
                 return Ok(PollResult { received, transmit_full, end: false });
             }
             let Some(wait) = wait.take() else { return Ok(PollResult::default()) };
@@ -192,8 +234,24 @@ impl Io for AfPacket {
     }
 
     fn for_each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
-        show("checksums_finished", self.ring.finished_checksums());
+        show("checksums_finished", self.finished + self.ring.finished_checksums());
     }
+}
+
+/// Opens a socket with a ring for this MTU, not bound yet. An error comes with what was tried.
+fn open_socket(mtu: u32) -> Result<(Socket, Ring), (&'static str, std::io::Error)> {
+    let fail = |what| move |error: std::io::Error| (what, error);
+    // Protocol 0 receives nothing until it is bound: no frame comes that the filter has not seen.
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None).map_err(fail("open a packet socket"))?;
+    let fd = socket.as_fd();
+    sys::attach_filter(fd, &filter()).map_err(fail("attach its filter"))?;
+    sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1).map_err(fail("leave out what goes out"))?;
+    let ring = Ring::new(fd, mtu).map_err(fail("map a receive ring of 8 MiB"))?;
+    sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1).map_err(fail("pass by the queueing discipline"))?;
+    if sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER).is_err() {
+        sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &SEND_BUFFER).map_err(fail("set the send buffer"))?;
+    }
+    Ok((socket, ring))
 }
 
 /// Joins the group of the workers, or makes one with a number that nobody else uses.

@@ -266,3 +266,30 @@ fn errors_say_what_to_do() {
         assert!(AfPacket::open("guide0", 1).unwrap_err().to_string().contains("CAP_NET_RAW"));
     });
 }
+
+#[test]
+fn a_raised_mtu_gets_a_longer_ring_without_a_restart() {
+    testing::in_namespace(|| {
+        veth(1, 1500);
+        for workers in [1, 2] {
+            let mut ios = AfPacket::open("guide0", workers).unwrap();
+            let mut wire = PacketSocket::open("guide1");
+            let long = conformance::frame(1, 0, 3000);
+            for interface in ["guide0", "guide1"] {
+                ip(&format!("link set {interface} mtu 3400"));
+            }
+            let deadline = std::time::Instant::now() + LONG;
+            let mut seen = Vec::new();
+            while seen.is_empty() && std::time::Instant::now() < deadline {
+                wire.send(&long);
+                seen = ios.iter_mut().flat_map(|io| received(io, SHORT)).collect();
+            }
+            assert_eq!(seen, [long], "{workers} workers");
+            let lost: u64 = ios.iter().map(|io| io.losses().get(Loss::SuperFrame)).sum();
+            assert!((1..10).contains(&lost), "those that came before are counted: {lost}");
+            for interface in ["guide0", "guide1"] {
+                ip(&format!("link set {interface} mtu 1500"));
+            }
+        }
+    });
+}

@@ -2,7 +2,7 @@
 
 use super::bpf::{self, Link, Program, VipMap, XskMap};
 use super::error::Error;
-use super::setup::{Options, attach, chunk_size, load, open_queue, raise_memory_limit};
+use super::setup::{FRAME_OVERHEAD, Options, attach, chunk_size, load, open_queue, raise_memory_limit};
 use super::{AfXdp, Change, filter};
 use crate::interface::Interface;
 use std::collections::BTreeSet;
@@ -209,6 +209,11 @@ impl FilterHandle {
         let ports = self.ports();
         let first = ports.first().ok_or(std::io::ErrorKind::NotFound)?;
         first.program.test_run(frame).map(|verdict| verdict == bpf::XDP_REDIRECT)
+    }
+
+    /// The largest MTU in bytes whose frames fit the chunks that sockets were opened with.
+    pub fn max_mtu(&self) -> u32 {
+        self.chunk_size - FRAME_OVERHEAD
     }
 
     /// Returns whether the filter runs behind the driver instead of in it.

@@ -21,10 +21,8 @@ use std::time::Duration;
 pub(super) const CHUNKS: u32 = 4096;
 const RECEIVE: u32 = 2048;
 const TRANSMIT: u32 = 2048;
-/// Bytes that XDP keeps free before a frame.
-const XDP_HEADROOM: u32 = 256;
-/// Ethernet with one tag, which the MTU does not count.
-const LINK: u32 = 14 + 4;
+/// Bytes of a chunk that the MTU does not count: what XDP keeps free before a frame, and Ethernet with one tag.
+pub(super) const FRAME_OVERHEAD: u32 = 256 + 14 + 4;
 /// Socket option of linux/if_xdp.h since Linux 6.17: frames sent for one system call, 32 without it.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 /// The kernel releases a queue some milliseconds after its socket is closed: number of attempts to bind to it.
@@ -75,11 +73,11 @@ pub(super) fn raise_memory_limit() {
 
 /// Returns the bytes of a chunk: frame, tag, headroom of XDP. The kernel accepts 2,048 and, with the usual pages, 4,096.
 pub(super) fn chunk_size(interface: &Interface) -> Result<u32, Error> {
-    let need = interface.mtu.saturating_add(LINK + XDP_HEADROOM);
+    let need = interface.mtu.saturating_add(FRAME_OVERHEAD);
     match need {
         0..=2048 => Ok(2048),
         2049..=4096 => Ok(4096),
-        _ => Err(Error::Mtu { interface: interface.name.clone(), mtu: interface.mtu, most: 4096 - LINK - XDP_HEADROOM }),
+        _ => Err(Error::Mtu { interface: interface.name.clone(), mtu: interface.mtu, most: 4096 - FRAME_OVERHEAD }),
     }
 }
 

@@ -60,6 +60,7 @@ pub struct Netmap {
     /// To the host's stack and back; the first worker's.
     host: Option<Port>,
     interface: u32,
+    max_mtu: usize,
     counts: Counts,
     /// Frames of the host's that are longer than the card's buffers.
     too_long: u64,
@@ -115,7 +116,21 @@ impl Netmap {
         }
         // Without rings to the host the kernel passes on what we mark.
         receive.set_forwarding(host.is_none());
-        Ok(Netmap { nic, host, interface: interface.index, counts: Counts::default(), too_long: 0, tx_pending: false, polls: 0 })
+        Ok(Netmap {
+            nic,
+            host,
+            interface: interface.index,
+            max_mtu: most,
+            counts: Counts::default(),
+            too_long: 0,
+            tx_pending: false,
+            polls: 0,
+        })
+    }
+
+    /// The largest MTU in bytes whose frames fit the buffers.
+    pub fn max_mtu(&self) -> u32 {
+        self.max_mtu.try_into().unwrap_or(u32::MAX)
     }
 
     /// What these rings have counted so far.

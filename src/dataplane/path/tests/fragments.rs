@@ -56,6 +56,21 @@ fn early_fragments_wait_for_the_first_and_leave_after_it_in_order() {
 }
 
 #[test]
+fn room_grows_with_the_mtu_and_held_fragments_stay() {
+    let mut fixture = Fixture::new();
+    let held = pieces(STOCK[0], 2000, 77);
+    assert_eq!(fixture.gre(&held[1], 0).verdict, Verdict::Hold);
+    let payload = [&[0, 3, 0, 1][..], &[0x55; 6000]].concat();
+    let long = build::udp(socket(client_of(STOCK[0]), 3000), socket(STOCK[0], 40_000), &payload).fragments(78, 3000);
+    assert_eq!(fixture.gre(&long[1], 0).verdict, Verdict::Drop(Reason::FragmentHoldFull));
+    fixture.state.make_room(4000);
+    assert_eq!(fixture.gre(&long[1], 0).verdict, Verdict::Hold);
+    let outcome = fixture.gre(&held[0], 0);
+    assert_eq!(outcome.outbox.iter().map(|frame| sent(frame).inner).collect::<Vec<_>>(), [held[1].bytes()]);
+    assert!(fixture.counters().balanced());
+}
+
+#[test]
 fn all_orders_within_one_batch_come_out_whole() {
     let pieces: Vec<Vec<u8>> = pieces(STOCK[0], 2000, 5).iter().map(|p| in_gre(p, 0)).collect();
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
