@@ -85,6 +85,8 @@ impl Site {
         ];
         if self.shape.has_local_servers() {
             files.push(file("etc/guideway/tftpd.toml", self.tftpd(), 0o640));
+            let tunnel = include_str!("../../../tools/systemd/guideway-tftpd-tunnel.conf").to_owned();
+            files.push(file("etc/systemd/system/guideway-tftpd.service.d/tunnel.conf", tunnel, 0o644));
         }
         if self.shape == Shape::Pair {
             files.push(file("etc/keepalived/keepalived.conf", self.keepalived(), 0o644));
@@ -107,7 +109,8 @@ impl Site {
         let mut steps = vec![
             format!("copy {key} to the other directors, and run this command there with their --name"),
             format!("put a file `canary` into {roots} of every server: health checks fetch it"),
-            format!("guideway store import --config {director} --from {boot}"),
+            // As the user of the daemons, who write the store later.
+            format!("runuser -u guideway -- guideway store import --config {director} --from {boot}"),
             format!("guideway check --host --config {director}"),
         ];
         if !servers {
@@ -119,7 +122,7 @@ impl Site {
             ));
         }
         let units = if servers { "guideway-director guideway-health guideway-tftpd" } else { "guideway-director guideway-health" };
-        steps.push(format!("systemctl enable --now {units}"));
+        steps.push(format!("systemctl daemon-reload; systemctl enable --now {units}"));
         match self.shape {
             Shape::Pair => steps.push(format!(
                 "sysctl --system; nft -f {}; systemctl enable --now keepalived",
