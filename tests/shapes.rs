@@ -148,7 +148,8 @@ fn transfers_run(hosts: &[Host]) {
     let open = |host: &Host| host.status("tftpd")["counters"]["open"].as_u64().unwrap_or(0);
     until("transfers run on both", || {
         let open: Vec<u64> = hosts.iter().map(open).collect();
-        open.iter().all(|open| *open > 20).then_some(()).ok_or(format!("{open:?}"))
+        // A server that has just come back gets a tenth.
+        open.iter().all(|open| *open > 5).then_some(()).ok_or(format!("{open:?}"))
     });
 }
 
