@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Time after which the record of a director that was killed is gone, with a margin.
 const MAX_RECORD_AGE: Duration = Duration::from_secs(12);
-/// Time that a director of this host has to end before its name is taken: it may be about to.
-const MAX_END_TIME: Duration = Duration::from_secs(1);
+/// Time that a director of this host has to end before its name is taken: it may be about to, and then forwards for 1.25 s.
+const MAX_END_TIME: Duration = Duration::from_secs(2);
 const CLAIM_POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval at which the records are compared.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(2);
