@@ -196,3 +196,45 @@ fn systemd_itself_passes_the_socket() {
         assert_eq!(output.stdout, b"content", "{}", String::from_utf8_lossy(&output.stderr));
     });
 }
+
+/// A file that hangs stands for a root on a mount that hangs: both are read by the reload.
+#[test]
+fn a_reload_that_hangs_does_not_keep_the_watchdog_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let notify = directory.path().join("notify");
+    let systemd = UnixDatagram::bind(&notify).unwrap();
+    systemd.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let receive = || {
+        let mut message = [0; 64];
+        let length = systemd.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    let file = directory.path().join("tftpd.toml");
+    let root = directory.path().display();
+    std::fs::write(
+        &file,
+        format!("[server]\nlisten = \"127.0.0.1:0\"\nsocket = \"{root}/s\"\n[[handler]]\nname = \"files\"\nkind = \"directory\"\nroot = \"{root}\"\n"),
+    )
+    .unwrap();
+    let mut server = Command::new(GUIDEWAY);
+    server.args(["tftpd", "--config"]).arg(&file).env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "500000");
+    let running = Running(server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    assert_eq!(receive(), "READY=1\n");
+    std::fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.0.id() as i32), nix::sys::signal::Signal::SIGHUP).unwrap();
+    // Opens as soon as the reload reads, and gives it nothing.
+    let since = std::time::Instant::now();
+    let _writer = loop {
+        let mut options = std::fs::OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(options.write(true), nix::fcntl::OFlag::O_NONBLOCK.bits());
+        match options.open(&file) {
+            Ok(writer) => break writer,
+            Err(_) => assert!(since.elapsed() < TIMEOUT, "nothing reads the file"),
+        }
+    };
+    systemd.set_nonblocking(true).unwrap();
+    while systemd.recv(&mut [0; 64]).is_ok() {}
+    systemd.set_nonblocking(false).unwrap();
+    assert_eq!([receive(), receive(), receive()], ["WATCHDOG=1\n"; 3]);
+}

@@ -6,7 +6,7 @@ use super::error::system;
 use super::listen;
 use super::log::TransferLog;
 use super::observer::TransferObserver;
-use super::reload::Reload;
+use super::reload::{Applied, Reload};
 use super::reports::Reports;
 use super::status::{self, MaintenanceState, ReloadRequests, Status};
 use guideway_api::status::Reloads;
@@ -217,7 +217,7 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
         match signal.map(|signal| signal.ssi_signo as i32) {
             Some(signal) if signal == Signal::SIGUSR1 as i32 => counters(&status::counters(running.statistics())),
             Some(signal) if signal == Signal::SIGHUP as i32 => {
-                let result = reload.apply(&running);
+                let result = apply(&mut reload, &running, &mut watchdog);
                 match &result {
                     Ok(applied) => {
                         applied.restart_required.iter().for_each(|change| tracing::warn!("{change} requires a restart, ignored"))
@@ -244,6 +244,18 @@ pub fn run(options: Options, counters: impl Fn(&IndexMap<String, u64>)) -> Resul
     reports.stop(REPORTS_GRACE);
     tracing::info!("stopped");
     Ok(status::counters(&statistics))
+}
+
+/// Reloads on another thread: a root on a mount that hangs must not keep the watchdog waiting, which would kill a server that serves all others well.
+fn apply(reload: &mut Reload, running: &Running, watchdog: &mut systemd::Watchdog) -> Result<Applied, String> {
+    std::thread::scope(|scope| {
+        let applying = scope.spawn(|| reload.apply(running));
+        while !applying.is_finished() {
+            watchdog.report(Instant::now());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        applying.join().unwrap_or_else(|_| Err("the reload panicked".to_owned()))
+    })
 }
 
 /// Lets running transfers end, and takes no new ones, until `grace` is over or a signal ends the server at once.
