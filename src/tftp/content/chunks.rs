@@ -5,11 +5,16 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 /// Bytes of a chunk.
 const CHUNK: u64 = 64 * 1024;
-/// Chunks that are kept.
-const MAX_CHUNKS: usize = 4;
+/// Chunks that are kept, whether they are used or not.
+const MIN_CHUNKS: usize = 4;
+/// Most chunks that are kept while transfers read them, each at its own place: 16 MiB.
+const MAX_CHUNKS: usize = 256;
+/// A chunk is in use for so long after it was read from.
+const IN_USE: Duration = Duration::from_secs(2);
 
 /// A reader that may block.
 pub(super) trait BlockingRead: Send + Sync + 'static {
@@ -49,10 +54,17 @@ pub(super) struct Shared<R> {
 /// The bytes of a chunk, or why they cannot be read. A chunk that is not full is the last one.
 type Loaded = Result<Box<[u8]>, (io::ErrorKind, String)>;
 
+#[derive(Debug)]
+struct Chunk {
+    start: u64,
+    bytes: Loaded,
+    used: Instant,
+}
+
 #[derive(Debug, Default)]
 struct Chunks {
-    /// The last chunks by offset.
-    loaded: VecDeque<(u64, Loaded)>,
+    /// The last ones that were read, the oldest first.
+    loaded: VecDeque<Chunk>,
     /// Chunks that are being read, and who waits for them.
     loading: Vec<(u64, Vec<Waker>)>,
 }
@@ -88,9 +100,10 @@ impl<R: BlockingRead> Chunked<R> {
         let start = offset / CHUNK * CHUNK;
         let mut chunks = self.shared().chunks();
         let mut ahead = None;
-        let polled = match chunks.loaded.iter().position(|(at, _)| *at == start) {
-            Some(index) => match &chunks.loaded[index].1 {
+        let polled = match chunks.loaded.iter_mut().enumerate().find(|(_, chunk)| chunk.start == start) {
+            Some((index, chunk)) => match &chunk.bytes {
                 Ok(bytes) => {
+                    chunk.used = Instant::now();
                     let left = usize::try_from(offset - start).ok().and_then(|from| bytes.get(from..)).unwrap_or_default();
                     let len = left.len().min(buffer.len());
                     buffer[..len].copy_from_slice(&left[..len]);
@@ -98,7 +111,7 @@ impl<R: BlockingRead> Chunked<R> {
                     Poll::Ready(Ok(len))
                 }
                 Err(_) => {
-                    let failed = chunks.loaded.remove(index).and_then(|(_, loaded)| loaded.err());
+                    let failed = chunks.loaded.remove(index).and_then(|chunk| chunk.bytes.err());
                     let (kind, why) = failed.unwrap_or((io::ErrorKind::Other, String::new()));
                     Poll::Ready(Err(io::Error::new(kind, why)))
                 }
@@ -107,7 +120,7 @@ impl<R: BlockingRead> Chunked<R> {
         };
         let wanted = if polled.is_pending() { Some((start, Some(context.waker()))) } else { ahead.map(|ahead| (ahead, None)) };
         if let Some((start, waker)) = wanted
-            && !chunks.loaded.iter().any(|(at, _)| *at == start)
+            && !chunks.loaded.iter().any(|chunk| chunk.start == start)
         {
             let load = chunks.wait_for(start, waker);
             drop(chunks);
@@ -121,6 +134,20 @@ impl<R: BlockingRead> Chunked<R> {
 }
 
 impl Chunks {
+    /// Keeps a chunk, and drops those that nobody uses, or the one that was used longest ago.
+    fn insert(&mut self, chunk: Chunk) {
+        let now = chunk.used;
+        self.loaded.push_back(chunk);
+        while self.loaded.len() > MIN_CHUNKS {
+            let oldest = self.loaded.iter().enumerate().min_by_key(|(_, chunk)| chunk.used).map(|(index, chunk)| (index, chunk.used));
+            let Some((index, used)) = oldest else { return };
+            if self.loaded.len() <= MAX_CHUNKS && now.saturating_duration_since(used) < IN_USE {
+                return;
+            }
+            self.loaded.remove(index);
+        }
+    }
+
     /// Adds a waker to those of a chunk. Returns whether the chunk must be read.
     fn wait_for(&mut self, start: u64, waker: Option<&Waker>) -> bool {
         let known = self.loading.iter().position(|(at, _)| *at == start);
@@ -142,10 +169,8 @@ impl<R: BlockingRead> Shared<R> {
         let read = catch_unwind(AssertUnwindSafe(|| self.read_chunk(start)));
         let read = read.unwrap_or_else(|_| Err(io::Error::other("reading the content panicked")));
         let mut chunks = self.chunks();
-        chunks.loaded.push_back((start, read.map_err(|error| (error.kind(), error.to_string()))));
-        if chunks.loaded.len() > MAX_CHUNKS {
-            chunks.loaded.pop_front();
-        }
+        let bytes = read.map_err(|error| (error.kind(), error.to_string()));
+        chunks.insert(Chunk { start, bytes, used: Instant::now() });
         let waiting = chunks.loading.iter().position(|(at, _)| *at == start).map(|index| chunks.loading.swap_remove(index).1);
         drop(chunks);
         waiting.into_iter().flatten().for_each(Waker::wake);
@@ -221,5 +246,40 @@ mod tests {
         }
         assert!(chunked.reader().1.load(Relaxed) < 10, "{}", chunked.reader().1.load(Relaxed));
         assert!(read(10 * CHUNK).unwrap_err().to_string().contains("panicked"));
+    }
+    /// Each client of a boot storm is at another place of a file.
+    #[test]
+    fn fifty_readers_at_fifty_places_read_each_chunk_once() {
+        struct Counted(AtomicUsize);
+        impl BlockingRead for Counted {
+            fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0.fetch_add(1, Relaxed);
+                let left = usize::try_from((50 * CHUNK).saturating_sub(offset)).unwrap();
+                Ok(left.min(buffer.len()))
+            }
+        }
+        let chunked = Chunked::new(Counted(AtomicUsize::new(0)), true);
+        let mut buffer = [0; 1024];
+        for step in 0..CHUNK / 1024 {
+            for reader in 0..50 {
+                let mut context = Context::from_waker(Waker::noop());
+                let offset = reader * CHUNK + step * 1024;
+                if chunked.poll_read_at(&mut context, offset, &mut buffer).is_pending() {
+                    assert!(matches!(chunked.poll_read_at(&mut context, offset, &mut buffer), Poll::Ready(Ok(1024))));
+                }
+            }
+        }
+        // One of them reads ahead, beyond the end.
+        assert_eq!(chunked.reader().0.load(Relaxed), 51);
+    }
+
+    #[test]
+    fn what_nobody_reads_is_not_kept() {
+        let (mut chunks, now) = (Chunks::default(), Instant::now());
+        let chunk = |start, used| Chunk { start, bytes: Ok(Box::default()), used };
+        (0..1000).for_each(|start| chunks.insert(chunk(start, now)));
+        assert_eq!(chunks.loaded.len(), MAX_CHUNKS);
+        chunks.insert(chunk(1000, now + IN_USE));
+        assert_eq!(chunks.loaded.len(), MIN_CHUNKS);
     }
 }
