@@ -95,6 +95,12 @@ impl<R: BlockingRead> Chunked<R> {
         }
     }
 
+    /// Forgets what was read.
+    #[cfg(test)]
+    pub fn forget(&self) {
+        self.shared().chunks().loaded.clear();
+    }
+
     /// Copies bytes of a chunk, or starts to read it. Reads the next chunk ahead.
     pub fn poll_read_at(&self, context: &mut Context<'_>, offset: u64, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let start = offset / CHUNK * CHUNK;
