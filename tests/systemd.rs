@@ -129,17 +129,26 @@ fn a_passed_socket_is_served_and_no_request_that_came_before_is_lost() {
     }
 }
 
+/// The socket by which daemons report to systemd.
+fn notify_socket(directory: &Path) -> (PathBuf, UnixDatagram) {
+    let path = directory.join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+    (path, socket)
+}
+
+/// The next report.
+fn message(systemd: &UnixDatagram) -> String {
+    let mut message = [0; 64];
+    let length = systemd.recv(&mut message).unwrap();
+    String::from_utf8(message[..length].to_vec()).unwrap()
+}
+
 #[test]
 fn a_daemon_that_works_reports_to_the_watchdog() {
     let directory = tempfile::tempdir().unwrap();
-    let notify = directory.path().join("notify");
-    let systemd = UnixDatagram::bind(&notify).unwrap();
-    systemd.set_read_timeout(Some(TIMEOUT)).unwrap();
-    let receive = || {
-        let mut message = [0; 64];
-        let length = systemd.recv(&mut message).unwrap();
-        String::from_utf8(message[..length].to_vec()).unwrap()
-    };
+    let (notify, systemd) = notify_socket(directory.path());
+    let receive = || message(&systemd);
     let health = directory.path().join("health.toml");
     let socket = directory.path().join("h1.sock");
     let text = format!(
@@ -201,14 +210,8 @@ fn systemd_itself_passes_the_socket() {
 #[test]
 fn a_reload_that_hangs_does_not_keep_the_watchdog_waiting() {
     let directory = tempfile::tempdir().unwrap();
-    let notify = directory.path().join("notify");
-    let systemd = UnixDatagram::bind(&notify).unwrap();
-    systemd.set_read_timeout(Some(TIMEOUT)).unwrap();
-    let receive = || {
-        let mut message = [0; 64];
-        let length = systemd.recv(&mut message).unwrap();
-        String::from_utf8(message[..length].to_vec()).unwrap()
-    };
+    let (notify, systemd) = notify_socket(directory.path());
+    let receive = || message(&systemd);
     let file = directory.path().join("tftpd.toml");
     let root = directory.path().display();
     std::fs::write(
